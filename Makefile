@@ -1,0 +1,68 @@
+SHELL := /bin/bash
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+FUZZTIME ?= 30s
+IMAGE    ?= outflow
+
+GOLANGCI_LINT := v2.15.0
+# v1.9.0 requires a golang.org/x/telemetry that not every module proxy serves.
+GOVULNCHECK := v1.8.0
+
+build := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/outflow ./cmd/outflow
+
+.DEFAULT_GOAL := help
+.PHONY: help build test test/race postgres fuzz lint vuln bench demo docker clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z\/]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the static binary bin/outflow
+	$(build)
+
+test: postgres ## vet, and all tests with the race detector
+	go vet ./...
+	go test -race -timeout 9m ./...
+
+test/race: postgres ## all tests with the race detector, without the test cache
+	go test -race -count=1 -timeout 9m ./...
+
+# Servers are found as internal/pgcluster/doc.go says; install.sh does nothing where there is one.
+postgres: ## install a Postgres server for tests and demo, if there is none
+	@internal/pgcluster/install.sh
+
+fuzz: ## each fuzz target for FUZZTIME (30s)
+	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n1 dirname | sort -u | while read -r dir; do \
+		for target in $$(grep -hoP '^func \KFuzz\w+' $$dir/*_test.go); do \
+			echo "$$dir $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$dir; \
+		done; \
+	done
+
+lint: bin/golangci-lint-$(GOLANGCI_LINT) vuln ## golangci-lint (.golangci.yml) and govulncheck
+	$< run ./...
+
+# The database of vulnerabilities is on the network. Not reaching it is shown, but only a finding (exit code 3) fails.
+vuln: bin/govulncheck-$(GOVULNCHECK) ## govulncheck
+	@code=0; $< ./... || code=$$?; \
+	if [ $$code = 3 ]; then exit 3; elif [ $$code != 0 ]; then \
+		echo "WARNING: govulncheck did not run (exit code $$code); vulnerabilities were NOT checked" >&2; fi
+
+# The version is in the name, so that a new one is installed where an old one is there.
+bin/golangci-lint-%:
+	GOBIN=$(CURDIR)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$*
+	mv bin/golangci-lint $@
+
+bin/govulncheck-%:
+	GOBIN=$(CURDIR)/bin go install golang.org/x/vuln/cmd/govulncheck@$*
+	mv bin/govulncheck $@
+
+bench: build postgres ## throughput and latency on throwaway servers
+	bin/outflow bench
+
+demo: build postgres ## the whole system on throwaway servers
+	bin/outflow demo
+
+docker: ## the container image
+	docker build --build-arg VERSION=$(VERSION) -t $(IMAGE):$(VERSION) .
+
+clean: ## remove bin/
+	rm -rf bin

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"outflow/mapping"
+)
+
+func cut(kv string) (key, value string, ok bool) { return strings.Cut(kv, "=") }
+
+func newConfig() *cobra.Command {
+	var s settings
+	print := &cobra.Command{
+		Use:   "print",
+		Short: "Print the configuration as it takes effect, each value with its origin, secrets redacted",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := s.load()
+			if err != nil {
+				return err
+			}
+			return cfg.Print(c.OutOrStdout())
+		},
+	}
+	s.flags(print)
+	c := &cobra.Command{Use: "config", Short: "Look at the configuration", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	c.AddCommand(print)
+	return c
+}
+
+func newMapping() *cobra.Command {
+	check := &cobra.Command{
+		Use:   "check FILE...",
+		Short: "Check mapping files: faults with file, line and column",
+		Long: `Check reads mapping files and reports every fault with file, line and column. It needs no server; what only the external
+server can tell (a missing table, a wrong type) is checked there before the mapping is used.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, files []string) error {
+			failed := 0
+			for _, file := range files {
+				src, err := os.ReadFile(file)
+				if err != nil {
+					return usageError{err}
+				}
+				m, err := mapping.Load(file, src)
+				if err != nil {
+					fmt.Fprintln(c.ErrOrStderr(), err)
+					failed++
+					continue
+				}
+				fmt.Fprintf(c.OutOrStdout(), "%s: mapping %s is well-formed: %d steps over %s\n", file, m.Name, len(m.Steps),
+					strings.Join(m.Tables(), ", "))
+			}
+			if failed > 0 {
+				return fmt.Errorf("%d of %d mappings have faults", failed, len(files))
+			}
+			return nil
+		},
+	}
+	c := &cobra.Command{Use: "mapping", Short: "Work on mappings", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	c.AddCommand(check)
+	return c
+}

@@ -1,0 +1,131 @@
+// Command outflow keeps each tenant's rows in that tenant's own Postgres, live.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"outflow/internal/config"
+)
+
+// version is set when the program is built: -ldflags "-X main.version=...".
+var version = "dev"
+
+// Exit codes.
+const (
+	exitFailed = 1 // something failed, or was found
+	exitUsage  = 2 // the command line or the configuration is wrong
+)
+
+// usageError is a fault of the command line or the configuration.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	err := newRoot().ExecuteContext(ctx)
+	if err == nil {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "outflow:", err)
+	if usage := (usageError{}); errors.As(err, &usage) {
+		os.Exit(exitUsage)
+	}
+	os.Exit(exitFailed)
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "outflow",
+		Short: "Keep each tenant's rows in that tenant's own Postgres, live",
+		Long: `Outflow reads one logical-replication slot on a multi-tenant Postgres, gives every committed transaction a sequence
+id from its place in the WAL, and applies SQL mappings in each tenant's own database: exactly once in effect, in the
+order of the source's transactions.
+
+Exit codes: 0 done, 1 failed or found something, 2 usage or configuration.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(newRun(), newDemo(), newInit(), newMapping(), newConfig(), newVersion(), newBench())
+	for _, c := range root.Commands() {
+		strictArgs(c)
+	}
+	return root
+}
+
+// strictArgs makes wrong arguments a usage error everywhere.
+func strictArgs(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return usageError{err}
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		strictArgs(sub)
+	}
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Run: func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), version) }}
+}
+
+// settings are the flags that all commands with a configuration have.
+type settings struct {
+	file string
+	set  []string
+}
+
+func (s *settings) flags(c *cobra.Command) {
+	c.Flags().StringVarP(&s.file, "config", "c", os.Getenv("OUTFLOW_CONFIG"), "configuration file (also $OUTFLOW_CONFIG)")
+	c.Flags().StringArrayVar(&s.set, "set", nil, "one setting, as in --set sink.batch_rows=1000; wins over environment and file")
+}
+
+// load reads the configuration and then removes from the process what tenants' connections must not inherit.
+func (s *settings) load() (*config.Config, error) {
+	flags := map[string]string{}
+	for _, kv := range s.set {
+		key, value, ok := cut(kv)
+		if !ok {
+			return nil, usageError{fmt.Errorf("--set %s: expected path=value", kv)}
+		}
+		flags[key] = value
+	}
+	cfg, err := config.Load(config.LoadOptions{File: s.file, Flags: flags})
+	if err != nil {
+		return nil, usageError{err}
+	}
+	config.Scrub()
+	return cfg, nil
+}
+
+func newLogger(l config.Log) (*zap.Logger, error) {
+	level, err := zapcore.ParseLevel(l.Level)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	c := zap.NewProductionConfig()
+	if l.Format == "console" {
+		c = zap.NewDevelopmentConfig()
+	}
+	c.Level, c.Sampling, c.DisableStacktrace, c.DisableCaller = zap.NewAtomicLevelAt(level), nil, true, true
+	c.EncoderConfig.TimeKey, c.EncoderConfig.EncodeTime = "ts", zapcore.RFC3339NanoTimeEncoder
+	return c.Build()
+}

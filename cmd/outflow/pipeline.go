@@ -1,0 +1,242 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+
+	"outflow/internal/config"
+	"outflow/mapping"
+	"outflow/replication"
+	"outflow/sink"
+	"outflow/sql"
+)
+
+// pipeline is everything between the slot and the external databases, wired together.
+type pipeline struct {
+	primary *replication.Primary
+	reader  *replication.Reader
+	router  *sink.Router
+	lookup  *replication.Lookup
+	acks    *replication.AckTracker
+}
+
+// plan is what the configuration asks of the primary, checked against its catalog.
+type plan struct {
+	mappings   mapping.Set
+	tenant     string                       // the tenant column of the first table
+	tables     []replication.PublishedTable // those of source.tables, in order
+	tombstones *replication.PublishedTable  // nil: none
+}
+
+// published are all tables of the publication.
+func (p *plan) published() []replication.PublishedTable {
+	all := slices.Clone(p.tables)
+	if p.tombstones != nil {
+		all = append(all, *p.tombstones)
+	}
+	return all
+}
+
+// loadMappings are the embedded defaults and the operator's own files.
+func loadMappings(cfg *config.Config) (mapping.Set, error) {
+	set := mapping.Set{}
+	faults := []error{set.LoadFS(sql.Mappings(), "embedded")}
+	for _, path := range cfg.Mappings {
+		faults = append(faults, set.LoadPath(path))
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, usageError{err}
+	}
+	return set, nil
+}
+
+// defaultMappings are what a destination gets that names none.
+var defaultMappings = []string{"contact_channels", "users"}
+
+// newPlan reads the catalog. It changes nothing on the primary.
+func newPlan(ctx context.Context, conn *pgx.Conn, cfg *config.Config) (*plan, error) {
+	set, err := loadMappings(cfg)
+	if err != nil {
+		return nil, err
+	}
+	var rules []replication.TableRule
+	for _, t := range cfg.Source.Tables {
+		schema, name := t.Qualified()
+		rules = append(rules, replication.TableRule{Schema: schema, Name: name, Tenant: t.Tenant})
+	}
+	ts := cfg.Source.Tombstones
+	if ts != nil {
+		schema, name := ts.Qualified()
+		rules = append(rules, replication.TableRule{Schema: schema, Name: name, Tenant: ts.Tenant, InsertsOnly: true})
+	}
+	tables, err := replication.Check(ctx, conn, rules)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{mappings: set, tenant: cfg.Source.Tables[0].Tenant}
+	rowNeeded := false
+	for i, t := range cfg.Source.Tables {
+		wanted := append(slices.Clone(t.Columns), t.Tenant)
+		all := tables[i].Relation.Names()
+		for _, m := range set {
+			named, deletes := m.Columns(tables[i].Relation.Name, all)
+			wanted = append(wanted, named...)
+			rowNeeded = rowNeeded || !onlyKey(tables[i].Relation, deletes)
+		}
+		p.tables = append(p.tables, tables[i].Publish(wanted))
+	}
+	if ts != nil {
+		wanted := []string{ts.Tenant, ts.TableName, ts.Key}
+		if rowNeeded { // else the old row, with columns that nobody may see, stays on the primary
+			wanted = append(wanted, ts.Row)
+		}
+		published := tables[len(tables)-1].Publish(wanted)
+		p.tombstones = &published
+		if missing := missingColumns(published.Columns, wanted); len(missing) > 0 {
+			return nil, &replication.Problem{
+				What:   fmt.Sprintf("the tombstone table %s has no column %s", published.Relation, strings.Join(missing, ", ")),
+				Remedy: "correct source.tombstones, or leave it out: a DELETE is enough"}
+		}
+	}
+	return p, nil
+}
+
+func missingColumns(have, wanted []string) []string {
+	return slices.DeleteFunc(slices.Clone(wanted), func(c string) bool { return c == "" || slices.Contains(have, c) })
+}
+
+func onlyKey(rel *replication.Relation, columns []string) bool {
+	for _, c := range columns {
+		if !rel.Columns[rel.Column(c)].Identity {
+			return false
+		}
+	}
+	return true
+}
+
+// setup prepares the primary: schema, publication and slot. What exists and fits is left alone.
+func setup(ctx context.Context, primary *replication.Primary, conn *pgx.Conn, cfg *config.Config, p *plan, log *zap.Logger) (replication.Source, replication.LSN, error) {
+	if err := sql.Migrate(ctx, primary.Config()); err != nil {
+		return replication.Source{}, 0, replication.Explain(err, "as a superuser or the database's owner run: outflow init --apply")
+	}
+	return replication.Setup{Primary: primary, Slot: cfg.Source.Slot, Publication: cfg.Source.Publication, Tables: p.published(),
+		Waiting: func(n int) {
+			log.Info("creating the slot; the primary waits for older transactions to end", zap.Int("transactions", n))
+		}}.Ensure(ctx, conn)
+}
+
+// openPipeline connects to the primary, prepares it, and builds the pipeline. Nothing runs until run is called.
+func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pipeline, error) {
+	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
+	if err != nil {
+		return nil, usageError{fmt.Errorf("source.dsn: %w", err)}
+	}
+	conn, err := primary.Connect(ctx)
+	if err != nil {
+		return nil, replication.ExplainConnect(primary, err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	p, err := newPlan(ctx, conn, cfg)
+	if err != nil {
+		return nil, err
+	}
+	source, confirmed, err := setup(ctx, primary, conn, cfg, p, log)
+	if err != nil {
+		return nil, err
+	}
+	pl := &pipeline{primary: primary, lookup: &replication.Lookup{Primary: primary}, acks: replication.NewAckTracker(confirmed)}
+	pl.reader = &replication.Reader{Primary: primary, Slot: cfg.Source.Slot, Publication: cfg.Source.Publication,
+		Source: source, Acks: pl.acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
+	pl.router = sink.NewRouter(sink.Config{Options: sinkOptions(cfg.Sink), SourceID: source.ID, Tables: sinkTables(cfg, p),
+		Tombstones: sinkTombstones(cfg, p), Acks: pl.acks, Rows: pl.lookup.Rows, Replay: pl.reader.Restart, Log: log})
+	pl.reader.Sink = pl.router
+	return pl, pl.addDestinations(ctx, conn, cfg, p)
+}
+
+func (pl *pipeline) addDestinations(ctx context.Context, conn *pgx.Conn, cfg *config.Config, p *plan) error {
+	var faults []error
+	for i, d := range cfg.Destinations.Static {
+		tenant, err := canonicalTenant(ctx, conn, p, d.Tenant)
+		if err != nil {
+			faults = append(faults, usageError{fmt.Errorf("destinations.static[%d]: tenant %q: %w", i, d.Tenant, err)})
+			continue
+		}
+		names := d.Mappings
+		if len(names) == 0 {
+			names = defaultMappings
+		}
+		ordered, err := p.order(names)
+		if err == nil {
+			_, err = pl.router.Add(tenant, d.Name, d.DSN.Reveal(), ordered)
+		}
+		if err != nil {
+			faults = append(faults, usageError{fmt.Errorf("destination %s/%s: %w", d.Tenant, d.Name, err)})
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// order finds the named mappings and checks that their tables are read.
+func (p *plan) order(names []string) ([]*mapping.Mapping, error) {
+	ordered, err := p.mappings.Order(names)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range ordered {
+		for _, table := range m.Tables() {
+			if !slices.ContainsFunc(p.tables, func(t replication.PublishedTable) bool { return t.Relation.Name == table }) {
+				return nil, fmt.Errorf("mapping %q reads from %q, which is not in source.tables", m.Name, table)
+			}
+		}
+	}
+	return ordered, nil
+}
+
+// canonicalTenant is the tenant as the primary writes it: a uuid in capitals would never match.
+func canonicalTenant(ctx context.Context, conn *pgx.Conn, p *plan, tenant string) (string, error) {
+	rel := p.tables[0].Relation
+	typeName := "text"
+	if i := rel.Column(p.tenant); i >= 0 {
+		typeName = rel.Columns[i].Type
+	}
+	var canonical string
+	err := conn.QueryRow(ctx, fmt.Sprintf("SELECT ($1::text::%s)::text", typeName), tenant).Scan(&canonical)
+	return canonical, err
+}
+
+func sinkTables(cfg *config.Config, p *plan) []sink.Table {
+	tables := make([]sink.Table, len(p.tables))
+	for i, t := range p.tables {
+		tables[i] = sink.Table{Relation: t.Relation.Project(t.Columns), Tenant: cfg.Source.Tables[i].Tenant}
+	}
+	return tables
+}
+
+func sinkTombstones(cfg *config.Config, p *plan) *sink.Tombstones {
+	ts := cfg.Source.Tombstones
+	if ts == nil {
+		return nil
+	}
+	return &sink.Tombstones{Table: sink.Table{Relation: p.tombstones.Relation.Project(p.tombstones.Columns), Tenant: ts.Tenant},
+		TableName: ts.TableName, Key: ts.Key, Row: ts.Row}
+}
+
+func sinkOptions(s config.Sink) sink.Options {
+	return sink.Options{QueueBytes: int64(s.QueueBytes), MemoryBytes: int64(s.MemoryBytes), BatchRows: s.BatchRows,
+		MaxConnections: s.MaxConnections, IdleClose: s.IdleClose, ConnectTimeout: s.ConnectTimeout,
+		StatementTimeout: s.StatementTimeout, LockTimeout: s.LockTimeout, RetryMin: s.RetryMin, RetryMax: s.RetryMax,
+		ShutdownTimeout: s.ShutdownTimeout}
+}
+
+// run reads the slot until ctx is done; then it finishes or rolls back what is in flight and reports for the last time.
+func (pl *pipeline) run(ctx context.Context) error {
+	defer pl.lookup.Close()
+	defer pl.router.Settle()
+	return pl.reader.Run(ctx)
+}

@@ -1,0 +1,143 @@
+// Package config holds the configuration of Outflow: what it is, where each
+// value came from, and whether it can be meant so.
+//
+// A value is taken from the command line's flag, else from the environment
+// (OUTFLOW_ and the path in upper case: OUTFLOW_SINK_BATCH_ROWS), else from the
+// file, else it is the default. Every fault is reported, all at once, each with
+// the place that has to be changed.
+//
+// A new setting is one field with a yaml tag: its flag, its environment
+// variable and its line in Print follow from it.
+package config
+
+import (
+	"strings"
+	"time"
+
+	"outflow/internal/secret"
+	"outflow/internal/strictyaml"
+)
+
+// Config is the whole configuration. It is not changed after Load and safe for
+// concurrent use.
+type Config struct {
+	Source       Source       `yaml:"source"`
+	Destinations Destinations `yaml:"destinations"`
+	// Mappings are files or directories of mappings, beside the embedded ones.
+	Mappings []string `yaml:"mappings"`
+	Sink     Sink     `yaml:"sink"`
+	Log      Log      `yaml:"log"`
+
+	doc     *strictyaml.Document
+	file    string
+	origins map[string]origin // of what came neither from the file nor is a default
+}
+
+// Source is the primary and what is read from it.
+type Source struct {
+	// DSN is complete: whatever PG* variables and the home directory add to a
+	// connection string is in it, so it means the same after Scrub.
+	DSN         secret.Text `yaml:"dsn"`
+	Slot        string      `yaml:"slot"`
+	Publication string      `yaml:"publication"`
+	Tables      []Table     `yaml:"tables"`     // at least one
+	Tombstones  *Tombstones `yaml:"tombstones"` // nil: deletes are seen as deletes only
+}
+
+// Table is a table of the primary that has tenants' rows.
+type Table struct {
+	Name   string `yaml:"name"`   // with or without its schema; see Qualified
+	Tenant string `yaml:"tenant"` // the column that names the row's tenant
+	// Columns are those that a tenant's own mapping may name; empty: those
+	// that the operator's mappings name.
+	Columns []string `yaml:"columns"`
+}
+
+// Qualified gives schema and name: what is before and after the first dot; the
+// schema is public where there is no dot.
+func (t Table) Qualified() (schema, name string) { return qualified(t.Name) }
+
+// Tombstones is a table of the primary with one row for each deleted row of the
+// others. All fields but Table name its columns.
+type Tombstones struct {
+	Table     string `yaml:"table"`
+	Tenant    string `yaml:"tenant"`
+	TableName string `yaml:"table_name"` // the name of the table that had the row
+	Key       string `yaml:"key"`        // jsonb: the primary key of the row
+	Row       string `yaml:"row"`        // jsonb: the row as it was
+}
+
+// Qualified gives schema and name, as Table's does.
+func (t Tombstones) Qualified() (schema, name string) { return qualified(t.Table) }
+
+func qualified(name string) (string, string) {
+	if schema, table, ok := strings.Cut(name, "."); ok {
+		return schema, table
+	}
+	return "public", name
+}
+
+// Destinations are the tenants' databases.
+type Destinations struct {
+	Static []Static `yaml:"static"`
+}
+
+// Static is one database that the operator named in the configuration.
+type Static struct {
+	Tenant   string      `yaml:"tenant"` // the text form of the tenant column
+	Name     string      `yaml:"name"`   // unique in the tenant; the default is main
+	DSN      secret.Text `yaml:"dsn"`
+	Mappings []string    `yaml:"mappings"` // names; empty: the default mappings
+}
+
+// Sink bounds what is done at the destinations.
+type Sink struct {
+	QueueBytes       strictyaml.ByteSize `yaml:"queue_bytes"`     // waiting for one destination
+	MemoryBytes      strictyaml.ByteSize `yaml:"memory_bytes"`    // waiting for all of them together
+	BatchRows        int                 `yaml:"batch_rows"`      // net rows in one external transaction's round
+	MaxConnections   int                 `yaml:"max_connections"` // at the same time, over all destinations
+	IdleClose        time.Duration       `yaml:"idle_close"`      // 0: a connection is closed with its batch
+	StatementTimeout time.Duration       `yaml:"statement_timeout"`
+	LockTimeout      time.Duration       `yaml:"lock_timeout"`
+	ConnectTimeout   time.Duration       `yaml:"connect_timeout"`
+	RetryMin         time.Duration       `yaml:"retry_min"`        // the wait after a first failure
+	RetryMax         time.Duration       `yaml:"retry_max"`        // what the waits grow to
+	ShutdownTimeout  time.Duration       `yaml:"shutdown_timeout"` // for batches that have begun
+}
+
+// Log says how the process logs.
+type Log struct {
+	Level  string `yaml:"level"`  // debug, info, warn or error
+	Format string `yaml:"format"` // json or console
+}
+
+// Default gives the configuration of an empty file: valid but for source.dsn.
+func Default() *Config {
+	return &Config{
+		Source: Source{
+			Slot:        "outflow",
+			Publication: "outflow",
+			Tables: []Table{
+				{Name: "ProjectUser", Tenant: "tenancyId"},
+				{Name: "ContactChannel", Tenant: "tenancyId"},
+			},
+			Tombstones: &Tombstones{
+				Table: "DeletedRow", Tenant: "tenancyId", TableName: "tableName", Key: "primaryKey", Row: "data",
+			},
+		},
+		Sink: Sink{
+			QueueBytes:       8 * strictyaml.MiB,
+			MemoryBytes:      512 * strictyaml.MiB,
+			BatchRows:        10000,
+			MaxConnections:   200,
+			IdleClose:        30 * time.Second,
+			StatementTimeout: time.Minute,
+			LockTimeout:      10 * time.Second,
+			ConnectTimeout:   5 * time.Second,
+			RetryMin:         100 * time.Millisecond,
+			RetryMax:         5 * time.Minute,
+			ShutdownTimeout:  10 * time.Second,
+		},
+		Log: Log{Level: "info", Format: "json"},
+	}
+}

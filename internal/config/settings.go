@@ -1,0 +1,67 @@
+package config
+
+import (
+	"encoding"
+	"reflect"
+	"strings"
+
+	"outflow/internal/secret"
+)
+
+// setting is a value that a flag and an environment variable can give: a
+// scalar or a list of them, in sections. Lists of sections, and sections that
+// can be absent, are for the file alone.
+type setting struct {
+	path    string // source.dsn
+	pointer any    // to the field
+}
+
+// variable is the name of the setting's environment variable.
+func (s setting) variable() string {
+	return "OUTFLOW_" + strings.ToUpper(strings.ReplaceAll(s.path, ".", "_"))
+}
+
+// secret tells whether the setting can be given by a file of its own.
+func (s setting) secret() bool {
+	_, ok := s.pointer.(*secret.Text)
+	return ok
+}
+
+// settingsOf gives the settings of a configuration, in its own order.
+func settingsOf(c *Config) []setting {
+	var settings []setting
+	walkSettings("", reflect.ValueOf(c).Elem(), &settings)
+	return settings
+}
+
+func walkSettings(prefix string, v reflect.Value, settings *[]setting) {
+	for i := range v.NumField() {
+		key := v.Type().Field(i).Tag.Get("yaml")
+		if key == "" {
+			continue
+		}
+		path, field := prefix+key, v.Field(i)
+		switch {
+		case isScalar(field):
+		case field.Kind() == reflect.Slice && isScalar(reflect.New(field.Type().Elem()).Elem()):
+		case field.Kind() == reflect.Struct:
+			walkSettings(path+".", field, settings)
+			continue
+		default:
+			continue
+		}
+		*settings = append(*settings, setting{path, field.Addr().Interface()})
+	}
+}
+
+// isScalar tells whether an addressable value is written as one word.
+func isScalar(v reflect.Value) bool {
+	if _, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+		return true
+	}
+	switch v.Kind() {
+	case reflect.Struct, reflect.Pointer, reflect.Slice, reflect.Map:
+		return false
+	}
+	return true
+}

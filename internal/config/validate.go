@@ -1,0 +1,228 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"outflow/internal/strictyaml"
+)
+
+// validate notes every value that has the right type and still cannot be meant.
+func (l *loader) validate() {
+	l.validateSource()
+	l.validateTables()
+	l.validateTombstones()
+	l.validateStatic()
+	for i, path := range l.config.Mappings {
+		if path == "" {
+			l.faultAt(listPath("mappings", i, l.config), "expected the path of a file or directory, found nothing")
+		}
+	}
+	l.validateSink()
+	oneOf(l, "log.level", l.config.Log.Level, "debug", "info", "warn", "error")
+	oneOf(l, "log.format", l.config.Log.Format, "json", "console")
+}
+
+// listPath is the path of an item; of the list, where that came as one value.
+func listPath(list string, i int, c *Config) string {
+	if _, ok := c.origins[list]; ok {
+		return list
+	}
+	return fmt.Sprintf("%s[%d]", list, i)
+}
+
+var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+
+func (l *loader) validateSource() {
+	s := &l.config.Source
+	if s.DSN.IsZero() {
+		l.requiredDSN("source.dsn", "required: the primary's connection string, here or as OUTFLOW_SOURCE_DSN, OUTFLOW_SOURCE_DSN_FILE, DATABASE_URL, DATABASE_URL_FILE or PG*")
+	} else if fault := dsnFault(s.DSN.Reveal()); fault != "" {
+		l.faultAt("source.dsn", "%s", fault)
+	}
+	if !slotName.MatchString(s.Slot) {
+		l.faultAt("source.slot", "expected 1 to 63 of a-z, 0-9 and _, found %s", l.show("source.slot", s.Slot))
+	}
+	l.identifier("source.publication", s.Publication)
+}
+
+func (l *loader) requiredDSN(path, message string) {
+	if !l.noFile {
+		l.faultAt(path, "%s", message)
+	}
+}
+
+func (l *loader) validateTables() {
+	tables := l.config.Source.Tables
+	if len(tables) == 0 {
+		l.faultAt("source.tables", "expected at least one table")
+	}
+	seen := make(map[[2]string]string)
+	for i, table := range tables {
+		path := fmt.Sprintf("source.tables[%d]", i)
+		l.tableName(path+".name", table.Name)
+		l.identifier(path+".tenant", table.Tenant)
+		columns := make(map[string]bool)
+		for j, column := range table.Columns {
+			at := fmt.Sprintf("%s.columns[%d]", path, j)
+			l.identifier(at, column)
+			if columns[column] {
+				l.faultAt(at, "column %s is listed twice", l.show(at, column))
+			}
+			columns[column] = true
+		}
+		schema, name := table.Qualified()
+		key := [2]string{schema, name}
+		if first, ok := seen[key]; ok {
+			l.faultAt(path+".name", "table %s is listed twice; it is %s already", l.show(path+".name", table.Name), first)
+			continue
+		}
+		seen[key] = path
+	}
+}
+
+func (l *loader) validateTombstones() {
+	t := l.config.Source.Tombstones
+	if t == nil {
+		return
+	}
+	l.tableName("source.tombstones.table", t.Table)
+	l.identifier("source.tombstones.tenant", t.Tenant)
+	l.identifier("source.tombstones.table_name", t.TableName)
+	l.identifier("source.tombstones.key", t.Key)
+	l.identifier("source.tombstones.row", t.Row)
+	schema, name := t.Qualified()
+	for i, table := range l.config.Source.Tables {
+		if s, n := table.Qualified(); s == schema && n == name {
+			l.faultAt("source.tombstones.table", "%s is listed in source.tables[%d]; a table holds rows or tombstones, not both", l.show("source.tombstones.table", t.Table), i)
+		}
+	}
+}
+
+func (l *loader) validateStatic() {
+	seen := make(map[[2]string]int)
+	for i, s := range l.config.Destinations.Static {
+		path := fmt.Sprintf("destinations.static[%d]", i)
+		if s.Tenant == "" {
+			l.faultAt(path+".tenant", "required: the text of the tenant column")
+		}
+		if s.Name == "" {
+			l.faultAt(path+".name", "expected a name, or no such key for the name main")
+		}
+		if s.DSN.IsZero() {
+			l.requiredDSN(path+".dsn", "required: the connection string of the tenant's database")
+		} else if fault := dsnFault(s.DSN.Reveal()); fault != "" {
+			l.faultAt(path+".dsn", "%s", fault)
+		}
+		names := make(map[string]bool)
+		for j, name := range s.Mappings {
+			if name == "" || names[name] {
+				at := fmt.Sprintf("%s.mappings[%d]", path, j)
+				l.faultAt(at, "expected the name of a mapping, each once, found %s", l.show(at, name))
+			}
+			names[name] = true
+		}
+		key := [2]string{s.Tenant, s.Name}
+		if first, ok := seen[key]; ok {
+			l.faultAt(path, "tenant %s has two destinations named %s; the first is destinations.static[%d]", l.show(path+".tenant", s.Tenant), l.show(path+".name", s.Name), first)
+			continue
+		}
+		seen[key] = i
+	}
+}
+
+func (l *loader) validateSink() {
+	s := &l.config.Sink
+	within(l, "sink.queue_bytes", s.QueueBytes, 64*strictyaml.KiB, 64*strictyaml.GiB)
+	within(l, "sink.memory_bytes", s.MemoryBytes, strictyaml.MiB, 1024*strictyaml.GiB)
+	within(l, "sink.batch_rows", s.BatchRows, 1, 1_000_000)
+	within(l, "sink.max_connections", s.MaxConnections, 1, 10_000)
+	within(l, "sink.idle_close", s.IdleClose, 0, 24*time.Hour)
+	within(l, "sink.statement_timeout", s.StatementTimeout, time.Millisecond, 24*time.Hour)
+	within(l, "sink.lock_timeout", s.LockTimeout, time.Millisecond, 24*time.Hour)
+	within(l, "sink.connect_timeout", s.ConnectTimeout, time.Millisecond, 10*time.Minute)
+	within(l, "sink.retry_min", s.RetryMin, time.Millisecond, time.Hour)
+	within(l, "sink.retry_max", s.RetryMax, time.Millisecond, 24*time.Hour)
+	within(l, "sink.shutdown_timeout", s.ShutdownTimeout, time.Millisecond, time.Hour)
+	if s.MemoryBytes < s.QueueBytes {
+		l.faultAt("sink.memory_bytes", "expected at least sink.queue_bytes, which is %s, found %s", s.QueueBytes, s.MemoryBytes)
+	}
+	if s.RetryMax < s.RetryMin {
+		l.faultAt("sink.retry_max", "expected at least sink.retry_min, which is %s, found %s", plain(s.RetryMin), plain(s.RetryMax))
+	}
+}
+
+// within notes a value that is not from low to high, both included.
+func within[T cmp.Ordered](l *loader, path string, value, low, high T) {
+	if value < low || value > high {
+		l.faultAt(path, "expected %s to %s, found %s", plain(low), plain(high), plain(value))
+	}
+}
+
+// plain prints a value as it is written in the file: 5m, not 5m0s.
+func plain(value any) string {
+	text := fmt.Sprint(value)
+	if _, ok := value.(time.Duration); ok {
+		if strings.HasSuffix(text, "m0s") {
+			text = strings.TrimSuffix(text, "0s")
+		}
+		if strings.HasSuffix(text, "h0m") {
+			text = strings.TrimSuffix(text, "0m")
+		}
+	}
+	return text
+}
+
+func oneOf(l *loader, path, value string, allowed ...string) {
+	for _, a := range allowed {
+		if value == a {
+			return
+		}
+	}
+	l.faultAt(path, "expected one of %s, found %s", strings.Join(allowed, ", "), l.show(path, value))
+}
+
+// maxIdentifier is Postgres' limit: it would cut a longer name without a word.
+const maxIdentifier = 63
+
+func (l *loader) identifier(path, name string) {
+	if fault := identifierFault(name); fault != "" {
+		l.faultAt(path, "%s, found %s", fault, l.show(path, name))
+	}
+}
+
+// tableName checks both halves of a name that may have a schema.
+func (l *loader) tableName(path, name string) {
+	schema, table := qualified(name)
+	for _, part := range []string{schema, table} {
+		if fault := identifierFault(part); fault != "" {
+			l.faultAt(path, "%s, found %s", fault, l.show(path, name))
+			return
+		}
+	}
+}
+
+func identifierFault(name string) string {
+	if name == "" || len(name) > maxIdentifier || strings.ContainsRune(name, 0) || !utf8.ValidString(name) {
+		return fmt.Sprintf("expected a name of 1 to %d bytes", maxIdentifier)
+	}
+	return ""
+}
+
+// show quotes a value in a message, cut to what helps to find it. What the file
+// took from the environment may be a secret in the wrong place.
+func (l *loader) show(path, value string) string {
+	if _, overridden := l.config.origins[path]; !overridden {
+		if name := l.config.doc.Variable(path); name != "" {
+			return "the value of ${" + name + "}"
+		}
+	}
+	if value == "" {
+		return "nothing"
+	}
+	return fmt.Sprintf("%.80q", value)
+}

@@ -1,0 +1,171 @@
+package mapping
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"outflow/internal/strictyaml"
+	"outflow/replication"
+)
+
+// The columns that every step's relation has beside the source's own. They are filled only where they are named.
+const (
+	opColumn        = "_op"
+	sequenceColumn  = "_sequence_id"
+	committedColumn = "_committed_at"
+)
+
+// Statement is a step compiled against a relation: SQL with one text[] parameter a column.
+type Statement struct {
+	Mapping *Mapping
+	Step    int
+	Table   string // the step's from
+	When    When
+	SQL     string
+	Name    string // for a prepared statement; the same SQL has the same name
+	columns []parameterColumn
+
+	fragment Fragment
+	prefix   int // characters of SQL before the mapping's own text
+	cut      int // bytes of the mapping's own text that were left out in front (its WITH)
+}
+
+// parameterColumn is what fills one parameter: a column of the relation, or one of the special columns.
+type parameterColumn struct {
+	index   int // of the relation; -1 for a special column
+	special string
+}
+
+// Compile makes a step's statement for rows of that relation. exists tells which types the external database has; a
+// column of another type arrives as text, its array as text[].
+func (m *Mapping) Compile(step int, rel *replication.Relation, exists func(typeName string) bool) *Statement {
+	s := m.Steps[step]
+	st := &Statement{Mapping: m, Step: step, Table: s.From, When: s.When, fragment: m.fragment(step)}
+	var output, aliases, arguments []string
+	add := func(c parameterColumn, name, typeName string) {
+		n := len(st.columns)
+		st.columns = append(st.columns, c)
+		arguments = append(arguments, fmt.Sprintf("$%d::text[]", n+1))
+		aliases = append(aliases, fmt.Sprintf("c%d", n))
+		output = append(output, fmt.Sprintf("u.c%d::%s AS %s", n, typeName, quote(name)))
+	}
+	for _, i := range stepColumns(s, rel) {
+		add(parameterColumn{index: i}, rel.Columns[i].Name, targetType(rel.Columns[i].Type, exists))
+	}
+	if names(s.tokens, sequenceColumn) {
+		add(parameterColumn{-1, sequenceColumn}, sequenceColumn, "bigint")
+	}
+	if names(s.tokens, committedColumn) {
+		add(parameterColumn{-1, committedColumn}, committedColumn, "timestamptz")
+	}
+	if names(s.tokens, opColumn) {
+		add(parameterColumn{-1, opColumn}, opColumn, "text")
+	}
+	cte := fmt.Sprintf("%s AS (SELECT %s FROM unnest(%s) AS u (%s))", quote(relationName(s.From)),
+		strings.Join(output, ", "), strings.Join(arguments, ", "), strings.Join(aliases, ", "))
+	st.inFront(cte, s)
+	sum := sha256.Sum256([]byte(st.SQL))
+	st.Name = "outflow_" + hex.EncodeToString(sum[:8])
+	return st
+}
+
+// inFront puts the CTE before the step's SQL, joining a WITH of its own.
+func (st *Statement) inFront(cte string, s Step) {
+	front, end := "WITH "+cte+" ", s.tokens[len(s.tokens)-1].end
+	if s.tokens[0].is("with") {
+		st.cut = s.tokens[0].end
+		front = "WITH " + cte + ", "
+		if len(s.tokens) > 1 && s.tokens[1].is("recursive") {
+			st.cut = s.tokens[1].end
+			front = "WITH RECURSIVE " + cte + ", "
+		}
+	}
+	st.SQL = front + s.SQL[st.cut:end]
+	st.prefix = utf8.RuneCountInString(front)
+}
+
+// stepColumns are the indexes of the relation's columns that the step names; the key where it names none, since a
+// relation needs a column.
+func stepColumns(s Step, rel *replication.Relation) []int {
+	all := make([]string, len(rel.Columns))
+	for i, c := range rel.Columns {
+		all[i] = c.Name
+	}
+	named := columns(s.tokens, relationName(s.From), all)
+	var indexes []int
+	for i := range rel.Columns {
+		if named[rel.Columns[i].Name] {
+			indexes = append(indexes, i)
+		}
+	}
+	if len(indexes) == 0 {
+		return rel.Key
+	}
+	return indexes
+}
+
+func targetType(name string, exists func(string) bool) string {
+	if exists(name) {
+		return name
+	}
+	if strings.HasSuffix(name, "[]") {
+		return "text[]"
+	}
+	return "text"
+}
+
+// Names reports whether the statement needs that column of the relation.
+func (st *Statement) Names(column int) bool {
+	for _, c := range st.columns {
+		if c.index == column {
+			return true
+		}
+	}
+	return false
+}
+
+// Fault makes an error at a position that the external server gave: characters from 1 of SQL; 0 is unknown.
+func (st *Statement) Fault(position int32, format string, args ...any) *strictyaml.Error {
+	own := int(position) - 1 - st.prefix
+	if position <= 0 || own < 0 {
+		return st.fragment.Fault(0, format, args...)
+	}
+	offset := st.cut
+	for range own {
+		_, size := utf8.DecodeRuneInString(st.fragment.SQL[min(offset, len(st.fragment.SQL)):])
+		offset += size
+	}
+	return st.fragment.Fault(offset, format, args...)
+}
+
+// Fault makes an error at a position that the external server gave for one statement of a schema.
+func (f Fragment) FaultAt(position int32, format string, args ...any) *strictyaml.Error {
+	offset := 0
+	for range max(0, int(position)-1) {
+		_, size := utf8.DecodeRuneInString(f.SQL[min(offset, len(f.SQL)):])
+		offset += size
+	}
+	return f.Fault(offset, format, args...)
+}
+
+// relationName is the name under which a step's SQL knows its source table: that of the table, without a schema.
+func relationName(table string) string {
+	if _, name, ok := strings.Cut(table, "."); ok {
+		return name
+	}
+	return table
+}
+
+func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
+
+// ParameterOIDs are the types of the statement's parameters.
+func (st *Statement) ParameterOIDs() []uint32 {
+	oids := make([]uint32, len(st.columns))
+	for i := range oids {
+		oids[i] = TextArrayOID
+	}
+	return oids
+}

@@ -1,0 +1,257 @@
+package mapping
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// kind is what a token is.
+type kind byte
+
+const (
+	word   kind = iota // an unquoted identifier or keyword, folded to lower case
+	quoted             // a quoted identifier, without its quotes
+	literal
+	number
+	parameter // $1
+	operator  // one character of punctuation
+)
+
+// token is a lexical element of SQL at a byte offset.
+type token struct {
+	kind   kind
+	text   string
+	offset int
+	end    int
+}
+
+// is reports whether the token is that keyword.
+func (t token) is(keyword string) bool { return t.kind == word && t.text == keyword }
+
+func (t token) op(c string) bool { return t.kind == operator && t.text == c }
+
+// name reports whether the token can be an identifier.
+func (t token) name() bool { return t.kind == word || t.kind == quoted }
+
+// lexError is a fault at a byte offset of the SQL.
+type lexError struct {
+	offset  int
+	message string
+}
+
+func (e *lexError) Error() string { return e.message }
+
+// lex splits SQL into tokens, leaving comments and white space out. It follows the Postgres manual, section 4.1, with
+// standard_conforming_strings on.
+func lex(sql string) ([]token, error) {
+	l := lexer{sql: sql}
+	for l.pos < len(l.sql) {
+		if err := l.next(); err != nil {
+			return nil, err
+		}
+	}
+	return l.tokens, nil
+}
+
+type lexer struct {
+	sql    string
+	pos    int
+	tokens []token
+}
+
+func (l *lexer) emit(k kind, text string, start int) {
+	l.tokens = append(l.tokens, token{kind: k, text: text, offset: start, end: l.pos})
+}
+
+func (l *lexer) next() error {
+	start, c := l.pos, l.sql[l.pos]
+	rest := l.sql[l.pos:]
+	switch {
+	case strings.HasPrefix(rest, "--"):
+		l.pos += lineEnd(rest)
+	case strings.HasPrefix(rest, "/*"):
+		return l.comment()
+	case c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v':
+		l.pos++
+	case c == '\'':
+		return l.str(start, start, false)
+	case c == '"':
+		return l.ident(start, start)
+	case c == '$':
+		return l.dollar()
+	case isDigit(c) || (c == '.' && len(rest) > 1 && isDigit(rest[1])):
+		l.number()
+	case isIdentStart(rest):
+		return l.word()
+	default:
+		_, size := utf8.DecodeRuneInString(rest)
+		l.pos += size
+		l.emit(operator, rest[:size], start)
+	}
+	return nil
+}
+
+func lineEnd(s string) int {
+	if i := strings.IndexAny(s, "\r\n"); i >= 0 {
+		return i
+	}
+	return len(s)
+}
+
+// comment skips a block comment; they nest.
+func (l *lexer) comment() error {
+	start, depth := l.pos, 0
+	for l.pos < len(l.sql) {
+		switch rest := l.sql[l.pos:]; {
+		case strings.HasPrefix(rest, "/*"):
+			depth++
+			l.pos += 2
+		case strings.HasPrefix(rest, "*/"):
+			depth--
+			l.pos += 2
+			if depth == 0 {
+				return nil
+			}
+		default:
+			l.pos++
+		}
+	}
+	return &lexError{start, "a comment that does not end"}
+}
+
+// str reads a string whose opening quote is at open; escapes says whether a backslash escapes (E'...').
+func (l *lexer) str(start, open int, escapes bool) error {
+	for i := open + 1; i < len(l.sql); i++ {
+		switch c := l.sql[i]; {
+		case c == '\\' && escapes:
+			i++
+		case c == '\'' && i+1 < len(l.sql) && l.sql[i+1] == '\'':
+			i++
+		case c == '\'':
+			l.pos = i + 1
+			l.emit(literal, l.sql[start:l.pos], start)
+			return nil
+		}
+	}
+	return &lexError{start, "a string that does not end"}
+}
+
+func (l *lexer) ident(start, open int) error {
+	for i := open + 1; i < len(l.sql); i++ {
+		if l.sql[i] != '"' {
+			continue
+		}
+		if i+1 < len(l.sql) && l.sql[i+1] == '"' {
+			i++
+			continue
+		}
+		l.pos = i + 1
+		l.emit(quoted, strings.ReplaceAll(l.sql[open+1:i], `""`, `"`), start)
+		return nil
+	}
+	return &lexError{start, "a quoted identifier that does not end"}
+}
+
+// dollar reads a parameter ($1), a dollar-quoted string ($tag$...$tag$), or a lone dollar sign.
+func (l *lexer) dollar() error {
+	start, rest := l.pos, l.sql[l.pos+1:]
+	n := 0
+	for n < len(rest) && isDigit(rest[n]) {
+		n++
+	}
+	if n > 0 {
+		l.pos += 1 + n
+		l.emit(parameter, l.sql[start:l.pos], start)
+		return nil
+	}
+	for n < len(rest) && rest[n] != '$' && isIdentPart(rest[n]) {
+		n++
+	}
+	if n == len(rest) || rest[n] != '$' {
+		l.pos++
+		l.emit(operator, "$", start)
+		return nil
+	}
+	tag := l.sql[start : start+n+2]
+	body := l.sql[start+len(tag):]
+	end := strings.Index(body, tag)
+	if end < 0 {
+		return &lexError{start, fmt.Sprintf("a string that begins with %s does not end", tag)}
+	}
+	l.pos = start + len(tag) + end + len(tag)
+	l.emit(literal, l.sql[start:l.pos], start)
+	return nil
+}
+
+func (l *lexer) number() {
+	start := l.pos
+	for l.pos < len(l.sql) && (isIdentPart(l.sql[l.pos]) || l.sql[l.pos] == '.') {
+		l.pos++
+	}
+	l.emit(number, l.sql[start:l.pos], start)
+}
+
+func (l *lexer) word() error {
+	start := l.pos
+	for l.pos < len(l.sql) && (isIdentPart(l.sql[l.pos]) || l.sql[l.pos] == '$') {
+		l.pos++
+	}
+	text := strings.ToLower(l.sql[start:l.pos])
+	if l.pos < len(l.sql) {
+		switch {
+		case l.sql[l.pos] == '\'' && (text == "e" || text == "b" || text == "x" || text == "n"):
+			return l.str(start, l.pos, text == "e")
+		case strings.HasPrefix(l.sql[l.pos:], "&'") && text == "u":
+			return l.str(start, l.pos+1, false)
+		case strings.HasPrefix(l.sql[l.pos:], `&"`) && text == "u":
+			return &lexError{start, `identifiers with unicode escapes (U&"...") are not supported; write the characters themselves`}
+		}
+	}
+	l.emit(word, text, start)
+	return nil
+}
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
+
+func isIdentPart(c byte) bool {
+	return c == '_' || isDigit(c) || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= 0x80
+}
+
+func isIdentStart(s string) bool {
+	r, _ := utf8.DecodeRuneInString(s)
+	return r == '_' || unicode.IsLetter(r) || r >= 0x80
+}
+
+// statements splits tokens at semicolons. Those inside parentheses, and inside the BEGIN ATOMIC ... END body of a function,
+// do not separate.
+func statements(tokens []token) [][]token {
+	var all [][]token
+	var current []token
+	parens, blocks := 0, 0
+	for i, t := range tokens {
+		switch {
+		case t.op("("):
+			parens++
+		case t.op(")"):
+			parens--
+		case t.is("atomic") && i > 0 && tokens[i-1].is("begin"), t.is("case") && blocks > 0:
+			blocks++
+		case t.is("end") && blocks > 0:
+			blocks--
+		}
+		if t.op(";") && parens <= 0 && blocks == 0 {
+			if len(current) > 0 {
+				all = append(all, current)
+			}
+			current = nil
+			continue
+		}
+		current = append(current, t)
+	}
+	if len(current) > 0 {
+		all = append(all, current)
+	}
+	return all
+}

@@ -1,0 +1,236 @@
+package mapping
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"outflow/internal/strictyaml"
+)
+
+// When says which of a batch's net changes a step sees.
+type When string
+
+// The values of a step's when.
+const (
+	Upsert When = "upsert"
+	Delete When = "delete"
+	Any    When = "any"
+)
+
+// Mapping is one loaded mapping. It is immutable after [Load].
+type Mapping struct {
+	Name   string            `yaml:"name"`
+	Target string            `yaml:"target"` // the table that it fills, for people
+	Schema string            `yaml:"schema"` // idempotent DDL
+	Steps  []Step            `yaml:"steps"`
+	Keys   map[string]string `yaml:"keys"`  // source table to a query of what the target holds
+	After  []string          `yaml:"after"` // mappings that run before this one
+
+	doc *strictyaml.Document
+	ddl []Fragment
+}
+
+// Step is one set-based statement over the net changes of one source table.
+type Step struct {
+	From string `yaml:"from"`
+	When When   `yaml:"when"`
+	SQL  string `yaml:"sql"`
+
+	tokens []token
+}
+
+// Fragment is a piece of a mapping's SQL that runs as one statement, and knows where it stands.
+type Fragment struct {
+	SQL     string
+	mapping *Mapping
+	path    string
+	offset  int // byte offset of SQL in the value at path
+}
+
+// Fault makes an error at a byte offset of the fragment, with file, line and column.
+func (f Fragment) Fault(offset int, format string, args ...any) *strictyaml.Error {
+	e := f.mapping.doc.Errorf(f.path, format, args...)
+	e.Line, e.Column = f.mapping.doc.Position(f.path, f.offset+offset)
+	return e
+}
+
+var nameRule = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_-]{0,62}$`)
+
+// Load reads and checks one mapping. file is for messages. The error is a [strictyaml.Errors] with every fault, each with
+// line and column.
+func Load(file string, src []byte) (*Mapping, error) {
+	m := &Mapping{}
+	doc, err := strictyaml.Decode(file, src, m)
+	if err != nil {
+		return nil, err
+	}
+	m.doc = doc
+	var faults strictyaml.Errors
+	report := func(e *strictyaml.Error) { faults = append(faults, e) }
+	m.check(report)
+	if len(faults) > 0 {
+		faults.Sort()
+		return nil, faults
+	}
+	return m, nil
+}
+
+func (m *Mapping) check(report func(*strictyaml.Error)) {
+	switch {
+	case m.Name == "":
+		report(m.doc.Errorf("", `a mapping needs a "name"`))
+	case !nameRule.MatchString(m.Name):
+		report(m.doc.Errorf("name", "a mapping's name is a letter or _, then letters, digits, _ or -, 63 characters at the most"))
+	}
+	if m.Target == "" {
+		report(m.doc.Errorf("", `a mapping needs a "target", the table that it fills`))
+	}
+	if len(m.Steps) == 0 {
+		report(m.doc.Errorf("steps", `a mapping needs "steps"`))
+	}
+	if slices.Contains(m.After, m.Name) {
+		report(m.doc.Errorf("after", "mapping %q cannot run after itself", m.Name))
+	}
+	m.checkSchema(report)
+	for i := range m.Steps {
+		m.checkStep(i, report)
+	}
+	for table, query := range m.Keys {
+		f := Fragment{SQL: query, mapping: m, path: "keys." + table}
+		if _, ok := f.single(report); ok && !m.reads(table) {
+			report(m.doc.Errorf("keys."+table, "no step reads from %q; the steps read from: %s", table, strings.Join(m.Tables(), ", ")))
+		}
+	}
+}
+
+// checkSchema splits the DDL into statements, each run by itself, and refuses those that end our transaction.
+func (m *Mapping) checkSchema(report func(*strictyaml.Error)) {
+	whole := Fragment{SQL: m.Schema, mapping: m, path: "schema"}
+	tokens, err := lex(m.Schema)
+	if err != nil {
+		report(whole.lexFault(err))
+		return
+	}
+	for _, s := range statements(tokens) {
+		first, last := s[0], s[len(s)-1]
+		if slices.Contains(forbiddenInSchema, first.text) && first.kind == word {
+			report(whole.Fault(first.offset, "%s is not allowed in a schema: it runs in a transaction of Outflow's", strings.ToUpper(first.text)))
+		}
+		m.ddl = append(m.ddl, Fragment{SQL: m.Schema[first.offset:last.end], mapping: m, path: "schema", offset: first.offset})
+	}
+}
+
+// What may not stand first in a statement. COPY would wait for data on the connection.
+var (
+	forbiddenInSchema = []string{"begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release", "prepare",
+		"copy", "vacuum", "listen", "unlisten", "discard", "set", "reset", "checkpoint", "cluster", "load", "declare", "fetch", "move", "close"}
+	allowedInStep = []string{"insert", "update", "delete", "merge", "select", "with"}
+)
+
+func (m *Mapping) checkStep(i int, report func(*strictyaml.Error)) {
+	s := &m.Steps[i]
+	path := fmt.Sprintf("steps[%d]", i)
+	if s.From == "" {
+		report(m.doc.Errorf(path, `a step needs "from", a source table`))
+	}
+	switch s.When {
+	case Upsert, Delete, Any:
+	default:
+		report(m.doc.Errorf(path+".when", `"when" is upsert, delete or any; found %q`, s.When))
+	}
+	if s.SQL == "" {
+		report(m.doc.Errorf(path, `a step needs "sql"`))
+		return
+	}
+	f := m.fragment(i)
+	tokens, ok := f.single(report)
+	if !ok {
+		return
+	}
+	s.tokens = tokens
+	for i, t := range tokens {
+		if t.kind == parameter {
+			report(f.Fault(t.offset, "%s: a mapping has no parameters; its rows are the relation %q", t.text, s.From))
+		}
+		if t.op("*") && i > 0 && isStar(tokens[i-1]) {
+			report(f.Fault(t.offset, "* is not allowed: name the columns, since only those that are named leave the primary"))
+		}
+	}
+}
+
+// isStar reports whether a * after t is "all columns" and not a multiplication or count(*).
+func isStar(t token) bool {
+	return t.op(".") || t.op(",") || t.is("select") || t.is("all") || t.is("distinct") || t.is("returning")
+}
+
+func (m *Mapping) fragment(step int) Fragment {
+	return Fragment{SQL: m.Steps[step].SQL, mapping: m, path: fmt.Sprintf("steps[%d].sql", step)}
+}
+
+// single checks that the fragment is one statement of an allowed kind and returns its tokens.
+func (f Fragment) single(report func(*strictyaml.Error)) ([]token, bool) {
+	tokens, err := lex(f.SQL)
+	if err != nil {
+		report(f.lexFault(err))
+		return nil, false
+	}
+	all := statements(tokens)
+	switch {
+	case len(all) == 0:
+		report(f.Fault(0, "there is no statement here"))
+		return nil, false
+	case len(all) > 1:
+		report(f.Fault(all[1][0].offset, "a second statement: each step is one; put it into a step of its own"))
+		return nil, false
+	}
+	if first := all[0][0]; first.kind != word || !slices.Contains(allowedInStep, first.text) {
+		report(f.Fault(first.offset, "a step begins with INSERT, UPDATE, DELETE, MERGE, SELECT or WITH; found %q", first.text))
+		return nil, false
+	}
+	return all[0], true
+}
+
+func (f Fragment) lexFault(err error) *strictyaml.Error {
+	offset := 0
+	if e, ok := err.(*lexError); ok { //nolint:errorlint // lex returns it unwrapped
+		offset = e.offset
+	}
+	return f.Fault(offset, "%s", err)
+}
+
+// DDL are the statements of the schema, in order.
+func (m *Mapping) DDL() []Fragment { return m.ddl }
+
+// Tables are the source tables that the steps read, each once, in the order of the steps.
+func (m *Mapping) Tables() []string {
+	var tables []string
+	for _, s := range m.Steps {
+		if !slices.Contains(tables, s.From) {
+			tables = append(tables, s.From)
+		}
+	}
+	return tables
+}
+
+func (m *Mapping) reads(table string) bool { return slices.Contains(m.Tables(), table) }
+
+// Fingerprint changes when anything changes that the mapping does; layout and comments of the file do not count, those
+// within the SQL do.
+func (m *Mapping) Fingerprint() string {
+	b, err := json.Marshal(struct {
+		Name, Target, Schema string
+		Steps                []Step
+		Keys                 map[string]string
+		After                []string
+	}{m.Name, m.Target, m.Schema, m.Steps, m.Keys, m.After})
+	if err != nil {
+		panic(err) // strings, slices and maps of strings only
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8])
+}

@@ -1,0 +1,134 @@
+package replication
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// AckTracker finds the flush LSN: the end of the last transaction before which nothing is outstanding.
+//
+// A transaction enters with [AckTracker.Begin], before its first part is handed over, and then has one holder, the
+// reader. Each destination that it touches adds itself with Hold and leaves with Release; the reader leaves with Commit,
+// which also tells the end LSN. The flush LSN moves over a transaction when nobody holds it and nobody holds an
+// earlier one: a contiguous low mark, never the highest that happens to be done.
+//
+// The stream may be read again from the flush LSN (a lost connection). Begin then finds the transaction that it knows,
+// with the holders that it still has. Safe for concurrent use.
+type AckTracker struct {
+	mu      sync.Mutex
+	pending []pending // outstanding and done-but-not-contiguous ones, in commit order
+	base    Ticket    // the ticket of pending[0]
+	flush   LSN
+}
+
+// Ticket names a transaction in the tracker.
+type Ticket uint64
+
+type pending struct {
+	commit, end LSN
+	holders     int
+	reading     bool // the reader is one of the holders
+}
+
+// NewAckTracker returns a tracker whose flush LSN is that of the slot, at which the stream starts.
+func NewAckTracker(confirmed LSN) *AckTracker { return &AckTracker{flush: confirmed} }
+
+// Begin registers the transaction that commits at that LSN, held by the reader. ok is false when it was acknowledged
+// before, in an earlier reading of the same WAL: then nobody wants it.
+func (t *AckTracker) Begin(commit LSN) (ticket Ticket, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := len(t.pending); n == 0 || commit > t.pending[n-1].commit {
+		if commit < t.flush {
+			return 0, false
+		}
+		t.pending = append(t.pending, pending{commit: commit, holders: 1, reading: true})
+		return t.base + Ticket(n), true
+	}
+	i, known := slices.BinarySearchFunc(t.pending, commit, func(p pending, c LSN) int { return cmp.Compare(p.commit, c) })
+	if !known {
+		return 0, false
+	}
+	if p := &t.pending[i]; !p.reading {
+		p.reading = true
+		p.holders++
+	}
+	return t.base + Ticket(i), true
+}
+
+// Hold adds a holder. The caller must know that the ticket is held already (by the reader, for one).
+func (t *AckTracker) Hold(ticket Ticket) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.at(ticket).holders++
+}
+
+// Commit ends the reader's own hold: the transaction was handed over whole, and acknowledging it means reporting end.
+func (t *AckTracker) Commit(ticket Ticket, end LSN) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.at(ticket)
+	if !p.reading {
+		panic(fmt.Sprintf("replication: the transaction at %s is committed twice", p.commit))
+	}
+	p.end, p.reading = end, false
+	p.holders--
+	t.advance()
+}
+
+// Release removes one holder of each ticket. A ticket that nobody holds is a fault of the program, and panics.
+func (t *AckTracker) Release(tickets ...Ticket) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, ticket := range tickets {
+		p := t.at(ticket)
+		if p.holders == 0 {
+			panic(fmt.Sprintf("replication: the transaction at %s is released twice", p.commit))
+		}
+		p.holders--
+	}
+	t.advance()
+}
+
+// Idle tells that the server has sent everything before end (a keepalive). The flush LSN follows only when nothing is
+// outstanding; on an idle primary it must, or the slot retains WAL that holds nothing for us.
+func (t *AckTracker) Idle(end LSN) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.pending) == 0 && end > t.flush {
+		t.flush = end
+	}
+}
+
+// Flush is the LSN up to which everything is durable where it belongs.
+func (t *AckTracker) Flush() LSN {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.flush
+}
+
+// Outstanding is the number of transactions after the flush LSN.
+func (t *AckTracker) Outstanding() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.pending)
+}
+
+func (t *AckTracker) at(ticket Ticket) *pending {
+	if ticket < t.base || ticket >= t.base+Ticket(len(t.pending)) {
+		panic(fmt.Sprintf("replication: ticket %d is not outstanding", ticket))
+	}
+	return &t.pending[ticket-t.base]
+}
+
+func (t *AckTracker) advance() {
+	n := 0
+	for n < len(t.pending) && t.pending[n].holders == 0 {
+		t.flush = max(t.flush, t.pending[n].end)
+		n++
+	}
+	t.base += Ticket(n)
+	t.pending = t.pending[n:] // append reallocates from time to time and so lets go of the front
+}

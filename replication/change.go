@@ -1,0 +1,122 @@
+package replication
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// LSN is a position in the primary's write-ahead log, in bytes. Its text form is the server's: "16/B374D848".
+type LSN = pglogrepl.LSN
+
+// ParseLSN reads the text form of an LSN.
+func ParseLSN(s string) (LSN, error) { return pglogrepl.ParseLSN(s) }
+
+// Kind says what a change did to its row.
+type Kind byte
+
+// The kinds of change that pgoutput sends.
+const (
+	Insert   Kind = 'I'
+	Update   Kind = 'U'
+	Delete   Kind = 'D'
+	Truncate Kind = 'T'
+)
+
+func (k Kind) String() string {
+	switch k {
+	case Insert:
+		return "insert"
+	case Update:
+		return "update"
+	case Delete:
+		return "delete"
+	case Truncate:
+		return "truncate"
+	}
+	return fmt.Sprintf("Kind(%q)", byte(k))
+}
+
+// Change is one row's change (or one table's truncation). It is immutable once it was handed over, and may be shared.
+type Change struct {
+	Kind     Kind
+	Ordinal  uint32 // place in the source transaction, from 0
+	Relation *Relation
+	// Old is the row before the change: for a delete always, for an update only if the replica identity's columns
+	// changed or the identity is FULL. Unless the identity is FULL only the identity's columns are filled, the rest is NULL.
+	Old Tuple
+	// New is the row after an insert or update. Columns that an update left in TOAST are [Unchanged].
+	New Tuple
+}
+
+// Bytes is about how much memory the change holds.
+func (c *Change) Bytes() int64 { return changeOverhead + int64(len(c.Old.raw)+len(c.New.raw)) }
+
+// changeOverhead is the size of a Change and of its allocation, in bytes.
+const changeOverhead = 112
+
+// Transaction is a committed transaction of the primary, or a part of a large one.
+type Transaction struct {
+	SequenceID int64     // sequence base + commit LSN
+	XID        uint32    // the low 32 bits of the transaction id
+	CommitLSN  LSN       // of the commit record
+	CommitTime time.Time // on the primary's clock
+	Changes    []Change  // of this part; may be empty in the last part
+	Last       bool      // no more parts follow
+	Ticket     Ticket    // what a holder releases when it has made the transaction durable
+}
+
+// Relation describes a published table as it was when the changes that refer to it were made. A table that was altered
+// gets a new Relation; an unaltered one keeps its pointer within a session.
+type Relation struct {
+	OID      uint32
+	Schema   string
+	Name     string
+	Identity byte     // pg_class.relreplident: 'd'efault, 'n'othing, 'f'ull or 'i'ndex
+	Columns  []Column // the published ones, in the order of the tuples
+	Key      []int    // indexes of the columns that name a row: primary key, or replica identity
+}
+
+// Column is one published column.
+type Column struct {
+	Name     string
+	TypeOID  uint32
+	TypeMod  int32  // pg_attribute.atttypmod; -1 is none
+	Type     string // as format_type prints it, a domain as its base type; empty until resolved
+	Identity bool   // part of the replica identity
+}
+
+// Column returns the index of the column with that name, or -1.
+func (r *Relation) Column(name string) int {
+	for i := range r.Columns {
+		if r.Columns[i].Name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// SameShape reports whether tuples of r and o can be read alike: same columns, types and key in the same order.
+func (r *Relation) SameShape(o *Relation) bool {
+	if r == o {
+		return true
+	}
+	if len(r.Columns) != len(o.Columns) || len(r.Key) != len(o.Key) {
+		return false
+	}
+	for i := range r.Columns {
+		if r.Columns[i] != o.Columns[i] {
+			return false
+		}
+	}
+	for i := range r.Key {
+		if r.Key[i] != o.Key[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// String is the schema-qualified name, for messages.
+func (r *Relation) String() string { return r.Schema + "." + r.Name }

@@ -1,0 +1,125 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// TableRule says which table is read and which of its columns names the tenant.
+type TableRule struct {
+	Schema, Name, Tenant string
+	InsertsOnly          bool // only inserted rows matter, so deletes need not tell the tenant
+}
+
+// Check finds what would keep the primary from being read, and returns all of it at once, each a [*Problem]. It changes
+// nothing. tables are the rules' tables, in order, where it finds them.
+func Check(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables []*Table, err error) {
+	var problems []error
+	report := func(what, remedy string) { problems = append(problems, &Problem{What: what, Remedy: remedy}) }
+	var level, user string
+	var replicates bool
+	err = conn.QueryRow(ctx, `SELECT current_setting('wal_level'), current_user::text,
+		(SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user)`).Scan(&level, &user, &replicates)
+	if err != nil {
+		return nil, fmt.Errorf("reading the primary's settings: %w", err)
+	}
+	if level != "logical" {
+		report(fmt.Sprintf("wal_level on the primary is %q; logical replication needs \"logical\"", level),
+			"ALTER SYSTEM SET wal_level = logical, then restart the primary")
+	}
+	if !replicates {
+		report(fmt.Sprintf("role %q may not replicate", user), "ALTER ROLE "+quoteIdentifier(user)+" REPLICATION")
+	}
+	for _, rule := range rules {
+		t, err := LoadTable(ctx, conn, rule.Schema, rule.Name)
+		if err != nil {
+			return nil, err
+		}
+		if t == nil {
+			report(fmt.Sprintf("table %s.%s does not exist on the primary", rule.Schema, rule.Name),
+				"create it, or correct source.tables (names are case-sensitive)")
+		} else {
+			t.check(rule, report)
+		}
+		tables = append(tables, t)
+	}
+	return tables, errors.Join(problems...)
+}
+
+func (t *Table) check(rule TableRule, report func(what, remedy string)) {
+	r := t.Relation
+	name := pgx.Identifier{r.Schema, r.Name}.Sanitize()
+	if t.Persist != 'p' {
+		report(fmt.Sprintf("table %s is not logged, so its changes are not in the WAL", r), "ALTER TABLE "+name+" SET LOGGED")
+	}
+	if len(r.Key) == 0 {
+		report(fmt.Sprintf("table %s has no replica identity: publishing it would make the application's UPDATE and DELETE fail", r),
+			"give it a primary key, or ALTER TABLE "+name+" REPLICA IDENTITY USING INDEX <unique index>, or ... FULL")
+		return
+	}
+	tenant := r.Column(rule.Tenant)
+	if tenant < 0 {
+		report(fmt.Sprintf("table %s has no column %q, which source.tables names as its tenant", r, rule.Tenant),
+			"correct source.tables; the columns are "+strings.Join(r.Names(), ", "))
+		return
+	}
+	if !r.Columns[tenant].Identity && !rule.InsertsOnly {
+		report(fmt.Sprintf("tenant column %q is not in the replica identity of %s: a delete would not tell whose row it was", rule.Tenant, r),
+			fmt.Sprintf("CREATE UNIQUE INDEX <index> ON %s (%s, <key>) and ALTER TABLE %s REPLICA IDENTITY USING INDEX <index>, or REPLICA IDENTITY FULL",
+				name, quoteIdentifier(rule.Tenant), name))
+	}
+}
+
+// Names are the names of the columns, in order.
+func (r *Relation) Names() []string {
+	names := make([]string, len(r.Columns))
+	for i, c := range r.Columns {
+		names[i] = c.Name
+	}
+	return names
+}
+
+// Publish chooses what of t is published: the wanted columns and the replica identity. Names that the table does not have
+// are left out: the statement that uses one fails on the external server, where its line is known.
+func (t *Table) Publish(wanted []string) PublishedTable {
+	p := PublishedTable{Table: t}
+	for _, c := range t.Relation.Columns {
+		if c.Identity || slices.Contains(wanted, c.Name) {
+			p.Columns = append(p.Columns, c.Name)
+		}
+	}
+	return p
+}
+
+// watchCreation tells once a second how many transactions the creation of the slot waits for: it needs all that run now
+// to end (the Postgres manual, "Logical Decoding Concepts"; SnapBuildWaitSnapshot).
+func (s Setup) watchCreation(ctx context.Context, creator uint32) {
+	if s.Waiting == nil {
+		return
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		conn, err := s.Primary.Connect(ctx)
+		if err != nil {
+			continue
+		}
+		var n int
+		err = conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> $1`, creator).Scan(&n)
+		_ = conn.Close(ctx)
+		if err == nil && n > 0 {
+			s.Waiting(n)
+		}
+	}
+}

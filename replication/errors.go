@@ -1,0 +1,99 @@
+package replication
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// SQLSTATEs that decide what the reader does (the Postgres manual, appendix A).
+const (
+	objectInUse         = "55006"
+	undefinedObject     = "42704"
+	notInPrerequisite   = "55000"
+	insufficientRights  = "42501"
+	configLimitExceeded = "53400"
+	invalidAuth         = "28000"
+	invalidPassword     = "28P01"
+	unknownDatabase     = "3D000"
+)
+
+// A Problem is something that a person must change on the primary. It names the thing and the remedy.
+type Problem struct {
+	What   string // what is wrong, with the name of the thing
+	Remedy string // what to do, as a statement to run where there is one
+	Err    error  // what the server said, nil where Outflow found it by itself
+}
+
+func (p *Problem) Error() string {
+	s := p.What
+	if p.Err != nil {
+		s += ": " + p.Err.Error()
+	}
+	return s + "\n  remedy: " + p.Remedy
+}
+
+func (p *Problem) Unwrap() error { return p.Err }
+
+// publicationGone is the warning of servers from 18 on, where earlier ones fail.
+type publicationGone struct{ message string }
+
+func (e *publicationGone) Error() string { return e.message }
+
+func sqlstate(err error) string {
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
+		return pgErr.Code
+	}
+	return ""
+}
+
+func isSlotInUse(err error) bool { return sqlstate(err) == objectInUse }
+
+// isFatal reports whether connecting again cannot help.
+func isFatal(err error) bool {
+	var problem *Problem
+	var gone *publicationGone
+	if errors.As(err, &problem) || errors.As(err, &gone) {
+		return true
+	}
+	switch sqlstate(err) {
+	case undefinedObject, notInPrerequisite, insufficientRights:
+		return true
+	}
+	return false
+}
+
+// ExplainConnect adds the remedy to an error of connecting to the primary.
+func ExplainConnect(p *Primary, err error) error {
+	switch state := sqlstate(err); {
+	case state == invalidAuth && strings.Contains(err.Error(), "pg_hba.conf"):
+		return &Problem{What: fmt.Sprintf("the primary's pg_hba.conf does not let %q in at %s", p.User(), p.Address()),
+			Remedy: fmt.Sprintf("add a line such as: hostssl %s %s <this host>/32 scram-sha-256, and reload",
+				p.config.Database, p.User()), Err: err}
+	case state == invalidAuth || state == invalidPassword:
+		return &Problem{What: fmt.Sprintf("the primary refuses the login of %q at %s", p.User(), p.Address()),
+			Remedy: "check user and password in source.dsn", Err: err}
+	case state == insufficientRights:
+		return &Problem{What: fmt.Sprintf("role %q may not replicate", p.User()),
+			Remedy: "ALTER ROLE " + quoteIdentifier(p.User()) + " REPLICATION", Err: err}
+	case state == unknownDatabase:
+		return &Problem{What: fmt.Sprintf("the primary has no database for %s", p.Address()),
+			Remedy: "check the database name in source.dsn", Err: err}
+	}
+	return fmt.Errorf("connecting to the primary at %s: %w", p.Address(), err)
+}
+
+// Explain adds a remedy to an error of missing rights on the primary; other errors stay as they are.
+func Explain(err error, remedy string) error {
+	if sqlstate(err) == insufficientRights {
+		return &Problem{What: "the role lacks a right on the primary", Remedy: remedy, Err: err}
+	}
+	return err
+}
+
+func quoteIdentifier(name string) string { return pgx.Identifier{name}.Sanitize() }
+
+func quoteLiteral(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }

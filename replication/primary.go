@@ -1,0 +1,82 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// sessionSettings fix the text form of values. pgoutput prints with the settings of the walsender's session, and those
+// may come from the database or the role (ALTER DATABASE ... SET datestyle): left alone they corrupt dates, lose digits
+// of floats, or print money in a local form.
+var sessionSettings = map[string]string{
+	"application_name":   "outflow",
+	"client_encoding":    "UTF8",
+	"datestyle":          "ISO, YMD",
+	"intervalstyle":      "postgres",
+	"extra_float_digits": "3",
+	"bytea_output":       "hex",
+	"timezone":           "UTC",
+	"lc_monetary":        "C",
+	"search_path":        "pg_catalog", // so that reg* values print qualified
+	"statement_timeout":  "0",
+	"lock_timeout":       "0",
+}
+
+// Primary is the way to the source database: it makes connections with fixed settings. Safe for concurrent use.
+type Primary struct {
+	config *pgx.ConnConfig
+}
+
+// NewPrimary reads a connection string. Environment variables of libpq (PG*) fill what it leaves out, so call it before
+// they are removed from the process. No connection is made.
+func NewPrimary(dsn string) (*Primary, error) {
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	config.RuntimeParams = maps.Clone(sessionSettings)
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = 10 * time.Second // pgx waits for ever by default
+	}
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec
+	config.StatementCacheCapacity, config.DescriptionCacheCapacity = 0, 0
+	return &Primary{config: config}, nil
+}
+
+// Address is host, port and database for messages; it holds no secret.
+func (p *Primary) Address() string {
+	return fmt.Sprintf("%s:%d/%s", p.config.Host, p.config.Port, p.config.Database)
+}
+
+// User is the role that connects.
+func (p *Primary) User() string { return p.config.User }
+
+// Config returns a copy of the connection's configuration, for libraries that connect by themselves (migrations).
+func (p *Primary) Config() *pgx.ConnConfig { return p.config.Copy() }
+
+// Connect opens an ordinary connection.
+func (p *Primary) Connect(ctx context.Context) (*pgx.Conn, error) {
+	return pgx.ConnectConfig(ctx, p.config.Copy())
+}
+
+// connectReplication opens a walsender connection whose socket is conn's to watch: see [stream].
+func (p *Primary) connectReplication(ctx context.Context, s *stream) (*pgconn.PgConn, error) {
+	config := p.config.Config.Copy()
+	config.RuntimeParams["replication"] = "database"
+	dial := config.DialFunc
+	config.DialFunc = func(ctx context.Context, network, addr string) (conn, error) {
+		c, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		s.conn = c
+		return s, nil
+	}
+	config.BuildFrontend = s.frontend
+	return pgconn.ConnectConfig(ctx, config)
+}

@@ -1,0 +1,370 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"go.uber.org/zap"
+)
+
+// Sink takes what the reader reads. The reader's goroutine calls it, one call at a time.
+type Sink interface {
+	// Write takes one part of a transaction. It must not wait for anything; whoever keeps the part holds its ticket in
+	// the tracker before Write returns. The same transaction may come again after a lost connection.
+	Write(part *Transaction) error
+	// Full returns nil when there is room. Otherwise it returns a channel that is closed when there is; until then the
+	// reader reads nothing, and goes on reporting to the primary.
+	Full() <-chan struct{}
+	// Settle finishes or rolls back what is in flight. It is called when reading has ended for good, before the last
+	// status update, which acknowledges what Settle finished. It is bounded in time, and may be called again.
+	Settle()
+}
+
+// Reader reads one slot. Set the fields, then call Run once.
+type Reader struct {
+	Primary     *Primary
+	Slot        string // name of the slot, which exists
+	Publication string
+	Source      Source // what the stream must come from, and the sequence base
+	Acks        *AckTracker
+	Sink        Sink
+	Log         *zap.Logger
+	// StatusInterval is how often the primary hears from us; 0 means 1 s. It must be well below wal_sender_timeout.
+	StatusInterval time.Duration
+
+	state   atomic.Int32
+	wal     atomic.Uint64 // the last WAL position that the server told
+	mu      sync.Mutex
+	current *stream // of the running session
+	again   bool    // Restart was called
+}
+
+// State is what a Reader is doing.
+type State int32
+
+// The states of a Reader.
+const (
+	Connecting State = iota
+	Standby          // another process has the slot; this one waits for it
+	Streaming
+)
+
+func (s State) String() string { return [...]string{"connecting", "standby", "streaming"}[s] }
+
+// State returns what the reader is doing. Safe for concurrent use.
+func (r *Reader) State() State { return State(r.state.Load()) }
+
+// ServerWAL is the end of the WAL that the server has sent or passed over, 0 before it said. Safe for concurrent use.
+func (r *Reader) ServerWAL() LSN { return LSN(r.wal.Load()) }
+
+// A part is handed over at this size at the latest, so that a large transaction is never held whole.
+const (
+	partChanges = 2000
+	partBytes   = 1 << 20
+)
+
+// errRestart ends a session because somebody wants the stream again from the flush LSN.
+var errRestart = errors.New("the stream is read again")
+
+// Restart ends the current session; the next one starts at the flush LSN, so that what was not acknowledged comes
+// again. Safe for concurrent use; it does not wait.
+func (r *Reader) Restart() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.again = true
+	if r.current != nil {
+		r.current.interrupt()
+	}
+}
+
+// Run reads until ctx is done, which is not an error. It reconnects by itself and waits as a standby while another
+// process has the slot. It returns an error where a person must act: the slot is gone, the publication was dropped, the
+// primary is another one.
+func (r *Reader) Run(ctx context.Context) error {
+	if r.StatusInterval == 0 {
+		r.StatusInterval = time.Second
+	}
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = 100*time.Millisecond, 5*time.Second
+	for {
+		started := time.Now()
+		err := r.session(ctx)
+		if ctx.Err() != nil {
+			r.Sink.Settle()
+			return nil
+		}
+		if time.Since(started) > pause.MaxInterval {
+			pause.Reset()
+		}
+		wait := pause.NextBackOff()
+		switch {
+		case errors.Is(err, errRestart):
+			r.Log.Info("reading the stream again from the flush LSN", zap.Stringer("lsn", r.Acks.Flush()))
+		case isSlotInUse(err):
+			if r.State() != Standby {
+				r.Log.Info("another process reads the slot; waiting as standby", zap.String("slot", r.Slot))
+			}
+			r.state.Store(int32(Standby))
+			wait = min(wait, time.Second)
+		case isFatal(err):
+			return fmt.Errorf("replication slot %q: %w", r.Slot, err)
+		default:
+			r.state.Store(int32(Connecting))
+			r.Log.Warn("lost the primary; connecting again", zap.Error(err), zap.Duration("wait", wait))
+		}
+		select {
+		case <-ctx.Done():
+			r.Sink.Settle()
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// session is one connection: it starts the stream and reads it until it breaks or ctx is done.
+func (r *Reader) session(ctx context.Context) error {
+	s := &stream{}
+	conn, err := r.start(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(closing)
+	}()
+	r.mu.Lock()
+	r.current, r.again = s, false
+	r.mu.Unlock()
+	stop := context.AfterFunc(ctx, s.interrupt)
+	defer stop()
+	defer func() {
+		r.mu.Lock()
+		r.current = nil
+		r.mu.Unlock()
+	}()
+	r.state.Store(int32(Streaming))
+	r.Log.Info("streaming", zap.String("slot", r.Slot), zap.Stringer("lsn", r.Acks.Flush()))
+	return r.read(ctx, &session{Reader: r, conn: conn, stream: s, decoder: NewDecoder()})
+}
+
+func (r *Reader) start(ctx context.Context, s *stream) (*pgconn.PgConn, error) {
+	conn, err := r.Primary.connectReplication(ctx, s)
+	if err != nil {
+		return nil, ExplainConnect(r.Primary, err)
+	}
+	fail := func(err error) (*pgconn.PgConn, error) {
+		_ = conn.Close(ctx)
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	id, err := pglogrepl.IdentifySystem(ctx, conn)
+	if err != nil {
+		return fail(err)
+	}
+	if err := r.Source.check(id); err != nil {
+		return fail(err)
+	}
+	args := []string{"proto_version '1'", "publication_names " + quoteLiteral(quoteIdentifier(r.Publication))}
+	// Position 0/0: the server starts at the slot's confirmed flush LSN. Asking for less is moved forward silently, asking
+	// for more would skip.
+	err = pglogrepl.StartReplication(ctx, conn, quoteIdentifier(r.Slot), 0, pglogrepl.StartReplicationOptions{PluginArgs: args})
+	if err != nil {
+		return fail(err)
+	}
+	return conn, nil
+}
+
+// session is the state of one connection's reading.
+type session struct {
+	*Reader
+	conn    *pgconn.PgConn
+	stream  *stream
+	decoder *Decoder
+	ticket  Ticket
+	wanted  bool         // the open transaction was not acknowledged in an earlier session
+	part    *Transaction // the part being gathered, nil outside a transaction
+	bytes   int64        // of the part
+}
+
+// read is the loop: it waits, and calls one step a message.
+func (r *Reader) read(ctx context.Context, s *session) error {
+	status := time.Now()
+	for {
+		if now := time.Now(); !now.Before(status) {
+			if err := s.report(); err != nil {
+				return err
+			}
+			status = now.Add(r.StatusInterval)
+			s.stream.deadline = status
+		}
+		if ctx.Err() != nil {
+			r.Sink.Settle()
+			return s.report()
+		}
+		r.mu.Lock()
+		again := r.again
+		r.mu.Unlock()
+		if again {
+			return errRestart
+		}
+		if room := r.Sink.Full(); room != nil {
+			select {
+			case <-room:
+			case <-time.After(time.Until(status)):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		if err := s.drain(); err != nil {
+			return err
+		}
+	}
+}
+
+// drain reads messages until a status update is due, the sink is full, or the session is to end.
+func (s *session) drain() error {
+	for {
+		msg, err := s.conn.ReceiveMessage(context.Background())
+		if err != nil {
+			if isTimeout(err) {
+				return nil
+			}
+			return err
+		}
+		handed, err := s.step(msg)
+		if err != nil {
+			return err
+		}
+		if handed && s.Sink.Full() != nil {
+			return nil
+		}
+	}
+}
+
+// step takes one message of the server; handed says that a part went to the sink.
+func (s *session) step(msg pgproto3.BackendMessage) (handed bool, err error) {
+	switch msg := msg.(type) {
+	case *pgproto3.CopyData:
+		return s.copyData(msg.Data)
+	case *pgproto3.ErrorResponse:
+		return false, pgconn.ErrorResponseToPgError(msg)
+	case *pgproto3.NoticeResponse:
+		// From 18 on a missing publication is only a warning, and its rows are skipped.
+		if msg.Code == undefinedObject || strings.Contains(msg.Message, "publication") {
+			return false, &publicationGone{msg.Message}
+		}
+		return false, nil
+	case *pgproto3.CopyDone:
+		return false, errors.New("the server ended the stream")
+	}
+	return false, nil
+}
+
+func (s *session) copyData(data []byte) (handed bool, err error) {
+	if len(data) == 0 {
+		return false, errors.New("an empty message in the stream")
+	}
+	switch data[0] {
+	case pglogrepl.PrimaryKeepaliveMessageByteID:
+		k, err := pglogrepl.ParsePrimaryKeepaliveMessage(data[1:])
+		if err != nil {
+			return false, err
+		}
+		s.wal.Store(uint64(k.ServerWALEnd))
+		if s.part == nil {
+			s.Acks.Idle(k.ServerWALEnd)
+		}
+		if k.ReplyRequested {
+			return false, s.report()
+		}
+		return false, nil
+	case pglogrepl.XLogDataByteID:
+		x, err := pglogrepl.ParseXLogData(data[1:])
+		if err != nil {
+			return false, err
+		}
+		event, err := s.decoder.Decode(x.WALData)
+		if err != nil {
+			return false, fmt.Errorf("at %s: %w", x.WALStart, err)
+		}
+		return s.event(event)
+	}
+	return false, fmt.Errorf("unknown message %q in the stream", data[0])
+}
+
+func (s *session) event(event Event) (handed bool, err error) {
+	switch e := event.(type) {
+	case Begin:
+		s.ticket, s.wanted = s.Acks.Begin(e.CommitLSN)
+		s.part = &Transaction{SequenceID: s.Source.SequenceID(e.CommitLSN), XID: e.XID,
+			CommitLSN: e.CommitLSN, CommitTime: e.CommitTime, Ticket: s.ticket}
+	case Changes:
+		if !s.wanted {
+			return false, nil
+		}
+		s.part.Changes = append(s.part.Changes, e...)
+		for i := range e {
+			s.bytes += e[i].Bytes()
+		}
+		if len(s.part.Changes) >= partChanges || s.bytes >= partBytes {
+			next := *s.part
+			next.Changes = nil
+			err := s.handOver()
+			s.part = &next
+			return true, err
+		}
+	case Commit:
+		s.wal.Store(uint64(e.EndLSN))
+		if !s.wanted {
+			s.part = nil
+			return false, nil
+		}
+		s.part.Last = true
+		if err := s.handOver(); err != nil {
+			return true, err
+		}
+		s.Acks.Commit(s.ticket, e.EndLSN)
+		return true, nil
+	case *Relation:
+		return false, s.Source.resolve(s.Primary, e)
+	}
+	return false, nil
+}
+
+func (s *session) handOver() error {
+	part := s.part
+	s.part, s.bytes = nil, 0
+	return s.Sink.Write(part)
+}
+
+// report sends a standby status update. All three positions are set explicitly: pglogrepl copies the written one over
+// those that are 0, which would acknowledge what nobody has made durable.
+func (s *session) report() error {
+	flush := s.Acks.Flush()
+	if flush == 0 {
+		return nil // nothing to say yet; a zero position means "unset" to pglogrepl and to the server
+	}
+	if err := s.stream.SetWriteDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		return err
+	}
+	return pglogrepl.SendStandbyStatusUpdate(context.Background(), s.conn, pglogrepl.StandbyStatusUpdate{
+		WALWritePosition: max(flush, 1), WALFlushPosition: flush, WALApplyPosition: flush})
+}
+
+func isTimeout(err error) bool {
+	var netErr net.Error
+	return errors.Is(err, os.ErrDeadlineExceeded) || (errors.As(err, &netErr) && netErr.Timeout())
+}

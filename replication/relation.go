@@ -1,0 +1,157 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Table is a table of the primary as the catalog describes it now.
+type Table struct {
+	Relation  *Relation // with all columns that can be published
+	Generated []string  // columns that pgoutput does not send
+	Partition bool      // a partitioned table
+	Persist   byte      // pg_class.relpersistence: 'p'ermanent, 'u'nlogged, 't'emporary
+}
+
+// LoadTable reads a table from the catalog. It returns nil where there is no such table.
+func LoadTable(ctx context.Context, conn *pgx.Conn, schema, name string) (*Table, error) {
+	t := &Table{Relation: &Relation{Schema: schema, Name: name}}
+	var kind, persist, identity string
+	err := conn.QueryRow(ctx, `SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relreplident::text
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')`, schema, name).
+		Scan(&t.Relation.OID, &kind, &persist, &identity)
+	if err == pgx.ErrNoRows {
+		return nil, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("reading the catalog of %s.%s: %w", schema, name, err)
+	}
+	t.Partition, t.Persist, t.Relation.Identity = kind == "p", persist[0], identity[0]
+	rows, err := conn.Query(ctx, `SELECT a.attname::text, a.atttypid, a.atttypmod, a.attgenerated <> '',
+			coalesce(a.attnum = ANY (i.indkey::int2[]), false)
+		FROM pg_attribute a
+		LEFT JOIN pg_index i ON i.indrelid = a.attrelid
+			AND CASE $2 WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END
+		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, t.Relation.OID, identity)
+	if err != nil {
+		return nil, fmt.Errorf("reading the columns of %s.%s: %w", schema, name, err)
+	}
+	var c Column
+	var generated bool
+	_, err = pgx.ForEachRow(rows, []any{&c.Name, &c.TypeOID, &c.TypeMod, &generated, &c.Identity}, func() error {
+		if generated {
+			t.Generated = append(t.Generated, c.Name)
+			return nil
+		}
+		c.Identity = c.Identity || identity == "f"
+		t.Relation.Columns = append(t.Relation.Columns, c)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the columns of %s.%s: %w", schema, name, err)
+	}
+	return t, resolveRelation(ctx, conn, t.Relation)
+}
+
+// Project returns the relation with only the named columns, in the table's order.
+func (r *Relation) Project(columns []string) *Relation {
+	p := *r
+	p.Columns, p.Key = nil, nil
+	for i, c := range r.Columns {
+		if slices.Contains(columns, c.Name) {
+			if slices.Contains(r.Key, i) {
+				p.Key = append(p.Key, len(p.Columns))
+			}
+			p.Columns = append(p.Columns, c)
+		}
+	}
+	return &p
+}
+
+// resolve completes a relation that came from the stream with what only the catalog knows. The reader waits for it: it
+// happens once a table and session.
+func (s Source) resolve(p *Primary, r *Relation) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	conn, err := p.Connect(ctx)
+	if err != nil {
+		return fmt.Errorf("resolving the types of %s: %w", r, err)
+	}
+	defer conn.Close(ctx)
+	return resolveRelation(ctx, conn, r)
+}
+
+// resolveRelation sets the type names and the key.
+//
+// Types: a domain counts as its base type. Enums and composite types are text, and arrays of those text[]: the external
+// database need not have them. A type that was dropped meanwhile is text.
+//
+// Key: with REPLICA IDENTITY FULL every column is of the identity, and rows are named by the primary key where there is one.
+func resolveRelation(ctx context.Context, conn *pgx.Conn, r *Relation) error {
+	oids, mods := make([]uint32, len(r.Columns)), make([]int32, len(r.Columns))
+	for i, c := range r.Columns {
+		oids[i], mods[i] = c.TypeOID, c.TypeMod
+		r.Columns[i].Type = "text"
+	}
+	rows, err := conn.Query(ctx, `
+		WITH RECURSIVE base AS (
+			SELECT a.i, t.oid, t.typtype, t.typbasetype, t.typelem, t.typcategory, a.typmod, t.typtypmod
+			FROM unnest($1::oid[], $2::int4[]) WITH ORDINALITY AS a (oid, typmod, i) JOIN pg_type t ON t.oid = a.oid
+			UNION ALL
+			SELECT b.i, t.oid, t.typtype, t.typbasetype, t.typelem, t.typcategory, b.typtypmod, t.typtypmod
+			FROM base b JOIN pg_type t ON t.oid = b.typbasetype WHERE b.typtype = 'd')
+		SELECT b.i::int4, CASE
+			WHEN b.typtype IN ('e', 'c') THEN 'text'
+			WHEN b.typcategory = 'A' AND e.typtype IN ('e', 'c', 'd') THEN 'text[]'
+			ELSE format_type(b.oid, b.typmod) END
+		FROM base b LEFT JOIN pg_type e ON e.oid = b.typelem WHERE b.typtype <> 'd'`, oids, mods)
+	if err != nil {
+		return fmt.Errorf("resolving the types of %s: %w", r, err)
+	}
+	var i int32
+	var name string
+	_, err = pgx.ForEachRow(rows, []any{&i, &name}, func() error {
+		r.Columns[i-1].Type = name
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("resolving the types of %s: %w", r, err)
+	}
+	return resolveKey(ctx, conn, r)
+}
+
+func resolveKey(ctx context.Context, conn *pgx.Conn, r *Relation) error {
+	r.Key = nil
+	for i := range r.Columns {
+		if r.Columns[i].Identity {
+			r.Key = append(r.Key, i)
+		}
+	}
+	if r.Identity != 'f' {
+		return nil
+	}
+	rows, err := conn.Query(ctx, `SELECT a.attname::text FROM pg_index i
+		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::int2[])
+		WHERE i.indrelid = $1 AND i.indisprimary`, r.OID)
+	if err != nil {
+		return fmt.Errorf("reading the primary key of %s: %w", r, err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("reading the primary key of %s: %w", r, err)
+	}
+	var key []int
+	for i, c := range r.Columns {
+		if slices.Contains(names, c.Name) {
+			key = append(key, i)
+		}
+	}
+	if len(key) == len(names) && len(key) > 0 {
+		r.Key = key
+	}
+	return nil
+}

@@ -1,0 +1,148 @@
+package replication
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+)
+
+// Presence says how a column's value travels in a tuple. The bytes are pgoutput's (the Postgres manual, "Logical
+// Replication Message Formats", TupleData).
+type Presence byte
+
+// What a column of a tuple can be.
+const (
+	Null      Presence = 'n'
+	Unchanged Presence = 'u' // a TOASTed value that an UPDATE did not touch and the server did not send
+	Text      Presence = 't' // the value in the text form of its type's output function
+)
+
+// Value is one column of a tuple. The zero Value is not valid; NULL is Value{Presence: Null}.
+type Value struct {
+	Presence Presence
+	Text     []byte // valid for Text only; refers to the tuple's memory and must not be written to
+}
+
+// Tuple is a row in pgoutput's own encoding, checked when it was decoded. The zero Tuple is "no row". Values are found by
+// walking, which is cheap for rows of usual width and needs one allocation a row instead of one a column.
+type Tuple struct {
+	raw       []byte // the columns without pgoutput's leading count
+	columns   uint16
+	unchanged bool
+}
+
+// IsZero reports whether there is no row.
+func (t Tuple) IsZero() bool { return t.raw == nil }
+
+// Len is the number of columns.
+func (t Tuple) Len() int { return int(t.columns) }
+
+// HasUnchanged reports whether at least one column is [Unchanged].
+func (t Tuple) HasUnchanged() bool { return t.unchanged }
+
+// Bytes is the size of the row, in bytes.
+func (t Tuple) Bytes() int { return len(t.raw) }
+
+// Value returns column i. It panics where i is out of range, like a slice.
+func (t Tuple) Value(i int) Value {
+	if i < 0 || i >= int(t.columns) {
+		panic(fmt.Sprintf("column %d of a tuple of %d", i, t.columns))
+	}
+	rest := t.raw
+	for ; i > 0; i-- {
+		_, rest = nextValue(rest)
+	}
+	v, _ := nextValue(rest)
+	return v
+}
+
+// Values appends all columns to dst and returns it.
+func (t Tuple) Values(dst []Value) []Value {
+	rest := t.raw
+	for range t.columns {
+		var v Value
+		v, rest = nextValue(rest)
+		dst = append(dst, v)
+	}
+	return dst
+}
+
+func nextValue(b []byte) (Value, []byte) {
+	p := Presence(b[0])
+	if p != Text {
+		return Value{Presence: p}, b[1:]
+	}
+	end := 5 + int(binary.BigEndian.Uint32(b[1:5]))
+	return Value{Presence: Text, Text: b[5:end:end]}, b[end:]
+}
+
+// NewTuple makes a tuple of values, copying them.
+func NewTuple(values []Value) Tuple {
+	size := len(values)
+	for _, v := range values {
+		if v.Presence == Text {
+			size += 4 + len(v.Text)
+		}
+	}
+	t := Tuple{raw: make([]byte, 0, size), columns: uint16(len(values))}
+	for _, v := range values {
+		t.raw = append(t.raw, byte(v.Presence))
+		switch v.Presence {
+		case Text:
+			t.raw = binary.BigEndian.AppendUint32(t.raw, uint32(len(v.Text)))
+			t.raw = append(t.raw, v.Text...)
+		case Unchanged:
+			t.unchanged = true
+		}
+	}
+	return t
+}
+
+// Fill returns t with its Unchanged columns taken from the row before. Columns that are Unchanged there, or which from
+// does not have, stay so.
+func (t Tuple) Fill(from Tuple) Tuple {
+	if !t.unchanged || from.columns != t.columns {
+		return t
+	}
+	values := t.Values(make([]Value, 0, t.columns))
+	before := from.Values(make([]Value, 0, from.columns))
+	for i := range values {
+		if values[i].Presence == Unchanged {
+			values[i] = before[i]
+		}
+	}
+	return NewTuple(values)
+}
+
+// decodeTuple reads a TupleData from r, which it advances, and checks it whole; the tuple refers to r's memory.
+func decodeTuple(r *wire) (Tuple, error) {
+	n := int(r.uint16())
+	start := r.off
+	t := Tuple{columns: uint16(n)}
+	for i := range n {
+		switch kind := Presence(r.byte()); kind {
+		case Null:
+		case Unchanged:
+			t.unchanged = true
+		case Text:
+			if size := r.uint32(); size > math.MaxInt32 {
+				return Tuple{}, fmt.Errorf("column %d has the impossible size %d", i, size)
+			} else {
+				r.skip(int(size))
+			}
+		default:
+			if r.short {
+				return Tuple{}, errShort
+			}
+			return Tuple{}, fmt.Errorf("column %d is of kind %q, and only text was asked for", i, byte(kind))
+		}
+		if r.short {
+			return Tuple{}, errShort
+		}
+	}
+	if r.short {
+		return Tuple{}, errShort
+	}
+	t.raw = r.b[start:r.off:r.off]
+	return t, nil
+}

@@ -1,0 +1,346 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"outflow/internal/strictyaml"
+	"outflow/mapping"
+)
+
+type mappingFault = strictyaml.Error
+
+const (
+	beginSQL  = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+	commitSQL = "COMMIT"
+	// advanceSQL moves last_synced_sequence_id from what this process holds, in the transaction that began the batch, or
+	// fails: another process wrote, the owner is another one, or a mapping ended the transaction. The division is the
+	// shortest way to fail inside a pipeline, where nobody reads the count before COMMIT is sent.
+	advanceSQL = `WITH moved AS (
+		UPDATE "_stack_sync_metadata" m SET "last_synced_sequence_id" = $1::bigint, "updated_at" = now()
+		FROM unnest($2::text[], $3::bigint[]) AS h (name, held)
+		WHERE m."mapping_name" = h.name AND m."last_synced_sequence_id" = h.held AND m."tenant" = $4 AND m."source" = $5
+			AND pg_current_xact_id()::text = current_setting('outflow.xid', true)
+		RETURNING 1)
+	SELECT 1 / (count(*) = cardinality($2::text[]))::int FROM moved`
+)
+
+// settings is the statement that fixes, for one transaction, everything that the work depends on. Not at start-up:
+// pgbouncer refuses start-up parameters, and in transaction mode a session's settings are somebody else's next.
+// $1 is synchronous_commit, $2 plan_cache_mode. jit compiles for every batch and makes it five to ten times slower.
+func (o Options) settings() string {
+	ms := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+	var b strings.Builder
+	b.WriteString(`SELECT set_config('synchronous_commit', $1, true), set_config('plan_cache_mode', $2, true), ` +
+		`set_config('outflow.xid', pg_current_xact_id()::text, true)`)
+	for _, s := range [][2]string{
+		{"statement_timeout", ms(o.StatementTimeout)}, {"lock_timeout", ms(o.LockTimeout)},
+		{"idle_in_transaction_session_timeout", ms(2 * o.StatementTimeout)},
+		{"search_path", "public"}, {"jit", "off"}, {"DateStyle", "ISO, YMD"}, {"IntervalStyle", "postgres"},
+		{"TimeZone", "UTC"}, {"bytea_output", "hex"}, {"extra_float_digits", "3"}, {"lc_monetary", "C"},
+		{"standard_conforming_strings", "on"},
+	} {
+		fmt.Fprintf(&b, ", set_config('%s', '%s', true)", s[0], s[1])
+	}
+	return b.String()
+}
+
+// round is the pipeline of one round trip: what was sent, in order, so that an error finds its statement.
+type round struct {
+	s    *session
+	p    *pgconn.Pipeline
+	sent []sent
+}
+
+// sent is one request of a round.
+type sent struct {
+	prepare   string             // name of a statement that is being prepared; "" is an execution
+	statement *mapping.Statement // nil for ours
+	stage     string             // for messages: BEGIN, settings, ...
+}
+
+func (s *session) round(ctx context.Context) *round {
+	return &round{s: s, p: s.conn.StartPipeline(ctx)}
+}
+
+// run queues a statement. Prepared statements save the parsing and planning of each batch; where a pooler does not keep
+// them (pgbouncer before 1.21 in transaction mode), they go unnamed.
+func (r *round) run(stage, name, sql string, st *mapping.Statement, params [][]byte, oids []uint32, formats []int16) {
+	if r.s.d.unnamed {
+		r.p.SendQueryParams(sql, params, oids, formats, nil)
+	} else {
+		if !r.s.prepared[name] {
+			r.p.SendPrepare(name, sql, oids)
+			r.sent = append(r.sent, sent{prepare: name, statement: st, stage: stage})
+			r.s.prepared[name] = true
+		}
+		r.p.SendQueryPrepared(name, params, formats, nil)
+	}
+	r.sent = append(r.sent, sent{statement: st, stage: stage})
+}
+
+func (r *round) begin(b *batch) {
+	plan := "force_generic_plan"
+	if b.large != nil || b.changes > manyRows {
+		plan = "force_custom_plan" // worth planning for; a generic plan takes every array for ten elements
+	}
+	r.run("BEGIN", "outflow_begin", beginSQL, nil, nil, nil, nil)
+	r.run("settings", "outflow_settings", r.s.d.router.settings, nil, texts("on", plan), nil, nil)
+}
+
+// manyRows is the size of a batch from which on its statements are planned anew.
+const manyRows = 200
+
+// steps queues the statements of all mappings that are behind, for the tables that the batch changed.
+func (r *round) steps(ctx context.Context, b *batch, rows map[string]*mapping.Rows) error {
+	for mi, m := range r.s.d.mappings {
+		if !b.mappings[mi] {
+			continue
+		}
+		for si, step := range m.Steps {
+			table := rows[step.From]
+			if table == nil || table.Len(step.When) == 0 {
+				continue
+			}
+			st, err := r.s.statement(ctx, mi, si, table.Relation)
+			if err != nil {
+				return err
+			}
+			params, err := st.Parameters(table)
+			if err != nil {
+				return err
+			}
+			r.run("step", st.Name, st.SQL, st, params, st.ParameterOIDs(), binaryFormat)
+		}
+	}
+	return nil
+}
+
+var binaryFormat = []int16{1}
+
+// advance queues the metadata's compare-and-set.
+func (r *round) advance(b *batch) {
+	var names, held []string
+	for i, m := range r.s.d.mappings {
+		if b.mappings[i] {
+			names = append(names, m.Name)
+			held = append(held, strconv.FormatInt(r.s.held[i], 10))
+		}
+	}
+	r.run("metadata", "outflow_advance", advanceSQL, nil, texts(strconv.FormatInt(b.last, 10),
+		"{"+strings.Join(names, ",")+"}", "{"+strings.Join(held, ",")+"}", r.s.d.Tenant, r.s.d.router.SourceID), nil, nil)
+}
+
+func (r *round) commit() { r.run("COMMIT", "outflow_commit", commitSQL, nil, nil, nil, nil) }
+
+// flush sends the round.
+func (r *round) flush() error {
+	if err := r.p.Sync(); err != nil {
+		return fmt.Errorf("sending: %w", err)
+	}
+	return nil
+}
+
+// receive reads all answers. The error is that of the first request that failed.
+func (r *round) receive() error {
+	var failed error
+	for i := 0; failed == nil && i < len(r.sent); i++ {
+		failed = r.answer(r.sent[i])
+	}
+	if err := r.p.Close(); failed == nil && err != nil {
+		failed = fmt.Errorf("receiving: %w", err)
+	}
+	if failed != nil {
+		r.s.rollback()
+		if r.prepares() {
+			r.s.abandon() // what stood behind the failure was not prepared; a new connection knows for certain
+		}
+	}
+	return failed
+}
+
+func (r *round) prepares() bool {
+	for _, q := range r.sent {
+		if q.prepare != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// abandon ends the connection; the session's place is given back by close.
+func (s *session) abandon() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = s.conn.Close(ctx)
+}
+
+func (r *round) answer(q sent) error {
+	result, err := r.p.GetResults()
+	if err != nil {
+		return r.explain(q, err)
+	}
+	reader, ok := result.(*pgconn.ResultReader)
+	if !ok {
+		return nil // the description of a prepared statement
+	}
+	tag, err := reader.Close()
+	if err != nil {
+		return r.explain(q, err)
+	}
+	if q.stage == "COMMIT" && tag.String() != "COMMIT" {
+		return fmt.Errorf("the server answered COMMIT with %s", tag)
+	}
+	return nil
+}
+
+// explain gives an error its place.
+func (r *round) explain(q sent, err error) error {
+	state := sqlstate(err)
+	switch {
+	case state == duplicatePrepared || state == unknownPrepared:
+		r.s.d.unnamed = true
+		return newError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))
+	case q.stage == "metadata" && state == divisionByZero:
+		return &Error{verdict: conflict, Err: errors.New(
+			"the metadata is not what this process left: another one wrote, or a mapping ended the transaction")}
+	case q.statement != nil:
+		return r.s.explainStatement(q.statement, err)
+	}
+	return fmt.Errorf("%s: %w", q.stage, err)
+}
+
+func texts(values ...string) [][]byte {
+	params := make([][]byte, len(values))
+	for i, v := range values {
+		params[i] = []byte(v)
+	}
+	return params
+}
+
+func asPgError(err error) *pgconn.PgError {
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
+		return pgErr
+	}
+	return nil
+}
+
+// serverText is what an operator reads of a server's error: bounded, in one line.
+func serverText(e *pgconn.PgError) string {
+	text := e.Message
+	for _, more := range []string{e.Detail, e.Hint} {
+		if more != "" {
+			text += "; " + more
+		}
+	}
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, text)
+	if len(text) > 512 {
+		text = strings.ToValidUTF8(text[:512], "") + "..."
+	}
+	return text
+}
+
+// apply brings one batch into the external database in one round trip. While the server works, the next batch is folded
+// where enough waits for that to be worth it.
+func (d *Destination) apply(ctx context.Context, b *batch) error {
+	for b != nil {
+		sent, err := d.send(ctx, b)
+		if err != nil {
+			return err
+		}
+		next := d.prefetch(b)
+		if err := sent(); err != nil {
+			return d.recover(ctx, b, err)
+		}
+		d.committed(b)
+		if d.router.stopping() {
+			return nil
+		}
+		b = next
+	}
+	return nil
+}
+
+// send writes the batch to the connection; the function that it returns waits for the answer.
+func (d *Destination) send(ctx context.Context, b *batch) (func() error, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.router.Options.StatementTimeout+d.router.Options.LockTimeout)
+	if err := d.fetchToast(ctx, b.rows); err != nil {
+		cancel()
+		return nil, err
+	}
+	if err := d.session.compile(ctx, b.rows); err != nil {
+		cancel()
+		return nil, err
+	}
+	r := d.session.round(ctx)
+	r.begin(b)
+	err := r.steps(ctx, b, b.rows)
+	if err == nil {
+		r.advance(b)
+		r.commit()
+		err = r.flush()
+	}
+	if err != nil {
+		_ = r.p.Close() // unsynced: this closes the connection
+		cancel()
+		return nil, err
+	}
+	return func() error {
+		defer cancel()
+		return r.receive()
+	}, nil
+}
+
+// compile makes the statements that the batch needs before the pipeline starts: it may ask the server for types.
+func (s *session) compile(ctx context.Context, all map[string]*mapping.Rows) error {
+	for mi, m := range s.d.mappings {
+		for si, step := range m.Steps {
+			if rows := all[step.From]; rows != nil {
+				if _, err := s.statement(ctx, mi, si, rows.Relation); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// prefetchChanges is how many changes must wait for folding them early to be worth it; fewer are better gathered until
+// the server is free.
+const prefetchChanges = 500
+
+func (d *Destination) prefetch(b *batch) *batch {
+	d.mu.Lock()
+	waiting := 0
+	for _, t := range d.queue[len(b.transactions):] {
+		if waiting += len(t.changes); waiting >= prefetchChanges || !t.complete {
+			break
+		}
+	}
+	d.mu.Unlock()
+	if waiting < prefetchChanges {
+		return nil
+	}
+	return d.take(d.session, b)
+}
+
+// committed notes what the external database has now.
+func (d *Destination) committed(b *batch) {
+	for i := range b.mappings {
+		if b.mappings[i] {
+			d.session.held[i] = b.last
+		}
+	}
+	d.succeeded(b)
+}

@@ -1,0 +1,140 @@
+package sink
+
+import (
+	"slices"
+
+	"outflow/mapping"
+	"outflow/replication"
+)
+
+// largeBytes is the size from which on a transaction whose end has not come is applied in rounds.
+const largeBytes = 1 << 20
+
+// batch is what goes to the external database in one transaction: whole source transactions, folded; or one large one.
+type batch struct {
+	transactions []*transaction // in order, the front of the queue
+	large        *transaction   // set instead of rows: it is applied in rounds
+	// (larger than a batch, not yet sent whole by the primary, with a TRUNCATE, or over an ALTER TABLE)
+	mappings []bool // which of the session's mappings are behind the batch
+	rows     map[string]*mapping.Rows
+	last     int64 // sequence id of the newest
+	changes  int   // net changes
+}
+
+// take makes a batch of what is at the front of the queue, behind the batch before (nil: none) that is still in flight. It
+// returns nil when there is nothing. Transactions stay in the queue until they are committed. What every mapping has
+// already is released on the way.
+func (d *Destination) take(s *session, before *batch) *batch {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	skip := 0
+	if before != nil {
+		skip = len(before.transactions)
+	} else {
+		d.dropApplied(s)
+	}
+	b := &batch{}
+	var f fold
+	n := 0
+	for _, t := range d.queue[min(skip, len(d.queue)):] {
+		behind := s.behind(t.id)
+		inRounds := !t.complete || len(t.changes) > d.limit || truncates(t) || !d.fits(&f, t)
+		if len(b.transactions) > 0 && (inRounds || n+len(t.changes) > d.limit || !slices.Equal(behind, b.mappings)) {
+			break
+		}
+		b.transactions = append(b.transactions, t)
+		b.mappings, b.last = behind, t.id
+		n += len(t.changes)
+		if inRounds {
+			b.large = t
+			break
+		}
+		d.fold(&f, t, t.changes)
+		if n >= d.limit {
+			break
+		}
+	}
+	if len(b.transactions) == 0 || (b.large != nil && before != nil) {
+		return nil
+	}
+	b.rows = f.rows()
+	for _, r := range b.rows {
+		b.changes += r.Len(mapping.Any)
+	}
+	return b
+}
+
+// dropApplied releases transactions that the external database has already. It is called with mu held.
+func (d *Destination) dropApplied(s *session) {
+	for len(d.queue) > 0 {
+		t := d.queue[0]
+		if !t.complete || t.id > s.lowest() {
+			return
+		}
+		d.queue[0] = nil
+		d.queue = d.queue[1:]
+		d.account(-t.bytes)
+		d.router.Acks.Release(t.ticket)
+	}
+}
+
+// fold adds a transaction's changes of the tables that the mappings read.
+func (d *Destination) fold(f *fold, t *transaction, changes []replication.Change) {
+	for i := range changes {
+		if name := changes[i].Relation.Name; d.reads[name] {
+			f.add(name, &changes[i], t)
+		}
+	}
+}
+
+// fits reports whether all rows of a table have one shape: a batch ends where a table was altered.
+func (d *Destination) fits(f *fold, t *transaction) bool {
+	shapes := map[string]*replication.Relation{}
+	for name, tf := range f.tables {
+		shapes[name] = tf.relation
+	}
+	var last *replication.Relation
+	for i := range t.changes {
+		rel := t.changes[i].Relation
+		if rel == last {
+			continue
+		}
+		last = rel
+		if known := shapes[rel.Name]; known != nil && !known.SameShape(rel) {
+			return false
+		}
+		shapes[rel.Name] = rel
+	}
+	return true
+}
+
+func truncates(t *transaction) bool {
+	for i := range t.changes {
+		if t.changes[i].Kind == replication.Truncate {
+			return true
+		}
+	}
+	return false
+}
+
+// rewind prepares for another try: what is in the queue is taken again from its front. Where a large transaction was
+// let go of in part it returns true: the stream must be read again. It is called with mu held.
+func (d *Destination) rewind() (replay bool) {
+	if len(d.queue) == 0 {
+		return false
+	}
+	head := d.queue[0]
+	head.next = 0
+	if !head.dropped {
+		return false
+	}
+	freed := int64(0)
+	for _, t := range d.queue {
+		freed += t.bytes
+	}
+	// Their tickets stay held: holding says which, and they are not held again when the changes come again.
+	d.queue = nil
+	d.accepted = position{id: head.id - 1, complete: true}
+	d.account(-freed)
+	return true
+}

@@ -1,0 +1,405 @@
+package sink
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"go.uber.org/zap"
+
+	"outflow/mapping"
+	"outflow/replication"
+)
+
+// State is what a destination is doing, by the names that are used everywhere.
+type State string
+
+// The states of a destination.
+const (
+	Streaming State = "streaming" // applies what comes, or has nothing to do
+	Retrying  State = "retrying"  // failed, and tries again at NextRetry
+	Halted    State = "halted"    // a mapping or a row needs a person; it tries again seldom
+)
+
+// Destination is one external database of one tenant. Safe for concurrent use.
+type Destination struct {
+	Tenant, Name string
+
+	router   *Router
+	config   *pgconn.Config
+	mappings []*mapping.Mapping
+	reads    map[string]bool // source tables that the mappings read
+	log      *zap.Logger
+
+	mu       sync.Mutex
+	queue    []*transaction
+	bytes    int64
+	over     bool // counted in the gate
+	accepted position
+	holding  int64 // the newest transaction whose ticket is held; reading again does not hold it twice
+	working  bool
+	retryAt  *time.Timer // runs while the destination waits to try again
+	idle     *time.Timer // runs while a connection is kept without work
+	more     chan struct{}
+	status   Status
+	pause    *backoff.ExponentialBackOff
+	limit    int // rows a batch; halved when a statement ran into its timeout
+
+	unnamed bool     // a pooler does not keep prepared statements; the worker's
+	session *session // the worker's; the idle timer's while there is no worker
+}
+
+// Status is a destination at one moment.
+type Status struct {
+	State      State
+	SequenceID int64     // last committed in the external database, -1 before it is known
+	CommitTime time.Time // of that transaction on the primary, zero before there was one
+	Rows       int64     // net changes committed since the process started
+	Batches    int64     // external transactions committed since then
+	Queued     int       // transactions that wait
+	QueueBytes int64
+	Attempts   int       // failures in a row
+	NextRetry  time.Time // zero unless Retrying or Halted
+	Err        error     // the last failure, nil while all is well
+}
+
+// position is a place in the stream. A destination accepts only what is after the last it accepted, so reading the
+// stream again harms nobody.
+type position struct {
+	id       int64
+	ordinal  int64 // of the first change that is not accepted yet
+	complete bool
+}
+
+// transaction is what a destination has queued of one source transaction.
+type transaction struct {
+	id        int64
+	committed time.Time
+	ticket    replication.Ticket
+	changes   []replication.Change
+	bytes     int64
+	complete  bool // the source has sent it whole
+	next      int  // changes that were applied in an open external transaction
+	dropped   bool // some of those were let go of, to make room for the rest
+}
+
+func newDestination(r *Router, tenant, name, dsn string, mappings []*mapping.Mapping) (*Destination, error) {
+	config, err := dialConfig(dsn, r.Options)
+	if err != nil {
+		return nil, err
+	}
+	d := &Destination{Tenant: tenant, Name: name, router: r, config: config, mappings: mappings, reads: map[string]bool{},
+		log:      r.Log.With(zap.String("tenant", tenant), zap.String("destination", name)),
+		accepted: position{id: -1}, holding: -1, more: make(chan struct{}, 1), limit: r.Options.BatchRows,
+		status: Status{State: Streaming, SequenceID: -1}, pause: backoff.NewExponentialBackOff()}
+	d.pause.InitialInterval, d.pause.MaxInterval = r.Options.RetryMin, r.Options.RetryMax
+	d.pause.Multiplier, d.pause.RandomizationFactor = 2, 0.5
+	for _, m := range mappings {
+		for _, table := range m.Tables() {
+			d.reads[table] = true
+		}
+	}
+	return d, nil
+}
+
+// Status returns what the destination is doing.
+func (d *Destination) Status() Status {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.status
+	s.Queued, s.QueueBytes = len(d.queue), d.bytes
+	return s
+}
+
+// Mappings are the names of the destination's mappings, in the order in which they run.
+func (d *Destination) Mappings() []string {
+	names := make([]string, len(d.mappings))
+	for i, m := range d.mappings {
+		names[i] = m.Name
+	}
+	return names
+}
+
+// enqueue queues changes of a part, less those that were accepted before. It returns false when the whole transaction was.
+func (d *Destination) enqueue(part *replication.Transaction, changes []replication.Change) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a := &d.accepted
+	if part.SequenceID < a.id || (part.SequenceID == a.id && a.complete) {
+		return false
+	}
+	if part.SequenceID > a.id {
+		if part.SequenceID > d.holding {
+			d.router.Acks.Hold(part.Ticket)
+			d.holding = part.SequenceID
+		}
+		*a = position{id: part.SequenceID}
+		d.queue = append(d.queue, &transaction{id: part.SequenceID, committed: part.CommitTime, ticket: part.Ticket})
+	}
+	for len(changes) > 0 && int64(changes[0].Ordinal) < a.ordinal { // seen before the connection was lost
+		changes = changes[1:]
+	}
+	if len(changes) == 0 {
+		return true
+	}
+	a.ordinal = int64(changes[len(changes)-1].Ordinal) + 1
+	t := d.queue[len(d.queue)-1]
+	if t.changes == nil {
+		t.changes = changes
+	} else {
+		t.changes = append(t.changes, changes...)
+	}
+	var n int64
+	for i := range changes {
+		n += changes[i].Bytes()
+	}
+	t.bytes += n
+	d.account(n)
+	d.signal()
+	return true
+}
+
+// complete marks the newest transaction as sent whole, and sees to it that somebody works.
+func (d *Destination) complete(id int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.accepted.id != id || d.accepted.complete || len(d.queue) == 0 {
+		return
+	}
+	d.accepted.complete = true
+	d.queue[len(d.queue)-1].complete = true
+	d.signal()
+}
+
+// signal wakes the worker that waits for more of a large transaction, or starts one.
+func (d *Destination) signal() {
+	select {
+	case d.more <- struct{}{}:
+	default:
+	}
+	d.wake()
+}
+
+// account moves the queue's bytes and tells the gate. It is called with mu held.
+func (d *Destination) account(n int64) {
+	d.bytes += n
+	over := 0
+	switch limit := d.router.Options.QueueBytes; {
+	case !d.over && d.bytes > limit:
+		d.over, over = true, 1
+	case d.over && d.bytes <= limit/2:
+		d.over, over = false, -1
+	}
+	d.router.gate.add(n, over)
+}
+
+// wake starts a worker where there is work and none runs. A large transaction is work before its end has come. It is
+// called with mu held.
+func (d *Destination) wake() {
+	if d.working || d.retryAt != nil || !d.hasWork() {
+		return
+	}
+	d.working = d.router.start(d.work)
+	if d.working && d.idle != nil {
+		d.idle.Stop()
+		d.idle = nil
+		d.router.connections.busy(d)
+	}
+}
+
+// work is the worker: it takes what is queued and applies it until nothing is left or something fails.
+func (d *Destination) work() {
+	for {
+		err := d.step()
+		switch {
+		case err == nil:
+		case errors.Is(err, errNothing):
+			if d.rest() {
+				return
+			}
+		default:
+			d.failed(newError(err))
+			return
+		}
+	}
+}
+
+// errNothing says that there is nothing to do.
+var errNothing = errors.New("nothing is queued")
+
+// step connects where that is needed, takes a batch and applies it.
+func (d *Destination) step() error {
+	if d.router.stopping() {
+		return errNothing
+	}
+	if d.session == nil {
+		if err := d.connect(d.router.ctx); err != nil {
+			return err
+		}
+	}
+	b := d.take(d.session, nil)
+	if b == nil {
+		return errNothing
+	}
+	if b.large != nil {
+		return d.applyLarge(d.router.ctx, b)
+	}
+	return d.apply(d.router.ctx, b)
+}
+
+// rest ends the worker when the queue is really empty, and keeps the connection for a while.
+func (d *Destination) rest() bool {
+	d.mu.Lock()
+	if !d.router.stopping() && d.hasWork() {
+		d.mu.Unlock()
+		return false
+	}
+	d.working = false
+	s := d.session
+	if s == nil || d.router.stopping() {
+		d.mu.Unlock()
+		return true
+	}
+	if d.router.Options.IdleClose > 0 && d.router.connections.rest(d) {
+		d.idle = time.AfterFunc(d.router.Options.IdleClose, d.closeIdle)
+		d.mu.Unlock()
+		return true
+	}
+	d.session = nil
+	d.mu.Unlock()
+	s.close()
+	return true
+}
+
+// hasWork is called with mu held.
+func (d *Destination) hasWork() bool {
+	if len(d.queue) == 0 {
+		return false
+	}
+	head := d.queue[0]
+	return head.complete || head.bytes >= largeBytes || len(head.changes) >= d.limit
+}
+
+// closeIdle gives up the connection unless somebody works.
+func (d *Destination) closeIdle() {
+	d.mu.Lock()
+	var s *session
+	if !d.working && d.idle != nil {
+		d.idle.Stop()
+		d.idle = nil
+		s, d.session = d.session, nil
+		d.router.connections.busy(d)
+	}
+	d.mu.Unlock()
+	if s != nil {
+		s.close()
+	}
+}
+
+// stop closes what is left after the router has stopped.
+func (d *Destination) stop() {
+	d.mu.Lock()
+	if d.retryAt != nil {
+		d.retryAt.Stop()
+		d.retryAt = nil
+	}
+	if d.idle != nil {
+		d.idle.Stop()
+		d.idle = nil
+	}
+	s := d.session
+	d.session = nil
+	d.mu.Unlock()
+	if s != nil {
+		s.close()
+	}
+}
+
+// failed decides what follows a failure: when to try again, and in which state.
+func (d *Destination) failed(e *Error) {
+	s := d.session
+	if d.router.ctx.Err() == nil && s != nil && !s.usable() {
+		d.session = nil
+	}
+	if s != nil && d.session == nil {
+		s.close()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.working = false
+	replay := d.rewind()
+	if isCanceled(e) && d.router.stopping() {
+		return
+	}
+	if e.SQLState == queryCanceled {
+		d.limit = max(d.limit/2, 1)
+	}
+	d.status.Attempts++
+	d.status.Err = e
+	wait := d.pause.NextBackOff()
+	d.status.State = Retrying
+	switch e.verdict {
+	case needsHuman, rowFault:
+		d.status.State = Halted
+		wait = d.router.Options.RetryMax
+	case retryLong:
+		wait = max(wait, min(10*time.Second, d.router.Options.RetryMax))
+	case conflict:
+		wait = 0
+	}
+	d.status.NextRetry = time.Now().Add(wait)
+	d.logFailure(e, wait)
+	d.retryAt = time.AfterFunc(wait, d.retry)
+	if replay {
+		d.router.Replay()
+	}
+}
+
+// logFailure says once what is wrong, and again with every doubling of the attempts.
+func (d *Destination) logFailure(e *Error, wait time.Duration) {
+	n := d.status.Attempts
+	if n&(n-1) != 0 {
+		return
+	}
+	d.log.Warn("the external database does not take the changes", zap.String("state", string(d.status.State)),
+		zap.Int("attempt", n), zap.String("sqlstate", e.SQLState), zap.String("mapping", e.Mapping), zap.Error(e),
+		zap.Duration("next_try", wait))
+}
+
+// retry ends the pause.
+func (d *Destination) retry() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.retryAt = nil
+	d.wake()
+}
+
+// succeeded notes a commit and lets go of the transactions.
+func (d *Destination) succeeded(b *batch) {
+	var tickets []replication.Ticket
+	d.mu.Lock()
+	var freed int64
+	for _, t := range b.transactions {
+		tickets = append(tickets, t.ticket)
+		freed += t.bytes
+	}
+	clear(d.queue[:len(b.transactions)])
+	d.queue = d.queue[len(b.transactions):]
+	d.account(-freed)
+	if d.status.State != Streaming {
+		d.log.Info("the external database takes changes again", zap.Int("attempts", d.status.Attempts))
+	}
+	d.status.State, d.status.Err, d.status.Attempts, d.status.NextRetry = Streaming, nil, 0, time.Time{}
+	if n := len(b.transactions); n > 0 {
+		d.status.CommitTime = b.transactions[n-1].committed
+	}
+	d.status.SequenceID = max(d.status.SequenceID, b.last)
+	d.status.Rows += int64(b.changes)
+	d.status.Batches++
+	d.limit = min(d.limit*2, d.router.Options.BatchRows)
+	d.pause.Reset()
+	d.mu.Unlock()
+	d.router.Acks.Release(tickets...)
+}

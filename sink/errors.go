@@ -1,0 +1,117 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// verdict is what an error of an external database asks for.
+type verdict int
+
+const (
+	retry      verdict = iota // the server, the network or a lock: try again soon
+	retryLong                 // disk full, login refused: try again, but seldom
+	rowFault                  // the data of a row
+	needsHuman                // the mapping or a permission: nothing changes by trying
+	conflict                  // the metadata is not what we hold: read it again
+)
+
+// SQLSTATEs that are looked at by themselves (the Postgres manual, appendix A).
+const (
+	divisionByZero         = "22012"
+	undefinedTable         = "42P01"
+	undefinedColumn        = "42703"
+	insufficientPrivilege  = "42501"
+	duplicatePrepared      = "42P05"
+	unknownPrepared        = "26000"
+	queryCanceled          = "57014"
+	deadlockDetected       = "40P01"
+	serializationFailure   = "40001"
+	lockNotAvailable       = "55P03"
+	tooManyConnections     = "53300"
+	readOnlyTransaction    = "25006"
+	diskFull               = "53100"
+	outOfMemory            = "53200"
+	idleTransactionTimeout = "25P03"
+	databaseMissing        = "3D000"
+)
+
+// Error is a failure of one destination. It is also what an operator reads.
+type Error struct {
+	Mapping  string // "" where no mapping is concerned
+	Table    string // the source table, "" where none is
+	Key      string // of the row that failed: column=value, ...; "" where it is not one row
+	SQLState string // "" where the server did not answer
+	Remedy   string // "" where none is known
+	Err      error
+
+	verdict verdict
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	if e.Mapping != "" {
+		fmt.Fprintf(&b, "mapping %s: ", e.Mapping)
+	}
+	if e.Key != "" {
+		fmt.Fprintf(&b, "row of %s with %s: ", e.Table, e.Key)
+	}
+	b.WriteString(e.Err.Error())
+	if e.Remedy != "" {
+		b.WriteString("; remedy: " + e.Remedy)
+	}
+	return b.String()
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// newError classifies err unless that was done further down.
+func newError(err error) *Error {
+	if e := (*Error)(nil); errors.As(err, &e) {
+		return e
+	}
+	e := &Error{Err: err, verdict: classify(err)}
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
+		e.SQLState = pgErr.Code
+	}
+	return e
+}
+
+// classify is the one place that decides what an error of an external database means.
+func classify(err error) verdict {
+	pgErr := (*pgconn.PgError)(nil)
+	if !errors.As(err, &pgErr) {
+		return retry // the network, a timeout, a server that went away in the middle
+	}
+	switch pgErr.Code {
+	case tooManyConnections, serializationFailure, deadlockDetected, lockNotAvailable, queryCanceled, readOnlyTransaction,
+		idleTransactionTimeout, duplicatePrepared, unknownPrepared:
+		return retry
+	case diskFull, outOfMemory, databaseMissing:
+		return retryLong
+	}
+	switch class := pgErr.Code[:min(2, len(pgErr.Code))]; class {
+	case "08", "57":
+		return retry
+	case "28":
+		return retryLong // a failed login again and again may lock the account
+	case "53", "58", "XX":
+		return retryLong
+	case "42", "0A", "2B", "2F", "3F":
+		return needsHuman
+	}
+	return rowFault // 22 data, 23 constraints, P0001 a trigger's RAISE, and what else a statement can say of its rows
+}
+
+func sqlstate(err error) string {
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
+		return pgErr.Code
+	}
+	return ""
+}
+
+func isCanceled(err error) bool { return errors.Is(err, context.Canceled) }

@@ -1,0 +1,39 @@
+package sink
+
+import "sync"
+
+// gate tells the reader whether it may go on: while all queues together are within the memory budget, and no
+// destination is over its own bound.
+type gate struct {
+	mu    sync.Mutex
+	limit int64 // bytes for all queues together
+	used  int64
+	over  int // destinations over their own bound
+	room  chan struct{}
+}
+
+// add accounts for bytes that were queued (n > 0) or done with (n < 0), and for destinations that went over or under.
+func (g *gate) add(n int64, over int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.used += n
+	g.over += over
+	if g.room != nil && g.over == 0 && g.used <= g.limit/4*3 {
+		close(g.room)
+		g.room = nil
+	}
+}
+
+// full returns nil when there is room, else a channel that is closed when there is. A gate that has closed opens again at
+// a lower mark, so that it does not flutter.
+func (g *gate) full() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.room == nil && (g.over > 0 || g.used > g.limit) {
+		g.room = make(chan struct{})
+	}
+	if g.room == nil {
+		return nil
+	}
+	return g.room
+}

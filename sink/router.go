@@ -1,0 +1,294 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"outflow/mapping"
+	"outflow/replication"
+)
+
+// Options bound what the sink uses. Every field must be set; the configuration has the defaults.
+type Options struct {
+	QueueBytes       int64 // of one destination's queue
+	MemoryBytes      int64 // of all queues together
+	BatchRows        int   // net changes in one round of statements
+	MaxConnections   int   // to external databases, all together
+	IdleClose        time.Duration
+	ConnectTimeout   time.Duration
+	StatementTimeout time.Duration
+	LockTimeout      time.Duration
+	RetryMin         time.Duration // first pause after a failure; it doubles, with jitter, up to RetryMax
+	RetryMax         time.Duration
+	ShutdownTimeout  time.Duration // what a batch in flight may take when the process stops
+}
+
+// Table tells the router where a table's tenant stands, and by which name mappings know it.
+type Table struct {
+	Relation *replication.Relation // as the catalog has it; the stream may bring newer ones
+	Tenant   string                // column
+}
+
+// Tombstones is a table whose inserted rows say that rows of other tables are gone.
+type Tombstones struct {
+	Table               Table
+	TableName, Key, Row string // columns; Row may be "" where no mapping needs more than the key
+}
+
+// Config is what a Router is made of.
+type Config struct {
+	Options    Options
+	SourceID   string // the owner mark in external databases, with the tenant
+	Tables     []Table
+	Tombstones *Tombstones // nil: none
+	Acks       *replication.AckTracker
+	// Rows reads current rows of the primary by key, for values that an UPDATE left in TOAST. Keys are tuples of the
+	// relation with at least the key filled. It returns what it finds, in any order.
+	Rows func(ctx context.Context, rel *replication.Relation, keys []replication.Tuple) ([]replication.Tuple, error)
+	// Replay asks the reader to read the stream again from the flush LSN.
+	Replay func()
+	Log    *zap.Logger
+}
+
+// Router hands every change to the destinations of its tenant. It implements [replication.Sink]; the reader's goroutine
+// calls Write, everything else is safe for concurrent use.
+type Router struct {
+	Config
+	gate        *gate
+	settings    string // the statement that sets up a transaction
+	connections *connections
+
+	mu           sync.RWMutex
+	tenants      map[string][]*Destination
+	destinations []*Destination
+	latest       map[string]*replication.Relation // table to its newest relation
+
+	// Owned by the reader's goroutine.
+	routes  map[*replication.Relation]*route
+	open    int64 // sequence id of the transaction whose parts are coming
+	touched []*Destination
+
+	ctx     context.Context // ends the work in flight
+	cancel  context.CancelFunc
+	workers sync.WaitGroup
+	stopMu  sync.Mutex
+	stopped bool // no worker starts any more
+}
+
+// route is what the router knows of a relation.
+type route struct {
+	table     string // as mappings name it; "" is not routed
+	tenant    int    // index of the tenant column
+	tombstone bool
+}
+
+// NewRouter returns a router without destinations.
+func NewRouter(c Config) *Router {
+	r := &Router{Config: c, settings: c.Options.settings(), gate: &gate{limit: c.Options.MemoryBytes}, connections: newConnections(c.Options.MaxConnections),
+		tenants: map[string][]*Destination{}, routes: map[*replication.Relation]*route{}, latest: map[string]*replication.Relation{}}
+	for _, t := range c.Tables {
+		r.latest[t.Relation.Name] = t.Relation
+	}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	return r
+}
+
+// Add adds a destination. Changes reach it from the next transaction on.
+func (r *Router) Add(tenant, name, dsn string, mappings []*mapping.Mapping) (*Destination, error) {
+	d, err := newDestination(r, tenant, name, dsn, mappings)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tenants[tenant] = append(r.tenants[tenant], d)
+	r.destinations = append(r.destinations, d)
+	return d, nil
+}
+
+// Destinations are all destinations, in the order in which they were added.
+func (r *Router) Destinations() []*Destination {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return append([]*Destination(nil), r.destinations...)
+}
+
+// Full implements [replication.Sink].
+func (r *Router) Full() <-chan struct{} { return r.gate.full() }
+
+// Write implements [replication.Sink]: it queues the changes of one part at the destinations of their tenants.
+func (r *Router) Write(part *replication.Transaction) error {
+	if part.SequenceID != r.open {
+		r.open, r.touched = part.SequenceID, r.touched[:0]
+	}
+	changes := part.Changes
+	for i := 0; i < len(changes); {
+		rt := r.route(changes[i].Relation)
+		switch {
+		case rt.table == "":
+			i++
+		case rt.tombstone:
+			if err := r.tombstone(part, &changes[i], rt); err != nil {
+				return err
+			}
+			i++
+		case changes[i].Kind == replication.Truncate:
+			r.toAll(part, changes[i:i+1])
+			i++
+		case changes[i].Kind == replication.Update && r.tenantMoved(&changes[i], rt):
+			r.moveTenant(part, &changes[i], rt)
+			i++
+		default:
+			tenant := tenantOf(&changes[i], rt)
+			n := i + 1
+			for n < len(changes) && r.sameRun(&changes[n], tenant) {
+				n++
+			}
+			r.toTenant(part, string(tenant), changes[i:n:n])
+			i = n
+		}
+	}
+	if part.Last {
+		for _, d := range r.touched {
+			d.complete(part.SequenceID)
+		}
+	}
+	return nil
+}
+
+// sameRun reports whether the change is one that goes to that tenant as it is.
+func (r *Router) sameRun(c *replication.Change, tenant []byte) bool {
+	rt := r.route(c.Relation)
+	return rt.table != "" && !rt.tombstone && c.Kind != replication.Truncate &&
+		(c.Kind != replication.Update || !r.tenantMoved(c, rt)) && string(tenantOf(c, rt)) == string(tenant)
+}
+
+func tenantOf(c *replication.Change, rt *route) []byte {
+	if c.Kind == replication.Delete {
+		return c.Old.Value(rt.tenant).Text
+	}
+	return c.New.Value(rt.tenant).Text
+}
+
+func (r *Router) tenantMoved(c *replication.Change, rt *route) bool {
+	return !c.Old.IsZero() && string(c.Old.Value(rt.tenant).Text) != string(c.New.Value(rt.tenant).Text)
+}
+
+// moveTenant makes of an update that gave a row to another tenant a delete at the old and an insert at the new one.
+func (r *Router) moveTenant(part *replication.Transaction, c *replication.Change, rt *route) {
+	gone, came := *c, *c
+	gone.Kind, gone.New = replication.Delete, replication.Tuple{}
+	came.Kind, came.Old = replication.Insert, replication.Tuple{}
+	if c.Relation.Identity == 'f' {
+		came.New = c.New.Fill(c.Old)
+	}
+	r.toTenant(part, string(c.Old.Value(rt.tenant).Text), []replication.Change{gone})
+	r.toTenant(part, string(c.New.Value(rt.tenant).Text), []replication.Change{came})
+}
+
+func (r *Router) toTenant(part *replication.Transaction, tenant string, changes []replication.Change) {
+	r.mu.RLock()
+	destinations := r.tenants[tenant]
+	r.mu.RUnlock()
+	for _, d := range destinations {
+		r.enqueue(d, part, changes)
+	}
+}
+
+func (r *Router) toAll(part *replication.Transaction, changes []replication.Change) {
+	for _, d := range r.Destinations() {
+		r.enqueue(d, part, changes)
+	}
+}
+
+func (r *Router) enqueue(d *Destination, part *replication.Transaction, changes []replication.Change) {
+	if !d.enqueue(part, changes) {
+		return
+	}
+	for _, t := range r.touched {
+		if t == d {
+			return
+		}
+	}
+	r.touched = append(r.touched, d)
+}
+
+// route finds the rule for a relation, once.
+func (r *Router) route(rel *replication.Relation) *route {
+	if rt, ok := r.routes[rel]; ok {
+		return rt
+	}
+	rt := &route{}
+	for _, t := range r.Tables {
+		if t.Relation.Schema == rel.Schema && t.Relation.Name == rel.Name {
+			rt.table, rt.tenant = rel.Name, rel.Column(t.Tenant)
+			r.mu.Lock()
+			r.latest[rel.Name] = rel
+			r.mu.Unlock()
+		}
+	}
+	if ts := r.Tombstones; ts != nil && ts.Table.Relation.Schema == rel.Schema && ts.Table.Relation.Name == rel.Name {
+		rt.table, rt.tenant, rt.tombstone = rel.Name, rel.Column(ts.Table.Tenant), true
+	}
+	if rt.table != "" && rt.tenant < 0 {
+		r.Log.Error("the table's tenant column is not in the stream; its changes go nowhere", zap.Stringer("table", rel))
+		rt.table = ""
+	}
+	r.routes[rel] = rt
+	return rt
+}
+
+// Settle implements [replication.Sink]: no batch begins any more; those in flight have ShutdownTimeout to commit and are
+// then rolled back. Connections are closed. It may be called again.
+func (r *Router) Settle() {
+	r.stopMu.Lock()
+	r.stopped = true
+	r.stopMu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		r.workers.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(r.Options.ShutdownTimeout):
+		r.Log.Warn("batches in flight did not end in time and are rolled back")
+		r.cancel()
+		<-done
+	}
+	r.cancel()
+	for _, d := range r.Destinations() {
+		d.stop()
+	}
+}
+
+// start runs f as a worker unless the router is stopping.
+func (r *Router) start(f func()) bool {
+	r.stopMu.Lock()
+	defer r.stopMu.Unlock()
+	if r.stopped {
+		return false
+	}
+	r.workers.Go(f)
+	return true
+}
+
+// relation is the newest description of a source table, nil where there is no such table.
+func (r *Router) relation(table string) *replication.Relation {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.latest[table]
+}
+
+func (r *Router) stopping() bool {
+	r.stopMu.Lock()
+	defer r.stopMu.Unlock()
+	return r.stopped
+}
+
+// String names a destination in messages.
+func (d *Destination) String() string { return fmt.Sprintf("%s/%s", d.Tenant, d.Name) }

@@ -1,0 +1,394 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"go.uber.org/zap"
+
+	"outflow/mapping"
+	"outflow/replication"
+)
+
+// session is a connection to an external database together with what is known of that database: how far each mapping is,
+// which types it has, which statements are prepared. It belongs to one goroutine at a time.
+type session struct {
+	d          *Destination
+	conn       *pgconn.PgConn
+	held       []int64 // by mapping: last_synced_sequence_id as we last saw or set it
+	types      map[string]bool
+	statements map[statementKey]*mapping.Statement
+	prepared   map[string]bool
+}
+
+type statementKey struct {
+	mapping, step int
+	relation      *replication.Relation
+}
+
+// dialConfig reads an operator's connection string: any host and any sslmode, but nothing of ours that it could
+// override. The process has no PG* variables any more when this is called.
+func dialConfig(dsn string, o Options) (*pgconn.Config, error) {
+	config, err := pgconn.ParseConfig(dsn)
+	if err != nil {
+		return nil, fmt.Errorf("the connection string cannot be read: %w", err)
+	}
+	// pgbouncer refuses other start-up parameters; the rest is set in each transaction.
+	config.RuntimeParams = map[string]string{"application_name": "outflow", "client_encoding": "UTF8"}
+	config.ConnectTimeout = o.ConnectTimeout
+	config.OnNotice = func(*pgconn.PgConn, *pgconn.Notice) {}
+	config.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
+	return config, nil
+}
+
+// connect opens the destination's session and makes its metadata and tables ready.
+func (d *Destination) connect(ctx context.Context) error {
+	c := d.router.connections
+	if err := c.acquire(ctx); err != nil {
+		return err
+	}
+	s, err := d.dial(ctx)
+	if err != nil {
+		c.release()
+		return explainConnect(err)
+	}
+	if err := s.open(ctx); err != nil {
+		s.close()
+		return err
+	}
+	d.mu.Lock()
+	d.session = s
+	d.status.SequenceID = max(d.status.SequenceID, s.lowest())
+	d.mu.Unlock()
+	return nil
+}
+
+func (d *Destination) dial(ctx context.Context) (*session, error) {
+	c := d.router.connections
+	if err := c.dials.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer c.dials.Release(1)
+	ctx, cancel := context.WithTimeout(ctx, d.router.Options.ConnectTimeout)
+	defer cancel()
+	conn, err := pgconn.ConnectConfig(ctx, d.config)
+	if err != nil {
+		return nil, err
+	}
+	return &session{d: d, conn: conn, types: map[string]bool{}, statements: map[statementKey]*mapping.Statement{},
+		prepared: map[string]bool{}}, nil
+}
+
+func explainConnect(err error) error {
+	e := newError(fmt.Errorf("connecting: %w", err))
+	switch e.SQLState {
+	case "28P01", "28000":
+		e.Remedy = "check user and password of the destination's dsn, and pg_hba.conf there"
+	case databaseMissing:
+		e.Remedy = "create the database, or correct the destination's dsn"
+	}
+	return e
+}
+
+// close ends the connection and gives its place back.
+func (s *session) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = s.conn.Close(ctx)
+	s.d.router.connections.release()
+}
+
+// usable reports whether the connection can take another transaction.
+func (s *session) usable() bool { return !s.conn.IsClosed() && s.conn.TxStatus() == 'I' }
+
+// lowest is the id up to which every mapping is synced.
+func (s *session) lowest() int64 {
+	if len(s.held) == 0 {
+		return -1
+	}
+	return slices.Min(s.held)
+}
+
+// behind tells, by mapping, which have not applied the transaction with that id.
+func (s *session) behind(id int64) []bool {
+	b := make([]bool, len(s.held))
+	for i, held := range s.held {
+		b[i] = held < id
+	}
+	return b
+}
+
+// exec runs one statement with the extended protocol and returns its rows in text form.
+func (s *session) exec(ctx context.Context, sql string, args ...string) ([][][]byte, error) {
+	params := make([][]byte, len(args))
+	for i, a := range args {
+		params[i] = []byte(a)
+	}
+	r := s.conn.ExecParams(ctx, sql, params, nil, nil, nil).Read()
+	return r.Rows, r.Err
+}
+
+// The metadata table is a contract: the first three columns are read by others, the rest is ours.
+const (
+	createMetadata = `CREATE TABLE IF NOT EXISTS "_stack_sync_metadata" (
+		"mapping_name" text PRIMARY KEY,
+		"last_synced_sequence_id" bigint NOT NULL DEFAULT -1,
+		"updated_at" timestamp NOT NULL DEFAULT now())`
+	extendMetadata = `ALTER TABLE "_stack_sync_metadata"
+		ADD COLUMN IF NOT EXISTS "fingerprint" text,
+		ADD COLUMN IF NOT EXISTS "tenant" text,
+		ADD COLUMN IF NOT EXISTS "source" text`
+	readMetadata = `SELECT "mapping_name", "last_synced_sequence_id", "fingerprint", "tenant", "source"
+		FROM "_stack_sync_metadata"`
+	// A table that has no owner yet is an older system's: its ids are not ours.
+	adoptMetadata = `UPDATE "_stack_sync_metadata"
+		SET "tenant" = $1, "source" = $2, "last_synced_sequence_id" = -1, "fingerprint" = NULL WHERE "source" IS NULL`
+	addMapping = `INSERT INTO "_stack_sync_metadata" ("mapping_name", "tenant", "source") VALUES ($1, $2, $3)
+		ON CONFLICT ("mapping_name") DO NOTHING`
+	setFingerprint = `UPDATE "_stack_sync_metadata" SET "fingerprint" = $2, "updated_at" = now() WHERE "mapping_name" = $1`
+)
+
+// metadata is what the external database says of a mapping.
+type metadata struct {
+	id                          int64
+	fingerprint, tenant, source string
+}
+
+// open reads the metadata and makes ready what is missing: the metadata table, each mapping's row and tables.
+func (s *session) open(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.d.router.Options.StatementTimeout)
+	defer cancel()
+	known, err := s.metadata(ctx)
+	if err != nil {
+		return err
+	}
+	if !s.ready(known) {
+		if err := s.install(ctx, known == nil); err != nil {
+			return err
+		}
+		if known, err = s.metadata(ctx); err != nil {
+			return err
+		}
+	}
+	s.held = s.held[:0]
+	for _, m := range s.d.mappings {
+		s.held = append(s.held, known[m.Name].id)
+	}
+	return s.check(ctx)
+}
+
+// metadata reads the table; nil means that it does not exist, or not with our columns.
+func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
+	rows, err := s.exec(ctx, `SELECT set_config('search_path', 'public', false)`)
+	if err == nil {
+		rows, err = s.exec(ctx, readMetadata)
+	}
+	if state := sqlstate(err); state == undefinedTable || state == undefinedColumn {
+		return nil, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("reading _stack_sync_metadata: %w", err)
+	}
+	known := map[string]metadata{}
+	for _, r := range rows {
+		m := metadata{fingerprint: string(r[2]), tenant: string(r[3]), source: string(r[4])}
+		if m.id, err = strconv.ParseInt(string(r[1]), 10, 64); err != nil {
+			return nil, fmt.Errorf("reading _stack_sync_metadata: %w", err)
+		}
+		known[string(r[0])] = m
+		if m.source != "" && (m.source != s.d.router.SourceID || m.tenant != s.d.Tenant) {
+			return nil, &Error{verdict: needsHuman,
+				Err:    fmt.Errorf("the database holds the rows of tenant %q of source %s; two would mix", m.tenant, m.source),
+				Remedy: "give this destination a database of its own, or empty this one: drop the mappings' tables and _stack_sync_metadata"}
+		}
+	}
+	return known, nil
+}
+
+// ready reports whether every mapping has its row and its tables.
+func (s *session) ready(known map[string]metadata) bool {
+	for _, m := range s.d.mappings {
+		if row, ok := known[m.Name]; !ok || row.source == "" || row.fingerprint != m.Fingerprint() {
+			return false
+		}
+	}
+	return true
+}
+
+// install creates what is missing in one transaction; a mapping whose fingerprint differs has its schema run.
+func (s *session) install(ctx context.Context, fresh bool) error {
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	err := s.installAll(ctx, fresh)
+	if err == nil {
+		_, err = s.exec(ctx, "COMMIT")
+	}
+	if err != nil {
+		s.rollback()
+	}
+	return err
+}
+
+func (s *session) installAll(ctx context.Context, fresh bool) error {
+	tenant, source := s.d.Tenant, s.d.router.SourceID
+	if fresh {
+		for _, ddl := range []string{createMetadata, extendMetadata} {
+			if _, err := s.exec(ctx, ddl); err != nil {
+				return explainDDL(fmt.Errorf("creating _stack_sync_metadata: %w", err), s.d.config.User)
+			}
+		}
+	}
+	if _, err := s.exec(ctx, adoptMetadata, tenant, source); err != nil {
+		return fmt.Errorf("adopting _stack_sync_metadata: %w", err)
+	}
+	known, err := s.metadata(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range s.d.mappings {
+		if known[m.Name].fingerprint == m.Fingerprint() {
+			continue
+		}
+		if _, err := s.exec(ctx, addMapping, m.Name, tenant, source); err != nil {
+			return fmt.Errorf("writing _stack_sync_metadata: %w", err)
+		}
+		for _, f := range m.DDL() {
+			if _, err := s.exec(ctx, f.SQL); err != nil {
+				return explainDDL(faultOf(m.Name, f.FaultAt, err), s.d.config.User)
+			}
+		}
+		if s.conn.TxStatus() != 'T' {
+			return &Error{Mapping: m.Name, verdict: needsHuman, Err: fmt.Errorf("its schema ended the transaction that it ran in")}
+		}
+		if _, err := s.exec(ctx, setFingerprint, m.Name, m.Fingerprint()); err != nil {
+			return fmt.Errorf("writing _stack_sync_metadata: %w", err)
+		}
+		s.d.log.Info("created the mapping's tables", zap.String("mapping", m.Name), zap.String("fingerprint", m.Fingerprint()))
+	}
+	return nil
+}
+
+func explainDDL(err error, user string) error {
+	e := newError(err)
+	if e.SQLState == insufficientPrivilege {
+		e.Remedy = fmt.Sprintf(`as the database's owner: GRANT USAGE, CREATE ON SCHEMA public TO %q (tables that exist already must belong to it)`, user)
+	}
+	if e.verdict == rowFault {
+		e.verdict = needsHuman // DDL has no rows
+	}
+	return e
+}
+
+// begin opens a transaction with the settings that the work depends on.
+func (s *session) begin(ctx context.Context) error {
+	if _, err := s.exec(ctx, beginSQL); err != nil {
+		return fmt.Errorf("BEGIN: %w", err)
+	}
+	if _, err := s.exec(ctx, s.d.router.settings, "on", "auto"); err != nil {
+		return fmt.Errorf("setting up the transaction: %w", err)
+	}
+	return nil
+}
+
+// rollback ends a failed transaction; a connection where that fails is closed.
+func (s *session) rollback() {
+	if s.conn.IsClosed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if s.conn.TxStatus() != 'I' {
+		_, _ = s.exec(ctx, "ROLLBACK")
+	}
+}
+
+// check prepares every step for the tables as they are known now, so that a mapping that cannot work is found before it
+// is used, with its line.
+func (s *session) check(ctx context.Context) error {
+	for mi, m := range s.d.mappings {
+		for si, step := range m.Steps {
+			rel := s.d.router.relation(step.From)
+			if rel == nil {
+				return &Error{Mapping: m.Name, Table: step.From, verdict: needsHuman,
+					Err:    fmt.Errorf("step %d reads from %q, which is not a table of source.tables", si+1, step.From),
+					Remedy: "add the table to source.tables, or correct the mapping"}
+			}
+			st, err := s.statement(ctx, mi, si, rel)
+			if err != nil {
+				return err
+			}
+			if s.prepared[st.Name] {
+				continue
+			}
+			name := st.Name
+			if s.d.unnamed {
+				name = ""
+			}
+			if _, err := s.conn.Prepare(ctx, name, st.SQL, st.ParameterOIDs()); err != nil {
+				return s.explainStatement(st, err)
+			}
+			s.prepared[st.Name] = true
+		}
+	}
+	return nil
+}
+
+// statement compiles a step for a relation, once a session.
+func (s *session) statement(ctx context.Context, mi, si int, rel *replication.Relation) (*mapping.Statement, error) {
+	key := statementKey{mi, si, rel}
+	if st, ok := s.statements[key]; ok {
+		return st, nil
+	}
+	if err := s.loadTypes(ctx, rel); err != nil {
+		return nil, err
+	}
+	st := s.d.mappings[mi].Compile(si, rel, func(name string) bool { return s.types[name] })
+	s.statements[key] = st
+	return st, nil
+}
+
+// loadTypes asks which of the relation's types the external database has.
+func (s *session) loadTypes(ctx context.Context, rel *replication.Relation) error {
+	var unknown []string
+	for _, c := range rel.Columns {
+		if _, ok := s.types[c.Type]; !ok && !slices.Contains(unknown, c.Type) {
+			unknown = append(unknown, c.Type)
+		}
+	}
+	for _, name := range unknown {
+		rows, err := s.exec(ctx, `SELECT to_regtype($1) IS NOT NULL`, name)
+		if err != nil {
+			return fmt.Errorf("looking for type %s: %w", name, err)
+		}
+		s.types[name] = string(rows[0][0]) == "t"
+	}
+	return nil
+}
+
+// explainStatement gives an error of a step the place in the mapping's file, and where a column is missing, what there is.
+func (s *session) explainStatement(st *mapping.Statement, err error) *Error {
+	e := newError(faultOf(st.Mapping.Name, st.Fault, err))
+	e.Table = st.Table
+	if e.SQLState == undefinedColumn {
+		if rel := s.d.router.relation(st.Table); rel != nil {
+			e.Remedy = fmt.Sprintf("%s has the columns %s; a column that is not published is added to columns: of its table in source.tables",
+				st.Table, strings.Join(rel.Names(), ", "))
+		}
+	}
+	return e
+}
+
+// faultOf turns an error with a position into one with file, line and column.
+func faultOf(name string, fault func(position int32, format string, args ...any) *mappingFault, err error) *Error {
+	e := &Error{Mapping: name, verdict: classify(err), SQLState: sqlstate(err), Err: err}
+	if pgErr := asPgError(err); pgErr != nil {
+		where := fault(pgErr.Position, "%s", serverText(pgErr))
+		e.Err = fmt.Errorf("%w (SQLSTATE %s)", where, pgErr.Code)
+	}
+	return e
+}

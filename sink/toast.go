@@ -1,0 +1,68 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+
+	"outflow/mapping"
+	"outflow/replication"
+)
+
+// fetchToast fills values that an UPDATE left in TOAST and that a step names, where the batch itself did not have them: from
+// the primary, by key, in one query a table.
+//
+// The primary may be ahead of the batch. A newer value is then applied a little early, and again in its turn. A row that is
+// gone has its delete still to come, so its upsert is left out: a value that nobody has any more cannot be written, and must
+// not be written as NULL.
+func (d *Destination) fetchToast(ctx context.Context, rows map[string]*mapping.Rows) error {
+	for table, r := range rows {
+		var keys []replication.Tuple
+		for i := range r.Upserts {
+			if t := r.Upserts[i].Tuple; t.HasUnchanged() && d.needs(table, r.Relation, t) {
+				keys = append(keys, t)
+			}
+		}
+		if len(keys) == 0 {
+			continue
+		}
+		found, err := d.router.Rows(ctx, r.Relation, keys)
+		if err != nil {
+			return fmt.Errorf("reading values in TOAST of %s from the primary: %w", r.Relation, err)
+		}
+		d.fillToast(table, r, found)
+	}
+	return nil
+}
+
+func (d *Destination) fillToast(table string, r *mapping.Rows, found []replication.Tuple) {
+	byKey := make(map[string]replication.Tuple, len(found))
+	var f fold
+	for _, t := range found {
+		byKey[string(f.keyOf(r.Relation, t))] = t
+	}
+	kept := r.Upserts[:0]
+	for _, row := range r.Upserts {
+		if row.Tuple.HasUnchanged() && d.needs(table, r.Relation, row.Tuple) {
+			current, ok := byKey[string(f.keyOf(r.Relation, row.Tuple))]
+			if !ok {
+				continue
+			}
+			row.Tuple = row.Tuple.Fill(current)
+		}
+		kept = append(kept, row)
+	}
+	r.Upserts = kept
+}
+
+// needs reports whether a step names a column that the row lacks.
+func (d *Destination) needs(table string, rel *replication.Relation, t replication.Tuple) bool {
+	for _, m := range d.mappings {
+		named, _ := m.Columns(table, rel.Names())
+		for _, name := range named {
+			if t.Value(rel.Column(name)).Presence == replication.Unchanged {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,15 @@
+-- +goose Up
+-- One row a slot: which history its LSNs belong to, and what is added to them to make sequence ids.
+CREATE TABLE outflow.source (
+    slot              text PRIMARY KEY,
+    source_id         uuid NOT NULL DEFAULT gen_random_uuid(),
+    system_identifier text NOT NULL,
+    timeline          integer NOT NULL,
+    sequence_base     bigint NOT NULL DEFAULT 0,
+    created_at        timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE outflow.source IS 'What Outflow''s sequence ids are made from: sequence_id = sequence_base + commit LSN.';
+COMMENT ON COLUMN outflow.source.source_id IS 'Owner mark that external databases carry in _stack_sync_metadata.';
+
+-- +goose Down
+DROP TABLE outflow.source;
