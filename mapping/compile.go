@@ -141,7 +141,7 @@ func (st *Statement) Fault(position int32, format string, args ...any) *strictya
 	return st.fragment.Fault(offset, format, args...)
 }
 
-// Fault makes an error at a position that the external server gave for one statement of a schema.
+// FaultAt makes an error at a position that the external server gave for one statement of a schema.
 func (f Fragment) FaultAt(position int32, format string, args ...any) *strictyaml.Error {
 	offset := 0
 	for range max(0, int(position)-1) {

@@ -52,6 +52,9 @@ type Fragment struct {
 	offset  int // byte offset of SQL in the value at path
 }
 
+// Fault is an error with its file, line and column.
+type Fault = strictyaml.Error
+
 // Fault makes an error at a byte offset of the fragment, with file, line and column.
 func (f Fragment) Fault(offset int, format string, args ...any) *strictyaml.Error {
 	e := f.mapping.doc.Errorf(f.path, format, args...)

@@ -64,6 +64,7 @@ type Transaction struct {
 	CommitTime time.Time // on the primary's clock
 	Changes    []Change  // of this part; may be empty in the last part
 	Last       bool      // no more parts follow
+	Session    int       // counts the readings of the stream; a lost connection starts a new one
 	Ticket     Ticket    // what a holder releases when it has made the transaction durable
 }
 
@@ -112,6 +113,21 @@ func (r *Relation) SameShape(o *Relation) bool {
 	}
 	for i := range r.Key {
 		if r.Key[i] != o.Key[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// sentLike reports whether the server described both alike. Only the catalog tells the rest: type names and the key.
+func (r *Relation) sentLike(o *Relation) bool {
+	if r.Schema != o.Schema || r.Name != o.Name || r.Identity != o.Identity || len(r.Columns) != len(o.Columns) {
+		return false
+	}
+	for i := range r.Columns {
+		a, b := r.Columns[i], o.Columns[i]
+		a.Type, b.Type = "", ""
+		if a != b {
 			return false
 		}
 	}

@@ -20,22 +20,36 @@ type TableRule struct {
 // Check finds what would keep the primary from being read, and returns all of it at once, each a [*Problem]. It changes
 // nothing. tables are the rules' tables, in order, where it finds them.
 func Check(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables []*Table, err error) {
+	server := CheckServer(ctx, conn)
+	tables, err = CheckTables(ctx, conn, rules)
+	return tables, errors.Join(server, err)
+}
+
+// CheckServer is the part of Check that is about the server and the role which connects.
+func CheckServer(ctx context.Context, conn *pgx.Conn) error {
 	var problems []error
-	report := func(what, remedy string) { problems = append(problems, &Problem{What: what, Remedy: remedy}) }
 	var level, user string
 	var replicates bool
-	err = conn.QueryRow(ctx, `SELECT current_setting('wal_level'), current_user::text,
+	err := conn.QueryRow(ctx, `SELECT current_setting('wal_level'), current_user::text,
 		(SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user)`).Scan(&level, &user, &replicates)
 	if err != nil {
-		return nil, fmt.Errorf("reading the primary's settings: %w", err)
+		return fmt.Errorf("reading the primary's settings: %w", err)
 	}
 	if level != "logical" {
-		report(fmt.Sprintf("wal_level on the primary is %q; logical replication needs \"logical\"", level),
-			"ALTER SYSTEM SET wal_level = logical, then restart the primary")
+		problems = append(problems, &Problem{What: fmt.Sprintf("wal_level on the primary is %q; logical replication needs \"logical\"", level),
+			Remedy: "ALTER SYSTEM SET wal_level = logical, then restart the primary"})
 	}
 	if !replicates {
-		report(fmt.Sprintf("role %q may not replicate", user), "ALTER ROLE "+quoteIdentifier(user)+" REPLICATION")
+		problems = append(problems, &Problem{What: fmt.Sprintf("role %q may not replicate", user),
+			Remedy: "ALTER ROLE " + quoteIdentifier(user) + " REPLICATION"})
 	}
+	return errors.Join(problems...)
+}
+
+// CheckTables is the part of Check that is about the tables.
+func CheckTables(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables []*Table, err error) {
+	var problems []error
+	report := func(what, remedy string) { problems = append(problems, &Problem{What: what, Remedy: remedy}) }
 	for _, rule := range rules {
 		t, err := LoadTable(ctx, conn, rule.Schema, rule.Name)
 		if err != nil {

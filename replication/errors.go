@@ -13,6 +13,7 @@ import (
 const (
 	objectInUse         = "55006"
 	undefinedObject     = "42704"
+	undefinedTable      = "42P01"
 	notInPrerequisite   = "55000"
 	insufficientRights  = "42501"
 	configLimitExceeded = "53400"

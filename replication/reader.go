@@ -48,6 +48,9 @@ type Reader struct {
 	mu      sync.Mutex
 	current *stream // of the running session
 	again   bool    // Restart was called
+
+	sessions  int                  // started so far; the reading goroutine's, as is what follows
+	relations map[uint32]*Relation // resolved ones by oid, kept over sessions
 }
 
 // State is what a Reader is doing.
@@ -154,8 +157,9 @@ func (r *Reader) session(ctx context.Context) error {
 		r.current = nil
 		r.mu.Unlock()
 	}()
+	r.sessions++
 	r.state.Store(int32(Streaming))
-	r.Log.Info("streaming", zap.String("slot", r.Slot), zap.Stringer("lsn", r.Acks.Flush()))
+	r.Log.Info("streaming", zap.Stringer("lsn", r.Acks.Flush()))
 	return r.read(ctx, &session{Reader: r, conn: conn, stream: s, decoder: NewDecoder()})
 }
 
@@ -310,7 +314,7 @@ func (s *session) event(event Event) (handed bool, err error) {
 	case Begin:
 		s.ticket, s.wanted = s.Acks.Begin(e.CommitLSN)
 		s.part = &Transaction{SequenceID: s.Source.SequenceID(e.CommitLSN), XID: e.XID,
-			CommitLSN: e.CommitLSN, CommitTime: e.CommitTime, Ticket: s.ticket}
+			CommitLSN: e.CommitLSN, CommitTime: e.CommitTime, Session: s.sessions, Ticket: s.ticket}
 	case Changes:
 		if !s.wanted {
 			return false, nil
@@ -339,9 +343,26 @@ func (s *session) event(event Event) (handed bool, err error) {
 		s.Acks.Commit(s.ticket, e.EndLSN)
 		return true, nil
 	case *Relation:
-		return false, s.Source.resolve(s.Primary, e)
+		return false, s.relation(e)
 	}
 	return false, nil
+}
+
+// relation completes a relation from the catalog, or finds it unchanged: the server describes a table again after each
+// connection and each VACUUM.
+func (s *session) relation(rel *Relation) error {
+	if known := s.relations[rel.OID]; known != nil && known.Identity != 'f' && known.sentLike(rel) {
+		s.decoder.relations[rel.OID] = known
+		return nil
+	}
+	if err := s.Source.resolve(s.Primary, rel); err != nil {
+		return err
+	}
+	if s.relations == nil {
+		s.relations = map[uint32]*Relation{}
+	}
+	s.relations[rel.OID] = rel
+	return nil
 }
 
 func (s *session) handOver() error {

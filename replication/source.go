@@ -83,11 +83,7 @@ func (s Setup) ensureSlot(ctx context.Context, conn *pgx.Conn) (Source, LSN, err
 	case found && known:
 		return source, confirmed, nil
 	case !found && known:
-		return Source{}, 0, &Problem{
-			What: fmt.Sprintf("replication slot %q is gone; what was committed since is lost to the stream", s.Slot),
-			Remedy: fmt.Sprintf("empty the external databases' tables and _stack_sync_metadata, then run "+
-				"DELETE FROM outflow.source WHERE slot = %s on the primary and start again", quoteLiteral(s.Slot)),
-		}
+		return Source{}, 0, s.slotGone()
 	}
 	if !found {
 		if confirmed, err = s.createSlot(ctx, conn); err != nil {
@@ -131,7 +127,7 @@ func (s Setup) createSlot(ctx context.Context, conn *pgx.Conn) (LSN, error) {
 	defer stop()
 	go s.watchCreation(watching, conn.PgConn().PID())
 	var at string
-	err := conn.QueryRow(ctx, `SELECT lsn::text FROM pg_create_logical_replication_slot($1, 'pgoutput')`, s.Slot).Scan(&at)
+	err := conn.QueryRow(ctx, s.slotSQL()).Scan(&at)
 	switch sqlstate(err) {
 	case configLimitExceeded:
 		return 0, &Problem{What: "all replication slots of the primary are in use",
@@ -172,38 +168,17 @@ func (s Setup) saveSource(ctx context.Context, conn *pgx.Conn) (Source, error) {
 	return source, nil
 }
 
-// ensurePublication makes the publication publish the wanted columns. From 15 on it has column lists, so that what no
-// mapping names never leaves the primary; before that it has whole tables.
 func (s Setup) ensurePublication(ctx context.Context, conn *pgx.Conn) error {
-	var version int
-	if err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int`).Scan(&version); err != nil {
+	st, err := s.publication(ctx, conn)
+	if err != nil || st.Done {
 		return err
 	}
-	want := make([]string, len(s.Tables))
-	for i, t := range s.Tables {
-		want[i] = t.published(version >= 150000)
-	}
-	tables := strings.Join(want, ", ")
-	var exists bool
-	err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`, s.Publication).Scan(&exists)
-	if err != nil {
-		return fmt.Errorf("looking for publication %q: %w", s.Publication, err)
-	}
-	statement := fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s WITH (publish_via_partition_root = true)",
-		quoteIdentifier(s.Publication), tables)
-	if exists {
-		same, err := s.publishes(ctx, conn, version >= 150000)
-		if err != nil || same {
-			return err
-		}
-		statement = fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s", quoteIdentifier(s.Publication), tables)
-	}
-	if _, err := conn.Exec(ctx, statement); err != nil {
+	if _, err := conn.Exec(ctx, st.SQL); err != nil {
 		if sqlstate(err) == insufficientRights {
 			return &Problem{What: fmt.Sprintf("publication %q does not publish what the mappings name, and this role may not change it", s.Publication),
-				Remedy: "as the tables' owner run: " + statement, Err: err}
+				Remedy: "as the tables' owner run: " + st.SQL, Err: err}
 		}
-		return fmt.Errorf("%s: %w", statement, err)
+		return fmt.Errorf("%s: %w", st.SQL, err)
 	}
 	return nil
 }

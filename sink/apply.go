@@ -10,11 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"outflow/internal/strictyaml"
 	"outflow/mapping"
 )
-
-type mappingFault = strictyaml.Error
 
 const (
 	beginSQL  = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
@@ -33,18 +30,19 @@ const (
 
 // settings is the statement that fixes, for one transaction, everything that the work depends on. Not at start-up:
 // pgbouncer refuses start-up parameters, and in transaction mode a session's settings are somebody else's next.
-// $1 is synchronous_commit, $2 plan_cache_mode. jit compiles for every batch and makes it five to ten times slower.
+// $1 is synchronous_commit, $2 plan_cache_mode. It also tells how far the server's WAL is written and flushed. jit compiles for every batch and makes it five to ten times slower.
 func (o Options) settings() string {
 	ms := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 	var b strings.Builder
-	b.WriteString(`SELECT set_config('synchronous_commit', $1, true), set_config('plan_cache_mode', $2, true), ` +
-		`set_config('outflow.xid', pg_current_xact_id()::text, true)`)
+	b.WriteString(`SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn(), set_config('synchronous_commit', $1, true), ` +
+		`set_config('plan_cache_mode', $2, true), set_config('outflow.xid', pg_current_xact_id()::text, true)`)
 	for _, s := range [][2]string{
 		{"statement_timeout", ms(o.StatementTimeout)}, {"lock_timeout", ms(o.LockTimeout)},
-		{"idle_in_transaction_session_timeout", ms(2 * o.StatementTimeout)},
+		{"idle_in_transaction_session_timeout", ms(2 * o.LockTimeout)}, // a frozen process must not keep its locks
+
 		{"search_path", "public"}, {"jit", "off"}, {"DateStyle", "ISO, YMD"}, {"IntervalStyle", "postgres"},
 		{"TimeZone", "UTC"}, {"bytea_output", "hex"}, {"extra_float_digits", "3"}, {"lc_monetary", "C"},
-		{"standard_conforming_strings", "on"},
+		{"standard_conforming_strings", "on"}, {"array_nulls", "on"}, {"xmloption", "content"},
 	} {
 		fmt.Fprintf(&b, ", set_config('%s', '%s', true)", s[0], s[1])
 	}
@@ -91,7 +89,11 @@ func (r *round) begin(b *batch) {
 		plan = "force_custom_plan" // worth planning for; a generic plan takes every array for ten elements
 	}
 	r.run("BEGIN", "outflow_begin", beginSQL, nil, nil, nil, nil)
-	r.run("settings", "outflow_settings", r.s.d.router.settings, nil, texts("on", plan), nil, nil)
+	commit := "on"
+	if b.async {
+		commit = "off"
+	}
+	r.run("settings", "outflow_settings", r.s.d.router.settings, nil, texts(commit, plan), nil, nil)
 }
 
 // manyRows is the size of a batch from which on its statements are planned anew.
@@ -190,6 +192,9 @@ func (r *round) answer(q sent) error {
 	if !ok {
 		return nil // the description of a prepared statement
 	}
+	for q.stage == "settings" && reader.NextRow() {
+		r.s.d.flushed(reader.Values())
+	}
 	tag, err := reader.Close()
 	if err != nil {
 		return r.explain(q, err)
@@ -275,6 +280,7 @@ func (d *Destination) apply(ctx context.Context, b *batch) error {
 // send writes the batch to the connection; the function that it returns waits for the answer.
 func (d *Destination) send(ctx context.Context, b *batch) (func() error, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.router.Options.StatementTimeout+d.router.Options.LockTimeout)
+	b.async = d.mayLag(b)
 	if err := d.fetchToast(ctx, b.rows); err != nil {
 		cancel()
 		return nil, err
@@ -323,7 +329,7 @@ const prefetchChanges = 500
 func (d *Destination) prefetch(b *batch) *batch {
 	d.mu.Lock()
 	waiting := 0
-	for _, t := range d.queue[len(b.transactions):] {
+	for _, t := range d.queue[d.applied+len(b.transactions):] {
 		if waiting += len(t.changes); waiting >= prefetchChanges || !t.complete {
 			break
 		}
@@ -342,5 +348,5 @@ func (d *Destination) committed(b *batch) {
 			d.session.held[i] = b.last
 		}
 	}
-	d.succeeded(b)
+	d.succeeded(b, !b.async)
 }

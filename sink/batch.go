@@ -19,6 +19,7 @@ type batch struct {
 	rows     map[string]*mapping.Rows
 	last     int64 // sequence id of the newest
 	changes  int   // net changes
+	async    bool  // COMMIT does not wait for the disk of the external server
 }
 
 // take makes a batch of what is at the front of the queue, behind the batch before (nil: none) that is still in flight. It
@@ -27,16 +28,16 @@ type batch struct {
 func (d *Destination) take(s *session, before *batch) *batch {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	skip := 0
+	skip := d.applied
 	if before != nil {
-		skip = len(before.transactions)
+		skip += len(before.transactions)
 	} else {
-		d.dropApplied(s)
+		skip = d.skipApplied(s)
 	}
 	b := &batch{}
 	var f fold
 	n := 0
-	for _, t := range d.queue[min(skip, len(d.queue)):] {
+	for _, t := range d.queue[skip:] {
 		behind := s.behind(t.id)
 		inRounds := !t.complete || len(t.changes) > d.limit || truncates(t) || !d.fits(&f, t)
 		if len(b.transactions) > 0 && (inRounds || n+len(t.changes) > d.limit || !slices.Equal(behind, b.mappings)) {
@@ -64,18 +65,13 @@ func (d *Destination) take(s *session, before *batch) *batch {
 	return b
 }
 
-// dropApplied releases transactions that the external database has already. It is called with mu held.
-func (d *Destination) dropApplied(s *session) {
-	for len(d.queue) > 0 {
-		t := d.queue[0]
-		if !t.complete || t.id > s.lowest() {
-			return
-		}
-		d.queue[0] = nil
-		d.queue = d.queue[1:]
-		d.account(-t.bytes)
-		d.router.Acks.Release(t.ticket)
+// skipApplied passes over transactions that the external database has already: the stream was read again. It returns the
+// place of the first one that it lacks. It is called with mu held.
+func (d *Destination) skipApplied(s *session) int {
+	for d.applied < len(d.queue) && d.queue[d.applied].complete && d.queue[d.applied].id <= s.lowest() {
+		d.applied++
 	}
+	return d.applied
 }
 
 // fold adds a transaction's changes of the tables that the mappings read.
@@ -117,24 +113,27 @@ func truncates(t *transaction) bool {
 	return false
 }
 
-// rewind prepares for another try: what is in the queue is taken again from its front. Where a large transaction was
-// let go of in part it returns true: the stream must be read again. It is called with mu held.
+// rewind prepares for another try: what is in the queue is taken again from its front, since only the metadata can tell
+// what was committed. Where a large transaction was let go of in part it returns true: the stream must be read again.
+// Until that has happened nothing is taken, or the rest of the transaction would pass for the whole. It is called with mu
+// held.
 func (d *Destination) rewind() (replay bool) {
-	if len(d.queue) == 0 {
+	d.applied = 0
+	for _, t := range d.queue {
+		t.next, t.external = 0, 0
+		replay = replay || t.dropped
+	}
+	if !replay {
 		return false
 	}
-	head := d.queue[0]
-	head.next = 0
-	if !head.dropped {
-		return false
-	}
+	// Their tickets stay held: holding says which, and they are not held again when the changes come again.
+	d.accepted = position{id: d.queue[0].id - 1, complete: true}
+	d.unwanted = d.reading
 	freed := int64(0)
 	for _, t := range d.queue {
 		freed += t.bytes
 	}
-	// Their tickets stay held: holding says which, and they are not held again when the changes come again.
 	d.queue = nil
-	d.accepted = position{id: head.id - 1, complete: true}
 	d.account(-freed)
 	return true
 }

@@ -35,13 +35,17 @@ type Destination struct {
 
 	mu       sync.Mutex
 	queue    []*transaction
+	applied  int   // so many at the front are committed in the external database, but not known to be flushed there
+	released int64 // sequence id up to which tickets were released: the source may forget those changes
 	bytes    int64
 	over     bool // counted in the gate
 	accepted position
 	holding  int64 // the newest transaction whose ticket is held; reading again does not hold it twice
+	reading  int   // the reading of the stream that the newest part came from
+	unwanted int   // parts of that reading and of earlier ones are not taken: see rewind
 	working  bool
 	retryAt  *time.Timer // runs while the destination waits to try again
-	idle     *time.Timer // runs while a connection is kept without work
+	idle     *time.Timer // runs while a connection is kept without work, or until the next look at what is flushed
 	more     chan struct{}
 	status   Status
 	pause    *backoff.ExponentialBackOff
@@ -80,9 +84,10 @@ type transaction struct {
 	ticket    replication.Ticket
 	changes   []replication.Change
 	bytes     int64
-	complete  bool // the source has sent it whole
-	next      int  // changes that were applied in an open external transaction
-	dropped   bool // some of those were let go of, to make room for the rest
+	complete  bool            // the source has sent it whole
+	next      int             // changes that were applied in an open external transaction
+	dropped   bool            // some of those were let go of, to make room for the rest
+	external  replication.LSN // of the external server: flushed there, the transaction survives a crash; 0 is not known yet
 }
 
 func newDestination(r *Router, tenant, name, dsn string, mappings []*mapping.Mapping) (*Destination, error) {
@@ -92,7 +97,7 @@ func newDestination(r *Router, tenant, name, dsn string, mappings []*mapping.Map
 	}
 	d := &Destination{Tenant: tenant, Name: name, router: r, config: config, mappings: mappings, reads: map[string]bool{},
 		log:      r.Log.With(zap.String("tenant", tenant), zap.String("destination", name)),
-		accepted: position{id: -1}, holding: -1, more: make(chan struct{}, 1), limit: r.Options.BatchRows,
+		accepted: position{id: -1}, holding: -1, released: -1, more: make(chan struct{}, 1), limit: r.Options.BatchRows,
 		status: Status{State: Streaming, SequenceID: -1}, pause: backoff.NewExponentialBackOff()}
 	d.pause.InitialInterval, d.pause.MaxInterval = r.Options.RetryMin, r.Options.RetryMax
 	d.pause.Multiplier, d.pause.RandomizationFactor = 2, 0.5
@@ -126,6 +131,10 @@ func (d *Destination) Mappings() []string {
 func (d *Destination) enqueue(part *replication.Transaction, changes []replication.Change) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.reading = part.Session
+	if part.Session <= d.unwanted {
+		return false
+	}
 	a := &d.accepted
 	if part.SequenceID < a.id || (part.SequenceID == a.id && a.complete) {
 		return false
@@ -195,8 +204,7 @@ func (d *Destination) account(n int64) {
 	d.router.gate.add(n, over)
 }
 
-// wake starts a worker where there is work and none runs. A large transaction is work before its end has come. It is
-// called with mu held.
+// wake starts a worker where there is work and none runs. It is called with mu held.
 func (d *Destination) wake() {
 	if d.working || d.retryAt != nil || !d.hasWork() {
 		return
@@ -249,7 +257,7 @@ func (d *Destination) step() error {
 	return d.apply(d.router.ctx, b)
 }
 
-// rest ends the worker when the queue is really empty, and keeps the connection for a while.
+// rest ends the worker when there is really nothing to do, and keeps the connection for a while.
 func (d *Destination) rest() bool {
 	d.mu.Lock()
 	if !d.router.stopping() && d.hasWork() {
@@ -258,28 +266,29 @@ func (d *Destination) rest() bool {
 	}
 	d.working = false
 	s := d.session
-	if s == nil || d.router.stopping() {
-		d.mu.Unlock()
-		return true
-	}
-	if d.router.Options.IdleClose > 0 && d.router.connections.rest(d) {
+	switch {
+	case s == nil || d.router.stopping():
+	case d.applied > 0:
+		d.idle = time.AfterFunc(flushPause, d.confirmFlush)
+	case d.router.Options.IdleClose > 0 && d.router.connections.rest(d):
 		d.idle = time.AfterFunc(d.router.Options.IdleClose, d.closeIdle)
+	default:
+		d.session = nil
 		d.mu.Unlock()
+		s.close()
 		return true
 	}
-	d.session = nil
 	d.mu.Unlock()
-	s.close()
 	return true
 }
 
-// hasWork is called with mu held.
+// hasWork is called with mu held. A large transaction is work before its end has come.
 func (d *Destination) hasWork() bool {
-	if len(d.queue) == 0 {
+	if len(d.queue) == d.applied {
 		return false
 	}
-	head := d.queue[0]
-	return head.complete || head.bytes >= largeBytes || len(head.changes) >= d.limit
+	next := d.queue[d.applied]
+	return next.complete || next.bytes >= largeBytes || len(next.changes) >= d.limit
 }
 
 // closeIdle gives up the connection unless somebody works.
@@ -317,29 +326,36 @@ func (d *Destination) stop() {
 	}
 }
 
-// failed decides what follows a failure: when to try again, and in which state.
+// failed decides what follows a failure: when to try again, and in which state. The connection is not kept.
 func (d *Destination) failed(e *Error) {
-	s := d.session
-	if d.router.ctx.Err() == nil && s != nil && !s.usable() {
-		d.session = nil
-	}
-	if s != nil && d.session == nil {
-		s.close()
-	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	s := d.session
+	d.session = nil
 	d.working = false
 	replay := d.rewind()
 	if isCanceled(e) && d.router.stopping() {
-		return
+		d.mu.Unlock()
+	} else {
+		d.pauseAfter(e)
+		d.mu.Unlock()
 	}
+	if s != nil {
+		s.close()
+	}
+	if replay {
+		d.router.Replay()
+	}
+}
+
+// pauseAfter is called with mu held.
+func (d *Destination) pauseAfter(e *Error) {
 	if e.SQLState == queryCanceled {
 		d.limit = max(d.limit/2, 1)
 	}
 	d.status.Attempts++
 	d.status.Err = e
-	wait := d.pause.NextBackOff()
 	d.status.State = Retrying
+	wait := d.pause.NextBackOff()
 	switch e.verdict {
 	case needsHuman, rowFault:
 		d.status.State = Halted
@@ -347,14 +363,13 @@ func (d *Destination) failed(e *Error) {
 	case retryLong:
 		wait = max(wait, min(10*time.Second, d.router.Options.RetryMax))
 	case conflict:
-		wait = 0
+		if d.status.Attempts == 1 {
+			wait = 0 // the metadata is read again
+		}
 	}
 	d.status.NextRetry = time.Now().Add(wait)
 	d.logFailure(e, wait)
 	d.retryAt = time.AfterFunc(wait, d.retry)
-	if replay {
-		d.router.Replay()
-	}
 }
 
 // logFailure says once what is wrong, and again with every doubling of the attempts.
@@ -376,18 +391,9 @@ func (d *Destination) retry() {
 	d.wake()
 }
 
-// succeeded notes a commit and lets go of the transactions.
-func (d *Destination) succeeded(b *batch) {
-	var tickets []replication.Ticket
+// succeeded notes a commit. flushed says that it and everything before it survives a crash of the external server.
+func (d *Destination) succeeded(b *batch, flushed bool) {
 	d.mu.Lock()
-	var freed int64
-	for _, t := range b.transactions {
-		tickets = append(tickets, t.ticket)
-		freed += t.bytes
-	}
-	clear(d.queue[:len(b.transactions)])
-	d.queue = d.queue[len(b.transactions):]
-	d.account(-freed)
 	if d.status.State != Streaming {
 		d.log.Info("the external database takes changes again", zap.Int("attempts", d.status.Attempts))
 	}
@@ -400,6 +406,12 @@ func (d *Destination) succeeded(b *batch) {
 	d.status.Batches++
 	d.limit = min(d.limit*2, d.router.Options.BatchRows)
 	d.pause.Reset()
+	d.applied += len(b.transactions)
+	n := 0
+	if flushed {
+		n = d.applied
+	}
+	tickets := d.letGo(n)
 	d.mu.Unlock()
 	d.router.Acks.Release(tickets...)
 }

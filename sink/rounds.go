@@ -93,6 +93,8 @@ func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes 
 		d.mu.Unlock()
 		select {
 		case <-d.more:
+		case <-d.router.stop: // the rest will not come
+			return nil, false, context.Canceled
 		case <-ctx.Done():
 			return nil, false, ctx.Err()
 		}

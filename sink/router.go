@@ -77,6 +77,7 @@ type Router struct {
 	workers sync.WaitGroup
 	stopMu  sync.Mutex
 	stopped bool // no worker starts any more
+	stop    chan struct{}
 }
 
 // route is what the router knows of a relation.
@@ -89,7 +90,7 @@ type route struct {
 // NewRouter returns a router without destinations.
 func NewRouter(c Config) *Router {
 	r := &Router{Config: c, settings: c.Options.settings(), gate: &gate{limit: c.Options.MemoryBytes}, connections: newConnections(c.Options.MaxConnections),
-		tenants: map[string][]*Destination{}, routes: map[*replication.Relation]*route{}, latest: map[string]*replication.Relation{}}
+		tenants: map[string][]*Destination{}, stop: make(chan struct{}), routes: map[*replication.Relation]*route{}, latest: map[string]*replication.Relation{}}
 	for _, t := range c.Tables {
 		r.latest[t.Relation.Name] = t.Relation
 	}
@@ -246,7 +247,10 @@ func (r *Router) route(rel *replication.Relation) *route {
 // then rolled back. Connections are closed. It may be called again.
 func (r *Router) Settle() {
 	r.stopMu.Lock()
-	r.stopped = true
+	if !r.stopped {
+		r.stopped = true
+		close(r.stop)
+	}
 	r.stopMu.Unlock()
 	done := make(chan struct{})
 	go func() {
@@ -260,10 +264,15 @@ func (r *Router) Settle() {
 		r.cancel()
 		<-done
 	}
-	r.cancel()
+	var last sync.WaitGroup
 	for _, d := range r.Destinations() {
-		d.stop()
+		last.Go(func() {
+			d.settle()
+			d.stop()
+		})
 	}
+	last.Wait()
+	r.cancel()
 }
 
 // start runs f as a worker unless the router is stopping.

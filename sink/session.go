@@ -62,9 +62,14 @@ func (d *Destination) connect(ctx context.Context) error {
 		return err
 	}
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.session = s
-	d.status.SequenceID = max(d.status.SequenceID, s.lowest())
-	d.mu.Unlock()
+	if s.lowest() < d.released {
+		return &Error{verdict: needsHuman, Err: fmt.Errorf("the external database went back: it has %d, and had %d before, which the primary "+
+			"has forgotten since (a restored backup, or a lost metadata table)", s.lowest(), d.released),
+			Remedy: "restore it to a newer state, or empty it and start anew"}
+	}
+	d.status.SequenceID = s.lowest()
 	return nil
 }
 
@@ -384,7 +389,7 @@ func (s *session) explainStatement(st *mapping.Statement, err error) *Error {
 }
 
 // faultOf turns an error with a position into one with file, line and column.
-func faultOf(name string, fault func(position int32, format string, args ...any) *mappingFault, err error) *Error {
+func faultOf(name string, fault func(position int32, format string, args ...any) *mapping.Fault, err error) *Error {
 	e := &Error{Mapping: name, verdict: classify(err), SQLState: sqlstate(err), Err: err}
 	if pgErr := asPgError(err); pgErr != nil {
 		where := fault(pgErr.Position, "%s", serverText(pgErr))

@@ -133,6 +133,8 @@ func (w *world) start() *running {
 		cancel()
 		w.tb.Fatal(err)
 	}
+	pl.reader.StatusInterval = 50 * time.Millisecond // what synced waits for
+	pl.reader.StatusInterval = 100 * time.Millisecond // so that tests need not wait a second for every acknowledgement
 	r := &running{pipeline: pl, tb: w.tb, stop: cancel, done: make(chan error, 1)}
 	go func() { r.done <- pl.run(ctx) }()
 	w.tb.Cleanup(r.end)
@@ -240,12 +242,22 @@ const (
 // equal fails unless the external database is the primary's projection for that tenant.
 func (w *world) equal(tenant, dsn string) {
 	w.tb.Helper()
+	if diff := w.diff(tenant, dsn); diff != "" {
+		w.tb.Error(diff)
+	}
+}
+
+// diff tells how the external database differs from the primary's projection for that tenant.
+func (w *world) diff(tenant, dsn string) string {
+	w.tb.Helper()
+	all := ""
 	for _, q := range []struct{ name, expected, actual string }{
 		{"contact_channels", expectedChannels, actualChannels}, {"users", expectedUsers, actualUsers},
 	} {
 		want, got := query(w.tb, w.source, q.expected, tenant), query(w.tb, dsn, q.actual)
 		if diff := cmp.Diff(want, got); diff != "" {
-			w.tb.Errorf("%s of tenant %s differs (-primary +external):\n%.4000s", q.name, tenant, diff)
+			all += fmt.Sprintf("%s of tenant %s differs (-primary +external):\n%.4000s", q.name, tenant, diff)
 		}
 	}
+	return all
 }

@@ -38,7 +38,8 @@ type Options struct {
 	Version int
 	// Dir is the parent of the data directory; it must exist. "" is the directory for temporary files.
 	Dir string
-	// Log gets the server's log as well; nil is the log file only. Not used where the server is not a child process.
+	// Log gets the server's log as well, from one goroutine; nil is the log file only. With it, the file may lag behind the
+	// server by a moment. Not used where the server is not a child process.
 	Log io.Writer
 	// InitdbArgs come after the defaults (UTF8, C.UTF-8, trust) and so win over them. Binaries only.
 	InitdbArgs []string

@@ -71,8 +71,12 @@ func TestDefaults(t *testing.T) {
 		}
 	}
 	ok(t, c.Exec(t.Context(), "", "DO $$ BEGIN RAISE LOG 'seen in the log'; END $$"))
-	if !strings.Contains(c.Log(), "seen in the log") {
-		t.Errorf("the log does not hold the server's message:\n%s", c.Log())
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for !strings.Contains(c.Log(), "seen in the log") { // it comes through a pipe
+		if ctx.Err() != nil {
+			t.Fatalf("the log does not hold the server's message:\n%s", c.Log())
+		}
 	}
 	ok(t, c.Close())
 	if !strings.Contains(log.String(), "seen in the log") {

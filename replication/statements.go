@@ -1,0 +1,75 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Statement is a piece of what the primary must have.
+type Statement struct {
+	What string // what it makes, for people
+	SQL  string // without a semicolon at its end
+	Done bool   // the primary has it already
+}
+
+// Statements are what [Setup.Ensure] runs where it is not done, for a person to read or to run. Nothing is changed. The
+// schema outflow need not exist yet.
+func (s Setup) Statements(ctx context.Context, conn *pgx.Conn) ([]Statement, error) {
+	publication, err := s.publication(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	_, found, err := s.findSlot(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	_, known, err := s.loadSource(ctx, conn)
+	if state := sqlstate(err); err != nil && state != undefinedTable && state != insufficientRights {
+		return nil, err
+	}
+	if known && !found {
+		return nil, s.slotGone() // a new slot would begin after a gap
+	}
+	slot := Statement{What: fmt.Sprintf("replication slot %q", s.Slot), SQL: s.slotSQL(), Done: found}
+	return []Statement{publication, slot}, nil
+}
+
+func (s Setup) slotSQL() string {
+	return fmt.Sprintf("SELECT lsn::text FROM pg_create_logical_replication_slot(%s, 'pgoutput')", quoteLiteral(s.Slot))
+}
+
+func (s Setup) slotGone() *Problem {
+	return &Problem{
+		What: fmt.Sprintf("replication slot %q is gone; what was committed since is lost to the stream", s.Slot),
+		Remedy: fmt.Sprintf("empty the external databases' tables and _stack_sync_metadata, then run "+
+			"DELETE FROM outflow.source WHERE slot = %s on the primary and start again", quoteLiteral(s.Slot)),
+	}
+}
+
+// publication is the statement that makes the publication publish the wanted columns. From 15 on it has column lists, so
+// that what no mapping names never leaves the primary; before that it has whole tables.
+func (s Setup) publication(ctx context.Context, conn *pgx.Conn) (Statement, error) {
+	var version int
+	var exists bool
+	err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int,
+		EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`, s.Publication).Scan(&version, &exists)
+	if err != nil {
+		return Statement{}, fmt.Errorf("looking for publication %q: %w", s.Publication, err)
+	}
+	lists := version >= 150000
+	want := make([]string, len(s.Tables))
+	for i, t := range s.Tables {
+		want[i] = t.published(lists)
+	}
+	name, tables := quoteIdentifier(s.Publication), strings.Join(want, ", ")
+	st := Statement{What: fmt.Sprintf("publication %q", s.Publication),
+		SQL: fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s WITH (publish_via_partition_root = true)", name, tables)}
+	if exists {
+		st.Done, err = s.publishes(ctx, conn, lists)
+		st.SQL = fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s", name, tables)
+	}
+	return st, err
+}

@@ -1,0 +1,125 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"outflow/replication"
+)
+
+// A small batch commits with synchronous_commit off: the answer comes without waiting for the external server's disk. Its
+// transactions stay in the queue, and their tickets held, until that server says that it has flushed its WAL beyond them.
+// If it crashes before, rows and metadata go back together, and the same transactions are taken from the queue again.
+
+const (
+	// lagChanges is the size of a batch up to which the wait for the disk is most of the time that it takes.
+	lagChanges = 100
+	// flushPause is how often an idle destination asks whether its last commits are flushed. The server's WAL writer
+	// needs at most three of its rounds, 200 ms each by default (the Postgres manual, "Asynchronous Commit").
+	flushPause = 100 * time.Millisecond
+)
+
+// mayLag decides whether a batch commits without waiting for the disk.
+func (d *Destination) mayLag(b *batch) bool {
+	if b.large != nil || b.changes > lagChanges {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.bytes <= d.router.Options.QueueBytes/8 // what waits to be flushed takes room in the queue
+}
+
+// flushed takes the external server's WAL positions, written and flushed, as it told them now.
+func (d *Destination) flushed(row [][]byte) {
+	insert, err := replication.ParseLSN(string(row[0]))
+	if err != nil {
+		return
+	}
+	flush, err := replication.ParseLSN(string(row[1]))
+	if err != nil {
+		return
+	}
+	d.mu.Lock()
+	n := 0
+	for _, t := range d.queue[:d.applied] {
+		if t.external == 0 {
+			t.external = insert // it was committed before this, so its record is below
+		}
+		if t.external <= flush {
+			n++
+		}
+	}
+	tickets := d.letGo(n)
+	d.mu.Unlock()
+	d.router.Acks.Release(tickets...)
+}
+
+// letGo drops the first n transactions from the queue; the caller releases the tickets. It is called with mu held.
+func (d *Destination) letGo(n int) []replication.Ticket {
+	if n == 0 {
+		return nil
+	}
+	tickets := make([]replication.Ticket, n)
+	var freed int64
+	for i, t := range d.queue[:n] {
+		tickets[i] = t.ticket
+		freed += t.bytes
+		d.released = t.id
+	}
+	clear(d.queue[:n])
+	d.queue = d.queue[n:]
+	d.applied -= n
+	d.account(-freed)
+	return tickets
+}
+
+// confirmFlush runs when a destination is idle and its last commits may not be flushed yet.
+func (d *Destination) confirmFlush() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.idle = nil
+	if d.working || d.retryAt != nil {
+		return
+	}
+	d.working = d.router.start(func() {
+		if err := d.askFlush(d.router.ctx); err != nil {
+			d.failed(newError(err))
+			return
+		}
+		d.work()
+	})
+}
+
+func (d *Destination) askFlush(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, d.router.Options.ConnectTimeout)
+	defer cancel()
+	rows, err := d.session.exec(ctx, `SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()`)
+	if err != nil {
+		return fmt.Errorf("asking how far the WAL is flushed: %w", err)
+	}
+	d.flushed(rows[0])
+	return nil
+}
+
+// settle waits, at the end of the process, until the last commits are flushed, so that the next process need not read
+// them again. What takes longer than the server's defaults allow is read again and skipped.
+func (d *Destination) settle() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	tick := time.NewTicker(flushPause / 4)
+	defer tick.Stop()
+	for {
+		d.mu.Lock()
+		waiting := d.applied > 0 && d.session != nil
+		d.mu.Unlock()
+		if !waiting || d.askFlush(ctx) != nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
