@@ -35,7 +35,7 @@ var kinds = map[string]string{
 	"delete user": `DELETE FROM "ProjectUser" WHERE "tenancyId" = $1 AND "projectUserId" = $2 AND $3 || $4 <> ''`,
 	"insert channel": `INSERT INTO "ContactChannel" ("tenancyId", "projectUserId", id, type, "isVerified", value)
 		SELECT "tenancyId", "projectUserId", $3, 'EMAIL', false, $4 FROM "ProjectUser"
-		WHERE "tenancyId" = $1 AND "projectUserId" = $2 ON CONFLICT DO NOTHING`,
+		WHERE "tenancyId" = $1 AND "projectUserId" = $2 AND NOT EXISTS (SELECT FROM "ContactChannel" WHERE id = $3)`,
 	"make primary": `UPDATE "ContactChannel" SET "isPrimary" = CASE WHEN id = $3 THEN 'TRUE'::"BooleanTrue" END, value = value || $4
 		WHERE "tenancyId" = $1 AND "projectUserId" = $2 AND (id = $3 OR "isPrimary" = 'TRUE')`,
 	"delete channel": `DELETE FROM "ContactChannel" WHERE "tenancyId" = $1 AND "projectUserId" = $2 AND id = $3 AND $4 <> 'x'`,

@@ -1,0 +1,126 @@
+package replication
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+func TestAckOnlyContiguous(t *testing.T) {
+	a := NewAckTracker(10)
+	var tickets []Ticket
+	for _, lsn := range []LSN{20, 30, 40} {
+		ticket, ok := a.Begin(lsn)
+		if !ok {
+			t.Fatalf("%s is not new", lsn)
+		}
+		a.Hold(ticket)
+		a.Commit(ticket, lsn+5)
+		tickets = append(tickets, ticket)
+	}
+	step := func(release Ticket, want LSN) {
+		t.Helper()
+		a.Release(release)
+		if got := a.Flush(); got != want {
+			t.Errorf("flush is %s, want %s", got, want)
+		}
+	}
+	a.Idle(100) // something is outstanding: a keepalive must not move it
+	step(tickets[1], 10)
+	step(tickets[0], 35)
+	step(tickets[2], 45)
+	a.Idle(100)
+	if a.Flush() != 100 || a.Outstanding() != 0 {
+		t.Errorf("idle: flush %s, %d outstanding", a.Flush(), a.Outstanding())
+	}
+	if _, ok := a.Begin(40); ok {
+		t.Error("an acknowledged transaction is wanted again")
+	}
+}
+
+func TestAckTwicePanics(t *testing.T) {
+	for name, f := range map[string]func(a *AckTracker, first Ticket){
+		"released twice":  func(a *AckTracker, first Ticket) { a.Release(first); a.Release(first) },
+		"committed twice": func(a *AckTracker, first Ticket) { a.Commit(first, 25); a.Commit(first, 25) },
+		"never begun":     func(a *AckTracker, first Ticket) { a.Release(first + 2) },
+	} {
+		func() {
+			a := NewAckTracker(0)
+			first, _ := a.Begin(20)
+			a.Begin(30)
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: no panic", name)
+				}
+			}()
+			f(a, first)
+		}()
+	}
+}
+
+// The flush LSN is, at every step, the end of the last transaction before which none is held, whatever the order of
+// releases and however often the stream is read again.
+func TestAckAgainstModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		const start = LSN(100)
+		a := NewAckTracker(start)
+		type transaction struct {
+			ticket  Ticket
+			holders int
+			reading bool
+		}
+		var all []*transaction
+		lsn := func(i int) LSN { return start + LSN(i)*10 }
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			switch rapid.IntRange(0, 3).Draw(t, "step") {
+			case 0: // the next transaction, with some holders
+				ticket, ok := a.Begin(lsn(len(all)))
+				if !ok {
+					t.Fatal("a new transaction is not wanted")
+				}
+				tx := &transaction{ticket: ticket, holders: rapid.IntRange(0, 3).Draw(t, "holders"), reading: true}
+				for range tx.holders {
+					a.Hold(ticket)
+				}
+				all = append(all, tx)
+			case 1: // the reader has it whole
+				for i, tx := range all {
+					if tx.reading {
+						a.Commit(tx.ticket, lsn(i)+5)
+						tx.reading = false
+						break
+					}
+				}
+			case 2: // somebody releases any one
+				if len(all) > 0 {
+					if tx := all[rapid.IntRange(0, len(all)-1).Draw(t, "which")]; tx.holders > 0 {
+						a.Release(tx.ticket)
+						tx.holders--
+					}
+				}
+			case 3: // the stream is read again from the flush LSN
+				for i, tx := range all {
+					ticket, ok := a.Begin(lsn(i))
+					if ok {
+						if ticket != tx.ticket {
+							t.Fatalf("transaction %d has ticket %d after reading again, and had %d", i, ticket, tx.ticket)
+						}
+						tx.reading = true
+					} else if tx.holders > 0 || tx.reading {
+						t.Fatalf("transaction %d is held and not wanted", i)
+					}
+				}
+			}
+			want := start
+			for i, tx := range all {
+				if tx.holders > 0 || tx.reading {
+					break
+				}
+				want = lsn(i) + 5
+			}
+			if got := a.Flush(); got != want {
+				t.Fatalf("flush is %d, want %d", got, want)
+			}
+		}
+	})
+}
