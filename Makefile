@@ -59,7 +59,7 @@ bench: build postgres ## throughput and latency on throwaway servers
 	bin/outflow bench
 
 demo: build postgres ## the whole system on throwaway servers
-	bin/outflow demo
+	bin/outflow demo --duration 20s
 
 docker: ## the container image
 	docker build --build-arg VERSION=$(VERSION) -t $(IMAGE):$(VERSION) .

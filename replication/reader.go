@@ -105,7 +105,7 @@ func (r *Reader) Run(ctx context.Context) error {
 		err := r.session(ctx)
 		if ctx.Err() != nil {
 			r.Sink.Settle()
-			return nil
+			return nil //nolint:nilerr // a wanted stop is not an error
 		}
 		if time.Since(started) > pause.MaxInterval {
 			pause.Reset()

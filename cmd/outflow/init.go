@@ -1,9 +1,191 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
+
+	"outflow/internal/config"
+	"outflow/replication"
+	"outflow/sql"
 )
 
-func newInit() *cobra.Command { return &cobra.Command{Use: "init"} }
-func newDemo() *cobra.Command { return &cobra.Command{Use: "demo"} }
-func newBench() *cobra.Command { return &cobra.Command{Use: "bench"} }
+func newInit() *cobra.Command {
+	var s settings
+	var apply bool
+	var role string
+	c := &cobra.Command{
+		Use:   "init",
+		Short: "Print or install what the primary needs: role, rights, schema outflow, publication, slot",
+		Long: `Init prints, as SQL for psql, what the primary needs for this configuration: a role with no more rights than
+outflow run uses, the schema outflow, the publication with its column lists, and the slot. What is there already is
+printed as a comment. It reads the primary's catalog and changes nothing.
+
+With --apply it installs all of that. source.dsn must then be an administrator's; it is safe to run again. Afterwards
+let source.dsn name the new role.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := s.load()
+			if err != nil {
+				return err
+			}
+			if role == "" || len(role) > 63 || strings.HasPrefix(role, "pg_") || strings.ContainsRune(role, 0) {
+				return usageError{fmt.Errorf("--role %q: expected a name of 1 to 63 bytes that does not begin with pg_", role)}
+			}
+			return initPrimary(c.Context(), c.OutOrStdout(), cfg, role, apply)
+		},
+	}
+	s.flags(c)
+	c.Flags().BoolVar(&apply, "apply", false, "install it, with the rights of source.dsn")
+	c.Flags().StringVar(&role, "role", "outflow", "role that Outflow is to log in with; it is created where it is missing")
+	return c
+}
+
+// installation is what the primary needs, and the way to it.
+type installation struct {
+	cfg     *config.Config
+	primary *replication.Primary
+	conn    *pgx.Conn
+	plan    *plan
+	role    string
+}
+
+func initPrimary(ctx context.Context, out io.Writer, cfg *config.Config, role string, apply bool) error {
+	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
+	if err != nil {
+		return usageError{fmt.Errorf("source.dsn: %w", err)}
+	}
+	conn, err := primary.Connect(ctx)
+	if err != nil {
+		return replication.ExplainConnect(primary, err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	// The server's settings and the rights of who asks are no obstacle to printing.
+	p, err := newPlanAfter(ctx, conn, cfg, replication.CheckTables)
+	if err != nil {
+		return err
+	}
+	in := &installation{cfg: cfg, primary: primary, conn: conn, plan: p, role: role}
+	if apply {
+		return in.apply(ctx, out)
+	}
+	return in.print(ctx, out)
+}
+
+// print writes all statements; those that are done as comments, so that pasting the whole again does no harm.
+func (in *installation) print(ctx context.Context, out io.Writer) error {
+	prepare, err := in.preparation(ctx)
+	if err != nil {
+		return err
+	}
+	stream, err := in.setup(out).Statements(ctx, in.conn)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "-- What Outflow needs on the primary %s. Run it with psql as a superuser.\n", in.primary.Address())
+	for _, st := range append(prepare, stream...) {
+		text := st.SQL + ";\n"
+		if st.Done {
+			fmt.Fprintf(out, "\n-- There already: %s\n", st.What)
+			text = "-- " + strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n-- ") + "\n"
+		} else {
+			fmt.Fprintf(out, "\n-- %s\n", st.What)
+		}
+		fmt.Fprint(out, text)
+	}
+	fmt.Fprintf(out, "\n-- Then give the role a password: \\password %s\n", in.role)
+	return nil
+}
+
+// apply runs what is not done. Each statement commits by itself: a slot cannot be made in a transaction that has written.
+func (in *installation) apply(ctx context.Context, out io.Writer) error {
+	const remedy = "let source.dsn name a superuser for this command, or give the output of outflow init to one"
+	if err := replication.CheckServer(ctx, in.conn); err != nil {
+		return err
+	}
+	prepare, err := in.preparation(ctx)
+	if err != nil {
+		return err
+	}
+	stream, err := in.setup(out).Statements(ctx, in.conn)
+	if err != nil {
+		return err
+	}
+	for _, st := range prepare {
+		if !st.Done {
+			if _, err := in.conn.Exec(ctx, st.SQL); err != nil {
+				return replication.Explain(fmt.Errorf("%s: %w", st.What, err), remedy)
+			}
+		}
+		report(out, st)
+	}
+	if _, _, err := in.setup(out).Ensure(ctx, in.conn); err != nil {
+		return replication.Explain(err, remedy)
+	}
+	for _, st := range stream {
+		report(out, st)
+	}
+	fmt.Fprintf(out, "Give role %s a password (psql: \\password %[1]s), let source.dsn name it, and start: outflow run\n", in.role)
+	return nil
+}
+
+func report(out io.Writer, st replication.Statement) {
+	if st.Done {
+		fmt.Fprintf(out, "there already: %s\n", st.What)
+	} else {
+		fmt.Fprintf(out, "done: %s\n", st.What)
+	}
+}
+
+// preparation is what comes before the publication and the slot, in the order in which it is made.
+func (in *installation) preparation(ctx context.Context) ([]replication.Statement, error) {
+	level, err := in.walLevel(ctx)
+	if err != nil {
+		return nil, err
+	}
+	role, err := in.roleStatement(ctx)
+	if err != nil {
+		return nil, err
+	}
+	schema := replication.Statement{What: "schema outflow, where Outflow keeps its notes"}
+	script, err := sql.Script(ctx, in.conn)
+	if err != nil {
+		return nil, replication.Explain(err, "let source.dsn name a superuser for this command, or the role of outflow run")
+	}
+	if schema.SQL, schema.Done = strings.TrimSuffix(script, ";\n"), script == ""; schema.Done {
+		schema.SQL = "CREATE SCHEMA outflow"
+	}
+	rights, err := in.rights(ctx)
+	return []replication.Statement{level, role, schema, rights}, err
+}
+
+func (in *installation) setup(out io.Writer) replication.Setup {
+	return replication.Setup{Primary: in.primary, Slot: in.cfg.Source.Slot, Publication: in.cfg.Source.Publication,
+		Tables: in.plan.published(), Waiting: func(n int) {
+			fmt.Fprintf(out, "creating the slot; the primary waits for %d older transactions to end\n", n)
+		}}
+}
+
+func (in *installation) walLevel(ctx context.Context) (replication.Statement, error) {
+	st := replication.Statement{What: "wal_level = logical (then restart the server)", SQL: "ALTER SYSTEM SET wal_level = logical"}
+	err := in.conn.QueryRow(ctx, `SELECT current_setting('wal_level') = 'logical'`).Scan(&st.Done)
+	return st, err
+}
+
+func (in *installation) roleStatement(ctx context.Context) (replication.Statement, error) {
+	name := pgx.Identifier{in.role}.Sanitize()
+	st := replication.Statement{What: "role " + name + ": may log in and replicate", SQL: "CREATE ROLE " + name + " LOGIN REPLICATION"}
+	err := in.conn.QueryRow(ctx, `SELECT rolcanlogin AND (rolreplication OR rolsuper) FROM pg_roles WHERE rolname = $1`, in.role).Scan(&st.Done)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return st, nil
+	case err == nil && !st.Done:
+		st.SQL = "ALTER ROLE " + name + " LOGIN REPLICATION"
+	}
+	return st, err
+}

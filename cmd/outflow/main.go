@@ -61,9 +61,7 @@ Exit codes: 0 done, 1 failed or found something, 2 usage or configuration.`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newRun(), newDemo(), newInit(), newMapping(), newConfig(), newVersion(), newBench())
-	for _, c := range root.Commands() {
-		strictArgs(c)
-	}
+	strictArgs(root)
 	return root
 }
 

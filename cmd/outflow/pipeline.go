@@ -59,15 +59,28 @@ func loadMappings(cfg *config.Config) (mapping.Set, error) {
 // defaultMappings are what a destination gets that names none.
 var defaultMappings = []string{"contact_channels", "users"}
 
-// newPlan reads the catalog. It changes nothing on the primary.
+// newPlan checks the primary and reads the catalog. It changes nothing on the primary.
 func newPlan(ctx context.Context, conn *pgx.Conn, cfg *config.Config) (*plan, error) {
+	return newPlanAfter(ctx, conn, cfg, replication.Check)
+}
+
+// checkFunc is one of replication's checks, or a part of them.
+type checkFunc func(context.Context, *pgx.Conn, []replication.TableRule) ([]*replication.Table, error)
+
+func newPlanAfter(ctx context.Context, conn *pgx.Conn, cfg *config.Config, check checkFunc) (*plan, error) {
 	set, err := loadMappings(cfg)
 	if err != nil {
 		return nil, err
 	}
 	var rules []replication.TableRule
-	for _, t := range cfg.Source.Tables {
+	for i, t := range cfg.Source.Tables {
 		schema, name := t.Qualified()
+		for _, other := range rules {
+			if other.Name == name {
+				return nil, usageError{fmt.Errorf("source.tables[%d]: mappings could not tell %s.%s from %s.%s: the names of tables must differ, whatever their schema",
+					i, schema, name, other.Schema, other.Name)}
+			}
+		}
 		rules = append(rules, replication.TableRule{Schema: schema, Name: name, Tenant: t.Tenant})
 	}
 	ts := cfg.Source.Tombstones
@@ -75,7 +88,7 @@ func newPlan(ctx context.Context, conn *pgx.Conn, cfg *config.Config) (*plan, er
 		schema, name := ts.Qualified()
 		rules = append(rules, replication.TableRule{Schema: schema, Name: name, Tenant: ts.Tenant, InsertsOnly: true})
 	}
-	tables, err := replication.Check(ctx, conn, rules)
+	tables, err := check(ctx, conn, rules)
 	if err != nil {
 		return nil, err
 	}
@@ -146,6 +159,11 @@ func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pi
 	if err != nil {
 		return nil, err
 	}
+	// All that a person may have to correct comes before a slot is made, which would hold the primary's WAL from then on.
+	chosen, err := p.destinations(ctx, conn, cfg)
+	if err != nil {
+		return nil, err
+	}
 	source, confirmed, err := setup(ctx, primary, conn, cfg, p, log)
 	if err != nil {
 		return nil, err
@@ -156,11 +174,28 @@ func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pi
 	pl.router = sink.NewRouter(sink.Config{Options: sinkOptions(cfg.Sink), SourceID: source.ID, Tables: sinkTables(cfg, p),
 		Tombstones: sinkTombstones(cfg, p), Acks: pl.acks, Rows: pl.lookup.Rows, Replay: pl.reader.Restart, Log: log})
 	pl.reader.Sink = pl.router
-	return pl, pl.addDestinations(ctx, conn, cfg, p)
+	for _, d := range chosen {
+		if _, err := pl.router.Add(d.tenant, d.Name, d.DSN.Reveal(), d.mappings); err != nil {
+			return nil, d.fault(err)
+		}
+	}
+	return pl, nil
 }
 
-func (pl *pipeline) addDestinations(ctx context.Context, conn *pgx.Conn, cfg *config.Config, p *plan) error {
+// destination is a configured one, with its tenant as the primary writes it and its mappings found.
+type destination struct {
+	config.Static
+	tenant   string
+	mappings []*mapping.Mapping
+}
+
+func (d destination) fault(err error) error {
+	return usageError{fmt.Errorf("destination %s/%s: %w", d.Tenant, d.Name, err)}
+}
+
+func (p *plan) destinations(ctx context.Context, conn *pgx.Conn, cfg *config.Config) ([]destination, error) {
 	var faults []error
+	var all []destination
 	for i, d := range cfg.Destinations.Static {
 		tenant, err := canonicalTenant(ctx, conn, p, d.Tenant)
 		if err != nil {
@@ -172,14 +207,15 @@ func (pl *pipeline) addDestinations(ctx context.Context, conn *pgx.Conn, cfg *co
 			names = defaultMappings
 		}
 		ordered, err := p.order(names)
-		if err == nil {
-			_, err = pl.router.Add(tenant, d.Name, d.DSN.Reveal(), ordered)
-		}
+		next := destination{d, tenant, ordered}
 		if err != nil {
-			faults = append(faults, usageError{fmt.Errorf("destination %s/%s: %w", d.Tenant, d.Name, err)})
+			faults = append(faults, next.fault(err))
+		} else if slices.ContainsFunc(all, func(o destination) bool { return o.tenant == tenant && o.Name == d.Name }) {
+			faults = append(faults, next.fault(errors.New("the tenant has another destination of that name; its id is only written in another way")))
 		}
+		all = append(all, next)
 	}
-	return errors.Join(faults...)
+	return all, errors.Join(faults...)
 }
 
 // order finds the named mappings and checks that their tables are read.
@@ -191,6 +227,9 @@ func (p *plan) order(names []string) ([]*mapping.Mapping, error) {
 	for _, m := range ordered {
 		for _, table := range m.Tables() {
 			if !slices.ContainsFunc(p.tables, func(t replication.PublishedTable) bool { return t.Relation.Name == table }) {
+				if _, name, ok := strings.Cut(table, "."); ok {
+					return nil, fmt.Errorf("mapping %q reads from %q: a table is named without its schema; expected %q", m.Name, table, name)
+				}
 				return nil, fmt.Errorf("mapping %q reads from %q, which is not in source.tables", m.Name, table)
 			}
 		}

@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	demoUsers   = 10_000 // written before the stream is read
+	seedUsers   = 1000   // in one transaction of those
+	bulkUsers   = 20     // in one transaction of the load's larger ones
+	demoWriters = 2      // so that transactions overlap
+)
+
+// demoLoad writes to the primary as an application would.
+type demoLoad struct {
+	source  string
+	rate    int // row changes a second, all writers together
+	writers []*demoWriter
+
+	changes, transactions atomic.Int64 // committed by run
+}
+
+// demoWriter is one of the application's connections. Each has users of its own, so that none waits for another's locks.
+type demoWriter struct {
+	load  *demoLoad
+	rand  *rand.Rand
+	users []demoTenantUsers
+}
+
+type demoTenantUsers struct {
+	tenant string
+	ids    []string
+}
+
+// newDemoLoad writes the first users, and deals them out to the writers.
+func newDemoLoad(ctx context.Context, source string, tenants []demoTenant, rate int) (*demoLoad, error) {
+	conn, err := pgx.Connect(ctx, source)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	ids := make([]string, len(tenants))
+	for i, t := range tenants {
+		ids[i] = t.id
+	}
+	for first := 1; first <= demoUsers; first += seedUsers {
+		if _, err := conn.Exec(ctx, seedSQL, ids, first, first+seedUsers-1); err != nil {
+			return nil, fmt.Errorf("writing the first users: %w", err)
+		}
+	}
+	l := &demoLoad{source: source, rate: rate}
+	for range demoWriters {
+		w := &demoWriter{load: l, rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}
+		for _, id := range ids {
+			w.users = append(w.users, demoTenantUsers{tenant: id})
+		}
+		l.writers = append(l.writers, w)
+	}
+	return l, l.deal(ctx, conn)
+}
+
+func (l *demoLoad) deal(ctx context.Context, conn *pgx.Conn) error {
+	for t := range l.writers[0].users {
+		rows, err := conn.Query(ctx, `SELECT "projectUserId"::text FROM "ProjectUser" WHERE "tenancyId" = $1`, l.writers[0].users[t].tenant)
+		if err != nil {
+			return err
+		}
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return err
+		}
+		for i, id := range ids {
+			users := &l.writers[i%demoWriters].users[t]
+			users.ids = append(users.ids, id)
+		}
+	}
+	return nil
+}
+
+// run writes until ctx is done, which is not an error. What it has begun then it commits, so that nothing is written after
+// it has returned.
+func (l *demoLoad) run(ctx context.Context) error {
+	var g errgroup.Group
+	failing, stop := context.WithCancel(ctx)
+	defer stop()
+	for _, w := range l.writers {
+		g.Go(func() error {
+			defer stop()
+			return w.run(failing)
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("the load: %w", err)
+	}
+	return nil
+}
+
+func (w *demoWriter) run(ctx context.Context) error {
+	working := context.WithoutCancel(ctx)
+	conn, err := pgx.Connect(working, w.load.source)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(working)
+	perSecond := float64(w.load.rate) / demoWriters
+	started, done := time.Now(), int64(0)
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		due := started.Add(time.Duration(float64(done) / perSecond * float64(time.Second)))
+		pause.Reset(time.Until(due))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-pause.C:
+		}
+		n, err := w.transaction(working, conn)
+		if err != nil {
+			return err
+		}
+		done += n
+		w.load.changes.Add(n)
+		w.load.transactions.Add(1)
+	}
+}
+
+// transaction runs one transaction and returns how many rows it changed. All statements of a batch are one transaction.
+func (w *demoWriter) transaction(ctx context.Context, conn *pgx.Conn) (int64, error) {
+	statements, committed := w.choose()
+	batch := &pgx.Batch{}
+	for _, s := range statements {
+		batch.Queue(s.sql, s.args...)
+	}
+	results := conn.SendBatch(ctx, batch)
+	var n int64
+	for _, s := range statements {
+		tag, err := results.Exec()
+		if err != nil {
+			_ = results.Close()
+			return 0, err
+		}
+		n += tag.RowsAffected() * max(s.weight, 1)
+	}
+	if err := results.Close(); err != nil {
+		return 0, err
+	}
+	if committed != nil {
+		committed()
+	}
+	return n, nil
+}
+
+// demoStatement is a statement of the load.
+type demoStatement struct {
+	sql    string
+	args   []any
+	weight int64 // changes for each row in its command tag, where that is not 1: cascades are not counted there
+}
+
+// choose makes up a transaction. committed, unless nil, is to be called when it is there. As many users come as go.
+func (w *demoWriter) choose() (statements []demoStatement, committed func()) {
+	u := &w.users[w.rand.IntN(len(w.users))]
+	if len(u.ids) < bulkUsers {
+		return w.signUps(u, bulkUsers)
+	}
+	i := w.rand.IntN(len(u.ids))
+	user := u.ids[i]
+	switch n := w.rand.IntN(100); {
+	case n < 35:
+		return []demoStatement{{sql: updateSQL, args: []any{u.tenant, user, w.text()}}}, nil
+	case n < 55:
+		return w.signUps(u, 1)
+	case n < 75:
+		return w.switchEmail(u.tenant, user), nil
+	case n < 80:
+		return []demoStatement{{sql: removeChannelSQL, args: []any{u.tenant, user}, weight: 2}}, nil
+	case n < 96:
+		return w.remove(u, i)
+	case n < 98:
+		return w.signUps(u, bulkUsers/4)
+	}
+	from := w.rand.IntN(len(u.ids) - bulkUsers + 1)
+	return []demoStatement{{sql: bulkSQL, args: []any{u.tenant, u.ids[from : from+bulkUsers], w.text()}}}, nil
+}
+
+func (w *demoWriter) signUps(u *demoTenantUsers, n int) ([]demoStatement, func()) {
+	var statements []demoStatement
+	var ids []string
+	for range n {
+		id := w.uuid()
+		ids = append(ids, id)
+		statements = append(statements, demoStatement{sql: signUpSQL, args: []any{u.tenant, id, w.text()}},
+			demoStatement{sql: firstEmailSQL, args: []any{u.tenant, id}})
+	}
+	return statements, func() { u.ids = append(u.ids, ids...) }
+}
+
+// switchEmail gives the user one more address and makes another one the primary one.
+func (w *demoWriter) switchEmail(tenant, user string) []demoStatement {
+	args := []any{tenant, user}
+	return []demoStatement{{sql: moreEmailSQL, args: args}, {sql: demoteSQL, args: args}, {sql: promoteSQL, args: args}}
+}
+
+// remove deletes a user, and his channels by cascade; every second time with tombstones, as some applications do.
+func (w *demoWriter) remove(u *demoTenantUsers, i int) ([]demoStatement, func()) {
+	args := []any{u.tenant, u.ids[i]}
+	statements := []demoStatement{{sql: removeSQL, args: args, weight: 2}}
+	if w.rand.IntN(2) == 0 {
+		statements = append([]demoStatement{{sql: channelTombstonesSQL, args: args}, {sql: userTombstoneSQL, args: args}}, statements...)
+	}
+	return statements, func() {
+		last := len(u.ids) - 1
+		u.ids[i] = u.ids[last]
+		u.ids = u.ids[:last]
+	}
+}
+
+// text is a name with what breaks careless quoting.
+func (w *demoWriter) text() string {
+	names := []string{"Ada", "Blaise", "Çelik", "Дмитрий", "Émilie", "林", "O'Neill", `Back\slash`, "New\nLine", "Smile 🙂", ""}
+	return fmt.Sprintf("%s %d", names[w.rand.IntN(len(names))], w.rand.IntN(1000))
+}
+
+func (w *demoWriter) uuid() string {
+	a, b := w.rand.Uint64(), w.rand.Uint64()
+	return fmt.Sprintf("%08x-%04x-4%03x-8%03x-%012x", a>>32, a>>16&0xffff, a&0xfff, b>>48&0xfff, b&0xffffffffffff)
+}

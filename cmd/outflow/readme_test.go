@@ -1,0 +1,150 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+
+	"outflow/internal/config"
+	"outflow/internal/pgcluster/pgtest"
+	"outflow/mapping"
+)
+
+// readmeBlock is the fenced block of the README that stands under <!-- name -->.
+func readmeBlock(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(text), "<!-- "+name+" -->\n")
+	_, rest, fenced := strings.Cut(rest, "\n")
+	block, _, closed := strings.Cut(rest, "```")
+	if indent := len(block) - len(strings.TrimLeft(block, " ")); indent > 0 { // of a list's item
+		margin := "\n" + block[:indent]
+		block = strings.ReplaceAll("\n"+block, margin, "\n")[1:]
+	}
+	if !found || !fenced || !closed {
+		t.Fatalf("README.md has no block %q", name)
+	}
+	return block
+}
+
+// What the README says the primary needs is what outflow init prints.
+func TestReadmeShowsWhatInitPrints(t *testing.T) {
+	w := newWorld(t, pgtest.Shared(t))
+	u := w.db.Config()
+	w.cfg.Source.Slot = "outflow_readme_x" // slots are the cluster's: another test may have made that of the default
+	if err := w.db.QueryRow(t.Context(), `SELECT 1 FROM pg_roles WHERE rolname = 'outflow'`).Scan(new(int)); err == nil {
+		t.Skip("the given server has a role outflow")
+	}
+	printed := w.init("outflow", false)
+	printed = regexp.MustCompile(`the primary \S+\.`).ReplaceAllString(printed, "the primary db.example.com:5432/app.")
+	printed = strings.ReplaceAll(printed, pgx.Identifier{u.Database}.Sanitize(), `"app"`)
+	printed = strings.ReplaceAll(printed, w.cfg.Source.Slot, "outflow")
+	if diff := cmp.Diff(printed, readmeBlock(t, "init")); diff != "" {
+		t.Errorf("the README differs from what init prints (-init +README):\n%s", diff)
+	}
+}
+
+func TestReadmeConfigurationLoads(t *testing.T) {
+	environment := map[string]string{"OUTFLOW_SOURCE_DSN": "postgres://outflow@db/app", "ACME_DSN": "postgres://outflow@acme/app"}
+	for _, name := range []string{"configuration", "configuration of every key"} {
+		file := filepath.Join(t.TempDir(), "outflow.yaml")
+		if err := os.WriteFile(file, []byte(readmeBlock(t, name)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := config.Load(config.LoadOptions{File: file, Env: func(name string) (string, bool) {
+			value, ok := environment[name]
+			return value, ok
+		}})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		defaults := config.Default()
+		if diff := cmp.Diff(defaults.Sink, cfg.Sink); diff != "" {
+			t.Errorf("%s: the README's values are not the defaults (-default +README):\n%s", name, diff)
+		}
+		if !slices.EqualFunc(defaults.Source.Tables, cfg.Source.Tables, func(a, b config.Table) bool { return a.Name == b.Name && a.Tenant == b.Tenant }) ||
+			*defaults.Source.Tombstones != *cfg.Source.Tombstones || defaults.Log != cfg.Log {
+			t.Errorf("%s: the README's values are not the defaults", name)
+		}
+	}
+}
+
+// The worked example does what the README says.
+func TestReadmeMapping(t *testing.T) {
+	w := newWorld(t, pgtest.Shared(t))
+	dir := t.TempDir()
+	example := readmeBlock(t, "mapping")
+	if _, err := mapping.Load("README.md", []byte(example)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "people.yaml"), []byte(example), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.cfg.Mappings = []string{dir}
+	dsn := w.destination(tenant1, "main", "people")
+	w.start()
+	const ada = "00000000-0000-4000-8000-000000000001"
+	w.user(tenant1, ada, "Ada")
+	w.user(tenant1, "00000000-0000-4000-8000-000000000002", "")
+	w.user(tenant2, "00000000-0000-4000-8000-000000000003", "of somebody else")
+	w.synced()
+	people := func(want ...string) {
+		t.Helper()
+		got := query(t, dsn, `SELECT name, version > 0, changed_at <= now() FROM people ORDER BY name`)
+		if !slices.Equal(want, got) {
+			t.Errorf("people has %q, expected %q", got, want)
+		}
+	}
+	people(`"Ada"|"t"|"t"`, `"nobody"|"t"|"t"`)
+	w.exec(`UPDATE "ProjectUser" SET "displayName" = 'Ada L.' WHERE "projectUserId" = $1`, ada)
+	w.synced()
+	people(`"Ada L."|"t"|"t"`, `"nobody"|"t"|"t"`)
+	w.exec(`DELETE FROM "ProjectUser" WHERE "projectUserId" = $1`, ada)
+	w.synced()
+	people(`"nobody"|"t"|"t"`)
+	w.exec(`TRUNCATE "ProjectUser" CASCADE`)
+	w.synced()
+	people()
+}
+
+// The README quotes what the example says when a column is wrong.
+func TestReadmeMappingFault(t *testing.T) {
+	w := newWorld(t, pgtest.Shared(t))
+	file := filepath.Join(t.TempDir(), "people.yaml")
+	wrong := strings.Replace(readmeBlock(t, "mapping"), `u."displayName"`, `u.nickname`, 1)
+	if err := os.WriteFile(file, []byte(wrong), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.cfg.Mappings = []string{file}
+	w.destination(tenant1, "main", "people")
+	r := w.start()
+	w.user(tenant1, "00000000-0000-4000-8000-000000000001", "Ada")
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	quoted := regexp.MustCompile("\\| `(people\\.yaml:[^`]+)`").FindSubmatch(readme)
+	if quoted == nil {
+		t.Fatal("README.md does not quote the fault")
+	}
+	waitFor(t, "the fault", func() error {
+		err := r.router.Destinations()[0].Status().Err
+		if err == nil || !strings.Contains(err.Error(), string(quoted[1])) {
+			return errors.Join(fmt.Errorf("expected %s", quoted[1]), err)
+		}
+		return nil
+	})
+	r.end()
+}

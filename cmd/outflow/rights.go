@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"outflow/replication"
+	"outflow/sql"
+)
+
+// grant is one GRANT, and a query that tells whether the role has it.
+type grant struct {
+	sql  string // up to " TO ..."
+	held string // over pg_roles r; $1 is the role
+	args []any  // from $2 on
+}
+
+// rights are what outflow run uses, in one statement. The table of tombstones is not among them: it is read from the slot
+// only, and the slot asks for no rights on tables.
+func (in *installation) rights(ctx context.Context) (replication.Statement, error) {
+	name := pgx.Identifier{in.role}.Sanitize()
+	grants := in.grants()
+	texts := make([]string, len(grants))
+	held := true
+	for i, g := range grants {
+		texts[i] = "GRANT " + g.sql + " TO " + name
+		if !held {
+			continue
+		}
+		err := in.conn.QueryRow(ctx, `SELECT coalesce((SELECT `+g.held+` FROM pg_roles r WHERE r.rolname = $1), false)`,
+			append([]any{in.role}, g.args...)...).Scan(&held)
+		if err != nil {
+			return replication.Statement{}, fmt.Errorf("reading the rights of role %s: %w", name, err)
+		}
+	}
+	return replication.Statement{What: "rights of role " + name + ": to look up the published columns, and to keep its own notes",
+		SQL: strings.Join(texts, ";\n"), Done: held}, nil
+}
+
+func (in *installation) grants() []grant {
+	database := in.conn.Config().Database
+	grants := []grant{{"CONNECT ON DATABASE " + pgx.Identifier{database}.Sanitize(),
+		`has_database_privilege(r.oid, $2::text, 'CONNECT')`, []any{database}}}
+	seen := map[string]bool{}
+	usage := func(schema string) {
+		if !seen[schema] {
+			seen[schema] = true
+			grants = append(grants, grant{"USAGE ON SCHEMA " + pgx.Identifier{schema}.Sanitize(),
+				`coalesce((SELECT has_schema_privilege(r.oid, n.oid, 'USAGE') FROM pg_namespace n WHERE n.nspname = $2), false)`, []any{schema}})
+		}
+	}
+	for _, t := range in.plan.tables {
+		usage(t.Relation.Schema)
+		quoted := make([]string, len(t.Columns))
+		for i, c := range t.Columns {
+			quoted[i] = pgx.Identifier{c}.Sanitize()
+		}
+		grants = append(grants, grant{
+			fmt.Sprintf("SELECT (%s) ON %s", strings.Join(quoted, ", "), pgx.Identifier{t.Relation.Schema, t.Relation.Name}.Sanitize()),
+			`(SELECT bool_and(has_column_privilege(r.oid, $2::oid, c, 'SELECT')) FROM unnest($3::text[]) c)`,
+			[]any{t.Relation.OID, t.Columns}})
+	}
+	usage("outflow")
+	for _, right := range sql.Rights() {
+		grants = append(grants, grant{fmt.Sprintf("%s ON outflow.%s", right.Privilege, right.Table),
+			`coalesce((SELECT has_table_privilege(r.oid, c.oid, $3) FROM pg_class c
+				WHERE c.relnamespace = to_regnamespace('outflow') AND c.relname = $2), false)`, []any{right.Table, right.Privilege}})
+	}
+	return grants
+}
