@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"outflow/internal/config"
+	"outflow/internal/secret"
+)
+
+// contender is one of the two that are compared, in one arena.
+type contender interface {
+	name() string
+	// db is a connection to the contender's database on the target, for whoever watches and verifies.
+	db() *pgx.Conn
+	// slotName is the slot that prepare makes; what is committed after that is its backlog.
+	slotName() string
+	prepare(ctx context.Context) error
+	// start begins to replicate. failed is closed when that ended by itself.
+	start(ctx context.Context) (failed <-chan struct{}, err error)
+	// fault says what is known of a contender that does not get on.
+	fault() error
+	// remove ends replication and takes away what dropping the databases does not. It may be called without prepare.
+	remove(ctx context.Context) error
+}
+
+// The contenders' names, in the report too.
+const (
+	nativeName = "subscription"
+	oursName   = "outflow"
+)
+
+// subscription is Postgres' own logical replication, with its defaults.
+type subscription struct {
+	arena  *arena
+	slot   string // also the name of publication and subscription
+	dsn    string // of the source
+	target *pgx.Conn
+	made   bool
+}
+
+func (s *subscription) name() string     { return nativeName }
+func (s *subscription) db() *pgx.Conn    { return s.target }
+func (s *subscription) slotName() string { return s.slot }
+func (s *subscription) fault() error     { return nil }
+
+func (s *subscription) prepare(ctx context.Context) error {
+	if _, err := s.arena.source.Exec(ctx, "CREATE PUBLICATION "+s.slot+" FOR TABLE item"); err != nil {
+		return err
+	}
+	if _, err := s.arena.source.Exec(ctx, "SELECT pg_create_logical_replication_slot($1, 'pgoutput')", s.slot); err != nil {
+		return err
+	}
+	_, err := s.target.Exec(ctx, fmt.Sprintf(`CREATE SUBSCRIPTION %[1]s CONNECTION '%[2]s' PUBLICATION %[1]s
+		WITH (create_slot = false, slot_name = '%[1]s', enabled = false, copy_data = false)`, s.slot, s.dsn))
+	s.made = err == nil
+	return err
+}
+
+func (s *subscription) start(ctx context.Context) (<-chan struct{}, error) {
+	_, err := s.target.Exec(ctx, "ALTER SUBSCRIPTION "+s.slot+" ENABLE")
+	return nil, err
+}
+
+func (s *subscription) remove(ctx context.Context) error {
+	if !s.made {
+		return nil
+	}
+	s.made = false
+	conn, err := pgx.ConnectConfig(ctx, s.target.Config()) // an interruption closes the one that was in use
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	for _, statement := range []string{"ALTER SUBSCRIPTION %s DISABLE", "ALTER SUBSCRIPTION %s SET (slot_name = NONE)", "DROP SUBSCRIPTION %s"} {
+		if _, err := conn.Exec(ctx, fmt.Sprintf(statement, s.slot)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pipelined is Outflow: the pipeline of the run command, in this process.
+type pipelined struct {
+	arena     *arena
+	slot      string
+	dsn       string // of the source
+	targetDSN string
+	target    *pgx.Conn
+	pl        *pipeline
+	stop      context.CancelFunc
+	done      chan struct{}
+	err       error // of the pipeline, valid when done is closed
+}
+
+func (p *pipelined) name() string     { return oursName }
+func (p *pipelined) db() *pgx.Conn    { return p.target }
+func (p *pipelined) slotName() string { return p.slot }
+
+// prepare makes publication and slot; nothing runs yet.
+func (p *pipelined) prepare(ctx context.Context) error {
+	cfg := config.Default()
+	cfg.Source.DSN, cfg.Source.Slot, cfg.Source.Publication = secret.New(p.dsn), p.slot, p.slot
+	cfg.Source.Tables = []config.Table{{Name: "item", Tenant: "tenant"}}
+	cfg.Source.Tombstones = nil
+	cfg.Mappings = []string{p.arena.w.mapping}
+	cfg.Destinations.Static = []config.Static{{Tenant: benchTenant, Name: "main", DSN: secret.New(p.targetDSN), Mappings: []string{"item"}}}
+	pl, err := openPipeline(ctx, cfg, p.arena.w.log)
+	p.pl = pl
+	return err
+}
+
+func (p *pipelined) start(ctx context.Context) (<-chan struct{}, error) {
+	ctx, p.stop = context.WithCancel(ctx)
+	p.done = make(chan struct{})
+	go func() {
+		defer close(p.done)
+		p.err = p.pl.run(ctx)
+	}()
+	return p.done, nil
+}
+
+func (p *pipelined) fault() error {
+	var faults []error
+	select {
+	case <-p.done:
+		faults = append(faults, p.err)
+	default:
+	}
+	for _, d := range p.pl.router.Destinations() {
+		faults = append(faults, d.Status().Err)
+	}
+	return errors.Join(faults...)
+}
+
+func (p *pipelined) remove(context.Context) error {
+	if p.stop == nil {
+		return nil
+	}
+	p.stop()
+	p.stop = nil
+	<-p.done
+	return p.err
+}
+
+// indent puts a text into a YAML block of two spaces.
+func indent(text string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(text, "\t", "  "), "\n", "\n  ")
+}

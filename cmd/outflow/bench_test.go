@@ -1,0 +1,91 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"outflow/internal/pgcluster/pgtest"
+)
+
+// bench runs the command with those arguments and returns what it prints.
+func bench(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	t.Setenv("HOME", t.TempDir()) // bench removes it from the process
+	t.Setenv("TMPDIR", t.TempDir())
+	if err := os.Chmod(os.TempDir(), 0o755); err != nil { // the server may run as another user
+		t.Fatal(err)
+	}
+	var out, errOut bytes.Buffer
+	c := newRoot()
+	c.SetArgs(append([]string{"bench"}, args...))
+	c.SetOut(&out)
+	c.SetErr(&errOut)
+	err := c.ExecuteContext(t.Context())
+	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "outflow*")); len(left) > 0 {
+		t.Errorf("bench left %v", left)
+	}
+	if t.Failed() || err != nil {
+		t.Logf("progress:\n%s", errOut.String())
+	}
+	return out.String(), err
+}
+
+func TestBench(t *testing.T) {
+	pgtest.Shared(t) // skips where there is no Postgres
+	out, err := bench(t, "--changes", "5000", "--rounds", "1", "--latency-duration", "1s", "-o", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var report benchReport
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		t.Fatalf("%v in:\n%s", err, out)
+	}
+	if len(report.Throughput) != len(workloads) {
+		t.Fatalf("%d workloads were measured:\n%s", len(report.Throughput), out)
+	}
+	for _, w := range report.Throughput {
+		if w.Ratio <= 0 || w.Median[nativeName].RowsPerSec <= 0 || len(w.Drains[oursName]) != 1 {
+			t.Errorf("%s has no figures: %+v", w.Workload, w)
+		}
+	}
+	if l := report.Latency; l == nil || l.Median[oursName].Samples != 200 || l.Median[nativeName].P99 < l.Median[nativeName].P50 {
+		t.Errorf("latency has no figures:\n%s", out)
+	}
+}
+
+func TestBenchRefuses(t *testing.T) {
+	for _, args := range [][]string{{"--rounds", "0"}, {"--only", "w7"}, {"-o", "xml"}, {"--changes", "-1"}, {"--latency-duration", "1h"}, {"more"}} {
+		_, err := bench(t, args...)
+		if _, ok := err.(usageError); !ok { //nolint:errorlint // it must not be wrapped
+			t.Errorf("bench %s: %v", strings.Join(args, " "), err)
+		}
+	}
+}
+
+func TestMedianAndPercentile(t *testing.T) {
+	self := func(v float64) float64 { return v }
+	if got := median([]float64{3, 1, 2}, self); got != 2 {
+		t.Errorf("the median of 3 is %v", got)
+	}
+	if got := median([]float64{4, 1, 2, 3}, self); got != 2.5 {
+		t.Errorf("the median of 4 is %v", got)
+	}
+	hundred := make([]float64, 100)
+	for i := range hundred {
+		hundred[i] = float64(i + 1)
+	}
+	for p, want := range map[int]float64{50: 50, 99: 99, 100: 100, 0: 1} {
+		if got := percentile(hundred, p); got != want {
+			t.Errorf("percentile %d is %v, want %v", p, got, want)
+		}
+	}
+	start := time.Now()
+	if l := summarize([]time.Time{start}, []time.Time{start.Add(-time.Millisecond)}); l.P50 != 0 || l.Samples != 1 {
+		t.Errorf("a row that was seen before its commit was answered: %+v", l)
+	}
+}
