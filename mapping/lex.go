@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -121,6 +122,10 @@ func (l *lexer) comment() error {
 	return &lexError{start, "a comment that does not end"}
 }
 
+// continued is what may stand between the parts of a string that goes on after a line break. It matters for E'...', whose
+// other parts have escapes too.
+var continued = regexp.MustCompile(`^(?:[ \t\f\v]|--[^\r\n]*)*[\r\n](?:[ \t\r\n\f\v]|--[^\r\n]*[\r\n])*'`)
+
 // str reads a string whose opening quote is at open; escapes says whether a backslash escapes (E'...').
 func (l *lexer) str(start, open int, escapes bool) error {
 	for i := open + 1; i < len(l.sql); i++ {
@@ -129,6 +134,8 @@ func (l *lexer) str(start, open int, escapes bool) error {
 			i++
 		case c == '\'' && i+1 < len(l.sql) && l.sql[i+1] == '\'':
 			i++
+		case c == '\'' && escapes && continued.MatchString(l.sql[i+1:]):
+			i += len(continued.FindString(l.sql[i+1:]))
 		case c == '\'':
 			l.pos = i + 1
 			l.emit(literal, l.sql[start:l.pos], start)

@@ -133,7 +133,6 @@ func (w *world) start() *running {
 		cancel()
 		w.tb.Fatal(err)
 	}
-	pl.reader.StatusInterval = 50 * time.Millisecond // what synced waits for
 	pl.reader.StatusInterval = 100 * time.Millisecond // so that tests need not wait a second for every acknowledgement
 	r := &running{pipeline: pl, tb: w.tb, stop: cancel, done: make(chan error, 1)}
 	go func() { r.done <- pl.run(ctx) }()
