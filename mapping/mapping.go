@@ -105,7 +105,11 @@ func (m *Mapping) check(report func(*strictyaml.Error)) {
 	}
 	for table, query := range m.Keys {
 		f := Fragment{SQL: query, mapping: m, path: "keys." + table}
-		if _, ok := f.single(report); ok && !m.reads(table) {
+		tokens, ok := f.single(report)
+		if ok {
+			m.Keys[table] = query[tokens[0].offset:tokens[len(tokens)-1].end] // it will stand in parentheses
+		}
+		if ok && !m.reads(table) {
 			report(m.doc.Errorf("keys."+table, "no step reads from %q; the steps read from: %s", table, strings.Join(m.Tables(), ", ")))
 		}
 	}
@@ -196,6 +200,11 @@ func (f Fragment) single(report func(*strictyaml.Error)) ([]token, bool) {
 		return nil, false
 	}
 	return all[0], true
+}
+
+// KeysFault makes an error about the keys of a table.
+func (m *Mapping) KeysFault(table, format string, args ...any) *Fault {
+	return m.doc.Errorf("keys."+table, format, args...)
 }
 
 func (f Fragment) lexFault(err error) *strictyaml.Error {

@@ -21,6 +21,7 @@ type AckTracker struct {
 	pending []pending // outstanding and done-but-not-contiguous ones, in commit order
 	base    Ticket    // the ticket of pending[0]
 	flush   LSN
+	noted   LSN
 }
 
 // Ticket names a transaction in the tracker.
@@ -33,7 +34,7 @@ type pending struct {
 }
 
 // NewAckTracker returns a tracker whose flush LSN is that of the slot, at which the stream starts.
-func NewAckTracker(confirmed LSN) *AckTracker { return &AckTracker{flush: confirmed} }
+func NewAckTracker(confirmed LSN) *AckTracker { return &AckTracker{flush: confirmed, noted: confirmed} }
 
 // Begin registers the transaction that commits at that LSN, held by the reader. ok is false when it was acknowledged
 // before, in an earlier reading of the same WAL: then nobody wants it.
@@ -107,6 +108,21 @@ func (t *AckTracker) Flush() LSN {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.flush
+}
+
+// Note allows the reader to report up to that LSN. It is called when outflow.destination_state says of every destination
+// that it has what was acknowledged before, so that one that went back is noticed after any restart.
+func (t *AckTracker) Note(flush LSN) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.noted = max(t.noted, flush)
+}
+
+// Noted is what the reader reports as the flush LSN.
+func (t *AckTracker) Noted() LSN {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.noted
 }
 
 // Outstanding is the number of transactions after the flush LSN.

@@ -85,6 +85,7 @@ type Column struct {
 	TypeOID  uint32
 	TypeMod  int32  // pg_attribute.atttypmod; -1 is none
 	Type     string // as format_type prints it, a domain as its base type; empty until resolved
+	Source   string // the type's name on the primary itself, for queries there
 	Identity bool   // part of the replica identity
 }
 
@@ -126,7 +127,7 @@ func (r *Relation) sentLike(o *Relation) bool {
 	}
 	for i := range r.Columns {
 		a, b := r.Columns[i], o.Columns[i]
-		a.Type, b.Type = "", ""
+		a.Type, b.Type, a.Source, b.Source = "", "", "", ""
 		if a != b {
 			return false
 		}

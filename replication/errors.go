@@ -67,6 +67,23 @@ func isFatal(err error) bool {
 	return false
 }
 
+// explainFatal adds the remedy to an error that ended the stream for good. The texts of a lost slot differ by version;
+// its SQLSTATE does not.
+func explainFatal(slot, publication string, err error) error {
+	var gone *publicationGone
+	switch state := sqlstate(err); {
+	case errors.As(err, &gone), state == undefinedObject && strings.Contains(err.Error(), "publication"):
+		return &Problem{What: fmt.Sprintf("publication %q is gone, and what was committed since is not in the stream", publication),
+			Remedy: "it is made again by: " + resetCommand, Err: err}
+	case state == undefinedObject:
+		return slotGone(slot)
+	case state == notInPrerequisite:
+		return &Problem{What: fmt.Sprintf("replication slot %q is lost: the primary removed WAL that it needs", slot),
+			Remedy: "raise max_slot_wal_keep_size on the primary and run: " + resetCommand, Err: err}
+	}
+	return fmt.Errorf("replication slot %q: %w", slot, err)
+}
+
 // ExplainConnect adds the remedy to an error of connecting to the primary.
 func ExplainConnect(p *Primary, err error) error {
 	switch state := sqlstate(err); {

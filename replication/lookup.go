@@ -33,6 +33,15 @@ func (l *Lookup) Rows(ctx context.Context, rel *Relation, keys []Tuple) ([]Tuple
 		}
 		l.conn = conn
 	}
+	return lookupRows(ctx, l.conn, rel, keys)
+}
+
+// querier is a connection or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+func lookupRows(ctx context.Context, db querier, rel *Relation, keys []Tuple) ([]Tuple, error) {
 	args := []any{pgx.QueryResultFormats{pgx.TextFormatCode}}
 	for _, i := range rel.Key {
 		texts := make([]string, len(keys))
@@ -41,7 +50,7 @@ func (l *Lookup) Rows(ctx context.Context, rel *Relation, keys []Tuple) ([]Tuple
 		}
 		args = append(args, texts)
 	}
-	rows, err := l.conn.Query(ctx, lookupSQL(rel), args...)
+	rows, err := db.Query(ctx, lookupSQL(rel), args...)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +82,7 @@ func lookupSQL(rel *Relation) string {
 	for n, i := range rel.Key {
 		arrays = append(arrays, fmt.Sprintf("$%d::text[]", n+1))
 		aliases = append(aliases, fmt.Sprintf("c%d", n))
-		joins = append(joins, fmt.Sprintf("t.%s = k.c%d::%s", quoteIdentifier(rel.Columns[i].Name), n, rel.Columns[i].Type))
+		joins = append(joins, fmt.Sprintf("t.%s = k.c%d::%s", quoteIdentifier(rel.Columns[i].Name), n, rel.Columns[i].Source))
 	}
 	return fmt.Sprintf("SELECT %s FROM %s t JOIN unnest(%s) AS k (%s) ON %s", strings.Join(columns, ", "),
 		pgx.Identifier{rel.Schema, rel.Name}.Sanitize(), strings.Join(arrays, ", "), strings.Join(aliases, ", "),

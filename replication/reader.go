@@ -20,6 +20,9 @@ import (
 
 // Sink takes what the reader reads. The reader's goroutine calls it, one call at a time.
 type Sink interface {
+	// Begin is called at the start of each reading of the stream, when this process has the slot and nobody else can have
+	// it, before the first Write.
+	Begin(ctx context.Context) error
 	// Write takes one part of a transaction. It must not wait for anything; whoever keeps the part holds its ticket in
 	// the tracker before Write returns. The same transaction may come again after a lost connection.
 	Write(part *Transaction) error
@@ -44,7 +47,7 @@ type Reader struct {
 	StatusInterval time.Duration
 
 	state   atomic.Int32
-	wal     atomic.Uint64 // the last WAL position that the server told
+	wal     atomic.Uint64 // see Position
 	mu      sync.Mutex
 	current *stream // of the running session
 	again   bool    // Restart was called
@@ -68,8 +71,9 @@ func (s State) String() string { return [...]string{"connecting", "standby", "st
 // State returns what the reader is doing. Safe for concurrent use.
 func (r *Reader) State() State { return State(r.state.Load()) }
 
-// ServerWAL is the end of the WAL that the server has sent or passed over, 0 before it said. Safe for concurrent use.
-func (r *Reader) ServerWAL() LSN { return LSN(r.wal.Load()) }
+// Position is how far the stream was read: the sink has every transaction that committed before it. It is 0 before the
+// server said anything. Safe for concurrent use.
+func (r *Reader) Position() LSN { return LSN(r.wal.Load()) }
 
 // A part is handed over at this size at the latest, so that a large transaction is never held whole.
 const (
@@ -121,7 +125,7 @@ func (r *Reader) Run(ctx context.Context) error {
 			r.state.Store(int32(Standby))
 			wait = min(wait, time.Second)
 		case isFatal(err):
-			return fmt.Errorf("replication slot %q: %w", r.Slot, err)
+			return explainFatal(r.Slot, r.Publication, err)
 		default:
 			r.state.Store(int32(Connecting))
 			r.Log.Warn("lost the primary; connecting again", zap.Error(err), zap.Duration("wait", wait))
@@ -157,6 +161,9 @@ func (r *Reader) session(ctx context.Context) error {
 		r.current = nil
 		r.mu.Unlock()
 	}()
+	if err := r.Sink.Begin(ctx); err != nil {
+		return err
+	}
 	r.sessions++
 	r.state.Store(int32(Streaming))
 	r.Log.Info("streaming", zap.Stringer("lsn", r.Acks.Flush()))
@@ -287,8 +294,8 @@ func (s *session) copyData(data []byte) (handed bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		s.wal.Store(uint64(k.ServerWALEnd))
 		if s.part == nil {
+			s.wal.Store(max(s.wal.Load(), uint64(k.ServerWALEnd)))
 			s.Acks.Idle(k.ServerWALEnd)
 		}
 		if k.ReplyRequested {
@@ -331,15 +338,16 @@ func (s *session) event(event Event) (handed bool, err error) {
 			return true, err
 		}
 	case Commit:
-		s.wal.Store(uint64(e.EndLSN))
 		if !s.wanted {
 			s.part = nil
+			s.wal.Store(uint64(e.EndLSN))
 			return false, nil
 		}
 		s.part.Last = true
 		if err := s.handOver(); err != nil {
 			return true, err
 		}
+		s.wal.Store(uint64(e.EndLSN)) // after the sink has it: see Position
 		s.Acks.Commit(s.ticket, e.EndLSN)
 		return true, nil
 	case *Relation:
@@ -374,7 +382,7 @@ func (s *session) handOver() error {
 // report sends a standby status update. All three positions are set explicitly: pglogrepl copies the written one over
 // those that are 0, which would acknowledge what nobody has made durable.
 func (s *session) report() error {
-	flush := s.Acks.Flush()
+	flush := s.Acks.Noted()
 	if flush == 0 {
 		return nil // nothing to say yet; a zero position means "unset" to pglogrepl and to the server
 	}

@@ -96,27 +96,27 @@ func resolveRelation(ctx context.Context, conn *pgx.Conn, r *Relation) error {
 	oids, mods := make([]uint32, len(r.Columns)), make([]int32, len(r.Columns))
 	for i, c := range r.Columns {
 		oids[i], mods[i] = c.TypeOID, c.TypeMod
-		r.Columns[i].Type = "text"
+		r.Columns[i].Type, r.Columns[i].Source = "text", "text"
 	}
 	rows, err := conn.Query(ctx, `
 		WITH RECURSIVE base AS (
-			SELECT a.i, t.oid, t.typtype, t.typbasetype, t.typelem, t.typcategory, a.typmod, t.typtypmod
+			SELECT a.i, format_type(a.oid, a.typmod) AS source, t.oid, t.typtype, t.typbasetype, t.typelem, t.typcategory, a.typmod, t.typtypmod
 			FROM unnest($1::oid[], $2::int4[]) WITH ORDINALITY AS a (oid, typmod, i) JOIN pg_type t ON t.oid = a.oid
 			UNION ALL
-			SELECT b.i, t.oid, t.typtype, t.typbasetype, t.typelem, t.typcategory, b.typtypmod, t.typtypmod
+			SELECT b.i, b.source, t.oid, t.typtype, t.typbasetype, t.typelem, t.typcategory, b.typtypmod, t.typtypmod
 			FROM base b JOIN pg_type t ON t.oid = b.typbasetype WHERE b.typtype = 'd')
 		SELECT b.i::int4, CASE
 			WHEN b.typtype IN ('e', 'c') THEN 'text'
 			WHEN b.typcategory = 'A' AND e.typtype IN ('e', 'c', 'd') THEN 'text[]'
-			ELSE format_type(b.oid, b.typmod) END
+			ELSE format_type(b.oid, b.typmod) END, b.source
 		FROM base b LEFT JOIN pg_type e ON e.oid = b.typelem WHERE b.typtype <> 'd'`, oids, mods)
 	if err != nil {
 		return fmt.Errorf("resolving the types of %s: %w", r, err)
 	}
 	var i int32
-	var name string
-	_, err = pgx.ForEachRow(rows, []any{&i, &name}, func() error {
-		r.Columns[i-1].Type = name
+	var name, source string
+	_, err = pgx.ForEachRow(rows, []any{&i, &name, &source}, func() error {
+		r.Columns[i-1].Type, r.Columns[i-1].Source = name, source
 		return nil
 	})
 	if err != nil {

@@ -16,6 +16,9 @@ type Source struct {
 	SystemID     string // system identifier of the cluster
 	Timeline     int32
 	SequenceBase int64 // added to every commit LSN; 0 on a new installation
+
+	noted     LSN  // outflow.source.flush_lsn: what was about to be confirmed
+	resetting bool // a reset of the slot was begun and not finished
 }
 
 // SequenceID is the id of the transaction that committed there.
@@ -29,8 +32,8 @@ func (s Source) check(id pglogrepl.IdentifySystemResult) error {
 	return &Problem{
 		What: fmt.Sprintf("the primary is not the one that outflow.source describes: system identifier %s, timeline %d; expected %s, %d",
 			id.SystemID, id.Timeline, s.SystemID, s.Timeline),
-		Remedy: "a standby was promoted or another cluster answers at this address: what happened between them cannot be proved " +
-			"continuous. Point source.dsn at the original primary, or install anew: see \"When the primary changes\" in the README",
+		Remedy: "a standby was promoted, or another cluster answers at this address: what happened between them cannot be proved " +
+			"continuous. Point source.dsn at the original primary, or run: " + resetCommand,
 	}
 }
 
@@ -80,10 +83,16 @@ func (s Setup) ensureSlot(ctx context.Context, conn *pgx.Conn) (Source, LSN, err
 		return Source{}, 0, err
 	}
 	switch {
+	case known && source.resetting:
+		return Source{}, 0, &Problem{What: fmt.Sprintf("a reset of replication slot %q was begun and not finished", s.Slot),
+			Remedy: "finish it: outflow run --slot-reset"}
 	case found && known:
+		if source.noted != 0 && confirmed > source.noted {
+			return source, confirmed, s.closeGap(ctx, conn, confirmed)
+		}
 		return source, confirmed, nil
 	case !found && known:
-		return Source{}, 0, s.slotGone()
+		return Source{}, 0, slotGone(s.Slot)
 	}
 	if !found {
 		if confirmed, err = s.createSlot(ctx, conn); err != nil {
@@ -113,8 +122,7 @@ func (s Setup) findSlot(ctx context.Context, conn *pgx.Conn) (confirmed LSN, fou
 			Remedy: "name another slot in source.slot"}
 	case walStatus != nil && *walStatus == "lost":
 		return 0, false, &Problem{What: fmt.Sprintf("replication slot %q is lost: the primary removed WAL that it needs", s.Slot),
-			Remedy: fmt.Sprintf("SELECT pg_drop_replication_slot(%s) on the primary, raise max_slot_wal_keep_size, and start again",
-				quoteLiteral(s.Slot))}
+			Remedy: "raise max_slot_wal_keep_size on the primary and run: " + resetCommand}
 	case flushed == nil:
 		return 0, false, fmt.Errorf("replication slot %q is still being created", s.Slot)
 	}
@@ -143,15 +151,19 @@ func (s Setup) createSlot(ctx context.Context, conn *pgx.Conn) (LSN, error) {
 }
 
 func (s Setup) loadSource(ctx context.Context, conn *pgx.Conn) (source Source, known bool, err error) {
-	err = conn.QueryRow(ctx, `SELECT source_id::text, system_identifier, timeline, sequence_base
+	var noted string
+	err = conn.QueryRow(ctx, `SELECT source_id::text, system_identifier, timeline, sequence_base, coalesce(flush_lsn::text, ''), resetting
 		FROM outflow.source WHERE slot = $1`, s.Slot).
-		Scan(&source.ID, &source.SystemID, &source.Timeline, &source.SequenceBase)
+		Scan(&source.ID, &source.SystemID, &source.Timeline, &source.SequenceBase, &noted, &source.resetting)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Source{}, false, nil
 	} else if err != nil {
 		return Source{}, false, fmt.Errorf("reading outflow.source: %w", err)
 	}
-	return source, true, nil
+	if noted != "" {
+		source.noted, err = ParseLSN(noted)
+	}
+	return source, true, err
 }
 
 func (s Setup) saveSource(ctx context.Context, conn *pgx.Conn) (Source, error) {

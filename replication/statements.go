@@ -31,7 +31,7 @@ func (s Setup) Statements(ctx context.Context, conn *pgx.Conn) ([]Statement, err
 		return nil, err
 	}
 	if known && !found {
-		return nil, s.slotGone() // a new slot would begin after a gap
+		return nil, slotGone(s.Slot) // a new slot would begin after a gap
 	}
 	slot := Statement{What: fmt.Sprintf("replication slot %q", s.Slot), SQL: s.slotSQL(), Done: found}
 	return []Statement{publication, slot}, nil
@@ -41,11 +41,10 @@ func (s Setup) slotSQL() string {
 	return fmt.Sprintf("SELECT lsn::text FROM pg_create_logical_replication_slot(%s, 'pgoutput')", quoteLiteral(s.Slot))
 }
 
-func (s Setup) slotGone() *Problem {
+func slotGone(slot string) *Problem {
 	return &Problem{
-		What: fmt.Sprintf("replication slot %q is gone; what was committed since is lost to the stream", s.Slot),
-		Remedy: fmt.Sprintf("empty the external databases' tables and _stack_sync_metadata, then run "+
-			"DELETE FROM outflow.source WHERE slot = %s on the primary and start again", quoteLiteral(s.Slot)),
+		What:   fmt.Sprintf("replication slot %q is gone; what was committed since is lost to the stream", slot),
+		Remedy: "run: " + resetCommand + " (a new slot, and every destination is copied anew while changes flow)",
 	}
 }
 

@@ -327,6 +327,9 @@ func (s *session) compile(ctx context.Context, all map[string]*mapping.Rows) err
 const prefetchChanges = 500
 
 func (d *Destination) prefetch(b *batch) *batch {
+	if d.session.backfill != nil {
+		return nil // chunks are merged between batches
+	}
 	d.mu.Lock()
 	waiting := 0
 	for _, t := range d.queue[d.applied+len(b.transactions):] {
@@ -348,5 +351,6 @@ func (d *Destination) committed(b *batch) {
 			d.session.held[i] = b.last
 		}
 	}
+	d.session.backfill.track(b.transactions)
 	d.succeeded(b, !b.async)
 }

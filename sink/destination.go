@@ -1,8 +1,11 @@
 package sink
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -18,9 +21,11 @@ type State string
 
 // The states of a destination.
 const (
-	Streaming State = "streaming" // applies what comes, or has nothing to do
-	Retrying  State = "retrying"  // failed, and tries again at NextRetry
-	Halted    State = "halted"    // a mapping or a row needs a person; it tries again seldom
+	Backfilling State = "backfilling" // rows are copied from the primary's tables, beside the live changes
+	Streaming   State = "streaming"   // applies what comes, or has nothing to do
+	Retrying    State = "retrying"    // failed, and tries again at NextRetry
+	Parked      State = "parked"      // away for longer than its queue holds: it gets no changes, and is copied anew when it answers
+	Halted      State = "halted"      // a mapping or a row needs a person; it tries again seldom
 )
 
 // Destination is one external database of one tenant. Safe for concurrent use.
@@ -51,8 +56,22 @@ type Destination struct {
 	pause    *backoff.ExponentialBackOff
 	limit    int // rows a batch; halved when a statement ran into its timeout
 
-	unnamed bool     // a pooler does not keep prepared statements; the worker's
-	session *session // the worker's; the idle timer's while there is no worker
+	epoch      int64 // what the external database's metadata must say, or it is copied anew
+	note       int64 // the primary knows that it has this
+	noted      destinationState
+	caughtUp   bool      // as far as is known, the stream alone keeps it up to date
+	due        bool      // there is something to do beside the queue
+	failing    time.Time // since when it has failed without a success, zero while all is well
+	overSince  time.Time // since when its queue has been full, zero while it is not
+	parking    bool      // somebody is writing to the primary that it is parked
+	parked     bool
+	fresh      bool               // the connection is given up before the next piece of work
+	lastCommit atomic.Int64       // when, in nanoseconds since 1970
+	cancelWork context.CancelFunc // of the worker's current run
+
+	unnamed   bool     // a pooler does not keep prepared statements; the worker's
+	chunkRows int      // rows a chunk of a backfill, 0 before the first; the worker's
+	session   *session // the worker's; the idle timer's while there is no worker
 }
 
 // Status is a destination at one moment.
@@ -67,6 +86,7 @@ type Status struct {
 	Attempts   int       // failures in a row
 	NextRetry  time.Time // zero unless Retrying or Halted
 	Err        error     // the last failure, nil while all is well
+	Copied     int64     // rows that the backfill in progress has copied
 }
 
 // position is a place in the stream. A destination accepts only what is after the last it accepted, so reading the
@@ -80,6 +100,7 @@ type position struct {
 // transaction is what a destination has queued of one source transaction.
 type transaction struct {
 	id        int64
+	xid       uint32
 	committed time.Time
 	ticket    replication.Ticket
 	changes   []replication.Change
@@ -113,8 +134,19 @@ func newDestination(r *Router, tenant, name, dsn string, mappings []*mapping.Map
 func (d *Destination) Status() Status {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return d.statusLocked()
+}
+
+// statusLocked is called with mu held.
+func (d *Destination) statusLocked() Status {
 	s := d.status
 	s.Queued, s.QueueBytes = len(d.queue), d.bytes
+	switch {
+	case d.parked:
+		s.State = Parked
+	case s.State == Streaming && !d.caughtUp:
+		s.State = Backfilling
+	}
 	return s
 }
 
@@ -139,13 +171,18 @@ func (d *Destination) enqueue(part *replication.Transaction, changes []replicati
 	if part.SequenceID < a.id || (part.SequenceID == a.id && a.complete) {
 		return false
 	}
+	if d.parked { // it takes whole transactions again when it is back
+		*a = position{id: part.SequenceID, complete: true}
+		d.holding = max(d.holding, part.SequenceID)
+		return false
+	}
 	if part.SequenceID > a.id {
 		if part.SequenceID > d.holding {
 			d.router.Acks.Hold(part.Ticket)
 			d.holding = part.SequenceID
 		}
 		*a = position{id: part.SequenceID}
-		d.queue = append(d.queue, &transaction{id: part.SequenceID, committed: part.CommitTime, ticket: part.Ticket})
+		d.queue = append(d.queue, &transaction{id: part.SequenceID, xid: part.XID, committed: part.CommitTime, ticket: part.Ticket})
 	}
 	for len(changes) > 0 && int64(changes[0].Ordinal) < a.ordinal { // seen before the connection was lost
 		changes = changes[1:]
@@ -197,9 +234,9 @@ func (d *Destination) account(n int64) {
 	over := 0
 	switch limit := d.router.Options.QueueBytes; {
 	case !d.over && d.bytes > limit:
-		d.over, over = true, 1
+		d.over, over, d.overSince = true, 1, time.Now()
 	case d.over && d.bytes <= limit/2:
-		d.over, over = false, -1
+		d.over, over, d.overSince = false, -1, time.Time{}
 	}
 	d.router.gate.add(n, over)
 }
@@ -209,18 +246,35 @@ func (d *Destination) wake() {
 	if d.working || d.retryAt != nil || !d.hasWork() {
 		return
 	}
-	d.working = d.router.start(d.work)
-	if d.working && d.idle != nil {
+	ctx, cancel := context.WithCancel(d.router.ctx)
+	d.working = d.router.start(func() {
+		defer cancel()
+		d.work(ctx)
+	})
+	if !d.working {
+		cancel()
+		return
+	}
+	d.cancelWork = cancel
+	if d.idle != nil {
 		d.idle.Stop()
 		d.idle = nil
 		d.router.connections.busy(d)
 	}
 }
 
+// nudge says that there may be something to do beside the queue.
+func (d *Destination) nudge() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.due = true
+	d.wake()
+}
+
 // work is the worker: it takes what is queued and applies it until nothing is left or something fails.
-func (d *Destination) work() {
+func (d *Destination) work(ctx context.Context) {
 	for {
-		err := d.step()
+		err := d.step(ctx)
 		switch {
 		case err == nil:
 		case errors.Is(err, errNothing):
@@ -237,24 +291,46 @@ func (d *Destination) work() {
 // errNothing says that there is nothing to do.
 var errNothing = errors.New("nothing is queued")
 
-// step connects where that is needed, takes a batch and applies it.
-func (d *Destination) step() error {
-	if d.router.stopping() {
-		return errNothing
+// step connects where that is needed, and does one piece of work: a chunk of a backfill whose time has come, a batch of
+// live changes, or the next move of a backfill.
+func (d *Destination) step(ctx context.Context) error {
+	d.mu.Lock()
+	d.due = false
+	var old *session
+	if d.fresh {
+		d.fresh = false
+		d.rewind()
+		old, d.session = d.session, nil
+	}
+	d.mu.Unlock()
+	if old != nil {
+		d.router.places.leave(d)
+		old.close()
+	}
+	if d.router.stopping() || ctx.Err() != nil {
+		return cmp.Or(ctx.Err(), errNothing)
 	}
 	if d.session == nil {
-		if err := d.connect(d.router.ctx); err != nil {
+		if err := d.connect(ctx); err != nil {
 			return err
 		}
 	}
-	b := d.take(d.session, nil)
-	if b == nil {
-		return errNothing
+	bf := d.session.backfill
+	if bf != nil && bf.active && bf.mergeable() {
+		return bf.merge(ctx)
 	}
-	if b.large != nil {
-		return d.applyLarge(d.router.ctx, b)
+	if b := d.take(d.session, nil); b != nil {
+		if b.large != nil {
+			return d.applyLarge(ctx, b)
+		}
+		return d.apply(ctx, b)
 	}
-	return d.apply(d.router.ctx, b)
+	if bf != nil {
+		if err := bf.advance(ctx); err != nil {
+			return err
+		}
+	}
+	return errNothing
 }
 
 // rest ends the worker when there is really nothing to do, and keeps the connection for a while.
@@ -268,6 +344,7 @@ func (d *Destination) rest() bool {
 	s := d.session
 	switch {
 	case s == nil || d.router.stopping():
+	case s.backfill != nil && s.backfill.active: // its chunk comes
 	case d.applied > 0:
 		d.idle = time.AfterFunc(flushPause, d.confirmFlush)
 	case d.router.Options.IdleClose > 0 && d.router.connections.rest(d):
@@ -284,6 +361,9 @@ func (d *Destination) rest() bool {
 
 // hasWork is called with mu held. A large transaction is work before its end has come.
 func (d *Destination) hasWork() bool {
+	if d.due {
+		return true
+	}
 	if len(d.queue) == d.applied {
 		return false
 	}
@@ -328,22 +408,24 @@ func (d *Destination) stop() {
 
 // failed decides what follows a failure: when to try again, and in which state. The connection is not kept.
 func (d *Destination) failed(e *Error) {
+	d.router.places.leave(d)
 	d.mu.Lock()
 	s := d.session
 	d.session = nil
 	d.working = false
 	replay := d.rewind()
-	if isCanceled(e) && d.router.stopping() {
-		d.mu.Unlock()
-	} else {
-		d.pauseAfter(e)
-		d.mu.Unlock()
+	if d.parked {
+		replay = false
 	}
+	if !isCanceled(e) || !d.router.stopping() {
+		d.pauseAfter(e)
+	}
+	d.mu.Unlock()
 	if s != nil {
 		s.close()
 	}
 	if replay {
-		d.router.Replay()
+		d.router.Reader.Restart()
 	}
 }
 
@@ -354,6 +436,9 @@ func (d *Destination) pauseAfter(e *Error) {
 	}
 	d.status.Attempts++
 	d.status.Err = e
+	if d.failing.IsZero() {
+		d.failing = time.Now()
+	}
 	d.status.State = Retrying
 	wait := d.pause.NextBackOff()
 	switch e.verdict {
@@ -388,24 +473,20 @@ func (d *Destination) retry() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.retryAt = nil
+	d.due = true
 	d.wake()
 }
 
 // succeeded notes a commit. flushed says that it and everything before it survives a crash of the external server.
 func (d *Destination) succeeded(b *batch, flushed bool) {
 	d.mu.Lock()
-	if d.status.State != Streaming {
-		d.log.Info("the external database takes changes again", zap.Int("attempts", d.status.Attempts))
-	}
-	d.status.State, d.status.Err, d.status.Attempts, d.status.NextRetry = Streaming, nil, 0, time.Time{}
+	d.well()
 	if n := len(b.transactions); n > 0 {
 		d.status.CommitTime = b.transactions[n-1].committed
 	}
 	d.status.SequenceID = max(d.status.SequenceID, b.last)
 	d.status.Rows += int64(b.changes)
 	d.status.Batches++
-	d.limit = min(d.limit*2, d.router.Options.BatchRows)
-	d.pause.Reset()
 	d.applied += len(b.transactions)
 	n := 0
 	if flushed {
@@ -414,4 +495,26 @@ func (d *Destination) succeeded(b *batch, flushed bool) {
 	tickets := d.letGo(n)
 	d.mu.Unlock()
 	d.router.Acks.Release(tickets...)
+}
+
+// well ends a time of failures. It is called with mu held.
+func (d *Destination) well() {
+	d.lastCommit.Store(time.Now().UnixNano())
+	if d.status.State != Streaming {
+		d.log.Info("the external database takes changes again", zap.Int("attempts", d.status.Attempts))
+	}
+	d.status.State, d.status.Err, d.status.Attempts, d.status.NextRetry = Streaming, nil, 0, time.Time{}
+	d.failing = time.Time{}
+	d.limit = min(d.limit*2, d.router.Options.BatchRows)
+	d.pause.Reset()
+}
+
+// progress notes a chunk of a backfill.
+func (d *Destination) progress(rows int64, complete bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.well()
+	d.status.Copied = rows
+	d.caughtUp = complete
+	d.due = true // for the next one
 }

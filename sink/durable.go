@@ -87,7 +87,7 @@ func (d *Destination) confirmFlush() {
 			d.failed(newError(err))
 			return
 		}
-		d.work()
+		d.work(d.router.ctx)
 	})
 }
 

@@ -37,3 +37,10 @@ func (g *gate) full() <-chan struct{} {
 	}
 	return g.room
 }
+
+// short reports whether the memory for all queues is used up.
+func (g *gate) short() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.used > g.limit
+}

@@ -25,6 +25,7 @@ func (d *Destination) applyLarge(ctx context.Context, b *batch) error {
 			d.session.rollback()
 			return err
 		}
+		d.session.backfill.trackChanges(b.large.xid, changes)
 		if err := d.applyRound(ctx, b, changes); err != nil {
 			d.session.rollback()
 			return d.recoverLarge(ctx, b, err)

@@ -25,6 +25,11 @@ type Options struct {
 	RetryMin         time.Duration // first pause after a failure; it doubles, with jitter, up to RetryMax
 	RetryMax         time.Duration
 	ShutdownTimeout  time.Duration // what a batch in flight may take when the process stops
+	ParkAfter        time.Duration // a destination that has failed for so long is parked
+	SlowAfter        time.Duration // one that has kept all others waiting for so long is parked
+	RetainedWAL      int64         // bytes of WAL that the slot may retain before who holds it back is parked
+	Checkpoint       time.Duration // between notes on the primary of how far each destination is
+	Backfills        int           // destinations that copy rows from the primary at the same time
 }
 
 // Table tells the router where a table's tenant stands, and by which name mappings know it.
@@ -48,10 +53,23 @@ type Config struct {
 	Acks       *replication.AckTracker
 	// Rows reads current rows of the primary by key, for values that an UPDATE left in TOAST. Keys are tuples of the
 	// relation with at least the key filled. It returns what it finds, in any order.
-	Rows func(ctx context.Context, rel *replication.Relation, keys []replication.Tuple) ([]replication.Tuple, error)
-	// Replay asks the reader to read the stream again from the flush LSN.
-	Replay func()
-	Log    *zap.Logger
+	Rows    func(ctx context.Context, rel *replication.Relation, keys []replication.Tuple) ([]replication.Tuple, error)
+	Primary *replication.Primary // where backfills read
+	State   *StateStore
+	Reader  Reader
+	// SequenceID is the id of a transaction that committed at that place.
+	SequenceID func(replication.LSN) int64
+	Log        *zap.Logger
+}
+
+// Reader is what the router asks of the reader of the stream.
+type Reader interface {
+	// Position is how far the stream was read: every transaction that committed before it was given to Write.
+	Position() replication.LSN
+	// Restart has the stream read again from the flush LSN.
+	Restart()
+	// State says whether this process has the slot.
+	State() replication.State
 }
 
 // Router hands every change to the destinations of its tenant. It implements [replication.Sink]; the reader's goroutine
@@ -61,6 +79,10 @@ type Router struct {
 	gate        *gate
 	settings    string // the statement that sets up a transaction
 	connections *connections
+	places      *places
+
+	xidMu sync.Mutex
+	xids  *xids
 
 	mu           sync.RWMutex
 	tenants      map[string][]*Destination
@@ -90,6 +112,7 @@ type route struct {
 // NewRouter returns a router without destinations.
 func NewRouter(c Config) *Router {
 	r := &Router{Config: c, settings: c.Options.settings(), gate: &gate{limit: c.Options.MemoryBytes}, connections: newConnections(c.Options.MaxConnections),
+		places: newPlaces(c.Options.Backfills), xids: newXIDs(),
 		tenants: map[string][]*Destination{}, stop: make(chan struct{}), routes: map[*replication.Relation]*route{}, latest: map[string]*replication.Relation{}}
 	for _, t := range c.Tables {
 		r.latest[t.Relation.Name] = t.Relation
@@ -125,6 +148,9 @@ func (r *Router) Full() <-chan struct{} { return r.gate.full() }
 func (r *Router) Write(part *replication.Transaction) error {
 	if part.SequenceID != r.open {
 		r.open, r.touched = part.SequenceID, r.touched[:0]
+		r.xidMu.Lock()
+		r.xids.add(part.XID)
+		r.xidMu.Unlock()
 	}
 	changes := part.Changes
 	for i := 0; i < len(changes); {
@@ -273,6 +299,9 @@ func (r *Router) Settle() {
 	}
 	last.Wait()
 	r.cancel()
+	if err := r.checkpoint(context.Background()); err != nil {
+		r.Log.Warn("the last checkpoint failed; what was not acknowledged is read again and skipped", zap.Error(err))
+	}
 }
 
 // start runs f as a worker unless the router is stopping.

@@ -24,6 +24,7 @@ type session struct {
 	types      map[string]bool
 	statements map[statementKey]*mapping.Statement
 	prepared   map[string]bool
+	backfill   *backfill // nil: every mapping is complete
 }
 
 type statementKey struct {
@@ -57,6 +58,7 @@ func (d *Destination) connect(ctx context.Context) error {
 		c.release()
 		return explainConnect(err)
 	}
+	d.attach()
 	if err := s.open(ctx); err != nil {
 		s.close()
 		return err
@@ -64,12 +66,9 @@ func (d *Destination) connect(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.session = s
-	if s.lowest() < d.released {
-		return &Error{verdict: needsHuman, Err: fmt.Errorf("the external database went back: it has %d, and had %d before, which the primary "+
-			"has forgotten since (a restored backup, or a lost metadata table)", s.lowest(), d.released),
-			Remedy: "restore it to a newer state, or empty it and start anew"}
-	}
 	d.status.SequenceID = s.lowest()
+	d.caughtUp = s.backfill == nil
+	d.due = d.due || s.backfill != nil
 	return nil
 }
 
@@ -147,21 +146,31 @@ const (
 	extendMetadata = `ALTER TABLE "_stack_sync_metadata"
 		ADD COLUMN IF NOT EXISTS "fingerprint" text,
 		ADD COLUMN IF NOT EXISTS "tenant" text,
-		ADD COLUMN IF NOT EXISTS "source" text`
-	readMetadata = `SELECT "mapping_name", "last_synced_sequence_id", "fingerprint", "tenant", "source"
+		ADD COLUMN IF NOT EXISTS "source" text,
+		ADD COLUMN IF NOT EXISTS "epoch" bigint,
+		ADD COLUMN IF NOT EXISTS "backfill" jsonb`
+	readMetadata = `SELECT "mapping_name", "last_synced_sequence_id", "fingerprint", "tenant", "source", "epoch", "backfill"
 		FROM "_stack_sync_metadata"`
 	// A table that has no owner yet is an older system's: its ids are not ours.
 	adoptMetadata = `UPDATE "_stack_sync_metadata"
 		SET "tenant" = $1, "source" = $2, "last_synced_sequence_id" = -1, "fingerprint" = NULL WHERE "source" IS NULL`
-	addMapping = `INSERT INTO "_stack_sync_metadata" ("mapping_name", "tenant", "source") VALUES ($1, $2, $3)
-		ON CONFLICT ("mapping_name") DO NOTHING`
-	setFingerprint = `UPDATE "_stack_sync_metadata" SET "fingerprint" = $2, "updated_at" = now() WHERE "mapping_name" = $1`
+	// A mapping that is filled anew: it takes live changes from what the stream still has, the rest is copied.
+	fillMapping = `INSERT INTO "_stack_sync_metadata" AS m
+			("mapping_name", "tenant", "source", "fingerprint", "epoch", "backfill", "last_synced_sequence_id")
+		VALUES ($1, $2, $3, $4, $5::bigint, $6::jsonb, $7::bigint)
+		ON CONFLICT ("mapping_name") DO UPDATE SET "fingerprint" = excluded."fingerprint", "epoch" = excluded."epoch",
+			"backfill" = excluded."backfill", "updated_at" = now(),
+			"last_synced_sequence_id" = greatest(m."last_synced_sequence_id", excluded."last_synced_sequence_id")`
+	// Others that are being filled begin again with it, so that all of them are at one place.
+	refillMappings = `UPDATE "_stack_sync_metadata" SET "backfill" = $1::jsonb WHERE "backfill" IS NOT NULL`
 )
 
 // metadata is what the external database says of a mapping.
 type metadata struct {
 	id                          int64
 	fingerprint, tenant, source string
+	epoch                       int64  // 0 where it has none
+	backfill                    string // cursor of a backfill in progress, "" where there is none
 }
 
 // open reads the metadata and makes ready what is missing: the metadata table, each mapping's row and tables.
@@ -170,6 +179,9 @@ func (s *session) open(ctx context.Context) error {
 	defer cancel()
 	known, err := s.metadata(ctx)
 	if err != nil {
+		return err
+	}
+	if err := s.checkContinuity(ctx, known); err != nil {
 		return err
 	}
 	if !s.ready(known) {
@@ -184,7 +196,59 @@ func (s *session) open(ctx context.Context) error {
 	for _, m := range s.d.mappings {
 		s.held = append(s.held, known[m.Name].id)
 	}
+	if s.backfill, err = newBackfill(s, known); err != nil {
+		return err
+	}
 	return s.check(ctx)
+}
+
+// checkContinuity compares what the external database has with what the primary was told that it has. Less means that it
+// was restored from a backup, emptied or swapped: the stream cannot fill the gap, so a new epoch has it copied anew.
+func (s *session) checkContinuity(ctx context.Context, known map[string]metadata) error {
+	d := s.d
+	if err := s.checkAhead(ctx, known); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	least, epoch := max(d.note, d.released), d.epoch
+	d.mu.Unlock()
+	if least < 0 {
+		return nil // the primary knows nothing of it: it is new
+	}
+	gap := known == nil
+	for _, m := range d.mappings {
+		if row, ok := known[m.Name]; ok && row.epoch == epoch && row.id < least {
+			gap = true
+		}
+	}
+	if !gap {
+		return nil
+	}
+	d.log.Warn("the external database has less than it had: it is copied anew", zap.Int64("sequence_id", least))
+	return d.raiseEpoch(ctx, "the external database went back: restored, emptied or swapped")
+}
+
+// checkAhead refuses an external database that has ids which the primary has not given yet: the primary went back. Changes
+// with lower ids would be taken for old ones and skipped.
+func (s *session) checkAhead(ctx context.Context, known map[string]metadata) error {
+	r := s.d.router
+	highest := int64(-1)
+	for _, m := range known {
+		highest = max(highest, m.id)
+	}
+	if highest <= r.SequenceID(r.Reader.Position()) {
+		return nil
+	}
+	now, err := (&replication.Copier{Primary: r.Primary}).Once(ctx) // the stream may only be behind
+	if err != nil {
+		return err
+	}
+	if highest <= r.SequenceID(now.Horizon) {
+		return nil
+	}
+	return &Error{verdict: needsHuman, Err: fmt.Errorf("the external database has sequence id %d, and the primary has come to %d: "+
+		"the primary was restored from a backup", highest, r.SequenceID(now.Horizon)),
+		Remedy: "run: outflow run --slot-reset, which raises the ids and copies every destination anew"}
 }
 
 // metadata reads the table; nil means that it does not exist, or not with our columns.
@@ -200,8 +264,11 @@ func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
 	}
 	known := map[string]metadata{}
 	for _, r := range rows {
-		m := metadata{fingerprint: string(r[2]), tenant: string(r[3]), source: string(r[4])}
-		if m.id, err = strconv.ParseInt(string(r[1]), 10, 64); err != nil {
+		m := metadata{fingerprint: string(r[2]), tenant: string(r[3]), source: string(r[4]), backfill: string(r[6])}
+		if m.id, err = strconv.ParseInt(string(r[1]), 10, 64); err == nil && r[5] != nil {
+			m.epoch, err = strconv.ParseInt(string(r[5]), 10, 64)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("reading _stack_sync_metadata: %w", err)
 		}
 		known[string(r[0])] = m
@@ -214,17 +281,23 @@ func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
 	return known, nil
 }
 
-// ready reports whether every mapping has its row and its tables.
+// ready reports whether every mapping has its row, its tables and the stream's continuity.
 func (s *session) ready(known map[string]metadata) bool {
 	for _, m := range s.d.mappings {
-		if row, ok := known[m.Name]; !ok || row.source == "" || row.fingerprint != m.Fingerprint() {
+		if !s.readyFor(m, known) {
 			return false
 		}
 	}
 	return true
 }
 
-// install creates what is missing in one transaction; a mapping whose fingerprint differs has its schema run.
+func (s *session) readyFor(m *mapping.Mapping, known map[string]metadata) bool {
+	row, ok := known[m.Name]
+	return ok && row.source != "" && row.fingerprint == m.Fingerprint() && row.epoch == s.d.epoch
+}
+
+// install creates what is missing in one transaction. A mapping that is new, has changed, or is of an earlier epoch has
+// its schema run and is filled anew.
 func (s *session) install(ctx context.Context, fresh bool) error {
 	if err := s.begin(ctx); err != nil {
 		return err
@@ -256,11 +329,8 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 		return err
 	}
 	for _, m := range s.d.mappings {
-		if known[m.Name].fingerprint == m.Fingerprint() {
+		if s.readyFor(m, known) {
 			continue
-		}
-		if _, err := s.exec(ctx, addMapping, m.Name, tenant, source); err != nil {
-			return fmt.Errorf("writing _stack_sync_metadata: %w", err)
 		}
 		for _, f := range m.DDL() {
 			if _, err := s.exec(ctx, f.SQL); err != nil {
@@ -270,10 +340,15 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 		if s.conn.TxStatus() != 'T' {
 			return &Error{Mapping: m.Name, verdict: needsHuman, Err: fmt.Errorf("its schema ended the transaction that it ran in")}
 		}
-		if _, err := s.exec(ctx, setFingerprint, m.Name, m.Fingerprint()); err != nil {
+		least := strconv.FormatInt(max(s.d.note, s.d.released), 10)
+		_, err := s.exec(ctx, fillMapping, m.Name, tenant, source, m.Fingerprint(), strconv.FormatInt(s.d.epoch, 10), firstCursor.String(), least)
+		if err == nil {
+			_, err = s.exec(ctx, refillMappings, firstCursor.String())
+		}
+		if err != nil {
 			return fmt.Errorf("writing _stack_sync_metadata: %w", err)
 		}
-		s.d.log.Info("created the mapping's tables", zap.String("mapping", m.Name), zap.String("fingerprint", m.Fingerprint()))
+		s.d.log.Info("the mapping is filled from the primary", zap.String("mapping", m.Name), zap.String("fingerprint", m.Fingerprint()))
 	}
 	return nil
 }

@@ -90,5 +90,9 @@ func Rights() []Right {
 		{"SELECT", "migration"}, // to see that nothing is pending
 		{"SELECT", "source"},
 		{"INSERT", "source"}, // at the first start on a slot
+		{"UPDATE", "source"}, // checkpoints
+		{"SELECT", "destination_state"},
+		{"INSERT", "destination_state"},
+		{"UPDATE", "destination_state"},
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
 	"outflow/internal/config"
 	"outflow/mapping"
@@ -23,6 +24,7 @@ type pipeline struct {
 	reader  *replication.Reader
 	router  *sink.Router
 	lookup  *replication.Lookup
+	state   *sink.StateStore
 	acks    *replication.AckTracker
 }
 
@@ -138,10 +140,14 @@ func setup(ctx context.Context, primary *replication.Primary, conn *pgx.Conn, cf
 	if err := sql.Migrate(ctx, primary.Config()); err != nil {
 		return replication.Source{}, 0, replication.Explain(err, "as a superuser or the database's owner run: outflow init --apply")
 	}
+	return slotSetup(primary, cfg, p, log).Ensure(ctx, conn)
+}
+
+func slotSetup(primary *replication.Primary, cfg *config.Config, p *plan, log *zap.Logger) replication.Setup {
 	return replication.Setup{Primary: primary, Slot: cfg.Source.Slot, Publication: cfg.Source.Publication, Tables: p.published(),
 		Waiting: func(n int) {
 			log.Info("creating the slot; the primary waits for older transactions to end", zap.Int("transactions", n))
-		}}.Ensure(ctx, conn)
+		}}
 }
 
 // openPipeline connects to the primary, prepares it, and builds the pipeline. Nothing runs until run is called.
@@ -168,11 +174,13 @@ func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pi
 	if err != nil {
 		return nil, err
 	}
-	pl := &pipeline{primary: primary, lookup: &replication.Lookup{Primary: primary}, acks: replication.NewAckTracker(confirmed)}
+	pl := &pipeline{primary: primary, lookup: &replication.Lookup{Primary: primary}, acks: replication.NewAckTracker(confirmed),
+		state: &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}}
 	pl.reader = &replication.Reader{Primary: primary, Slot: cfg.Source.Slot, Publication: cfg.Source.Publication,
 		Source: source, Acks: pl.acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
 	pl.router = sink.NewRouter(sink.Config{Options: sinkOptions(cfg.Sink), SourceID: source.ID, Tables: sinkTables(cfg, p),
-		Tombstones: sinkTombstones(cfg, p), Acks: pl.acks, Rows: pl.lookup.Rows, Replay: pl.reader.Restart, Log: log})
+		Tombstones: sinkTombstones(cfg, p), Acks: pl.acks, Rows: pl.lookup.Rows, Log: log,
+		Primary: primary, State: pl.state, Reader: pl.reader, SequenceID: source.SequenceID})
 	pl.reader.Sink = pl.router
 	for _, d := range chosen {
 		if _, err := pl.router.Add(d.tenant, d.Name, d.DSN.Reveal(), d.mappings); err != nil {
@@ -270,12 +278,17 @@ func sinkOptions(s config.Sink) sink.Options {
 	return sink.Options{QueueBytes: int64(s.QueueBytes), MemoryBytes: int64(s.MemoryBytes), BatchRows: s.BatchRows,
 		MaxConnections: s.MaxConnections, IdleClose: s.IdleClose, ConnectTimeout: s.ConnectTimeout,
 		StatementTimeout: s.StatementTimeout, LockTimeout: s.LockTimeout, RetryMin: s.RetryMin, RetryMax: s.RetryMax,
-		ShutdownTimeout: s.ShutdownTimeout}
+		ShutdownTimeout: s.ShutdownTimeout, ParkAfter: s.ParkAfter, SlowAfter: s.SlowAfter, RetainedWAL: int64(s.RetainedWAL),
+		Checkpoint: s.Checkpoint, Backfills: s.Backfills}
 }
 
 // run reads the slot until ctx is done; then it finishes or rolls back what is in flight and reports for the last time.
 func (pl *pipeline) run(ctx context.Context) error {
+	defer pl.state.Close()
 	defer pl.lookup.Close()
 	defer pl.router.Settle()
-	return pl.reader.Run(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return pl.reader.Run(ctx) })
+	g.Go(func() error { return pl.router.Run(ctx) })
+	return g.Wait()
 }

@@ -16,12 +16,16 @@ import (
 
 func newRun() *cobra.Command {
 	var s settings
+	var reset, yes bool
 	c := &cobra.Command{
 		Use:   "run",
 		Short: "Read the slot and keep the external databases in sync until told to stop",
 		Long: `Run prepares the primary where that is needed (schema outflow, publication, slot) and then keeps every tenant's
 external databases in sync. SIGTERM or Ctrl-C: it stops reading, finishes or rolls back what is in flight, reports to the
-primary for the last time and exits 0. A second process on the same slot waits as standby and takes over when the first ends.`,
+primary for the last time and exits 0. A second process on the same slot waits as standby and takes over when the first ends.
+
+With --slot-reset it first drops the slot and creates it anew, and then copies every destination from the tables while live
+changes flow. That heals a slot that is lost, missing, or of another primary. It may be killed at any moment and run again.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := s.load()
@@ -33,10 +37,17 @@ primary for the last time and exits 0. A second process on the same slot waits a
 				return err
 			}
 			defer func() { _ = log.Sync() }()
+			if reset {
+				if err := resetSlot(c, cfg, yes, log); err != nil {
+					return err
+				}
+			}
 			return run(c.Context(), cfg, log)
 		},
 	}
 	s.flags(c)
+	c.Flags().BoolVar(&reset, "slot-reset", false, "drop the slot, create it anew, and copy every destination from the tables")
+	c.Flags().BoolVar(&yes, "yes", false, "with --slot-reset: do not ask, even if the slot is healthy")
 	return c
 }
 

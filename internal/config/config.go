@@ -103,6 +103,11 @@ type Sink struct {
 	RetryMin         time.Duration       `yaml:"retry_min"`        // the wait after a first failure
 	RetryMax         time.Duration       `yaml:"retry_max"`        // what the waits grow to
 	ShutdownTimeout  time.Duration       `yaml:"shutdown_timeout"` // for batches that have begun
+	ParkAfter        time.Duration       `yaml:"park_after"`       // of failing, until the stream goes on without the destination
+	SlowAfter        time.Duration       `yaml:"slow_after"`       // of keeping all others waiting, until the same
+	RetainedWAL      strictyaml.ByteSize `yaml:"retained_wal"`     // what a slow destination may have the primary keep
+	Checkpoint       time.Duration       `yaml:"checkpoint"`       // between notes on the primary, before which nothing is acknowledged
+	Backfills        int                 `yaml:"backfills"`        // that read from the primary at the same time
 }
 
 // Log says how the process logs.
@@ -137,6 +142,11 @@ func Default() *Config {
 			RetryMin:         100 * time.Millisecond,
 			RetryMax:         5 * time.Minute,
 			ShutdownTimeout:  10 * time.Second,
+			ParkAfter:        5 * time.Minute,
+			SlowAfter:        10 * time.Second,
+			RetainedWAL:      strictyaml.GiB,
+			Checkpoint:       2 * time.Second,
+			Backfills:        2,
 		},
 		Log: Log{Level: "info", Format: "json"},
 	}

@@ -147,6 +147,11 @@ func (l *loader) validateSink() {
 	within(l, "sink.connect_timeout", s.ConnectTimeout, time.Millisecond, 10*time.Minute)
 	within(l, "sink.retry_min", s.RetryMin, time.Millisecond, time.Hour)
 	within(l, "sink.retry_max", s.RetryMax, time.Millisecond, 24*time.Hour)
+	within(l, "sink.park_after", s.ParkAfter, time.Millisecond, 7*24*time.Hour)
+	within(l, "sink.slow_after", s.SlowAfter, time.Millisecond, 7*24*time.Hour)
+	within(l, "sink.retained_wal", s.RetainedWAL, strictyaml.MiB, 1024*1024*strictyaml.GiB)
+	within(l, "sink.checkpoint", s.Checkpoint, 10*time.Millisecond, time.Minute)
+	within(l, "sink.backfills", s.Backfills, 1, 1000)
 	within(l, "sink.shutdown_timeout", s.ShutdownTimeout, time.Millisecond, time.Hour)
 	if s.MemoryBytes < s.QueueBytes {
 		l.faultAt("sink.memory_bytes", "expected at least sink.queue_bytes, which is %s, found %s", s.QueueBytes, s.MemoryBytes)

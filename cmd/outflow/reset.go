@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"golang.org/x/term"
+
+	"outflow/internal/config"
+	"outflow/replication"
+	"outflow/sink"
+	"outflow/sql"
+)
+
+// resetSlot drops the slot and creates it anew. On a healthy slot it asks first: all destinations are copied anew.
+func resetSlot(c *cobra.Command, cfg *config.Config, yes bool, log *zap.Logger) error {
+	ctx := c.Context()
+	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
+	if err != nil {
+		return usageError{fmt.Errorf("source.dsn: %w", err)}
+	}
+	conn, err := primary.Connect(ctx)
+	if err != nil {
+		return replication.ExplainConnect(primary, err)
+	}
+	defer conn.Close(ctx)
+	p, err := newPlan(ctx, conn, cfg)
+	if err != nil {
+		return err
+	}
+	if err := sql.Migrate(ctx, primary.Config()); err != nil {
+		return err
+	}
+	s := slotSetup(primary, cfg, p, log)
+	healthy, err := s.Healthy(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if healthy && !yes {
+		if err := confirm(c, fmt.Sprintf("Replication slot %q is healthy. Resetting it copies all %d destinations anew. Go on?",
+			cfg.Source.Slot, len(cfg.Destinations.Static))); err != nil {
+			return err
+		}
+	}
+	var dsns []string
+	for _, d := range cfg.Destinations.Static {
+		dsns = append(dsns, d.DSN.Reveal())
+	}
+	highest := sink.HighestSequenceID(ctx, dsns, sinkOptions(cfg.Sink))
+	if err := s.Reset(ctx, conn, highest); err != nil {
+		return err
+	}
+	log.Info("the slot was reset; every destination is copied anew", zap.String("slot", cfg.Source.Slot))
+	return nil
+}
+
+// confirm asks a person at a terminal. Without one the answer must come as --yes.
+func confirm(c *cobra.Command, question string) error {
+	in, ok := c.InOrStdin().(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) {
+		return usageError{fmt.Errorf("%s There is no terminal to answer at; say --yes", question)}
+	}
+	fmt.Fprintf(c.ErrOrStderr(), "%s [y/N] ", question)
+	answer, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil || !strings.EqualFold(strings.TrimSpace(answer), "y") {
+		return usageError{fmt.Errorf("nothing was done")}
+	}
+	return nil
+}
+
+func newResync() *cobra.Command {
+	var s settings
+	var tenant, name string
+	c := &cobra.Command{
+		Use:   "resync",
+		Short: "Copy external databases anew from the primary's tables, while live changes flow",
+		Long: `Resync asks the process that runs, or the next one that starts, to copy the rows of destinations anew and to delete what
+the primary no longer has. What is equal already is not rewritten. Without --tenant it means all destinations.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := s.load()
+			if err != nil {
+				return err
+			}
+			primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
+			if err != nil {
+				return usageError{fmt.Errorf("source.dsn: %w", err)}
+			}
+			state := &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}
+			defer state.Close()
+			n, err := state.RequestResync(c.Context(), tenant, name, "asked for with outflow resync")
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				return fmt.Errorf("no such destination has ever run on slot %q", cfg.Source.Slot)
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%d destinations are copied anew\n", n)
+			return nil
+		},
+	}
+	s.flags(c)
+	c.Flags().StringVar(&tenant, "tenant", "", "only this tenant's destinations")
+	c.Flags().StringVar(&name, "name", "", "only the destination with this name")
+	return c
+}

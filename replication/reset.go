@@ -1,0 +1,140 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// resetCommand heals a slot whose stream cannot be proved continuous.
+const resetCommand = "outflow run --slot-reset"
+
+// baseMargin is left between the ids of two histories whose places in the WAL cannot be compared, for ids that were given
+// after the last note that survived: a tebibyte of WAL.
+const baseMargin = 1 << 40
+
+// Healthy reports whether the slot exists, fits, and goes on where it was left: a reset of it would be a resync for nothing.
+func (s Setup) Healthy(ctx context.Context, conn *pgx.Conn) (bool, error) {
+	_, found, err := s.findSlot(ctx, conn)
+	if problem := (*Problem)(nil); errors.As(err, &problem) {
+		return false, nil
+	} else if err != nil || !found {
+		return false, err
+	}
+	source, known, err := s.loadSource(ctx, conn)
+	if err != nil || !known || source.resetting {
+		return false, err
+	}
+	now, err := identify(ctx, s.Primary)
+	return err == nil && now.SystemID == source.SystemID && now.Timeline == source.Timeline, err
+}
+
+// Reset drops the slot, creates it anew, settles the sequence base so that ids never go back, and raises every
+// destination's epoch: all of them are copied anew. highest is the highest id that any external database is known to
+// have, -1 where none is. It may be killed at any step and run again: outflow.source says that it was begun.
+func (s Setup) Reset(ctx context.Context, conn *pgx.Conn, highest int64) error {
+	now, err := identify(ctx, s.Primary)
+	if err != nil {
+		return err
+	}
+	if err := s.beginReset(ctx, conn, now); err != nil {
+		return err
+	}
+	if err := s.dropSlot(ctx, conn); err != nil {
+		return err
+	}
+	at, err := s.createSlot(ctx, conn)
+	if err != nil {
+		return err
+	}
+	return s.endReset(ctx, conn, now, at, highest)
+}
+
+func (s Setup) beginReset(ctx context.Context, conn *pgx.Conn, now Source) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `INSERT INTO outflow.source (slot, system_identifier, timeline, resetting) VALUES ($1, $2, $3, true)
+			ON CONFLICT (slot) DO UPDATE SET resetting = true`, s.Slot, now.SystemID, now.Timeline)
+		if err != nil {
+			return fmt.Errorf("writing outflow.source: %w", err)
+		}
+		return raiseAll(ctx, tx, s.Slot, "the slot was reset")
+	})
+}
+
+// execer is a connection or a transaction.
+type execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+func raiseAll(ctx context.Context, db execer, slot, reason string) error {
+	_, err := db.Exec(ctx, `UPDATE outflow.destination_state SET epoch = epoch + 1, state = 'backfilling', reason = $2, updated_at = now()
+		WHERE slot = $1`, slot, reason)
+	if err != nil {
+		return fmt.Errorf("writing outflow.destination_state: %w", err)
+	}
+	return nil
+}
+
+func (s Setup) dropSlot(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, s.Slot)
+	if isSlotInUse(err) {
+		return &Problem{What: fmt.Sprintf("replication slot %q is in use, so it cannot be reset", s.Slot),
+			Remedy: "stop the other outflow process first", Err: err}
+	} else if err != nil {
+		return fmt.Errorf("dropping replication slot %q: %w", s.Slot, err)
+	}
+	return nil
+}
+
+// endReset settles the base. On the same history the new slot is ahead of every id by itself.
+func (s Setup) endReset(ctx context.Context, conn *pgx.Conn, now Source, at LSN, highest int64) error {
+	source, _, err := s.loadSource(ctx, conn)
+	if err != nil {
+		return err
+	}
+	var noted int64
+	err = conn.QueryRow(ctx, `SELECT coalesce(max(last_sequence_id), -1) FROM outflow.destination_state WHERE slot = $1`, s.Slot).Scan(&noted)
+	if err != nil {
+		return fmt.Errorf("reading outflow.destination_state: %w", err)
+	}
+	highest = max(highest, noted)
+	if source.noted != 0 {
+		highest = max(highest, source.SequenceID(source.noted))
+	}
+	base := settleBase(source, now, at, highest)
+	_, err = conn.Exec(ctx, `UPDATE outflow.source SET system_identifier = $2, timeline = $3, sequence_base = $4, flush_lsn = $5::text::pg_lsn,
+		resetting = false WHERE slot = $1`, s.Slot, now.SystemID, now.Timeline, base, at.String())
+	if err != nil {
+		return fmt.Errorf("writing outflow.source: %w", err)
+	}
+	return nil
+}
+
+// settleBase finds the sequence base for a slot that starts at that place, so that ids never go back. On the history that
+// ids were given from, where the WAL went on, the base stays. On another one, or where the WAL went back (a restored backup),
+// it is put beyond the highest id known, with a margin for those that nobody noted.
+func settleBase(source, now Source, at LSN, highest int64) int64 {
+	same := source.SystemID == now.SystemID && source.Timeline == now.Timeline
+	if same && source.SequenceID(at) > highest {
+		return source.SequenceBase
+	}
+	if highest < 0 {
+		return source.SequenceBase // no id was ever given
+	}
+	return highest + baseMargin - int64(at)
+}
+
+// closeGap sees to a slot that is ahead of what was noted before it was confirmed: somebody else moved it, and what lies
+// between is lost to the stream. Every destination is copied anew.
+func (s Setup) closeGap(ctx context.Context, conn *pgx.Conn, confirmed LSN) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if err := raiseAll(ctx, tx, s.Slot, "somebody moved the slot"); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `UPDATE outflow.source SET flush_lsn = $2::text::pg_lsn WHERE slot = $1`, s.Slot, confirmed.String())
+		return err
+	})
+}

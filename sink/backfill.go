@@ -1,0 +1,427 @@
+package sink
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"outflow/mapping"
+	"outflow/replication"
+)
+
+// cursor is how far a backfill is. It is kept in the external database, in the metadata of each mapping that is being
+// filled, and moves in the transaction that applies a chunk.
+type cursor struct {
+	Phase   string   `json:"phase"`             // copy, then sweep
+	Table   string   `json:"table,omitempty"`   // "" is before the first one
+	Mapping string   `json:"mapping,omitempty"` // whose keys are swept
+	Done    bool     `json:"done,omitempty"`    // the table is copied whole
+	After   []string `json:"after,omitempty"`   // key of the last row that is done, less the tenant
+	Rows    int64    `json:"rows,omitempty"`    // copied so far
+}
+
+const (
+	phaseCopy  = "copy"
+	phaseSweep = "sweep"
+)
+
+var firstCursor = cursor{Phase: phaseCopy}
+
+func (c cursor) String() string {
+	b, err := json.Marshal(c)
+	if err != nil {
+		panic(err) // strings and numbers only
+	}
+	return string(b)
+}
+
+// Chunks adapt in size so that one takes about chunkTime to read and apply.
+const (
+	chunkRows    = 1000 // the first
+	chunkMin     = 50
+	chunkMax     = 20000
+	chunkTime    = 250 * time.Millisecond
+	horizonPause = 5 * time.Millisecond // between looks at whether the stream has passed a chunk's horizon
+)
+
+// backfill copies the tenant's rows from the tables into mappings that are new, changed or cannot go on from the stream,
+// while live changes keep flowing through the same worker. It belongs to the session's worker; only ready is set
+// from outside, under the destination's mu.
+//
+// The order that makes it right: keys are tracked first, then snapshots are taken, then a chunk waits until
+// the stream has passed its horizon, and then it is merged (see merge).
+type backfill struct {
+	d      *Destination
+	s      *session
+	group  []bool // which of the session's mappings are being filled
+	cursor cursor
+	stored string // the cursor as the metadata has it
+
+	active   bool // it has a place among the backfills, and tracks keys
+	tracked  []tracked
+	suspects map[uint32]bool // may have been applied before keys were tracked, and were not visible then
+	settled  bool            // suspects is known
+	reading  bool
+	ready    *chunk
+	page     *page     // what is swept next
+	started  time.Time // of the chunk in hand
+}
+
+// chunk is what came from the primary and waits to be merged.
+type chunk struct {
+	replication.Chunk
+	table    string
+	relation *replication.Relation
+	deletes  bool // rows that the primary has not (a sweep), else rows that it has
+	next     cursor
+	done     bool // nothing is left after it
+	err      error
+}
+
+// newBackfill finds which mappings are incomplete; nil where none is.
+func newBackfill(s *session, known map[string]metadata) (*backfill, error) {
+	bf := &backfill{d: s.d, s: s, group: make([]bool, len(s.d.mappings))}
+	for i, m := range s.d.mappings {
+		text := known[m.Name].backfill
+		if text == "" {
+			continue
+		}
+		bf.group[i] = true
+		bf.stored = text
+		if err := json.Unmarshal([]byte(text), &bf.cursor); err != nil {
+			return nil, fmt.Errorf("the backfill cursor in _stack_sync_metadata: %w", err)
+		}
+	}
+	if bf.stored == "" {
+		return nil, nil
+	}
+	return bf, nil
+}
+
+// track notes the keys that a committed batch changed.
+func (bf *backfill) track(transactions []*transaction) {
+	if bf == nil || !bf.active {
+		return
+	}
+	for _, t := range transactions {
+		bf.trackChanges(t.xid, t.changes)
+	}
+}
+
+func (bf *backfill) trackChanges(xid uint32, changes []replication.Change) {
+	if bf == nil || !bf.active {
+		return
+	}
+	var f fold
+	for i := range changes {
+		c := &changes[i]
+		table := c.Relation.Name
+		if !bf.d.reads[table] {
+			continue
+		}
+		if c.Kind == replication.Truncate {
+			bf.tracked = append(bf.tracked, tracked{xid, table, ""})
+			continue
+		}
+		for _, row := range []replication.Tuple{c.Old, c.New} {
+			if !row.IsZero() {
+				bf.tracked = append(bf.tracked, tracked{xid, table, string(f.keyOf(c.Relation, row))})
+			}
+		}
+	}
+}
+
+// mergeable reports whether a chunk is here and the stream has passed its horizon: every transaction that committed before
+// it was applied.
+func (bf *backfill) mergeable() bool {
+	d := bf.d
+	position := d.router.Reader.Position() // before the queue is looked at
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if bf.ready == nil {
+		return false
+	}
+	if bf.ready.err != nil {
+		return true
+	}
+	if position < bf.ready.Horizon {
+		return false
+	}
+	return d.applied == len(d.queue) || d.queue[d.applied].id > d.router.SequenceID(bf.ready.Horizon)
+}
+
+// advance does what can be done without a chunk in hand: it takes a place among the backfills, or begins to read.
+func (bf *backfill) advance(ctx context.Context) error {
+	d := bf.d
+	if !bf.active {
+		if !d.router.places.take(d) {
+			return nil // somebody's end wakes us
+		}
+		bf.active = true
+		d.log.Info("copying rows from the primary", zap.String("cursor", bf.stored))
+	}
+	d.mu.Lock()
+	waiting := bf.ready != nil // for the stream
+	idle := !waiting && !bf.reading
+	d.mu.Unlock()
+	if waiting {
+		time.AfterFunc(horizonPause, d.nudge)
+	}
+	if !idle {
+		return nil
+	}
+	if bf.cursor.Phase == phaseSweep {
+		var err error
+		if bf.page, err = bf.readPage(ctx); err != nil {
+			return err
+		}
+	}
+	bf.started = time.Now()
+	d.mu.Lock()
+	bf.reading = true
+	d.mu.Unlock()
+	d.router.start(bf.read)
+	return nil
+}
+
+// read gets the next chunk. It runs beside the worker, which goes on with live changes.
+func (bf *backfill) read() {
+	d := bf.d
+	ctx, cancel := context.WithTimeout(d.router.ctx, time.Minute)
+	defer cancel()
+	c, err := bf.next(ctx)
+	if err != nil {
+		c = &chunk{err: fmt.Errorf("backfill: %w", err)}
+	}
+	d.mu.Lock()
+	bf.reading, bf.ready = false, c
+	d.mu.Unlock()
+	d.nudge()
+}
+
+// next reads the chunk behind the cursor.
+func (bf *backfill) next(ctx context.Context) (*chunk, error) {
+	copier := &replication.Copier{Primary: bf.d.router.Primary}
+	defer copier.Close()
+	if !bf.settled {
+		now, err := copier.Now(ctx)
+		if err != nil {
+			return nil, err
+		}
+		bf.suspects = bf.d.router.suspects(now.Snapshot)
+		bf.settled = true
+	}
+	if bf.cursor.Phase == phaseSweep {
+		return bf.nextSwept(ctx, copier)
+	}
+	table, after, ok := bf.nextTable()
+	if !ok {
+		return bf.emptyChunk(ctx, copier, cursor{Phase: phaseSweep, Rows: bf.cursor.Rows}, false)
+	}
+	rel := bf.d.router.relation(table)
+	r := replication.Range{Relation: rel, Tenant: bf.d.router.tenantColumn(rel), Value: bf.d.Tenant, After: after, Limit: bf.size()}
+	read, err := copier.Read(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	c := &chunk{Chunk: read, table: table, relation: rel}
+	c.next = cursor{Phase: phaseCopy, Table: table, After: after, Rows: bf.cursor.Rows + int64(len(read.Rows))}
+	if n := len(read.Rows); n > 0 {
+		c.next.After = r.Next(read.Rows[n-1])
+	}
+	if read.Last {
+		c.next.After, c.next.Done = nil, true
+	}
+	return c, nil
+}
+
+// tables are the source tables that the group reads, in the configuration's order.
+func (bf *backfill) tables() []string {
+	var tables []string
+	for _, t := range bf.d.router.Tables {
+		for i, m := range bf.d.mappings {
+			if bf.group[i] && slices.Contains(m.Tables(), t.Relation.Name) {
+				tables = append(tables, t.Relation.Name)
+				break
+			}
+		}
+	}
+	return tables
+}
+
+// nextTable is the table that is copied now; not ok when all are.
+func (bf *backfill) nextTable() (table string, after []string, ok bool) {
+	tables := bf.tables()
+	i := slices.Index(tables, bf.cursor.Table)
+	if i >= 0 && !bf.cursor.Done {
+		return tables[i], bf.cursor.After, true
+	}
+	if i++; i < len(tables) { // from before the first one too
+		return tables[i], nil, true
+	}
+	return "", nil, false
+}
+
+// emptyChunk only moves the cursor.
+func (bf *backfill) emptyChunk(ctx context.Context, copier *replication.Copier, next cursor, done bool) (*chunk, error) {
+	now, err := copier.Now(ctx)
+	return &chunk{Chunk: now, next: next, done: done}, err
+}
+
+// merge applies the chunk in hand.
+func (bf *backfill) merge(ctx context.Context) error {
+	d := bf.d
+	d.mu.Lock()
+	c := bf.ready
+	bf.ready = nil
+	d.mu.Unlock()
+	if c.err != nil {
+		return c.err
+	}
+	for _, xid := range c.Snapshot.InProgress() {
+		if bf.suspects[xid] {
+			// It was applied before keys were tracked, and the chunk does not see it: the chunk may hold older rows. Read it again.
+			time.AfterFunc(20*horizonPause, d.nudge)
+			return errNothing
+		}
+	}
+	rows := &mapping.Rows{Relation: c.relation}
+	if c.relation != nil {
+		kept := merge(bf.rowsOf(c), keyFunc(c.relation), c.table, c.Snapshot, bf.tracked)
+		if c.deletes {
+			rows.Deletes = kept
+		} else {
+			rows.Upserts = kept
+		}
+	}
+	bf.tracked = slices.DeleteFunc(bf.tracked, func(t tracked) bool { return c.Snapshot.Sees(t.xid) })
+	return bf.applyChunk(ctx, c, rows)
+}
+
+// resize adapts the size of chunks to the time that they take.
+func (bf *backfill) resize() {
+	switch took := time.Since(bf.started); {
+	case took > 2*chunkTime:
+		bf.d.chunkRows = max(bf.size()/2, chunkMin)
+	case took < chunkTime:
+		bf.d.chunkRows = min(bf.size()*2, chunkMax)
+	}
+}
+
+func (bf *backfill) size() int {
+	if bf.d.chunkRows == 0 {
+		return chunkRows
+	}
+	return bf.d.chunkRows
+}
+
+func keyFunc(rel *replication.Relation) func(replication.Tuple) string {
+	var f fold
+	return func(t replication.Tuple) string { return string(f.keyOf(rel, t)) }
+}
+
+// rowsOf gives the chunk's rows the id up to which the stream was applied: they are at least as new as that.
+func (bf *backfill) rowsOf(c *chunk) []mapping.Row {
+	rows := make([]mapping.Row, len(c.Rows))
+	now := time.Now()
+	for i, t := range c.Rows {
+		rows[i] = mapping.Row{Tuple: t, SequenceID: bf.s.lowest(), CommittedAt: now}
+	}
+	return rows
+}
+
+// moveCursorSQL moves the cursor from what this process holds, or fails the transaction: as advanceSQL does for live changes.
+const moveCursorSQL = `WITH moved AS (
+	UPDATE "_stack_sync_metadata" m SET "backfill" = nullif($1, '')::jsonb, "updated_at" = now()
+	WHERE m."mapping_name" = ANY ($2::text[]) AND m."backfill" = $3::jsonb AND m."tenant" = $4 AND m."source" = $5
+		AND m."epoch" = $6::bigint AND pg_current_xact_id()::text = current_setting('outflow.xid', true)
+	RETURNING 1)
+SELECT 1 / (count(*) = cardinality($2::text[]))::int FROM moved`
+
+// applyChunk brings a chunk's rows and the cursor behind it into the external database, in one transaction.
+func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows) error {
+	d := bf.d
+	next := c.next.String()
+	if c.done {
+		next = ""
+	}
+	if err := bf.transaction(ctx, c.table, rows, next); err != nil {
+		if newError(err).verdict != rowFault || rows.Len(mapping.Any) <= 1 {
+			return bf.nameRow(err, rows)
+		}
+		// Smaller chunks, from one row on, come to the row by itself.
+		d.chunkRows = 1
+		if bf.s.usable() {
+			return errNothing
+		}
+		return &Error{verdict: conflict, Err: err}
+	}
+	bf.resize()
+	bf.cursor, bf.stored = c.next, next
+	if c.done {
+		bf.finish()
+	}
+	d.progress(c.next.Rows, c.done)
+	return nil
+}
+
+// transaction is one round trip: steps, cursor, COMMIT.
+func (bf *backfill) transaction(ctx context.Context, table string, rows *mapping.Rows, next string) error {
+	b := &batch{mappings: bf.group, changes: rows.Len(mapping.Any), large: &transaction{}}
+	all := map[string]*mapping.Rows{table: rows}
+	if rows.Relation != nil {
+		if err := bf.s.compile(ctx, all); err != nil {
+			return err
+		}
+	}
+	return bf.d.exchange(ctx, func(ctx context.Context, r *round) error {
+		r.begin(b)
+		if rows.Relation != nil {
+			if err := r.steps(ctx, b, all); err != nil {
+				return err
+			}
+		}
+		r.run("metadata", "outflow_cursor", moveCursorSQL, nil, texts(next, bf.names(), bf.stored, bf.d.Tenant,
+			bf.d.router.SourceID, strconv.FormatInt(bf.d.epoch, 10)), nil, nil)
+		r.commit()
+		return nil
+	})
+}
+
+// names are the mappings that are being filled, as an array literal; a mapping's name needs no quoting.
+func (bf *backfill) names() string {
+	var names []string
+	for i, m := range bf.d.mappings {
+		if bf.group[i] {
+			names = append(names, m.Name)
+		}
+	}
+	return "{" + strings.Join(names, ",") + "}"
+}
+
+// nameRow says which row an error is about, where it is about one.
+func (bf *backfill) nameRow(err error, rows *mapping.Rows) error {
+	e := newError(err)
+	if e.verdict != rowFault || rows.Len(mapping.Any) != 1 {
+		return err
+	}
+	named := *e
+	row := append(slices.Clone(rows.Upserts), rows.Deletes...)[0]
+	named.Table = rows.Relation.Name
+	named.Key = describeKey(&replication.Change{Relation: rows.Relation, New: row.Tuple})
+	return &named
+}
+
+// finish ends the backfill: from here on the stream alone keeps the database up to date.
+func (bf *backfill) finish() {
+	d := bf.d
+	bf.s.backfill = nil
+	d.router.places.leave(d)
+	d.log.Info("copied all rows; the stream alone goes on", zap.Int64("rows", bf.cursor.Rows))
+}

@@ -1,0 +1,52 @@
+package sink
+
+import (
+	"context"
+	"strconv"
+	"sync"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// HighestSequenceID asks external databases for the highest id that any of them has; -1 is none. Those that do not answer
+// are left out: who settles a sequence base leaves a margin for them.
+func HighestSequenceID(ctx context.Context, dsns []string, o Options) int64 {
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	highest := int64(-1)
+	places := make(chan struct{}, dialsAtOnce)
+	for _, dsn := range dsns {
+		all.Go(func() {
+			places <- struct{}{}
+			defer func() { <-places }()
+			id, err := highestIn(ctx, dsn, o)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			highest = max(highest, id)
+		})
+	}
+	all.Wait()
+	return highest
+}
+
+func highestIn(ctx context.Context, dsn string, o Options) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*o.ConnectTimeout)
+	defer cancel()
+	config, err := dialConfig(dsn, o)
+	if err != nil {
+		return 0, err
+	}
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close(ctx)
+	result := conn.ExecParams(ctx, `SELECT coalesce(max("last_synced_sequence_id"), -1) FROM public."_stack_sync_metadata"`, nil, nil, nil, nil).Read()
+	if result.Err != nil {
+		return 0, result.Err
+	}
+	return strconv.ParseInt(string(result.Rows[0][0]), 10, 64)
+}

@@ -1,0 +1,100 @@
+package sink
+
+import (
+	"outflow/mapping"
+	"outflow/replication"
+)
+
+// tracked is a key that a transaction of the stream changed while a backfill runs.
+type tracked struct {
+	xid   uint32
+	table string
+	key   string // "" is every key: a TRUNCATE
+}
+
+// merge is the rule by which rows that were read from a table go among the changes of the stream: a row may be applied
+// unless its key was changed by a transaction that the read did not see. Such a transaction has been applied, since the
+// stream has passed the read's horizon, and what it left is newer than the row.
+//
+// Visibility is compared by transaction id, not by LSN: a commit can be in the WAL, and decoded, before it is visible. With
+// synchronous replication that takes seconds, and a rule that compares positions in the WAL would put the old row
+// over the new one.
+func merge(rows []mapping.Row, keyOf func(replication.Tuple) string, table string, snapshot replication.Snapshot, changes []tracked) []mapping.Row {
+	newer := map[string]bool{}
+	for _, c := range changes {
+		if c.table == table && !snapshot.Sees(c.xid) {
+			newer[c.key] = true
+		}
+	}
+	if newer[""] {
+		return nil
+	}
+	if len(newer) == 0 {
+		return rows
+	}
+	kept := rows[:0:0]
+	for _, row := range rows {
+		if !newer[keyOf(row.Tuple)] {
+			kept = append(kept, row)
+		}
+	}
+	return kept
+}
+
+// xids remembers which transactions the stream has shown: one bit for each of the last 2^24 transaction ids, 2 MiB. A
+// backfill asks it whether a transaction that its first snapshot does not see may have been applied before it began to
+// track keys.
+type xids struct {
+	seen   []uint64
+	newest uint32
+	any    bool
+	// before are the transactions that were in progress when this process began to read: an earlier one may have applied them.
+	before map[uint32]bool
+}
+
+const xidWindow = 1 << 24
+
+func newXIDs() *xids {
+	return &xids{seen: make([]uint64, xidWindow/64), before: map[uint32]bool{}}
+}
+
+// add notes a transaction. Ids come nearly in order; the bits of ids that are passed over are cleared.
+func (x *xids) add(xid uint32) {
+	if !x.any {
+		x.newest, x.any = xid-1, true
+	}
+	if ahead := int32(xid - x.newest); ahead >= xidWindow {
+		clear(x.seen)
+		x.newest = xid
+	} else {
+		for range ahead {
+			x.newest++
+			x.bit(x.newest, false)
+		}
+	}
+	x.bit(xid, true)
+}
+
+func (x *xids) bit(xid uint32, on bool) {
+	i := xid % xidWindow
+	if on {
+		x.seen[i/64] |= 1 << (i % 64)
+	} else {
+		x.seen[i/64] &^= 1 << (i % 64)
+	}
+}
+
+// maybe reports whether the transaction may have been in the stream; false is certain.
+func (x *xids) maybe(xid uint32) bool {
+	if x.before[xid] {
+		return true
+	}
+	if !x.any || int32(xid-x.newest) > 0 {
+		return false
+	}
+	if x.newest-xid >= xidWindow {
+		return true
+	}
+	i := xid % xidWindow
+	return x.seen[i/64]&(1<<(i%64)) != 0
+}

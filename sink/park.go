@@ -1,0 +1,324 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"outflow/replication"
+)
+
+// Begin implements [replication.Sink]. It reads what the primary has noted of the destinations, which another process may have
+// changed since, and sets those to work that are not known to be up to date.
+func (r *Router) Begin(ctx context.Context) error {
+	now, err := (&replication.Copier{Primary: r.Primary}).Once(ctx)
+	if err != nil {
+		return err
+	}
+	r.xidMu.Lock()
+	for _, xid := range now.Snapshot.InProgress() {
+		r.xids.before[xid] = true
+	}
+	r.xidMu.Unlock()
+	states, err := r.State.load(ctx)
+	if err != nil {
+		return err
+	}
+	byName := map[[2]string]destinationState{}
+	for _, s := range states {
+		byName[[2]string{s.tenant, s.name}] = s
+	}
+	for _, d := range r.Destinations() {
+		d.begin(byName[[2]string{d.Tenant, d.Name}])
+	}
+	return r.checkpoint(ctx) // so that every destination has its row before anything is acknowledged
+}
+
+// begin takes over what the primary has noted, the zero value where it has nothing.
+func (d *Destination) begin(s destinationState) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	first := d.epoch == 0
+	if first {
+		d.epoch, d.note = 1, -1
+	}
+	if s.epoch == 0 {
+		d.due = true
+		d.wake()
+		return
+	}
+	if first {
+		d.caughtUp = s.state == Streaming && s.fingerprint == d.fingerprint()
+		d.noted = s
+	}
+	if s.epoch > d.epoch {
+		d.parked = false // what was dropped here was seen to by another process, or the new epoch sees to it
+		d.fresh = !first
+	}
+	d.epoch, d.note = max(d.epoch, s.epoch), max(d.note, s.note)
+	d.due = d.due || !d.caughtUp || d.fresh
+	d.wake()
+}
+
+// Run notes checkpoints, parks who must be parked and sees to requests, until ctx is done. Begin comes before it.
+func (r *Router) Run(ctx context.Context) error {
+	checkpoint, watch := time.NewTicker(r.Options.Checkpoint), time.NewTicker(watchEvery)
+	defer checkpoint.Stop()
+	defer watch.Stop()
+	failures := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-watch.C:
+			if r.Reader.State() != replication.Streaming {
+				continue // another process may have the slot
+			}
+			for _, d := range r.Destinations() {
+				if reason := r.mustPark(d); reason != "" {
+					r.start(func() { r.park(d, reason) })
+				}
+			}
+			continue
+		case <-checkpoint.C:
+			if r.Reader.State() != replication.Streaming {
+				continue
+			}
+		}
+		err := r.checkpoint(ctx)
+		if err == nil {
+			err = r.takeRequests(ctx)
+		}
+		if err == nil {
+			failures = 0
+		} else if failures++; failures&(failures-1) == 0 && ctx.Err() == nil {
+			r.Log.Warn("nothing is acknowledged to the slot while checkpoints fail", zap.Error(err), zap.Int("attempt", failures))
+		}
+	}
+}
+
+// watchEvery is how often destinations are looked at for parking.
+const watchEvery = 100 * time.Millisecond
+
+// checkpoint notes on the primary what each destination that moved is known to have, and only then lets the reader
+// acknowledge it. The flush LSN is taken first: what a destination has is at least what that LSN promises.
+func (r *Router) checkpoint(ctx context.Context) error {
+	flush := r.Acks.Flush()
+	var moved []destinationState
+	var from []*Destination
+	for _, d := range r.Destinations() {
+		d.mu.Lock()
+		now := destinationState{tenant: d.Tenant, name: d.Name, epoch: d.epoch, note: max(d.note, d.released),
+			fingerprint: d.fingerprint(), state: d.statusLocked().State, reason: d.reason()}
+		if now != d.noted && !d.parking {
+			moved = append(moved, now)
+			from = append(from, d)
+		}
+		d.mu.Unlock()
+	}
+	if len(moved) == 0 && flush <= r.Acks.Noted() {
+		return nil
+	}
+	if err := r.State.checkpoint(ctx, flush, moved); err != nil {
+		return err
+	}
+	for i, d := range from {
+		d.mu.Lock()
+		d.noted = moved[i]
+		if moved[i].epoch == d.epoch {
+			d.note = max(d.note, moved[i].note)
+		}
+		d.mu.Unlock()
+	}
+	r.Acks.Note(flush)
+	return nil
+}
+
+// fingerprint changes when one of the destination's mappings does.
+func (d *Destination) fingerprint() string {
+	prints := make([]string, len(d.mappings))
+	for i, m := range d.mappings {
+		prints[i] = m.Name + ":" + m.Fingerprint()
+	}
+	return strings.Join(prints, " ")
+}
+
+// reason is what the primary is told of the last failure. It is called with mu held.
+func (d *Destination) reason() string {
+	if d.status.Err == nil {
+		return ""
+	}
+	return truncated(d.status.Err.Error(), 512)
+}
+
+func truncated(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "..."
+}
+
+// mustPark says why a destination must be parked now; "" is not.
+func (r *Router) mustPark(d *Destination) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.parked || d.parking {
+		return ""
+	}
+	switch failing := !d.failing.IsZero(); {
+	case failing && d.over:
+		return "it fails and its queue is full"
+	case failing && time.Since(d.failing) > r.Options.ParkAfter && len(d.queue) > 0:
+		return fmt.Sprintf("it has failed for %s", r.Options.ParkAfter)
+	case failing && len(d.queue) > 0 && r.gate.short():
+		return "it fails and the memory for all queues is used up"
+	case d.over && time.Since(d.overSince) > r.Options.SlowAfter && r.othersWait(d):
+		return fmt.Sprintf("it has kept all others waiting for %s", r.Options.SlowAfter)
+	case d.over && int64(r.Reader.Position())-int64(r.Acks.Flush()) > r.Options.RetainedWAL:
+		return "it is so slow that the primary retains more WAL than sink.retained_wal"
+	}
+	return ""
+}
+
+// othersWait reports whether somebody else works as well: a destination that is alone may take its time.
+func (r *Router) othersWait(slow *Destination) bool {
+	for _, d := range r.Destinations() {
+		if d != slow && d.lastCommit.Load() > time.Now().Add(-time.Minute).UnixNano() {
+			return true
+		}
+	}
+	return false
+}
+
+// park lets the stream go on without a destination. That is written to the primary first; then its queue is dropped and
+// its transactions are acknowledged. When it answers again it is copied anew.
+func (r *Router) park(d *Destination, reason string) {
+	d.mu.Lock()
+	if d.parking || d.parked {
+		d.mu.Unlock()
+		return
+	}
+	d.parking = true
+	last := d.status.Err
+	d.mu.Unlock()
+	text := reason
+	if last != nil {
+		text = truncated(reason+": "+last.Error(), 512)
+	}
+	epoch, err := r.State.raise(r.ctx, destinationState{tenant: d.Tenant, name: d.Name, state: Parked, reason: text})
+	d.mu.Lock()
+	d.parking = false
+	if err != nil {
+		d.mu.Unlock()
+		r.Log.Warn("a destination cannot be parked", zap.Stringer("destination", d), zap.Error(err))
+		return
+	}
+	d.epoch, d.parked = epoch, true
+	tickets := d.drop()
+	if d.working {
+		d.cancelWork()
+	} else if d.retryAt == nil {
+		d.pauseAfter(&Error{Err: errors.New(reason)})
+	}
+	d.mu.Unlock()
+	d.log.Warn("parked: the stream goes on without this destination, which is copied anew when it answers", zap.String("reason", text))
+	r.Acks.Release(tickets...)
+}
+
+// drop empties the queue and returns the tickets that it held. It is called with mu held.
+func (d *Destination) drop() []replication.Ticket {
+	tickets := make([]replication.Ticket, 0, len(d.queue))
+	for _, t := range d.queue {
+		tickets = append(tickets, t.ticket)
+	}
+	if !d.accepted.complete && len(d.queue) > 0 { // the rest of it is not wanted either
+		d.accepted.complete = true
+	}
+	d.queue, d.applied = nil, 0
+	d.account(-d.bytes)
+	return tickets
+}
+
+// attach lets changes come again to a destination that was parked and answers. Its backfill's first snapshot is taken later.
+func (d *Destination) attach() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.parked {
+		d.parked, d.caughtUp = false, false
+		d.log.Info("the parked destination answers again")
+	}
+}
+
+// raiseEpoch has the external database copied anew: the metadata's epoch no longer fits.
+func (d *Destination) raiseEpoch(ctx context.Context, reason string) error {
+	epoch, err := d.router.State.raise(ctx, destinationState{tenant: d.Tenant, name: d.Name, state: Backfilling, reason: reason})
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.epoch, d.caughtUp = epoch, false
+	return nil
+}
+
+// Resync has the external database copied anew while live changes go on.
+func (d *Destination) Resync(ctx context.Context, reason string) error {
+	if err := d.raiseEpoch(ctx, reason); err != nil {
+		return err
+	}
+	d.restart()
+	return nil
+}
+
+// restart has the worker connect again, which is when the epoch is looked at.
+func (d *Destination) restart() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fresh = true
+	if d.working {
+		return
+	}
+	if d.retryAt != nil && d.retryAt.Stop() {
+		d.retryAt = nil
+	}
+	d.due = true
+	d.wake()
+}
+
+// takeRequests sees to resyncs that somebody asked for on the primary.
+func (r *Router) takeRequests(ctx context.Context) error {
+	states, err := r.State.requests(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range states {
+		for _, d := range r.Destinations() {
+			if d.Tenant != s.tenant || d.Name != s.name {
+				continue
+			}
+			d.mu.Lock()
+			d.epoch, d.caughtUp = max(d.epoch, s.epoch), false
+			d.mu.Unlock()
+			d.log.Info("a resync was asked for", zap.String("reason", s.reason))
+			d.restart()
+		}
+	}
+	return nil
+}
+
+// suspects are the transactions that a snapshot does not see and that may have been in the stream.
+func (r *Router) suspects(s replication.Snapshot) map[uint32]bool {
+	r.xidMu.Lock()
+	defer r.xidMu.Unlock()
+	suspects := map[uint32]bool{}
+	for _, xid := range s.InProgress() {
+		if r.xids.maybe(xid) {
+			suspects[xid] = true
+		}
+	}
+	return suspects
+}

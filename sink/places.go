@@ -1,0 +1,54 @@
+package sink
+
+import (
+	"slices"
+	"sync"
+)
+
+// places bounds how many destinations copy rows from the primary at the same time: each has one short read at a time. The
+// others wait.
+type places struct {
+	mu      sync.Mutex
+	free    int
+	holders map[*Destination]bool
+	waiting []*Destination
+}
+
+func newPlaces(n int) *places { return &places{free: n, holders: map[*Destination]bool{}} }
+
+// take gives d a place, or notes that it waits for one and is to be nudged.
+func (p *places) take(d *Destination) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.holders[d]:
+		return true
+	case p.free == 0:
+		if !slices.Contains(p.waiting, d) {
+			p.waiting = append(p.waiting, d)
+		}
+		return false
+	}
+	p.waiting = slices.DeleteFunc(p.waiting, func(o *Destination) bool { return o == d })
+	p.free--
+	p.holders[d] = true
+	return true
+}
+
+// leave gives the place back and nudges who waits longest. A destination without a place only stops waiting.
+func (p *places) leave(d *Destination) {
+	p.mu.Lock()
+	p.waiting = slices.DeleteFunc(p.waiting, func(o *Destination) bool { return o == d })
+	var next *Destination
+	if p.holders[d] {
+		delete(p.holders, d)
+		p.free++
+		if len(p.waiting) > 0 {
+			next = p.waiting[0]
+		}
+	}
+	p.mu.Unlock()
+	if next != nil {
+		next.nudge()
+	}
+}

@@ -1,0 +1,156 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"outflow/replication"
+)
+
+// StateStore keeps outflow.destination_state on the primary. Safe for concurrent use; calls queue up on one connection.
+type StateStore struct {
+	Slot    string
+	Connect func(ctx context.Context) (*pgx.Conn, error)
+
+	mu     sync.Mutex
+	conn   *pgx.Conn
+	polled time.Time // of the newest resync that was seen
+}
+
+// destinationState is a row of the table.
+type destinationState struct {
+	tenant, name string
+	epoch        int64
+	note         int64 // the external database is at or above this
+	fingerprint  string
+	state        State
+	reason       string
+}
+
+// stateTimeout bounds one statement on the primary.
+const stateTimeout = 10 * time.Second
+
+func (s *StateStore) do(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
+	defer cancel()
+	if s.conn == nil || s.conn.IsClosed() {
+		conn, err := s.Connect(ctx)
+		if err != nil {
+			return err
+		}
+		s.conn = conn
+	}
+	return f(ctx, s.conn)
+}
+
+// Close ends the connection.
+func (s *StateStore) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = s.conn.Close(ctx)
+	}
+}
+
+const stateColumns = `tenant_id, name, epoch, last_sequence_id, fingerprint, state, reason`
+
+func scanStates(rows pgx.Rows) ([]destinationState, error) {
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (destinationState, error) {
+		var d destinationState
+		err := row.Scan(&d.tenant, &d.name, &d.epoch, &d.note, &d.fingerprint, &d.state, &d.reason)
+		return d, err
+	})
+}
+
+// load reads everything that is noted, and from when on requests for a resync are new.
+func (s *StateStore) load(ctx context.Context) (states []destinationState, err error) {
+	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		if err := conn.QueryRow(ctx, `SELECT coalesce(max(resync_at), 'epoch')
+			FROM outflow.destination_state WHERE slot = $1 AND resync_at IS NOT NULL`, s.Slot).Scan(&s.polled); err != nil {
+			return err
+		}
+		rows, err := conn.Query(ctx, `SELECT `+stateColumns+` FROM outflow.destination_state WHERE slot = $1`, s.Slot)
+		if err != nil {
+			return err
+		}
+		states, err = scanStates(rows)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading outflow.destination_state: %w", err)
+	}
+	return states, nil
+}
+
+// checkpoint notes the flush LSN that is about to be reported, and the destinations that moved, in one statement.
+func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, moved []destinationState) error {
+	tenants, names := make([]string, len(moved)), make([]string, len(moved))
+	fingerprints, states, reasons := make([]string, len(moved)), make([]string, len(moved)), make([]string, len(moved))
+	epochs, notes := make([]int64, len(moved)), make([]int64, len(moved))
+	for i, d := range moved {
+		tenants[i], names[i], epochs[i], notes[i] = d.tenant, d.name, d.epoch, d.note
+		fingerprints[i], states[i], reasons[i] = d.fingerprint, string(d.state), d.reason
+	}
+	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, `WITH flush AS (UPDATE outflow.source SET flush_lsn = greatest(flush_lsn, $2::text::pg_lsn) WHERE slot = $1)
+			INSERT INTO outflow.destination_state AS s (slot, `+stateColumns+`)
+			SELECT $1, m.* FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::text[]) AS m
+			ON CONFLICT (slot, tenant_id, name) DO UPDATE SET last_sequence_id = greatest(s.last_sequence_id, excluded.last_sequence_id),
+				fingerprint = excluded.fingerprint, state = excluded.state, reason = excluded.reason, updated_at = now()
+			WHERE s.epoch = excluded.epoch`,
+			s.Slot, flush.String(), tenants, names, epochs, notes, fingerprints, states, reasons)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("writing outflow.destination_state: %w", err)
+	}
+	return nil
+}
+
+// raise gives a destination its next epoch, which is durable when raise returns: its external database is copied anew.
+func (s *StateStore) raise(ctx context.Context, d destinationState) (epoch int64, err error) {
+	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `INSERT INTO outflow.destination_state AS s (slot, tenant_id, name, state, reason) VALUES ($1, $2, $3, $4, $5)
+			ON CONFLICT (slot, tenant_id, name) DO UPDATE SET epoch = s.epoch + 1, state = excluded.state, reason = excluded.reason, updated_at = now()
+			RETURNING epoch`, s.Slot, d.tenant, d.name, d.state, d.reason).Scan(&epoch)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("writing outflow.destination_state: %w", err)
+	}
+	return epoch, nil
+}
+
+// requests returns the destinations for which somebody asked a resync since the last call; their epoch is raised already.
+func (s *StateStore) requests(ctx context.Context) (states []destinationState, err error) {
+	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, `SELECT `+stateColumns+` FROM outflow.destination_state WHERE slot = $1 AND resync_at > $2`, s.Slot, s.polled)
+		if err != nil {
+			return err
+		}
+		if states, err = scanStates(rows); err != nil || len(states) == 0 {
+			return err
+		}
+		return conn.QueryRow(ctx, `SELECT max(resync_at) FROM outflow.destination_state WHERE slot = $1`, s.Slot).Scan(&s.polled)
+	})
+	return states, err
+}
+
+// RequestResync asks the process that runs, or the next one, to copy destinations anew: all of a slot, of a tenant (name ""),
+// or one. It returns how many there are.
+func (s *StateStore) RequestResync(ctx context.Context, tenant, name, reason string) (n int64, err error) {
+	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		tag, err := conn.Exec(ctx, `UPDATE outflow.destination_state SET epoch = epoch + 1, resync_at = clock_timestamp(), state = 'backfilling',
+			reason = $4, updated_at = now() WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3)`, s.Slot, tenant, name, reason)
+		n = tag.RowsAffected()
+		return err
+	})
+	return n, err
+}
