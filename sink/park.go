@@ -15,12 +15,12 @@ import (
 // Begin implements [replication.Sink]. It reads what the primary has noted of the destinations, which another process may have
 // changed since, and sets those to work that are not known to be up to date.
 func (r *Router) Begin(ctx context.Context) error {
-	now, err := (&replication.Copier{Primary: r.Primary}).Once(ctx)
+	running, err := (&replication.Copier{Primary: r.Primary}).Running(ctx)
 	if err != nil {
 		return err
 	}
 	r.xidMu.Lock()
-	for _, xid := range now.Snapshot.InProgress() {
+	for _, xid := range running {
 		r.xids.before[xid] = true
 	}
 	r.xidMu.Unlock()
@@ -101,6 +101,10 @@ func (r *Router) Run(ctx context.Context) error {
 	}
 }
 
+// parkGrace is how long a destination that fails with a full queue may keep the reader waiting: a restart of its server, or
+// one broken connection, is over sooner than a copy of all its rows.
+const parkGrace = 2 * time.Second
+
 // watchEvery is how often destinations are looked at for parking.
 const watchEvery = 100 * time.Millisecond
 
@@ -170,7 +174,7 @@ func (r *Router) mustPark(d *Destination) string {
 		return ""
 	}
 	switch failing := !d.failing.IsZero(); {
-	case failing && d.over:
+	case failing && d.over && time.Since(d.failing) > parkGrace:
 		return "it fails and its queue is full"
 	case failing && time.Since(d.failing) > r.Options.ParkAfter && len(d.queue) > 0:
 		return fmt.Sprintf("it has failed for %s", r.Options.ParkAfter)
@@ -314,11 +318,5 @@ func (r *Router) takeRequests(ctx context.Context) error {
 func (r *Router) suspects(s replication.Snapshot) map[uint32]bool {
 	r.xidMu.Lock()
 	defer r.xidMu.Unlock()
-	suspects := map[uint32]bool{}
-	for _, xid := range s.InProgress() {
-		if r.xids.maybe(xid) {
-			suspects[xid] = true
-		}
-	}
-	return suspects
+	return r.xids.unseen(s)
 }

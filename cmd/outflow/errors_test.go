@@ -135,7 +135,7 @@ func TestTheSlotIsSomebodyElses(t *testing.T) {
 	r := w.start()
 	r.end()
 	w.dropSlot()
-	expect("is gone", "remedy: ", "DELETE FROM outflow.source WHERE slot = '"+w.cfg.Source.Slot+"'")
+	expect("is gone", "remedy: ", "outflow run --slot-reset")
 }
 
 func TestWalLevelAndLogin(t *testing.T) {

@@ -32,6 +32,7 @@ func TestConnectionCutAfterCommit(t *testing.T) {
 	dsn := w.destination(tenant1, "main", allMappings...)
 	proxy := w.proxied(0)
 	w.start()
+	w.journalFromHere()
 	for i := range 10 {
 		fired := proxy.CutAfterQuery("outflow_commit")
 		w.exec(`INSERT INTO "Counter" VALUES ($1, $2, 1)`, tenant1, i)
@@ -52,6 +53,7 @@ func TestFlushNeverPassesWhatIsDurable(t *testing.T) {
 	dsn := pgtest.Database(t, external)
 	w.addDestination(tenant1, "main", dsn, allMappings...)
 	w.start()
+	w.journalFromHere()
 	w.exec(`INSERT INTO "Counter" VALUES ($1, 1, 0)`, tenant1)
 	w.synced()
 	must(t, external.Stop(t.Context()))
@@ -107,7 +109,7 @@ func TestStandbyTakesOver(t *testing.T) {
 	dsn := w.destination(tenant1, "main", allMappings...)
 	file := w.configFile()
 	first := launch(t, "run", "--config", file)
-	first.says(`"streaming"`)
+	w.journalFromHere()
 	l := w.load(seed(t), tenant1)
 	second := launch(t, "run", "--config", file)
 	second.says("waiting as standby")
@@ -153,7 +155,7 @@ func TestTerminateInTheMiddle(t *testing.T) {
 	dsn := w.destination(tenant1, "main", allMappings...)
 	file := w.configFile()
 	p := launch(t, "run", "--config", file)
-	p.says(`"streaming"`)
+	w.journalFromHere()
 	l := w.load(seed(t), tenant1)
 	for range 5 {
 		rowsIn(t, dsn)
@@ -178,6 +180,7 @@ func TestTwoProcessesWithoutTheSlotsLock(t *testing.T) {
 	w.withLedger()
 	dsn := w.destination(tenant1, "main", allMappings...)
 	r := w.start()
+	w.journalFromHere()
 	w.exec(`INSERT INTO "Counter" VALUES ($1, 1, 1)`, tenant1)
 	w.synced()
 	// Somebody moves the metadata behind the process's back: as an older process that is still alive would.

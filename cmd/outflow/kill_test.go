@@ -47,7 +47,7 @@ func TestKillProcess(t *testing.T) {
 	file, n := w.configFile(), seed(t)
 	rnd := rand.New(rand.NewPCG(n, 2))
 	p := launch(t, "run", "--config", file)
-	p.says(`"streaming"`)
+	w.journalFromHere()
 	l := w.load(n, tenant1, tenant2, tenant3)
 	for range kills(t, 30) {
 		timer := time.NewTimer(time.Duration(rnd.IntN(150)) * time.Millisecond)
@@ -80,6 +80,7 @@ func TestKillExternalServer(t *testing.T) {
 	n := seed(t)
 	rnd := rand.New(rand.NewPCG(n, 3))
 	w.start()
+	w.journalFromHere()
 	l := w.load(n, tenant1, tenant2)
 	for i := range kills(t, 6) {
 		before := rowsIn(t, healthy)
@@ -151,6 +152,7 @@ func TestKillPrimary(t *testing.T) {
 	w.addDestination(tenant1, "main", dsn, allMappings...)
 	n := seed(t)
 	w.start()
+	w.journalFromHere()
 	l := w.load(n, tenant1)
 	for range kills(t, 3) {
 		before := rowsIn(t, dsn)

@@ -16,7 +16,7 @@ func TestLargeTransaction(t *testing.T) {
 	w.exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET wal_sender_timeout = ''3s''', current_database()); END $$`)
 	dsn, other := w.destination(tenant1, "main", "ledger"), w.destination(tenant2, "main", "ledger")
 	p := launch(t, "run", "--config", w.configFile())
-	p.says(`"streaming"`)
+	w.journalFromHere()
 	w.exec(`INSERT INTO "Counter" VALUES ($1, -1, 0), ($2, -1, 0)`, tenant1, tenant2)
 	w.synced()
 	before := query(t, dsn, `SELECT pg_current_xact_id()`)[0]
@@ -44,6 +44,7 @@ func TestLargeTransactionFailsInTheMiddle(t *testing.T) {
 	w.cfg.Sink.QueueBytes = 1 << 20
 	dsn, other := w.destination(tenant1, "main", "ledger"), w.destination(tenant2, "main", "ledger")
 	w.start()
+	w.journalFromHere()
 	w.exec(`INSERT INTO "Counter" VALUES ($1, -1, 0), ($2, -1, 0)`, tenant1, tenant2)
 	w.synced()
 	db := connect(t, dsn)

@@ -209,7 +209,7 @@ func TestThousandsOfUsers(t *testing.T) {
 	w := newWorld(t, pgtest.Shared(t))
 	dsn := w.destination(tenant1, "main")
 	journaled(t, dsn)
-	w.start()
+	w.start().caughtUp()
 	const users = 5000
 	w.exec(fmt.Sprintf(`
 		INSERT INTO "ProjectUser" ("tenancyId", "projectUserId", "displayName", "clientMetadata")

@@ -155,6 +155,16 @@ func (w *world) addMapping(name, text string) {
 	w.cfg.Mappings = append(w.cfg.Mappings, file)
 }
 
+// journalFromHere waits until every destination has copied what was there and begins the journals anew. A copy applies rows
+// that the stream has brought as well, which is no fault: an upsert that changes nothing.
+func (w *world) journalFromHere() {
+	w.tb.Helper()
+	for _, d := range w.cfg.Destinations.Static {
+		w.waitState(d.Tenant, d.Name, "streaming")
+		exec(w.tb, connect(w.tb, d.DSN.Reveal()), `TRUNCATE ledger`)
+	}
+}
+
 // exactlyOnce checks the journal: no version of a row twice, versions in order, and the last one is the primary's.
 func (w *world) exactlyOnce(tenant, dsn string) {
 	w.tb.Helper()
