@@ -53,6 +53,10 @@ func (s Snapshot) Sees(xid uint32) bool {
 // perhaps much later.
 func (s Snapshot) InProgress() []uint32 { return s.inProgress }
 
+// End is where the snapshot ends: it sees no transaction with this id or a later one. It is behind the newest transaction
+// that was visible, so transactions that run may have later ids, and those are not among InProgress.
+func (s Snapshot) End() uint32 { return uint32(s.xmax) }
+
 // Chunk is a piece of a table as one snapshot saw it.
 type Chunk struct {
 	Rows     []Tuple // in key order, all columns of the relation
@@ -138,6 +142,27 @@ func (c *Copier) Now(ctx context.Context) (Chunk, error) {
 func (c *Copier) Once(ctx context.Context) (Chunk, error) {
 	defer c.Close()
 	return c.Now(ctx)
+}
+
+// Running returns the transactions that have an id and have not ended, whatever their place: a snapshot's InProgress lacks
+// those behind its end. It closes the connection.
+func (c *Copier) Running(ctx context.Context) (running []uint32, err error) {
+	defer c.Close()
+	var chunk Chunk
+	err = c.snapshot(ctx, &chunk, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, `SELECT backend_xid::text::bigint FROM pg_stat_activity WHERE backend_xid IS NOT NULL
+			UNION SELECT transaction::text::bigint FROM pg_prepared_xacts`)
+		if err != nil {
+			return err
+		}
+		var xid int64
+		_, err = pgx.ForEachRow(rows, []any{&xid}, func() error {
+			running = append(running, uint32(xid))
+			return nil
+		})
+		return err
+	})
+	return append(running, chunk.Snapshot.InProgress()...), err
 }
 
 // snapshot runs f in a REPEATABLE READ transaction and notes its snapshot, and after it the horizon. The snapshot is taken

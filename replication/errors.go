@@ -77,6 +77,9 @@ func explainFatal(slot, publication string, err error) error {
 			Remedy: "it is made again by: " + resetCommand, Err: err}
 	case state == undefinedObject:
 		return slotGone(slot)
+	case state == notInPrerequisite && strings.Contains(err.Error(), "wal_level"):
+		return &Problem{What: "wal_level on the primary is not logical any more",
+			Remedy: "ALTER SYSTEM SET wal_level = logical, then restart the primary", Err: err}
 	case state == notInPrerequisite:
 		return &Problem{What: fmt.Sprintf("replication slot %q is lost: the primary removed WAL that it needs", slot),
 			Remedy: "raise max_slot_wal_keep_size on the primary and run: " + resetCommand, Err: err}

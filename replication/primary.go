@@ -25,6 +25,9 @@ var sessionSettings = map[string]string{
 	"search_path":        "pg_catalog", // so that reg* values print qualified
 	"statement_timeout":  "0",
 	"lock_timeout":       "0",
+	// Our own few writes (checkpoints, epochs) need not outlive the primary's disk: on a promoted standby the slot is reset and
+	// everything is copied anew. Waiting for a synchronous standby that is away would only keep the slot from moving.
+	"synchronous_commit": "local",
 }
 
 // Primary is the way to the source database: it makes connections with fixed settings. Safe for concurrent use.

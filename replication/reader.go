@@ -40,6 +40,7 @@ type Reader struct {
 	Slot        string // name of the slot, which exists
 	Publication string
 	Source      Source // what the stream must come from, and the sequence base
+	Confirmed   LSN    // of the slot when Source was read
 	Acks        *AckTracker
 	Sink        Sink
 	Log         *zap.Logger
@@ -51,6 +52,8 @@ type Reader struct {
 	mu      sync.Mutex
 	current *stream // of the running session
 	again   bool    // Restart was called
+
+	reported LSN // the highest flush LSN that was sent; the reading goroutine's
 
 	sessions  int                  // started so far; the reading goroutine's, as is what follows
 	relations map[uint32]*Relation // resolved ones by oid, kept over sessions
@@ -80,6 +83,17 @@ const (
 	partChanges = 2000
 	partBytes   = 1 << 20
 )
+
+// ErrMoved ends Run because the slot moved without this process: another one had it meanwhile, or somebody advanced it. What
+// this process holds in memory may be out of date; it starts over from what the primary has noted.
+var ErrMoved = errors.New("the slot has moved since this process last read it")
+
+// errSilent ends a session in which the server has said nothing for silenceLimit, though it was asked to.
+var errSilent = errors.New("the primary has gone silent")
+
+// silenceLimit is how long the server may say nothing; it is asked for a sign of life at half of it. A half-open connection is
+// noticed in no other way.
+const silenceLimit = 30 * time.Second
 
 // errRestart ends a session because somebody wants the stream again from the flush LSN.
 var errRestart = errors.New("the stream is read again")
@@ -116,6 +130,8 @@ func (r *Reader) Run(ctx context.Context) error {
 		}
 		wait := pause.NextBackOff()
 		switch {
+		case errors.Is(err, ErrMoved):
+			return err
 		case errors.Is(err, errRestart):
 			r.Log.Info("reading the stream again from the flush LSN", zap.Stringer("lsn", r.Acks.Flush()))
 		case isSlotInUse(err):
@@ -161,6 +177,9 @@ func (r *Reader) session(ctx context.Context) error {
 		r.current = nil
 		r.mu.Unlock()
 	}()
+	if err := r.checkSlot(ctx); err != nil {
+		return err
+	}
 	if err := r.Sink.Begin(ctx); err != nil {
 		return err
 	}
@@ -198,6 +217,23 @@ func (r *Reader) start(ctx context.Context, s *stream) (*pgconn.PgConn, error) {
 	return conn, nil
 }
 
+// checkSlot compares the slot, which nobody else can move now, with what this process has made of it.
+func (r *Reader) checkSlot(ctx context.Context) error {
+	conn, err := r.Primary.Connect(ctx)
+	if err != nil {
+		return ExplainConnect(r.Primary, err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	confirmed, found, err := Setup{Slot: r.Slot}.findSlot(ctx, conn)
+	if err != nil || !found {
+		return err // not found: the stream says so too
+	}
+	if r.reported = max(r.reported, r.Confirmed); confirmed > r.reported {
+		return ErrMoved
+	}
+	return nil
+}
+
 // session is the state of one connection's reading.
 type session struct {
 	*Reader
@@ -213,8 +249,12 @@ type session struct {
 // read is the loop: it waits, and calls one step a message.
 func (r *Reader) read(ctx context.Context, s *session) error {
 	status := time.Now()
+	s.stream.heard = status
 	for {
 		if now := time.Now(); !now.Before(status) {
+			if now.Sub(s.stream.heard) > silenceLimit {
+				return errSilent
+			}
 			if err := s.report(); err != nil {
 				return err
 			}
@@ -237,6 +277,7 @@ func (r *Reader) read(ctx context.Context, s *session) error {
 			case <-time.After(time.Until(status)):
 			case <-ctx.Done():
 			}
+			s.stream.heard = time.Now() // it may have said something; nobody has listened
 			continue
 		}
 		if err := s.drain(); err != nil {
@@ -389,8 +430,10 @@ func (s *session) report() error {
 	if err := s.stream.SetWriteDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return err
 	}
+	s.reported = max(s.reported, flush)
 	return pglogrepl.SendStandbyStatusUpdate(context.Background(), s.conn, pglogrepl.StandbyStatusUpdate{
-		WALWritePosition: max(flush, 1), WALFlushPosition: flush, WALApplyPosition: flush})
+		WALWritePosition: flush, WALFlushPosition: flush, WALApplyPosition: flush,
+		ReplyRequested: time.Since(s.stream.heard) > silenceLimit/2})
 }
 
 func isTimeout(err error) bool {

@@ -40,6 +40,14 @@ func (s Setup) Reset(ctx context.Context, conn *pgx.Conn, highest int64) error {
 	if err != nil {
 		return err
 	}
+	var active bool
+	err = conn.QueryRow(ctx, `SELECT coalesce(bool_or(active), false) FROM pg_replication_slots WHERE slot_name = $1`, s.Slot).Scan(&active)
+	if err != nil {
+		return fmt.Errorf("looking for replication slot %q: %w", s.Slot, err)
+	}
+	if active {
+		return s.inUse(nil)
+	}
 	if err := s.beginReset(ctx, conn, now); err != nil {
 		return err
 	}
@@ -70,19 +78,24 @@ type execer interface {
 }
 
 func raiseAll(ctx context.Context, db execer, slot, reason string) error {
-	_, err := db.Exec(ctx, `UPDATE outflow.destination_state SET epoch = epoch + 1, state = 'backfilling', reason = $2, updated_at = now()
-		WHERE slot = $1`, slot, reason)
+	// An epoch is a time: a primary that was restored from a backup must not give one again which an external database has.
+	_, err := db.Exec(ctx, `UPDATE outflow.destination_state SET epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
+		state = 'backfilling', reason = $2, updated_at = now() WHERE slot = $1`, slot, reason)
 	if err != nil {
 		return fmt.Errorf("writing outflow.destination_state: %w", err)
 	}
 	return nil
 }
 
+func (s Setup) inUse(err error) *Problem {
+	return &Problem{What: fmt.Sprintf("replication slot %q is in use, so it cannot be reset", s.Slot),
+		Remedy: "stop the other outflow process first", Err: err}
+}
+
 func (s Setup) dropSlot(ctx context.Context, conn *pgx.Conn) error {
 	_, err := conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, s.Slot)
 	if isSlotInUse(err) {
-		return &Problem{What: fmt.Sprintf("replication slot %q is in use, so it cannot be reset", s.Slot),
-			Remedy: "stop the other outflow process first", Err: err}
+		return s.inUse(err)
 	} else if err != nil {
 		return fmt.Errorf("dropping replication slot %q: %w", s.Slot, err)
 	}

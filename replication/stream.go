@@ -22,6 +22,7 @@ type stream struct {
 	deadline    time.Time   // when the next read gives up, for a status update to be due
 	interrupted atomic.Bool // makes reads give up at once
 
+	heard       time.Time // when the server last said something
 	windowStart time.Time // start of the window in which reads are counted
 	reads       int       // reads in this window
 	gathering   bool
@@ -57,21 +58,23 @@ func (s *stream) Read(p []byte) (int, error) {
 		}
 	}
 	n, err := s.conn.Read(p)
-	s.pace(n)
+	if n > 0 {
+		s.heard = time.Now()
+		s.pace(n, s.heard)
+	}
 	return n, err
 }
 
 // pace decides whether the next read lets messages gather.
-func (s *stream) pace(n int) {
+func (s *stream) pace(n int, now time.Time) {
 	if s.gathering {
 		s.gathering = n >= gatherBytes
-		s.reads, s.windowStart = 0, time.Now()
+		s.reads, s.windowStart = 0, now
 		return
 	}
 	if s.reads++; s.reads < gatherReads {
 		return
 	}
-	now := time.Now()
 	s.gathering = now.Sub(s.windowStart) < gatherWindow
 	s.reads, s.windowStart = 0, now
 }

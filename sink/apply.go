@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -22,10 +23,12 @@ const (
 	advanceSQL = `WITH moved AS (
 		UPDATE "_stack_sync_metadata" m SET "last_synced_sequence_id" = $1::bigint, "updated_at" = now()
 		FROM unnest($2::text[], $3::bigint[]) AS h (name, held)
-		WHERE m."mapping_name" = h.name AND m."last_synced_sequence_id" = h.held AND m."tenant" = $4 AND m."source" = $5
-			AND pg_current_xact_id()::text = current_setting('outflow.xid', true)
+		WHERE m."mapping_name" = h.name AND m."last_synced_sequence_id" = h.held AND ` + ownedSQL + `
 		RETURNING 1)
 	SELECT 1 / (count(*) = cardinality($2::text[]))::int FROM moved`
+	// ownedSQL is what both kinds of batch demand of the metadata: its owner, its epoch, and the transaction that began.
+	ownedSQL = `m."tenant" = $4 AND m."source" = $5 AND m."epoch" = $6::bigint
+		AND pg_current_xact_id()::text = current_setting('outflow.xid', true)`
 )
 
 // settings is the statement that fixes, for one transaction, everything that the work depends on. Not at start-up:
@@ -128,15 +131,21 @@ var binaryFormat = []int16{1}
 
 // advance queues the metadata's compare-and-set.
 func (r *round) advance(b *batch) {
-	var names, held []string
-	for i, m := range r.s.d.mappings {
-		if b.mappings[i] {
-			names = append(names, m.Name)
-			held = append(held, strconv.FormatInt(r.s.held[i], 10))
+	names, held := r.s.holding(b.mappings)
+	r.run("metadata", "outflow_advance", advanceSQL, nil, texts(strconv.FormatInt(b.last, 10), names, held, r.s.d.Tenant,
+		r.s.d.router.SourceID, strconv.FormatInt(r.s.epoch, 10)), nil, nil)
+}
+
+// holding are the chosen mappings and the ids that this process holds of them, as array literals.
+func (s *session) holding(chosen []bool) (names, ids string) {
+	var n, h []string
+	for i, m := range s.d.mappings {
+		if chosen[i] {
+			n = append(n, `"`+m.Name+`"`) // null would be NULL
+			h = append(h, strconv.FormatInt(s.held[i], 10))
 		}
 	}
-	r.run("metadata", "outflow_advance", advanceSQL, nil, texts(strconv.FormatInt(b.last, 10),
-		"{"+strings.Join(names, ",")+"}", "{"+strings.Join(held, ",")+"}", r.s.d.Tenant, r.s.d.router.SourceID), nil, nil)
+	return "{" + strings.Join(n, ",") + "}", "{" + strings.Join(h, ",") + "}"
 }
 
 func (r *round) commit() { r.run("COMMIT", "outflow_commit", commitSQL, nil, nil, nil, nil) }
@@ -159,11 +168,15 @@ func (r *round) receive() error {
 		failed = fmt.Errorf("receiving: %w", err)
 	}
 	if failed != nil {
-		r.s.rollback()
+		if !r.s.keepOpen {
+			r.s.rollback()
+		}
 		if r.prepares() {
 			r.s.abandon() // what stood behind the failure was not prepared; a new connection knows for certain
 		}
+		return failed
 	}
+	r.s.d.lastRound.Store(time.Now().UnixNano())
 	return failed
 }
 
@@ -236,13 +249,26 @@ func asPgError(err error) *pgconn.PgError {
 	return nil
 }
 
+var quotedValue = regexp.MustCompile(`"[^"]*"`)
+
 // serverText is what an operator reads of a server's error: bounded, in one line.
 func serverText(e *pgconn.PgError) string {
 	text := e.Message
-	for _, more := range []string{e.Detail, e.Hint} {
-		if more != "" {
-			text += "; " + more
+	switch classify(e) {
+	case rowFault: // details and quoted parts are values of rows
+		if strings.HasPrefix(e.Code, "22") {
+			text = quotedValue.ReplaceAllString(text, `"..."`)
 		}
+		if e.ConstraintName != "" && !strings.Contains(text, e.ConstraintName) {
+			text += "; constraint " + e.ConstraintName
+		}
+	default:
+		if e.Detail != "" {
+			text += "; " + e.Detail
+		}
+	}
+	if e.Hint != "" {
+		text += "; " + e.Hint
 	}
 	text = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {

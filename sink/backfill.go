@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -197,7 +196,7 @@ func (bf *backfill) read() {
 	defer cancel()
 	c, err := bf.next(ctx)
 	if err != nil {
-		c = &chunk{err: fmt.Errorf("backfill: %w", err)}
+		c = &chunk{err: &Error{verdict: retryLong, SQLState: sqlstate(err), Err: fmt.Errorf("backfill: %w", err)}}
 	}
 	d.mu.Lock()
 	bf.reading, bf.ready = false, c
@@ -284,12 +283,13 @@ func (bf *backfill) merge(ctx context.Context) error {
 	if c.err != nil {
 		return c.err
 	}
-	for _, xid := range c.Snapshot.InProgress() {
-		if bf.suspects[xid] {
+	for xid := range bf.suspects {
+		if !c.Snapshot.Sees(xid) {
 			// It was applied before keys were tracked, and the chunk does not see it: the chunk may hold older rows. Read it again.
 			time.AfterFunc(20*horizonPause, d.nudge)
 			return errNothing
 		}
+		delete(bf.suspects, xid) // later snapshots see it too
 	}
 	rows := &mapping.Rows{Relation: c.relation}
 	if c.relation != nil {
@@ -337,10 +337,11 @@ func (bf *backfill) rowsOf(c *chunk) []mapping.Row {
 }
 
 // moveCursorSQL moves the cursor from what this process holds, or fails the transaction: as advanceSQL does for live changes.
+// The ids must be what this process holds too: a chunk that was read before newer changes were applied is not merged any more.
 const moveCursorSQL = `WITH moved AS (
 	UPDATE "_stack_sync_metadata" m SET "backfill" = nullif($1, '')::jsonb, "updated_at" = now()
-	WHERE m."mapping_name" = ANY ($2::text[]) AND m."backfill" = $3::jsonb AND m."tenant" = $4 AND m."source" = $5
-		AND m."epoch" = $6::bigint AND pg_current_xact_id()::text = current_setting('outflow.xid', true)
+	FROM unnest($2::text[], $3::bigint[]) AS h (name, held)
+	WHERE m."mapping_name" = h.name AND m."last_synced_sequence_id" = h.held AND m."backfill" = $7::jsonb AND ` + ownedSQL + `
 	RETURNING 1)
 SELECT 1 / (count(*) = cardinality($2::text[]))::int FROM moved`
 
@@ -351,16 +352,21 @@ func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 	if c.done {
 		next = ""
 	}
-	if err := bf.transaction(ctx, c.table, rows, next); err != nil {
-		if newError(err).verdict != rowFault || rows.Len(mapping.Any) <= 1 {
-			return bf.nameRow(err, rows)
+	err := bf.transaction(ctx, c.table, rows, next, nil)
+	if err != nil && newError(err).verdict == rowFault {
+		switch {
+		case rows.Len(mapping.Any) > 1: // smaller chunks, from one row on, come to the row by itself
+			d.chunkRows = 1
+			if bf.s.usable() {
+				return nil
+			}
+			return &Error{verdict: conflict, Err: err}
+		case rows.Len(mapping.Any) == 1 && d.router.Options.Quarantine && bf.s.usable():
+			err = bf.transaction(ctx, c.table, &mapping.Rows{}, next, bf.setAside(rows, newError(err)))
 		}
-		// Smaller chunks, from one row on, come to the row by itself.
-		d.chunkRows = 1
-		if bf.s.usable() {
-			return errNothing
-		}
-		return &Error{verdict: conflict, Err: err}
+	}
+	if err != nil {
+		return bf.nameRow(err, rows)
 	}
 	bf.resize()
 	bf.cursor, bf.stored = c.next, next
@@ -371,8 +377,17 @@ func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 	return nil
 }
 
-// transaction is one round trip: steps, cursor, COMMIT.
-func (bf *backfill) transaction(ctx context.Context, table string, rows *mapping.Rows, next string) error {
+// setAside is the one row of a chunk that the external database refuses, for its quarantine.
+func (bf *backfill) setAside(rows *mapping.Rows, e *Error) *quarantined {
+	row, op := append(slices.Clone(rows.Upserts), rows.Deletes...)[0], string(mapping.Upsert)
+	if len(rows.Deletes) > 0 {
+		op = string(mapping.Delete)
+	}
+	return &quarantined{relation: rows.Relation, op: op, row: row.Tuple, sequenceID: row.SequenceID, err: e}
+}
+
+// transaction is one round trip: steps, a row for the quarantine if there is one, cursor, COMMIT.
+func (bf *backfill) transaction(ctx context.Context, table string, rows *mapping.Rows, next string, aside *quarantined) error {
 	b := &batch{mappings: bf.group, changes: rows.Len(mapping.Any), large: &transaction{}}
 	all := map[string]*mapping.Rows{table: rows}
 	if rows.Relation != nil {
@@ -387,22 +402,15 @@ func (bf *backfill) transaction(ctx context.Context, table string, rows *mapping
 				return err
 			}
 		}
-		r.run("metadata", "outflow_cursor", moveCursorSQL, nil, texts(next, bf.names(), bf.stored, bf.d.Tenant,
-			bf.d.router.SourceID, strconv.FormatInt(bf.d.epoch, 10)), nil, nil)
+		if aside != nil {
+			r.run("quarantine", "outflow_quarantine", addQuarantined, nil, aside.parameters(bf.d), nil, nil)
+		}
+		names, held := r.s.holding(bf.group)
+		r.run("metadata", "outflow_cursor", moveCursorSQL, nil, texts(next, names, held, r.s.d.Tenant, r.s.d.router.SourceID,
+			strconv.FormatInt(r.s.epoch, 10), bf.stored), nil, nil)
 		r.commit()
 		return nil
 	})
-}
-
-// names are the mappings that are being filled, as an array literal; a mapping's name needs no quoting.
-func (bf *backfill) names() string {
-	var names []string
-	for i, m := range bf.d.mappings {
-		if bf.group[i] {
-			names = append(names, m.Name)
-		}
-	}
-	return "{" + strings.Join(names, ",") + "}"
 }
 
 // nameRow says which row an error is about, where it is about one.

@@ -7,9 +7,6 @@ import (
 	"outflow/replication"
 )
 
-// largeBytes is the size from which on a transaction whose end has not come is applied in rounds.
-const largeBytes = 1 << 20
-
 // batch is what goes to the external database in one transaction: whole source transactions, folded; or one large one.
 type batch struct {
 	transactions []*transaction // in order, the front of the queue
@@ -19,6 +16,7 @@ type batch struct {
 	rows     map[string]*mapping.Rows
 	last     int64 // sequence id of the newest
 	changes  int   // net changes
+	bytes    int64 // of the transactions, unless large
 	async    bool  // COMMIT does not wait for the disk of the external server
 }
 
@@ -38,6 +36,9 @@ func (d *Destination) take(s *session, before *batch) *batch {
 	var f fold
 	n := 0
 	for _, t := range d.queue[skip:] {
+		if !d.ready(t) {
+			break
+		}
 		behind := s.behind(t.id)
 		inRounds := !t.complete || len(t.changes) > d.limit || truncates(t) || !d.fits(&f, t)
 		if len(b.transactions) > 0 && (inRounds || n+len(t.changes) > d.limit || !slices.Equal(behind, b.mappings)) {
@@ -51,13 +52,15 @@ func (d *Destination) take(s *session, before *batch) *batch {
 			break
 		}
 		d.fold(&f, t, t.changes)
-		if n >= d.limit {
+		b.bytes += t.bytes
+		if n >= d.limit || b.bytes >= d.router.Options.QueueBytes/2 {
 			break
 		}
 	}
 	if len(b.transactions) == 0 || (b.large != nil && before != nil) {
 		return nil
 	}
+	d.flying(b.bytes)
 	b.rows = f.rows()
 	for _, r := range b.rows {
 		b.changes += r.Len(mapping.Any)
@@ -119,6 +122,7 @@ func truncates(t *transaction) bool {
 // held.
 func (d *Destination) rewind() (replay bool) {
 	d.applied = 0
+	d.flying(-d.inFlight)
 	for _, t := range d.queue {
 		t.next, t.external = 0, 0
 		replay = replay || t.dropped
@@ -127,6 +131,9 @@ func (d *Destination) rewind() (replay bool) {
 		return false
 	}
 	// Their tickets stay held: holding says which, and they are not held again when the changes come again.
+	for _, t := range d.queue {
+		d.kept[t.id] = t.ticket
+	}
 	d.accepted = position{id: d.queue[0].id - 1, complete: true}
 	d.unwanted = d.reading
 	freed := int64(0)

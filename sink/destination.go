@@ -43,11 +43,14 @@ type Destination struct {
 	applied  int   // so many at the front are committed in the external database, but not known to be flushed there
 	released int64 // sequence id up to which tickets were released: the source may forget those changes
 	bytes    int64
-	over     bool // counted in the gate
+	inFlight int64 // bytes of what is being applied: bounded by the size of a batch, and no reason for the reader to wait
+	over     bool  // counted in the gate
 	accepted position
-	holding  int64 // the newest transaction whose ticket is held; reading again does not hold it twice
-	reading  int   // the reading of the stream that the newest part came from
-	unwanted int   // parts of that reading and of earlier ones are not taken: see rewind
+	holding  int64                        // the newest transaction whose ticket is held; reading again does not hold it twice
+	kept     map[int64]replication.Ticket // of transactions that must be read again, by id; see rewind
+	dialing  time.Time                    // since when it has waited for a connection, zero while it does not
+	reading  int                          // the reading of the stream that the newest part came from
+	unwanted int                          // parts of that reading and of earlier ones are not taken: see rewind
 	working  bool
 	retryAt  *time.Timer // runs while the destination waits to try again
 	idle     *time.Timer // runs while a connection is kept without work, or until the next look at what is flushed
@@ -66,6 +69,7 @@ type Destination struct {
 	parking    bool      // somebody is writing to the primary that it is parked
 	parked     bool
 	fresh      bool               // the connection is given up before the next piece of work
+	lastRound  atomic.Int64       // when the external server last did what it was asked, in nanoseconds since 1970
 	lastCommit atomic.Int64       // when, in nanoseconds since 1970
 	cancelWork context.CancelFunc // of the worker's current run
 
@@ -118,7 +122,7 @@ func newDestination(r *Router, tenant, name, dsn string, mappings []*mapping.Map
 	}
 	d := &Destination{Tenant: tenant, Name: name, router: r, config: config, mappings: mappings, reads: map[string]bool{},
 		log:      r.Log.With(zap.String("tenant", tenant), zap.String("destination", name)),
-		accepted: position{id: -1}, holding: -1, released: -1, more: make(chan struct{}, 1), limit: r.Options.BatchRows,
+		accepted: position{id: -1}, holding: -1, released: -1, more: make(chan struct{}, 1), limit: r.Options.BatchRows, kept: map[int64]replication.Ticket{},
 		status: Status{State: Streaming, SequenceID: -1}, pause: backoff.NewExponentialBackOff()}
 	d.pause.InitialInterval, d.pause.MaxInterval = r.Options.RetryMin, r.Options.RetryMax
 	d.pause.Multiplier, d.pause.RandomizationFactor = 2, 0.5
@@ -181,6 +185,7 @@ func (d *Destination) enqueue(part *replication.Transaction, changes []replicati
 			d.router.Acks.Hold(part.Ticket)
 			d.holding = part.SequenceID
 		}
+		delete(d.kept, part.SequenceID)
 		*a = position{id: part.SequenceID}
 		d.queue = append(d.queue, &transaction{id: part.SequenceID, xid: part.XID, committed: part.CommitTime, ticket: part.Ticket})
 	}
@@ -232,10 +237,10 @@ func (d *Destination) signal() {
 func (d *Destination) account(n int64) {
 	d.bytes += n
 	over := 0
-	switch limit := d.router.Options.QueueBytes; {
-	case !d.over && d.bytes > limit:
+	switch limit, waiting := d.router.Options.QueueBytes, d.bytes-d.inFlight; {
+	case !d.over && waiting > limit:
 		d.over, over, d.overSince = true, 1, time.Now()
-	case d.over && d.bytes <= limit/2:
+	case d.over && waiting <= limit/2:
 		d.over, over, d.overSince = false, -1, time.Time{}
 	}
 	d.router.gate.add(n, over)
@@ -246,21 +251,29 @@ func (d *Destination) wake() {
 	if d.working || d.retryAt != nil || !d.hasWork() {
 		return
 	}
-	ctx, cancel := context.WithCancel(d.router.ctx)
-	d.working = d.router.start(func() {
-		defer cancel()
-		d.work(ctx)
-	})
-	if !d.working {
-		cancel()
+	if !d.run(d.work) {
 		return
 	}
-	d.cancelWork = cancel
 	if d.idle != nil {
 		d.idle.Stop()
 		d.idle = nil
 		d.router.connections.busy(d)
 	}
+}
+
+// run starts the worker. It is called with mu held.
+func (d *Destination) run(work func(context.Context)) bool {
+	ctx, cancel := context.WithCancel(d.router.ctx)
+	d.working = d.router.start(func() {
+		defer cancel()
+		work(ctx)
+	})
+	if !d.working {
+		cancel()
+		return false
+	}
+	d.cancelWork = cancel
+	return true
 }
 
 // nudge says that there may be something to do beside the queue.
@@ -296,13 +309,23 @@ var errNothing = errors.New("nothing is queued")
 func (d *Destination) step(ctx context.Context) error {
 	d.mu.Lock()
 	d.due = false
+	d.flying(-d.inFlight)
 	var old *session
+	replay := false
+	var dropped []replication.Ticket
 	if d.fresh {
 		d.fresh = false
-		d.rewind()
+		replay = d.rewind()
+		if d.parked {
+			replay, dropped = false, d.drop()
+		}
 		old, d.session = d.session, nil
 	}
 	d.mu.Unlock()
+	d.router.Acks.Release(dropped...)
+	if replay {
+		d.router.Reader.Restart()
+	}
 	if old != nil {
 		d.router.places.leave(d)
 		old.close()
@@ -336,7 +359,7 @@ func (d *Destination) step(ctx context.Context) error {
 // rest ends the worker when there is really nothing to do, and keeps the connection for a while.
 func (d *Destination) rest() bool {
 	d.mu.Lock()
-	if !d.router.stopping() && d.hasWork() {
+	if !d.router.stopping() && (d.hasWork() || d.parked) {
 		d.mu.Unlock()
 		return false
 	}
@@ -359,7 +382,7 @@ func (d *Destination) rest() bool {
 	return true
 }
 
-// hasWork is called with mu held. A large transaction is work before its end has come.
+// hasWork is called with mu held.
 func (d *Destination) hasWork() bool {
 	if d.due {
 		return true
@@ -367,8 +390,20 @@ func (d *Destination) hasWork() bool {
 	if len(d.queue) == d.applied {
 		return false
 	}
-	next := d.queue[d.applied]
-	return next.complete || next.bytes >= largeBytes || len(next.changes) >= d.limit
+	return d.ready(d.queue[d.applied])
+}
+
+// ready reports whether a transaction can be applied: it is whole, or too large to wait for its end. It is called with mu
+// held.
+func (d *Destination) ready(t *transaction) bool {
+	return t.complete || t.bytes >= d.router.Options.QueueBytes/2 || len(t.changes) >= d.limit ||
+		(len(t.changes) > t.next && d.router.gate.closed()) // its end may not come before there is room
+}
+
+// flying moves the bytes in flight. It is called with mu held.
+func (d *Destination) flying(n int64) {
+	d.inFlight += n
+	d.account(0)
 }
 
 // closeIdle gives up the connection unless somebody works.
@@ -414,13 +449,15 @@ func (d *Destination) failed(e *Error) {
 	d.session = nil
 	d.working = false
 	replay := d.rewind()
+	var dropped []replication.Ticket
 	if d.parked {
-		replay = false
+		replay, dropped = false, d.drop()
 	}
 	if !isCanceled(e) || !d.router.stopping() {
 		d.pauseAfter(e)
 	}
 	d.mu.Unlock()
+	d.router.Acks.Release(dropped...)
 	if s != nil {
 		s.close()
 	}
@@ -435,7 +472,9 @@ func (d *Destination) pauseAfter(e *Error) {
 		d.limit = max(d.limit/2, 1)
 	}
 	d.status.Attempts++
-	d.status.Err = e
+	if !d.parked || !isCanceled(e) { // parking ended the work; why it was parked says more
+		d.status.Err = e
+	}
 	if d.failing.IsZero() {
 		d.failing = time.Now()
 	}
@@ -493,6 +532,7 @@ func (d *Destination) succeeded(b *batch, flushed bool) {
 		n = d.applied
 	}
 	tickets := d.letGo(n)
+	d.flying(-b.bytes)
 	d.mu.Unlock()
 	d.router.Acks.Release(tickets...)
 }

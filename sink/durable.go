@@ -82,12 +82,12 @@ func (d *Destination) confirmFlush() {
 	if d.working || d.retryAt != nil {
 		return
 	}
-	d.working = d.router.start(func() {
-		if err := d.askFlush(d.router.ctx); err != nil {
+	d.run(func(ctx context.Context) {
+		if err := d.askFlush(ctx); err != nil {
 			d.failed(newError(err))
 			return
 		}
-		d.work(d.router.ctx)
+		d.work(ctx)
 	})
 }
 

@@ -95,7 +95,7 @@ func classify(err error) verdict {
 		return retryLong
 	}
 	switch class := pgErr.Code[:min(2, len(pgErr.Code))]; class {
-	case "08", "57":
+	case "08", "25", "55", "57": // also a target that became a standby or is starting
 		return retry
 	case "28":
 		return retryLong // a failed login again and again may lock the account

@@ -38,9 +38,16 @@ func (g *gate) full() <-chan struct{} {
 	return g.room
 }
 
-// short reports whether the memory for all queues is used up.
+// short reports whether the reader waits because the memory for all queues is used up.
 func (g *gate) short() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.used > g.limit
+	return g.used > g.limit || (g.room != nil && g.used > g.limit/4*3)
+}
+
+// closed reports whether the reader waits.
+func (g *gate) closed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.room != nil
 }

@@ -1,6 +1,8 @@
 package sink
 
 import (
+	"maps"
+
 	"outflow/mapping"
 	"outflow/replication"
 )
@@ -63,7 +65,11 @@ func (x *xids) add(xid uint32) {
 	if !x.any {
 		x.newest, x.any = xid-1, true
 	}
-	if ahead := int32(xid - x.newest); ahead >= xidWindow {
+	ahead := int32(xid - x.newest)
+	if x.newest/xidWindow != xid/xidWindow { // seldom: none of them may be taken for a later one when ids come round again
+		maps.DeleteFunc(x.before, func(old uint32, _ bool) bool { return int32(xid-old) > 1<<30 })
+	}
+	if ahead >= xidWindow {
 		clear(x.seen)
 		x.newest = xid
 	} else {
@@ -97,4 +103,29 @@ func (x *xids) maybe(xid uint32) bool {
 	}
 	i := xid % xidWindow
 	return x.seen[i/64]&(1<<(i%64)) != 0
+}
+
+// unseen are the transactions that may have been in the stream and that the snapshot does not see. Those are not only
+// what it lists as in progress: it ends behind the newest transaction that is visible, and a commit that waits for a standby may
+// well have a later id.
+func (x *xids) unseen(s replication.Snapshot) map[uint32]bool {
+	unseen := map[uint32]bool{}
+	for _, xid := range s.InProgress() {
+		if x.maybe(xid) {
+			unseen[xid] = true
+		}
+	}
+	for xid := s.End(); x.any && int32(x.newest-xid) >= 0; xid++ {
+		if x.maybe(xid) {
+			unseen[xid] = true
+		}
+	}
+	for xid := range x.before {
+		if s.Sees(xid) {
+			delete(x.before, xid) // and every later snapshot sees it
+		} else {
+			unseen[xid] = true
+		}
+	}
+	return unseen
 }

@@ -33,7 +33,19 @@ func (r *Router) Begin(ctx context.Context) error {
 		byName[[2]string{s.tenant, s.name}] = s
 	}
 	for _, d := range r.Destinations() {
-		d.begin(byName[[2]string{d.Tenant, d.Name}])
+		name := [2]string{d.Tenant, d.Name}
+		d.begin(byName[name])
+		delete(byName, name)
+	}
+	for _, s := range byName {
+		if s.state == Parked {
+			continue
+		}
+		// It was taken out of the configuration. What is acknowledged from here on passes it by, so it is copied anew should it return.
+		s.state, s.reason = Parked, "it is not in the configuration"
+		if _, err := r.State.raise(ctx, s); err != nil {
+			return err
+		}
 	}
 	return r.checkpoint(ctx) // so that every destination has its row before anything is acknowledged
 }
@@ -44,7 +56,12 @@ func (d *Destination) begin(s destinationState) {
 	defer d.mu.Unlock()
 	first := d.epoch == 0
 	if first {
-		d.epoch, d.note = 1, -1
+		d.epoch, d.note = s.epoch, -1
+		if s.epoch == 0 {
+			// The primary knows nothing of it. Its database may: it was a destination under another name, say. An epoch that no
+			// other has makes sure that it is filled.
+			d.epoch = time.Now().UnixMicro()
+		}
 	}
 	if s.epoch == 0 {
 		d.due = true
@@ -55,8 +72,9 @@ func (d *Destination) begin(s destinationState) {
 		d.caughtUp = s.state == Streaming && s.fingerprint == d.fingerprint()
 		d.noted = s
 	}
-	if s.epoch > d.epoch {
-		d.parked = false // what was dropped here was seen to by another process, or the new epoch sees to it
+	if s.epoch > d.epoch || (d.parked && !first) {
+		// Another process may have brought it up to date meanwhile. From the start of this reading on it misses nothing.
+		d.parked = false
 		d.fresh = !first
 	}
 	d.epoch, d.note = max(d.epoch, s.epoch), max(d.note, s.note)
@@ -78,7 +96,13 @@ func (r *Router) Run(ctx context.Context) error {
 			if r.Reader.State() != replication.Streaming {
 				continue // another process may have the slot
 			}
+			closed := r.gate.closed()
 			for _, d := range r.Destinations() {
+				if closed { // large transactions whose end cannot come are work now
+					d.mu.Lock()
+					d.wake()
+					d.mu.Unlock()
+				}
 				if reason := r.mustPark(d); reason != "" {
 					r.start(func() { r.park(d, reason) })
 				}
@@ -92,6 +116,9 @@ func (r *Router) Run(ctx context.Context) error {
 		err := r.checkpoint(ctx)
 		if err == nil {
 			err = r.takeRequests(ctx)
+		}
+		if end, wrong := r.State.walEnd(ctx); wrong == nil {
+			r.walEnd.Store(end)
 		}
 		if err == nil {
 			failures = 0
@@ -111,6 +138,8 @@ const watchEvery = 100 * time.Millisecond
 // checkpoint notes on the primary what each destination that moved is known to have, and only then lets the reader
 // acknowledge it. The flush LSN is taken first: what a destination has is at least what that LSN promises.
 func (r *Router) checkpoint(ctx context.Context) error {
+	r.checkpoints.Lock() // an older state must not be written over a newer one
+	defer r.checkpoints.Unlock()
 	flush := r.Acks.Flush()
 	var moved []destinationState
 	var from []*Destination
@@ -174,24 +203,27 @@ func (r *Router) mustPark(d *Destination) string {
 		return ""
 	}
 	switch failing := !d.failing.IsZero(); {
-	case failing && d.over && time.Since(d.failing) > parkGrace:
+	case failing && d.over && time.Since(d.failing) > parkGrace && time.Since(time.Unix(0, d.lastRound.Load())) > parkGrace:
 		return "it fails and its queue is full"
 	case failing && time.Since(d.failing) > r.Options.ParkAfter && len(d.queue) > 0:
 		return fmt.Sprintf("it has failed for %s", r.Options.ParkAfter)
 	case failing && len(d.queue) > 0 && r.gate.short():
 		return "it fails and the memory for all queues is used up"
+	case r.gate.closed() && !d.dialing.IsZero() && time.Since(d.dialing) > r.Options.SlowAfter:
+		return fmt.Sprintf("it has waited %s for a connection while all others waited for room", r.Options.SlowAfter)
 	case d.over && time.Since(d.overSince) > r.Options.SlowAfter && r.othersWait(d):
 		return fmt.Sprintf("it has kept all others waiting for %s", r.Options.SlowAfter)
-	case d.over && int64(r.Reader.Position())-int64(r.Acks.Flush()) > r.Options.RetainedWAL:
+	case d.over && r.walEnd.Load()-int64(r.Acks.Flush()) > r.Options.RetainedWAL:
 		return "it is so slow that the primary retains more WAL than sink.retained_wal"
 	}
 	return ""
 }
 
-// othersWait reports whether somebody else works as well: a destination that is alone may take its time.
+// othersWait reports whether somebody else had work shortly before the queue was full: a destination that is alone may take
+// its time. It is called with slow.mu held.
 func (r *Router) othersWait(slow *Destination) bool {
 	for _, d := range r.Destinations() {
-		if d != slow && d.lastCommit.Load() > time.Now().Add(-time.Minute).UnixNano() {
+		if d != slow && d.lastCommit.Load() > slow.overSince.Add(-time.Minute).UnixNano() {
 			return true
 		}
 	}
@@ -221,28 +253,36 @@ func (r *Router) park(d *Destination, reason string) {
 		r.Log.Warn("a destination cannot be parked", zap.Stringer("destination", d), zap.Error(err))
 		return
 	}
-	d.epoch, d.parked = epoch, true
-	tickets := d.drop()
-	if d.working {
+	d.epoch, d.parked, d.fresh = epoch, true, true
+	d.log.Warn("parked: the stream goes on without this destination, which is copied anew when it answers", zap.String("reason", text))
+	if d.working { // the queue is its worker's, which drops it in failed
 		d.cancelWork()
-	} else if d.retryAt == nil {
+		d.mu.Unlock()
+		return
+	}
+	tickets := d.drop()
+	if d.retryAt == nil {
 		d.pauseAfter(&Error{Err: errors.New(reason)})
 	}
 	d.mu.Unlock()
-	d.log.Warn("parked: the stream goes on without this destination, which is copied anew when it answers", zap.String("reason", text))
 	r.Acks.Release(tickets...)
 }
 
-// drop empties the queue and returns the tickets that it held. It is called with mu held.
+// drop empties the queue of a destination that is parked and returns the tickets that it held. Only its worker may call it,
+// or somebody who holds mu while there is none. It is called with mu held.
 func (d *Destination) drop() []replication.Ticket {
-	tickets := make([]replication.Ticket, 0, len(d.queue))
+	tickets := make([]replication.Ticket, 0, len(d.queue)+len(d.kept))
+	for _, ticket := range d.kept {
+		tickets = append(tickets, ticket)
+	}
+	clear(d.kept)
 	for _, t := range d.queue {
 		tickets = append(tickets, t.ticket)
 	}
 	if !d.accepted.complete && len(d.queue) > 0 { // the rest of it is not wanted either
 		d.accepted.complete = true
 	}
-	d.queue, d.applied = nil, 0
+	d.queue, d.applied, d.inFlight = nil, 0, 0
 	d.account(-d.bytes)
 	return tickets
 }

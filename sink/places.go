@@ -32,23 +32,25 @@ func (p *places) take(d *Destination) bool {
 	p.waiting = slices.DeleteFunc(p.waiting, func(o *Destination) bool { return o == d })
 	p.free--
 	p.holders[d] = true
+	p.nudgeNext()
 	return true
+}
+
+// nudgeNext wakes who waits longest while a place is free. It is called with mu held, which comes before a destination's.
+func (p *places) nudgeNext() {
+	if p.free > 0 && len(p.waiting) > 0 {
+		p.waiting[0].nudge()
+	}
 }
 
 // leave gives the place back and nudges who waits longest. A destination without a place only stops waiting.
 func (p *places) leave(d *Destination) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.waiting = slices.DeleteFunc(p.waiting, func(o *Destination) bool { return o == d })
-	var next *Destination
 	if p.holders[d] {
 		delete(p.holders, d)
 		p.free++
-		if len(p.waiting) > 0 {
-			next = p.waiting[0]
-		}
 	}
-	p.mu.Unlock()
-	if next != nil {
-		next.nudge()
-	}
+	p.nudgeNext()
 }

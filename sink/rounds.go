@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -81,6 +82,9 @@ func (d *Destination) exchange(ctx context.Context, fill func(context.Context, *
 // nextChanges waits for changes of t that were not applied yet and returns them, at most a batch, of one shape, a TRUNCATE
 // by itself. done says that they are the last ones.
 func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes []replication.Change, done bool, err error) {
+	// The open external transaction is kept alive: the server ends one that is idle, and would notice a dead client so.
+	alive := time.NewTicker(d.router.Options.LockTimeout / 2)
+	defer alive.Stop()
 	for {
 		d.mu.Lock()
 		rest := t.changes[t.next:]
@@ -94,6 +98,10 @@ func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes 
 		d.mu.Unlock()
 		select {
 		case <-d.more:
+		case <-alive.C:
+			if _, err := d.session.exec(ctx, "SELECT 1"); err != nil {
+				return nil, false, err
+			}
 		case <-d.router.stop: // the rest will not come
 			return nil, false, context.Canceled
 		case <-ctx.Done():
@@ -122,7 +130,7 @@ func (d *Destination) sameShape(changes []replication.Change) int {
 func (d *Destination) release(t *transaction) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.bytes <= d.router.Options.QueueBytes/4 || t.next == 0 {
+	if t.next == 0 || (d.bytes <= d.router.Options.QueueBytes/4 && !d.router.gate.closed()) {
 		return
 	}
 	var freed int64
@@ -210,8 +218,8 @@ func (d *Destination) recoverLarge(ctx context.Context, b *batch, err error) err
 	return d.changeByChange(ctx, b, err)
 }
 
-// changeByChange applies a transaction in source order, each change by itself, and names the one that fails.
-// cause is why the transaction failed as a whole.
+// changeByChange applies a transaction in source order, each change by itself, and names the one that fails; with
+// OnError quarantine that one is set aside and the rest goes on. cause is why the transaction failed as a whole.
 func (d *Destination) changeByChange(ctx context.Context, b *batch, cause error) error {
 	if err := d.reconnect(ctx); err != nil {
 		return err
@@ -221,25 +229,54 @@ func (d *Destination) changeByChange(ctx context.Context, b *batch, cause error)
 	}
 	b.changes = 0
 	for i := range b.large.changes {
-		c := &b.large.changes[i]
-		err := d.applyRound(ctx, b, b.large.changes[i:i+1])
-		if err == nil {
-			continue
+		if err := d.oneChange(ctx, b, b.large.changes[i:i+1]); err != nil {
+			d.session.rollback()
+			return err
 		}
-		d.session.rollback()
-		e := newError(err)
-		if e.verdict == rowFault {
-			named := *e
-			named.Table, named.Key = c.Relation.Name, describeKey(c)
-			return &named
-		}
-		return err
 	}
 	if err := d.close(ctx, b); err != nil {
 		return err // a deferred constraint: it is the transaction that fails, no single row
 	}
 	d.log.Info("applied a transaction change by change, which failed when folded", zap.Error(cause))
 	return nil
+}
+
+// oneChange applies one change within the open external transaction, behind a savepoint where it may be set aside.
+func (d *Destination) oneChange(ctx context.Context, b *batch, change []replication.Change) error {
+	c := &change[0]
+	aside := d.router.Options.Quarantine && c.Kind != replication.Truncate && d.reads[c.Relation.Name]
+	if aside {
+		if _, err := d.session.exec(ctx, "SAVEPOINT outflow_change"); err != nil {
+			return err
+		}
+	}
+	d.session.keepOpen = aside
+	err := d.applyRound(ctx, b, change)
+	d.session.keepOpen = false
+	if err == nil {
+		return nil
+	}
+	e := newError(err)
+	if e.verdict != rowFault {
+		return err
+	}
+	named := *e
+	named.Table, named.Key = c.Relation.Name, describeKey(c)
+	if !aside || d.session.conn.IsClosed() {
+		return &named
+	}
+	if _, err := d.session.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_change"); err != nil {
+		return err
+	}
+	return d.session.quarantine(ctx, quarantined{relation: c.Relation, op: c.Kind.String(), row: rowOf(c), sequenceID: b.last, err: &named})
+}
+
+// rowOf is the row that a change is about.
+func rowOf(c *replication.Change) replication.Tuple {
+	if c.New.IsZero() {
+		return c.Old
+	}
+	return c.New
 }
 
 // reconnect makes sure of a usable session that is where the queue is.
@@ -264,11 +301,7 @@ func (d *Destination) reconnect(ctx context.Context) error {
 
 // describeKey names a row for an operator: key columns only, no other value.
 func describeKey(c *replication.Change) string {
-	row := c.New
-	if row.IsZero() {
-		row = c.Old
-	}
-	s := ""
+	row, s := rowOf(c), ""
 	for _, i := range c.Relation.Key {
 		v := row.Value(i)
 		text := "NULL"

@@ -3,7 +3,9 @@ package sink
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -29,6 +31,7 @@ type Options struct {
 	SlowAfter        time.Duration // one that has kept all others waiting for so long is parked
 	RetainedWAL      int64         // bytes of WAL that the slot may retain before who holds it back is parked
 	Checkpoint       time.Duration // between notes on the primary of how far each destination is
+	Quarantine       bool          // a row that is refused is set aside and the rest goes on; else the destination halts
 	Backfills        int           // destinations that copy rows from the primary at the same time
 }
 
@@ -80,6 +83,9 @@ type Router struct {
 	settings    string // the statement that sets up a transaction
 	connections *connections
 	places      *places
+
+	checkpoints sync.Mutex   // one at a time
+	walEnd      atomic.Int64 // where the primary's WAL ended at the last checkpoint
 
 	xidMu sync.Mutex
 	xids  *xids
@@ -221,6 +227,9 @@ func (r *Router) toTenant(part *replication.Transaction, tenant string, changes 
 	r.mu.RLock()
 	destinations := r.tenants[tenant]
 	r.mu.RUnlock()
+	if len(destinations) > 0 && len(changes) < len(part.Changes) {
+		changes = slices.Clone(changes) // or one row would keep all rows of the part in memory
+	}
 	for _, d := range destinations {
 		r.enqueue(d, part, changes)
 	}

@@ -25,6 +25,9 @@ type session struct {
 	statements map[statementKey]*mapping.Statement
 	prepared   map[string]bool
 	backfill   *backfill // nil: every mapping is complete
+	epoch      int64     // the destination's when the session was opened, and so the metadata's
+	least      int64     // what the database had at that time
+	keepOpen   bool      // an error does not end the transaction: a savepoint is set
 }
 
 type statementKey struct {
@@ -50,7 +53,14 @@ func dialConfig(dsn string, o Options) (*pgconn.Config, error) {
 // connect opens the destination's session and makes its metadata and tables ready.
 func (d *Destination) connect(ctx context.Context) error {
 	c := d.router.connections
-	if err := c.acquire(ctx); err != nil {
+	d.mu.Lock()
+	d.dialing = time.Now()
+	d.mu.Unlock()
+	err := c.acquire(ctx)
+	d.mu.Lock()
+	d.dialing = time.Time{}
+	d.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	s, err := d.dial(ctx)
@@ -68,7 +78,9 @@ func (d *Destination) connect(ctx context.Context) error {
 	d.session = s
 	d.status.SequenceID = s.lowest()
 	d.caughtUp = s.backfill == nil
-	d.due = d.due || s.backfill != nil
+	if s.backfill != nil {
+		d.due, d.status.Copied = true, s.backfill.cursor.Rows
+	}
 	return nil
 }
 
@@ -129,6 +141,8 @@ func (s *session) behind(id int64) []bool {
 
 // exec runs one statement with the extended protocol and returns its rows in text form.
 func (s *session) exec(ctx context.Context, sql string, args ...string) ([][][]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.d.router.Options.StatementTimeout+s.d.router.Options.LockTimeout)
+	defer cancel()
 	params := make([][]byte, len(args))
 	for i, a := range args {
 		params[i] = []byte(a)
@@ -150,7 +164,7 @@ const (
 		ADD COLUMN IF NOT EXISTS "epoch" bigint,
 		ADD COLUMN IF NOT EXISTS "backfill" jsonb`
 	readMetadata = `SELECT "mapping_name", "last_synced_sequence_id", "fingerprint", "tenant", "source", "epoch", "backfill"
-		FROM "_stack_sync_metadata"`
+		FROM public."_stack_sync_metadata"`
 	// A table that has no owner yet is an older system's: its ids are not ours.
 	adoptMetadata = `UPDATE "_stack_sync_metadata"
 		SET "tenant" = $1, "source" = $2, "last_synced_sequence_id" = -1, "fingerprint" = NULL WHERE "source" IS NULL`
@@ -184,7 +198,7 @@ func (s *session) open(ctx context.Context) error {
 	if err := s.checkContinuity(ctx, known); err != nil {
 		return err
 	}
-	if !s.ready(known) {
+	if !s.ready(known) || (s.d.router.Options.Quarantine && !s.hasQuarantine(ctx)) {
 		if err := s.install(ctx, known == nil); err != nil {
 			return err
 		}
@@ -209,23 +223,33 @@ func (s *session) checkContinuity(ctx context.Context, known map[string]metadata
 	if err := s.checkAhead(ctx, known); err != nil {
 		return err
 	}
-	d.mu.Lock()
-	least, epoch := max(d.note, d.released), d.epoch
-	d.mu.Unlock()
-	if least < 0 {
+	s.remember()
+	if s.least < 0 {
 		return nil // the primary knows nothing of it: it is new
 	}
 	gap := known == nil
 	for _, m := range d.mappings {
-		if row, ok := known[m.Name]; ok && row.epoch == epoch && row.id < least {
+		if row, ok := known[m.Name]; ok && row.epoch == s.epoch && row.id < s.least {
 			gap = true
 		}
 	}
 	if !gap {
 		return nil
 	}
-	d.log.Warn("the external database has less than it had: it is copied anew", zap.Int64("sequence_id", least))
-	return d.raiseEpoch(ctx, "the external database went back: restored, emptied or swapped")
+	d.log.Warn("the external database has less than it had: it is copied anew", zap.Int64("sequence_id", s.least))
+	if err := d.raiseEpoch(ctx, "the external database went back: restored, emptied or swapped"); err != nil {
+		return err
+	}
+	s.remember()
+	return nil
+}
+
+// remember notes for the whole session what the destination is to be: another goroutine may raise the epoch meanwhile, and
+// the session then ends.
+func (s *session) remember() {
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	s.epoch, s.least = s.d.epoch, max(s.d.note, s.d.released)
 }
 
 // checkAhead refuses an external database that has ids which the primary has not given yet: the primary went back. Changes
@@ -253,10 +277,7 @@ func (s *session) checkAhead(ctx context.Context, known map[string]metadata) err
 
 // metadata reads the table; nil means that it does not exist, or not with our columns.
 func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
-	rows, err := s.exec(ctx, `SELECT set_config('search_path', 'public', false)`)
-	if err == nil {
-		rows, err = s.exec(ctx, readMetadata)
-	}
+	rows, err := s.exec(ctx, readMetadata)
 	if state := sqlstate(err); state == undefinedTable || state == undefinedColumn {
 		return nil, nil
 	} else if err != nil {
@@ -281,6 +302,11 @@ func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
 	return known, nil
 }
 
+func (s *session) hasQuarantine(ctx context.Context) bool {
+	rows, err := s.exec(ctx, `SELECT to_regclass('public."_stack_sync_quarantine"') IS NOT NULL`)
+	return err == nil && string(rows[0][0]) == "t"
+}
+
 // ready reports whether every mapping has its row, its tables and the stream's continuity.
 func (s *session) ready(known map[string]metadata) bool {
 	for _, m := range s.d.mappings {
@@ -293,7 +319,7 @@ func (s *session) ready(known map[string]metadata) bool {
 
 func (s *session) readyFor(m *mapping.Mapping, known map[string]metadata) bool {
 	row, ok := known[m.Name]
-	return ok && row.source != "" && row.fingerprint == m.Fingerprint() && row.epoch == s.d.epoch
+	return ok && row.source != "" && row.fingerprint == m.Fingerprint() && row.epoch == s.epoch
 }
 
 // install creates what is missing in one transaction. A mapping that is new, has changed, or is of an earlier epoch has
@@ -321,6 +347,11 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 			}
 		}
 	}
+	if s.d.router.Options.Quarantine {
+		if _, err := s.exec(ctx, createQuarantine); err != nil {
+			return explainDDL(fmt.Errorf("creating _stack_sync_quarantine: %w", err), s.d.config.User)
+		}
+	}
 	if _, err := s.exec(ctx, adoptMetadata, tenant, source); err != nil {
 		return fmt.Errorf("adopting _stack_sync_metadata: %w", err)
 	}
@@ -328,10 +359,16 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range s.d.mappings {
-		if s.readyFor(m, known) {
+	anew := map[string]bool{}
+	for _, m := range s.d.mappings { // each after those that it reads
+		reads := slices.ContainsFunc(m.After, func(name string) bool { return anew[name] })
+		if s.readyFor(m, known) && !reads {
 			continue
 		}
+		if known[m.Name].epoch > s.epoch {
+			return &Error{verdict: conflict, Err: fmt.Errorf("another process has begun epoch %d", known[m.Name].epoch)}
+		}
+		anew[m.Name] = true
 		for _, f := range m.DDL() {
 			if _, err := s.exec(ctx, f.SQL); err != nil {
 				return explainDDL(faultOf(m.Name, f.FaultAt, err), s.d.config.User)
@@ -340,8 +377,8 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 		if s.conn.TxStatus() != 'T' {
 			return &Error{Mapping: m.Name, verdict: needsHuman, Err: fmt.Errorf("its schema ended the transaction that it ran in")}
 		}
-		least := strconv.FormatInt(max(s.d.note, s.d.released), 10)
-		_, err := s.exec(ctx, fillMapping, m.Name, tenant, source, m.Fingerprint(), strconv.FormatInt(s.d.epoch, 10), firstCursor.String(), least)
+		least := strconv.FormatInt(s.least, 10)
+		_, err := s.exec(ctx, fillMapping, m.Name, tenant, source, m.Fingerprint(), strconv.FormatInt(s.epoch, 10), firstCursor.String(), least)
 		if err == nil {
 			_, err = s.exec(ctx, refillMappings, firstCursor.String())
 		}
@@ -358,7 +395,10 @@ func explainDDL(err error, user string) error {
 	if e.SQLState == insufficientPrivilege {
 		e.Remedy = fmt.Sprintf(`as the database's owner: GRANT USAGE, CREATE ON SCHEMA public TO %q (tables that exist already must belong to it)`, user)
 	}
-	if e.verdict == rowFault {
+	switch pgErr := asPgError(err); {
+	case pgErr != nil && strings.HasPrefix(pgErr.ConstraintName, "pg_"):
+		e.verdict = retry // two sessions make the same table: IF NOT EXISTS looks too early
+	case e.verdict == rowFault:
 		e.verdict = needsHuman // DDL has no rows
 	}
 	return e
@@ -390,6 +430,10 @@ func (s *session) rollback() {
 // check prepares every step for the tables as they are known now, so that a mapping that cannot work is found before it
 // is used, with its line.
 func (s *session) check(ctx context.Context) error {
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	defer s.rollback()
 	for mi, m := range s.d.mappings {
 		for si, step := range m.Steps {
 			rel := s.d.router.relation(step.From)
@@ -409,7 +453,12 @@ func (s *session) check(ctx context.Context) error {
 			if s.d.unnamed {
 				name = ""
 			}
-			if _, err := s.conn.Prepare(ctx, name, st.SQL, st.ParameterOIDs()); err != nil {
+			_, err = s.conn.Prepare(ctx, name, st.SQL, st.ParameterOIDs())
+			if sqlstate(err) == duplicatePrepared { // of another client of a pooler
+				s.d.unnamed = true
+				return newError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))
+			}
+			if err != nil {
 				return s.explainStatement(st, err)
 			}
 			s.prepared[st.Name] = true

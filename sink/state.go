@@ -115,11 +115,13 @@ func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, move
 	return nil
 }
 
-// raise gives a destination its next epoch, which is durable when raise returns: its external database is copied anew.
+// raise gives a destination its next epoch, which is durable when raise returns: its external database is copied anew. An
+// epoch is a time in microseconds, so that a primary which was restored from a backup does not give the same one again.
 func (s *StateStore) raise(ctx context.Context, d destinationState) (epoch int64, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, `INSERT INTO outflow.destination_state AS s (slot, tenant_id, name, state, reason) VALUES ($1, $2, $3, $4, $5)
-			ON CONFLICT (slot, tenant_id, name) DO UPDATE SET epoch = s.epoch + 1, state = excluded.state, reason = excluded.reason, updated_at = now()
+		return conn.QueryRow(ctx, `INSERT INTO outflow.destination_state AS s (slot, tenant_id, name, epoch, state, reason)
+			VALUES ($1, $2, $3, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, $4, $5)
+			ON CONFLICT (slot, tenant_id, name) DO UPDATE SET epoch = greatest(s.epoch + 1, excluded.epoch), state = excluded.state, reason = excluded.reason, updated_at = now()
 			RETURNING epoch`, s.Slot, d.tenant, d.name, d.state, d.reason).Scan(&epoch)
 	})
 	if err != nil {
@@ -143,11 +145,20 @@ func (s *StateStore) requests(ctx context.Context) (states []destinationState, e
 	return states, err
 }
 
+// walEnd is where the primary's WAL ends now.
+func (s *StateStore) walEnd(ctx context.Context) (end int64, err error) {
+	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint`).Scan(&end)
+	})
+	return end, err
+}
+
 // RequestResync asks the process that runs, or the next one, to copy destinations anew: all of a slot, of a tenant (name ""),
 // or one. It returns how many there are.
 func (s *StateStore) RequestResync(ctx context.Context, tenant, name, reason string) (n int64, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		tag, err := conn.Exec(ctx, `UPDATE outflow.destination_state SET epoch = epoch + 1, resync_at = clock_timestamp(), state = 'backfilling',
+		tag, err := conn.Exec(ctx, `UPDATE outflow.destination_state
+			SET epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint), resync_at = clock_timestamp(), state = 'backfilling',
 			reason = $4, updated_at = now() WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3)`, s.Slot, tenant, name, reason)
 		n = tag.RowsAffected()
 		return err

@@ -79,6 +79,10 @@ func (bf *backfill) readPage(ctx context.Context) (*page, error) {
 	if bf.cursor.Mapping == current.mapping.Name {
 		after = bf.cursor.After
 	}
+	if err := bf.s.begin(ctx); err != nil { // for its settings
+		return nil, err
+	}
+	defer bf.s.rollback()
 	rows, err := bf.s.exec(ctx, keysSQL(rel, r.KeyColumns(), current.query, after, bf.size()), after...)
 	if err != nil {
 		e := faultOf(current.mapping.Name, func(_ int32, format string, args ...any) *mapping.Fault {
@@ -136,8 +140,9 @@ func (bf *backfill) nextSwept(ctx context.Context, copier *replication.Copier) (
 	}
 	keyOf := keyFunc(p.relation)
 	present := make(map[string]bool, len(found.Rows))
+	tenant := bf.d.router.tenantColumn(p.relation)
 	for _, row := range found.Rows {
-		present[keyOf(row)] = true
+		present[keyOf(row)] = string(row.Value(tenant).Text) == bf.d.Tenant // else it moved to another one
 	}
 	c := &chunk{Chunk: found, table: p.target.table, relation: p.relation, deletes: true}
 	c.Rows = slices.DeleteFunc(slices.Clone(p.keys), func(t replication.Tuple) bool { return present[keyOf(t)] })

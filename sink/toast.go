@@ -27,7 +27,8 @@ func (d *Destination) fetchToast(ctx context.Context, rows map[string]*mapping.R
 		}
 		found, err := d.router.Rows(ctx, r.Relation, keys)
 		if err != nil {
-			return fmt.Errorf("reading values in TOAST of %s from the primary: %w", r.Relation, err)
+			return &Error{verdict: retryLong, SQLState: sqlstate(err),
+				Err: fmt.Errorf("reading values in TOAST of %s from the primary: %w", r.Relation, err)}
 		}
 		d.fillToast(table, r, found)
 	}

@@ -177,7 +177,7 @@ func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pi
 	pl := &pipeline{primary: primary, lookup: &replication.Lookup{Primary: primary}, acks: replication.NewAckTracker(confirmed),
 		state: &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}}
 	pl.reader = &replication.Reader{Primary: primary, Slot: cfg.Source.Slot, Publication: cfg.Source.Publication,
-		Source: source, Acks: pl.acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
+		Source: source, Confirmed: confirmed, Acks: pl.acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
 	pl.router = sink.NewRouter(sink.Config{Options: sinkOptions(cfg.Sink), SourceID: source.ID, Tables: sinkTables(cfg, p),
 		Tombstones: sinkTombstones(cfg, p), Acks: pl.acks, Rows: pl.lookup.Rows, Log: log,
 		Primary: primary, State: pl.state, Reader: pl.reader, SequenceID: source.SequenceID})
@@ -279,7 +279,7 @@ func sinkOptions(s config.Sink) sink.Options {
 		MaxConnections: s.MaxConnections, IdleClose: s.IdleClose, ConnectTimeout: s.ConnectTimeout,
 		StatementTimeout: s.StatementTimeout, LockTimeout: s.LockTimeout, RetryMin: s.RetryMin, RetryMax: s.RetryMax,
 		ShutdownTimeout: s.ShutdownTimeout, ParkAfter: s.ParkAfter, SlowAfter: s.SlowAfter, RetainedWAL: int64(s.RetainedWAL),
-		Checkpoint: s.Checkpoint, Backfills: s.Backfills}
+		Checkpoint: s.Checkpoint, Quarantine: s.OnError == "quarantine", Backfills: s.Backfills}
 }
 
 // run reads the slot until ctx is done; then it finishes or rolls back what is in flight and reports for the last time.

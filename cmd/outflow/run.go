@@ -53,16 +53,22 @@ changes flow. That heals a slot that is lost, missing, or of another primary. It
 
 func run(ctx context.Context, cfg *config.Config, log *zap.Logger) error {
 	log.Info("outflow starts", zap.String("version", version), zap.Int("destinations", len(cfg.Destinations.Static)))
-	pl, err := openWhenReachable(ctx, cfg, log)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil
+	for {
+		pl, err := openWhenReachable(ctx, cfg, log)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // a wanted stop is not an error
+			}
+			return err
 		}
+		err = pl.run(ctx)
+		if errors.Is(err, replication.ErrMoved) && ctx.Err() == nil {
+			log.Info("another process had the slot meanwhile; starting over from what the primary has noted")
+			continue
+		}
+		log.Info("outflow ends", zap.Stringer("flush_lsn", pl.acks.Flush()), zap.Int("outstanding", pl.acks.Outstanding()))
 		return err
 	}
-	err = pl.run(ctx)
-	log.Info("outflow ends", zap.Stringer("flush_lsn", pl.acks.Flush()), zap.Int("outstanding", pl.acks.Outstanding()))
-	return err
 }
 
 // openWhenReachable waits for a primary that does not answer yet. What a person must change is an error at once.

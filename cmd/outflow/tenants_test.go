@@ -77,10 +77,18 @@ func scoped(sql, tenant string) string {
 func TestTwoTenantsOnOneDatabase(t *testing.T) {
 	w := newWorld(t, pgtest.Shared(t))
 	dsn := w.destination(tenant1, "first")
-	w.addDestination(tenant2, "second", dsn)
 	r := w.start()
+	r.caughtUp()
+	r.end()
+	w.addDestination(tenant2, "second", dsn)
+	r = w.start()
 	w.user(tenant1, tenant1, "Ada")
-	w.synced()
+	waitFor(t, "the first one's row", func() error {
+		if n := query(t, dsn, `SELECT id FROM users`); len(n) != 1 {
+			return fmt.Errorf("there are %v", n)
+		}
+		return nil
+	})
 	w.user(tenant2, tenant2, "Bob")
 	contains(t, becomes(t, r.destination("second"), sink.Halted), "holds the rows of tenant "+`"`+tenant1+`"`, "remedy: give this destination a database of its own")
 	w.user(tenant1, tenant2, "Cid")

@@ -107,6 +107,7 @@ type Sink struct {
 	SlowAfter        time.Duration       `yaml:"slow_after"`       // of keeping all others waiting, until the same
 	RetainedWAL      strictyaml.ByteSize `yaml:"retained_wal"`     // what a slow destination may have the primary keep
 	Checkpoint       time.Duration       `yaml:"checkpoint"`       // between notes on the primary, before which nothing is acknowledged
+	OnError          string              `yaml:"on_error"`         // of a row's data: halt, or quarantine the row
 	Backfills        int                 `yaml:"backfills"`        // that read from the primary at the same time
 }
 
@@ -146,6 +147,7 @@ func Default() *Config {
 			SlowAfter:        10 * time.Second,
 			RetainedWAL:      strictyaml.GiB,
 			Checkpoint:       2 * time.Second,
+			OnError:          "halt",
 			Backfills:        2,
 		},
 		Log: Log{Level: "info", Format: "json"},

@@ -151,6 +151,9 @@ func (l *loader) validateSink() {
 	within(l, "sink.slow_after", s.SlowAfter, time.Millisecond, 7*24*time.Hour)
 	within(l, "sink.retained_wal", s.RetainedWAL, strictyaml.MiB, 1024*1024*strictyaml.GiB)
 	within(l, "sink.checkpoint", s.Checkpoint, 10*time.Millisecond, time.Minute)
+	if s.OnError != "halt" && s.OnError != "quarantine" {
+		l.faultAt("sink.on_error", "expected halt or quarantine, found %q", s.OnError)
+	}
 	within(l, "sink.backfills", s.Backfills, 1, 1000)
 	within(l, "sink.shutdown_timeout", s.ShutdownTimeout, time.Millisecond, time.Hour)
 	if s.MemoryBytes < s.QueueBytes {

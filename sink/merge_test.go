@@ -1,0 +1,129 @@
+package sink
+
+import (
+	"testing"
+
+	"outflow/mapping"
+	"outflow/replication"
+)
+
+// programs calls f with every program of one and of two transactions.
+func programs(f func(program)) {
+	id := func(n uint32) uint32 { return uint32(firstXID%(1<<32)) + n }
+	for _, before := range []contents{{}, {initial}, {absent, initial}, {initial, initial}} {
+		for _, target := range []contents{before, {stale, stale}, {}} {
+			for _, dropped := range []bool{false, true} {
+				for _, one := range operations {
+					if !one.possible(before) {
+						continue
+					}
+					f(program{before, target, []operation{one}, []uint32{id(1), id(2)}, dropped})
+					after := before
+					one.apply(&after, 2)
+					for _, two := range operations {
+						if !two.possible(after) {
+							continue
+						}
+						f(program{before, target, []operation{one, two}, []uint32{id(1), id(2)}, dropped})
+						f(program{before, target, []operation{one, two}, []uint32{id(2), id(1)}, dropped})
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestMergeInEveryInterleaving is exhaustive for one and two transactions.
+func TestMergeInEveryInterleaving(t *testing.T) {
+	states, merges, again, n := 0, 0, 0, 0
+	programs(func(p program) {
+		m := &model{program: p, rule: theRule}
+		m.run()
+		if m.failure != "" {
+			t.Fatal(m.failure)
+		}
+		n, states, merges, again = n+1, states+m.states, merges+m.merges, again+m.again
+	})
+	t.Logf("%d programs, %d states, %d merges, %d chunks read again", n, states, merges, again)
+	if n < 500 || merges < 10000 || again == 0 {
+		t.Error("the model does not get around")
+	}
+}
+
+// TestWrongMergesFailInTheModel shows that the model tells right from wrong: each of these rules must fail in it.
+func TestWrongMergesFailInTheModel(t *testing.T) {
+	wrong := map[string]rule{
+		// What watermark algorithms do: a row is applied unless its key was changed by a commit in the WAL behind the low watermark.
+		"positions in the WAL": {theRule.suspects, func(m *model, s *state, rows []mapping.Row, _ replication.Snapshot, changes []tracked) []mapping.Row {
+			newer := map[string]bool{}
+			for _, c := range changes {
+				for i, xid := range m.xids {
+					newer[c.key] = newer[c.key] || (c.xid == xid && s.committed[i] > s.low)
+				}
+			}
+			var kept []mapping.Row
+			for _, row := range rows {
+				if !newer[keyOfRow(row.Tuple)] {
+					kept = append(kept, row)
+				}
+			}
+			return kept
+		}},
+		"every row": {theRule.suspects, func(_ *model, _ *state, rows []mapping.Row, _ replication.Snapshot, _ []tracked) []mapping.Row {
+			return rows
+		}},
+		"no suspects": {func(*xids, replication.Snapshot) map[uint32]bool { return nil }, theRule.merge},
+		"suspects only among those that the snapshot lists": {func(x *xids, s replication.Snapshot) map[uint32]bool {
+			found := map[uint32]bool{}
+			for _, xid := range s.InProgress() {
+				found[xid] = x.maybe(xid)
+			}
+			return found
+		}, theRule.merge},
+	}
+	for name, r := range wrong {
+		failed := ""
+		programs(func(p program) {
+			if failed == "" {
+				m := &model{program: p, rule: r}
+				m.run()
+				failed = m.failure
+			}
+		})
+		if failed == "" {
+			t.Errorf("%s: passes every interleaving", name)
+		}
+		t.Logf("%s: %s", name, failed)
+	}
+}
+
+// A TRUNCATE that the read did not see leaves nothing of its table, and only of its table.
+func TestMergeAfterTruncate(t *testing.T) {
+	row := func(key string) mapping.Row {
+		return mapping.Row{Tuple: replication.NewTuple([]replication.Value{{Presence: replication.Text, Text: []byte(key)}})}
+	}
+	rows := []mapping.Row{row("a"), row("b")}
+	snapshot, err := replication.ParseSnapshot("90:110:95,100")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name    string
+		changes []tracked
+		kept    int
+	}{
+		{"nothing changed", nil, 2},
+		{"truncated, seen", []tracked{{99, "t", ""}}, 2},
+		{"truncated, in progress", []tracked{{100, "t", ""}}, 0},
+		{"truncated, behind the end", []tracked{{110, "t", ""}}, 0},
+		{"another table truncated", []tracked{{100, "u", ""}}, 2},
+		{"one changed, seen", []tracked{{99, "t", "a"}}, 2},
+		{"one changed, in progress", []tracked{{95, "t", "a"}}, 1},
+		{"one changed in another table", []tracked{{95, "u", "a"}}, 2},
+		{"one changed twice, seen first", []tracked{{99, "t", "b"}, {120, "t", "b"}}, 1},
+	} {
+		if kept := merge(rows, keyOfRow, "t", snapshot, c.changes); len(kept) != c.kept {
+			t.Errorf("%s: %d rows are kept; expected %d", c.name, len(kept), c.kept)
+		}
+	}
+}

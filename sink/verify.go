@@ -1,0 +1,316 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+
+	"outflow/mapping"
+	"outflow/replication"
+)
+
+// Verifier proves that external databases equal the primary, beside a process that keeps them so. It recomputes each
+// mapping from the primary's rows into temporary tables of the external database, by the mapping's own steps, and
+// compares. Safe for concurrent use.
+type Verifier struct {
+	Options    Options
+	SourceID   string // the owner mark in external databases
+	Tables     []Table
+	Primary    *replication.Primary
+	State      *StateStore
+	SequenceID func(replication.LSN) int64
+	Log        *zap.Logger
+	Repair     bool           // mend what differs
+	Progress   func(rows int) // is called when rows were recomputed; nil is allowed
+}
+
+// Comparison is what was found at one external database.
+type Comparison struct {
+	Tables []TableComparison
+	Looks  int // how often it was recomputed
+}
+
+// TableComparison is what was found of one table that a mapping writes.
+type TableComparison struct {
+	Mapping                 string
+	Table                   string
+	Rows                    int64 // that the primary's rows make
+	Missing, Extra, Changed int
+	Mended                  int
+	First                   []Difference // of those that are missing, extra or changed
+}
+
+// Difference is a row that is not what the primary's rows make.
+type Difference struct {
+	Kind string // missing, extra or changed
+	Key  string // of the row, or where the table has no primary key its beginning
+}
+
+// Different is how many rows differ.
+func (t TableComparison) Different() int { return t.Missing + t.Extra + t.Changed }
+
+// Different is how many rows of all tables differ.
+func (c Comparison) Different() int {
+	n := 0
+	for _, t := range c.Tables {
+		n += t.Different()
+	}
+	return n
+}
+
+const (
+	looksMax       = 5                // at one comparison
+	streamPatience = 30 * time.Second // for the stream to come to what a look has read
+	slotPatience   = 5 * time.Second  // for somebody to read the slot
+	streamPause    = 50 * time.Millisecond
+	firstShown     = 10
+	repairsMax     = 3
+	verifyTimeout  = 30 * time.Minute // of one statement: the comparison of a whole table is one
+)
+
+// Verify compares one external database with the primary. An error means that it could not be compared.
+func (v *Verifier) Verify(ctx context.Context, tenant, name, dsn string, mappings []*mapping.Mapping) (Comparison, error) {
+	options := v.Options
+	options.StatementTimeout = verifyTimeout
+	r := NewRouter(Config{Options: options, SourceID: v.SourceID, Tables: v.Tables, Primary: v.Primary, State: v.State,
+		SequenceID: v.SequenceID, Log: v.Log})
+	defer r.cancel()
+	d, err := newDestination(r, tenant, name, dsn, mappings)
+	if err != nil {
+		return Comparison{}, err
+	}
+	d.unnamed = true // nothing that is prepared would be used often, and a pooler need not keep it
+	if err := r.connections.acquire(ctx); err != nil {
+		return Comparison{}, err
+	}
+	s, err := d.dial(ctx)
+	if err != nil {
+		r.connections.release()
+		return Comparison{}, explainConnect(err)
+	}
+	defer s.close()
+	d.session = s
+	c := &comparison{v: v, d: d, s: s, copier: &replication.Copier{Primary: v.Primary}}
+	defer c.copier.Close()
+	result, err := c.compare(ctx)
+	if err != nil || !v.Repair || result.Different() == 0 {
+		return result, err
+	}
+	return c.repair(ctx, result)
+}
+
+// comparison is the work at one external database.
+type comparison struct {
+	v      *Verifier
+	d      *Destination
+	s      *session
+	copier *replication.Copier
+	tables []*target
+	held   int64           // id up to which every mapping was synced when the look began
+	read   replication.LSN // up to which the look has read the primary
+	passed bool            // the stream came there before the look compared
+	unseen int             // commits that were in the WAL and not visible on the primary when the look began
+	wanted []wanted        // source rows of what differs, for a repair
+}
+
+// compare looks until what differs is certain.
+//
+// The live system moves while it is looked at: rows are read from the primary at one moment, and what the stream has made
+// of them is seen at another. So a look proves something only if, between reading the primary's rows and comparing, the
+// stream has passed the place where they were read; all looks but the first wait for that. A row that differs at two such
+// looks in a row, both times in the same way, has not changed on the primary in between, and the stream had brought it as
+// it is: it is different. One that differs each time in another way is being changed.
+func (c *comparison) compare(ctx context.Context) (Comparison, error) {
+	defer c.s.rollback()
+	before, err := c.look(ctx, 0)
+	if err != nil {
+		return Comparison{}, err
+	}
+	looks, proof := 1, c.passed
+	for before.open() > 0 && looks < looksMax {
+		now, err := c.look(ctx, streamPatience)
+		if err != nil {
+			return Comparison{}, err
+		}
+		looks++
+		now.keep(before, proof)
+		before, proof = now, true
+		if before.open() == before.settled() {
+			break
+		}
+	}
+	result := before.comparison()
+	result.Looks = looks
+	if result.Different() > 0 {
+		if err := c.certain(ctx, before, result); err != nil {
+			return Comparison{}, err
+		}
+		if c.v.Repair {
+			c.wanted, err = c.sourceKeys(ctx, before)
+		}
+	}
+	return result, err
+}
+
+// certain says why what differs proves nothing, where that is so.
+func (c *comparison) certain(ctx context.Context, l look, result Comparison) error {
+	rows, err := c.s.exec(ctx, `SELECT count(*) FROM public."_stack_sync_metadata" WHERE "backfill" IS NOT NULL`)
+	if err != nil {
+		return fmt.Errorf("reading _stack_sync_metadata: %w", err)
+	}
+	state, reason, err := c.v.State.stateOf(ctx, c.d.Tenant, c.d.Name)
+	if err != nil {
+		return err
+	}
+	switch {
+	case string(rows[0][0]) != "0" || state == Backfilling:
+		return &Error{Err: errors.New("it is being copied from the primary"), Remedy: "wait until its state is streaming"}
+	case c.unseen > 0:
+		return &Error{Err: fmt.Errorf("%d commits wait for the primary's synchronous standby: they may be here and are not visible there", c.unseen),
+			Remedy: "see to the standby, then verify again"}
+	case state == Parked || state == Halted:
+		return &Error{Err: fmt.Errorf("it is %s: %s", state, reason), Remedy: "see to that first"}
+	}
+	for i, t := range l {
+		special := t.mapping.Specials()
+		if found := result.Tables[i]; len(special) > 0 && found.Changed > 0 && found.Changed == found.Different() {
+			return &Error{Mapping: t.mapping.Name, Remedy: "none; such columns are not a function of the primary's rows",
+				Err: fmt.Errorf("its rows depend on %s, which the primary's rows do not tell", strings.Join(special, ", "))}
+		}
+	}
+	return nil
+}
+
+// look recomputes everything once and compares. The transaction stays open, with the temporary tables in it. A look that
+// has patience fails where the stream does not come in that time.
+func (c *comparison) look(ctx context.Context, patience time.Duration) (look, error) {
+	c.s.rollback()
+	if err := c.begin(ctx); err != nil {
+		return nil, err
+	}
+	var err error
+	if c.unseen, err = c.copier.AwaitingStandby(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.recompute(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.awaitStream(ctx, patience); err != nil {
+		return nil, err
+	}
+	l := look{}
+	for _, t := range c.tables {
+		seen, err := c.compareTable(ctx, t)
+		if err != nil {
+			return nil, fmt.Errorf("comparing %s: %w", t.name, err)
+		}
+		l = append(l, seen)
+	}
+	return l, nil
+}
+
+// awaitStream waits until everything that the look has read from the primary was brought here by the stream: the slot was
+// told that it is done, or the metadata says so. The metadata alone moves only when this tenant's rows do.
+func (c *comparison) awaitStream(ctx context.Context, patience time.Duration) error {
+	deadline, unread, asked := time.Now().Add(patience), time.Now().Add(slotPatience), false
+	tick := time.NewTicker(streamPause)
+	defer tick.Stop()
+	for {
+		confirmed, active, err := c.v.State.confirmed(ctx)
+		if err != nil {
+			return err
+		}
+		known, err := c.s.metadata(ctx)
+		if err != nil {
+			return err
+		}
+		c.passed = confirmed >= c.read || c.lowest(known) >= c.v.SequenceID(c.read)
+		switch {
+		case c.passed || patience == 0:
+			return nil
+		case !asked:
+			if err := c.v.State.flushWAL(ctx); err != nil {
+				return err
+			}
+			asked = true
+		case time.Now().After(deadline), !active && time.Now().After(unread):
+			return c.lags(ctx, confirmed, active)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// lags says why the stream did not come in time.
+func (c *comparison) lags(ctx context.Context, confirmed replication.LSN, active bool) error {
+	if !active {
+		return &Error{Err: errors.New("rows differ, and nobody reads the slot, so changes may be on their way"),
+			Remedy: "start outflow run, then verify again"}
+	}
+	state, reason, err := c.v.State.stateOf(ctx, c.d.Tenant, c.d.Name)
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprintf("rows differ, and it lags: it is %s, the slot is confirmed up to %s, and after %s still not up to %s",
+		state, confirmed, streamPatience, c.read)
+	if reason != "" {
+		text += ": " + reason
+	}
+	return &Error{Err: errors.New(text), Remedy: "verify again when the stream has caught up: outflow status shows what holds it back"}
+}
+
+// lowest is the id up to which every mapping is synced.
+func (c *comparison) lowest(known map[string]metadata) int64 {
+	ids := make([]int64, len(c.d.mappings))
+	for i, m := range c.d.mappings {
+		ids[i] = known[m.Name].id
+	}
+	return slices.Min(ids)
+}
+
+// confirmed is how far the slot was told that everything is done, and whether a process reads it.
+func (s *StateStore) confirmed(ctx context.Context) (at replication.LSN, active bool, err error) {
+	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		var text string
+		err := conn.QueryRow(ctx, `SELECT coalesce(max(confirmed_flush_lsn)::text, '0/0'), coalesce(bool_or(active), false)
+			FROM pg_replication_slots WHERE slot_name = $1`, s.Slot).Scan(&text, &active)
+		if err == nil {
+			at, err = replication.ParseLSN(text)
+		}
+		return err
+	})
+	if err != nil {
+		return 0, false, fmt.Errorf("looking at the slot: %w", err)
+	}
+	return at, active, nil
+}
+
+// flushWAL has the primary write its WAL to disk up to here within a moment, by a transaction that has an id and nothing
+// else. What is not flushed is not sent, and reading leaves records there (pruning) that an idle primary flushes only
+// after many seconds.
+func (s *StateStore) flushWAL(ctx context.Context) error {
+	return s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, `SELECT pg_current_xact_id()`)
+		return err
+	})
+}
+
+// stateOf is what the primary has noted of a destination.
+func (s *StateStore) stateOf(ctx context.Context, tenant, name string) (state State, reason string, err error) {
+	states, err := s.load(ctx)
+	for _, d := range states {
+		if d.tenant == tenant && d.name == name {
+			return d.state, d.reason, err
+		}
+	}
+	return "", "", err
+}

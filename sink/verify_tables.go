@@ -1,0 +1,321 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"outflow/mapping"
+	"outflow/replication"
+)
+
+// target is a table that a mapping writes to, and that is recomputed under the same name in front of it.
+type target struct {
+	mapping *mapping.Mapping
+	name    string
+	key     []string // columns of its primary key; none: rows are told apart whole
+	columns []string // those that can be written
+}
+
+const (
+	// Steps name tables without a schema. With this they write to, and look into, the recomputed ones.
+	recomputedFirst = `SELECT set_config('search_path', 'pg_temp, public', true), set_config('idle_in_transaction_session_timeout', '5min', true)`
+	// From here on nothing but temporary tables can be written to, whatever a step does.
+	readOnlySQL = `SET LOCAL transaction_read_only = on`
+	copyTable   = `CREATE TEMPORARY TABLE %[1]s (LIKE public.%[1]s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING GENERATED) ON COMMIT DROP`
+	tableKey    = `SELECT a.attname FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, n)
+		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+		WHERE i.indrelid = $1::regclass AND i.indisprimary ORDER BY k.n`
+	tableColumns = `SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum`
+	// verifyRows is how many rows are read from the primary at a time, each time with a short snapshot of its own.
+	verifyRows = 5000
+)
+
+// begin opens a transaction with an empty table in front of each that the mappings write to. One transaction, so that it
+// works through a pooler too; it is rolled back in the end.
+func (c *comparison) begin(ctx context.Context) error {
+	if err := c.s.begin(ctx); err != nil {
+		return err
+	}
+	known, err := c.s.metadata(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range c.d.mappings {
+		if row, ok := known[m.Name]; !ok || row.fingerprint != m.Fingerprint() {
+			return &Error{Mapping: m.Name, Err: errors.New("it was never filled here, or has changed since"),
+				Remedy: "start outflow run, and wait until the destination's state is streaming"}
+		}
+	}
+	if _, err := c.s.exec(ctx, recomputedFirst); err != nil {
+		return err
+	}
+	c.held, c.tables = c.lowest(known), nil
+	for _, m := range c.d.mappings {
+		for _, name := range m.Writes() {
+			if slices.ContainsFunc(c.tables, func(t *target) bool { return t.name == name }) {
+				continue
+			}
+			t, err := c.copyTable(ctx, m, name)
+			if err != nil {
+				return err
+			}
+			c.tables = append(c.tables, t)
+		}
+	}
+	_, err = c.s.exec(ctx, readOnlySQL)
+	return err
+}
+
+// copyTable makes the empty table.
+func (c *comparison) copyTable(ctx context.Context, m *mapping.Mapping, name string) (*target, error) {
+	t := &target{mapping: m, name: name}
+	if _, err := c.s.exec(ctx, fmt.Sprintf(copyTable, quoteColumn(name))); err != nil {
+		e := &Error{Mapping: m.Name, SQLState: sqlstate(err), Err: fmt.Errorf("making a temporary table like %s: %w", name, err)}
+		switch e.SQLState {
+		case insufficientPrivilege:
+			e.Remedy = fmt.Sprintf("as the database's owner: GRANT TEMPORARY ON DATABASE %s TO %s (and SELECT on the table)",
+				quoteColumn(c.d.config.Database), quoteColumn(c.d.config.User))
+		case undefinedTable:
+			e.Remedy = "outflow resync, which runs the mapping's schema again"
+		}
+		return nil, e
+	}
+	for _, q := range []struct {
+		sql  string
+		into *[]string
+	}{{tableKey, &t.key}, {tableColumns, &t.columns}} {
+		rows, err := c.s.exec(ctx, q.sql, "public."+quoteColumn(name))
+		if err != nil {
+			return nil, fmt.Errorf("reading the columns of %s: %w", name, err)
+		}
+		for _, r := range rows {
+			*q.into = append(*q.into, string(r[0]))
+		}
+	}
+	return t, nil
+}
+
+// recompute brings all rows of the tenant through the mappings, table by table.
+func (c *comparison) recompute(ctx context.Context) error {
+	for _, table := range c.v.Tables {
+		if !c.d.reads[table.Relation.Name] {
+			continue
+		}
+		rel := c.d.router.relation(table.Relation.Name)
+		r := replication.Range{Relation: rel, Tenant: c.d.router.tenantColumn(rel), Value: c.d.Tenant, Limit: verifyRows}
+		for first := true; ; first = false {
+			chunk, err := c.copier.Read(ctx, r)
+			if err != nil {
+				return err
+			}
+			if err := c.apply(ctx, c.everyMapping(), &mapping.Rows{Relation: rel, Upserts: c.rows(chunk.Rows)}); err != nil {
+				return err
+			}
+			c.read = chunk.Horizon
+			if c.v.Progress != nil {
+				c.v.Progress(len(chunk.Rows))
+			}
+			if first || chunk.Last {
+				c.analyze(ctx)
+			}
+			if chunk.Last {
+				break
+			}
+			r.After = r.Next(chunk.Rows[len(chunk.Rows)-1])
+		}
+	}
+	return nil
+}
+
+// analyze lets the planner know the temporary tables, which autovacuum never sees. Without it the steps are only slower.
+func (c *comparison) analyze(ctx context.Context) {
+	for _, t := range c.tables {
+		_, _ = c.s.exec(ctx, `ANALYZE pg_temp.`+quoteColumn(t.name))
+	}
+}
+
+func (c *comparison) everyMapping() []bool {
+	all := make([]bool, len(c.d.mappings))
+	for i := range all {
+		all[i] = true
+	}
+	return all
+}
+
+func (c *comparison) rows(tuples []replication.Tuple) []mapping.Row {
+	rows := make([]mapping.Row, len(tuples))
+	now := time.Now()
+	for i, t := range tuples {
+		rows[i] = mapping.Row{Tuple: t, SequenceID: c.held, CommittedAt: now}
+	}
+	return rows
+}
+
+// apply runs the steps of some mappings over rows of one table, in the open transaction.
+func (c *comparison) apply(ctx context.Context, mappings []bool, rows *mapping.Rows) error {
+	if rows.Len(mapping.Any) == 0 {
+		return nil
+	}
+	all := map[string]*mapping.Rows{rows.Relation.Name: rows}
+	err := c.s.compile(ctx, all)
+	if err == nil {
+		err = c.d.exchange(ctx, func(ctx context.Context, r *round) error {
+			return r.steps(ctx, &batch{mappings: mappings}, all)
+		})
+	}
+	if e := (*Error)(nil); errors.As(err, &e) && e.SQLState == readOnlyTransaction {
+		e.Remedy = "verify recomputes mappings whose steps name their tables without a schema and draw nothing from sequences"
+	}
+	return err
+}
+
+// seen is what a look found of one table.
+type seen struct {
+	*target
+	rows        int64
+	differences map[string]difference // by what identifies the row
+}
+
+// difference is one row: hashes of the row as the primary's rows make it and as it is; "" is none.
+type difference struct {
+	key            string // for people
+	expected, here string
+	again          bool // it was so at the look before
+}
+
+// look is what was found of every table.
+type look []*seen
+
+// differencesMax bounds the differences that are kept of one table. More than this is told as this many.
+const differencesMax = 100_000
+
+// identity is the SQL that tells a row r from others, and that describes it to people.
+func (t *target) identity() (id, key string) {
+	if len(t.key) == 0 {
+		return "encode(" + rowHash + ", 'hex')", `left("_row"::text, 200)`
+	}
+	var parts []string
+	for _, column := range t.key {
+		parts = append(parts, fmt.Sprintf(`%s || "_row".%s::text`, quoteLiteral(column+"="), quoteColumn(column)))
+	}
+	id = "concat_ws(', ', " + strings.Join(parts, ", ") + ")"
+	return id, id
+}
+
+// rowHash stands for the text of a whole row: text, since not every type can be compared (json), and what prints alike in
+// one session is alike.
+const rowHash = `sha256(convert_to("_row"::text, 'UTF8'))`
+
+// compareTable compares a table with the recomputed one as multisets of rows, both ways, in one statement and so in one
+// snapshot: what EXCEPT ALL would find in either direction has a count other than zero.
+func (c *comparison) compareTable(ctx context.Context, t *target) (*seen, error) {
+	id, key := t.identity()
+	sql := fmt.Sprintf(`SELECT id, min(key), hash, sum(n) FROM (
+			SELECT %[1]s COLLATE "C" AS id, %[2]s AS key, %[3]s AS hash, 1 AS n FROM pg_temp.%[4]s AS "_row"
+			UNION ALL SELECT %[1]s, %[2]s, %[3]s, -1 FROM public.%[4]s AS "_row") AS both_sides
+		GROUP BY id, hash HAVING sum(n) <> 0 ORDER BY id LIMIT %[5]d`, id, key, rowHash, quoteColumn(t.name), differencesMax)
+	rows, err := c.s.exec(ctx, sql)
+	if err != nil {
+		return nil, err
+	}
+	counted, err := c.s.exec(ctx, `SELECT count(*) FROM pg_temp.`+quoteColumn(t.name))
+	if err != nil {
+		return nil, err
+	}
+	s := &seen{target: t, differences: map[string]difference{}}
+	if s.rows, err = strconv.ParseInt(string(counted[0][0]), 10, 64); err != nil {
+		return nil, err
+	}
+	for _, r := range rows {
+		d := s.differences[string(r[0])]
+		d.key = string(r[1])
+		if hash := string(r[2]) + " " + string(r[3]); r[3][0] == '-' {
+			d.here = hash
+		} else {
+			d.expected = hash
+		}
+		s.differences[string(r[0])] = d
+	}
+	return s, nil
+}
+
+// keep drops what did not differ before and notes what differed in the same way, where the look before proves something.
+func (l look) keep(before look, proof bool) {
+	for i, s := range l {
+		for id, now := range s.differences {
+			then, ok := before[i].differences[id]
+			if !ok {
+				delete(s.differences, id)
+				continue
+			}
+			now.again = proof && then.expected == now.expected && then.here == now.here
+			s.differences[id] = now
+		}
+	}
+}
+
+// open is how many rows differed at every look so far.
+func (l look) open() int {
+	n := 0
+	for _, s := range l {
+		n += len(s.differences)
+	}
+	return n
+}
+
+// settled is how many of those differed in the same way at the look before.
+func (l look) settled() int {
+	n := 0
+	for _, s := range l {
+		n += s.settled()
+	}
+	return n
+}
+
+func (s *seen) settled() int { return len(s.settledIDs()) }
+
+// settledIDs are sorted.
+func (s *seen) settledIDs() []string {
+	ids := []string{}
+	for id, d := range s.differences {
+		if d.again {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// comparison is what is told of a look.
+func (l look) comparison() Comparison {
+	var c Comparison
+	for _, s := range l {
+		t := TableComparison{Mapping: s.mapping.Name, Table: s.name, Rows: s.rows}
+		for _, id := range s.settledIDs() {
+			d := s.differences[id]
+			kind := "changed"
+			switch {
+			case d.here == "":
+				kind = "missing"
+				t.Missing++
+			case d.expected == "":
+				kind = "extra"
+				t.Extra++
+			default:
+				t.Changed++
+			}
+			if len(t.First) < firstShown {
+				t.First = append(t.First, Difference{Kind: kind, Key: d.key})
+			}
+		}
+		c.Tables = append(c.Tables, t)
+	}
+	return c
+}
+
+func quoteLiteral(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
