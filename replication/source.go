@@ -67,10 +67,18 @@ type PublishedTable struct {
 
 // Ensure creates what is missing and returns the source and the slot's confirmed flush LSN. It is safe to run again.
 func (s Setup) Ensure(ctx context.Context, conn *pgx.Conn) (Source, LSN, error) {
+	missing, err := s.unpublished(ctx, conn)
+	if err != nil {
+		return Source{}, 0, err
+	}
 	if err := s.ensurePublication(ctx, conn); err != nil {
 		return Source{}, 0, err
 	}
-	return s.ensureSlot(ctx, conn)
+	source, confirmed, err := s.ensureSlot(ctx, conn)
+	if err != nil {
+		return source, confirmed, err
+	}
+	return source, confirmed, s.notePublished(ctx, conn, missing)
 }
 
 func (s Setup) ensureSlot(ctx context.Context, conn *pgx.Conn) (Source, LSN, error) {

@@ -25,6 +25,8 @@ type pipeline struct {
 	router  *sink.Router
 	lookup  *replication.Lookup
 	state   *sink.StateStore
+	setup   replication.Setup
+	log     *zap.Logger
 	acks    *replication.AckTracker
 }
 
@@ -175,7 +177,7 @@ func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pi
 		return nil, err
 	}
 	pl := &pipeline{primary: primary, lookup: &replication.Lookup{Primary: primary}, acks: replication.NewAckTracker(confirmed),
-		state: &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}}
+		setup: slotSetup(primary, cfg, p, log), log: log, state: &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}}
 	pl.reader = &replication.Reader{Primary: primary, Slot: cfg.Source.Slot, Publication: cfg.Source.Publication,
 		Source: source, Confirmed: confirmed, Acks: pl.acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
 	pl.router = sink.NewRouter(sink.Config{Options: sinkOptions(cfg.Sink), SourceID: source.ID, Tables: sinkTables(cfg, p),
@@ -290,5 +292,6 @@ func (pl *pipeline) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return pl.reader.Run(ctx) })
 	g.Go(func() error { return pl.router.Run(ctx) })
+	g.Go(func() error { return pl.setup.Watch(ctx, pl.log) })
 	return g.Wait()
 }
