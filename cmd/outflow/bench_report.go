@@ -46,8 +46,8 @@ func newDrainResult(w workload) *drainResult {
 }
 
 func (r *drainResult) add(name string, d drain) {
-	all := append(r.Drains[name], d)
-	r.Drains[name] = all
+	r.Drains[name] = append(r.Drains[name], d)
+	all := r.Drains[name]
 	of := func(field func(drain) float64) float64 { return median(all, field) }
 	r.Median[name] = drain{Seconds: of(func(d drain) float64 { return d.Seconds }),
 		RowsPerSec: of(func(d drain) float64 { return d.RowsPerSec }), Walsender: of(func(d drain) float64 { return d.Walsender }),
@@ -76,8 +76,8 @@ func (r *latencyResult) samples() (n, warmUp int) {
 }
 
 func (r *latencyResult) add(name string, l latency) {
-	all := append(r.Rounds[name], l)
-	r.Rounds[name] = all
+	r.Rounds[name] = append(r.Rounds[name], l)
+	all := r.Rounds[name]
 	of := func(field func(latency) float64) float64 { return median(all, field) }
 	r.Median[name] = latency{P50: of(func(l latency) float64 { return l.P50 }), P99: of(func(l latency) float64 { return l.P99 }),
 		Max: of(func(l latency) float64 { return l.Max }), Samples: l.Samples}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -31,7 +32,7 @@ func (r *running) caughtUp() {
 	waitFor(r.tb, "all destinations to stream", func() error {
 		for _, d := range r.router.Destinations() {
 			if s := d.Status(); s.State != sink.Streaming {
-				return fmt.Errorf("%s is %s (%d rows copied, %v)", d, s.State, s.Copied, s.Err)
+				return errors.Join(fmt.Errorf("%s is %s (%d rows copied)", d, s.State, s.Copied), s.Err)
 			}
 		}
 		return nil
