@@ -34,21 +34,31 @@ func (r *Router) Begin(ctx context.Context) error {
 	}
 	for _, d := range r.Destinations() {
 		name := [2]string{d.Tenant, d.Name}
-		d.begin(byName[name])
+		s := byName[name]
+		if s.reason == notConfigured { // it is back; its database may have been filled under another name meanwhile, in a later epoch
+			s.state, s.reason = Backfilling, "it is in the configuration again"
+			if s.epoch, err = r.State.raise(ctx, s); err != nil {
+				return err
+			}
+		}
+		d.begin(s)
 		delete(byName, name)
 	}
 	for _, s := range byName {
-		if s.state == Parked {
+		if s.reason == notConfigured {
 			continue
 		}
 		// It was taken out of the configuration. What is acknowledged from here on passes it by, so it is copied anew should it return.
-		s.state, s.reason = Parked, "it is not in the configuration"
+		s.state, s.reason = Parked, notConfigured
 		if _, err := r.State.raise(ctx, s); err != nil {
 			return err
 		}
 	}
 	return r.checkpoint(ctx) // so that every destination has its row before anything is acknowledged
 }
+
+// notConfigured is the reason of a destination that the configuration no longer has.
+const notConfigured = "it is not in the configuration"
 
 // begin takes over what the primary has noted, the zero value where it has nothing.
 func (d *Destination) begin(s destinationState) {
