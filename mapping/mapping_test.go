@@ -236,15 +236,15 @@ func known(name string) bool { return !strings.HasPrefix(name, "mood") }
 func TestCompile(t *testing.T) {
 	for _, c := range []struct{ sql, want string }{
 		{"DELETE FROM t USING item r WHERE r.id = t.id;",
-			`WITH "item" AS (SELECT u.c0::integer AS "id" FROM unnest($1::text[]) AS u (c0)) DELETE FROM t USING item r WHERE r.id = t.id`},
+			`WITH "item" AS (SELECT u.c0::integer AS "id" FROM (SELECT unnest($1::text[]) AS c0) AS u) DELETE FROM t USING item r WHERE r.id = t.id`},
 		{"-- first\nWith x AS (SELECT r.note FROM item r) SELECT x.note FROM x",
-			`WITH "item" AS (SELECT u.c0::text AS "note" FROM unnest($1::text[]) AS u (c0)),  x AS (SELECT r.note FROM item r) SELECT x.note FROM x`},
+			`WITH "item" AS (SELECT u.c0::text AS "note" FROM (SELECT unnest($1::text[]) AS c0) AS u),  x AS (SELECT r.note FROM item r) SELECT x.note FROM x`},
 		{"WITH /* c */ RECURSIVE x AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM x WHERE n < 3) SELECT x.n, r.id FROM x, item r",
-			`WITH RECURSIVE "item" AS (SELECT u.c0::integer AS "id" FROM unnest($1::text[]) AS u (c0)),  x AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM x WHERE n < 3) SELECT x.n, r.id FROM x, item r`},
+			`WITH RECURSIVE "item" AS (SELECT u.c0::integer AS "id" FROM (SELECT unnest($1::text[]) AS c0) AS u),  x AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM x WHERE n < 3) SELECT x.n, r.id FROM x, item r`},
 		{`SELECT r.mood, r.moods, r."o""dd" FROM item r`,
-			`WITH "item" AS (SELECT u.c0::text AS "mood", u.c1::text[] AS "moods", u.c2::numeric(9,2) AS "o""dd" FROM unnest($1::text[], $2::text[], $3::text[]) AS u (c0, c1, c2)) SELECT r.mood, r.moods, r."o""dd" FROM item r`},
+			`WITH "item" AS (SELECT u.c0::text AS "mood", u.c1::text[] AS "moods", u.c2::numeric(9,2) AS "o""dd" FROM (SELECT unnest($1::text[]) AS c0, unnest($2::text[]) AS c1, unnest($3::text[]) AS c2) AS u) SELECT r.mood, r.moods, r."o""dd" FROM item r`},
 		{`SELECT r._op, r._sequence_id, r._committed_at FROM item r`,
-			`WITH "item" AS (SELECT u.c0::uuid AS "tenant", u.c1::integer AS "id", u.c2::bigint AS "_sequence_id", u.c3::timestamptz AS "_committed_at", u.c4::text AS "_op" FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS u (c0, c1, c2, c3, c4)) SELECT r._op, r._sequence_id, r._committed_at FROM item r`},
+			`WITH "item" AS (SELECT u.c0::uuid AS "tenant", u.c1::integer AS "id", u.c2::bigint AS "_sequence_id", u.c3::timestamptz AS "_committed_at", u.c4::text AS "_op" FROM (SELECT unnest($1::text[]) AS c0, unnest($2::text[]) AS c1, unnest($3::text[]) AS c2, unnest($4::text[]) AS c3, unnest($5::text[]) AS c4) AS u) SELECT r._op, r._sequence_id, r._committed_at FROM item r`},
 	} {
 		m := &Mapping{Name: "m", Steps: []Step{{From: "item", When: Any, SQL: c.sql}}}
 		tokens, err := lex(c.sql)

@@ -367,7 +367,27 @@ func (d *Destination) prefetch(b *batch) *batch {
 	if waiting < prefetchChanges {
 		return nil
 	}
-	return d.take(d.session, b)
+	next := d.take(d.session, b)
+	if next != nil {
+		d.session.encode(next)
+	}
+	return next
+}
+
+// encode makes the batch's arrays now, while the server works on the batch before; steps finds them made. What fails here
+// fails again where it is handled.
+func (s *session) encode(b *batch) {
+	for mi, m := range s.d.mappings {
+		for si, step := range m.Steps {
+			rows := b.rows[step.From]
+			if !b.mappings[mi] || rows == nil || rows.Len(step.When) == 0 {
+				continue
+			}
+			if st, ok := s.statements[statementKey{mi, si, rows.Relation}]; ok {
+				_, _ = st.Parameters(rows)
+			}
+		}
+	}
 }
 
 // committed notes what the external database has now.

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"outflow/internal/config"
 	"outflow/internal/secret"
+	"outflow/sink"
 )
 
 // contender is one of the two that are compared, in one arena.
@@ -101,7 +104,8 @@ func (p *pipelined) name() string     { return oursName }
 func (p *pipelined) db() *pgx.Conn    { return p.target }
 func (p *pipelined) slotName() string { return p.slot }
 
-// prepare makes publication and slot; nothing runs yet.
+// prepare makes publication and slot, and has the pipeline run until what is in the table is copied: only the backlog after
+// that is measured, as it is with the subscription.
 func (p *pipelined) prepare(ctx context.Context) error {
 	cfg := config.Default()
 	cfg.Source.DSN, cfg.Source.Slot, cfg.Source.Publication = secret.New(p.dsn), p.slot, p.slot
@@ -109,9 +113,36 @@ func (p *pipelined) prepare(ctx context.Context) error {
 	cfg.Source.Tombstones = nil
 	cfg.Mappings = []string{p.arena.w.mapping}
 	cfg.Destinations.Static = []config.Static{{Tenant: benchTenant, Name: "main", DSN: secret.New(p.targetDSN), Mappings: []string{"item"}}}
+	if err := p.copyFirst(ctx, cfg); err != nil {
+		return err
+	}
 	pl, err := openPipeline(ctx, cfg, p.arena.w.log)
 	p.pl = pl
 	return err
+}
+
+func (p *pipelined) copyFirst(ctx context.Context, cfg *config.Config) error {
+	pl, err := openPipeline(ctx, cfg, p.arena.w.log)
+	if err != nil {
+		return err
+	}
+	running, stop := context.WithCancel(ctx)
+	g, running := errgroup.WithContext(running)
+	g.Go(func() error { return pl.run(running) })
+	g.Go(func() error {
+		defer stop()
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for pl.router.Destinations()[0].Status().State != sink.Streaming {
+			select {
+			case <-running.Done():
+				return nil
+			case <-tick.C:
+			}
+		}
+		return nil
+	})
+	return g.Wait()
 }
 
 func (p *pipelined) start(ctx context.Context) (<-chan struct{}, error) {
