@@ -95,26 +95,51 @@ func (r Range) Next(row Tuple) []string {
 	return after
 }
 
+// chunkBytes is the size at which a chunk ends, whatever its limit in rows: rows may be megabytes wide. They are fetched a few
+// at first, then as many as make about an eighth of it.
+const chunkBytes = 8 << 20
+
 // Read reads the next chunk of a range.
 func (c *Copier) Read(ctx context.Context, r Range) (Chunk, error) {
 	var chunk Chunk
 	sql, args := r.sql()
+	full := false
 	err := c.snapshot(ctx, &chunk, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, sql, append([]any{pgx.QueryResultFormats{pgx.TextFormatCode}}, args...)...)
-		if err != nil {
+		if _, err := tx.Exec(ctx, "DECLARE outflow_chunk NO SCROLL CURSOR FOR "+sql, args...); err != nil {
 			return err
 		}
-		defer rows.Close()
-		for rows.Next() {
-			chunk.Rows = append(chunk.Rows, textTuple(rows.RawValues()))
+		for n, bytes := 10, 0; ; {
+			fetched, size, err := fetch(ctx, tx, n)
+			if err != nil {
+				return err
+			}
+			chunk.Rows = append(chunk.Rows, fetched...)
+			bytes += size
+			if full = bytes > chunkBytes; full || len(fetched) < n {
+				return nil
+			}
+			n = max(1, min(chunkBytes/8*len(chunk.Rows)/(bytes+1), 2000))
 		}
-		return rows.Err()
 	})
 	if err != nil {
 		return Chunk{}, fmt.Errorf("reading rows of %s: %w", r.Relation, err)
 	}
-	chunk.Last = len(chunk.Rows) < r.Limit || len(r.KeyColumns()) == 0
+	chunk.Last = !full && len(chunk.Rows) < r.Limit || len(r.KeyColumns()) == 0
 	return chunk, nil
+}
+
+func fetch(ctx context.Context, tx pgx.Tx, n int) (fetched []Tuple, size int, err error) {
+	rows, err := tx.Query(ctx, fmt.Sprintf("FETCH %d FROM outflow_chunk", n), pgx.QueryResultFormats{pgx.TextFormatCode})
+	if err != nil {
+		return nil, 0, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		t := textTuple(rows.RawValues())
+		size += t.Bytes()
+		fetched = append(fetched, t)
+	}
+	return fetched, size, rows.Err()
 }
 
 // Present returns which of the keys exist: Rows are the rows found. Keys need only their key columns filled.

@@ -67,6 +67,8 @@ type Destination struct {
 	failing    time.Time // since when it has failed without a success, zero while all is well
 	overSince  time.Time // since when its queue has been full, zero while it is not
 	parking    bool      // somebody is writing to the primary that it is parked
+	parks      int       // lately; see parkMemory
+	parkedAt   time.Time // the last time
 	parked     bool
 	fresh      bool               // the connection is given up before the next piece of work
 	lastRound  atomic.Int64       // when the external server last did what it was asked, in nanoseconds since 1970
@@ -490,6 +492,9 @@ func (d *Destination) pauseAfter(e *Error) {
 		if d.status.Attempts == 1 {
 			wait = 0 // the metadata is read again
 		}
+	}
+	if d.parked {
+		wait = max(wait, min(time.Second<<min(max(d.parks-1, 0), 20), d.router.Options.RetryMax))
 	}
 	d.status.NextRetry = time.Now().Add(wait)
 	d.logFailure(e, wait)

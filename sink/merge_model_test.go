@@ -111,7 +111,6 @@ type state struct {
 	sweep    bool
 	suspects [3]bool // by transaction
 	seen     [3]bool // by the chunk's snapshot
-	end      int8    // the snapshot's end, as an offset from firstXID
 	low, top int8    // ends of the WAL before and after the read
 	page     contents
 	rows     contents // what the chunk holds

@@ -142,6 +142,10 @@ func (r *Router) Run(ctx context.Context) error {
 // one broken connection, is over sooner than a copy of all its rows.
 const parkGrace = 2 * time.Second
 
+// parkMemory is how long a parking counts: one that is parked again and again within it stays away longer each time, since
+// each return of a slow destination costs the others a wait.
+const parkMemory = 10 * time.Minute
+
 // watchEvery is how often destinations are looked at for parking.
 const watchEvery = 100 * time.Millisecond
 
@@ -264,6 +268,10 @@ func (r *Router) park(d *Destination, reason string) {
 		return
 	}
 	d.epoch, d.parked, d.fresh = epoch, true, true
+	if time.Since(d.parkedAt) > parkMemory {
+		d.parks = 0
+	}
+	d.parks, d.parkedAt = d.parks+1, time.Now()
 	d.log.Warn("parked: the stream goes on without this destination, which is copied anew when it answers", zap.String("reason", text))
 	if d.working { // the queue is its worker's, which drops it in failed
 		d.cancelWork()
