@@ -287,6 +287,9 @@ func (bf *backfill) merge(ctx context.Context) error {
 		if !c.Snapshot.Sees(xid) {
 			// It was applied before keys were tracked, and the chunk does not see it: the chunk may hold older rows. Read it again.
 			time.AfterFunc(20*horizonPause, d.nudge)
+			if err := d.askFlushNowAndThen(ctx); err != nil {
+				return err
+			}
 			return errNothing
 		}
 		delete(bf.suspects, xid) // later snapshots see it too

@@ -75,9 +75,10 @@ type Destination struct {
 	lastCommit atomic.Int64       // when, in nanoseconds since 1970
 	cancelWork context.CancelFunc // of the worker's current run
 
-	unnamed   bool     // a pooler does not keep prepared statements; the worker's
-	chunkRows int      // rows a chunk of a backfill, 0 before the first; the worker's
-	session   *session // the worker's; the idle timer's while there is no worker
+	asked     time.Time // when askFlush was last called beside a backfill; the worker's
+	unnamed   bool      // a pooler does not keep prepared statements; the worker's
+	chunkRows int       // rows a chunk of a backfill, 0 before the first; the worker's
+	session   *session  // the worker's; the idle timer's while there is no worker
 }
 
 // Status is a destination at one moment.
@@ -354,6 +355,10 @@ func (d *Destination) step(ctx context.Context) error {
 		if err := bf.advance(ctx); err != nil {
 			return err
 		}
+		// The idle timer may never come to run out beside a backfill that waits.
+		if err := d.askFlushNowAndThen(ctx); err != nil {
+			return err
+		}
 	}
 	return errNothing
 }
@@ -369,9 +374,9 @@ func (d *Destination) rest() bool {
 	s := d.session
 	switch {
 	case s == nil || d.router.stopping():
-	case s.backfill != nil && s.backfill.active: // its chunk comes
 	case d.applied > 0:
 		d.idle = time.AfterFunc(flushPause, d.confirmFlush)
+	case s.backfill != nil && s.backfill.active: // its chunk comes
 	case d.router.Options.IdleClose > 0 && d.router.connections.rest(d):
 		d.idle = time.AfterFunc(d.router.Options.IdleClose, d.closeIdle)
 	default:

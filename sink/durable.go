@@ -91,6 +91,18 @@ func (d *Destination) confirmFlush() {
 	})
 }
 
+// askFlushNowAndThen asks once every flushPause while something waits to be flushed.
+func (d *Destination) askFlushNowAndThen(ctx context.Context) error {
+	d.mu.Lock()
+	waiting := d.applied > 0
+	d.mu.Unlock()
+	if !waiting || time.Since(d.asked) < flushPause {
+		return nil
+	}
+	d.asked = time.Now()
+	return d.askFlush(ctx)
+}
+
 func (d *Destination) askFlush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.router.Options.ConnectTimeout)
 	defer cancel()

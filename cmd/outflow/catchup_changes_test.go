@@ -40,6 +40,7 @@ func waitsForLock(t *testing.T, dsn string) {
 
 // In the middle of a backfill of two tenants, the table is truncated, rows move from one to the other, and keys change.
 func TestChangesInTheMiddleOfABackfill(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.existing(1200, tenant1, tenant2)
 	dsn1, dsn2 := w.destination(tenant1, "one"), w.destination(tenant2, "two")
@@ -91,6 +92,7 @@ func TestChangesInTheMiddleOfABackfill(t *testing.T) {
 
 // A value of 10 MB stays in TOAST while another column is updated: before, during and after a backfill.
 func TestLargeValueInTOAST(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	dsn := w.destination(tenant1, "main")
 	w.existing(20, tenant1)
@@ -111,6 +113,7 @@ func TestLargeValueInTOAST(t *testing.T) {
 
 // A column that is renamed halts the mappings that name it, with the place and the remedy; all others go on.
 func TestColumnRenamed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.exec(`CREATE TABLE item (tenant uuid, id int, note text, PRIMARY KEY (tenant, id)); CREATE TABLE other (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
 	w.table("item", 1, "id int", "note text")
@@ -146,6 +149,7 @@ func TestColumnRenamed(t *testing.T) {
 
 // A row that the external database refuses stops the backfill with its name; what was deleted meanwhile is gone at the end.
 func TestPoisonRowInABackfill(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.existing(700, tenant1, tenant2)
 	dsn, other := w.destination(tenant1, "main"), w.destination(tenant2, "other")
@@ -175,6 +179,7 @@ func TestPoisonRowInABackfill(t *testing.T) {
 
 // Destinations and mappings come and go while others stream. What the stream brought while one was not configured is a gap.
 func TestDestinationsComeAndGo(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.existing(300, tenant1, tenant2)
 	stays := w.destination(tenant2, "stays")

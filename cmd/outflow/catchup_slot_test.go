@@ -37,6 +37,7 @@ func highest(t *testing.T, dsn string) int64 {
 // The slot is invalidated because the primary may keep next to no WAL: while the process is down, and while it streams.
 // A reset of it is killed again and again, and heals in the end.
 func TestSlotInvalidated(t *testing.T) {
+	t.Parallel()
 	primary := pgtest.New(t, pgcluster.Options{InitdbArgs: []string{"--wal-segsize=1"},
 		Settings: map[string]string{"fsync": "off", "max_slot_wal_keep_size": "3MB", "min_wal_size": "2MB", "max_wal_size": "4MB"}})
 	w := newWorld(t, primary)
@@ -196,6 +197,7 @@ func (rs *restorable) healed(t *testing.T, before int64, arguments ...string) {
 // The primary is restored from an older backup: same system identifier, same timeline, and external databases that are
 // ahead of it. That is noticed, and never are changes skipped because their ids look old.
 func TestPrimaryRestoredFromABackup(t *testing.T) {
+	t.Parallel()
 	rs := newRestorable(t)
 	rs.goOn(t)
 	before := highest(t, rs.dsn)
@@ -231,6 +233,7 @@ func TestPrimaryRestoredFromABackup(t *testing.T) {
 
 // A standby that was promoted has no slot and another timeline: refused, and healed by a reset with the new address.
 func TestPromotedStandby(t *testing.T) {
+	t.Parallel()
 	rs := newRestorable(t)
 	standby := pgtest.New(t, pgcluster.Options{Settings: map[string]string{"fsync": "off"}})
 	data := dataDirectory(t, standby)

@@ -64,6 +64,7 @@ func (w *world) waitState(tenant, name, state string) {
 }
 
 func TestExistingRowsAreCopied(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.existing(3000, tenant1, tenant2)
 	dsn1, dsn2 := w.destination(tenant1, "main"), w.destination(tenant2, "main")
@@ -87,6 +88,7 @@ func TestExistingRowsAreCopied(t *testing.T) {
 
 // Rows that were there before, a live load, and kill -9 at random moments: the copy goes on where it was.
 func TestBackfillUnderLoadAndKills(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.withLedger()
 	tenants := []string{tenant1, tenant2, tenant3}
@@ -115,6 +117,7 @@ func TestBackfillUnderLoadAndKills(t *testing.T) {
 }
 
 func TestParkedAndBack(t *testing.T) {
+	t.Parallel()
 	external := pgtest.New(t, pgcluster.Options{})
 	w := newWorld(t, pgtest.Shared(t))
 	w.cfg.Sink.QueueBytes = 64 << 10
@@ -143,6 +146,7 @@ func TestParkedAndBack(t *testing.T) {
 
 // A target that was restored to an older state, emptied, or lost its metadata is noticed and copied anew.
 func TestTargetWentBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	dsn := w.destination(tenant1, "main")
 	w.existing(300, tenant1)
@@ -179,6 +183,7 @@ func TestTargetWentBack(t *testing.T) {
 
 // Another tenant's database behind the same name is refused: rows would mix.
 func TestSwappedDatabases(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	dsn1, dsn2 := w.destination(tenant1, "main"), w.destination(tenant2, "main")
 	w.existing(50, tenant1, tenant2)
@@ -204,6 +209,7 @@ func TestSwappedDatabases(t *testing.T) {
 
 // A mapping that is edited has its schema run and all its rows written.
 func TestMappingEdited(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.existing(400, tenant1)
 	const before = `
@@ -236,6 +242,7 @@ keys: {ProjectUser: 'SELECT id AS "projectUserId" FROM people;'}
 }
 
 func TestResyncCommand(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.existing(300, tenant1)
 	dsn := w.destination(tenant1, "main")
@@ -256,6 +263,7 @@ func TestResyncCommand(t *testing.T) {
 }
 
 func TestSlotDroppedAndReset(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.existing(200, tenant1)
 	dsn := w.destination(tenant1, "main")

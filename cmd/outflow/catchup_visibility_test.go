@@ -47,6 +47,7 @@ func (h *hanging) show() {
 
 // FAULTS, fact 1: commits that are decoded, and applied, long before they are visible to whoever reads the table.
 func TestBackfillBesideCommitsThatNobodySees(t *testing.T) {
+	t.Parallel()
 	statements := &syncBuffer{}
 	w := newWorld(t, pgtest.New(t, pgcluster.Options{Settings: map[string]string{"fsync": "off", "log_statement": "all"}, Log: statements}))
 	snapshots := func() int { return strings.Count(statements.String(), "SELECT pg_current_snapshot()") }

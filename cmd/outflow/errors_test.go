@@ -58,6 +58,7 @@ func (w *world) with(change func(c *config.Config), test func()) {
 }
 
 func TestThePrimaryIsNotReady(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.destination(tenant1, "main")
 	w.exec(`CREATE TABLE nokey (tenant uuid, id int);
@@ -118,6 +119,7 @@ func TestThePrimaryIsNotReady(t *testing.T) {
 }
 
 func TestTheSlotIsSomebodyElses(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	other := newWorld(t, w.cluster)
 	other.exec(`SELECT pg_create_logical_replication_slot('` + other.cfg.Source.Slot + `', 'pgoutput')`)
@@ -139,6 +141,7 @@ func TestTheSlotIsSomebodyElses(t *testing.T) {
 }
 
 func TestWalLevelAndLogin(t *testing.T) {
+	t.Parallel()
 	c := pgtest.New(t, pgcluster.Options{Settings: map[string]string{"wal_level": "replica", "fsync": "off"}})
 	w := newWorld(t, c)
 	w.destination(tenant1, "main")
@@ -166,6 +169,7 @@ func TestWalLevelAndLogin(t *testing.T) {
 }
 
 func TestMappingsThatAreRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.exec(`CREATE TABLE item (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
 	w.destination(tenant1, "main", "users", "nonsense")
@@ -213,6 +217,7 @@ func TestMappingsThatAreRefused(t *testing.T) {
 // TestMappingsThatHalt has mappings that only the external server can find wrong: the destination halts and says where, the
 // others go on, and after the repair nothing is lost.
 func TestMappingsThatHalt(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.exec(`CREATE TABLE item (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
 	w.table("item", 1, "id int", "note text")

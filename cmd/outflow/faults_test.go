@@ -27,6 +27,7 @@ func (w *world) proxied(i int) *faultproxy.Proxy {
 }
 
 func TestConnectionCutAfterCommit(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.withLedger()
 	dsn := w.destination(tenant1, "main", allMappings...)
@@ -47,6 +48,7 @@ func TestConnectionCutAfterCommit(t *testing.T) {
 }
 
 func TestFlushNeverPassesWhatIsDurable(t *testing.T) {
+	t.Parallel()
 	external := pgtest.New(t, pgcluster.Options{})
 	w := newWorld(t, pgtest.Shared(t))
 	w.withLedger()
@@ -91,6 +93,7 @@ func (w *world) confirmed() replication.LSN {
 
 // An idle tenant, or a database where only others write, must not hold back the slot.
 func TestSlotAdvancesOnIdlePrimary(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.destination(tenant1, "main")
 	w.start()
@@ -103,6 +106,7 @@ func TestSlotAdvancesOnIdlePrimary(t *testing.T) {
 }
 
 func TestStandbyTakesOver(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.withLedger()
 	w.exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET wal_sender_timeout = ''3s''', current_database()); END $$`)
@@ -150,6 +154,7 @@ func TestStandbyTakesOver(t *testing.T) {
 
 // SIGTERM in the middle of work: what is in flight is finished or rolled back, and the last status update tells.
 func TestTerminateInTheMiddle(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.withLedger()
 	dsn := w.destination(tenant1, "main", allMappings...)
@@ -176,6 +181,7 @@ func TestTerminateInTheMiddle(t *testing.T) {
 
 // A mapping that ends the transaction by itself, in whatever way, is refused by the metadata's check of the transaction id.
 func TestTwoProcessesWithoutTheSlotsLock(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.withLedger()
 	dsn := w.destination(tenant1, "main", allMappings...)

@@ -87,6 +87,7 @@ func psql(t *testing.T, dsn, script string) {
 }
 
 func TestInitMakesARoleThatRuns(t *testing.T) {
+	t.Parallel()
 	for name, install := range map[string]func(*testing.T, *world, string){
 		"printed": func(t *testing.T, w *world, role string) { psql(t, w.source, w.init(role, false)) },
 		"applied": func(_ *testing.T, w *world, role string) { w.init(role, true) },
@@ -134,6 +135,7 @@ func (w *world) canOnly(role string) {
 
 // What is printed for psql must leave the same behind as the migrations themselves.
 func TestInitPrintsTheMigrations(t *testing.T) {
+	t.Parallel()
 	printed, migrated := newWorld(t, pgtest.Shared(t)), newWorld(t, pgtest.Shared(t))
 	script, err := sql.Script(t.Context(), printed.db)
 	if err != nil {
@@ -161,6 +163,7 @@ func TestInitPrintsTheMigrations(t *testing.T) {
 }
 
 func TestInitAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	role := w.newRole()
 	first := w.init(role, true)
@@ -183,6 +186,7 @@ func TestInitAgain(t *testing.T) {
 }
 
 func TestInitDoesNotHideALostSlot(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	role := w.newRole()
 	w.init(role, true)
@@ -196,6 +200,7 @@ func TestInitDoesNotHideALostSlot(t *testing.T) {
 }
 
 func TestInitNeedsAnAdministrator(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	weak, role := w.newRole(), w.newRole()
 	w.exec("CREATE ROLE " + pgx.Identifier{weak}.Sanitize() + " LOGIN REPLICATION")
@@ -211,6 +216,7 @@ func TestInitNeedsAnAdministrator(t *testing.T) {
 }
 
 func TestInitWithoutLogicalWAL(t *testing.T) {
+	t.Parallel()
 	cluster := pgtest.New(t, pgcluster.Options{Settings: map[string]string{"wal_level": "replica", "fsync": "off"}})
 	w := newWorld(t, cluster)
 	role := w.newRole()

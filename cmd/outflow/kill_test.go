@@ -41,6 +41,7 @@ func kills(t *testing.T, short int) int {
 }
 
 func TestKillProcess(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.withLedger()
 	dsn1, dsn2 := w.destination(tenant1, "main", allMappings...), w.destination(tenant2, "main", allMappings...)
@@ -71,6 +72,7 @@ func TestKillProcess(t *testing.T) {
 }
 
 func TestKillExternalServer(t *testing.T) {
+	t.Parallel()
 	external := pgtest.New(t, pgcluster.Options{})
 	w := newWorld(t, pgtest.Shared(t))
 	w.withLedger()
@@ -145,6 +147,7 @@ func must(t testing.TB, err error) {
 }
 
 func TestKillPrimary(t *testing.T) {
+	t.Parallel()
 	primary := pgtest.New(t, pgcluster.Options{})
 	w := newWorld(t, primary)
 	w.withLedger()

@@ -40,6 +40,7 @@ func (c *clients) blocked(sql string, meanwhile func()) {
 }
 
 func TestTheLastCommitWins(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	gate := w.gated(tenant1, "backlog")
 	live := w.destination(tenant1, "live")
@@ -94,6 +95,7 @@ func TestTheLastCommitWins(t *testing.T) {
 // TestInterleavedTransactions has four connections count up rows that they share, each transaction over two rows and with
 // a row of its own. The journal shows every transaction once, and no counter that goes back.
 func TestInterleavedTransactions(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	dsn := w.destination(tenant1, "main")
 	journaled(t, dsn)
@@ -131,6 +133,7 @@ func TestInterleavedTransactions(t *testing.T) {
 }
 
 func TestTransactionsOfAllKinds(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	dsn := w.destination(tenant1, "main")
 	journaled(t, dsn)

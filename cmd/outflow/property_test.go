@@ -108,6 +108,7 @@ func (w *world) play(t *rapid.T, ops []operation) {
 // Whatever the application does, each external database is the projection of its tenant's rows, compared by SQL that
 // shares nothing with the mappings. Rows of a tenant without a database go nowhere.
 func TestAnyHistory(t *testing.T) {
+	t.Parallel()
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
 		must(t, f.Value.Set("12"))
 	}

@@ -10,6 +10,7 @@ import (
 // A table that somebody takes out of the publication is noticed, while running and at the next start; what was skipped
 // meanwhile is copied. The same holds for the publication itself.
 func TestPublicationChanged(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.existing(50, tenant1)
 	dsn := w.destination(tenant1, "main")

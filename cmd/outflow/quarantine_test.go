@@ -10,6 +10,7 @@ import (
 // With on_error: quarantine a row that the external database refuses is set aside, and everything else goes on: in the
 // middle of a transaction of the stream, and in the middle of a copy.
 func TestQuarantine(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.withLedger()
 	w.cfg.Sink.OnError = "quarantine"

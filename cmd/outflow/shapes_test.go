@@ -16,6 +16,7 @@ func big(seed int) string {
 
 // TestTableShapes has tables with all kinds of replica identity and partitions, each mirrored.
 func TestTableShapes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.exec(`
 		CREATE TABLE parted (tenant uuid, id int, day date, note text, PRIMARY KEY (tenant, id, day)) PARTITION BY RANGE (day);
@@ -102,6 +103,7 @@ steps:
 }
 
 func TestUnchangedToast(t *testing.T) {
+	t.Parallel()
 	for _, rows := range []int{10000, 1} { // 1: each transaction is a batch, and larger ones go in rounds
 		t.Run(fmt.Sprintf("batch_rows=%d", rows), func(t *testing.T) { testUnchangedToast(t, rows) })
 	}
@@ -174,6 +176,7 @@ func testUnchangedToast(t *testing.T, batchRows int) {
 // TestToastFromTheBatch: an insert, an update that leaves the value alone, and a delete in a later batch. The primary has the
 // row no more when the first batch is applied, so its value can only come from the batch itself.
 func TestToastFromTheBatch(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.cfg.Sink.BatchRows = 2
 	gate := w.gated(tenant1, "backlog")
@@ -189,6 +192,7 @@ func TestToastFromTheBatch(t *testing.T) {
 }
 
 func TestTruncate(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.exec(`CREATE TABLE parent (tenant uuid, id int, note text, PRIMARY KEY (tenant, id));
 		CREATE TABLE child (tenant uuid, id int, parent int, PRIMARY KEY (tenant, id), FOREIGN KEY (tenant, parent) REFERENCES parent (tenant, id))`)
@@ -240,6 +244,7 @@ func TestTruncate(t *testing.T) {
 }
 
 func TestAlterTable(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.exec(`CREATE TABLE item (tenant uuid, id int, note text, extra text, PRIMARY KEY (tenant, id));
 		CREATE TABLE whole (tenant uuid, id int PRIMARY KEY, extra text, note text, n int);

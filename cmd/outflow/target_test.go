@@ -12,6 +12,7 @@ import (
 )
 
 func TestTablesAreMadeOnFirstUse(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	dsn := w.destination(tenant1, "main")
 	idle := w.destination(tenant2, "idle")
@@ -55,6 +56,7 @@ func TestTablesAreMadeOnFirstUse(t *testing.T) {
 }
 
 func TestMetadataMovesWithEveryBatch(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	dsn := w.destination(tenant1, "main")
 	r := w.start()
@@ -112,6 +114,7 @@ func TestMetadataMovesWithEveryBatch(t *testing.T) {
 func quoted(n int64) string { return `"` + strconv.FormatInt(n, 10) + `"` }
 
 func TestWhatChangesNothingWritesNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	dsn := w.destination(tenant1, "main")
 	w.start()

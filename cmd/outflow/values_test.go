@@ -92,6 +92,7 @@ var commonTypes = []aType{
 }
 
 func TestValuesArriveIdentical(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.exec(`
 		CREATE TYPE feeling AS ENUM ('so-so', 'it''s "great", really');
@@ -164,6 +165,7 @@ func hostile(t *testing.T, dsn, datestyle, bytea string) {
 
 // TestHostileTarget runs the default mappings into a database whose settings are all against it.
 func TestHostileTarget(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	dsn := w.destination(tenant1, "main")
 	hostile(t, w.source, "SQL, DMY", "escape")

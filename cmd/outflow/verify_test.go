@@ -61,6 +61,7 @@ func checkReport(tb testing.TB, r *verifyReport, code, wantCode int, want map[st
 
 // One changed, one missing and one extra row among 50,000 are found, and just they are mended.
 func TestVerifyAndRepair(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.existing(25000, tenant1)
 	w.existing(10, tenant2)
@@ -105,6 +106,7 @@ func TestVerifyAndRepair(t *testing.T) {
 
 // A row that is gone takes what was looked up in it along, in a table of another mapping.
 func TestVerifyAcrossMappings(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.existing(200, tenant1)
 	dsn := w.destination(tenant1, "main")
@@ -122,6 +124,7 @@ func TestVerifyAcrossMappings(t *testing.T) {
 
 // Changes on their way are no differences; damage beside them is one, and is mended beside the live worker.
 func TestVerifyUnderLoad(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.withLedger()
 	w.existing(2000, tenant1)
@@ -154,6 +157,7 @@ func TestVerifyUnderLoad(t *testing.T) {
 // What a repair reads must be at least as new as what the stream has brought: it does not read while a transaction runs
 // whose commit may have been decoded already.
 func TestRepairWaitsForOpenTransactions(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.cfg.Sink.LockTimeout = time.Second
 	w.existing(50, tenant1)
@@ -182,6 +186,7 @@ func TestRepairWaitsForOpenTransactions(t *testing.T) {
 
 // A commit that waits for a standby is here before anybody sees it on the primary. It is neither a difference nor undone.
 func TestVerifyBesideCommitsThatNobodySees(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.New(t, pgcluster.Options{Settings: map[string]string{"fsync": "off"}}))
 	w.exec(`SET synchronous_commit = local`)
 	w.existing(50, tenant1)
@@ -227,6 +232,7 @@ func TestVerifyBesideCommitsThatNobodySees(t *testing.T) {
 
 // What cannot be compared is exit code 2, with the reason and the remedy.
 func TestVerifyCouldNotCompare(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.existing(20, tenant1, tenant2)
 	dsn1, dsn2 := w.destination(tenant1, "main"), w.destination(tenant2, "main")
@@ -259,6 +265,7 @@ func TestVerifyCouldNotCompare(t *testing.T) {
 
 // A mapping can only be recomputed where its steps leave everything else alone; verify never writes to a real table.
 func TestVerifyWritesNothing(t *testing.T) {
+	t.Parallel()
 	for name, sql := range map[string]string{
 		"schema":   `INSERT INTO public.people (id) SELECT "projectUserId" FROM "ProjectUser" ON CONFLICT DO NOTHING`,
 		"sequence": `INSERT INTO people (id, n) SELECT "projectUserId", nextval('numbers') FROM "ProjectUser" ON CONFLICT DO NOTHING`,
@@ -288,6 +295,7 @@ steps: [{from: ProjectUser, when: upsert, sql: %q}]
 
 // A table without a primary key is compared as a bag of rows; types that cannot be compared are, as text.
 func TestVerifyWithoutPrimaryKey(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.existing(20, tenant1)
 	w.addMapping("bag", `
@@ -317,6 +325,7 @@ keys: {ProjectUser: 'SELECT id AS "projectUserId" FROM bag'}
 
 // While nobody reads the slot, what differs may be on its way; what is equal is equal.
 func TestVerifyWhileNothingRuns(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.existing(20, tenant1)
 	w.destination(tenant1, "main")
@@ -334,6 +343,7 @@ func TestVerifyWhileNothingRuns(t *testing.T) {
 }
 
 func TestVerifyNeedsTemporaryTables(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.existing(20, tenant1)
 	dsn := w.destination(tenant1, "main")
@@ -352,6 +362,7 @@ func TestVerifyNeedsTemporaryTables(t *testing.T) {
 }
 
 func TestVerifyCommand(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.existing(30, tenant1)
 	dsn := w.destination(tenant1, "main")
