@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"go.uber.org/zap"
+
 	"outflow/mapping"
 	"outflow/replication"
 )
@@ -84,6 +86,13 @@ func (bf *backfill) readPage(ctx context.Context) (*page, error) {
 	}
 	defer bf.s.rollback()
 	rows, err := bf.s.exec(ctx, keysSQL(rel, r.KeyColumns(), current.query, after, bf.size()), after...)
+	if sqlstate(err) == undefinedColumn {
+		// The keys do not name a row of the source, as with REPLICA IDENTITY FULL and no primary key: nothing can be asked.
+		bf.d.log.Warn("keys: lacks columns of the table's key, so rows that were deleted while nobody watched stay",
+			zap.String("mapping", current.mapping.Name), zap.String("table", current.table), zap.Error(err))
+		p.last = true
+		return p, nil
+	}
 	if err != nil {
 		e := faultOf(current.mapping.Name, func(_ int32, format string, args ...any) *mapping.Fault {
 			return current.mapping.KeysFault(current.table, format, args...)

@@ -238,6 +238,7 @@ func TestTruncate(t *testing.T) {
 	same(t, dsn, `SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM contact_channels), (SELECT count(*) FROM parent_copy)`, `"0"|"0"|"350"`)
 	w.user(tenant1, tenant1, "after")
 	check()
+	r.caughtUp()
 	if s := r.destination("main").Status(); s.State != sink.Streaming || s.Err != nil {
 		t.Errorf("the status is %+v", s)
 	}
@@ -278,6 +279,7 @@ func TestAlterTable(t *testing.T) {
 		same(t, dsn, `SELECT id, note FROM item_copy ORDER BY 1`, `"1"|"one++"`, `"3"|"three."`, `"4"|"four#"`, `"5"|"five"`)
 		same(t, dsn, `SELECT id, note, n FROM whole_copy ORDER BY 1`, `"1"|"one#."|"10000000001"`, `"4"|"four#."|NULL`)
 	}
+	r.caughtUp()
 	for _, name := range []string{"backlog", "live"} {
 		if s := r.destination(name).Status(); s.State != sink.Streaming || s.Err != nil {
 			t.Errorf("the status of %s is %+v", name, s)
