@@ -17,8 +17,9 @@
 // # Isolation
 //
 // A destination has a queue bounded in bytes, one worker while it has work, and neither goroutine nor connection while it
-// is idle. Its failures are its own: it retries with growing pauses while its queue has room. Past the bound the reader
-// waits.
+// is idle. Its failures are its own: it retries with growing pauses while its queue has room. Past the bound it is parked:
+// that is noted on the primary, its queue is dropped, and when it answers it is copied anew from the tables. A merely slow
+// one makes the reader wait for a while before it is parked too.
 //
 // # A failed batch
 //
