@@ -16,18 +16,6 @@ import (
 	"outflow/replication"
 )
 
-// State is what a destination is doing, by the names that are used everywhere.
-type State string
-
-// The states of a destination.
-const (
-	Backfilling State = "backfilling" // rows are copied from the primary's tables, beside the live changes
-	Streaming   State = "streaming"   // applies what comes, or has nothing to do
-	Retrying    State = "retrying"    // failed, and tries again at NextRetry
-	Parked      State = "parked"      // away for longer than its queue holds: it gets no changes, and is copied anew when it answers
-	Halted      State = "halted"      // a mapping or a row needs a person; it tries again seldom
-)
-
 // Destination is one external database of one tenant. Safe for concurrent use.
 type Destination struct {
 	Tenant, Name string
@@ -81,43 +69,6 @@ type Destination struct {
 	session   *session  // the worker's; the idle timer's while there is no worker
 }
 
-// Status is a destination at one moment.
-type Status struct {
-	State      State
-	SequenceID int64     // last committed in the external database, -1 before it is known
-	CommitTime time.Time // of that transaction on the primary, zero before there was one
-	Rows       int64     // net changes committed since the process started
-	Batches    int64     // external transactions committed since then
-	Queued     int       // transactions that wait
-	QueueBytes int64
-	Attempts   int       // failures in a row
-	NextRetry  time.Time // zero unless Retrying or Halted
-	Err        error     // the last failure, nil while all is well
-	Copied     int64     // rows that the backfill in progress has copied
-}
-
-// position is a place in the stream. A destination accepts only what is after the last it accepted, so reading the
-// stream again harms nobody.
-type position struct {
-	id       int64
-	ordinal  int64 // of the first change that is not accepted yet
-	complete bool
-}
-
-// transaction is what a destination has queued of one source transaction.
-type transaction struct {
-	id        int64
-	xid       uint32
-	committed time.Time
-	ticket    replication.Ticket
-	changes   []replication.Change
-	bytes     int64
-	complete  bool            // the source has sent it whole
-	next      int             // changes that were applied in an open external transaction
-	dropped   bool            // some of those were let go of, to make room for the rest
-	external  replication.LSN // of the external server: flushed there, the transaction survives a crash; 0 is not known yet
-}
-
 func newDestination(r *Router, tenant, name, dsn string, mappings []*mapping.Mapping) (*Destination, error) {
 	config, err := dialConfig(dsn, r.Options)
 	if err != nil {
@@ -137,26 +88,6 @@ func newDestination(r *Router, tenant, name, dsn string, mappings []*mapping.Map
 	return d, nil
 }
 
-// Status returns what the destination is doing.
-func (d *Destination) Status() Status {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.statusLocked()
-}
-
-// statusLocked is called with mu held.
-func (d *Destination) statusLocked() Status {
-	s := d.status
-	s.Queued, s.QueueBytes = len(d.queue), d.bytes
-	switch {
-	case d.parked:
-		s.State = Parked
-	case s.State == Streaming && !d.caughtUp:
-		s.State = Backfilling
-	}
-	return s
-}
-
 // Mappings are the names of the destination's mappings, in the order in which they run.
 func (d *Destination) Mappings() []string {
 	names := make([]string, len(d.mappings))
@@ -166,67 +97,6 @@ func (d *Destination) Mappings() []string {
 	return names
 }
 
-// enqueue queues changes of a part, less those that were accepted before. It returns false when the whole transaction was.
-func (d *Destination) enqueue(part *replication.Transaction, changes []replication.Change) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.reading = part.Session
-	if part.Session <= d.unwanted {
-		return false
-	}
-	a := &d.accepted
-	if part.SequenceID < a.id || (part.SequenceID == a.id && a.complete) {
-		return false
-	}
-	if d.parked { // it takes whole transactions again when it is back
-		*a = position{id: part.SequenceID, complete: true}
-		d.holding = max(d.holding, part.SequenceID)
-		return false
-	}
-	if part.SequenceID > a.id {
-		if part.SequenceID > d.holding {
-			d.router.Acks.Hold(part.Ticket)
-			d.holding = part.SequenceID
-		}
-		delete(d.kept, part.SequenceID)
-		*a = position{id: part.SequenceID}
-		d.queue = append(d.queue, &transaction{id: part.SequenceID, xid: part.XID, committed: part.CommitTime, ticket: part.Ticket})
-	}
-	for len(changes) > 0 && int64(changes[0].Ordinal) < a.ordinal { // seen before the connection was lost
-		changes = changes[1:]
-	}
-	if len(changes) == 0 {
-		return true
-	}
-	a.ordinal = int64(changes[len(changes)-1].Ordinal) + 1
-	t := d.queue[len(d.queue)-1]
-	if t.changes == nil {
-		t.changes = changes
-	} else {
-		t.changes = append(t.changes, changes...)
-	}
-	var n int64
-	for i := range changes {
-		n += changes[i].Bytes()
-	}
-	t.bytes += n
-	d.account(n)
-	d.signal()
-	return true
-}
-
-// complete marks the newest transaction as sent whole, and sees to it that somebody works.
-func (d *Destination) complete(id int64) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.accepted.id != id || d.accepted.complete || len(d.queue) == 0 {
-		return
-	}
-	d.accepted.complete = true
-	d.queue[len(d.queue)-1].complete = true
-	d.signal()
-}
-
 // signal wakes the worker that waits for more of a large transaction, or starts one.
 func (d *Destination) signal() {
 	select {
@@ -234,19 +104,6 @@ func (d *Destination) signal() {
 	default:
 	}
 	d.wake()
-}
-
-// account moves the queue's bytes and tells the gate. It is called with mu held.
-func (d *Destination) account(n int64) {
-	d.bytes += n
-	over := 0
-	switch limit, waiting := d.router.Options.QueueBytes, d.bytes-d.inFlight; {
-	case !d.over && waiting > limit:
-		d.over, over, d.overSince = true, 1, time.Now()
-	case d.over && waiting <= limit/2:
-		d.over, over, d.overSince = false, -1, time.Time{}
-	}
-	d.router.gate.add(n, over)
 }
 
 // wake starts a worker where there is work and none runs. It is called with mu held.
@@ -389,30 +246,6 @@ func (d *Destination) rest() bool {
 	return true
 }
 
-// hasWork is called with mu held.
-func (d *Destination) hasWork() bool {
-	if d.due {
-		return true
-	}
-	if len(d.queue) == d.applied {
-		return false
-	}
-	return d.ready(d.queue[d.applied])
-}
-
-// ready reports whether a transaction can be applied: it is whole, or too large to wait for its end. It is called with mu
-// held.
-func (d *Destination) ready(t *transaction) bool {
-	return t.complete || t.bytes >= d.router.Options.QueueBytes/2 || len(t.changes) >= d.limit ||
-		(len(t.changes) > t.next && d.router.gate.closed()) // its end may not come before there is room
-}
-
-// flying moves the bytes in flight. It is called with mu held.
-func (d *Destination) flying(n int64) {
-	d.inFlight += n
-	d.account(0)
-}
-
 // closeIdle gives up the connection unless somebody works.
 func (d *Destination) closeIdle() {
 	d.mu.Lock()
@@ -446,125 +279,4 @@ func (d *Destination) stop() {
 	if s != nil {
 		s.close()
 	}
-}
-
-// failed decides what follows a failure: when to try again, and in which state. The connection is not kept.
-func (d *Destination) failed(e *Error) {
-	d.router.places.leave(d)
-	d.mu.Lock()
-	s := d.session
-	d.session = nil
-	d.working = false
-	replay := d.rewind()
-	var dropped []replication.Ticket
-	if d.parked {
-		replay, dropped = false, d.drop()
-	}
-	if !isCanceled(e) || !d.router.stopping() {
-		d.pauseAfter(e)
-	}
-	d.mu.Unlock()
-	d.router.Acks.Release(dropped...)
-	if s != nil {
-		s.close()
-	}
-	if replay {
-		d.router.Reader.Restart()
-	}
-}
-
-// pauseAfter is called with mu held.
-func (d *Destination) pauseAfter(e *Error) {
-	if e.SQLState == queryCanceled {
-		d.limit = max(d.limit/2, 1)
-	}
-	d.status.Attempts++
-	if !d.parked || !isCanceled(e) { // parking ended the work; why it was parked says more
-		d.status.Err = e
-	}
-	if d.failing.IsZero() {
-		d.failing = time.Now()
-	}
-	d.status.State = Retrying
-	wait := d.pause.NextBackOff()
-	switch e.verdict {
-	case needsHuman, rowFault:
-		d.status.State = Halted
-		wait = d.router.Options.RetryMax
-	case retryLong:
-		wait = max(wait, min(10*time.Second, d.router.Options.RetryMax))
-	case conflict:
-		if d.status.Attempts == 1 {
-			wait = 0 // the metadata is read again
-		}
-	}
-	if d.parked {
-		wait = max(wait, min(time.Second<<min(max(d.parks-1, 0), 20), d.router.Options.RetryMax))
-	}
-	d.status.NextRetry = time.Now().Add(wait)
-	d.logFailure(e, wait)
-	d.retryAt = time.AfterFunc(wait, d.retry)
-}
-
-// logFailure says once what is wrong, and again with every doubling of the attempts.
-func (d *Destination) logFailure(e *Error, wait time.Duration) {
-	n := d.status.Attempts
-	if n&(n-1) != 0 {
-		return
-	}
-	d.log.Warn("the external database does not take the changes", zap.String("state", string(d.status.State)),
-		zap.Int("attempt", n), zap.String("sqlstate", e.SQLState), zap.String("mapping", e.Mapping), zap.Error(e),
-		zap.Duration("next_try", wait))
-}
-
-// retry ends the pause.
-func (d *Destination) retry() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.retryAt = nil
-	d.due = true
-	d.wake()
-}
-
-// succeeded notes a commit. flushed says that it and everything before it survives a crash of the external server.
-func (d *Destination) succeeded(b *batch, flushed bool) {
-	d.mu.Lock()
-	d.well()
-	if n := len(b.transactions); n > 0 {
-		d.status.CommitTime = b.transactions[n-1].committed
-	}
-	d.status.SequenceID = max(d.status.SequenceID, b.last)
-	d.status.Rows += int64(b.changes)
-	d.status.Batches++
-	d.applied += len(b.transactions)
-	n := 0
-	if flushed {
-		n = d.applied
-	}
-	tickets := d.letGo(n)
-	d.flying(-b.bytes)
-	d.mu.Unlock()
-	d.router.Acks.Release(tickets...)
-}
-
-// well ends a time of failures. It is called with mu held.
-func (d *Destination) well() {
-	d.lastCommit.Store(time.Now().UnixNano())
-	if d.status.State != Streaming {
-		d.log.Info("the external database takes changes again", zap.Int("attempts", d.status.Attempts))
-	}
-	d.status.State, d.status.Err, d.status.Attempts, d.status.NextRetry = Streaming, nil, 0, time.Time{}
-	d.failing = time.Time{}
-	d.limit = min(d.limit*2, d.router.Options.BatchRows)
-	d.pause.Reset()
-}
-
-// progress notes a chunk of a backfill.
-func (d *Destination) progress(rows int64, complete bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.well()
-	d.status.Copied = rows
-	d.caughtUp = complete
-	d.due = true // for the next one
 }

@@ -1,0 +1,127 @@
+package sink
+
+import (
+	"time"
+
+	"outflow/replication"
+)
+
+// position is a place in the stream. A destination accepts only what is after the last it accepted, so reading the
+// stream again harms nobody.
+type position struct {
+	id       int64
+	ordinal  int64 // of the first change that is not accepted yet
+	complete bool
+}
+
+// transaction is what a destination has queued of one source transaction.
+type transaction struct {
+	id        int64
+	xid       uint32
+	committed time.Time
+	ticket    replication.Ticket
+	changes   []replication.Change
+	bytes     int64
+	complete  bool            // the source has sent it whole
+	next      int             // changes that were applied in an open external transaction
+	dropped   bool            // some of those were let go of, to make room for the rest
+	external  replication.LSN // of the external server: flushed there, the transaction survives a crash; 0 is not known yet
+}
+
+// enqueue queues changes of a part, less those that were accepted before. It returns false when the whole transaction was.
+func (d *Destination) enqueue(part *replication.Transaction, changes []replication.Change) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.reading = part.Session
+	if part.Session <= d.unwanted {
+		return false
+	}
+	a := &d.accepted
+	if part.SequenceID < a.id || (part.SequenceID == a.id && a.complete) {
+		return false
+	}
+	if d.parked { // it takes whole transactions again when it is back
+		*a = position{id: part.SequenceID, complete: true}
+		d.holding = max(d.holding, part.SequenceID)
+		return false
+	}
+	if part.SequenceID > a.id {
+		if part.SequenceID > d.holding {
+			d.router.Acks.Hold(part.Ticket)
+			d.holding = part.SequenceID
+		}
+		delete(d.kept, part.SequenceID)
+		*a = position{id: part.SequenceID}
+		d.queue = append(d.queue, &transaction{id: part.SequenceID, xid: part.XID, committed: part.CommitTime, ticket: part.Ticket})
+	}
+	for len(changes) > 0 && int64(changes[0].Ordinal) < a.ordinal { // seen before the connection was lost
+		changes = changes[1:]
+	}
+	if len(changes) == 0 {
+		return true
+	}
+	a.ordinal = int64(changes[len(changes)-1].Ordinal) + 1
+	t := d.queue[len(d.queue)-1]
+	if t.changes == nil {
+		t.changes = changes
+	} else {
+		t.changes = append(t.changes, changes...)
+	}
+	var n int64
+	for i := range changes {
+		n += changes[i].Bytes()
+	}
+	t.bytes += n
+	d.account(n)
+	d.signal()
+	return true
+}
+
+// complete marks the newest transaction as sent whole, and sees to it that somebody works.
+func (d *Destination) complete(id int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.accepted.id != id || d.accepted.complete || len(d.queue) == 0 {
+		return
+	}
+	d.accepted.complete = true
+	d.queue[len(d.queue)-1].complete = true
+	d.signal()
+}
+
+// account moves the queue's bytes and tells the gate. It is called with mu held.
+func (d *Destination) account(n int64) {
+	d.bytes += n
+	over := 0
+	switch limit, waiting := d.router.Options.QueueBytes, d.bytes-d.inFlight; {
+	case !d.over && waiting > limit:
+		d.over, over, d.overSince = true, 1, time.Now()
+	case d.over && waiting <= limit/2:
+		d.over, over, d.overSince = false, -1, time.Time{}
+	}
+	d.router.gate.add(n, over)
+}
+
+// hasWork is called with mu held.
+func (d *Destination) hasWork() bool {
+	if d.due {
+		return true
+	}
+	if len(d.queue) == d.applied {
+		return false
+	}
+	return d.ready(d.queue[d.applied])
+}
+
+// ready reports whether a transaction can be applied: it is whole, or too large to wait for its end. It is called with mu
+// held.
+func (d *Destination) ready(t *transaction) bool {
+	return t.complete || t.bytes >= d.router.Options.QueueBytes/2 || len(t.changes) >= d.limit ||
+		(len(t.changes) > t.next && d.router.gate.closed()) // its end may not come before there is room
+}
+
+// flying moves the bytes in flight. It is called with mu held.
+func (d *Destination) flying(n int64) {
+	d.inFlight += n
+	d.account(0)
+}

@@ -1,0 +1,177 @@
+package sink
+
+import (
+	"time"
+
+	"go.uber.org/zap"
+
+	"outflow/replication"
+)
+
+// State is what a destination is doing, by the names that are used everywhere.
+type State string
+
+// The states of a destination.
+const (
+	Backfilling State = "backfilling" // rows are copied from the primary's tables, beside the live changes
+	Streaming   State = "streaming"   // applies what comes, or has nothing to do
+	Retrying    State = "retrying"    // failed, and tries again at NextRetry
+	Parked      State = "parked"      // away for longer than its queue holds: it gets no changes, and is copied anew when it answers
+	Halted      State = "halted"      // a mapping or a row needs a person; it tries again seldom
+)
+
+// Status is a destination at one moment.
+type Status struct {
+	State      State
+	SequenceID int64     // last committed in the external database, -1 before it is known
+	CommitTime time.Time // of that transaction on the primary, zero before there was one
+	Rows       int64     // net changes committed since the process started
+	Batches    int64     // external transactions committed since then
+	Queued     int       // transactions that wait
+	QueueBytes int64
+	Attempts   int       // failures in a row
+	NextRetry  time.Time // zero unless Retrying or Halted
+	Err        error     // the last failure, nil while all is well
+	Copied     int64     // rows that the backfill in progress has copied
+}
+
+// Status returns what the destination is doing.
+func (d *Destination) Status() Status {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.statusLocked()
+}
+
+// statusLocked is called with mu held.
+func (d *Destination) statusLocked() Status {
+	s := d.status
+	s.Queued, s.QueueBytes = len(d.queue), d.bytes
+	switch {
+	case d.parked:
+		s.State = Parked
+	case s.State == Streaming && !d.caughtUp:
+		s.State = Backfilling
+	}
+	return s
+}
+
+// failed decides what follows a failure: when to try again, and in which state. The connection is not kept.
+func (d *Destination) failed(e *Error) {
+	d.router.places.leave(d)
+	d.mu.Lock()
+	s := d.session
+	d.session = nil
+	d.working = false
+	replay := d.rewind()
+	var dropped []replication.Ticket
+	if d.parked {
+		replay, dropped = false, d.drop()
+	}
+	if !isCanceled(e) || !d.router.stopping() {
+		d.pauseAfter(e)
+	}
+	d.mu.Unlock()
+	d.router.Acks.Release(dropped...)
+	if s != nil {
+		s.close()
+	}
+	if replay {
+		d.router.Reader.Restart()
+	}
+}
+
+// pauseAfter is called with mu held.
+func (d *Destination) pauseAfter(e *Error) {
+	if e.SQLState == queryCanceled {
+		d.limit = max(d.limit/2, 1)
+	}
+	d.status.Attempts++
+	if !d.parked || !isCanceled(e) { // parking ended the work; why it was parked says more
+		d.status.Err = e
+	}
+	if d.failing.IsZero() {
+		d.failing = time.Now()
+	}
+	d.status.State = Retrying
+	wait := d.pause.NextBackOff()
+	switch e.verdict {
+	case needsHuman, rowFault:
+		d.status.State = Halted
+		wait = d.router.Options.RetryMax
+	case retryLong:
+		wait = max(wait, min(10*time.Second, d.router.Options.RetryMax))
+	case conflict:
+		if d.status.Attempts == 1 {
+			wait = 0 // the metadata is read again
+		}
+	}
+	if d.parked {
+		wait = max(wait, min(time.Second<<min(max(d.parks-1, 0), 20), d.router.Options.RetryMax))
+	}
+	d.status.NextRetry = time.Now().Add(wait)
+	d.logFailure(e, wait)
+	d.retryAt = time.AfterFunc(wait, d.retry)
+}
+
+// logFailure says once what is wrong, and again with every doubling of the attempts.
+func (d *Destination) logFailure(e *Error, wait time.Duration) {
+	n := d.status.Attempts
+	if n&(n-1) != 0 {
+		return
+	}
+	d.log.Warn("the external database does not take the changes", zap.String("state", string(d.status.State)),
+		zap.Int("attempt", n), zap.String("sqlstate", e.SQLState), zap.String("mapping", e.Mapping), zap.Error(e),
+		zap.Duration("next_try", wait))
+}
+
+// retry ends the pause.
+func (d *Destination) retry() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.retryAt = nil
+	d.due = true
+	d.wake()
+}
+
+// succeeded notes a commit. flushed says that it and everything before it survives a crash of the external server.
+func (d *Destination) succeeded(b *batch, flushed bool) {
+	d.mu.Lock()
+	d.well()
+	if n := len(b.transactions); n > 0 {
+		d.status.CommitTime = b.transactions[n-1].committed
+	}
+	d.status.SequenceID = max(d.status.SequenceID, b.last)
+	d.status.Rows += int64(b.changes)
+	d.status.Batches++
+	d.applied += len(b.transactions)
+	n := 0
+	if flushed {
+		n = d.applied
+	}
+	tickets := d.letGo(n)
+	d.flying(-b.bytes)
+	d.mu.Unlock()
+	d.router.Acks.Release(tickets...)
+}
+
+// well ends a time of failures. It is called with mu held.
+func (d *Destination) well() {
+	d.lastCommit.Store(time.Now().UnixNano())
+	if d.status.State != Streaming {
+		d.log.Info("the external database takes changes again", zap.Int("attempts", d.status.Attempts))
+	}
+	d.status.State, d.status.Err, d.status.Attempts, d.status.NextRetry = Streaming, nil, 0, time.Time{}
+	d.failing = time.Time{}
+	d.limit = min(d.limit*2, d.router.Options.BatchRows)
+	d.pause.Reset()
+}
+
+// progress notes a chunk of a backfill.
+func (d *Destination) progress(rows int64, complete bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.well()
+	d.status.Copied = rows
+	d.caughtUp = complete
+	d.due = true // for the next one
+}
