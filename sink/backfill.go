@@ -56,11 +56,12 @@ const (
 // The order that makes it right: keys are tracked first, then snapshots are taken, then a chunk waits until
 // the stream has passed its horizon, and then it is merged (see merge).
 type backfill struct {
-	d      *Destination
-	s      *session
-	group  []bool // which of the session's mappings are being filled
-	cursor cursor
-	stored string // the cursor as the metadata has it
+	d        *Destination
+	s        *session
+	mappings []*mapping.Mapping // the session's: the destination may be given others while a chunk is read
+	group    []bool             // which of them are being filled
+	cursor   cursor
+	stored   string // the cursor as the metadata has it
 
 	active   bool // it has a place among the backfills, and tracks keys
 	tracked  []tracked
@@ -70,6 +71,7 @@ type backfill struct {
 	ready    *chunk
 	page     *page     // what is swept next
 	started  time.Time // of the chunk in hand
+	limit    int       // rows of it
 }
 
 // chunk is what came from the primary and waits to be merged.
@@ -85,7 +87,7 @@ type chunk struct {
 
 // newBackfill finds which mappings are incomplete; nil where none is.
 func newBackfill(s *session, known map[string]metadata) (*backfill, error) {
-	bf := &backfill{d: s.d, s: s, group: make([]bool, len(s.d.mappings))}
+	bf := &backfill{d: s.d, s: s, mappings: s.d.mappings, group: make([]bool, len(s.d.mappings))}
 	for i, m := range s.d.mappings {
 		text := known[m.Name].backfill
 		if text == "" {
@@ -181,7 +183,7 @@ func (bf *backfill) advance(ctx context.Context) error {
 			return err
 		}
 	}
-	bf.started = time.Now()
+	bf.started, bf.limit = time.Now(), bf.size()
 	d.mu.Lock()
 	bf.reading = true
 	d.mu.Unlock()
@@ -224,7 +226,7 @@ func (bf *backfill) next(ctx context.Context) (*chunk, error) {
 		return bf.emptyChunk(ctx, copier, cursor{Phase: phaseSweep, Rows: bf.cursor.Rows}, false)
 	}
 	rel := bf.d.router.relation(table)
-	r := replication.Range{Relation: rel, Tenant: bf.d.router.tenantColumn(rel), Value: bf.d.Tenant, After: after, Limit: bf.size()}
+	r := replication.Range{Relation: rel, Tenant: bf.d.router.tenantColumn(rel), Value: bf.d.Tenant, After: after, Limit: bf.limit}
 	read, err := copier.Read(ctx, r)
 	if err != nil {
 		return nil, err
@@ -244,7 +246,7 @@ func (bf *backfill) next(ctx context.Context) (*chunk, error) {
 func (bf *backfill) tables() []string {
 	var tables []string
 	for _, t := range bf.d.router.Tables {
-		for i, m := range bf.d.mappings {
+		for i, m := range bf.mappings {
 			if bf.group[i] && slices.Contains(m.Tables(), t.Relation.Name) {
 				tables = append(tables, t.Relation.Name)
 				break

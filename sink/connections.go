@@ -12,11 +12,16 @@ import (
 // together are met in turn.
 const dialsAtOnce = 8
 
+// doubtfulAtOnce bounds those among them that failed the last time: however long they keep a handshake waiting, there is room
+// for others.
+const doubtfulAtOnce = dialsAtOnce / 2
+
 // connections is the budget of connections to external databases. An idle connection is kept for a while, and given up
 // early when another destination waits for one.
 type connections struct {
-	open  *semaphore.Weighted
-	dials *semaphore.Weighted
+	open     *semaphore.Weighted
+	dials    *semaphore.Weighted
+	doubtful *semaphore.Weighted
 
 	mu      sync.Mutex
 	waiting int
@@ -24,7 +29,25 @@ type connections struct {
 }
 
 func newConnections(limit int) *connections {
-	return &connections{open: semaphore.NewWeighted(int64(limit)), dials: semaphore.NewWeighted(dialsAtOnce)}
+	return &connections{open: semaphore.NewWeighted(int64(limit)), dials: semaphore.NewWeighted(dialsAtOnce),
+		doubtful: semaphore.NewWeighted(doubtfulAtOnce)}
+}
+
+// acquireFor waits for the right to hold a connection. One that failed the last time waits its turn before it takes a place; admitted
+// ends its turn, when it is connected or has failed.
+func (c *connections) acquireFor(ctx context.Context, doubtful bool) (admitted func(), err error) {
+	admitted = func() {}
+	if doubtful {
+		if err := c.doubtful.Acquire(ctx, 1); err != nil {
+			return nil, err
+		}
+		admitted = func() { c.doubtful.Release(1) }
+	}
+	if err := c.acquire(ctx); err != nil {
+		admitted()
+		return nil, err
+	}
+	return admitted, nil
 }
 
 // acquire waits for the right to hold a connection.

@@ -24,6 +24,7 @@ type Destination struct {
 	config   *pgconn.Config
 	mappings []*mapping.Mapping
 	reads    map[string]bool // source tables that the mappings read
+	fault    *Error          // why it cannot be used as it is configured, nil mostly
 	log      *zap.Logger
 
 	mu       sync.Mutex
@@ -59,6 +60,9 @@ type Destination struct {
 	parkedAt   time.Time // the last time
 	parked     bool
 	fresh      bool               // the connection is given up before the next piece of work
+	next       *Target            // what it is to be from then on, nil: as it is
+	again      bool               // its worker was stopped to take next, and goes on at once
+	gone       bool               // it was removed: it takes nothing, and no worker starts
 	lastRound  atomic.Int64       // when the external server last did what it was asked, in nanoseconds since 1970
 	lastCommit atomic.Int64       // when, in nanoseconds since 1970
 	cancelWork context.CancelFunc // of the worker's current run
@@ -69,29 +73,41 @@ type Destination struct {
 	session   *session  // the worker's; the idle timer's while there is no worker
 }
 
-func newDestination(r *Router, tenant, name, dsn string, mappings []*mapping.Mapping) (*Destination, error) {
-	config, err := dialConfig(dsn, r.Options)
+func newDestination(r *Router, t Target) (*Destination, error) {
+	config, err := t.config(r.Options)
 	if err != nil {
 		return nil, err
 	}
-	d := &Destination{Tenant: tenant, Name: name, router: r, config: config, mappings: mappings, reads: map[string]bool{},
-		log:      r.Log.With(zap.String("tenant", tenant), zap.String("destination", name)),
+	d := &Destination{Tenant: t.Tenant, Name: t.Name, router: r, config: config, mappings: t.Mappings, reads: tablesOf(t.Mappings), fault: t.Fault,
+		log:      r.Log.With(zap.String("tenant", t.Tenant), zap.String("destination", t.Name)),
 		accepted: position{id: -1}, holding: -1, released: -1, more: make(chan struct{}, 1), limit: r.Options.BatchRows, kept: map[int64]replication.Ticket{},
 		status: Status{State: Streaming, SequenceID: -1}, pause: backoff.NewExponentialBackOff()}
 	d.pause.InitialInterval, d.pause.MaxInterval = r.Options.RetryMin, r.Options.RetryMax
 	d.pause.Multiplier, d.pause.RandomizationFactor = 2, 0.5
+	return d, nil
+}
+
+// tablesOf are the source tables that mappings read.
+func tablesOf(mappings []*mapping.Mapping) map[string]bool {
+	reads := map[string]bool{}
 	for _, m := range mappings {
 		for _, table := range m.Tables() {
-			d.reads[table] = true
+			reads[table] = true
 		}
 	}
-	return d, nil
+	return reads
 }
 
 // Mappings are the names of the destination's mappings, in the order in which they run.
 func (d *Destination) Mappings() []string {
-	names := make([]string, len(d.mappings))
-	for i, m := range d.mappings {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return mappingNames(d.mappings)
+}
+
+func mappingNames(mappings []*mapping.Mapping) []string {
+	names := make([]string, len(mappings))
+	for i, m := range mappings {
 		names[i] = m.Name
 	}
 	return names
@@ -123,6 +139,9 @@ func (d *Destination) wake() {
 
 // run starts the worker. It is called with mu held.
 func (d *Destination) run(work func(context.Context)) bool {
+	if d.gone {
+		return false
+	}
 	ctx, cancel := context.WithCancel(d.router.ctx)
 	d.working = d.router.start(func() {
 		defer cancel()
@@ -168,6 +187,10 @@ var errNothing = errors.New("nothing is queued")
 // live changes, or the next move of a backfill.
 func (d *Destination) step(ctx context.Context) error {
 	d.mu.Lock()
+	if d.gone {
+		d.mu.Unlock()
+		return errGone
+	}
 	d.due = false
 	d.flying(-d.inFlight)
 	var old *session
@@ -180,6 +203,7 @@ func (d *Destination) step(ctx context.Context) error {
 			replay, dropped = false, d.drop()
 		}
 		old, d.session = d.session, nil
+		d.retarget()
 	}
 	d.mu.Unlock()
 	d.router.Acks.Release(dropped...)
@@ -223,7 +247,7 @@ func (d *Destination) step(ctx context.Context) error {
 // rest ends the worker when there is really nothing to do, and keeps the connection for a while.
 func (d *Destination) rest() bool {
 	d.mu.Lock()
-	if !d.router.stopping() && (d.hasWork() || d.parked) {
+	if d.gone || (!d.router.stopping() && (d.hasWork() || d.parked)) {
 		d.mu.Unlock()
 		return false
 	}

@@ -50,6 +50,7 @@ type Error struct {
 	Err      error
 
 	verdict verdict
+	class   string // "": see Class
 }
 
 func (e *Error) Error() string {
@@ -60,7 +61,7 @@ func (e *Error) Error() string {
 	if e.Key != "" {
 		fmt.Fprintf(&b, "row of %s with %s: ", e.Table, e.Key)
 	}
-	b.WriteString(e.Err.Error())
+	b.WriteString(operatorText(e.Err))
 	if e.Remedy != "" {
 		b.WriteString("; remedy: " + e.Remedy)
 	}
@@ -76,7 +77,7 @@ func newError(err error) *Error {
 	}
 	e := &Error{Err: err, verdict: classify(err)}
 	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
-		e.SQLState = pgErr.Code
+		e.SQLState = codeOf(pgErr)
 	}
 	return e
 }
@@ -87,14 +88,14 @@ func classify(err error) verdict {
 	if !errors.As(err, &pgErr) {
 		return retry // the network, a timeout, a server that went away in the middle
 	}
-	switch pgErr.Code {
+	switch codeOf(pgErr) {
 	case tooManyConnections, serializationFailure, deadlockDetected, lockNotAvailable, queryCanceled, readOnlyTransaction,
 		idleTransactionTimeout, duplicatePrepared, unknownPrepared:
 		return retry
 	case diskFull, outOfMemory, databaseMissing:
 		return retryLong
 	}
-	switch class := pgErr.Code[:min(2, len(pgErr.Code))]; class {
+	switch class := codeOf(pgErr)[:2]; class {
 	case "08", "25", "55", "57": // also a target that became a standby or is starting
 		return retry
 	case "28":
@@ -109,9 +110,17 @@ func classify(err error) verdict {
 
 func sqlstate(err error) string {
 	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
-		return pgErr.Code
+		return codeOf(pgErr)
 	}
 	return ""
+}
+
+// codeOf is the SQLSTATE of a server's error. What is none, which only a hostile server sends, counts as an internal error.
+func codeOf(e *pgconn.PgError) string {
+	if isSQLState(e.Code) {
+		return e.Code
+	}
+	return "XX000"
 }
 
 func isCanceled(err error) bool { return errors.Is(err, context.Canceled) }

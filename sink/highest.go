@@ -10,16 +10,16 @@ import (
 
 // HighestSequenceID asks external databases for the highest id that any of them has; -1 is none. Those that do not answer
 // are left out: who settles a sequence base leaves a margin for them.
-func HighestSequenceID(ctx context.Context, dsns []string, o Options) int64 {
+func HighestSequenceID(ctx context.Context, targets []Target, o Options) int64 {
 	var mu sync.Mutex
 	var all sync.WaitGroup
 	highest := int64(-1)
 	places := make(chan struct{}, dialsAtOnce)
-	for _, dsn := range dsns {
+	for _, t := range targets {
 		all.Go(func() {
 			places <- struct{}{}
 			defer func() { <-places }()
-			id, err := highestIn(ctx, dsn, o)
+			id, err := highestIn(ctx, t, o)
 			if err != nil {
 				return
 			}
@@ -32,10 +32,13 @@ func HighestSequenceID(ctx context.Context, dsns []string, o Options) int64 {
 	return highest
 }
 
-func highestIn(ctx context.Context, dsn string, o Options) (int64, error) {
+func highestIn(ctx context.Context, t Target, o Options) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*o.ConnectTimeout)
 	defer cancel()
-	config, err := dialConfig(dsn, o)
+	if t.Fault != nil {
+		return 0, t.Fault
+	}
+	config, err := t.config(o)
 	if err != nil {
 		return 0, err
 	}

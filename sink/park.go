@@ -15,6 +15,9 @@ import (
 // Begin implements [replication.Sink]. It reads what the primary has noted of the destinations, which another process may have
 // changed since, and sets those to work that are not known to be up to date.
 func (r *Router) Begin(ctx context.Context) error {
+	r.membership.Lock()
+	defer r.membership.Unlock()
+	r.begun = true
 	running, err := (&replication.Copier{Primary: r.Primary}).Running(ctx)
 	if err != nil {
 		return err
@@ -64,6 +67,12 @@ const notConfigured = "it is not in the configuration"
 func (d *Destination) begin(s destinationState) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.adopt(s)
+	d.wake()
+}
+
+// adopt is begin with mu held.
+func (d *Destination) adopt(s destinationState) {
 	first := d.epoch == 0
 	if first {
 		d.epoch, d.note = s.epoch, -1
@@ -75,7 +84,6 @@ func (d *Destination) begin(s destinationState) {
 	}
 	if s.epoch == 0 {
 		d.due = true
-		d.wake()
 		return
 	}
 	if first {
@@ -89,7 +97,6 @@ func (d *Destination) begin(s destinationState) {
 	}
 	d.epoch, d.note = max(d.epoch, s.epoch), max(d.note, s.note)
 	d.due = d.due || !d.caughtUp || d.fresh
-	d.wake()
 }
 
 // Run notes checkpoints, parks who must be parked and sees to requests, until ctx is done. Begin comes before it.
@@ -248,7 +255,7 @@ func (r *Router) othersWait(slow *Destination) bool {
 // its transactions are acknowledged. When it answers again it is copied anew.
 func (r *Router) park(d *Destination, reason string) {
 	d.mu.Lock()
-	if d.parking || d.parked {
+	if d.parking || d.parked || d.gone {
 		d.mu.Unlock()
 		return
 	}

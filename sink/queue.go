@@ -33,7 +33,7 @@ func (d *Destination) enqueue(part *replication.Transaction, changes []replicati
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.reading = part.Session
-	if part.Session <= d.unwanted {
+	if d.gone || part.Session <= d.unwanted {
 		return false
 	}
 	a := &d.accepted

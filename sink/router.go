@@ -10,7 +10,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"outflow/mapping"
 	"outflow/replication"
 )
 
@@ -90,14 +89,17 @@ type Router struct {
 	xidMu sync.Mutex
 	xids  *xids
 
+	membership sync.Mutex // one change of the destinations at a time
+	begun      bool       // Begin was called: what comes or goes now must be noted on the primary
+
 	mu           sync.RWMutex
 	tenants      map[string][]*Destination
 	destinations []*Destination
 	latest       map[string]*replication.Relation // table to its newest relation
+	open         int64                            // sequence id of the transaction whose parts are coming; only the reader's goroutine sets it
 
 	// Owned by the reader's goroutine.
 	routes  map[*replication.Relation]*route
-	open    int64 // sequence id of the transaction whose parts are coming
 	touched []*Destination
 
 	ctx     context.Context // ends the work in flight
@@ -119,7 +121,7 @@ type route struct {
 func NewRouter(c Config) *Router {
 	r := &Router{Config: c, settings: c.Options.settings(), gate: &gate{limit: c.Options.MemoryBytes}, connections: newConnections(c.Options.MaxConnections),
 		places: newPlaces(c.Options.Backfills), xids: newXIDs(),
-		tenants: map[string][]*Destination{}, stop: make(chan struct{}), routes: map[*replication.Relation]*route{}, latest: map[string]*replication.Relation{}}
+		tenants: map[string][]*Destination{}, open: -1, stop: make(chan struct{}), routes: map[*replication.Relation]*route{}, latest: map[string]*replication.Relation{}}
 	for _, t := range c.Tables {
 		r.latest[t.Relation.Name] = t.Relation
 	}
@@ -127,16 +129,13 @@ func NewRouter(c Config) *Router {
 	return r
 }
 
-// Add adds a destination. Changes reach it from the next transaction on.
-func (r *Router) Add(tenant, name, dsn string, mappings []*mapping.Mapping) (*Destination, error) {
-	d, err := newDestination(r, tenant, name, dsn, mappings)
+// Add adds a destination before the router begins; afterwards, see Put.
+func (r *Router) Add(t Target) (*Destination, error) {
+	d, err := newDestination(r, t)
 	if err != nil {
 		return nil, err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.tenants[tenant] = append(r.tenants[tenant], d)
-	r.destinations = append(r.destinations, d)
+	r.insert(d)
 	return d, nil
 }
 
@@ -153,7 +152,10 @@ func (r *Router) Full() <-chan struct{} { return r.gate.full() }
 // Write implements [replication.Sink]: it queues the changes of one part at the destinations of their tenants.
 func (r *Router) Write(part *replication.Transaction) error {
 	if part.SequenceID != r.open {
-		r.open, r.touched = part.SequenceID, r.touched[:0]
+		r.mu.Lock() // a destination that comes now gets whole transactions: this one, or from the next one on
+		r.open = part.SequenceID
+		r.mu.Unlock()
+		r.touched = r.touched[:0]
 		r.xidMu.Lock()
 		r.xids.add(part.XID)
 		r.xidMu.Unlock()

@@ -52,11 +52,15 @@ func dialConfig(dsn string, o Options) (*pgconn.Config, error) {
 
 // connect opens the destination's session and makes its metadata and tables ready.
 func (d *Destination) connect(ctx context.Context) error {
+	if d.fault != nil {
+		return d.fault
+	}
 	c := d.router.connections
 	d.mu.Lock()
 	d.dialing = time.Now()
+	doubtful := d.status.Attempts > 0
 	d.mu.Unlock()
-	err := c.acquire(ctx)
+	admitted, err := c.acquireFor(ctx, doubtful)
 	d.mu.Lock()
 	d.dialing = time.Time{}
 	d.mu.Unlock()
@@ -64,6 +68,7 @@ func (d *Destination) connect(ctx context.Context) error {
 		return err
 	}
 	s, err := d.dial(ctx)
+	admitted()
 	if err != nil {
 		c.release()
 		return explainConnect(err)

@@ -90,6 +90,21 @@ func (s *StateStore) load(ctx context.Context) (states []destinationState, err e
 	return states, nil
 }
 
+// list reads what is noted of one destination.
+func (s *StateStore) list(ctx context.Context, tenant, name string) (states []destinationState, err error) {
+	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, `SELECT `+stateColumns+` FROM outflow.destination_state WHERE slot = $1 AND tenant_id = $2 AND name = $3`, s.Slot, tenant, name)
+		if err == nil {
+			states, err = scanStates(rows)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading outflow.destination_state: %w", err)
+	}
+	return states, nil
+}
+
 // checkpoint notes the flush LSN that is about to be reported, and the destinations that moved, in one statement.
 func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, moved []destinationState) error {
 	tenants, names := make([]string, len(moved)), make([]string, len(moved))

@@ -47,6 +47,8 @@ func (d *Destination) statusLocked() Status {
 	s := d.status
 	s.Queued, s.QueueBytes = len(d.queue), d.bytes
 	switch {
+	case d.fault != nil:
+		s.State, s.Err = Halted, d.fault
 	case d.parked:
 		s.State = Parked
 	case s.State == Streaming && !d.caughtUp:
@@ -64,10 +66,17 @@ func (d *Destination) failed(e *Error) {
 	d.working = false
 	replay := d.rewind()
 	var dropped []replication.Ticket
-	if d.parked {
+	if d.parked || d.gone {
 		replay, dropped = false, d.drop()
 	}
-	if !isCanceled(e) || !d.router.stopping() {
+	switch {
+	case d.gone:
+		d.log.Info("the destination is no longer in the configuration")
+	case isCanceled(e) && d.router.stopping():
+	case d.again: // no failure: it goes on with its new target
+		d.again, d.due = false, true
+		d.wake()
+	default:
 		d.pauseAfter(e)
 	}
 	d.mu.Unlock()

@@ -26,7 +26,7 @@ type sweepTarget struct {
 // sweepTargets are the group's keys, in a fixed order.
 func (bf *backfill) sweepTargets() []sweepTarget {
 	var targets []sweepTarget
-	for i, m := range bf.d.mappings {
+	for i, m := range bf.mappings {
 		if !bf.group[i] {
 			continue
 		}

@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
-	"outflow/mapping"
 	"outflow/replication"
 )
 
@@ -75,13 +74,16 @@ const (
 )
 
 // Verify compares one external database with the primary. An error means that it could not be compared.
-func (v *Verifier) Verify(ctx context.Context, tenant, name, dsn string, mappings []*mapping.Mapping) (Comparison, error) {
+func (v *Verifier) Verify(ctx context.Context, t Target) (Comparison, error) {
+	if t.Fault != nil {
+		return Comparison{}, t.Fault
+	}
 	options := v.Options
 	options.StatementTimeout = verifyTimeout
 	r := NewRouter(Config{Options: options, SourceID: v.SourceID, Tables: v.Tables, Primary: v.Primary, State: v.State,
 		SequenceID: v.SequenceID, Log: v.Log})
 	defer r.cancel()
-	d, err := newDestination(r, tenant, name, dsn, mappings)
+	d, err := newDestination(r, t)
 	if err != nil {
 		return Comparison{}, err
 	}

@@ -1,0 +1,185 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Destinations come, go and change while the router runs. Put and Remove write to the primary what must be known there, so only
+// the process that has the slot may call them; before the first Begin they only prepare what Begin then takes over.
+
+// Put adds a destination, or gives one that there is another target. A new one takes changes from the next transaction on and is
+// copied from the tables. One with another connection string goes on with its queue: when it connects, it is found whether the
+// database there can go on from the stream. Mappings whose fingerprint differs are filled anew.
+func (r *Router) Put(ctx context.Context, t Target) error {
+	r.membership.Lock()
+	defer r.membership.Unlock()
+	if d := r.find(t.Tenant, t.Name); d != nil {
+		if _, err := t.config(r.Options); err != nil {
+			return err
+		}
+		d.replace(t)
+		return nil
+	}
+	if !r.begun {
+		_, err := r.Add(t)
+		return err
+	}
+	noted, err := r.State.find(ctx, t.Tenant, t.Name)
+	if err != nil {
+		return err
+	}
+	if noted.epoch != 0 { // the stream went on without it
+		noted.state, noted.reason = Backfilling, "it is in the configuration again"
+		if noted.epoch, err = r.State.raise(ctx, noted); err != nil {
+			return err
+		}
+	}
+	d, err := newDestination(r, t)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r.insert(d) // before a worker can read a snapshot: what is committed after that must come through the queue
+	d.adopt(noted)
+	d.wake()
+	d.log.Info("the destination is new in the configuration", zap.Strings("mappings", mappingNames(t.Mappings)))
+	return nil
+}
+
+// Remove lets the stream go on without a destination for good. That is written to the primary first, as when it is parked; then
+// its queue is dropped and its transactions are acknowledged. Its database is left as it is. It does not wait for the worker.
+func (r *Router) Remove(ctx context.Context, tenant, name string) error {
+	r.membership.Lock()
+	defer r.membership.Unlock()
+	d := r.find(tenant, name)
+	if d == nil {
+		return nil
+	}
+	if r.begun {
+		d.mu.Lock()
+		if d.parking {
+			d.mu.Unlock()
+			return fmt.Errorf("destination %s is being parked", d)
+		}
+		d.parking = true // nobody else writes of it meanwhile
+		d.mu.Unlock()
+		_, err := r.State.raise(ctx, destinationState{tenant: tenant, name: name, state: Parked, reason: notConfigured})
+		d.mu.Lock()
+		d.parking = false
+		d.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	r.drop(d)
+	d.leave()
+	return nil
+}
+
+func (r *Router) find(tenant, name string) *Destination {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, d := range r.tenants[tenant] {
+		if d.Name == name {
+			return d
+		}
+	}
+	return nil
+}
+
+// insert makes the destination known. The transaction whose parts are coming passes it by: it would get the rest of it only.
+func (r *Router) insert(d *Destination) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d.accepted = position{id: r.open, complete: true}
+	d.holding = r.open
+	r.tenants[d.Tenant] = append(r.tenants[d.Tenant], d)
+	r.destinations = append(r.destinations, d)
+}
+
+// drop makes the destination unknown. Others may still hold the lists as they were.
+func (r *Router) drop(d *Destination) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.tenants[d.Tenant] = without(r.tenants[d.Tenant], d); len(r.tenants[d.Tenant]) == 0 {
+		delete(r.tenants, d.Tenant)
+	}
+	r.destinations = without(r.destinations, d)
+}
+
+func without(list []*Destination, d *Destination) []*Destination {
+	rest := make([]*Destination, 0, len(list))
+	for _, o := range list {
+		if o != d {
+			rest = append(rest, o)
+		}
+	}
+	return rest
+}
+
+// replace has the worker take another target. Work in flight is rolled back, and done again there.
+func (d *Destination) replace(t Target) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.next, d.fresh, d.due = &t, true, true
+	if d.working {
+		d.again = true
+		d.cancelWork()
+		return
+	}
+	if d.retryAt != nil && d.retryAt.Stop() {
+		d.retryAt = nil
+	}
+	d.wake()
+}
+
+// retarget takes over the target that replace has left. It is called by the worker, without a session and with mu held.
+func (d *Destination) retarget() {
+	if d.next == nil {
+		return
+	}
+	config, err := d.next.config(d.router.Options)
+	if err != nil {
+		panic(err) // Put has tried it
+	}
+	d.config, d.mappings, d.reads, d.fault = config, d.next.Mappings, tablesOf(d.next.Mappings), d.next.Fault
+	d.next = nil
+	d.caughtUp, d.unnamed, d.chunkRows = false, false, 0 // what is there shows when it is connected
+	d.status.Attempts, d.status.Err, d.failing, d.parks = 0, nil, time.Time{}, 0
+	d.pause.Reset()
+	d.log.Info("the destination has another target", zap.Strings("mappings", mappingNames(d.mappings)))
+}
+
+// leave ends a destination that nobody gives changes to any more.
+func (d *Destination) leave() {
+	d.router.places.leave(d)
+	d.mu.Lock()
+	d.gone = true
+	if d.working { // the queue is its worker's, which drops it in failed
+		d.cancelWork()
+		d.mu.Unlock()
+		return
+	}
+	tickets := d.drop()
+	d.mu.Unlock()
+	d.router.Acks.Release(tickets...)
+	d.router.connections.busy(d) // or it would be asked to give up what it no longer has
+	d.stop()
+	d.log.Info("the destination is no longer in the configuration")
+}
+
+// find reads what is noted of one destination; the zero value is nothing.
+func (s *StateStore) find(ctx context.Context, tenant, name string) (destinationState, error) {
+	found := destinationState{}
+	states, err := s.list(ctx, tenant, name)
+	if err == nil && len(states) > 0 {
+		found = states[0]
+	}
+	found.tenant, found.name = tenant, name
+	return found, err
+}

@@ -1,0 +1,150 @@
+package sink
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"outflow/mapping"
+)
+
+// Target is what a destination is to be: where it is and what is kept there.
+type Target struct {
+	Tenant, Name string
+	// DSN is an operator's connection string: any host and sslmode. It does not count where Connect is set.
+	DSN string
+	// Connect is a configuration that is ready: of a tenant's connection string, which is hostile input to whoever reads it.
+	Connect  *pgconn.Config
+	Mappings []*mapping.Mapping
+	// Fault says why the target cannot be used as it is. The destination is halted with it, without a connection, until it is
+	// given another target.
+	Fault *Error
+}
+
+// config is the way to the external database.
+func (t Target) config(o Options) (*pgconn.Config, error) {
+	switch {
+	case t.Fault != nil:
+		return &pgconn.Config{}, nil // nothing connects
+	case t.Connect != nil:
+		return t.Connect, nil
+	}
+	return dialConfig(t.DSN, o)
+}
+
+// NewFault is an error that only a person can mend. class is what the tenant may be told.
+func NewFault(class string, err error, remedy string) *Error {
+	return &Error{Err: err, Remedy: remedy, verdict: needsHuman, class: class}
+}
+
+// The classes of errors that do not come from a server's SQLSTATE.
+const (
+	ClassDNS           = "dns"
+	ClassRefused       = "refused" // also: nobody answers there
+	ClassBlocked       = "blocked" // by the operator's policy
+	ClassTLS           = "tls"
+	ClassAuth          = "auth"
+	ClassTimeout       = "timeout"
+	ClassProtocol      = "protocol"      // what answers is not Postgres, or went away in the middle
+	ClassConfiguration = "configuration" // the destination or its mappings, as they are written
+	ClassConflict      = "conflict"      // another process writes to the same database
+)
+
+// Class is what a tenant may read of the error: a class, or a SQLSTATE. The text is for the operator alone: it holds internal
+// addresses, and bytes of whatever answered.
+func (e *Error) Class() string {
+	switch {
+	case e.class != "":
+		return e.class
+	case strings.HasPrefix(e.SQLState, "28"):
+		return ClassAuth
+	case isSQLState(e.SQLState):
+		return e.SQLState
+	}
+	if class := classOf(e.Err); class != "" {
+		return class
+	}
+	switch e.verdict {
+	case needsHuman:
+		return ClassConfiguration
+	case conflict:
+		return ClassConflict
+	}
+	return ClassProtocol
+}
+
+// isSQLState reports whether a code is one: a hostile server may send any text in its place.
+func isSQLState(code string) bool {
+	if len(code) != 5 {
+		return false
+	}
+	for _, c := range code {
+		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') {
+			return false
+		}
+	}
+	return true
+}
+
+// classOf finds the class of an error of the network; "" is none.
+func classOf(err error) string {
+	var classed interface{ Class() string }
+	var dns *net.DNSError
+	var timeout net.Error
+	switch {
+	case errors.As(err, &classed):
+		return classed.Class()
+	case errors.As(err, &dns):
+		return ClassDNS
+	case isTLS(err):
+		return ClassTLS
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), pgconn.Timeout(err),
+		errors.As(err, &timeout) && timeout.Timeout():
+		return ClassTimeout
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return ClassRefused
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return ClassProtocol
+	case err != nil && strings.Contains(err.Error(), "SASL"): // pgx has no type for what it finds wrong in the exchange
+		return ClassAuth
+	}
+	return ""
+}
+
+func isTLS(err error) bool {
+	var (
+		header    tls.RecordHeaderError
+		alert     tls.AlertError
+		verify    *tls.CertificateVerificationError
+		authority x509.UnknownAuthorityError
+		host      x509.HostnameError
+		invalid   x509.CertificateInvalidError
+	)
+	return errors.As(err, &header) || errors.As(err, &alert) || errors.As(err, &verify) || errors.As(err, &authority) ||
+		errors.As(err, &host) || errors.As(err, &invalid) || (err != nil && strings.Contains(err.Error(), "server refused TLS connection"))
+}
+
+// operatorText is what an operator reads of an error that may hold a server's text: bounded, in one line.
+func operatorText(err error) string {
+	text := strings.Map(func(r rune) rune {
+		if r < ' ' || (r >= 0x7f && r < 0xa0) || r == '\u2028' || r == '\u2029' {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(err.Error(), "?"))
+	return truncated(text, operatorBytes)
+}
+
+const operatorBytes = 512
+
+// errGone ends a worker's work because its destination was removed.
+var errGone = fmt.Errorf("the destination was removed: %w", context.Canceled)
