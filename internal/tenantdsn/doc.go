@@ -1,0 +1,28 @@
+// Package tenantdsn makes a connection's configuration of a connection string that a tenant wrote.
+//
+// Such a string is hostile input: its author chooses host, port and server, and so may try to reach the inside of the
+// operator's network, to read the operator's files, or to have the primary's password sent to a server of his. And the server
+// may send whatever it likes.
+//
+// [Parse] reads the string itself, with no more than six keys, and gives pgx a configuration in which nothing is left to the
+// environment, the home directory or a file. [Policy] says where a connection may go; addresses are checked when they are dialled,
+// after DNS. A guard on the byte stream bounds what a server can make this process keep or compute.
+package tenantdsn
+
+// Error is a fault of a connection string or of the server that it leads to. Its text holds no part of a password.
+type Error struct {
+	class, text string
+	// Remedy is what the tenant or the operator can do, "" where nothing is known.
+	Remedy string
+}
+
+func (e *Error) Error() string { return e.text }
+
+// Class is what a tenant may read: configuration, blocked or protocol.
+func (e *Error) Class() string { return e.class }
+
+const (
+	classConfiguration = "configuration"
+	classBlocked       = "blocked"
+	classProtocol      = "protocol"
+)

@@ -1,0 +1,167 @@
+package tenantdsn
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"sync/atomic"
+)
+
+// What a server may send. pgx would keep parameters and rows, and compute what it is told to, without a bound of its own.
+const (
+	startBytes     = 256 << 10 // until the connection is ready, with TLS
+	exchangeBytes  = 32 << 20  // between two writes of ours: the answers to one round trip
+	parameterBytes = 64 << 10  // of ParameterStatus, over the connection's whole life: pgx keeps them
+	maxMessage     = 4 << 20   // a header alone makes pgx allocate this
+	// scramIterations is far above what anybody sets (4096 is Postgres' default) and takes some 30 ms. pgx takes ten million,
+	// which is seconds, whatever the deadline.
+	scramIterations = 100_000
+	authBytes       = 8 << 10 // of one message about the login
+)
+
+// meter counts the bytes that come over the wire. It is below everything of pgx's, whose background reader takes in whatever comes
+// while a write is slow.
+type meter struct {
+	net.Conn
+	left atomic.Int64 // bytes that may still come
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.Conn.Read(p)
+	if m.left.Add(-int64(n)) < 0 {
+		m.Conn.Close() // a write may be waiting for a server that only sends
+		return 0, errFlood
+	}
+	return n, err
+}
+
+func (m *meter) Write(p []byte) (int, error) {
+	n, err := m.Conn.Write(p)
+	if m.left.Load() < 0 {
+		return n, errFlood
+	}
+	return n, err
+}
+
+var errFlood = tooMuch("the server sends more than it was asked for")
+
+// guard stands between pgx and the messages, above TLS. It follows their headers, and fails before pgx has the end of a message
+// that is too much. Deadlines are the caller's: each of its operations has one. One goroutine calls it.
+type guard struct {
+	r     io.Reader
+	w     io.Writer
+	meter *meter
+
+	ready      bool  // the server was ready once
+	parameters int   // bytes of ParameterStatus so far
+	failed     error // every later call fails too
+
+	header  [5]byte
+	have    int    // bytes of header
+	body    int    // bytes of the message that are still to come
+	message []byte // of an authentication request
+}
+
+// Write lets the server answer: what it may send begins anew.
+func (g *guard) Write(p []byte) (int, error) {
+	if g.failed != nil {
+		return 0, g.failed
+	}
+	if g.ready {
+		g.meter.left.Store(exchangeBytes)
+	}
+	return g.w.Write(p)
+}
+
+func (g *guard) Read(p []byte) (int, error) {
+	if g.failed != nil {
+		return 0, g.failed
+	}
+	n, err := g.r.Read(p)
+	if g.failed = g.follow(p[:n]); g.failed != nil {
+		return 0, g.failed
+	}
+	return n, err
+}
+
+func tooMuch(format string, args ...any) error {
+	return &Error{class: classProtocol, text: fmt.Sprintf(format, args...), Remedy: "see what it is that answers there"}
+}
+
+// follow walks over the messages in p.
+func (g *guard) follow(p []byte) error {
+	for len(p) > 0 {
+		if g.have < len(g.header) {
+			n := copy(g.header[g.have:], p)
+			g.have += n
+			p = p[n:]
+			if g.have < len(g.header) {
+				return nil
+			}
+			if err := g.begin(); err != nil {
+				return err
+			}
+		}
+		n := min(g.body, len(p))
+		if g.header[0] == 'R' {
+			g.message = append(g.message, p[:n]...)
+		}
+		g.body -= n
+		p = p[n:]
+		if g.body == 0 {
+			g.have = 0
+			if err := g.end(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// begin looks at a header. The length counts itself.
+func (g *guard) begin() error {
+	length := binary.BigEndian.Uint32(g.header[1:])
+	if length < 4 || length-4 > maxMessage {
+		return tooMuch("a message of %d bytes; what answers is no Postgres, or a hostile one", length)
+	}
+	g.body = int(length) - 4
+	switch g.header[0] {
+	case 'R':
+		g.message = g.message[:0]
+		if g.body > authBytes {
+			return tooMuch("a login of %d bytes", g.body)
+		}
+	case 'S':
+		if g.parameters += int(length) + 1; g.parameters > parameterBytes {
+			return tooMuch("more than %d bytes of parameters", parameterBytes)
+		}
+	}
+	return nil
+}
+
+// end looks at a message that is here as a whole. pgx has not got its last bytes yet.
+func (g *guard) end() error {
+	switch g.header[0] {
+	case 'Z':
+		if !g.ready {
+			g.ready = true
+			g.meter.left.Store(exchangeBytes)
+		}
+	case 'R':
+		const saslContinue = 11
+		if len(g.message) < 4 || binary.BigEndian.Uint32(g.message) != saslContinue {
+			return nil
+		}
+		for part := range bytes.SplitSeq(g.message[4:], []byte{','}) {
+			if text, ok := bytes.CutPrefix(part, []byte("i=")); ok {
+				if n, err := strconv.Atoi(string(text)); err != nil || n > scramIterations {
+					return tooMuch("a login that takes %.20q SCRAM iterations; more than %d are not computed", text, scramIterations)
+				}
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,186 @@
+package tenantdsn
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// message is one of the server's messages.
+func message(kind byte, body string) []byte {
+	b := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(body)+4))
+	return append(b, body...)
+}
+
+func concat(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+
+var (
+	authOK  = message('R', "\x00\x00\x00\x00")
+	ready   = message('Z', "I")
+	sasl    = message('R', "\x00\x00\x00\x0aSCRAM-SHA-256\x00\x00")
+	started = concat(authOK, message('K', "\x00\x00\x00\x01\x00\x00\x00\x02"), ready)
+)
+
+// hostile is a server that answers each message of the client with the next of these, then repeats flood for ever.
+func hostile(t *testing.T, flood []byte, answers ...[]byte) (*pgconn.PgConn, error) {
+	t.Helper()
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		buf := make([]byte, 4096)
+		for _, a := range answers {
+			if _, err := conn.Read(buf); err != nil {
+				return
+			}
+			if strings.HasPrefix(string(a), "scram:") { // the client's nonce must come back
+				_, nonce, _ := strings.Cut(string(buf), "r=")
+				nonce, _, _ = strings.Cut(nonce, "\x00")
+				a = message('R', "\x00\x00\x00\x0b"+strings.Replace(string(a[len("scram:"):]), "NONCE", nonce, 1))
+			}
+			if _, err := conn.Write(a); err != nil {
+				return
+			}
+		}
+		for len(flood) > 0 {
+			if _, err := conn.Write(flood); err != nil {
+				return
+			}
+		}
+		_, _ = io.Copy(io.Discard, conn) // silence
+	}()
+	t.Cleanup(func() {
+		listener.Close()
+		<-done
+	})
+	p := Policy{MinSSLMode: "disable", AllowNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	config, err := Parse(fmt.Sprintf("postgres://u:p@%s/d?sslmode=disable", listener.Addr()), "", p, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err == nil {
+		t.Cleanup(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+			defer cancel()
+			_ = conn.Close(ctx)
+		})
+	}
+	return conn, err
+}
+
+// allocated runs f and returns what it allocated.
+func allocated(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
+
+func TestHostileHandshake(t *testing.T) {
+	parameter := message('S', strings.Repeat("n", 500)+"\x00"+strings.Repeat("v", 500)+"\x00")
+	for name, c := range map[string]struct {
+		flood   []byte
+		answers [][]byte
+	}{
+		"a header of a gigabyte":       {nil, [][]byte{{'R', 0x3f, 0xff, 0xff, 0xff}}},
+		"a header of two gigabytes":    {nil, [][]byte{{'S', 0xff, 0xff, 0xff, 0xff}}},
+		"a length of nothing":          {nil, [][]byte{{'R', 0, 0, 0, 0}}},
+		"parameters without end":       {parameter, [][]byte{authOK}},
+		"notices without end":          {message('N', "SNOTICE\x00M"+strings.Repeat("x", 1000)+"\x00\x00"), [][]byte{authOK}},
+		"a login of a megabyte":        {nil, [][]byte{message('R', "\x00\x00\x00\x0a"+strings.Repeat("x\x00", 500_000)+"\x00")}},
+		"ten million SCRAM iterations": {nil, [][]byte{sasl, []byte("scram:r=NONCEserver,s=c2FsdHNhbHRzYWx0c2FsdA==,i=10000000")}},
+		"SCRAM iterations, two counts": {nil, [][]byte{sasl, []byte("scram:r=NONCEserver,s=c2FsdHNhbHRzYWx0c2FsdA==,i=9999999,i=4096")}},
+		"not Postgres":                 {nil, [][]byte{[]byte("HTTP/1.1 400 Bad Request\r\n\r\n" + strings.Repeat("secret ", 100))}},
+	} {
+		began := time.Now()
+		var err error
+		n := allocated(func() { _, err = hostile(t, c.flood, c.answers...) })
+		if got := class(err); got != "protocol" {
+			t.Errorf("%s: %s", name, got)
+		}
+		if took := time.Since(began); took > 2*time.Second || n > 32<<20 {
+			t.Errorf("%s: took %s and %d MiB", name, took, n>>20)
+		}
+	}
+	began := time.Now()
+	if _, err := hostile(t, nil, authOK); err == nil || time.Since(began) > 2*time.Second { // then silence
+		t.Errorf("a server that falls silent: %v after %s", err, time.Since(began))
+	}
+	// A login with as many iterations as anybody sets is computed: it fails only since the server does not know the password.
+	if _, err := hostile(t, nil, sasl, []byte("scram:r=NONCEserver,s=c2FsdHNhbHRzYWx0c2FsdA==,i=100000"), message('E', "SFATAL\x00C28P01\x00Mno\x00\x00")); err == nil || !strings.Contains(err.Error(), "28P01") {
+		t.Errorf("a hundred thousand iterations: %v", err)
+	}
+}
+
+func TestHostileAnswers(t *testing.T) {
+	row := message('D', "\x00\x01\x00\x00\x03\xe8"+strings.Repeat("x", 1000))
+	columns := message('T', "\x00\x01c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x19\xff\xff\xff\xff\xff\xff\x00\x00")
+	described := concat(message('1', ""), message('2', ""), columns)
+	for name, c := range map[string]struct {
+		flood  []byte
+		answer []byte
+	}{
+		"rows without end":           {bytes.Repeat(row, 60), described},
+		"parameters without end":     {message('S', strings.Repeat("n", 500)+"\x00v\x00"), described},
+		"notifications without end":  {message('A', "\x00\x00\x00\x01"+strings.Repeat("n", 1000)+"\x00\x00"), described},
+		"a row of half a gigabyte":   {nil, concat(described, []byte{'D', 0x20, 0, 0, 0})},
+		"an error of a hundred MB":   {nil, concat(described, []byte{'E', 0x06, 0, 0, 0})},
+		"a stream of something else": {[]byte("\x00\x00\x00\x00\x00\x00\x00\x00"), described},
+	} {
+		conn, err := hostile(t, c.flood, started, c.answer)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		began := time.Now()
+		n := allocated(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			err = conn.ExecParams(ctx, "SELECT 1", nil, nil, nil, nil).Read().Err
+		})
+		if got := class(err); got != "protocol" {
+			t.Errorf("%s: %s", name, got)
+		}
+		if took := time.Since(began); took > 4*time.Second || n > 256<<20 {
+			t.Errorf("%s: took %s and %d MiB", name, took, n>>20)
+		}
+	}
+}
+
+// While a write of ours is slow, pgx takes in whatever comes: that is bounded too.
+func TestFloodBesideASlowWrite(t *testing.T) {
+	conn, err := hostile(t, message('N', "SNOTICE\x00M"+strings.Repeat("x", 4000)+"\x00\x00"), started)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := allocated(func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		err = conn.ExecParams(ctx, "SELECT $1", [][]byte{make([]byte, 16<<20)}, nil, nil, nil).Read().Err
+	})
+	if got := class(err); got != "protocol" || n > 256<<20 {
+		t.Errorf("%s, %d MiB", got, n>>20)
+	}
+}

@@ -1,0 +1,87 @@
+package tenantdsn
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// SSLModes are the values of sslmode that a tenant's string may have, weakest first. prefer and allow are not among them: they
+// fall back to an unencrypted connection when somebody in the middle asks for it.
+var SSLModes = []string{"disable", "require", "verify-ca", "verify-full"}
+
+// Policy is the operator's word on where tenants' connection strings may lead.
+type Policy struct {
+	MinSSLMode    string         // one of SSLModes
+	AllowNetworks []netip.Prefix // exceptions from the addresses that are denied
+	Ports         []uint16       // empty: any
+}
+
+// denied are the addresses that are not somebody's on the public internet (IANA's special-purpose registries): private and
+// shared networks, loopback, link-local with the clouds' metadata services, documentation, benchmarks, multicast, and the
+// ways to write an IPv4 address as an IPv6 one.
+var denied = prefixes(
+	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24",
+	"192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
+	"::/128", "::1/128", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
+	"5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
+	// ::a.b.c.d, IPv4-compatible: deprecated, and no host's
+	"::/96")
+
+func prefixes(texts ...string) []netip.Prefix {
+	list := make([]netip.Prefix, len(texts))
+	for i, text := range texts {
+		list[i] = netip.MustParsePrefix(text)
+	}
+	return list
+}
+
+// CheckAddress refuses an address that a tenant may not have dialled. network and address are as [net.Dialer.Control] gets them:
+// after DNS.
+func (p Policy) CheckAddress(network, address string) error {
+	if network != "tcp4" && network != "tcp6" {
+		return &Error{class: classBlocked, text: fmt.Sprintf("a connection over %s is not allowed", network)}
+	}
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return &Error{class: classBlocked, text: "an address that cannot be read is not allowed"}
+	}
+	ip := to.Addr().WithZone("").Unmap()
+	within := func(n netip.Prefix) bool { return n.Contains(ip) }
+	if slices.ContainsFunc(denied, within) && !slices.ContainsFunc(p.AllowNetworks, within) {
+		return &Error{class: classBlocked, text: fmt.Sprintf("address %s is not a public one", ip),
+			Remedy: "a database with a public address, or the operator's word in destinations.policy.allow_networks"}
+	}
+	return p.checkPort(to.Port())
+}
+
+func (p Policy) checkPort(port uint16) error {
+	if len(p.Ports) == 0 || slices.Contains(p.Ports, port) {
+		return nil
+	}
+	allowed := make([]string, len(p.Ports))
+	for i, n := range p.Ports {
+		allowed[i] = fmt.Sprint(n)
+	}
+	return &Error{class: classBlocked, text: fmt.Sprintf("port %d is not allowed; allowed are %s", port, strings.Join(allowed, ", ")),
+		Remedy: "another port, or the operator's word in destinations.policy.ports"}
+}
+
+func (p Policy) checkSSLMode(mode string) error {
+	have, least := slices.Index(SSLModes, mode), slices.Index(SSLModes, p.MinSSLMode)
+	if have < 0 {
+		return &Error{class: classConfiguration, text: fmt.Sprintf("sslmode: expected one of %s", strings.Join(SSLModes, ", "))}
+	}
+	if have < least {
+		return &Error{class: classBlocked, text: fmt.Sprintf("sslmode=%s is not allowed; the least is %s", mode, p.MinSSLMode),
+			Remedy: "sslmode=" + p.MinSSLMode + ", or the operator's word in destinations.policy.min_sslmode"}
+	}
+	return nil
+}
+
+// control is the check as the dialer calls it.
+func (p Policy) control(network, address string, _ syscall.RawConn) error {
+	return p.CheckAddress(network, address)
+}
