@@ -136,6 +136,7 @@ func (d *Decoder) row(kind Kind, r *wire) (Event, error) {
 	}
 	c := Change{Kind: kind, Relation: rel, Ordinal: d.ordinal}
 	tag := r.byte()
+	complete := tag == 'O' // REPLICA IDENTITY FULL: the whole row as it was
 	if kind != Insert && (tag == 'K' || tag == 'O') {
 		if c.Old, err = d.tuple(rel, r); err != nil {
 			return nil, err
@@ -154,6 +155,9 @@ func (d *Decoder) row(kind Kind, r *wire) (Event, error) {
 	}
 	if (kind != Delete && c.New.IsZero()) || (kind == Delete && c.Old.IsZero()) {
 		return nil, fmt.Errorf("%s of %s has no row (%q)", kind, rel, tag)
+	}
+	if complete {
+		c.New = c.New.Fill(c.Old)
 	}
 	d.ordinal++
 	d.changes[0] = c

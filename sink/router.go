@@ -54,9 +54,8 @@ type Config struct {
 	Tables     []Table
 	Tombstones *Tombstones // nil: none
 	Acks       *replication.AckTracker
-	// Rows reads current rows of the primary by key, for values that an UPDATE left in TOAST. Keys are tuples of the
-	// relation with at least the key filled. It returns what it finds, in any order.
-	Rows    func(ctx context.Context, rel *replication.Relation, keys []replication.Tuple) ([]replication.Tuple, error)
+	// Rows reads current rows of the primary by key, for values that an UPDATE left in TOAST: see [replication.Lookup.Rows].
+	Rows    func(ctx context.Context, rel *replication.Relation, keys []replication.Tuple, after []uint32) ([]replication.Tuple, error)
 	Primary *replication.Primary // where backfills read
 	State   *StateStore
 	Reader  Reader
@@ -216,9 +215,6 @@ func (r *Router) moveTenant(part *replication.Transaction, c *replication.Change
 	gone, came := *c, *c
 	gone.Kind, gone.New = replication.Delete, replication.Tuple{}
 	came.Kind, came.Old = replication.Insert, replication.Tuple{}
-	if c.Relation.Identity == 'f' {
-		came.New = c.New.Fill(c.Old)
-	}
 	r.toTenant(part, string(c.Old.Value(rt.tenant).Text), []replication.Change{gone})
 	r.toTenant(part, string(c.New.Value(rt.tenant).Text), []replication.Change{came})
 }
