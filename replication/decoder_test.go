@@ -99,6 +99,19 @@ func TestDecodeChanges(t *testing.T) {
 	}
 }
 
+func TestDecodeMessage(t *testing.T) {
+	m := new(messages).put(byte('M'), byte(1), uint64(7), "somebody", uint32(3), []byte("abc")).Bytes()
+	event, err := NewDecoder().Decode(m)
+	if want := (Message{Prefix: "somebody", Content: []byte("abc")}); err != nil || !cmp.Equal(event, want) {
+		t.Errorf("%+v, %v", event, err)
+	}
+	for _, size := range []uint32{4, 1 << 31, 1<<32 - 1} { // more than there is
+		if event, err := NewDecoder().Decode(new(messages).put(byte('M'), byte(1), uint64(7), "somebody", size, []byte("abc")).Bytes()); err == nil {
+			t.Errorf("a content of %d bytes that is not there: %+v", size, event)
+		}
+	}
+}
+
 func show(t Tuple) string {
 	s := ""
 	for _, v := range t.Values(nil) {
