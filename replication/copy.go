@@ -194,27 +194,6 @@ func (c *Copier) Once(ctx context.Context) (Chunk, error) {
 	return c.Now(ctx)
 }
 
-// Running returns the transactions that have an id and have not ended, whatever their place: a snapshot's InProgress lacks
-// those behind its end. It closes the connection.
-func (c *Copier) Running(ctx context.Context) (running []uint32, err error) {
-	defer c.Close()
-	var chunk Chunk
-	err = c.snapshot(ctx, &chunk, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `SELECT backend_xid::text::bigint FROM pg_stat_activity WHERE backend_xid IS NOT NULL
-			UNION SELECT transaction::text::bigint FROM pg_prepared_xacts`)
-		if err != nil {
-			return err
-		}
-		var xid int64
-		_, err = pgx.ForEachRow(rows, []any{&xid}, func() error {
-			running = append(running, uint32(xid))
-			return nil
-		})
-		return err
-	})
-	return append(running, chunk.Snapshot.InProgress()...), err
-}
-
 // snapshot runs f in a REPEATABLE READ transaction and notes its snapshot, and after it the horizon. The snapshot is taken
 // by the transaction's first statement.
 func (c *Copier) snapshot(ctx context.Context, chunk *Chunk, f func(pgx.Tx) error) error {

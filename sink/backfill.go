@@ -401,7 +401,7 @@ func (bf *backfill) rowsOf(c *chunk) []mapping.Row {
 // moveCursorSQL moves the cursor from what this process holds, or fails the transaction: as advanceSQL does for live changes.
 // The ids must be what this process holds too: a chunk that was read before newer changes were applied is not merged any more.
 const moveCursorSQL = `WITH moved AS (
-	UPDATE "_stack_sync_metadata" m SET "backfill" = nullif($1, '')::jsonb, "updated_at" = now()
+	UPDATE "_stack_sync_metadata" m SET "backfill" = nullif($1, '')::jsonb, "mark" = $8, "updated_at" = now()
 	FROM unnest($2::text[], $3::bigint[]) AS h (name, held)
 	WHERE m."mapping_name" = h.name AND m."last_synced_sequence_id" = h.held AND m."backfill" = $7::jsonb AND ` + ownedSQL + `
 	RETURNING 1)
@@ -469,7 +469,7 @@ func (bf *backfill) transaction(ctx context.Context, table string, rows *mapping
 		}
 		names, held := r.s.holding(bf.group)
 		r.run("metadata", "outflow_cursor", moveCursorSQL, nil, texts(next, names, held, r.s.d.Tenant, r.s.d.router.SourceID,
-			strconv.FormatInt(r.s.epoch, 10), bf.stored), nil, nil)
+			strconv.FormatInt(r.s.epoch, 10), bf.stored, *bf.d.router.mark.Load()), nil, nil)
 		r.commit()
 		return nil
 	})

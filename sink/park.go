@@ -15,16 +15,21 @@ import (
 // Begin implements [replication.Sink]. It reads what the primary has noted of the destinations, which another process may have
 // changed since, and sets those to work that are not known to be up to date.
 func (r *Router) Begin(ctx context.Context) error {
-	running, err := (&replication.Copier{Primary: r.Primary}).Running(ctx)
+	copier := &replication.Copier{Primary: r.Primary}
+	unfinished, err := copier.Unfinished(ctx)
+	copier.Close()
 	if err != nil {
 		return err
 	}
 	r.xidMu.Lock()
-	for _, xid := range running {
+	for _, xid := range unfinished {
 		r.xids.before[xid] = true
 	}
 	r.xidMu.Unlock()
 	if err := r.loadSwitches(ctx); err != nil {
+		return err
+	}
+	if err := r.beginReading(ctx); err != nil {
 		return err
 	}
 	states, err := r.State.load(ctx)
@@ -59,6 +64,25 @@ func (r *Router) Begin(ctx context.Context) error {
 	}
 	return r.checkpoint(ctx, true) // so that every destination has its row before anything is acknowledged
 }
+
+// beginReading takes a new mark. A primary that does not know the last one any more was restored while this process ran.
+func (r *Router) beginReading(ctx context.Context) error {
+	known, err := r.State.knows(ctx, *r.mark.Load())
+	if err != nil {
+		return err
+	}
+	if !known {
+		return &replication.Problem{What: "the primary does not know what this process has noted on it: it was restored from a backup", Remedy: resetRemedy}
+	}
+	mark, err := r.State.begin(ctx)
+	if err == nil {
+		r.mark.Store(&mark)
+	}
+	return err
+}
+
+// resetRemedy heals what a restored primary has broken.
+const resetRemedy = "run: outflow run --slot-reset, which raises the ids and copies every destination anew"
 
 // notConfigured is the reason of a destination that the configuration no longer has.
 const notConfigured = "it is not in the configuration"
@@ -191,9 +215,11 @@ func (r *Router) checkpoint(ctx context.Context, now bool) error {
 		return nil
 	}
 	r.checkpointed = time.Now()
-	if err := r.State.checkpoint(ctx, flush, moved); err != nil {
+	mark, err := r.State.checkpoint(ctx, flush, moved)
+	if err != nil {
 		return err
 	}
+	r.mark.Store(&mark)
 	for i, d := range from {
 		d.mu.Lock()
 		d.noted = moved[i]

@@ -86,6 +86,8 @@ type Router struct {
 	checkpoints  sync.Mutex // one at a time
 	checkpointed time.Time  // when the last one was written
 
+	mark atomic.Pointer[string] // the newest checkpoint: see mark
+
 	switchMu sync.Mutex
 	switches []Switch
 
@@ -134,6 +136,7 @@ func NewRouter(c Config) *Router {
 	if ts := c.Tombstones; ts != nil {
 		r.counts = append(r.counts, newTableCount(ts.Table.Relation))
 	}
+	r.mark.Store(new(string))
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
