@@ -278,4 +278,7 @@ func TestFillTakesUnchangedColumnsOnly(t *testing.T) {
 	if got := tuple(v("1"), u).Fill(tuple(v("x"), n)); !got.HasUnchanged() {
 		t.Error("a value in TOAST was taken for NULL")
 	}
+	if got := tuple(v("1"), u).Complete(tuple(v("x"), n)); got.HasUnchanged() || show(got) != "1 NULL" {
+		t.Errorf("completed: %s", show(got))
+	}
 }

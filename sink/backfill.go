@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -222,6 +223,11 @@ func (bf *backfill) read(tracking int, settle bool) {
 	copier := &replication.Copier{Primary: d.router.Primary}
 	defer copier.Close()
 	c, err := bf.next(ctx, copier, settle)
+	if sqlstate(err) == undefinedColumn { // it was known, and is gone
+		for _, table := range bf.tables() {
+			err = errors.Join(err, d.router.forgetColumns(ctx, d.router.relation(table)))
+		}
+	}
 	if err != nil {
 		c = &chunk{err: &Error{verdict: retryLong, SQLState: sqlstate(err), Err: fmt.Errorf("backfill: %w", err)}}
 	}

@@ -150,7 +150,7 @@ func (d *Destination) applyRound(ctx context.Context, b *batch, changes []replic
 	}
 	var f fold
 	d.fold(&f, b.large, changes)
-	rows := f.rows()
+	rows := d.net(&f)
 	for _, r := range rows {
 		b.changes += r.Len(mapping.Any)
 	}

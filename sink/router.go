@@ -99,7 +99,8 @@ type Router struct {
 	mu           sync.RWMutex
 	tenants      map[string][]*Destination
 	destinations []*Destination
-	latest       map[string]*replication.Relation // table to its newest relation
+	known        map[string]*replication.Relation                // by table: see learn
+	wide         map[*replication.Relation]*replication.Relation // see widened
 
 	// Owned by the reader's goroutine.
 	routes  map[*replication.Relation]*route
@@ -128,9 +129,10 @@ type route struct {
 func NewRouter(c Config) *Router {
 	r := &Router{Config: c, settings: c.Options.settings(), gate: &gate{limit: c.Options.MemoryBytes}, connections: newConnections(c.Options.MaxConnections),
 		places: newPlaces(c.Options.Backfills), xids: newXIDs(),
-		tenants: map[string][]*Destination{}, stop: make(chan struct{}), routes: map[*replication.Relation]*route{}, latest: map[string]*replication.Relation{}}
+		tenants: map[string][]*Destination{}, stop: make(chan struct{}), routes: map[*replication.Relation]*route{},
+		known: map[string]*replication.Relation{}, wide: map[*replication.Relation]*replication.Relation{}}
 	for _, t := range c.Tables {
-		r.latest[t.Relation.Name] = t.Relation
+		r.known[t.Relation.Name] = t.Relation
 		r.counts = append(r.counts, newTableCount(t.Relation))
 	}
 	if ts := c.Tombstones; ts != nil {
@@ -282,7 +284,7 @@ func (r *Router) route(rel *replication.Relation) *route {
 		if t.Relation.Schema == rel.Schema && t.Relation.Name == rel.Name {
 			rt.table, rt.tenant = rel.Name, rel.Column(t.Tenant)
 			r.mu.Lock()
-			r.latest[rel.Name] = rel
+			r.learn(rel)
 			r.mu.Unlock()
 		}
 	}
@@ -344,13 +346,6 @@ func (r *Router) start(f func()) bool {
 	}
 	r.workers.Go(f)
 	return true
-}
-
-// relation is the newest description of a source table, nil where there is no such table.
-func (r *Router) relation(table string) *replication.Relation {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.latest[table]
 }
 
 func (r *Router) stopping() bool {

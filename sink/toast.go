@@ -40,6 +40,12 @@ func (d *Destination) fetchToast(ctx context.Context, transactions []*transactio
 		if errors.Is(err, replication.ErrNotVisible) {
 			return &Error{Table: table, Err: err, Remedy: "if it lasts: see which synchronous standby the primary waits for"}
 		}
+		if sqlstate(err) == undefinedColumn { // a widened one, which is gone again
+			if err := d.router.forgetColumns(ctx, r.Relation); err != nil {
+				return err
+			}
+			return &Error{Table: table, SQLState: undefinedColumn, Err: fmt.Errorf("the columns of %s have changed on the primary: %w", r.Relation, err)}
+		}
 		if err != nil {
 			return &Error{verdict: retryLong, SQLState: sqlstate(err),
 				Err: fmt.Errorf("reading values in TOAST of %s from the primary: %w", r.Relation, err)}
@@ -84,7 +90,7 @@ func (d *Destination) fillToast(table string, r *mapping.Rows, found []replicati
 			if !ok {
 				continue
 			}
-			row.Tuple = row.Tuple.Fill(current)
+			row.Tuple = row.Tuple.Complete(current)
 		}
 		kept = append(kept, row)
 	}
