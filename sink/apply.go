@@ -21,7 +21,7 @@ const (
 	// fails: another process wrote, the owner is another one, or a mapping ended the transaction. The division is the
 	// shortest way to fail inside a pipeline, where nobody reads the count before COMMIT is sent.
 	advanceSQL = `WITH moved AS (
-		UPDATE "_stack_sync_metadata" m SET "last_synced_sequence_id" = $1::bigint, "updated_at" = now()
+		UPDATE "_stack_sync_metadata" m SET "last_synced_sequence_id" = $1::bigint, "mark" = $7, "updated_at" = now()
 		FROM unnest($2::text[], $3::bigint[]) AS h (name, held)
 		WHERE m."mapping_name" = h.name AND m."last_synced_sequence_id" = h.held AND ` + ownedSQL + `
 		RETURNING 1)
@@ -133,7 +133,7 @@ var binaryFormat = []int16{1}
 func (r *round) advance(b *batch) {
 	names, held := r.s.holding(b.mappings)
 	r.run("metadata", "outflow_advance", advanceSQL, nil, texts(strconv.FormatInt(b.last, 10), names, held, r.s.d.Tenant,
-		r.s.d.router.SourceID, strconv.FormatInt(r.s.epoch, 10)), nil, nil)
+		r.s.d.router.SourceID, strconv.FormatInt(r.s.epoch, 10), *r.s.d.router.mark.Load()), nil, nil)
 }
 
 // holding are the chosen mappings and the ids that this process holds of them, as array literals.
@@ -307,7 +307,7 @@ func (d *Destination) apply(ctx context.Context, b *batch) error {
 func (d *Destination) send(ctx context.Context, b *batch) (func() error, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.router.Options.StatementTimeout+d.router.Options.LockTimeout)
 	b.async = d.mayLag(b)
-	if err := d.fetchToast(ctx, b.rows); err != nil {
+	if err := d.fetchToast(ctx, b.transactions, b.rows); err != nil {
 		cancel()
 		return nil, err
 	}

@@ -61,7 +61,7 @@ func (d *Destination) take(s *session, before *batch) *batch {
 		return nil
 	}
 	d.flying(b.bytes)
-	b.rows = f.rows()
+	b.rows = d.net(&f)
 	for _, r := range b.rows {
 		b.changes += r.Len(mapping.Any)
 	}

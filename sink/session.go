@@ -162,18 +162,19 @@ const (
 		ADD COLUMN IF NOT EXISTS "tenant" text,
 		ADD COLUMN IF NOT EXISTS "source" text,
 		ADD COLUMN IF NOT EXISTS "epoch" bigint,
-		ADD COLUMN IF NOT EXISTS "backfill" jsonb`
-	readMetadata = `SELECT "mapping_name", "last_synced_sequence_id", "fingerprint", "tenant", "source", "epoch", "backfill"
+		ADD COLUMN IF NOT EXISTS "backfill" jsonb,
+		ADD COLUMN IF NOT EXISTS "mark" text`
+	readMetadata = `SELECT "mapping_name", "last_synced_sequence_id", "fingerprint", "tenant", "source", "epoch", "backfill", "mark"
 		FROM public."_stack_sync_metadata"`
 	// A table that has no owner yet is an older system's: its ids are not ours.
 	adoptMetadata = `UPDATE "_stack_sync_metadata"
 		SET "tenant" = $1, "source" = $2, "last_synced_sequence_id" = -1, "fingerprint" = NULL WHERE "source" IS NULL`
 	// A mapping that is filled anew: it takes live changes from what the stream still has, the rest is copied.
 	fillMapping = `INSERT INTO "_stack_sync_metadata" AS m
-			("mapping_name", "tenant", "source", "fingerprint", "epoch", "backfill", "last_synced_sequence_id")
-		VALUES ($1, $2, $3, $4, $5::bigint, $6::jsonb, $7::bigint)
+			("mapping_name", "tenant", "source", "fingerprint", "epoch", "backfill", "last_synced_sequence_id", "mark")
+		VALUES ($1, $2, $3, $4, $5::bigint, $6::jsonb, $7::bigint, $8)
 		ON CONFLICT ("mapping_name") DO UPDATE SET "fingerprint" = excluded."fingerprint", "epoch" = excluded."epoch",
-			"backfill" = excluded."backfill", "updated_at" = now(),
+			"backfill" = excluded."backfill", "mark" = excluded."mark", "updated_at" = now(),
 			"last_synced_sequence_id" = greatest(m."last_synced_sequence_id", excluded."last_synced_sequence_id")`
 	// Others that are being filled begin again with it, so that all of them are at one place.
 	refillMappings = `UPDATE "_stack_sync_metadata" SET "backfill" = $1::jsonb WHERE "backfill" IS NOT NULL`
@@ -185,6 +186,7 @@ type metadata struct {
 	fingerprint, tenant, source string
 	epoch                       int64  // 0 where it has none
 	backfill                    string // cursor of a backfill in progress, "" where there is none
+	mark                        string // the primary's newest checkpoint when the row was last written
 }
 
 // open reads the metadata and makes ready what is missing: the metadata table, each mapping's row and tables.
@@ -244,6 +246,13 @@ func (s *session) checkContinuity(ctx context.Context, known map[string]metadata
 	return nil
 }
 
+// wantedEpoch is what the external database's metadata must say, or it is copied anew.
+func (d *Destination) wantedEpoch() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.epoch
+}
+
 // remember notes for the whole session what the destination is to be: another goroutine may raise the epoch meanwhile, and
 // the session then ends.
 func (s *session) remember() {
@@ -259,6 +268,15 @@ func (s *session) checkAhead(ctx context.Context, known map[string]metadata) err
 	highest := int64(-1)
 	for _, m := range known {
 		highest = max(highest, m.id)
+		if m.epoch != s.d.wantedEpoch() {
+			continue // it is copied anew, with ids above all that were given
+		}
+		if remembers, err := r.State.knows(ctx, m.mark); err != nil {
+			return err
+		} else if !remembers {
+			return &Error{verdict: needsHuman, Err: fmt.Errorf("the external database was written after checkpoint %s, which the primary "+
+				"does not know: the primary was restored from a backup", m.mark), Remedy: resetRemedy}
+		}
 	}
 	if highest <= r.SequenceID(r.Reader.Position()) {
 		return nil
@@ -272,7 +290,7 @@ func (s *session) checkAhead(ctx context.Context, known map[string]metadata) err
 	}
 	return &Error{verdict: needsHuman, Err: fmt.Errorf("the external database has sequence id %d, and the primary has come to %d: "+
 		"the primary was restored from a backup", highest, r.SequenceID(now.Horizon)),
-		Remedy: "run: outflow run --slot-reset, which raises the ids and copies every destination anew"}
+		Remedy: resetRemedy}
 }
 
 // metadata reads the table; nil means that it does not exist, or not with our columns.
@@ -285,7 +303,7 @@ func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
 	}
 	known := map[string]metadata{}
 	for _, r := range rows {
-		m := metadata{fingerprint: string(r[2]), tenant: string(r[3]), source: string(r[4]), backfill: string(r[6])}
+		m := metadata{fingerprint: string(r[2]), tenant: string(r[3]), source: string(r[4]), backfill: string(r[6]), mark: string(r[7])}
 		if m.id, err = strconv.ParseInt(string(r[1]), 10, 64); err == nil && r[5] != nil {
 			m.epoch, err = strconv.ParseInt(string(r[5]), 10, 64)
 		}
@@ -378,7 +396,7 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 			return &Error{Mapping: m.Name, verdict: needsHuman, Err: fmt.Errorf("its schema ended the transaction that it ran in")}
 		}
 		least := strconv.FormatInt(s.least, 10)
-		_, err := s.exec(ctx, fillMapping, m.Name, tenant, source, m.Fingerprint(), strconv.FormatInt(s.epoch, 10), firstCursor.String(), least)
+		_, err := s.exec(ctx, fillMapping, m.Name, tenant, source, m.Fingerprint(), strconv.FormatInt(s.epoch, 10), firstCursor.String(), least, *s.d.router.mark.Load())
 		if err == nil {
 			_, err = s.exec(ctx, refillMappings, firstCursor.String())
 		}

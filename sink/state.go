@@ -19,6 +19,53 @@ type StateStore struct {
 	mu     sync.Mutex
 	conn   *pgx.Conn
 	polled time.Time // of the newest resync that was seen
+	mark   mark      // the newest
+}
+
+// mark names a checkpoint that the primary has noted. External databases carry the newest one in their metadata: if the primary
+// does not know it any more, it was restored from a backup, and its ids are given a second time.
+type mark struct{ reading, checkpoint int64 }
+
+// String is its form in the metadata; the zero mark is "".
+func (m mark) String() string {
+	if m == (mark{}) {
+		return ""
+	}
+	return fmt.Sprintf("%d/%d", m.reading, m.checkpoint)
+}
+
+// begin notes that a reading of the slot begins, and returns its first mark. Its number is a time in microseconds, so that a
+// primary which was restored from a backup does not give the same one again.
+func (s *StateStore) begin(ctx context.Context) (string, error) {
+	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		s.mark.checkpoint = 0
+		return conn.QueryRow(ctx, `INSERT INTO outflow.reading (slot, reading)
+			SELECT $1, greatest(coalesce(max(reading), 0) + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+			FROM outflow.reading WHERE slot = $1 RETURNING reading`, s.Slot).Scan(&s.mark.reading)
+	})
+	if err != nil {
+		return "", fmt.Errorf("writing outflow.reading: %w", err)
+	}
+	return s.mark.String(), nil
+}
+
+// knows reports whether the primary has noted the checkpoint of a mark; it knows of "".
+func (s *StateStore) knows(ctx context.Context, text string) (known bool, err error) {
+	if text == "" {
+		return true, nil
+	}
+	var m mark
+	if _, err := fmt.Sscanf(text, "%d/%d", &m.reading, &m.checkpoint); err != nil {
+		return false, fmt.Errorf("%q is no mark of a checkpoint: %w", text, err)
+	}
+	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM outflow.reading WHERE slot = $1 AND reading = $2 AND checkpoints >= $3)`,
+			s.Slot, m.reading, m.checkpoint).Scan(&known)
+	})
+	if err != nil {
+		return false, fmt.Errorf("reading outflow.reading: %w", err)
+	}
+	return known, nil
 }
 
 // destinationState is a row of the table.
@@ -90,8 +137,9 @@ func (s *StateStore) load(ctx context.Context) (states []destinationState, err e
 	return states, nil
 }
 
-// checkpoint notes the flush LSN that is about to be reported, and the destinations that moved, in one statement.
-func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, moved []destinationState) error {
+// checkpoint notes the flush LSN that is about to be reported, and the destinations that moved, in one statement. It returns
+// the checkpoint's mark.
+func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, moved []destinationState) (string, error) {
 	tenants, names := make([]string, len(moved)), make([]string, len(moved))
 	fingerprints, states, reasons := make([]string, len(moved)), make([]string, len(moved)), make([]string, len(moved))
 	epochs, notes := make([]int64, len(moved)), make([]int64, len(moved))
@@ -100,19 +148,23 @@ func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, move
 		fingerprints[i], states[i], reasons[i] = d.fingerprint, string(d.state), d.reason
 	}
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, `WITH flush AS (UPDATE outflow.source SET flush_lsn = greatest(flush_lsn, $2::text::pg_lsn) WHERE slot = $1)
+		_, err := conn.Exec(ctx, `WITH flush AS (UPDATE outflow.source SET flush_lsn = greatest(flush_lsn, $2::text::pg_lsn) WHERE slot = $1),
+				mark AS (UPDATE outflow.reading SET checkpoints = $11 WHERE slot = $1 AND reading = $10)
 			INSERT INTO outflow.destination_state AS s (slot, `+stateColumns+`)
 			SELECT $1, m.* FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::text[]) AS m
 			ON CONFLICT (slot, tenant_id, name) DO UPDATE SET last_sequence_id = greatest(s.last_sequence_id, excluded.last_sequence_id),
 				fingerprint = excluded.fingerprint, state = excluded.state, reason = excluded.reason, updated_at = now()
 			WHERE s.epoch = excluded.epoch`,
-			s.Slot, flush.String(), tenants, names, epochs, notes, fingerprints, states, reasons)
+			s.Slot, flush.String(), tenants, names, epochs, notes, fingerprints, states, reasons, s.mark.reading, s.mark.checkpoint+1)
+		if err == nil {
+			s.mark.checkpoint++
+		}
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("writing outflow.destination_state: %w", err)
+		return "", fmt.Errorf("writing outflow.destination_state: %w", err)
 	}
-	return nil
+	return s.mark.String(), nil
 }
 
 // raise gives a destination its next epoch, which is durable when raise returns: its external database is copied anew. An

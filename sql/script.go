@@ -94,5 +94,11 @@ func Rights() []Right {
 		{"SELECT", "destination_state"},
 		{"INSERT", "destination_state"},
 		{"UPDATE", "destination_state"},
+		{"SELECT", "reading"},
+		{"INSERT", "reading"},
+		{"UPDATE", "reading"},
+		{"SELECT", "switch"},
+		{"INSERT", "switch"}, // outflow pause
+		{"UPDATE", "switch"},
 	}
 }

@@ -91,9 +91,11 @@ func TestBackfillUnderLoadAndKills(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.withLedger()
-	tenants := []string{tenant1, tenant2, tenant3}
-	w.existing(4000, tenants...)
-	var dsns []string
+	var tenants, dsns []string
+	for i := range size(t, "TENANTS", 3) {
+		tenants = append(tenants, fmt.Sprintf("aaaaaaaa-0000-4000-8000-%012d", i))
+	}
+	w.existing(size(t, "ROWS", 8000)/2, tenants...) // and as many channels
 	for _, tenant := range tenants {
 		dsns = append(dsns, w.destination(tenant, "main"))
 	}
