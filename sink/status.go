@@ -30,6 +30,8 @@ type Status struct {
 	CommitTime    time.Time // of that transaction on the primary, zero before there was one
 	Rows          int64     // net changes committed since the process started
 	Batches       int64     // external transactions committed since then
+	Transactions  int64     // of the source, committed by them
+	Failures      int64     // since the process started
 	Queued        int       // transactions that wait
 	QueuedChanges int64
 	QueueBytes    int64
@@ -143,6 +145,7 @@ func (d *Destination) pauseAfter(e *Error) {
 		d.limit = max(d.limit/2, 1)
 	}
 	d.status.Attempts++
+	d.status.Failures++
 	if !d.parked || !isCanceled(e) { // parking ended the work; why it was parked says more
 		d.status.Err = e
 	}
@@ -201,6 +204,7 @@ func (d *Destination) succeeded(b *batch, flushed bool) {
 	d.status.SequenceID = max(d.status.SequenceID, b.last)
 	d.status.Rows += int64(b.changes)
 	d.status.Batches++
+	d.status.Transactions += int64(len(b.transactions))
 	d.applied += len(b.transactions)
 	n := 0
 	if flushed {

@@ -26,6 +26,7 @@ type Config struct {
 	// Mappings are files or directories of mappings, beside the embedded ones.
 	Mappings []string `yaml:"mappings"`
 	Sink     Sink     `yaml:"sink"`
+	Admin    Admin    `yaml:"admin"`
 	Log      Log      `yaml:"log"`
 
 	doc     *strictyaml.Document
@@ -113,6 +114,16 @@ type Sink struct {
 	Backfills        int                 `yaml:"backfills"`        // that read from the primary at the same time
 }
 
+// Admin is the status API, dashboard and metrics.
+type Admin struct {
+	Listen string `yaml:"listen"` // host:port; "" is off
+	// Token is what the API and the dashboard want; without it Listen must be loopback.
+	Token         secret.Text `yaml:"token"`
+	Hosts         []string    `yaml:"hosts"`          // names under which the server is called, beside localhost and that of Listen
+	Pprof         bool        `yaml:"pprof"`          // serve /debug/pprof/
+	TenantMetrics bool        `yaml:"tenant_metrics"` // one series a destination
+}
+
 // Log says how the process logs.
 type Log struct {
 	Level  string `yaml:"level"`  // debug, info, warn or error
@@ -153,6 +164,7 @@ func Default() *Config {
 			OnError:          "halt",
 			Backfills:        2,
 		},
-		Log: Log{Level: "info", Format: "json"},
+		Admin: Admin{Listen: "127.0.0.1:8090"},
+		Log:   Log{Level: "info", Format: "json"},
 	}
 }

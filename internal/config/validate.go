@@ -23,6 +23,7 @@ func (l *loader) validate() {
 		}
 	}
 	l.validateSink()
+	l.validateAdmin()
 	oneOf(l, "log.level", l.config.Log.Level, "debug", "info", "warn", "error")
 	oneOf(l, "log.format", l.config.Log.Format, "json", "console")
 }
