@@ -34,6 +34,42 @@ func failureOf(err error) *Failure {
 	return f
 }
 
+// Short is the message without what the other fields say already.
+func (f Failure) Short() string {
+	text := f.Message
+	for _, known := range []*string{f.Mapping, f.Key, f.File} {
+		if known == nil {
+			continue
+		}
+		// "mapping m: ", "row of T with key: ", "file:line:column: ", in this order
+		if at := strings.Index(text, *known); at >= 0 {
+			if _, rest, ok := strings.Cut(text[at+len(*known):], ": "); ok {
+				text = rest
+			}
+		}
+	}
+	if f.Remedy != nil {
+		text = strings.TrimSuffix(text, "; remedy: "+*f.Remedy)
+	}
+	if f.SQLState != nil {
+		text = strings.TrimSuffix(text, " (SQLSTATE "+*f.SQLState+")")
+	}
+	return text
+}
+
+// sameAs reports whether two failures are the same but for numbers, such as the port of a connection.
+func (f Failure) sameAs(o Failure) bool {
+	words := func(s string) string { return strings.Map(noDigit, s) }
+	return f.Class == o.Class && words(f.Message) == words(o.Message)
+}
+
+func noDigit(r rune) rune {
+	if r >= '0' && r <= '9' {
+		return -1
+	}
+	return r
+}
+
 // clean cuts a text of somebody else and takes out what a terminal or a log would act on.
 func clean(s string) string {
 	if len(s) > maxMessage {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"html/template"
 	"math"
+	"path"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -47,6 +49,14 @@ func durationText(seconds float64) string {
 	}
 }
 
+// wholeText is for moments: nobody wants tenths of a second there.
+func wholeText(d time.Duration) string {
+	if d < time.Minute {
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	}
+	return durationText(math.Floor(d.Seconds()))
+}
+
 // numberText groups thousands.
 func numberText(n int64) string {
 	text := strconv.FormatInt(n, 10)
@@ -83,6 +93,10 @@ var functions = template.FuncMap{
 			return numberText(int64(n))
 		case int64:
 			return numberText(n)
+		case *int:
+			if n != nil {
+				return numberText(int64(*n))
+			}
 		case *int64:
 			if n != nil {
 				return numberText(*n)
@@ -112,7 +126,12 @@ var functions = template.FuncMap{
 		return p.Text
 	},
 	"ago": ago, "until": until, "icon": icon, "stateIcon": stateIcon, "stateTitle": title, "stateWords": stateWords, "switchTitle": switchTitle,
-	"percent": percent, "spark": spark, "add": func(a, b int) int { return a + b }, "clean": clean,
+	"percent": percent, "spark": spark, "count": func(n any, one string) string {
+		if fmt.Sprint(n) == "1" {
+			return "1 " + one
+		}
+		return numberText(reflect.ValueOf(n).Int()) + " " + one + "s"
+	}, "base": path.Base, "add": func(a, b int) int { return a + b }, "clean": clean,
 }
 
 func stamp(t time.Time, words string) template.HTML {
@@ -128,7 +147,7 @@ func ago(t *time.Time) template.HTML {
 	if d < time.Second {
 		return stamp(*t, "just now")
 	}
-	return stamp(*t, durationText(math.Floor(d.Seconds()))+" ago")
+	return stamp(*t, wholeText(d)+" ago")
 }
 
 func until(t *time.Time) template.HTML {
@@ -136,7 +155,7 @@ func until(t *time.Time) template.HTML {
 		return unknown
 	}
 	if d := time.Until(*t); d > time.Second {
-		return stamp(*t, "in "+durationText(math.Floor(d.Seconds())))
+		return stamp(*t, "in "+wholeText(d))
 	}
 	return stamp(*t, "now")
 }

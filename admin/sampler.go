@@ -125,8 +125,8 @@ func (s *sampler) note(now time.Time, t *track, r *row) {
 		return
 	}
 	failure := failureOf(r.Err)
-	if t.last != nil && t.last.Failure.Message == failure.Message {
-		t.last.Last, t.last.err, t.last.State = now.UTC(), r.Err, string(r.State)
+	if t.last != nil && t.last.Failure.sameAs(*failure) {
+		t.last.Last, t.last.err, t.last.State, t.last.Failure = now.UTC(), r.Err, string(r.State), *failure
 		t.last.Count++
 		return
 	}
