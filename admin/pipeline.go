@@ -164,9 +164,8 @@ func describeSwitch(s sink.Switch) Switch {
 // fuses are the global switches, in the order of the stream.
 var fuses = []string{sink.SwitchReading, sink.SwitchApplying, sink.SwitchBackfills}
 
-// switches are the three fuses, also those that nobody ever touched, and the destinations that are paused.
-func (p *Pipeline) switches() []Switch {
-	set := p.Router.Switches()
+// describeSwitches are the three fuses, also those that nobody ever touched, and the destinations that are paused.
+func describeSwitches(set []sink.Switch) []Switch {
 	all := make([]Switch, 0, len(fuses))
 	for _, kind := range fuses {
 		s := sink.Switch{Kind: kind}

@@ -47,7 +47,7 @@ func (s *Server) take(now time.Time, p *Pipeline, problem error) *snapshot {
 	snap.Role = Role(p.Reader.State().String())
 	snap.Ready = p.Reader.State() != replication.Connecting
 	snap.Slot = p.slot(s.Slot)
-	snap.Switches = p.switches()
+	snap.Switches = describeSwitches(p.Router.Switches())
 	snap.rows = p.collect(make([]row, 0, 64))
 	snap.Lag = p.lag(now, snap.rows)
 	limit := p.Router.Options.MemoryBytes
@@ -71,14 +71,17 @@ func (p *Pipeline) slot(name string) Slot {
 	s := Slot{Name: name, FlushLSN: position(p.Acks.Flush()), ReadLSN: position(p.Reader.Position())}
 	outstanding := p.Acks.Outstanding()
 	s.Outstanding = &outstanding
-	st := p.SlotStatus()
-	if st == nil {
-		return s
+	if st := p.SlotStatus(); st != nil {
+		s.fill(*st)
 	}
+	return s
+}
+
+// fill takes over what the primary said.
+func (s *Slot) fill(st replication.SlotStatus) {
 	s.CheckedAt, s.Active, s.WALStatus, s.Invalidation = knownTime(st.At), &st.Active, known(st.WALStatus), known(st.InvalidationReason)
 	s.ConfirmedLSN, s.RestartLSN, s.WALEnd = position(st.ConfirmedFlush), position(st.Restart), position(st.WALEnd)
 	s.RetainedBytes, s.SafeBytes = &st.RetainedBytes, st.SafeBytes
-	return s
 }
 
 // Severities of a reason.
