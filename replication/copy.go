@@ -142,6 +142,29 @@ func fetch(ctx context.Context, tx pgx.Tx, n int) (fetched []Tuple, size int, er
 	return fetched, size, rows.Err()
 }
 
+// Estimate is the planner's idea of how many rows the tenant has in the table. It reads none of them; on a table that was never
+// analyzed it may be far off.
+func (c *Copier) Estimate(ctx context.Context, r Range) (rows int64, err error) {
+	tenant := r.Relation.Columns[r.Tenant]
+	err = c.snapshot(ctx, &Chunk{}, func(tx pgx.Tx) error {
+		var plans []struct {
+			Plan struct {
+				Rows float64 `json:"Plan Rows"`
+			}
+		}
+		err := tx.QueryRow(ctx, fmt.Sprintf("EXPLAIN (FORMAT JSON) SELECT FROM %s WHERE %s = $1::text::%s",
+			pgx.Identifier{r.Relation.Schema, r.Relation.Name}.Sanitize(), quoteIdentifier(tenant.Name), tenant.Source), r.Value).Scan(&plans)
+		if err == nil && len(plans) == 1 {
+			rows = int64(plans[0].Plan.Rows)
+		}
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("estimating the rows of %s: %w", r.Relation, err)
+	}
+	return rows, nil
+}
+
 // Present returns which of the keys exist: Rows are the rows found. Keys need only their key columns filled.
 func (c *Copier) Present(ctx context.Context, rel *Relation, keys []Tuple) (Chunk, error) {
 	var chunk Chunk

@@ -213,6 +213,9 @@ func (bf *backfill) next(ctx context.Context) (*chunk, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := bf.estimate(ctx, copier); err != nil {
+			return nil, err
+		}
 		bf.suspects = bf.d.router.suspects(now.Snapshot)
 		bf.settled = true
 	}
@@ -238,6 +241,24 @@ func (bf *backfill) next(ctx context.Context) (*chunk, error) {
 		c.next.After, c.next.Done = nil, true
 	}
 	return c, nil
+}
+
+// estimate notes about how many rows there are to copy. It is asked once: the planner's word is cheap and not exact.
+func (bf *backfill) estimate(ctx context.Context, copier *replication.Copier) error {
+	d := bf.d
+	total := int64(0)
+	for _, table := range bf.tables() {
+		rel := d.router.relation(table)
+		n, err := copier.Estimate(ctx, replication.Range{Relation: rel, Tenant: d.router.tenantColumn(rel), Value: d.Tenant})
+		if err != nil {
+			return err
+		}
+		total += n
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.status.CopyTotal = total
+	return nil
 }
 
 // tables are the source tables that the group reads, in the configuration's order.

@@ -77,7 +77,7 @@ func newDestination(r *Router, tenant, name, dsn string, mappings []*mapping.Map
 	d := &Destination{Tenant: tenant, Name: name, router: r, config: config, mappings: mappings, reads: map[string]bool{},
 		log:      r.Log.With(zap.String("tenant", tenant), zap.String("destination", name)),
 		accepted: position{id: -1}, holding: -1, released: -1, more: make(chan struct{}, 1), limit: r.Options.BatchRows, kept: map[int64]replication.Ticket{},
-		status: Status{State: Streaming, SequenceID: -1}, pause: backoff.NewExponentialBackOff()}
+		status: Status{State: Streaming, SequenceID: -1, CopyTotal: -1}, pause: backoff.NewExponentialBackOff()}
 	d.pause.InitialInterval, d.pause.MaxInterval = r.Options.RetryMin, r.Options.RetryMax
 	d.pause.Multiplier, d.pause.RandomizationFactor = 2, 0.5
 	for _, m := range mappings {

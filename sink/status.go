@@ -33,6 +33,7 @@ type Status struct {
 	NextRetry  time.Time // zero unless Retrying or Halted
 	Err        error     // the last failure, nil while all is well
 	Copied     int64     // rows that the backfill in progress has copied
+	CopyTotal  int64     // about how many there will be, by the planner's estimate when it began; -1 unknown
 }
 
 // Status returns what the destination is doing.
