@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -142,29 +143,6 @@ func fetch(ctx context.Context, tx pgx.Tx, n int) (fetched []Tuple, size int, er
 	return fetched, size, rows.Err()
 }
 
-// Estimate is the planner's idea of how many rows the tenant has in the table. It reads none of them; on a table that was never
-// analyzed it may be far off.
-func (c *Copier) Estimate(ctx context.Context, r Range) (rows int64, err error) {
-	tenant := r.Relation.Columns[r.Tenant]
-	err = c.snapshot(ctx, &Chunk{}, func(tx pgx.Tx) error {
-		var plans []struct {
-			Plan struct {
-				Rows float64 `json:"Plan Rows"`
-			}
-		}
-		err := tx.QueryRow(ctx, fmt.Sprintf("EXPLAIN (FORMAT JSON) SELECT FROM %s WHERE %s = $1::text::%s",
-			pgx.Identifier{r.Relation.Schema, r.Relation.Name}.Sanitize(), quoteIdentifier(tenant.Name), tenant.Source), r.Value).Scan(&plans)
-		if err == nil && len(plans) == 1 {
-			rows = int64(plans[0].Plan.Rows)
-		}
-		return err
-	})
-	if err != nil {
-		return 0, fmt.Errorf("estimating the rows of %s: %w", r.Relation, err)
-	}
-	return rows, nil
-}
-
 // Present returns which of the keys exist: Rows are the rows found. Keys need only their key columns filled.
 func (c *Copier) Present(ctx context.Context, rel *Relation, keys []Tuple) (Chunk, error) {
 	var chunk Chunk
@@ -184,6 +162,30 @@ func (c *Copier) Now(ctx context.Context) (Chunk, error) {
 	var chunk Chunk
 	err := c.snapshot(ctx, &chunk, func(pgx.Tx) error { return nil })
 	return chunk, err
+}
+
+// Estimate is how many rows the tenant has in a table, as the planner guesses: it reads no row.
+func (c *Copier) Estimate(ctx context.Context, rel *Relation, tenant int, value string) (rows int64, err error) {
+	err = c.snapshot(ctx, &Chunk{}, func(tx pgx.Tx) error {
+		var plan []byte
+		err := tx.QueryRow(ctx, fmt.Sprintf(`EXPLAIN (FORMAT JSON) SELECT FROM %s WHERE %s = %s::%s`,
+			pgx.Identifier{rel.Schema, rel.Name}.Sanitize(), quoteIdentifier(rel.Columns[tenant].Name), quoteLiteral(value),
+			rel.Columns[tenant].Source)).Scan(&plan)
+		if err != nil {
+			return err
+		}
+		var explained []struct {
+			Plan struct {
+				Rows float64 `json:"Plan Rows"`
+			}
+		}
+		if err := json.Unmarshal(plan, &explained); err != nil || len(explained) != 1 {
+			return fmt.Errorf("reading the plan: %w", err)
+		}
+		rows = int64(explained[0].Plan.Rows)
+		return nil
+	})
+	return rows, err
 }
 
 // Once returns the snapshot and the horizon of this moment and closes the connection.

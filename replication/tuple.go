@@ -98,8 +98,8 @@ func NewTuple(values []Value) Tuple {
 	return t
 }
 
-// Fill returns t with its Unchanged columns taken from the row before. Columns that are Unchanged there, or which from
-// does not have, stay so.
+// Fill returns t with its Unchanged columns taken from the row before. Columns that are Unchanged there, or that are NULL there,
+// stay so: what is in TOAST is not NULL, so a NULL says that the row before is not known whole.
 func (t Tuple) Fill(from Tuple) Tuple {
 	if !t.unchanged || from.columns != t.columns {
 		return t
@@ -107,7 +107,7 @@ func (t Tuple) Fill(from Tuple) Tuple {
 	values := t.Values(make([]Value, 0, t.columns))
 	before := from.Values(make([]Value, 0, from.columns))
 	for i := range values {
-		if values[i].Presence == Unchanged {
+		if values[i].Presence == Unchanged && before[i].Presence == Text {
 			values[i] = before[i]
 		}
 	}

@@ -307,7 +307,7 @@ func (d *Destination) apply(ctx context.Context, b *batch) error {
 func (d *Destination) send(ctx context.Context, b *batch) (func() error, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.router.Options.StatementTimeout+d.router.Options.LockTimeout)
 	b.async = d.mayLag(b)
-	if err := d.fetchToast(ctx, b.rows); err != nil {
+	if err := d.fetchToast(ctx, b.transactions, b.rows); err != nil {
 		cancel()
 		return nil, err
 	}

@@ -64,13 +64,17 @@ type backfill struct {
 
 	active   bool // it has a place among the backfills, and tracks keys
 	tracked  []tracked
-	suspects map[uint32]bool // may have been applied before keys were tracked, and were not visible then
-	settled  bool            // suspects is known
+	tracking int             // counts the beginnings of tracking: a chunk that was read for an earlier one is of no use
+	suspects map[uint32]bool // may have been applied before keys were tracked, and were not visible then; nil is not known yet
 	reading  bool
 	ready    *chunk
 	page     *page     // what is swept next
 	started  time.Time // of the chunk in hand
 }
+
+// maxTracked is how many keys are tracked at the most, which are some 100 bytes each. A transaction that changes more has the
+// chunk in hand read again, when it is visible.
+const maxTracked = 500_000
 
 // chunk is what came from the primary and waits to be merged.
 type chunk struct {
@@ -81,6 +85,9 @@ type chunk struct {
 	next     cursor
 	done     bool // nothing is left after it
 	err      error
+
+	tracking int             // the backfill's when the read began
+	suspects map[uint32]bool // set by the first read of a tracking
 }
 
 // newBackfill finds which mappings are incomplete; nil where none is.
@@ -133,7 +140,20 @@ func (bf *backfill) trackChanges(xid uint32, changes []replication.Change) {
 				bf.tracked = append(bf.tracked, tracked{xid, table, string(f.keyOf(c.Relation, row))})
 			}
 		}
+		if len(bf.tracked) > maxTracked {
+			bf.forget()
+		}
 	}
+}
+
+// forget begins tracking anew, as if the backfill had just been taken up at its cursor: what was read so far is of no use, and
+// every transaction that the next snapshot does not see may have been applied before.
+func (bf *backfill) forget() {
+	bf.tracking++
+	bf.tracked, bf.suspects = nil, nil
+	bf.d.mu.Lock()
+	bf.ready = nil
+	bf.d.mu.Unlock()
 }
 
 // mergeable reports whether a chunk is here and the stream has passed its horizon: every transaction that committed before
@@ -158,10 +178,14 @@ func (bf *backfill) mergeable() bool {
 // advance does what can be done without a chunk in hand: it takes a place among the backfills, or begins to read.
 func (bf *backfill) advance(ctx context.Context) error {
 	d := bf.d
-	if !bf.active {
-		if !d.router.places.take(d) {
-			return nil // somebody's end wakes us
+	if !d.router.places.take(d) {
+		if bf.active { // backfills were switched off
+			bf.active = false
+			bf.forget()
 		}
+		return nil // somebody's end wakes us
+	}
+	if !bf.active {
 		bf.active = true
 		d.log.Info("copying rows from the primary", zap.String("cursor", bf.stored))
 	}
@@ -185,40 +209,66 @@ func (bf *backfill) advance(ctx context.Context) error {
 	d.mu.Lock()
 	bf.reading = true
 	d.mu.Unlock()
-	d.router.start(bf.read)
+	tracking, settle := bf.tracking, bf.suspects == nil
+	d.router.start(func() { bf.read(tracking, settle) })
 	return nil
 }
 
 // read gets the next chunk. It runs beside the worker, which goes on with live changes.
-func (bf *backfill) read() {
+func (bf *backfill) read(tracking int, settle bool) {
 	d := bf.d
 	ctx, cancel := context.WithTimeout(d.router.ctx, time.Minute)
 	defer cancel()
-	c, err := bf.next(ctx)
+	copier := &replication.Copier{Primary: d.router.Primary}
+	defer copier.Close()
+	c, err := bf.next(ctx, copier, settle)
 	if err != nil {
 		c = &chunk{err: &Error{verdict: retryLong, SQLState: sqlstate(err), Err: fmt.Errorf("backfill: %w", err)}}
 	}
+	c.tracking = tracking
 	d.mu.Lock()
 	bf.reading, bf.ready = false, c
 	d.mu.Unlock()
 	d.nudge()
 }
 
-// next reads the chunk behind the cursor.
-func (bf *backfill) next(ctx context.Context) (*chunk, error) {
-	copier := &replication.Copier{Primary: bf.d.router.Primary}
-	defer copier.Close()
-	if !bf.settled {
-		now, err := copier.Now(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if err := bf.estimate(ctx, copier); err != nil {
-			return nil, err
-		}
-		bf.suspects = bf.d.router.suspects(now.Snapshot)
-		bf.settled = true
+// next finds the suspects, where settle is set, and reads the chunk behind the cursor.
+func (bf *backfill) next(ctx context.Context, copier *replication.Copier, settle bool) (*chunk, error) {
+	if !settle {
+		return bf.chunk(ctx, copier)
 	}
+	bf.estimate(ctx, copier)
+	now, err := copier.Now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	suspects := bf.d.router.suspects(now.Snapshot)
+	c, err := bf.chunk(ctx, copier)
+	if err != nil {
+		return nil, err
+	}
+	c.suspects = suspects
+	return c, nil
+}
+
+// estimate tells the status how many rows there are to copy. It is for people only: where it fails it is not known.
+func (bf *backfill) estimate(ctx context.Context, copier *replication.Copier) {
+	total := int64(0)
+	for _, table := range bf.tables() {
+		rel := bf.d.router.relation(table)
+		n, err := copier.Estimate(ctx, rel, bf.d.router.tenantColumn(rel), bf.d.Tenant)
+		if err != nil {
+			return
+		}
+		total += n
+	}
+	bf.d.mu.Lock()
+	defer bf.d.mu.Unlock()
+	bf.d.status.CopyTotal = total
+}
+
+// chunk reads what is behind the cursor.
+func (bf *backfill) chunk(ctx context.Context, copier *replication.Copier) (*chunk, error) {
 	if bf.cursor.Phase == phaseSweep {
 		return bf.nextSwept(ctx, copier)
 	}
@@ -241,24 +291,6 @@ func (bf *backfill) next(ctx context.Context) (*chunk, error) {
 		c.next.After, c.next.Done = nil, true
 	}
 	return c, nil
-}
-
-// estimate notes about how many rows there are to copy. It is asked once: the planner's word is cheap and not exact.
-func (bf *backfill) estimate(ctx context.Context, copier *replication.Copier) error {
-	d := bf.d
-	total := int64(0)
-	for _, table := range bf.tables() {
-		rel := d.router.relation(table)
-		n, err := copier.Estimate(ctx, replication.Range{Relation: rel, Tenant: d.router.tenantColumn(rel), Value: d.Tenant})
-		if err != nil {
-			return err
-		}
-		total += n
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.status.CopyTotal = total
-	return nil
 }
 
 // tables are the source tables that the group reads, in the configuration's order.
@@ -303,6 +335,12 @@ func (bf *backfill) merge(ctx context.Context) error {
 	d.mu.Unlock()
 	if c.err != nil {
 		return c.err
+	}
+	if c.tracking != bf.tracking {
+		return bf.advance(ctx)
+	}
+	if c.suspects != nil {
+		bf.suspects = c.suspects
 	}
 	for xid := range bf.suspects {
 		if !c.Snapshot.Sees(xid) {
@@ -397,7 +435,7 @@ func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 	if c.done {
 		bf.finish()
 	}
-	d.progress(c.next.Rows, c.done)
+	d.progress(c.next, c.done)
 	return nil
 }
 

@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,7 +47,7 @@ type Destination struct {
 	idle     *time.Timer // runs while a connection is kept without work, or until the next look at what is flushed
 	more     chan struct{}
 	status   Status
-	pause    *backoff.ExponentialBackOff
+	backoff  *backoff.ExponentialBackOff
 	limit    int // rows a batch; halved when a statement ran into its timeout
 
 	epoch      int64 // what the external database's metadata must say, or it is copied anew
@@ -58,6 +61,10 @@ type Destination struct {
 	parks      int       // lately; see parkMemory
 	parkedAt   time.Time // the last time
 	parked     bool
+	parkReason string
+	paused     *Switch // nil: it works
+	pausedAt   time.Time
+	history    []Event            // of its states, newest last
 	fresh      bool               // the connection is given up before the next piece of work
 	lastRound  atomic.Int64       // when the external server last did what it was asked, in nanoseconds since 1970
 	lastCommit atomic.Int64       // when, in nanoseconds since 1970
@@ -77,15 +84,20 @@ func newDestination(r *Router, tenant, name, dsn string, mappings []*mapping.Map
 	d := &Destination{Tenant: tenant, Name: name, router: r, config: config, mappings: mappings, reads: map[string]bool{},
 		log:      r.Log.With(zap.String("tenant", tenant), zap.String("destination", name)),
 		accepted: position{id: -1}, holding: -1, released: -1, more: make(chan struct{}, 1), limit: r.Options.BatchRows, kept: map[int64]replication.Ticket{},
-		status: Status{State: Streaming, SequenceID: -1, CopyTotal: -1}, pause: backoff.NewExponentialBackOff()}
-	d.pause.InitialInterval, d.pause.MaxInterval = r.Options.RetryMin, r.Options.RetryMax
-	d.pause.Multiplier, d.pause.RandomizationFactor = 2, 0.5
+		status: Status{State: Streaming, SequenceID: -1, CopyTotal: -1}, backoff: backoff.NewExponentialBackOff()}
+	d.backoff.InitialInterval, d.backoff.MaxInterval = r.Options.RetryMin, r.Options.RetryMax
+	d.backoff.Multiplier, d.backoff.RandomizationFactor = 2, 0.5
 	for _, m := range mappings {
 		for _, table := range m.Tables() {
 			d.reads[table] = true
 		}
 	}
 	return d, nil
+}
+
+// Address is where the external database is, without user and password.
+func (d *Destination) Address() string {
+	return fmt.Sprintf("%s/%s", net.JoinHostPort(d.config.Host, strconv.Itoa(int(d.config.Port))), d.config.Database)
 }
 
 // Mappings are the names of the destination's mappings, in the order in which they run.
@@ -108,7 +120,7 @@ func (d *Destination) signal() {
 
 // wake starts a worker where there is work and none runs. It is called with mu held.
 func (d *Destination) wake() {
-	if d.working || d.retryAt != nil || !d.hasWork() {
+	if d.working || d.retryAt != nil || d.paused != nil || !d.hasWork() {
 		return
 	}
 	if !d.run(d.work) {
@@ -169,6 +181,7 @@ var errNothing = errors.New("nothing is queued")
 func (d *Destination) step(ctx context.Context) error {
 	d.mu.Lock()
 	d.due = false
+	paused := d.paused != nil
 	d.flying(-d.inFlight)
 	var old *session
 	replay := false
@@ -190,7 +203,7 @@ func (d *Destination) step(ctx context.Context) error {
 		d.router.places.leave(d)
 		old.close()
 	}
-	if d.router.stopping() || ctx.Err() != nil {
+	if d.router.stopping() || ctx.Err() != nil || paused {
 		return cmp.Or(ctx.Err(), errNothing)
 	}
 	if d.session == nil {
@@ -223,7 +236,7 @@ func (d *Destination) step(ctx context.Context) error {
 // rest ends the worker when there is really nothing to do, and keeps the connection for a while.
 func (d *Destination) rest() bool {
 	d.mu.Lock()
-	if !d.router.stopping() && (d.hasWork() || d.parked) {
+	if !d.router.stopping() && d.paused == nil && (d.hasWork() || d.parked) {
 		d.mu.Unlock()
 		return false
 	}
@@ -233,12 +246,13 @@ func (d *Destination) rest() bool {
 	case s == nil || d.router.stopping():
 	case d.applied > 0:
 		d.idle = time.AfterFunc(flushPause, d.confirmFlush)
-	case s.backfill != nil && s.backfill.active: // its chunk comes
-	case d.router.Options.IdleClose > 0 && d.router.connections.rest(d):
+	case d.paused == nil && s.backfill != nil && s.backfill.active: // its chunk comes
+	case d.paused == nil && d.router.Options.IdleClose > 0 && d.router.connections.rest(d):
 		d.idle = time.AfterFunc(d.router.Options.IdleClose, d.closeIdle)
 	default:
 		d.session = nil
 		d.mu.Unlock()
+		d.router.places.leave(d)
 		s.close()
 		return true
 	}

@@ -24,6 +24,9 @@ func (r *Router) Begin(ctx context.Context) error {
 		r.xids.before[xid] = true
 	}
 	r.xidMu.Unlock()
+	if err := r.loadSwitches(ctx); err != nil {
+		return err
+	}
 	states, err := r.State.load(ctx)
 	if err != nil {
 		return err
@@ -54,7 +57,7 @@ func (r *Router) Begin(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.checkpoint(ctx) // so that every destination has its row before anything is acknowledged
+	return r.checkpoint(ctx, true) // so that every destination has its row before anything is acknowledged
 }
 
 // notConfigured is the reason of a destination that the configuration no longer has.
@@ -73,6 +76,7 @@ func (d *Destination) begin(s destinationState) {
 			d.epoch = time.Now().UnixMicro()
 		}
 	}
+	defer d.observe()
 	if s.epoch == 0 {
 		d.due = true
 		d.wake()
@@ -94,14 +98,20 @@ func (d *Destination) begin(s destinationState) {
 
 // Run notes checkpoints, parks who must be parked and sees to requests, until ctx is done. Begin comes before it.
 func (r *Router) Run(ctx context.Context) error {
-	checkpoint, watch := time.NewTicker(r.Options.Checkpoint), time.NewTicker(watchEvery)
+	checkpoint, watch, switches := time.NewTicker(r.Options.Checkpoint), time.NewTicker(watchEvery), time.NewTicker(switchEvery)
 	defer checkpoint.Stop()
 	defer watch.Stop()
+	defer switches.Stop()
 	failures := 0
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-switches.C:
+			if err := r.loadSwitches(ctx); err != nil && ctx.Err() == nil {
+				r.Log.Debug("the switches stay as they are", zap.Error(err)) // the checkpoint says that the primary is away
+			}
+			continue
 		case <-watch.C:
 			if r.Reader.State() != replication.Streaming {
 				continue // another process may have the slot
@@ -123,7 +133,7 @@ func (r *Router) Run(ctx context.Context) error {
 				continue
 			}
 		}
-		err := r.checkpoint(ctx)
+		err := r.checkpoint(ctx, false)
 		if err == nil {
 			err = r.takeRequests(ctx)
 		}
@@ -149,9 +159,18 @@ const parkMemory = 10 * time.Minute
 // watchEvery is how often destinations are looked at for parking.
 const watchEvery = 100 * time.Millisecond
 
+// A flush LSN that is less than idleBytes ahead is noted once in idleCheckpoints checkpoints.
+const (
+	idleBytes       = 64 << 10
+	idleCheckpoints = 10
+)
+
 // checkpoint notes on the primary what each destination that moved is known to have, and only then lets the reader
 // acknowledge it. The flush LSN is taken first: what a destination has is at least what that LSN promises.
-func (r *Router) checkpoint(ctx context.Context) error {
+//
+// A checkpoint is itself WAL, which the next one would acknowledge, and so on while the primary is idle. Where only the flush
+// LSN has moved, and not far, it is therefore noted seldom, unless now is set.
+func (r *Router) checkpoint(ctx context.Context, now bool) error {
 	r.checkpoints.Lock() // an older state must not be written over a newer one
 	defer r.checkpoints.Unlock()
 	flush := r.Acks.Flush()
@@ -170,9 +189,11 @@ func (r *Router) checkpoint(ctx context.Context) error {
 		}
 		d.mu.Unlock()
 	}
-	if len(moved) == 0 && flush <= r.Acks.Noted() {
+	if ahead := int64(flush) - int64(r.Acks.Noted()); len(moved) == 0 && (ahead <= 0 ||
+		!now && ahead < idleBytes && time.Since(r.checkpointed) < idleCheckpoints*r.Options.Checkpoint) {
 		return nil
 	}
+	r.checkpointed = time.Now()
 	if err := r.State.checkpoint(ctx, flush, moved); err != nil {
 		return err
 	}
@@ -220,6 +241,16 @@ func (r *Router) mustPark(d *Destination) string {
 		return ""
 	}
 	switch failing := !d.failing.IsZero(); {
+	case d.paused != nil:
+		switch {
+		case len(d.queue) == 0:
+		case d.over:
+			return "it is paused and its queue is full"
+		case r.gate.short():
+			return "it is paused and the memory for all queues is used up"
+		case time.Since(d.pausedAt) > r.Options.ParkAfter:
+			return fmt.Sprintf("it has been paused for %s, and its queue holds the slot back", r.Options.ParkAfter)
+		}
 	case failing && d.over && time.Since(d.failing) > parkGrace && time.Since(time.Unix(0, d.lastRound.Load())) > parkGrace:
 		return "it fails and its queue is full"
 	case failing && time.Since(d.failing) > r.Options.ParkAfter && len(d.queue) > 0:
@@ -270,7 +301,7 @@ func (r *Router) park(d *Destination, reason string) {
 		r.Log.Warn("a destination cannot be parked", zap.Stringer("destination", d), zap.Error(err))
 		return
 	}
-	d.epoch, d.parked, d.fresh = epoch, true, true
+	d.epoch, d.parked, d.fresh, d.parkReason = epoch, true, true, text
 	if time.Since(d.parkedAt) > parkMemory {
 		d.parks = 0
 	}
@@ -278,13 +309,15 @@ func (r *Router) park(d *Destination, reason string) {
 	d.log.Warn("parked: the stream goes on without this destination, which is copied anew when it answers", zap.String("reason", text))
 	if d.working { // the queue is its worker's, which drops it in failed
 		d.cancelWork()
+		d.observe()
 		d.mu.Unlock()
 		return
 	}
 	tickets := d.drop()
-	if d.retryAt == nil {
+	if d.retryAt == nil && d.paused == nil {
 		d.pauseAfter(&Error{Err: errors.New(reason)})
 	}
+	d.observe()
 	d.mu.Unlock()
 	r.Acks.Release(tickets...)
 }
@@ -315,6 +348,7 @@ func (d *Destination) attach() {
 	if d.parked {
 		d.parked, d.caughtUp = false, false
 		d.log.Info("the parked destination answers again")
+		d.observe()
 	}
 }
 

@@ -54,9 +54,8 @@ type Config struct {
 	Tables     []Table
 	Tombstones *Tombstones // nil: none
 	Acks       *replication.AckTracker
-	// Rows reads current rows of the primary by key, for values that an UPDATE left in TOAST. Keys are tuples of the
-	// relation with at least the key filled. It returns what it finds, in any order.
-	Rows    func(ctx context.Context, rel *replication.Relation, keys []replication.Tuple) ([]replication.Tuple, error)
+	// Rows reads current rows of the primary by key, for values that an UPDATE left in TOAST: see [replication.Lookup.Rows].
+	Rows    func(ctx context.Context, rel *replication.Relation, keys []replication.Tuple, after []uint32) ([]replication.Tuple, error)
 	Primary *replication.Primary // where backfills read
 	State   *StateStore
 	Reader  Reader
@@ -84,8 +83,13 @@ type Router struct {
 	connections *connections
 	places      *places
 
-	checkpoints sync.Mutex   // one at a time
-	walEnd      atomic.Int64 // where the primary's WAL ended at the last checkpoint
+	checkpoints  sync.Mutex // one at a time
+	checkpointed time.Time  // when the last one was written
+
+	switchMu sync.Mutex
+	switches []Switch
+
+	walEnd atomic.Int64 // where the primary's WAL ended at the last checkpoint
 
 	xidMu sync.Mutex
 	xids  *xids
@@ -97,7 +101,9 @@ type Router struct {
 
 	// Owned by the reader's goroutine.
 	routes  map[*replication.Relation]*route
-	open    int64 // sequence id of the transaction whose parts are coming
+	counts  []*tableCount // by table; safe for all
+	open    int64         // sequence id of the transaction whose parts are coming
+	inside  bool          // its last part has not come
 	touched []*Destination
 
 	ctx     context.Context // ends the work in flight
@@ -113,6 +119,7 @@ type route struct {
 	table     string // as mappings name it; "" is not routed
 	tenant    int    // index of the tenant column
 	tombstone bool
+	count     *tableCount // nil: not routed
 }
 
 // NewRouter returns a router without destinations.
@@ -122,6 +129,10 @@ func NewRouter(c Config) *Router {
 		tenants: map[string][]*Destination{}, stop: make(chan struct{}), routes: map[*replication.Relation]*route{}, latest: map[string]*replication.Relation{}}
 	for _, t := range c.Tables {
 		r.latest[t.Relation.Name] = t.Relation
+		r.counts = append(r.counts, newTableCount(t.Relation))
+	}
+	if ts := c.Tombstones; ts != nil {
+		r.counts = append(r.counts, newTableCount(ts.Table.Relation))
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
@@ -147,8 +158,14 @@ func (r *Router) Destinations() []*Destination {
 	return append([]*Destination(nil), r.destinations...)
 }
 
-// Full implements [replication.Sink].
-func (r *Router) Full() <-chan struct{} { return r.gate.full() }
+// Full implements [replication.Sink]. Reading that is switched off stops between transactions: the end of an open one must
+// come, or it would keep locks in external databases.
+func (r *Router) Full() <-chan struct{} {
+	if held := r.gate.held(); held != nil && !r.inside {
+		return held
+	}
+	return r.gate.full()
+}
 
 // Write implements [replication.Sink]: it queues the changes of one part at the destinations of their tenants.
 func (r *Router) Write(part *replication.Transaction) error {
@@ -158,6 +175,8 @@ func (r *Router) Write(part *replication.Transaction) error {
 		r.xids.add(part.XID)
 		r.xidMu.Unlock()
 	}
+	r.inside = !part.Last
+	r.count(part)
 	changes := part.Changes
 	for i := 0; i < len(changes); {
 		rt := r.route(changes[i].Relation)
@@ -216,9 +235,6 @@ func (r *Router) moveTenant(part *replication.Transaction, c *replication.Change
 	gone, came := *c, *c
 	gone.Kind, gone.New = replication.Delete, replication.Tuple{}
 	came.Kind, came.Old = replication.Insert, replication.Tuple{}
-	if c.Relation.Identity == 'f' {
-		came.New = c.New.Fill(c.Old)
-	}
 	r.toTenant(part, string(c.Old.Value(rt.tenant).Text), []replication.Change{gone})
 	r.toTenant(part, string(c.New.Value(rt.tenant).Text), []replication.Change{came})
 }
@@ -274,6 +290,9 @@ func (r *Router) route(rel *replication.Relation) *route {
 		r.Log.Error("the table's tenant column is not in the stream; its changes go nowhere", zap.Stringer("table", rel))
 		rt.table = ""
 	}
+	if i := slices.IndexFunc(r.counts, func(c *tableCount) bool { return c.name == rel.String() }); i >= 0 {
+		rt.count = r.counts[i]
+	}
 	r.routes[rel] = rt
 	return rt
 }
@@ -308,7 +327,7 @@ func (r *Router) Settle() {
 	}
 	last.Wait()
 	r.cancel()
-	if err := r.checkpoint(context.Background()); err != nil {
+	if err := r.checkpoint(context.Background(), true); err != nil {
 		r.Log.Warn("the last checkpoint failed; what was not acknowledged is read again and skipped", zap.Error(err))
 	}
 }

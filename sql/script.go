@@ -94,5 +94,8 @@ func Rights() []Right {
 		{"SELECT", "destination_state"},
 		{"INSERT", "destination_state"},
 		{"UPDATE", "destination_state"},
+		{"SELECT", "switch"},
+		{"INSERT", "switch"}, // outflow pause
+		{"UPDATE", "switch"},
 	}
 }

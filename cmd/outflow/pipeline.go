@@ -25,7 +25,7 @@ type pipeline struct {
 	router  *sink.Router
 	lookup  *replication.Lookup
 	state   *sink.StateStore
-	setup   replication.Setup
+	watcher *replication.Watcher
 	log     *zap.Logger
 	acks    *replication.AckTracker
 }
@@ -182,9 +182,15 @@ func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pi
 		return nil, err
 	}
 	pl := &pipeline{primary: primary, lookup: &replication.Lookup{Primary: primary}, acks: replication.NewAckTracker(confirmed),
-		setup: slotSetup(primary, cfg, p, log), log: log, state: &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}}
+		log: log, state: &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}}
 	pl.reader = &replication.Reader{Primary: primary, Slot: cfg.Source.Slot, Publication: cfg.Source.Publication,
 		Source: source, Confirmed: confirmed, Acks: pl.acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
+	pl.watcher = &replication.Watcher{Setup: slotSetup(primary, cfg, p, log), Every: cfg.Source.Heartbeat, Log: pl.reader.Log,
+		Streaming: func() bool { return pl.reader.State() == replication.Streaming }}
+	if cfg.Source.Heartbeat > 0 {
+		pl.watcher.Heartbeat = &replication.Heartbeat{}
+		pl.reader.Heartbeat = pl.watcher.Heartbeat
+	}
 	pl.router = sink.NewRouter(sink.Config{Options: sinkOptions(cfg.Sink), SourceID: source.ID, Tables: sinkTables(cfg, p),
 		Tombstones: sinkTombstones(cfg, p), Acks: pl.acks, Rows: pl.lookup.Rows, Log: log,
 		Primary: primary, State: pl.state, Reader: pl.reader, SequenceID: source.SequenceID})
@@ -297,6 +303,6 @@ func (pl *pipeline) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return pl.reader.Run(ctx) })
 	g.Go(func() error { return pl.router.Run(ctx) })
-	g.Go(func() error { return pl.setup.Watch(ctx, pl.log) })
+	g.Go(func() error { return pl.watcher.Run(ctx) })
 	return g.Wait()
 }

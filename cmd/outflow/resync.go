@@ -121,12 +121,12 @@ func (w *copyWatch) judge(all []sink.Noted, attended bool, now time.Time) (over 
 		key := [2]string{d.Tenant, d.Name}
 		switch d.State {
 		case sink.Streaming:
-		case sink.Halted, sink.Parked, paused:
+		case sink.Halted, sink.Parked, sink.Paused:
 			if w.stuck[key].IsZero() { // it may be the state from before, which has not changed yet
 				w.stuck[key] = now
 			}
 			if now.Sub(w.stuck[key]) >= w.patience {
-				stuck = append(stuck, fmt.Sprintf("%s/%s is %s: %s", d.Tenant, d.Name, d.State, d.Reason))
+				stuck = append(stuck, strings.TrimSuffix(fmt.Sprintf("%s/%s is %s: %s", d.Tenant, d.Name, d.State, d.Reason), ": "))
 				continue
 			}
 			waiting++
@@ -152,6 +152,3 @@ func (w *copyWatch) judge(all []sink.Noted, attended bool, now time.Time) (over 
 	}
 	return false, nil
 }
-
-// paused is the state of a destination that an operator has stopped.
-const paused sink.State = "paused"

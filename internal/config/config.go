@@ -40,8 +40,10 @@ type Source struct {
 	DSN         secret.Text `yaml:"dsn"`
 	Slot        string      `yaml:"slot"`
 	Publication string      `yaml:"publication"`
-	Tables      []Table     `yaml:"tables"`     // at least one
-	Tombstones  *Tombstones `yaml:"tombstones"` // nil: deletes are seen as deletes only
+	// Heartbeat is the time between the logical messages that measure the way of a commit through the stream; 0: none.
+	Heartbeat  time.Duration `yaml:"heartbeat"`
+	Tables     []Table       `yaml:"tables"`     // at least one
+	Tombstones *Tombstones   `yaml:"tombstones"` // nil: deletes are seen as deletes only
 }
 
 // Table is a table of the primary that has tenants' rows.
@@ -123,6 +125,7 @@ func Default() *Config {
 		Source: Source{
 			Slot:        "outflow",
 			Publication: "outflow",
+			Heartbeat:   10 * time.Second,
 			Tables: []Table{
 				{Name: "ProjectUser", Tenant: "tenancyId"},
 				{Name: "ContactChannel", Tenant: "tenancyId"},

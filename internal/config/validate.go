@@ -48,6 +48,9 @@ func (l *loader) validateSource() {
 		l.faultAt("source.slot", "expected 1 to 63 of a-z, 0-9 and _, found %s", l.show("source.slot", s.Slot))
 	}
 	l.identifier("source.publication", s.Publication)
+	if s.Heartbeat != 0 {
+		within(l, "source.heartbeat", s.Heartbeat, 100*time.Millisecond, time.Hour)
+	}
 }
 
 func (l *loader) requiredDSN(path, message string) {
