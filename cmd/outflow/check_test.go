@@ -162,7 +162,7 @@ func TestCheckFindsFaults(t *testing.T) {
 	owned := pgtest.Database(t, w.cluster)
 	db = connect(t, owned)
 	exec(t, db, `CREATE TABLE _stack_sync_metadata (mapping_name text PRIMARY KEY, last_synced_sequence_id bigint, updated_at timestamp,
-		fingerprint text, tenant text, source text, epoch bigint, backfill jsonb);
+		fingerprint text, tenant text, source text, epoch bigint, backfill jsonb, mark text);
 		INSERT INTO _stack_sync_metadata VALUES ('users', 5, now(), '', 'somebody', 'else', 1)`)
 	w.addDestination(tenant3, "owned", owned)
 	latin := "latin_" + w.cfg.Source.Slot
