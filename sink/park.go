@@ -204,6 +204,9 @@ func (r *Router) checkpoint(ctx context.Context, now bool) error {
 		d.mu.Lock()
 		now := destinationState{tenant: d.Tenant, name: d.Name, epoch: d.epoch, note: max(d.note, d.released),
 			fingerprint: d.fingerprint(), state: d.statusLocked().State, reason: d.reason()}
+		if !d.caughtUp { // how far a copy is: an idle system has nothing more to write
+			now.copied, now.copyTotal = d.status.Copied, max(d.status.CopyTotal, 0)
+		}
 		if now != d.noted && !d.parking {
 			moved = append(moved, now)
 			from = append(from, d)
@@ -384,6 +387,7 @@ func (d *Destination) raiseEpoch(ctx context.Context, reason string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.epoch, d.caughtUp = epoch, false
+	d.status.Copied, d.status.CopyTotal = 0, -1
 	return nil
 }
 
@@ -424,6 +428,7 @@ func (r *Router) takeRequests(ctx context.Context) error {
 			}
 			d.mu.Lock()
 			d.epoch, d.caughtUp = max(d.epoch, s.epoch), false
+			d.status.Copied, d.status.CopyTotal = 0, -1
 			d.mu.Unlock()
 			d.log.Info("a resync was asked for", zap.String("reason", s.reason))
 			d.restart()

@@ -453,35 +453,42 @@ func (s *session) check(ctx context.Context) error {
 	}
 	defer s.rollback()
 	for mi, m := range s.d.mappings {
-		for si, step := range m.Steps {
-			rel := s.d.router.relation(step.From)
-			if rel == nil {
-				return &Error{Mapping: m.Name, Table: step.From, verdict: needsHuman,
-					Err:    fmt.Errorf("step %d reads from %q, which is not a table of source.tables", si+1, step.From),
-					Remedy: "add the table to source.tables, or correct the mapping"}
-			}
-			st, err := s.statement(ctx, mi, si, rel)
-			if err != nil {
+		for si := range m.Steps {
+			if err := s.prepareStep(ctx, mi, si); err != nil {
 				return err
 			}
-			if s.prepared[st.Name] {
-				continue
-			}
-			name := st.Name
-			if s.d.unnamed {
-				name = ""
-			}
-			_, err = s.conn.Prepare(ctx, name, st.SQL, st.ParameterOIDs())
-			if sqlstate(err) == duplicatePrepared { // of another client of a pooler
-				s.d.unnamed = true
-				return newError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))
-			}
-			if err != nil {
-				return s.explainStatement(st, err)
-			}
-			s.prepared[st.Name] = true
 		}
 	}
+	return nil
+}
+
+// prepareStep prepares one step on the external server, which finds what is wrong with it.
+func (s *session) prepareStep(ctx context.Context, mi, si int) error {
+	m := s.d.mappings[mi]
+	from := m.Steps[si].From
+	rel := s.d.router.relation(from)
+	if rel == nil {
+		return &Error{Mapping: m.Name, Table: from, verdict: needsHuman,
+			Err:    fmt.Errorf("step %d reads from %q, which is not a table of source.tables", si+1, from),
+			Remedy: "add the table to source.tables, or correct the mapping"}
+	}
+	st, err := s.statement(ctx, mi, si, rel)
+	if err != nil || s.prepared[st.Name] {
+		return err
+	}
+	name := st.Name
+	if s.d.unnamed {
+		name = ""
+	}
+	_, err = s.conn.Prepare(ctx, name, st.SQL, st.ParameterOIDs())
+	if sqlstate(err) == duplicatePrepared { // of another client of a pooler
+		s.d.unnamed = true
+		return newError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))
+	}
+	if err != nil {
+		return s.explainStatement(st, err)
+	}
+	s.prepared[st.Name] = true
 	return nil
 }
 

@@ -76,6 +76,8 @@ type destinationState struct {
 	fingerprint  string
 	state        State
 	reason       string
+	copied       int64 // rows of the backfill that runs or waits, 0 where none does
+	copyTotal    int64 // about how many there will be, 0 unknown
 }
 
 // stateTimeout bounds one statement on the primary.
@@ -143,19 +145,25 @@ func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, move
 	tenants, names := make([]string, len(moved)), make([]string, len(moved))
 	fingerprints, states, reasons := make([]string, len(moved)), make([]string, len(moved)), make([]string, len(moved))
 	epochs, notes := make([]int64, len(moved)), make([]int64, len(moved))
+	copied, totals := make([]int64, len(moved)), make([]int64, len(moved))
 	for i, d := range moved {
 		tenants[i], names[i], epochs[i], notes[i] = d.tenant, d.name, d.epoch, d.note
 		fingerprints[i], states[i], reasons[i] = d.fingerprint, string(d.state), d.reason
+		copied[i], totals[i] = d.copied, d.copyTotal
 	}
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, `WITH flush AS (UPDATE outflow.source SET flush_lsn = greatest(flush_lsn, $2::text::pg_lsn) WHERE slot = $1),
-				mark AS (UPDATE outflow.reading SET checkpoints = $11 WHERE slot = $1 AND reading = $10)
-			INSERT INTO outflow.destination_state AS s (slot, `+stateColumns+`)
-			SELECT $1, m.* FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::text[]) AS m
+				mark AS (UPDATE outflow.reading SET checkpoints = $13 WHERE slot = $1 AND reading = $12)
+			INSERT INTO outflow.destination_state AS s (slot, `+stateColumns+`, copied_rows, copy_total)
+			SELECT $1, m.tenant, m.name, m.epoch, m.note, m.fingerprint, m.state, m.reason, nullif(m.copied, 0), nullif(m.total, 0)
+			FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[])
+				AS m (tenant, name, epoch, note, fingerprint, state, reason, copied, total)
 			ON CONFLICT (slot, tenant_id, name) DO UPDATE SET last_sequence_id = greatest(s.last_sequence_id, excluded.last_sequence_id),
-				fingerprint = excluded.fingerprint, state = excluded.state, reason = excluded.reason, updated_at = now()
+				fingerprint = excluded.fingerprint, state = excluded.state, reason = excluded.reason, updated_at = now(),
+				copied_rows = excluded.copied_rows, copy_total = excluded.copy_total
 			WHERE s.epoch = excluded.epoch`,
-			s.Slot, flush.String(), tenants, names, epochs, notes, fingerprints, states, reasons, s.mark.reading, s.mark.checkpoint+1)
+			s.Slot, flush.String(), tenants, names, epochs, notes, fingerprints, states, reasons, copied, totals,
+			s.mark.reading, s.mark.checkpoint+1)
 		if err == nil {
 			s.mark.checkpoint++
 		}
@@ -206,12 +214,12 @@ func (s *StateStore) walEnd(ctx context.Context) (end int64, err error) {
 }
 
 // RequestResync asks the process that runs, or the next one, to copy destinations anew: all of a slot, of a tenant (name ""),
-// or one. It returns how many there are.
+// or one; those that the configuration no longer has are copied anew anyway should they return. It returns how many there are.
 func (s *StateStore) RequestResync(ctx context.Context, tenant, name, reason string) (n int64, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		tag, err := conn.Exec(ctx, `UPDATE outflow.destination_state
 			SET epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint), resync_at = clock_timestamp(), state = 'backfilling',
-			reason = $4, updated_at = now() WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3)`, s.Slot, tenant, name, reason)
+			reason = $4, copied_rows = NULL, copy_total = NULL, updated_at = now() WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3) AND reason <> $5`, s.Slot, tenant, name, reason, notConfigured)
 		n = tag.RowsAffected()
 		return err
 	})

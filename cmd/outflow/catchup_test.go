@@ -254,7 +254,7 @@ func TestResyncCommand(t *testing.T) {
 	db := connect(t, dsn)
 	exec(t, db, `DELETE FROM users WHERE id::text LIKE '%3'; UPDATE users SET display_name = 'changed' WHERE id::text LIKE '%4';
 		INSERT INTO users (id, signed_up_at) VALUES ('00000000-0000-4000-8000-00000099999a', now())`)
-	p := launch(t, "resync", "--config", w.configFile(), "--tenant", tenant1)
+	p := launch(t, "resync", "--config", w.configFile(), "--tenant", tenant1, "--no-wait")
 	p.says("1 destinations are copied anew")
 	waitFor(t, "the rows to be mended", func() error {
 		if diff := w.diff(tenant1, dsn); diff != "" {

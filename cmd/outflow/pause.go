@@ -91,7 +91,7 @@ func whoami() string {
 
 // findTargets makes a switch of each target. A destination must have run on the slot once: a name that is misspelt would pause nobody.
 func findTargets(ctx context.Context, state *sink.StateStore, targets []string) ([]sink.Switch, error) {
-	known, err := state.Noted(ctx)
+	known, err := state.Noted(ctx, "", "")
 	if err != nil {
 		return nil, err
 	}

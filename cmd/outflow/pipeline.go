@@ -76,6 +76,11 @@ func newPlanAfter(ctx context.Context, conn *pgx.Conn, cfg *config.Config, check
 	if err != nil {
 		return nil, err
 	}
+	return planWith(ctx, conn, cfg, set, check)
+}
+
+// planWith is newPlan with these mappings.
+func planWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mapping.Set, check checkFunc) (*plan, error) {
 	var rules []replication.TableRule
 	for i, t := range cfg.Source.Tables {
 		schema, name := t.Qualified()

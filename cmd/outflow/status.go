@@ -126,7 +126,7 @@ func statusFromPrimary(ctx context.Context, cfg *config.Config, limit int) (*sta
 	}
 	state := &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}
 	defer state.Close()
-	noted, err := state.Noted(ctx)
+	noted, err := state.Noted(ctx, "", "")
 	if err != nil {
 		return nil, err
 	}
