@@ -89,6 +89,25 @@ func (b *browser) shot(name string) {
 	}
 }
 
+func (b *browser) visit(path string) {
+	b.Helper()
+	b.run(chromedp.Navigate(b.url + path))
+}
+
+// press clicks on what loads another page, and waits until that is there.
+func (b *browser) press(selector string) {
+	b.Helper()
+	do(b, chromedp.Evaluate[bool](`window.pressed = true`))
+	b.run(chromedp.Click(selector))
+	waitFor(b, "the next page", func() error {
+		old, err := chromedp.Run(b.ctx, chromedp.Evaluate[bool](`window.pressed === true || document.readyState != "complete"`))
+		if err == nil && old {
+			err = fmt.Errorf("it is still the old one")
+		}
+		return err
+	})
+}
+
 // shows waits until the page shows the text in what the selector finds; the page is not loaded again.
 func (b *browser) shows(selector, text string) {
 	b.Helper()
@@ -128,11 +147,12 @@ func TestDashboard(t *testing.T) {
 	s.destinationIs(tenant2, "poisoned", sink.Streaming)
 
 	b := newBrowser(t, s.url)
-	b.run(chromedp.Navigate(s.url+"/switches"), chromedp.SendKeys("#token", "wrong"), chromedp.Submit("#token"))
+	b.visit("/switches")
+	b.run(chromedp.SendKeys("#token", "wrong"), chromedp.Submit("#token"))
 	b.shows(".wrong", "not the token")
 	b.run(chromedp.SendKeys("#token", adminToken), chromedp.Submit("#token"))
 	b.shows("h1", "Switches")
-	b.run(chromedp.Navigate(s.url))
+	b.visit("/")
 	b.shows("#live", "live")
 	b.shows("tr.retrying", tenant3)
 
@@ -152,21 +172,21 @@ func TestDashboard(t *testing.T) {
 	b.shots()
 
 	// Pause and resume, from the table and from the destination's page.
-	b.run(chromedp.Click(`tr.streaming a[href^="/destination/pause"]`))
+	b.press(`tr.streaming a[href^="/destination/pause"]`)
 	b.shows("h1", "Pause "+tenant1+"/main?")
 	b.run(chromedp.SendKeys("#reason", "moving house"), chromedp.SendKeys("#by", "Grace"), chromedp.Submit("#reason"))
 	b.shows("[data-live=detail]", "moving house")
 	s.destinationIs(tenant1, "main", sink.Paused)
 	b.shot("destination-paused")
-	b.run(chromedp.Click(`form[action="/destination/resume"] button`))
+	b.press(`form[action="/destination/resume"] button`)
 	b.shows("[data-live=detail] .panel-head", "Streaming")
 
 	// Resync asks first.
 	before := len(s.destinationIs(tenant1, "main", sink.Streaming).History)
-	b.run(chromedp.Click(`a[href^="/destination/resync"]`))
+	b.press(`a[href^="/destination/resync"]`)
 	b.shows("h1", "anew?")
 	b.shot("confirm")
-	b.run(chromedp.Click(`button.primary`))
+	b.press(`button.primary`)
 	waitFor(t, "the resync", func() error {
 		if d := s.destinationIs(tenant1, "main", sink.Streaming); len(d.History) < before+2 {
 			return fmt.Errorf("its history is %+v", d.History)
@@ -176,21 +196,22 @@ func TestDashboard(t *testing.T) {
 	b.shows("[data-live=detail]", "Backfilling")
 
 	// A switch says what it costs.
-	b.run(chromedp.Navigate(s.url + "/switches/reading"))
+	b.visit("/switches/reading")
 	b.shows(".means", "The primary keeps all WAL from now on")
-	b.run(chromedp.Click(`button.primary`))
+	b.press(`button.primary`)
 	b.shows("[data-live=fuses]", "Off")
 	b.shows(".banner.degraded", "Degraded")
 	b.shot("switches")
-	b.run(chromedp.Click(`form[action="/switches/reading"] button`))
+	b.press(`form[action="/switches/reading"] button`)
 	b.shows("[data-live=fuses] .state.on", "On")
 	w.user(tenant1, "00000000-0000-4000-8000-000000000999", "Zoe")
-	b.run(chromedp.Navigate(s.url + "/tables"))
+	b.visit("/tables")
 	b.shows("tbody tr", "public.ProjectUser")
-	b.run(chromedp.Navigate(s.url + "/configuration"))
+	b.visit("/configuration")
 	b.shows(".config", "source:")
 	b.shot("configuration")
-	b.run(chromedp.Navigate(s.url+"/destination?tenant="+tenant2+"&name=poisoned"), chromedp.WaitVisible("#h-error"))
+	b.visit("/destination?tenant=" + tenant2 + "&name=poisoned")
+	b.run(chromedp.WaitVisible("#h-error"))
 	b.shot("destination-halted")
 }
 
