@@ -121,7 +121,7 @@ func (s *sampler) follow(now time.Time, at uint64, r *row) {
 
 // note keeps an error that is new, or counts it.
 func (s *sampler) note(now time.Time, t *track, r *row) {
-	if r.Err == nil || (t.last != nil && t.last.err == r.Err) {
+	if r.Err == nil || (t.last != nil && t.last.err == r.Err) { //nolint:errorlint // the same failure, not the same kind
 		return
 	}
 	failure := failureOf(r.Err)

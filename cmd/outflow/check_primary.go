@@ -177,7 +177,7 @@ func (in *installation) missingRights(ctx context.Context, pending bool) (missin
 		if err != nil {
 			return nil, fmt.Errorf("reading the rights of role %q: %w", in.role, err)
 		}
-		if !held && !(pending && g.ours) {
+		if !held && (!pending || !g.ours) {
 			missing = append(missing, "GRANT "+g.sql+" TO "+pgx.Identifier{in.role}.Sanitize())
 		}
 	}
