@@ -94,7 +94,9 @@ func (s *Server) turn(r *http.Request, name string, o order) error {
 		return refuse(http.StatusBadRequest, "off: required, true or false")
 	}
 	if *o.Off && name != sink.SwitchBackfills && !o.Confirm {
-		return refuse(http.StatusConflict, "with %s off the primary keeps all WAL from now on; say \"confirm\": true", name)
+		return refuse(http.StatusConflict, "%s; say \"confirm\": true", map[string]string{
+			sink.SwitchReading:  "with reading off the primary keeps all WAL from now on",
+			sink.SwitchApplying: "with applying off for long every destination is parked and must be copied anew"}[name])
 	}
 	if p, _ := s.current(); p == nil {
 		return refuse(http.StatusServiceUnavailable, "there is no connection to the primary, where this would be written")

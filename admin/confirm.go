@@ -78,7 +78,13 @@ func (s *Server) confirmSwitch(w http.ResponseWriter, r *http.Request) {
 
 // costs says what a switch that is off costs, with what the primary has left where it keeps WAL for that.
 func (s *Server) costs(name string) []string {
-	if name == sink.SwitchBackfills {
+	switch name {
+	case sink.SwitchApplying:
+		return []string{
+			"Every destination is as if paused: changes are read and wait in its queue.",
+			"One whose queue is full, or that has waited for sink.park_after, is parked: the primary keeps no WAL for it, and it is copied anew later.",
+		}
+	case sink.SwitchBackfills:
 		return []string{
 			"No destination is copied from the tables; those that wait for it stay where they are. Live changes go on for all others.",
 			"The primary keeps no WAL for that.",
@@ -91,13 +97,7 @@ func (s *Server) costs(name string) []string {
 	} else if slot.CheckedAt == nil {
 		safe = "How much it may keep is not known yet."
 	}
-	if name == sink.SwitchReading {
-		return []string{"No destination gets changes until it is switched on again.", "The primary keeps all WAL from now on. " + safe}
-	}
-	return []string{
-		"Changes are read and wait in the queues, until those are full; then reading waits too.",
-		"From then on the primary keeps all WAL. " + safe,
-	}
+	return []string{"No destination gets changes until it is switched on again.", "The primary keeps all WAL from now on. " + safe}
 }
 
 func (s *Server) actOnSwitch(w http.ResponseWriter, r *http.Request) {

@@ -73,6 +73,10 @@ func (p *Pipeline) slot(name string) Slot {
 	s.Outstanding = &outstanding
 	if st := p.SlotStatus(); st != nil {
 		s.fill(*st)
+		if p.Reader.State() == replication.Streaming { // perhaps only since the last look
+			active := true
+			s.Active = &active
+		}
 	}
 	return s
 }

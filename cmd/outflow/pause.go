@@ -41,7 +41,9 @@ func newPause(off bool) *cobra.Command {
 				sw := &switches[i]
 				sw.Off, sw.By, sw.Reason = off, by, reason
 				if off && (sw.Kind == sink.SwitchReading || sw.Kind == sink.SwitchApplying) && !yes {
-					if err := confirm(c, fmt.Sprintf("With %s off no destination gets changes, and the primary keeps all WAL from now on. Go on?", sw.Kind)); err != nil {
+					if err := confirm(c, map[string]string{
+						sink.SwitchReading:  "With reading off no destination gets changes, and the primary keeps all WAL from now on. Go on?",
+						sink.SwitchApplying: "With applying off no destination gets changes, and after a while all of them must be copied anew. Go on?"}[sw.Kind]); err != nil {
 						return err
 					}
 				}
@@ -58,8 +60,8 @@ func newPause(off bool) *cobra.Command {
 	if off {
 		c.Use, c.Short = "pause TENANT/NAME|reading|applying|backfills...", "Stop applying changes in a destination, or reading, applying or backfills as a whole"
 		c.Long = `Pause stops a destination: its changes wait in its queue, and when that is full it is parked, so that the primary keeps no WAL for
-it. reading, applying and backfills are the switches over everything; with reading or applying off the primary keeps all WAL. It is
-written to the primary, and holds until outflow resume, also for processes that start later.`
+it. reading, applying and backfills are the switches over everything; with reading off the primary keeps all WAL, and with
+applying off every destination is as if paused. It is written to the primary, and holds until outflow resume, also for processes that start later.`
 		c.Flags().BoolVar(&yes, "yes", false, "do not ask before switching off reading or applying")
 	}
 	s.flags(c)
