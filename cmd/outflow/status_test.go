@@ -55,7 +55,9 @@ func TestStatusPauseAndResume(t *testing.T) {
 
 	// Nobody listens any more where the process was asked.
 	file = w.configFile()
-	with = func(args ...string) []string { return append(args, "--config", file, "--set", "admin.listen=127.0.0.1:1") }
+	with = func(args ...string) []string {
+		return append(args, "--config", file, "--set", "admin.listen=127.0.0.1:1")
+	}
 	if r := status(); r.From != "primary" || r.Destinations[0].State != "paused" || *r.Status.Slot.Active {
 		t.Errorf("the status is %+v", r)
 	}
