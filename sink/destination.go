@@ -34,7 +34,8 @@ type Destination struct {
 	applied  int   // so many at the front are committed in the external database, but not known to be flushed there
 	released int64 // sequence id up to which tickets were released: the source may forget those changes
 	bytes    int64
-	inFlight int64 // bytes of what is being applied: bounded by the size of a batch, and no reason for the reader to wait
+	inFlight int64 // bytes of what is being applied: bounded by the size of two batches, and no reason for the reader to wait
+	lagging  int64 // bytes of what is applied and not known to be flushed: see mayLag; no reason to wait either
 	over     bool  // counted in the gate
 	accepted position
 	holding  int64                        // the newest transaction whose ticket is held; reading again does not hold it twice

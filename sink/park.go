@@ -362,7 +362,7 @@ func (d *Destination) drop() []replication.Ticket {
 	if !d.accepted.complete && len(d.queue) > 0 { // the rest of it is not wanted either
 		d.accepted.complete = true
 	}
-	d.queue, d.applied, d.inFlight = nil, 0, 0
+	d.queue, d.applied, d.inFlight, d.lagging = nil, 0, 0, 0
 	d.account(-d.bytes)
 	return tickets
 }

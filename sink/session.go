@@ -21,12 +21,14 @@ type session struct {
 	d          *Destination
 	conn       *pgconn.PgConn
 	held       []int64 // by mapping: last_synced_sequence_id as we last saw or set it
+	expected   []int64 // the same when what is in flight is committed
 	types      map[string]bool
 	statements map[statementKey]*mapping.Statement
 	prepared   map[string]bool
 	backfill   *backfill // nil: every mapping is complete
 	epoch      int64     // the destination's when the session was opened, and so the metadata's
 	least      int64     // what the database had at that time
+	plan       string    // plan_cache_mode of the open transaction
 	keepOpen   bool      // an error does not end the transaction: a savepoint is set
 }
 
@@ -212,6 +214,7 @@ func (s *session) open(ctx context.Context) error {
 	for _, m := range s.d.mappings {
 		s.held = append(s.held, known[m.Name].id)
 	}
+	s.expected = append(s.expected[:0], s.held...)
 	if s.backfill, err = newBackfill(s, known); err != nil {
 		return err
 	}
@@ -427,7 +430,8 @@ func (s *session) begin(ctx context.Context) error {
 	if _, err := s.exec(ctx, beginSQL); err != nil {
 		return fmt.Errorf("BEGIN: %w", err)
 	}
-	if _, err := s.exec(ctx, s.d.router.settings, "on", "auto"); err != nil {
+	s.plan = "auto"
+	if _, err := s.exec(ctx, s.d.router.settings, "on", s.plan); err != nil {
 		return fmt.Errorf("setting up the transaction: %w", err)
 	}
 	return nil

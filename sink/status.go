@@ -205,6 +205,9 @@ func (d *Destination) succeeded(b *batch, flushed bool) {
 	d.status.Rows += int64(b.changes)
 	d.status.Batches++
 	d.status.Transactions += int64(len(b.transactions))
+	for _, t := range d.queue[d.applied : d.applied+len(b.transactions)] {
+		d.lagging += t.bytes
+	}
 	d.applied += len(b.transactions)
 	n := 0
 	if flushed {
