@@ -111,8 +111,8 @@ func (d *Destination) pause(sw *Switch) {
 	case sw != nil:
 		d.pausedAt = time.Now()
 		d.log.Info("paused", zap.String("by", sw.By), zap.String("reason", sw.Reason))
-		if !d.working && d.session != nil && d.applied == 0 {
-			d.router.start(d.closeIdle)
+		if !d.working && d.retryAt == nil {
+			d.startWork() // to rest: without a connection, and without a place among the backfills
 		}
 	default:
 		d.log.Info("resumed")

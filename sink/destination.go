@@ -124,6 +124,11 @@ func (d *Destination) wake() {
 	if d.working || d.retryAt != nil || d.paused != nil || !d.hasWork() {
 		return
 	}
+	d.startWork()
+}
+
+// startWork starts the worker, and takes the connection back from the idle ones. It is called with mu held, while none works.
+func (d *Destination) startWork() {
 	if !d.run(d.work) {
 		return
 	}
@@ -242,22 +247,25 @@ func (d *Destination) rest() bool {
 		return false
 	}
 	d.working = false
-	s := d.session
+	s, paused := d.session, d.paused != nil
 	switch {
 	case s == nil || d.router.stopping():
 	case d.applied > 0:
 		d.idle = time.AfterFunc(flushPause, d.confirmFlush)
-	case d.paused == nil && s.backfill != nil && s.backfill.active: // its chunk comes
-	case d.paused == nil && d.router.Options.IdleClose > 0 && d.router.connections.rest(d):
+	case !paused && s.backfill != nil && s.backfill.active: // its chunk comes
+	case !paused && d.router.Options.IdleClose > 0 && d.router.connections.rest(d):
 		d.idle = time.AfterFunc(d.router.Options.IdleClose, d.closeIdle)
-	default:
+	default: // where it waits for a place it is woken without a connection
 		d.session = nil
-		d.mu.Unlock()
-		d.router.places.leave(d)
-		s.close()
-		return true
 	}
+	closed := s != nil && d.session == nil
 	d.mu.Unlock()
+	if closed {
+		s.close()
+	}
+	if paused {
+		d.router.places.leave(d)
+	}
 	return true
 }
 

@@ -345,6 +345,7 @@ func (r *Router) park(d *Destination, reason string) {
 	}
 	d.observe()
 	d.mu.Unlock()
+	r.places.leave(d)
 	r.Acks.Release(tickets...)
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -204,6 +205,63 @@ func TestBackfillsSwitchedOff(t *testing.T) {
 	r.caughtUp()
 	w.synced()
 	w.equal(tenant1, dsn)
+}
+
+// Backfills that wait for their turn have neither a connection nor changes, and nobody is forgotten.
+func TestBackfillsTakeTurns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.existing(300, tenant1)
+	w.cfg.Sink.MaxConnections, w.cfg.Sink.Backfills = 2, 1
+	var all []string
+	for i := range 12 {
+		all = append(all, w.destination(tenant1, fmt.Sprintf("d%d", i)))
+	}
+	w.start().caughtUp()
+	w.synced()
+	for _, dsn := range all {
+		w.equal(tenant1, dsn)
+	}
+}
+
+// A paused destination does not keep its place among the backfills, here while it waits for rows of a locked table.
+func TestPausedBackfillMakesRoom(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	for _, table := range []string{"slow", "fast"} {
+		w.exec(`CREATE TABLE ` + table + ` (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
+		w.exec(`INSERT INTO `+table+` SELECT $1, n, 'x' FROM generate_series(1, 100) n`, tenant1)
+		w.table(table, 1, "id int", "note text")
+	}
+	w.cfg.Sink.Backfills = 1
+	paused, other := w.destination(tenant1, "paused", "slow"), w.destination(tenant1, "other", "fast")
+	r := w.start()
+	r.caughtUp()
+	w.toggle(sink.Switch{Kind: sink.SwitchBackfills, Off: true})
+	r.effective(sink.SwitchBackfills, true)
+	for _, name := range []string{"paused", "other"} {
+		must(t, r.destination(name).Resync(t.Context(), "the test asked for it"))
+		becomes(t, r.destination(name), sink.Backfilling)
+	}
+	lock := connect(t, w.source)
+	exec(t, lock, `BEGIN; LOCK TABLE slow`)
+	w.toggle(sink.Switch{Kind: sink.SwitchBackfills, Off: false})
+	waitFor(t, "the read to wait for the lock", func() error {
+		if n := query(t, w.source, `SELECT count(*) FROM pg_locks WHERE relation = 'slow'::regclass AND NOT granted`)[0]; n == `"0"` {
+			return errors.New("nobody waits for it")
+		}
+		return nil
+	})
+	sw := sink.Switch{Kind: sink.SwitchDestination, Tenant: tenant1, Name: "paused", Off: true}
+	w.toggle(sw)
+	becomes(t, r.destination("paused"), sink.Paused)
+	becomes(t, r.destination("other"), sink.Streaming)
+	w.mirrored(tenant1, other, "fast", "id, note")
+	exec(t, lock, `COMMIT`)
+	sw.Off = false
+	w.toggle(sw)
+	r.caughtUp()
+	w.mirrored(tenant1, paused, "slow", "id, note")
 }
 
 func (w *world) primary() *replication.Primary {
