@@ -11,7 +11,7 @@ GOVULNCHECK := v1.8.0
 build := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/outflow ./cmd/outflow
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test/race postgres fuzz lint vuln bench demo docker clean
+.PHONY: help build test test/race torture postgres chromium fuzz lint vuln bench demo docker clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z\/]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,16 +19,25 @@ help: ## show this
 build: ## the static binary bin/outflow
 	$(build)
 
-test: postgres ## vet, and all tests with the race detector
+test: postgres chromium ## vet, and all tests with the race detector
 	go vet ./...
 	go test -race -timeout 30m -parallel 3 ./...
 
-test/race: postgres ## all tests with the race detector, without the test cache
+test/race: postgres chromium ## all tests with the race detector, without the test cache
 	go test -race -count=1 -timeout 30m -parallel 3 ./...
+
+# 200,000 rows of 20 tenants and 500 destinations, a fifth of them dead. A failure names its seed: OUTFLOW_TEST_SEED repeats it.
+torture: postgres ## the tests of kills, faults and load at full size
+	OUTFLOW_TEST_KILLS=30 OUTFLOW_TEST_TENANTS=20 OUTFLOW_TEST_ROWS=10000 OUTFLOW_TEST_DESTINATIONS=500 \
+		go test -count=1 -timeout 60m -v -run 'Kill|Backfill|Memory|AnyHistory|SlowAndDead' ./cmd/outflow
 
 # Servers are found as internal/pgcluster/doc.go says; install.sh does nothing where there is one.
 postgres: ## install a Postgres server for tests and demo, if there is none
 	@internal/pgcluster/install.sh
+
+# For the tests of the dashboard.
+chromium: ## install Chromium, if there is none
+	@cmd/outflow/testdata/chromium.sh
 
 fuzz: ## each fuzz target for FUZZTIME (30s)
 	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n1 dirname | sort -u | while read -r dir; do \

@@ -1,5 +1,7 @@
 package mapping
 
+import "slices"
+
 // columns returns which of the given columns of table the SQL names. The answer may be too large, never too small: an
 // identifier counts unless it is qualified with something other than the table or an alias of it.
 func columns(tokens []token, table string, all []string) map[string]bool {
@@ -43,9 +45,34 @@ func names(tokens []token, identifier string) bool {
 	return false
 }
 
+// Restrict hides the other columns of a source table from the mapping: to its steps they do not exist. The key is always there.
+// It is for mappings that tenants write: which columns they may name is the operator's word.
+func (m *Mapping) Restrict(table string, columns []string) {
+	if m.only == nil {
+		m.only = map[string][]string{}
+	}
+	m.only[table] = columns
+}
+
+// Visible are those of a source table's columns that the mapping's steps may name.
+func (m *Mapping) Visible(table string, all []string) []string {
+	only, restricted := m.only[table]
+	if !restricted {
+		return all
+	}
+	var visible []string
+	for _, c := range all {
+		if slices.Contains(only, c) {
+			visible = append(visible, c)
+		}
+	}
+	return visible
+}
+
 // Columns are those of the given columns of a source table that the mapping's steps name, in the given order. Deleted
 // rows carry only their key unless the source has more, so deletes is what only "when: delete" and "when: any" steps name.
 func (m *Mapping) Columns(table string, all []string) (named, deletes []string) {
+	all = m.Visible(table, all)
 	inAny, inDelete := map[string]bool{}, map[string]bool{}
 	for _, s := range m.Steps {
 		if s.From != table {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -26,6 +27,9 @@ type Statement struct {
 	When    When
 	SQL     string
 	Name    string // for a prepared statement; the same SQL has the same name
+	// Simple says that the statement inserts what it selects from the step's relation alone. How many rows there are is then no
+	// matter to its plan, and planning it anew for each batch would only copy the rows several times.
+	Simple  bool
 	columns []parameterColumn
 
 	fragment Fragment
@@ -43,7 +47,7 @@ type parameterColumn struct {
 // column of another type arrives as text, its array as text[].
 func (m *Mapping) Compile(step int, rel *replication.Relation, exists func(typeName string) bool) *Statement {
 	s := m.Steps[step]
-	st := &Statement{Mapping: m, Step: step, Table: s.From, When: s.When, fragment: m.fragment(step)}
+	st := &Statement{Mapping: m, Step: step, Table: s.From, When: s.When, Simple: simple(s), fragment: m.fragment(step)}
 	var output, arrays []string
 	add := func(c parameterColumn, name, typeName string) {
 		n := len(st.columns)
@@ -51,7 +55,7 @@ func (m *Mapping) Compile(step int, rel *replication.Relation, exists func(typeN
 		arrays = append(arrays, fmt.Sprintf("unnest($%d::text[]) AS c%d", n+1, n))
 		output = append(output, fmt.Sprintf("u.c%d::%s AS %s", n, typeName, quote(name)))
 	}
-	for _, i := range stepColumns(s, rel) {
+	for _, i := range m.stepColumns(s, rel) {
 		add(parameterColumn{index: i}, rel.Columns[i].Name, targetType(rel.Columns[i].Type, exists))
 	}
 	if names(s.tokens, sequenceColumn) {
@@ -88,14 +92,39 @@ func (st *Statement) inFront(cte string, s Step) {
 	st.prefix = utf8.RuneCountInString(front)
 }
 
+// simple reports whether a step is INSERT ... SELECT ... FROM its relation, with no other relation anywhere.
+func simple(s Step) bool {
+	count := map[string]int{}
+	for i, t := range s.tokens {
+		if t.kind == word {
+			count[t.text]++
+		}
+		if !t.is("from") {
+			continue
+		}
+		// FROM "Table" [AS] [alias], and then no comma
+		rest := s.tokens[i+1:]
+		if len(rest) == 0 || !rest[0].name() || rest[0].text != relationName(s.From) {
+			return false
+		}
+		rest = rest[1:]
+		for len(rest) > 0 && rest[0].name() && !slices.Contains(afterFrom, rest[0].text) {
+			rest = rest[1:]
+		}
+		if len(rest) > 0 && (rest[0].op(",") || rest[0].op(".")) {
+			return false
+		}
+	}
+	return s.tokens[0].is("insert") && count["select"] == 1 && count["from"] == 1 && count["join"] == 0
+}
+
+// What may follow a table and its alias.
+var afterFrom = []string{"on", "where", "group", "having", "order", "limit", "returning"}
+
 // stepColumns are the indexes of the relation's columns that the step names; the key where it names none, since a
 // relation needs a column.
-func stepColumns(s Step, rel *replication.Relation) []int {
-	all := make([]string, len(rel.Columns))
-	for i, c := range rel.Columns {
-		all[i] = c.Name
-	}
-	named := columns(s.tokens, relationName(s.From), all)
+func (m *Mapping) stepColumns(s Step, rel *replication.Relation) []int {
+	named := columns(s.tokens, relationName(s.From), m.Visible(s.From, rel.Names()))
 	var indexes []int
 	for i := range rel.Columns {
 		if named[rel.Columns[i].Name] {

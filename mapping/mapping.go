@@ -22,7 +22,7 @@ const (
 	Any    When = "any"
 )
 
-// Mapping is one loaded mapping. It is immutable after [Load].
+// Mapping is one loaded mapping. It is not changed after [Load] and [Mapping.Restrict], and safe for concurrent use then.
 type Mapping struct {
 	Name   string            `yaml:"name"`
 	Target string            `yaml:"target"` // the table that it fills, for people
@@ -31,8 +31,9 @@ type Mapping struct {
 	Keys   map[string]string `yaml:"keys"`  // source table to a query of what the target holds
 	After  []string          `yaml:"after"` // mappings that run before this one
 
-	doc *strictyaml.Document
-	ddl []Fragment
+	doc  *strictyaml.Document
+	ddl  []Fragment
+	only map[string][]string // by source table, see Restrict
 }
 
 // Step is one set-based statement over the net changes of one source table.

@@ -261,3 +261,28 @@ func TestCompile(t *testing.T) {
 		}
 	}
 }
+
+func TestSimpleSteps(t *testing.T) {
+	for sql, want := range map[string]bool{
+		`INSERT INTO copy SELECT r.id, r.note FROM item r ON CONFLICT (id) DO UPDATE SET note = excluded.note`: true,
+		`INSERT INTO copy (id) SELECT id FROM "item" WHERE id > 3`:                                             true,
+		`INSERT INTO copy SELECT r.id FROM item AS r RETURNING id`:                                             true,
+		`INSERT INTO copy SELECT r.id FROM item r, other o WHERE o.id = r.id`:                                  false,
+		`INSERT INTO copy SELECT r.id FROM item r JOIN other o ON o.id = r.id`:                                 false,
+		`INSERT INTO copy SELECT r.id, (SELECT max(n) FROM other) FROM item r`:                                 false,
+		`INSERT INTO copy SELECT o.id FROM other o`:                                                            false,
+		`INSERT INTO copy SELECT r.id FROM item.item r`:                                                        false,
+		`DELETE FROM copy t USING item r WHERE t.id = r.id`:                                                    false,
+		`WITH x AS (SELECT id FROM item) INSERT INTO copy SELECT id FROM x`:                                    false,
+		`UPDATE copy t SET note = r.note FROM item r WHERE r.id = t.id`:                                        false,
+		`INSERT INTO copy SELECT r.id, extract(year FROM r.at) FROM item r`:                                    false, // to be safe
+	} {
+		tokens, err := lex(sql)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := simple(Step{From: "item", SQL: sql, tokens: tokens}); got != want {
+			t.Errorf("%s: %t", sql, got)
+		}
+	}
+}

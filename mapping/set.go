@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -54,6 +55,15 @@ func (s Set) add(file string, src []byte) error {
 	}
 	s[m.Name] = m
 	return nil
+}
+
+// With is the set and those mappings, which hide others of the same name.
+func (s Set) With(more []*Mapping) Set {
+	all := maps.Clone(s)
+	for _, m := range more {
+		all[m.Name] = m
+	}
+	return all
 }
 
 // Order returns the named mappings so that each comes after those in its "after". Names in "after" which are not among

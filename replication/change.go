@@ -46,7 +46,7 @@ type Change struct {
 	// Old is the row before the change: for a delete always, for an update only if the replica identity's columns
 	// changed or the identity is FULL. Unless the identity is FULL only the identity's columns are filled, the rest is NULL.
 	Old Tuple
-	// New is the row after an insert or update. Columns that an update left in TOAST are [Unchanged].
+	// New is the row after an insert or update. Columns that an update left in TOAST are [Unchanged], unless Old has them.
 	New Tuple
 }
 

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -163,31 +164,34 @@ func (c *Copier) Now(ctx context.Context) (Chunk, error) {
 	return chunk, err
 }
 
+// Estimate is how many rows the tenant has in a table, as the planner guesses: it reads no row.
+func (c *Copier) Estimate(ctx context.Context, rel *Relation, tenant int, value string) (rows int64, err error) {
+	err = c.snapshot(ctx, &Chunk{}, func(tx pgx.Tx) error {
+		var plan []byte
+		err := tx.QueryRow(ctx, fmt.Sprintf(`EXPLAIN (FORMAT JSON) SELECT FROM %s WHERE %s = %s::%s`,
+			pgx.Identifier{rel.Schema, rel.Name}.Sanitize(), quoteIdentifier(rel.Columns[tenant].Name), quoteLiteral(value),
+			rel.Columns[tenant].Source)).Scan(&plan)
+		if err != nil {
+			return err
+		}
+		var explained []struct {
+			Plan struct {
+				Rows float64 `json:"Plan Rows"`
+			}
+		}
+		if err := json.Unmarshal(plan, &explained); err != nil || len(explained) != 1 {
+			return fmt.Errorf("reading the plan: %w", err)
+		}
+		rows = int64(explained[0].Plan.Rows)
+		return nil
+	})
+	return rows, err
+}
+
 // Once returns the snapshot and the horizon of this moment and closes the connection.
 func (c *Copier) Once(ctx context.Context) (Chunk, error) {
 	defer c.Close()
 	return c.Now(ctx)
-}
-
-// Running returns the transactions that have an id and have not ended, whatever their place: a snapshot's InProgress lacks
-// those behind its end. It closes the connection.
-func (c *Copier) Running(ctx context.Context) (running []uint32, err error) {
-	defer c.Close()
-	var chunk Chunk
-	err = c.snapshot(ctx, &chunk, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `SELECT backend_xid::text::bigint FROM pg_stat_activity WHERE backend_xid IS NOT NULL
-			UNION SELECT transaction::text::bigint FROM pg_prepared_xacts`)
-		if err != nil {
-			return err
-		}
-		var xid int64
-		_, err = pgx.ForEachRow(rows, []any{&xid}, func() error {
-			running = append(running, uint32(xid))
-			return nil
-		})
-		return err
-	})
-	return append(running, chunk.Snapshot.InProgress()...), err
 }
 
 // snapshot runs f in a REPEATABLE READ transaction and notes its snapshot, and after it the horizon. The snapshot is taken

@@ -24,7 +24,7 @@ type Decoder struct {
 // NewDecoder returns a decoder for a fresh session.
 func NewDecoder() *Decoder { return &Decoder{relations: map[uint32]*Relation{}} }
 
-// Event is what one message means: one of Begin, Commit, *Relation, Changes or nil (a message of no interest).
+// Event is what one message means: one of Begin, Commit, *Relation, Changes, Message or nil (a message of no interest).
 type Event any
 
 // Begin opens a transaction. pgoutput sends only committed ones, so the commit LSN is known already.
@@ -42,6 +42,12 @@ type Commit struct {
 // Changes are the changes of one message: one row, or the tables of one TRUNCATE. The slice is valid until the next call
 // of Decode; the changes in it own their memory.
 type Changes []Change
+
+// Message is a logical message that somebody wrote with pg_logical_emit_message. Content owns its memory.
+type Message struct {
+	Prefix  string
+	Content []byte
+}
 
 // errShort says that a message ended before its fields did.
 var errShort = errors.New("the message is truncated")
@@ -73,7 +79,9 @@ func (d *Decoder) decode(kind byte, body []byte) (Event, error) {
 		return d.row(Kind(kind), &wire{b: bytes.Clone(body)})
 	case 'T':
 		return d.truncate(r)
-	case 'Y', 'O', 'M': // types are resolved by oid, origins do not matter, messages are others' or heartbeats
+	case 'M':
+		return d.message(r)
+	case 'Y', 'O': // types are resolved by oid, origins do not matter
 		return nil, nil
 	}
 	return nil, errors.New("not a message of protocol 1")
@@ -136,6 +144,7 @@ func (d *Decoder) row(kind Kind, r *wire) (Event, error) {
 	}
 	c := Change{Kind: kind, Relation: rel, Ordinal: d.ordinal}
 	tag := r.byte()
+	complete := tag == 'O' // REPLICA IDENTITY FULL: the whole row as it was
 	if kind != Insert && (tag == 'K' || tag == 'O') {
 		if c.Old, err = d.tuple(rel, r); err != nil {
 			return nil, err
@@ -154,6 +163,9 @@ func (d *Decoder) row(kind Kind, r *wire) (Event, error) {
 	}
 	if (kind != Delete && c.New.IsZero()) || (kind == Delete && c.Old.IsZero()) {
 		return nil, fmt.Errorf("%s of %s has no row (%q)", kind, rel, tag)
+	}
+	if complete {
+		c.New = c.New.Fill(c.Old)
 	}
 	d.ordinal++
 	d.changes[0] = c
@@ -187,6 +199,17 @@ func (d *Decoder) truncate(r *wire) (Event, error) {
 		d.ordinal++
 	}
 	return changes, nil
+}
+
+func (d *Decoder) message(r *wire) (Event, error) {
+	r.byte() // flags: whether it is transactional
+	r.uint64()
+	m := Message{Prefix: r.string()}
+	m.Content = bytes.Clone(r.take(int(int32(r.uint32()))))
+	if r.short {
+		return nil, errShort
+	}
+	return m, nil
 }
 
 func (d *Decoder) known(oid uint32) (*Relation, error) {

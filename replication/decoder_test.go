@@ -65,6 +65,7 @@ func TestDecodeChanges(t *testing.T) {
 		begin(100), relation(),
 		change('I', row('N', text("1"), text("one"))),
 		change('U', row('K', text("1"), []byte{'n'}), row('N', text("2"), []byte{'u'})),
+		change('U', row('O', text("2"), text("whole")), row('N', text("3"), []byte{'u'})),
 		change('D', row('K', text("2"), []byte{'n'})),
 		new(messages).put(byte('T'), uint32(1), byte(0), uint32(1)).Bytes(),
 	}
@@ -88,12 +89,26 @@ func TestDecodeChanges(t *testing.T) {
 	for _, c := range got {
 		have = append(have, flat{c.Kind, c.Ordinal, show(c.Old), show(c.New)})
 	}
-	want := []flat{{Insert, 0, "", "1 one"}, {Update, 1, "1 NULL", "2 (unchanged)"}, {Delete, 2, "2 NULL", ""}, {Truncate, 3, "", ""}}
+	want := []flat{{Insert, 0, "", "1 one"}, {Update, 1, "1 NULL", "2 (unchanged)"},
+		{Update, 2, "2 whole", "3 whole"}, {Delete, 3, "2 NULL", ""}, {Truncate, 4, "", ""}}
 	if diff := cmp.Diff(want, have); diff != "" {
 		t.Error(diff)
 	}
 	if c, err := d.Decode(commit(100, 120)); err != nil || c != (Commit{100, 120}) {
 		t.Errorf("commit: %v, %v", c, err)
+	}
+}
+
+func TestDecodeMessage(t *testing.T) {
+	m := new(messages).put(byte('M'), byte(1), uint64(7), "somebody", uint32(3), []byte("abc")).Bytes()
+	event, err := NewDecoder().Decode(m)
+	if want := (Message{Prefix: "somebody", Content: []byte("abc")}); err != nil || !cmp.Equal(event, want) {
+		t.Errorf("%+v, %v", event, err)
+	}
+	for _, size := range []uint32{4, 1 << 31, 1<<32 - 1} { // more than there is
+		if event, err := NewDecoder().Decode(new(messages).put(byte('M'), byte(1), uint64(7), "somebody", size, []byte("abc")).Bytes()); err == nil {
+			t.Errorf("a content of %d bytes that is not there: %+v", size, event)
+		}
 	}
 }
 
@@ -214,44 +229,56 @@ func pglogreplParse(m []byte) (parsed pglogrepl.Message, err error) {
 func compare(t *testing.T, parsed pglogrepl.Message, changes Changes) {
 	t.Helper()
 	var old, new_ *pglogrepl.TupleData
+	whole := false // an old row that is complete fills the new one
 	switch m := parsed.(type) {
 	case *pglogrepl.InsertMessage:
 		new_ = m.Tuple
 	case *pglogrepl.UpdateMessage:
 		old, new_ = m.OldTuple, m.NewTuple
+		whole = m.OldTupleType == 'O'
 	case *pglogrepl.DeleteMessage:
 		old = m.OldTuple
 	default:
 		return
 	}
-	if diff := cmp.Diff(flatten(old), show(changes[0].Old)); diff != "" {
+	want := flatten(new_)
+	if whole {
+		want = want.Fill(flatten(old))
+	}
+	if diff := cmp.Diff(show(flatten(old)), show(changes[0].Old)); diff != "" {
 		t.Errorf("old row (-pglogrepl +ours): %s", diff)
 	}
-	if diff := cmp.Diff(flatten(new_), show(changes[0].New)); diff != "" {
+	if diff := cmp.Diff(show(want), show(changes[0].New)); diff != "" {
 		t.Errorf("new row (-pglogrepl +ours): %s", diff)
 	}
 }
 
-func flatten(tuple *pglogrepl.TupleData) string {
+func flatten(tuple *pglogrepl.TupleData) Tuple {
 	if tuple == nil {
-		return ""
+		return Tuple{}
 	}
 	values := make([]Value, len(tuple.Columns))
 	for i, c := range tuple.Columns {
 		values[i] = Value{Presence: Presence(c.DataType), Text: c.Data}
 	}
-	return show(NewTuple(values))
+	return NewTuple(values)
 }
 
 func TestFillTakesUnchangedColumnsOnly(t *testing.T) {
 	tuple := func(values ...Value) Tuple { return NewTuple(values) }
 	u, n := Value{Presence: Unchanged}, Value{Presence: Null}
 	v := func(s string) Value { return Value{Presence: Text, Text: []byte(s)} }
-	got := tuple(v("1"), u, u, n).Fill(tuple(v("x"), v("kept"), n, v("y")))
-	if want := "1 kept NULL NULL"; show(got) != want || got.HasUnchanged() {
+	got := tuple(v("1"), u, v("new"), n).Fill(tuple(v("x"), v("kept"), n, v("y")))
+	if want := "1 kept new NULL"; show(got) != want || got.HasUnchanged() {
 		t.Errorf("filled: %s, want %s", show(got), want)
 	}
 	if got := tuple(v("1"), u).Fill(tuple(v("x"), u)); !got.HasUnchanged() {
 		t.Error("a column that is unchanged on both sides was filled")
+	}
+	if got := tuple(v("1"), u).Fill(tuple(v("x"), n)); !got.HasUnchanged() {
+		t.Error("a value in TOAST was taken for NULL")
+	}
+	if got := tuple(v("1"), u).Complete(tuple(v("x"), n)); got.HasUnchanged() || show(got) != "1 NULL" {
+		t.Errorf("completed: %s", show(got))
 	}
 }

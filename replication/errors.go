@@ -20,6 +20,7 @@ const (
 	invalidAuth         = "28000"
 	invalidPassword     = "28P01"
 	unknownDatabase     = "3D000"
+	tooManyConnections  = "53300"
 )
 
 // A Problem is something that a person must change on the primary. It names the thing and the remedy.

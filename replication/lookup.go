@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -19,9 +20,14 @@ type Lookup struct {
 	conn *pgx.Conn
 }
 
+// ErrNotVisible says that the primary does not show yet what it has sent in the stream already: a commit is decoded when it
+// is in the WAL, and visible a moment later, or with an absent synchronous standby much later.
+var ErrNotVisible = errors.New("the primary does not show the transaction yet")
+
 // Rows returns the current rows with the keys of the given tuples, those that exist, in any order, with all columns of
-// the relation in the text form of pgoutput.
-func (l *Lookup) Rows(ctx context.Context, rel *Relation, keys []Tuple) ([]Tuple, error) {
+// the relation in the text form of pgoutput. They are at least as new as the transactions with those ids leave them; while one
+// of those is not visible the error is ErrNotVisible, and the caller asks again.
+func (l *Lookup) Rows(ctx context.Context, rel *Relation, keys []Tuple, after []uint32) ([]Tuple, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -33,7 +39,20 @@ func (l *Lookup) Rows(ctx context.Context, rel *Relation, keys []Tuple) ([]Tuple
 		}
 		l.conn = conn
 	}
-	return lookupRows(ctx, l.conn, rel, keys)
+	var text string
+	if err := l.conn.QueryRow(ctx, `SELECT pg_current_snapshot()::text`).Scan(&text); err != nil {
+		return nil, err
+	}
+	snapshot, err := ParseSnapshot(text)
+	if err != nil {
+		return nil, err
+	}
+	for _, xid := range after {
+		if !snapshot.Sees(xid) {
+			return nil, ErrNotVisible
+		}
+	}
+	return lookupRows(ctx, l.conn, rel, keys) // its snapshot is a later one, and sees what the first one does
 }
 
 // querier is a connection or a transaction.

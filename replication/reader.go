@@ -44,6 +44,7 @@ type Reader struct {
 	Acks        *AckTracker
 	Sink        Sink
 	Log         *zap.Logger
+	Heartbeat   *Heartbeat // nil: none, and logical messages are not asked for
 	// StatusInterval is how often the primary hears from us; 0 means 1 s. It must be well below wal_sender_timeout.
 	StatusInterval time.Duration
 
@@ -73,6 +74,9 @@ func (s State) String() string { return [...]string{"connecting", "standby", "st
 
 // State returns what the reader is doing. Safe for concurrent use.
 func (r *Reader) State() State { return State(r.state.Load()) }
+
+// Latency is what the newest heartbeat took from the primary through the stream, and when it came; see [Heartbeat.Latency].
+func (r *Reader) Latency() (time.Duration, time.Time) { return r.Heartbeat.Latency() }
 
 // Position is how far the stream was read: the sink has every transaction that committed before it. It is 0 before the
 // server said anything. Safe for concurrent use.
@@ -208,6 +212,9 @@ func (r *Reader) start(ctx context.Context, s *stream) (*pgconn.PgConn, error) {
 		return fail(err)
 	}
 	args := []string{"proto_version '1'", "publication_names " + quoteLiteral(quoteIdentifier(r.Publication))}
+	if r.Heartbeat != nil && serverVersion(conn) >= 14 {
+		args = append(args, "messages 'true'")
+	}
 	// Position 0/0: the server starts at the slot's confirmed flush LSN. Asking for less is moved forward silently, asking
 	// for more would skip.
 	err = pglogrepl.StartReplication(ctx, conn, quoteIdentifier(r.Slot), 0, pglogrepl.StartReplicationOptions{PluginArgs: args})
@@ -393,8 +400,17 @@ func (s *session) event(event Event) (handed bool, err error) {
 		return true, nil
 	case *Relation:
 		return false, s.relation(e)
+	case Message:
+		s.Heartbeat.seen(e)
 	}
 	return false, nil
+}
+
+// serverVersion is the server's major version, 0 where it does not tell.
+func serverVersion(conn *pgconn.PgConn) int {
+	var major int
+	_, _ = fmt.Sscanf(conn.ParameterStatus("server_version"), "%d", &major) // 15.18, 18beta1
+	return major
 }
 
 // relation completes a relation from the catalog, or finds it unchanged: the server describes a table again after each

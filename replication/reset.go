@@ -51,6 +51,10 @@ func (s Setup) Reset(ctx context.Context, conn *pgx.Conn, highest int64) error {
 	if err := s.beginReset(ctx, conn, now); err != nil {
 		return err
 	}
+	// Before the slot: it decodes what is committed after it, our own notes first, and fails where there was no publication then.
+	if err := s.ensurePublication(ctx, conn); err != nil {
+		return err
+	}
 	if err := s.dropSlot(ctx, conn); err != nil {
 		return err
 	}

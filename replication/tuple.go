@@ -98,16 +98,25 @@ func NewTuple(values []Value) Tuple {
 	return t
 }
 
-// Fill returns t with its Unchanged columns taken from the row before. Columns that are Unchanged there, or which from
-// does not have, stay so.
+// Fill returns t with its Unchanged columns taken from the row before. Columns that are Unchanged there, or that are NULL there,
+// stay so: what is in TOAST is not NULL, so a NULL says that the row before is not known whole.
 func (t Tuple) Fill(from Tuple) Tuple {
+	return t.fill(from, func(v Value) bool { return v.Presence == Text })
+}
+
+// Complete returns t with its Unchanged columns taken from a row that is known whole.
+func (t Tuple) Complete(from Tuple) Tuple {
+	return t.fill(from, func(Value) bool { return true })
+}
+
+func (t Tuple) fill(from Tuple, takes func(Value) bool) Tuple {
 	if !t.unchanged || from.columns != t.columns {
 		return t
 	}
 	values := t.Values(make([]Value, 0, t.columns))
 	before := from.Values(make([]Value, 0, from.columns))
 	for i := range values {
-		if values[i].Presence == Unchanged {
+		if values[i].Presence == Unchanged && takes(before[i]) {
 			values[i] = before[i]
 		}
 	}

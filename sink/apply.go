@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +22,7 @@ const (
 	// fails: another process wrote, the owner is another one, or a mapping ended the transaction. The division is the
 	// shortest way to fail inside a pipeline, where nobody reads the count before COMMIT is sent.
 	advanceSQL = `WITH moved AS (
-		UPDATE "_stack_sync_metadata" m SET "last_synced_sequence_id" = $1::bigint, "updated_at" = now()
+		UPDATE "_stack_sync_metadata" m SET "last_synced_sequence_id" = $1::bigint, "mark" = $7, "updated_at" = now()
 		FROM unnest($2::text[], $3::bigint[]) AS h (name, held)
 		WHERE m."mapping_name" = h.name AND m."last_synced_sequence_id" = h.held AND ` + ownedSQL + `
 		RETURNING 1)
@@ -87,20 +88,32 @@ func (r *round) run(stage, name, sql string, st *mapping.Statement, params [][]b
 }
 
 func (r *round) begin(b *batch) {
-	plan := "force_generic_plan"
-	if b.large != nil || b.changes > manyRows {
-		plan = "force_custom_plan" // worth planning for; a generic plan takes every array for ten elements
-	}
+	r.s.plan = genericPlan
 	r.run("BEGIN", "outflow_begin", beginSQL, nil, nil, nil, nil)
 	commit := "on"
 	if b.async {
 		commit = "off"
 	}
-	r.run("settings", "outflow_settings", r.s.d.router.settings, nil, texts(commit, plan), nil, nil)
+	r.run("settings", "outflow_settings", r.s.d.router.settings, nil, texts(commit, r.s.plan), nil, nil)
 }
 
-// manyRows is the size of a batch from which on its statements are planned anew.
+// manyRows is the number of rows from which on a statement is planned anew.
 const manyRows = 200
+
+const genericPlan, customPlan = "force_generic_plan", "force_custom_plan"
+
+// planFor has the server plan the statement anew where its rows are many and joined with something: a generic plan takes every
+// array for ten elements.
+func (r *round) planFor(st *mapping.Statement, rows int) {
+	plan := genericPlan
+	if rows > manyRows && !st.Simple {
+		plan = customPlan
+	}
+	if plan != r.s.plan {
+		r.s.plan = plan
+		r.run("settings of the plan", "outflow_plan", `SELECT set_config('plan_cache_mode', $1, true)`, nil, texts(plan), nil, nil)
+	}
+}
 
 // steps queues the statements of all mappings that are behind, for the tables that the batch changed.
 func (r *round) steps(ctx context.Context, b *batch, rows map[string]*mapping.Rows) error {
@@ -121,6 +134,7 @@ func (r *round) steps(ctx context.Context, b *batch, rows map[string]*mapping.Ro
 			if err != nil {
 				return err
 			}
+			r.planFor(st, table.Len(step.When))
 			r.run("step", st.Name, st.SQL, st, params, st.ParameterOIDs(), binaryFormat)
 		}
 	}
@@ -133,16 +147,16 @@ var binaryFormat = []int16{1}
 func (r *round) advance(b *batch) {
 	names, held := r.s.holding(b.mappings)
 	r.run("metadata", "outflow_advance", advanceSQL, nil, texts(strconv.FormatInt(b.last, 10), names, held, r.s.d.Tenant,
-		r.s.d.router.SourceID, strconv.FormatInt(r.s.epoch, 10)), nil, nil)
+		r.s.d.router.SourceID, strconv.FormatInt(r.s.epoch, 10), *r.s.d.router.mark.Load()), nil, nil)
 }
 
-// holding are the chosen mappings and the ids that this process holds of them, as array literals.
+// holding are the chosen mappings and the ids that they have when everything that was sent is committed, as array literals.
 func (s *session) holding(chosen []bool) (names, ids string) {
 	var n, h []string
 	for i, m := range s.d.mappings {
 		if chosen[i] {
 			n = append(n, `"`+m.Name+`"`) // null would be NULL
-			h = append(h, strconv.FormatInt(s.held[i], 10))
+			h = append(h, strconv.FormatInt(s.expected[i], 10))
 		}
 	}
 	return "{" + strings.Join(n, ",") + "}", "{" + strings.Join(h, ",") + "}"
@@ -158,26 +172,48 @@ func (r *round) flush() error {
 	return nil
 }
 
-// receive reads all answers. The error is that of the first request that failed.
+// receive reads all answers and ends the round. The error is that of the first request that failed.
 func (r *round) receive() error {
-	var failed error
-	for i := 0; failed == nil && i < len(r.sent); i++ {
-		failed = r.answer(r.sent[i])
-	}
+	failed := r.read()
 	if err := r.p.Close(); failed == nil && err != nil {
 		failed = fmt.Errorf("receiving: %w", err)
 	}
 	if failed != nil {
-		if !r.s.keepOpen {
-			r.s.rollback()
-		}
-		if r.prepares() {
-			r.s.abandon() // what stood behind the failure was not prepared; a new connection knows for certain
-		}
-		return failed
+		r.failed()
 	}
-	r.s.d.lastRound.Store(time.Now().UnixNano())
 	return failed
+}
+
+// read reads the answers up to the round's end, where another round may follow on the same pipeline.
+func (r *round) read() error {
+	var failed error
+	for i := 0; failed == nil && i < len(r.sent); i++ {
+		failed = r.answer(r.sent[i])
+	}
+	for {
+		result, err := r.p.GetResults()
+		if _, end := result.(*pgconn.PipelineSync); end {
+			break
+		}
+		if asPgError(err) == nil && (err != nil || result == nil) { // the connection is broken
+			return cmp.Or(failed, fmt.Errorf("receiving: %w", cmp.Or(err, errors.New("the connection ended"))))
+		}
+	}
+	if failed == nil {
+		r.s.d.lastRound.Store(time.Now().UnixNano())
+	}
+	return failed
+}
+
+// failed puts the session in order after a round that failed, when its pipeline has ended.
+func (r *round) failed() {
+	r.s.expected = append(r.s.expected[:0], r.s.held...)
+	if !r.s.keepOpen {
+		r.s.rollback()
+	}
+	if r.prepares() {
+		r.s.abandon() // what stood behind the failure was not prepared; a new connection knows for certain
+	}
 }
 
 func (r *round) prepares() bool {
@@ -282,58 +318,6 @@ func serverText(e *pgconn.PgError) string {
 	return text
 }
 
-// apply brings one batch into the external database in one round trip. While the server works, the next batch is folded
-// where enough waits for that to be worth it.
-func (d *Destination) apply(ctx context.Context, b *batch) error {
-	for b != nil {
-		sent, err := d.send(ctx, b)
-		if err != nil {
-			return err
-		}
-		next := d.prefetch(b)
-		if err := sent(); err != nil {
-			return d.recover(ctx, b, err)
-		}
-		d.committed(b)
-		if d.router.stopping() {
-			return nil
-		}
-		b = next
-	}
-	return nil
-}
-
-// send writes the batch to the connection; the function that it returns waits for the answer.
-func (d *Destination) send(ctx context.Context, b *batch) (func() error, error) {
-	ctx, cancel := context.WithTimeout(ctx, d.router.Options.StatementTimeout+d.router.Options.LockTimeout)
-	b.async = d.mayLag(b)
-	if err := d.fetchToast(ctx, b.rows); err != nil {
-		cancel()
-		return nil, err
-	}
-	if err := d.session.compile(ctx, b.rows); err != nil {
-		cancel()
-		return nil, err
-	}
-	r := d.session.round(ctx)
-	r.begin(b)
-	err := r.steps(ctx, b, b.rows)
-	if err == nil {
-		r.advance(b)
-		r.commit()
-		err = r.flush()
-	}
-	if err != nil {
-		_ = r.p.Close() // unsynced: this closes the connection
-		cancel()
-		return nil, err
-	}
-	return func() error {
-		defer cancel()
-		return r.receive()
-	}, nil
-}
-
 // compile makes the statements that the batch needs before the pipeline starts: it may ask the server for types.
 func (s *session) compile(ctx context.Context, all map[string]*mapping.Rows) error {
 	for mi, m := range s.d.mappings {
@@ -348,48 +332,6 @@ func (s *session) compile(ctx context.Context, all map[string]*mapping.Rows) err
 	return nil
 }
 
-// prefetchChanges is how many changes must wait for folding them early to be worth it; fewer are better gathered until
-// the server is free.
-const prefetchChanges = 500
-
-func (d *Destination) prefetch(b *batch) *batch {
-	if d.session.backfill != nil {
-		return nil // chunks are merged between batches
-	}
-	d.mu.Lock()
-	waiting := 0
-	for _, t := range d.queue[d.applied+len(b.transactions):] {
-		if waiting += len(t.changes); waiting >= prefetchChanges || !t.complete {
-			break
-		}
-	}
-	d.mu.Unlock()
-	if waiting < prefetchChanges {
-		return nil
-	}
-	next := d.take(d.session, b)
-	if next != nil {
-		d.session.encode(next)
-	}
-	return next
-}
-
-// encode makes the batch's arrays now, while the server works on the batch before; steps finds them made. What fails here
-// fails again where it is handled.
-func (s *session) encode(b *batch) {
-	for mi, m := range s.d.mappings {
-		for si, step := range m.Steps {
-			rows := b.rows[step.From]
-			if !b.mappings[mi] || rows == nil || rows.Len(step.When) == 0 {
-				continue
-			}
-			if st, ok := s.statements[statementKey{mi, si, rows.Relation}]; ok {
-				_, _ = st.Parameters(rows)
-			}
-		}
-	}
-}
-
 // committed notes what the external database has now.
 func (d *Destination) committed(b *batch) {
 	for i := range b.mappings {
@@ -397,6 +339,7 @@ func (d *Destination) committed(b *batch) {
 			d.session.held[i] = b.last
 		}
 	}
+	d.session.expect(b)
 	d.session.backfill.track(b.transactions)
 	d.succeeded(b, !b.async)
 }

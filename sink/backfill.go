@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -65,14 +66,18 @@ type backfill struct {
 
 	active   bool // it has a place among the backfills, and tracks keys
 	tracked  []tracked
-	suspects map[uint32]bool // may have been applied before keys were tracked, and were not visible then
-	settled  bool            // suspects is known
+	tracking int             // counts the beginnings of tracking: a chunk that was read for an earlier one is of no use
+	suspects map[uint32]bool // may have been applied before keys were tracked, and were not visible then; nil is not known yet
 	reading  bool
 	ready    *chunk
 	page     *page     // what is swept next
 	started  time.Time // of the chunk in hand
 	limit    int       // rows of it
 }
+
+// maxTracked is how many keys are tracked at the most, which are some 100 bytes each. A transaction that changes more has the
+// chunk in hand read again, when it is visible.
+const maxTracked = 500_000
 
 // chunk is what came from the primary and waits to be merged.
 type chunk struct {
@@ -83,6 +88,9 @@ type chunk struct {
 	next     cursor
 	done     bool // nothing is left after it
 	err      error
+
+	tracking int             // the backfill's when the read began
+	suspects map[uint32]bool // set by the first read of a tracking
 }
 
 // newBackfill finds which mappings are incomplete; nil where none is.
@@ -135,7 +143,20 @@ func (bf *backfill) trackChanges(xid uint32, changes []replication.Change) {
 				bf.tracked = append(bf.tracked, tracked{xid, table, string(f.keyOf(c.Relation, row))})
 			}
 		}
+		if len(bf.tracked) > maxTracked {
+			bf.forget()
+		}
 	}
+}
+
+// forget begins tracking anew, as if the backfill had just been taken up at its cursor: what was read so far is of no use, and
+// every transaction that the next snapshot does not see may have been applied before.
+func (bf *backfill) forget() {
+	bf.tracking++
+	bf.tracked, bf.suspects = nil, nil
+	bf.d.mu.Lock()
+	bf.ready = nil
+	bf.d.mu.Unlock()
 }
 
 // mergeable reports whether a chunk is here and the stream has passed its horizon: every transaction that committed before
@@ -160,10 +181,14 @@ func (bf *backfill) mergeable() bool {
 // advance does what can be done without a chunk in hand: it takes a place among the backfills, or begins to read.
 func (bf *backfill) advance(ctx context.Context) error {
 	d := bf.d
-	if !bf.active {
-		if !d.router.places.take(d) {
-			return nil // somebody's end wakes us
+	if !d.router.places.take(d) {
+		if bf.active { // backfills were switched off
+			bf.active = false
+			bf.forget()
 		}
+		return nil // somebody's end wakes us
+	}
+	if !bf.active {
 		bf.active = true
 		d.log.Info("copying rows from the primary", zap.String("cursor", bf.stored))
 	}
@@ -187,37 +212,71 @@ func (bf *backfill) advance(ctx context.Context) error {
 	d.mu.Lock()
 	bf.reading = true
 	d.mu.Unlock()
-	d.router.start(bf.read)
+	tracking, settle := bf.tracking, bf.suspects == nil
+	d.router.start(func() { bf.read(tracking, settle) })
 	return nil
 }
 
 // read gets the next chunk. It runs beside the worker, which goes on with live changes.
-func (bf *backfill) read() {
+func (bf *backfill) read(tracking int, settle bool) {
 	d := bf.d
 	ctx, cancel := context.WithTimeout(d.router.ctx, time.Minute)
 	defer cancel()
-	c, err := bf.next(ctx)
+	copier := &replication.Copier{Primary: d.router.Primary}
+	defer copier.Close()
+	c, err := bf.next(ctx, copier, settle)
+	if sqlstate(err) == undefinedColumn { // it was known, and is gone
+		for _, table := range bf.tables() {
+			err = errors.Join(err, d.router.forgetColumns(ctx, d.router.relation(table)))
+		}
+	}
 	if err != nil {
 		c = &chunk{err: &Error{verdict: retryLong, SQLState: sqlstate(err), Err: fmt.Errorf("backfill: %w", err)}}
 	}
+	c.tracking = tracking
 	d.mu.Lock()
 	bf.reading, bf.ready = false, c
 	d.mu.Unlock()
 	d.nudge()
 }
 
-// next reads the chunk behind the cursor.
-func (bf *backfill) next(ctx context.Context) (*chunk, error) {
-	copier := &replication.Copier{Primary: bf.d.router.Primary}
-	defer copier.Close()
-	if !bf.settled {
-		now, err := copier.Now(ctx)
-		if err != nil {
-			return nil, err
-		}
-		bf.suspects = bf.d.router.suspects(now.Snapshot)
-		bf.settled = true
+// next finds the suspects, where settle is set, and reads the chunk behind the cursor.
+func (bf *backfill) next(ctx context.Context, copier *replication.Copier, settle bool) (*chunk, error) {
+	if !settle {
+		return bf.chunk(ctx, copier)
 	}
+	bf.estimate(ctx, copier)
+	now, err := copier.Now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	suspects := bf.d.router.suspects(now.Snapshot)
+	c, err := bf.chunk(ctx, copier)
+	if err != nil {
+		return nil, err
+	}
+	c.suspects = suspects
+	return c, nil
+}
+
+// estimate tells the status how many rows there are to copy. It is for people only: where it fails it is not known.
+func (bf *backfill) estimate(ctx context.Context, copier *replication.Copier) {
+	total := int64(0)
+	for _, table := range bf.tables() {
+		rel := bf.d.router.relation(table)
+		n, err := copier.Estimate(ctx, rel, bf.d.router.tenantColumn(rel), bf.d.Tenant)
+		if err != nil {
+			return
+		}
+		total += n
+	}
+	bf.d.mu.Lock()
+	defer bf.d.mu.Unlock()
+	bf.d.status.CopyTotal = total
+}
+
+// chunk reads what is behind the cursor.
+func (bf *backfill) chunk(ctx context.Context, copier *replication.Copier) (*chunk, error) {
 	if bf.cursor.Phase == phaseSweep {
 		return bf.nextSwept(ctx, copier)
 	}
@@ -285,6 +344,12 @@ func (bf *backfill) merge(ctx context.Context) error {
 	if c.err != nil {
 		return c.err
 	}
+	if c.tracking != bf.tracking {
+		return bf.advance(ctx)
+	}
+	if c.suspects != nil {
+		bf.suspects = c.suspects
+	}
 	for xid := range bf.suspects {
 		if !c.Snapshot.Sees(xid) {
 			// It was applied before keys were tracked, and the chunk does not see it: the chunk may hold older rows. Read it again.
@@ -344,7 +409,7 @@ func (bf *backfill) rowsOf(c *chunk) []mapping.Row {
 // moveCursorSQL moves the cursor from what this process holds, or fails the transaction: as advanceSQL does for live changes.
 // The ids must be what this process holds too: a chunk that was read before newer changes were applied is not merged any more.
 const moveCursorSQL = `WITH moved AS (
-	UPDATE "_stack_sync_metadata" m SET "backfill" = nullif($1, '')::jsonb, "updated_at" = now()
+	UPDATE "_stack_sync_metadata" m SET "backfill" = nullif($1, '')::jsonb, "mark" = $8, "updated_at" = now()
 	FROM unnest($2::text[], $3::bigint[]) AS h (name, held)
 	WHERE m."mapping_name" = h.name AND m."last_synced_sequence_id" = h.held AND m."backfill" = $7::jsonb AND ` + ownedSQL + `
 	RETURNING 1)
@@ -378,7 +443,7 @@ func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 	if c.done {
 		bf.finish()
 	}
-	d.progress(c.next.Rows, c.done)
+	d.progress(c.next, c.done)
 	return nil
 }
 
@@ -412,7 +477,7 @@ func (bf *backfill) transaction(ctx context.Context, table string, rows *mapping
 		}
 		names, held := r.s.holding(bf.group)
 		r.run("metadata", "outflow_cursor", moveCursorSQL, nil, texts(next, names, held, r.s.d.Tenant, r.s.d.router.SourceID,
-			strconv.FormatInt(r.s.epoch, 10), bf.stored), nil, nil)
+			strconv.FormatInt(r.s.epoch, 10), bf.stored, *bf.d.router.mark.Load()), nil, nil)
 		r.commit()
 		return nil
 	})

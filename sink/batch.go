@@ -61,7 +61,7 @@ func (d *Destination) take(s *session, before *batch) *batch {
 		return nil
 	}
 	d.flying(b.bytes)
-	b.rows = f.rows()
+	b.rows = d.net(&f)
 	for _, r := range b.rows {
 		b.changes += r.Len(mapping.Any)
 	}
@@ -72,6 +72,7 @@ func (d *Destination) take(s *session, before *batch) *batch {
 // place of the first one that it lacks. It is called with mu held.
 func (d *Destination) skipApplied(s *session) int {
 	for d.applied < len(d.queue) && d.queue[d.applied].complete && d.queue[d.applied].id <= s.lowest() {
+		d.lagging += d.queue[d.applied].bytes
 		d.applied++
 	}
 	return d.applied
@@ -121,7 +122,7 @@ func truncates(t *transaction) bool {
 // Until that has happened nothing is taken, or the rest of the transaction would pass for the whole. It is called with mu
 // held.
 func (d *Destination) rewind() (replay bool) {
-	d.applied = 0
+	d.applied, d.lagging = 0, 0
 	d.flying(-d.inFlight)
 	for _, t := range d.queue {
 		t.next, t.external = 0, 0

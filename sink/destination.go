@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,7 +35,8 @@ type Destination struct {
 	applied  int   // so many at the front are committed in the external database, but not known to be flushed there
 	released int64 // sequence id up to which tickets were released: the source may forget those changes
 	bytes    int64
-	inFlight int64 // bytes of what is being applied: bounded by the size of a batch, and no reason for the reader to wait
+	inFlight int64 // bytes of what is being applied: bounded by the size of two batches, and no reason for the reader to wait
+	lagging  int64 // bytes of what is applied and not known to be flushed: see mayLag; no reason to wait either
 	over     bool  // counted in the gate
 	accepted position
 	holding  int64                        // the newest transaction whose ticket is held; reading again does not hold it twice
@@ -45,7 +49,7 @@ type Destination struct {
 	idle     *time.Timer // runs while a connection is kept without work, or until the next look at what is flushed
 	more     chan struct{}
 	status   Status
-	pause    *backoff.ExponentialBackOff
+	backoff  *backoff.ExponentialBackOff
 	limit    int // rows a batch; halved when a statement ran into its timeout
 
 	epoch      int64 // what the external database's metadata must say, or it is copied anew
@@ -59,6 +63,10 @@ type Destination struct {
 	parks      int       // lately; see parkMemory
 	parkedAt   time.Time // the last time
 	parked     bool
+	parkReason string
+	paused     *Switch // nil: it works
+	pausedAt   time.Time
+	history    []Event            // of its states, newest last
 	fresh      bool               // the connection is given up before the next piece of work
 	next       *Target            // what it is to be from then on, nil: as it is
 	again      bool               // its worker was stopped to take next, and goes on at once
@@ -81,9 +89,9 @@ func newDestination(r *Router, t Target) (*Destination, error) {
 	d := &Destination{Tenant: t.Tenant, Name: t.Name, router: r, config: config, mappings: t.Mappings, reads: tablesOf(t.Mappings), fault: t.Fault,
 		log:      r.Log.With(zap.String("tenant", t.Tenant), zap.String("destination", t.Name)),
 		accepted: position{id: -1}, holding: -1, released: -1, more: make(chan struct{}, 1), limit: r.Options.BatchRows, kept: map[int64]replication.Ticket{},
-		status: Status{State: Streaming, SequenceID: -1}, pause: backoff.NewExponentialBackOff()}
-	d.pause.InitialInterval, d.pause.MaxInterval = r.Options.RetryMin, r.Options.RetryMax
-	d.pause.Multiplier, d.pause.RandomizationFactor = 2, 0.5
+		status: Status{State: Streaming, SequenceID: -1, CopyTotal: -1}, backoff: backoff.NewExponentialBackOff()}
+	d.backoff.InitialInterval, d.backoff.MaxInterval = r.Options.RetryMin, r.Options.RetryMax
+	d.backoff.Multiplier, d.backoff.RandomizationFactor = 2, 0.5
 	return d, nil
 }
 
@@ -96,6 +104,16 @@ func tablesOf(mappings []*mapping.Mapping) map[string]bool {
 		}
 	}
 	return reads
+}
+
+// Address is where the external database is, without user and password; "" where its connection string cannot be used.
+func (d *Destination) Address() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.fault != nil {
+		return ""
+	}
+	return fmt.Sprintf("%s/%s", net.JoinHostPort(d.config.Host, strconv.Itoa(int(d.config.Port))), d.config.Database)
 }
 
 // Mappings are the names of the destination's mappings, in the order in which they run.
@@ -124,9 +142,14 @@ func (d *Destination) signal() {
 
 // wake starts a worker where there is work and none runs. It is called with mu held.
 func (d *Destination) wake() {
-	if d.working || d.retryAt != nil || !d.hasWork() {
+	if d.working || d.retryAt != nil || d.paused != nil || !d.hasWork() {
 		return
 	}
+	d.startWork()
+}
+
+// startWork starts the worker, and takes the connection back from the idle ones. It is called with mu held, while none works.
+func (d *Destination) startWork() {
 	if !d.run(d.work) {
 		return
 	}
@@ -192,6 +215,7 @@ func (d *Destination) step(ctx context.Context) error {
 		return errGone
 	}
 	d.due = false
+	paused := d.paused != nil
 	d.flying(-d.inFlight)
 	var old *session
 	replay := false
@@ -214,7 +238,7 @@ func (d *Destination) step(ctx context.Context) error {
 		d.router.places.leave(d)
 		old.close()
 	}
-	if d.router.stopping() || ctx.Err() != nil {
+	if d.router.stopping() || ctx.Err() != nil || paused {
 		return cmp.Or(ctx.Err(), errNothing)
 	}
 	if d.session == nil {
@@ -247,26 +271,30 @@ func (d *Destination) step(ctx context.Context) error {
 // rest ends the worker when there is really nothing to do, and keeps the connection for a while.
 func (d *Destination) rest() bool {
 	d.mu.Lock()
-	if d.gone || (!d.router.stopping() && (d.hasWork() || d.parked)) {
+	if d.gone || (!d.router.stopping() && d.paused == nil && (d.hasWork() || d.parked)) {
 		d.mu.Unlock()
 		return false
 	}
 	d.working = false
-	s := d.session
+	s, paused := d.session, d.paused != nil
 	switch {
 	case s == nil || d.router.stopping():
 	case d.applied > 0:
 		d.idle = time.AfterFunc(flushPause, d.confirmFlush)
-	case s.backfill != nil && s.backfill.active: // its chunk comes
-	case d.router.Options.IdleClose > 0 && d.router.connections.rest(d):
+	case !paused && s.backfill != nil && s.backfill.active: // its chunk comes
+	case !paused && d.router.Options.IdleClose > 0 && d.router.connections.rest(d):
 		d.idle = time.AfterFunc(d.router.Options.IdleClose, d.closeIdle)
-	default:
+	default: // where it waits for a place it is woken without a connection
 		d.session = nil
-		d.mu.Unlock()
-		s.close()
-		return true
 	}
+	closed := s != nil && d.session == nil
 	d.mu.Unlock()
+	if closed {
+		s.close()
+	}
+	if paused {
+		d.router.places.leave(d)
+	}
 	return true
 }
 

@@ -8,26 +8,25 @@ import (
 	"outflow/replication"
 )
 
-// A small batch commits with synchronous_commit off: the answer comes without waiting for the external server's disk. Its
+// A batch commits with synchronous_commit off: the answer comes without waiting for the external server's disk. Its
 // transactions stay in the queue, and their tickets held, until that server says that it has flushed its WAL beyond them.
 // If it crashes before, rows and metadata go back together, and the same transactions are taken from the queue again.
 
 const (
-	// lagChanges is the size of a batch up to which the wait for the disk is most of the time that it takes.
-	lagChanges = 100
 	// flushPause is how often an idle destination asks whether its last commits are flushed. The server's WAL writer
 	// needs at most three of its rounds, 200 ms each by default (the Postgres manual, "Asynchronous Commit").
 	flushPause = 100 * time.Millisecond
 )
 
-// mayLag decides whether a batch commits without waiting for the disk.
+// mayLag decides whether a batch commits without waiting for the disk. One that would have too much wait to be flushed does wait,
+// and flushes all before it.
 func (d *Destination) mayLag(b *batch) bool {
-	if b.large != nil || b.changes > lagChanges {
+	if b.large != nil {
 		return false
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.bytes <= d.router.Options.QueueBytes/8 // what waits to be flushed takes room in the queue
+	return d.lagging+b.bytes <= d.router.Options.QueueBytes
 }
 
 // flushed takes the external server's WAL positions, written and flushed, as it told them now.
@@ -70,6 +69,7 @@ func (d *Destination) letGo(n int) []replication.Ticket {
 	clear(d.queue[:n])
 	d.queue = d.queue[n:]
 	d.applied -= n
+	d.lagging -= freed
 	d.account(-freed)
 	return tickets
 }

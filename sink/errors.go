@@ -86,6 +86,9 @@ func newError(err error) *Error {
 func classify(err error) verdict {
 	pgErr := (*pgconn.PgError)(nil)
 	if !errors.As(err, &pgErr) {
+		if classOf(err) == ClassBlocked {
+			return needsHuman
+		}
 		return retry // the network, a timeout, a server that went away in the middle
 	}
 	switch codeOf(pgErr) {

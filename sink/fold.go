@@ -39,10 +39,6 @@ func (f *fold) add(table string, c *replication.Change, t *transaction) {
 	row.Tuple = c.New
 	key := f.keyOf(c.Relation, c.New)
 	if c.Kind == replication.Update && !c.Old.IsZero() {
-		// Old is complete with REPLICA IDENTITY FULL only, but where it is not, columns in TOAST are no part of it anyway.
-		if c.Relation.Identity == 'f' {
-			row.Tuple = row.Tuple.Fill(c.Old)
-		}
 		before := string(key)
 		if old := f.keyOf(c.Relation, c.Old); string(old) != before {
 			tf.moved(old, &row)

@@ -10,6 +10,8 @@ type gate struct {
 	used  int64
 	over  int // destinations over their own bound
 	room  chan struct{}
+
+	resumed chan struct{} // not nil while reading is switched off
 }
 
 // add accounts for bytes that were queued (n > 0) or done with (n < 0), and for destinations that went over or under.
@@ -50,4 +52,27 @@ func (g *gate) closed() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.room != nil
+}
+
+// hold switches reading off or on.
+func (g *gate) hold(off bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case off && g.resumed == nil:
+		g.resumed = make(chan struct{})
+	case !off && g.resumed != nil:
+		close(g.resumed)
+		g.resumed = nil
+	}
+}
+
+// held is a channel that is closed when reading is switched on again, nil while it is on.
+func (g *gate) held() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.resumed == nil {
+		return nil
+	}
+	return g.resumed
 }

@@ -21,7 +21,7 @@ func (r *Router) Put(ctx context.Context, t Target) error {
 		if _, err := t.config(r.Options); err != nil {
 			return err
 		}
-		d.replace(t)
+		d.replace(t, r.begun)
 		return nil
 	}
 	if !r.begun {
@@ -81,6 +81,13 @@ func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 	return nil
 }
 
+// Begun reports whether this process has had the slot: what comes and goes since is written to the primary.
+func (r *Router) Begun() bool {
+	r.membership.Lock()
+	defer r.membership.Unlock()
+	return r.begun
+}
+
 func (r *Router) find(tenant, name string) *Destination {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -122,11 +129,17 @@ func without(list []*Destination, d *Destination) []*Destination {
 	return rest
 }
 
-// replace has the worker take another target. Work in flight is rolled back, and done again there.
-func (d *Destination) replace(t Target) {
+// replace has the worker take another target, or takes it itself while nothing has begun. Work in flight is rolled back, and done
+// again there.
+func (d *Destination) replace(t Target, begun bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.next, d.fresh, d.due = &t, true, true
+	d.next = &t
+	if !begun {
+		d.retarget()
+		return
+	}
+	d.fresh, d.due = true, true
 	if d.working {
 		d.again = true
 		d.cancelWork()
@@ -151,7 +164,7 @@ func (d *Destination) retarget() {
 	d.next = nil
 	d.caughtUp, d.unnamed, d.chunkRows = false, false, 0 // what is there shows when it is connected
 	d.status.Attempts, d.status.Err, d.failing, d.parks = 0, nil, time.Time{}, 0
-	d.pause.Reset()
+	d.backoff.Reset()
 	d.log.Info("the destination has another target", zap.Strings("mappings", mappingNames(d.mappings)))
 }
 
@@ -171,15 +184,4 @@ func (d *Destination) leave() {
 	d.router.connections.busy(d) // or it would be asked to give up what it no longer has
 	d.stop()
 	d.log.Info("the destination is no longer in the configuration")
-}
-
-// find reads what is noted of one destination; the zero value is nothing.
-func (s *StateStore) find(ctx context.Context, tenant, name string) (destinationState, error) {
-	found := destinationState{}
-	states, err := s.list(ctx, tenant, name)
-	if err == nil && len(states) > 0 {
-		found = states[0]
-	}
-	found.tenant, found.name = tenant, name
-	return found, err
 }

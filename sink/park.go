@@ -18,15 +18,23 @@ func (r *Router) Begin(ctx context.Context) error {
 	r.membership.Lock()
 	defer r.membership.Unlock()
 	r.begun = true
-	running, err := (&replication.Copier{Primary: r.Primary}).Running(ctx)
+	copier := &replication.Copier{Primary: r.Primary}
+	unfinished, err := copier.Unfinished(ctx)
+	copier.Close()
 	if err != nil {
 		return err
 	}
 	r.xidMu.Lock()
-	for _, xid := range running {
+	for _, xid := range unfinished {
 		r.xids.before[xid] = true
 	}
 	r.xidMu.Unlock()
+	if err := r.loadSwitches(ctx); err != nil {
+		return err
+	}
+	if err := r.beginReading(ctx); err != nil {
+		return err
+	}
 	states, err := r.State.load(ctx)
 	if err != nil {
 		return err
@@ -57,8 +65,27 @@ func (r *Router) Begin(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.checkpoint(ctx) // so that every destination has its row before anything is acknowledged
+	return r.checkpoint(ctx, true) // so that every destination has its row before anything is acknowledged
 }
+
+// beginReading takes a new mark. A primary that does not know the last one any more was restored while this process ran.
+func (r *Router) beginReading(ctx context.Context) error {
+	known, err := r.State.knows(ctx, *r.mark.Load())
+	if err != nil {
+		return err
+	}
+	if !known {
+		return &replication.Problem{What: "the primary does not know what this process has noted on it: it was restored from a backup", Remedy: resetRemedy}
+	}
+	mark, err := r.State.begin(ctx)
+	if err == nil {
+		r.mark.Store(&mark)
+	}
+	return err
+}
+
+// resetRemedy heals what a restored primary has broken.
+const resetRemedy = "run: outflow run --slot-reset, which raises the ids and copies every destination anew"
 
 // notConfigured is the reason of a destination that the configuration no longer has.
 const notConfigured = "it is not in the configuration"
@@ -82,6 +109,7 @@ func (d *Destination) adopt(s destinationState) {
 			d.epoch = time.Now().UnixMicro()
 		}
 	}
+	defer d.observe()
 	if s.epoch == 0 {
 		d.due = true
 		return
@@ -101,14 +129,20 @@ func (d *Destination) adopt(s destinationState) {
 
 // Run notes checkpoints, parks who must be parked and sees to requests, until ctx is done. Begin comes before it.
 func (r *Router) Run(ctx context.Context) error {
-	checkpoint, watch := time.NewTicker(r.Options.Checkpoint), time.NewTicker(watchEvery)
+	checkpoint, watch, switches := time.NewTicker(r.Options.Checkpoint), time.NewTicker(watchEvery), time.NewTicker(switchEvery)
 	defer checkpoint.Stop()
 	defer watch.Stop()
+	defer switches.Stop()
 	failures := 0
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-switches.C:
+			if err := r.loadSwitches(ctx); err != nil && ctx.Err() == nil {
+				r.Log.Debug("the switches stay as they are", zap.Error(err)) // the checkpoint says that the primary is away
+			}
+			continue
 		case <-watch.C:
 			if r.Reader.State() != replication.Streaming {
 				continue // another process may have the slot
@@ -130,7 +164,7 @@ func (r *Router) Run(ctx context.Context) error {
 				continue
 			}
 		}
-		err := r.checkpoint(ctx)
+		err := r.checkpoint(ctx, false)
 		if err == nil {
 			err = r.takeRequests(ctx)
 		}
@@ -156,9 +190,18 @@ const parkMemory = 10 * time.Minute
 // watchEvery is how often destinations are looked at for parking.
 const watchEvery = 100 * time.Millisecond
 
+// A flush LSN that is less than idleBytes ahead is noted once in idleCheckpoints checkpoints.
+const (
+	idleBytes       = 64 << 10
+	idleCheckpoints = 10
+)
+
 // checkpoint notes on the primary what each destination that moved is known to have, and only then lets the reader
 // acknowledge it. The flush LSN is taken first: what a destination has is at least what that LSN promises.
-func (r *Router) checkpoint(ctx context.Context) error {
+//
+// A checkpoint is itself WAL, which the next one would acknowledge, and so on while the primary is idle. Where only the flush
+// LSN has moved, and not far, it is therefore noted seldom, unless now is set.
+func (r *Router) checkpoint(ctx context.Context, now bool) error {
 	r.checkpoints.Lock() // an older state must not be written over a newer one
 	defer r.checkpoints.Unlock()
 	flush := r.Acks.Flush()
@@ -166,20 +209,32 @@ func (r *Router) checkpoint(ctx context.Context) error {
 	var from []*Destination
 	for _, d := range r.Destinations() {
 		d.mu.Lock()
+		status := d.statusLocked()
 		now := destinationState{tenant: d.Tenant, name: d.Name, epoch: d.epoch, note: max(d.note, d.released),
-			fingerprint: d.fingerprint(), state: d.statusLocked().State, reason: d.reason()}
+			fingerprint: d.fingerprint(), state: status.State}
+		if status.Err != nil {
+			now.reason = truncated(status.Err.Error(), 512)
+			now.class = newError(status.Err).Class()
+		}
+		if !d.caughtUp { // how far a copy is: an idle system has nothing more to write
+			now.copied, now.copyTotal = d.status.Copied, max(d.status.CopyTotal, 0)
+		}
 		if now != d.noted && !d.parking {
 			moved = append(moved, now)
 			from = append(from, d)
 		}
 		d.mu.Unlock()
 	}
-	if len(moved) == 0 && flush <= r.Acks.Noted() {
+	if ahead := int64(flush) - int64(r.Acks.Noted()); len(moved) == 0 && (ahead <= 0 ||
+		!now && ahead < idleBytes && time.Since(r.checkpointed) < idleCheckpoints*r.Options.Checkpoint) {
 		return nil
 	}
-	if err := r.State.checkpoint(ctx, flush, moved); err != nil {
+	r.checkpointed = time.Now()
+	mark, err := r.State.checkpoint(ctx, flush, moved)
+	if err != nil {
 		return err
 	}
+	r.mark.Store(&mark)
 	for i, d := range from {
 		d.mu.Lock()
 		d.noted = moved[i]
@@ -201,14 +256,6 @@ func (d *Destination) fingerprint() string {
 	return strings.Join(prints, " ")
 }
 
-// reason is what the primary is told of the last failure. It is called with mu held.
-func (d *Destination) reason() string {
-	if d.status.Err == nil {
-		return ""
-	}
-	return truncated(d.status.Err.Error(), 512)
-}
-
 func truncated(s string, n int) string {
 	if len(s) <= n {
 		return s
@@ -224,6 +271,16 @@ func (r *Router) mustPark(d *Destination) string {
 		return ""
 	}
 	switch failing := !d.failing.IsZero(); {
+	case d.paused != nil:
+		switch {
+		case len(d.queue) == 0:
+		case d.over:
+			return "it is paused and its queue is full"
+		case r.gate.short():
+			return "it is paused and the memory for all queues is used up"
+		case time.Since(d.pausedAt) > r.Options.ParkAfter:
+			return fmt.Sprintf("it has been paused for %s, and its queue holds the slot back", r.Options.ParkAfter)
+		}
 	case failing && d.over && time.Since(d.failing) > parkGrace && time.Since(time.Unix(0, d.lastRound.Load())) > parkGrace:
 		return "it fails and its queue is full"
 	case failing && time.Since(d.failing) > r.Options.ParkAfter && len(d.queue) > 0:
@@ -274,7 +331,7 @@ func (r *Router) park(d *Destination, reason string) {
 		r.Log.Warn("a destination cannot be parked", zap.Stringer("destination", d), zap.Error(err))
 		return
 	}
-	d.epoch, d.parked, d.fresh = epoch, true, true
+	d.epoch, d.parked, d.fresh, d.parkReason = epoch, true, true, text
 	if time.Since(d.parkedAt) > parkMemory {
 		d.parks = 0
 	}
@@ -282,14 +339,17 @@ func (r *Router) park(d *Destination, reason string) {
 	d.log.Warn("parked: the stream goes on without this destination, which is copied anew when it answers", zap.String("reason", text))
 	if d.working { // the queue is its worker's, which drops it in failed
 		d.cancelWork()
+		d.observe()
 		d.mu.Unlock()
 		return
 	}
 	tickets := d.drop()
-	if d.retryAt == nil {
+	if d.retryAt == nil && d.paused == nil {
 		d.pauseAfter(&Error{Err: errors.New(reason)})
 	}
+	d.observe()
 	d.mu.Unlock()
+	r.places.leave(d)
 	r.Acks.Release(tickets...)
 }
 
@@ -307,7 +367,7 @@ func (d *Destination) drop() []replication.Ticket {
 	if !d.accepted.complete && len(d.queue) > 0 { // the rest of it is not wanted either
 		d.accepted.complete = true
 	}
-	d.queue, d.applied, d.inFlight = nil, 0, 0
+	d.queue, d.applied, d.inFlight, d.lagging = nil, 0, 0, 0
 	d.account(-d.bytes)
 	return tickets
 }
@@ -319,6 +379,7 @@ func (d *Destination) attach() {
 	if d.parked {
 		d.parked, d.caughtUp = false, false
 		d.log.Info("the parked destination answers again")
+		d.observe()
 	}
 }
 
@@ -331,6 +392,7 @@ func (d *Destination) raiseEpoch(ctx context.Context, reason string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.epoch, d.caughtUp = epoch, false
+	d.status.Copied, d.status.CopyTotal = 0, -1
 	return nil
 }
 
@@ -371,6 +433,7 @@ func (r *Router) takeRequests(ctx context.Context) error {
 			}
 			d.mu.Lock()
 			d.epoch, d.caughtUp = max(d.epoch, s.epoch), false
+			d.status.Copied, d.status.CopyTotal = 0, -1
 			d.mu.Unlock()
 			d.log.Info("a resync was asked for", zap.String("reason", s.reason))
 			d.restart()

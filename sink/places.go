@@ -12,6 +12,7 @@ type places struct {
 	free    int
 	holders map[*Destination]bool
 	waiting []*Destination
+	off     bool // nobody gets a place, or keeps one
 }
 
 func newPlaces(n int) *places { return &places{free: n, holders: map[*Destination]bool{}} }
@@ -21,9 +22,13 @@ func (p *places) take(d *Destination) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case p.holders[d]:
+	case p.holders[d] && !p.off:
 		return true
-	case p.free == 0:
+	case p.free == 0 || p.off:
+		if p.holders[d] {
+			delete(p.holders, d)
+			p.free++
+		}
 		if !slices.Contains(p.waiting, d) {
 			p.waiting = append(p.waiting, d)
 		}
@@ -38,7 +43,7 @@ func (p *places) take(d *Destination) bool {
 
 // nudgeNext wakes who waits longest while a place is free. It is called with mu held, which comes before a destination's.
 func (p *places) nudgeNext() {
-	if p.free > 0 && len(p.waiting) > 0 {
+	if p.free > 0 && len(p.waiting) > 0 && !p.off {
 		p.waiting[0].nudge()
 	}
 }
@@ -52,5 +57,16 @@ func (p *places) leave(d *Destination) {
 		delete(p.holders, d)
 		p.free++
 	}
+	p.nudgeNext()
+}
+
+// hold switches backfills off or on. Who has a place gives it up before the next chunk.
+func (p *places) hold(off bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.off == off {
+		return
+	}
+	p.off = off
 	p.nudgeNext()
 }

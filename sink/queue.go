@@ -93,7 +93,7 @@ func (d *Destination) complete(id int64) {
 func (d *Destination) account(n int64) {
 	d.bytes += n
 	over := 0
-	switch limit, waiting := d.router.Options.QueueBytes, d.bytes-d.inFlight; {
+	switch limit, waiting := d.router.Options.QueueBytes, d.bytes-d.inFlight-d.lagging; {
 	case !d.over && waiting > limit:
 		d.over, over, d.overSince = true, 1, time.Now()
 	case d.over && waiting <= limit/2:

@@ -150,7 +150,7 @@ func (d *Destination) applyRound(ctx context.Context, b *batch, changes []replic
 	}
 	var f fold
 	d.fold(&f, b.large, changes)
-	rows := f.rows()
+	rows := d.net(&f)
 	for _, r := range rows {
 		b.changes += r.Len(mapping.Any)
 	}
@@ -158,7 +158,7 @@ func (d *Destination) applyRound(ctx context.Context, b *batch, changes []replic
 }
 
 func (d *Destination) applyRows(ctx context.Context, b *batch, rows map[string]*mapping.Rows) error {
-	if err := d.fetchToast(ctx, rows); err != nil {
+	if err := d.fetchToast(ctx, b.transactions, rows); err != nil {
 		return err
 	}
 	if err := d.session.compile(ctx, rows); err != nil {

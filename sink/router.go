@@ -53,9 +53,8 @@ type Config struct {
 	Tables     []Table
 	Tombstones *Tombstones // nil: none
 	Acks       *replication.AckTracker
-	// Rows reads current rows of the primary by key, for values that an UPDATE left in TOAST. Keys are tuples of the
-	// relation with at least the key filled. It returns what it finds, in any order.
-	Rows    func(ctx context.Context, rel *replication.Relation, keys []replication.Tuple) ([]replication.Tuple, error)
+	// Rows reads current rows of the primary by key, for values that an UPDATE left in TOAST: see [replication.Lookup.Rows].
+	Rows    func(ctx context.Context, rel *replication.Relation, keys []replication.Tuple, after []uint32) ([]replication.Tuple, error)
 	Primary *replication.Primary // where backfills read
 	State   *StateStore
 	Reader  Reader
@@ -83,8 +82,15 @@ type Router struct {
 	connections *connections
 	places      *places
 
-	checkpoints sync.Mutex   // one at a time
-	walEnd      atomic.Int64 // where the primary's WAL ended at the last checkpoint
+	checkpoints  sync.Mutex // one at a time
+	checkpointed time.Time  // when the last one was written
+
+	mark atomic.Pointer[string] // the newest checkpoint: see mark
+
+	switchMu sync.Mutex
+	switches []Switch
+
+	walEnd atomic.Int64 // where the primary's WAL ended at the last checkpoint
 
 	xidMu sync.Mutex
 	xids  *xids
@@ -95,11 +101,14 @@ type Router struct {
 	mu           sync.RWMutex
 	tenants      map[string][]*Destination
 	destinations []*Destination
-	latest       map[string]*replication.Relation // table to its newest relation
-	open         int64                            // sequence id of the transaction whose parts are coming; only the reader's goroutine sets it
+	known        map[string]*replication.Relation                // by table: see learn
+	wide         map[*replication.Relation]*replication.Relation // see widened
+	open         int64                                           // sequence id of the transaction whose parts are coming; only the reader's goroutine sets it
 
 	// Owned by the reader's goroutine.
 	routes  map[*replication.Relation]*route
+	counts  []*tableCount // by table; safe for all
+	inside  bool          // its last part has not come
 	touched []*Destination
 
 	ctx     context.Context // ends the work in flight
@@ -115,16 +124,23 @@ type route struct {
 	table     string // as mappings name it; "" is not routed
 	tenant    int    // index of the tenant column
 	tombstone bool
+	count     *tableCount // nil: not routed
 }
 
 // NewRouter returns a router without destinations.
 func NewRouter(c Config) *Router {
 	r := &Router{Config: c, settings: c.Options.settings(), gate: &gate{limit: c.Options.MemoryBytes}, connections: newConnections(c.Options.MaxConnections),
 		places: newPlaces(c.Options.Backfills), xids: newXIDs(),
-		tenants: map[string][]*Destination{}, open: -1, stop: make(chan struct{}), routes: map[*replication.Relation]*route{}, latest: map[string]*replication.Relation{}}
+		tenants: map[string][]*Destination{}, open: -1, stop: make(chan struct{}), routes: map[*replication.Relation]*route{},
+		known: map[string]*replication.Relation{}, wide: map[*replication.Relation]*replication.Relation{}}
 	for _, t := range c.Tables {
-		r.latest[t.Relation.Name] = t.Relation
+		r.known[t.Relation.Name] = t.Relation
+		r.counts = append(r.counts, newTableCount(t.Relation))
 	}
+	if ts := c.Tombstones; ts != nil {
+		r.counts = append(r.counts, newTableCount(ts.Table.Relation))
+	}
+	r.mark.Store(new(string))
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
@@ -146,8 +162,14 @@ func (r *Router) Destinations() []*Destination {
 	return append([]*Destination(nil), r.destinations...)
 }
 
-// Full implements [replication.Sink].
-func (r *Router) Full() <-chan struct{} { return r.gate.full() }
+// Full implements [replication.Sink]. Reading that is switched off stops between transactions: the end of an open one must
+// come, or it would keep locks in external databases.
+func (r *Router) Full() <-chan struct{} {
+	if held := r.gate.held(); held != nil && !r.inside {
+		return held
+	}
+	return r.gate.full()
+}
 
 // Write implements [replication.Sink]: it queues the changes of one part at the destinations of their tenants.
 func (r *Router) Write(part *replication.Transaction) error {
@@ -160,6 +182,8 @@ func (r *Router) Write(part *replication.Transaction) error {
 		r.xids.add(part.XID)
 		r.xidMu.Unlock()
 	}
+	r.inside = !part.Last
+	r.count(part)
 	changes := part.Changes
 	for i := 0; i < len(changes); {
 		rt := r.route(changes[i].Relation)
@@ -218,9 +242,6 @@ func (r *Router) moveTenant(part *replication.Transaction, c *replication.Change
 	gone, came := *c, *c
 	gone.Kind, gone.New = replication.Delete, replication.Tuple{}
 	came.Kind, came.Old = replication.Insert, replication.Tuple{}
-	if c.Relation.Identity == 'f' {
-		came.New = c.New.Fill(c.Old)
-	}
 	r.toTenant(part, string(c.Old.Value(rt.tenant).Text), []replication.Change{gone})
 	r.toTenant(part, string(c.New.Value(rt.tenant).Text), []replication.Change{came})
 }
@@ -265,7 +286,7 @@ func (r *Router) route(rel *replication.Relation) *route {
 		if t.Relation.Schema == rel.Schema && t.Relation.Name == rel.Name {
 			rt.table, rt.tenant = rel.Name, rel.Column(t.Tenant)
 			r.mu.Lock()
-			r.latest[rel.Name] = rel
+			r.learn(rel)
 			r.mu.Unlock()
 		}
 	}
@@ -275,6 +296,9 @@ func (r *Router) route(rel *replication.Relation) *route {
 	if rt.table != "" && rt.tenant < 0 {
 		r.Log.Error("the table's tenant column is not in the stream; its changes go nowhere", zap.Stringer("table", rel))
 		rt.table = ""
+	}
+	if i := slices.IndexFunc(r.counts, func(c *tableCount) bool { return c.name == rel.String() }); i >= 0 {
+		rt.count = r.counts[i]
 	}
 	r.routes[rel] = rt
 	return rt
@@ -310,7 +334,7 @@ func (r *Router) Settle() {
 	}
 	last.Wait()
 	r.cancel()
-	if err := r.checkpoint(context.Background()); err != nil {
+	if err := r.checkpoint(context.Background(), true); err != nil {
 		r.Log.Warn("the last checkpoint failed; what was not acknowledged is read again and skipped", zap.Error(err))
 	}
 }
@@ -324,13 +348,6 @@ func (r *Router) start(f func()) bool {
 	}
 	r.workers.Go(f)
 	return true
-}
-
-// relation is the newest description of a source table, nil where there is no such table.
-func (r *Router) relation(table string) *replication.Relation {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.latest[table]
 }
 
 func (r *Router) stopping() bool {

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -21,12 +22,14 @@ type session struct {
 	d          *Destination
 	conn       *pgconn.PgConn
 	held       []int64 // by mapping: last_synced_sequence_id as we last saw or set it
+	expected   []int64 // the same when what is in flight is committed
 	types      map[string]bool
 	statements map[statementKey]*mapping.Statement
 	prepared   map[string]bool
 	backfill   *backfill // nil: every mapping is complete
 	epoch      int64     // the destination's when the session was opened, and so the metadata's
 	least      int64     // what the database had at that time
+	plan       string    // plan_cache_mode of the open transaction
 	keepOpen   bool      // an error does not end the transaction: a savepoint is set
 }
 
@@ -107,6 +110,10 @@ func (d *Destination) dial(ctx context.Context) (*session, error) {
 
 func explainConnect(err error) error {
 	e := newError(fmt.Errorf("connecting: %w", err))
+	var known interface{ Remedy() string }
+	if errors.As(err, &known) {
+		e.Remedy = known.Remedy()
+	}
 	switch e.SQLState {
 	case "28P01", "28000":
 		e.Remedy = "check user and password of the destination's dsn, and pg_hba.conf there"
@@ -167,18 +174,19 @@ const (
 		ADD COLUMN IF NOT EXISTS "tenant" text,
 		ADD COLUMN IF NOT EXISTS "source" text,
 		ADD COLUMN IF NOT EXISTS "epoch" bigint,
-		ADD COLUMN IF NOT EXISTS "backfill" jsonb`
-	readMetadata = `SELECT "mapping_name", "last_synced_sequence_id", "fingerprint", "tenant", "source", "epoch", "backfill"
+		ADD COLUMN IF NOT EXISTS "backfill" jsonb,
+		ADD COLUMN IF NOT EXISTS "mark" text`
+	readMetadata = `SELECT "mapping_name", "last_synced_sequence_id", "fingerprint", "tenant", "source", "epoch", "backfill", "mark"
 		FROM public."_stack_sync_metadata"`
 	// A table that has no owner yet is an older system's: its ids are not ours.
 	adoptMetadata = `UPDATE "_stack_sync_metadata"
 		SET "tenant" = $1, "source" = $2, "last_synced_sequence_id" = -1, "fingerprint" = NULL WHERE "source" IS NULL`
 	// A mapping that is filled anew: it takes live changes from what the stream still has, the rest is copied.
 	fillMapping = `INSERT INTO "_stack_sync_metadata" AS m
-			("mapping_name", "tenant", "source", "fingerprint", "epoch", "backfill", "last_synced_sequence_id")
-		VALUES ($1, $2, $3, $4, $5::bigint, $6::jsonb, $7::bigint)
+			("mapping_name", "tenant", "source", "fingerprint", "epoch", "backfill", "last_synced_sequence_id", "mark")
+		VALUES ($1, $2, $3, $4, $5::bigint, $6::jsonb, $7::bigint, $8)
 		ON CONFLICT ("mapping_name") DO UPDATE SET "fingerprint" = excluded."fingerprint", "epoch" = excluded."epoch",
-			"backfill" = excluded."backfill", "updated_at" = now(),
+			"backfill" = excluded."backfill", "mark" = excluded."mark", "updated_at" = now(),
 			"last_synced_sequence_id" = greatest(m."last_synced_sequence_id", excluded."last_synced_sequence_id")`
 	// Others that are being filled begin again with it, so that all of them are at one place.
 	refillMappings = `UPDATE "_stack_sync_metadata" SET "backfill" = $1::jsonb WHERE "backfill" IS NOT NULL`
@@ -190,6 +198,7 @@ type metadata struct {
 	fingerprint, tenant, source string
 	epoch                       int64  // 0 where it has none
 	backfill                    string // cursor of a backfill in progress, "" where there is none
+	mark                        string // the primary's newest checkpoint when the row was last written
 }
 
 // open reads the metadata and makes ready what is missing: the metadata table, each mapping's row and tables.
@@ -215,6 +224,7 @@ func (s *session) open(ctx context.Context) error {
 	for _, m := range s.d.mappings {
 		s.held = append(s.held, known[m.Name].id)
 	}
+	s.expected = append(s.expected[:0], s.held...)
 	if s.backfill, err = newBackfill(s, known); err != nil {
 		return err
 	}
@@ -249,6 +259,13 @@ func (s *session) checkContinuity(ctx context.Context, known map[string]metadata
 	return nil
 }
 
+// wantedEpoch is what the external database's metadata must say, or it is copied anew.
+func (d *Destination) wantedEpoch() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.epoch
+}
+
 // remember notes for the whole session what the destination is to be: another goroutine may raise the epoch meanwhile, and
 // the session then ends.
 func (s *session) remember() {
@@ -264,6 +281,15 @@ func (s *session) checkAhead(ctx context.Context, known map[string]metadata) err
 	highest := int64(-1)
 	for _, m := range known {
 		highest = max(highest, m.id)
+		if m.epoch != s.d.wantedEpoch() {
+			continue // it is copied anew, with ids above all that were given
+		}
+		if remembers, err := r.State.knows(ctx, m.mark); err != nil {
+			return err
+		} else if !remembers {
+			return &Error{verdict: needsHuman, Err: fmt.Errorf("the external database was written after checkpoint %s, which the primary "+
+				"does not know: the primary was restored from a backup", m.mark), Remedy: resetRemedy}
+		}
 	}
 	if highest <= r.SequenceID(r.Reader.Position()) {
 		return nil
@@ -277,7 +303,7 @@ func (s *session) checkAhead(ctx context.Context, known map[string]metadata) err
 	}
 	return &Error{verdict: needsHuman, Err: fmt.Errorf("the external database has sequence id %d, and the primary has come to %d: "+
 		"the primary was restored from a backup", highest, r.SequenceID(now.Horizon)),
-		Remedy: "run: outflow run --slot-reset, which raises the ids and copies every destination anew"}
+		Remedy: resetRemedy}
 }
 
 // metadata reads the table; nil means that it does not exist, or not with our columns.
@@ -290,7 +316,7 @@ func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
 	}
 	known := map[string]metadata{}
 	for _, r := range rows {
-		m := metadata{fingerprint: string(r[2]), tenant: string(r[3]), source: string(r[4]), backfill: string(r[6])}
+		m := metadata{fingerprint: string(r[2]), tenant: string(r[3]), source: string(r[4]), backfill: string(r[6]), mark: string(r[7])}
 		if m.id, err = strconv.ParseInt(string(r[1]), 10, 64); err == nil && r[5] != nil {
 			m.epoch, err = strconv.ParseInt(string(r[5]), 10, 64)
 		}
@@ -383,7 +409,7 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 			return &Error{Mapping: m.Name, verdict: needsHuman, Err: fmt.Errorf("its schema ended the transaction that it ran in")}
 		}
 		least := strconv.FormatInt(s.least, 10)
-		_, err := s.exec(ctx, fillMapping, m.Name, tenant, source, m.Fingerprint(), strconv.FormatInt(s.epoch, 10), firstCursor.String(), least)
+		_, err := s.exec(ctx, fillMapping, m.Name, tenant, source, m.Fingerprint(), strconv.FormatInt(s.epoch, 10), firstCursor.String(), least, *s.d.router.mark.Load())
 		if err == nil {
 			_, err = s.exec(ctx, refillMappings, firstCursor.String())
 		}
@@ -414,7 +440,8 @@ func (s *session) begin(ctx context.Context) error {
 	if _, err := s.exec(ctx, beginSQL); err != nil {
 		return fmt.Errorf("BEGIN: %w", err)
 	}
-	if _, err := s.exec(ctx, s.d.router.settings, "on", "auto"); err != nil {
+	s.plan = "auto"
+	if _, err := s.exec(ctx, s.d.router.settings, "on", s.plan); err != nil {
 		return fmt.Errorf("setting up the transaction: %w", err)
 	}
 	return nil
@@ -440,35 +467,42 @@ func (s *session) check(ctx context.Context) error {
 	}
 	defer s.rollback()
 	for mi, m := range s.d.mappings {
-		for si, step := range m.Steps {
-			rel := s.d.router.relation(step.From)
-			if rel == nil {
-				return &Error{Mapping: m.Name, Table: step.From, verdict: needsHuman,
-					Err:    fmt.Errorf("step %d reads from %q, which is not a table of source.tables", si+1, step.From),
-					Remedy: "add the table to source.tables, or correct the mapping"}
-			}
-			st, err := s.statement(ctx, mi, si, rel)
-			if err != nil {
+		for si := range m.Steps {
+			if err := s.prepareStep(ctx, mi, si); err != nil {
 				return err
 			}
-			if s.prepared[st.Name] {
-				continue
-			}
-			name := st.Name
-			if s.d.unnamed {
-				name = ""
-			}
-			_, err = s.conn.Prepare(ctx, name, st.SQL, st.ParameterOIDs())
-			if sqlstate(err) == duplicatePrepared { // of another client of a pooler
-				s.d.unnamed = true
-				return newError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))
-			}
-			if err != nil {
-				return s.explainStatement(st, err)
-			}
-			s.prepared[st.Name] = true
 		}
 	}
+	return nil
+}
+
+// prepareStep prepares one step on the external server, which finds what is wrong with it.
+func (s *session) prepareStep(ctx context.Context, mi, si int) error {
+	m := s.d.mappings[mi]
+	from := m.Steps[si].From
+	rel := s.d.router.relation(from)
+	if rel == nil {
+		return &Error{Mapping: m.Name, Table: from, verdict: needsHuman,
+			Err:    fmt.Errorf("step %d reads from %q, which is not a table of source.tables", si+1, from),
+			Remedy: "add the table to source.tables, or correct the mapping"}
+	}
+	st, err := s.statement(ctx, mi, si, rel)
+	if err != nil || s.prepared[st.Name] {
+		return err
+	}
+	name := st.Name
+	if s.d.unnamed {
+		name = ""
+	}
+	_, err = s.conn.Prepare(ctx, name, st.SQL, st.ParameterOIDs())
+	if sqlstate(err) == duplicatePrepared { // of another client of a pooler
+		s.d.unnamed = true
+		return newError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))
+	}
+	if err != nil {
+		return s.explainStatement(st, err)
+	}
+	s.prepared[st.Name] = true
 	return nil
 }
 
@@ -511,7 +545,7 @@ func (s *session) explainStatement(st *mapping.Statement, err error) *Error {
 	if e.SQLState == undefinedColumn {
 		if rel := s.d.router.relation(st.Table); rel != nil {
 			e.Remedy = fmt.Sprintf("%s has the columns %s; a column that is not published is added to columns: of its table in source.tables",
-				st.Table, strings.Join(rel.Names(), ", "))
+				st.Table, strings.Join(st.Mapping.Visible(st.Table, rel.Names()), ", "))
 		}
 	}
 	return e

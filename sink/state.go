@@ -19,6 +19,53 @@ type StateStore struct {
 	mu     sync.Mutex
 	conn   *pgx.Conn
 	polled time.Time // of the newest resync that was seen
+	mark   mark      // the newest
+}
+
+// mark names a checkpoint that the primary has noted. External databases carry the newest one in their metadata: if the primary
+// does not know it any more, it was restored from a backup, and its ids are given a second time.
+type mark struct{ reading, checkpoint int64 }
+
+// String is its form in the metadata; the zero mark is "".
+func (m mark) String() string {
+	if m == (mark{}) {
+		return ""
+	}
+	return fmt.Sprintf("%d/%d", m.reading, m.checkpoint)
+}
+
+// begin notes that a reading of the slot begins, and returns its first mark. Its number is a time in microseconds, so that a
+// primary which was restored from a backup does not give the same one again.
+func (s *StateStore) begin(ctx context.Context) (string, error) {
+	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		s.mark.checkpoint = 0
+		return conn.QueryRow(ctx, `INSERT INTO outflow.reading (slot, reading)
+			SELECT $1, greatest(coalesce(max(reading), 0) + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+			FROM outflow.reading WHERE slot = $1 RETURNING reading`, s.Slot).Scan(&s.mark.reading)
+	})
+	if err != nil {
+		return "", fmt.Errorf("writing outflow.reading: %w", err)
+	}
+	return s.mark.String(), nil
+}
+
+// knows reports whether the primary has noted the checkpoint of a mark; it knows of "".
+func (s *StateStore) knows(ctx context.Context, text string) (known bool, err error) {
+	if text == "" {
+		return true, nil
+	}
+	var m mark
+	if _, err := fmt.Sscanf(text, "%d/%d", &m.reading, &m.checkpoint); err != nil {
+		return false, fmt.Errorf("%q is no mark of a checkpoint: %w", text, err)
+	}
+	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM outflow.reading WHERE slot = $1 AND reading = $2 AND checkpoints >= $3)`,
+			s.Slot, m.reading, m.checkpoint).Scan(&known)
+	})
+	if err != nil {
+		return false, fmt.Errorf("reading outflow.reading: %w", err)
+	}
+	return known, nil
 }
 
 // destinationState is a row of the table.
@@ -29,6 +76,9 @@ type destinationState struct {
 	fingerprint  string
 	state        State
 	reason       string
+	class        string // of the last error, for the tenant: see [Error.Class]
+	copied       int64  // rows of the backfill that runs or waits, 0 where none does
+	copyTotal    int64  // about how many there will be, 0 unknown
 }
 
 // stateTimeout bounds one statement on the primary.
@@ -90,44 +140,61 @@ func (s *StateStore) load(ctx context.Context) (states []destinationState, err e
 	return states, nil
 }
 
-// list reads what is noted of one destination.
-func (s *StateStore) list(ctx context.Context, tenant, name string) (states []destinationState, err error) {
-	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+// find reads what is noted of one destination; the zero epoch is nothing.
+func (s *StateStore) find(ctx context.Context, tenant, name string) (destinationState, error) {
+	found := destinationState{tenant: tenant, name: name}
+	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `SELECT `+stateColumns+` FROM outflow.destination_state WHERE slot = $1 AND tenant_id = $2 AND name = $3`, s.Slot, tenant, name)
-		if err == nil {
-			states, err = scanStates(rows)
+		if err != nil {
+			return err
+		}
+		states, err := scanStates(rows)
+		if len(states) > 0 {
+			found = states[0]
 		}
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reading outflow.destination_state: %w", err)
+		return found, fmt.Errorf("reading outflow.destination_state: %w", err)
 	}
-	return states, nil
+	return found, nil
 }
 
-// checkpoint notes the flush LSN that is about to be reported, and the destinations that moved, in one statement.
-func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, moved []destinationState) error {
+// checkpoint notes the flush LSN that is about to be reported, and the destinations that moved, in one statement. It returns
+// the checkpoint's mark.
+func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, moved []destinationState) (string, error) {
 	tenants, names := make([]string, len(moved)), make([]string, len(moved))
-	fingerprints, states, reasons := make([]string, len(moved)), make([]string, len(moved)), make([]string, len(moved))
+	fingerprints, states := make([]string, len(moved)), make([]string, len(moved))
+	reasons, classes := make([]string, len(moved)), make([]string, len(moved))
 	epochs, notes := make([]int64, len(moved)), make([]int64, len(moved))
+	copied, totals := make([]int64, len(moved)), make([]int64, len(moved))
 	for i, d := range moved {
 		tenants[i], names[i], epochs[i], notes[i] = d.tenant, d.name, d.epoch, d.note
-		fingerprints[i], states[i], reasons[i] = d.fingerprint, string(d.state), d.reason
+		fingerprints[i], states[i], reasons[i], classes[i] = d.fingerprint, string(d.state), d.reason, d.class
+		copied[i], totals[i] = d.copied, d.copyTotal
 	}
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, `WITH flush AS (UPDATE outflow.source SET flush_lsn = greatest(flush_lsn, $2::text::pg_lsn) WHERE slot = $1)
-			INSERT INTO outflow.destination_state AS s (slot, `+stateColumns+`)
-			SELECT $1, m.* FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::text[]) AS m
+		_, err := conn.Exec(ctx, `WITH flush AS (UPDATE outflow.source SET flush_lsn = greatest(flush_lsn, $2::text::pg_lsn) WHERE slot = $1),
+				mark AS (UPDATE outflow.reading SET checkpoints = $13 WHERE slot = $1 AND reading = $12)
+			INSERT INTO outflow.destination_state AS s (slot, `+stateColumns+`, error_class, copied_rows, copy_total)
+			SELECT $1, m.tenant, m.name, m.epoch, m.note, m.fingerprint, m.state, m.reason, nullif(m.class, ''), nullif(m.copied, 0), nullif(m.total, 0)
+			FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $14::text[])
+				AS m (tenant, name, epoch, note, fingerprint, state, reason, copied, total, class)
 			ON CONFLICT (slot, tenant_id, name) DO UPDATE SET last_sequence_id = greatest(s.last_sequence_id, excluded.last_sequence_id),
-				fingerprint = excluded.fingerprint, state = excluded.state, reason = excluded.reason, updated_at = now()
+				fingerprint = excluded.fingerprint, state = excluded.state, reason = excluded.reason, error_class = excluded.error_class, updated_at = now(),
+				copied_rows = excluded.copied_rows, copy_total = excluded.copy_total
 			WHERE s.epoch = excluded.epoch`,
-			s.Slot, flush.String(), tenants, names, epochs, notes, fingerprints, states, reasons)
+			s.Slot, flush.String(), tenants, names, epochs, notes, fingerprints, states, reasons, copied, totals,
+			s.mark.reading, s.mark.checkpoint+1, classes)
+		if err == nil {
+			s.mark.checkpoint++
+		}
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("writing outflow.destination_state: %w", err)
+		return "", fmt.Errorf("writing outflow.destination_state: %w", err)
 	}
-	return nil
+	return s.mark.String(), nil
 }
 
 // raise gives a destination its next epoch, which is durable when raise returns: its external database is copied anew. An
@@ -169,12 +236,12 @@ func (s *StateStore) walEnd(ctx context.Context) (end int64, err error) {
 }
 
 // RequestResync asks the process that runs, or the next one, to copy destinations anew: all of a slot, of a tenant (name ""),
-// or one. It returns how many there are.
+// or one; those that the configuration no longer has are copied anew anyway should they return. It returns how many there are.
 func (s *StateStore) RequestResync(ctx context.Context, tenant, name, reason string) (n int64, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		tag, err := conn.Exec(ctx, `UPDATE outflow.destination_state
 			SET epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint), resync_at = clock_timestamp(), state = 'backfilling',
-			reason = $4, updated_at = now() WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3)`, s.Slot, tenant, name, reason)
+			reason = $4, copied_rows = NULL, copy_total = NULL, updated_at = now() WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3) AND reason <> $5`, s.Slot, tenant, name, reason, notConfigured)
 		n = tag.RowsAffected()
 		return err
 	})

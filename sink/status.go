@@ -17,44 +17,103 @@ const (
 	Streaming   State = "streaming"   // applies what comes, or has nothing to do
 	Retrying    State = "retrying"    // failed, and tries again at NextRetry
 	Parked      State = "parked"      // away for longer than its queue holds: it gets no changes, and is copied anew when it answers
+	Paused      State = "paused"      // by a person; its queue fills, and then it is parked beside
 	Halted      State = "halted"      // a mapping or a row needs a person; it tries again seldom
 )
 
 // Status is a destination at one moment.
 type Status struct {
-	State      State
-	SequenceID int64     // last committed in the external database, -1 before it is known
-	CommitTime time.Time // of that transaction on the primary, zero before there was one
-	Rows       int64     // net changes committed since the process started
-	Batches    int64     // external transactions committed since then
-	Queued     int       // transactions that wait
-	QueueBytes int64
-	Attempts   int       // failures in a row
-	NextRetry  time.Time // zero unless Retrying or Halted
-	Err        error     // the last failure, nil while all is well
-	Copied     int64     // rows that the backfill in progress has copied
+	State         State
+	Since         time.Time // of that state
+	Reason        string    // of that state, for people; "" where it says enough
+	SequenceID    int64     // last committed in the external database, -1 before it is known
+	CommitTime    time.Time // of that transaction on the primary, zero before there was one
+	Rows          int64     // net changes committed since the process started
+	Batches       int64     // external transactions committed since then
+	Transactions  int64     // of the source, committed by them
+	Failures      int64     // since the process started
+	Queued        int       // transactions that wait
+	QueuedChanges int64
+	QueueBytes    int64
+	Oldest        time.Time // when the first of them committed on the primary; zero where none waits
+	Attempts      int       // failures in a row
+	NextRetry     time.Time // zero unless Retrying or Halted
+	Err           error     // the last failure, nil while all is well
+	Copied        int64     // rows that the backfill in progress has copied
+	CopyTotal     int64     // how many there are, by the planner's estimate; -1 is not known
+	CopyTable     string    // the source table that is copied or swept; "" where none is
 }
+
+// Event is a change of a destination's state.
+type Event struct {
+	At     time.Time
+	State  State
+	Reason string // for people; "" where the state says enough
+}
+
+// historyEvents is how many changes of state a destination remembers.
+const historyEvents = 50
 
 // Status returns what the destination is doing.
 func (d *Destination) Status() Status {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.statusLocked()
+	s := d.statusLocked()
+	s.Queued, s.QueueBytes = len(d.queue)-d.applied, d.bytes
+	for _, t := range d.queue[d.applied:] {
+		s.QueuedChanges += int64(len(t.changes))
+	}
+	if s.Queued > 0 {
+		s.Oldest = d.queue[d.applied].committed
+	}
+	return s
+}
+
+// History are the changes of the destination's state since the process started, newest last: the last 50.
+func (d *Destination) History() []Event {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]Event(nil), d.history...)
 }
 
 // statusLocked is called with mu held.
 func (d *Destination) statusLocked() Status {
 	s := d.status
-	s.Queued, s.QueueBytes = len(d.queue), d.bytes
 	switch {
 	case d.fault != nil:
-		s.State, s.Err = Halted, d.fault
+		s.State, s.Err, s.Reason = Halted, d.fault, d.fault.Error()
+	case d.paused != nil:
+		s.State, s.Reason = Paused, d.paused.why()
+		if d.parked {
+			s.Reason += "; " + d.parkReason + ", so it is copied anew when it is resumed"
+		}
 	case d.parked:
-		s.State = Parked
+		s.State, s.Reason = Parked, d.parkReason
 	case s.State == Streaming && !d.caughtUp:
 		s.State = Backfilling
+	case s.Err != nil:
+		s.Reason = truncated(s.Err.Error(), 512)
+	}
+	if s.CopyTotal < s.Copied {
+		s.CopyTotal = -1 // the planner knew little
+	}
+	if n := len(d.history); n > 0 {
+		s.Since = d.history[n-1].At
 	}
 	return s
+}
+
+// observe notes in the history what has changed. It is called with mu held.
+func (d *Destination) observe() {
+	s := d.statusLocked()
+	if n := len(d.history); n > 0 && d.history[n-1].State == s.State {
+		d.history[n-1].Reason = s.Reason // the latest one
+		return
+	}
+	if len(d.history) == historyEvents {
+		d.history = append(d.history[:0], d.history[1:]...)
+	}
+	d.history = append(d.history, Event{At: time.Now(), State: s.State, Reason: s.Reason})
 }
 
 // failed decides what follows a failure: when to try again, and in which state. The connection is not kept.
@@ -95,6 +154,7 @@ func (d *Destination) pauseAfter(e *Error) {
 		d.limit = max(d.limit/2, 1)
 	}
 	d.status.Attempts++
+	d.status.Failures++
 	if !d.parked || !isCanceled(e) { // parking ended the work; why it was parked says more
 		d.status.Err = e
 	}
@@ -102,7 +162,7 @@ func (d *Destination) pauseAfter(e *Error) {
 		d.failing = time.Now()
 	}
 	d.status.State = Retrying
-	wait := d.pause.NextBackOff()
+	wait := d.backoff.NextBackOff()
 	switch e.verdict {
 	case needsHuman, rowFault:
 		d.status.State = Halted
@@ -120,6 +180,7 @@ func (d *Destination) pauseAfter(e *Error) {
 	d.status.NextRetry = time.Now().Add(wait)
 	d.logFailure(e, wait)
 	d.retryAt = time.AfterFunc(wait, d.retry)
+	d.observe()
 }
 
 // logFailure says once what is wrong, and again with every doubling of the attempts.
@@ -152,6 +213,10 @@ func (d *Destination) succeeded(b *batch, flushed bool) {
 	d.status.SequenceID = max(d.status.SequenceID, b.last)
 	d.status.Rows += int64(b.changes)
 	d.status.Batches++
+	d.status.Transactions += int64(len(b.transactions))
+	for _, t := range d.queue[d.applied : d.applied+len(b.transactions)] {
+		d.lagging += t.bytes
+	}
 	d.applied += len(b.transactions)
 	n := 0
 	if flushed {
@@ -172,15 +237,20 @@ func (d *Destination) well() {
 	d.status.State, d.status.Err, d.status.Attempts, d.status.NextRetry = Streaming, nil, 0, time.Time{}
 	d.failing = time.Time{}
 	d.limit = min(d.limit*2, d.router.Options.BatchRows)
-	d.pause.Reset()
+	d.backoff.Reset()
+	d.observe()
 }
 
 // progress notes a chunk of a backfill.
-func (d *Destination) progress(rows int64, complete bool) {
+func (d *Destination) progress(c cursor, complete bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.well()
-	d.status.Copied = rows
+	d.status.Copied, d.status.CopyTable = c.Rows, c.Table
+	if complete {
+		d.status.CopyTable = ""
+	}
 	d.caughtUp = complete
 	d.due = true // for the next one
+	d.observe()
 }

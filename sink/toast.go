@@ -2,7 +2,9 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"outflow/mapping"
 	"outflow/replication"
@@ -13,19 +15,37 @@ import (
 //
 // The primary may be ahead of the batch. A newer value is then applied a little early, and again in its turn. A row that is
 // gone has its delete still to come, so its upsert is left out: a value that nobody has any more cannot be written, and must
-// not be written as NULL.
-func (d *Destination) fetchToast(ctx context.Context, rows map[string]*mapping.Rows) error {
+// not be written as NULL. Both hold only if the primary shows at least the transaction that made the row: else the value
+// would be an older one, and a row whose key has changed would pass for deleted.
+func (d *Destination) fetchToast(ctx context.Context, transactions []*transaction, rows map[string]*mapping.Rows) error {
 	for table, r := range rows {
 		var keys []replication.Tuple
+		from := map[int64]bool{}
 		for i := range r.Upserts {
 			if t := r.Upserts[i].Tuple; t.HasUnchanged() && d.needs(table, r.Relation, t) {
 				keys = append(keys, t)
+				from[r.Upserts[i].SequenceID] = true
 			}
 		}
 		if len(keys) == 0 {
 			continue
 		}
-		found, err := d.router.Rows(ctx, r.Relation, keys)
+		var xids []uint32
+		for _, t := range transactions {
+			if from[t.id] {
+				xids = append(xids, t.xid)
+			}
+		}
+		found, err := d.lookUp(ctx, r.Relation, keys, xids)
+		if errors.Is(err, replication.ErrNotVisible) {
+			return &Error{Table: table, Err: err, Remedy: "if it lasts: see which synchronous standby the primary waits for"}
+		}
+		if sqlstate(err) == undefinedColumn { // a widened one, which is gone again
+			if err := d.router.forgetColumns(ctx, r.Relation); err != nil {
+				return err
+			}
+			return &Error{Table: table, SQLState: undefinedColumn, Err: fmt.Errorf("the columns of %s have changed on the primary: %w", r.Relation, err)}
+		}
 		if err != nil {
 			return &Error{verdict: retryLong, SQLState: sqlstate(err),
 				Err: fmt.Errorf("reading values in TOAST of %s from the primary: %w", r.Relation, err)}
@@ -33,6 +53,28 @@ func (d *Destination) fetchToast(ctx context.Context, rows map[string]*mapping.R
 		d.fillToast(table, r, found)
 	}
 	return nil
+}
+
+// How long a commit that is not visible yet is waited for: usually it is a matter of microseconds.
+const (
+	visiblePause = time.Millisecond // doubles
+	visibleWait  = time.Second      // in all, about; then the batch is tried again later
+)
+
+func (d *Destination) lookUp(ctx context.Context, rel *replication.Relation, keys []replication.Tuple, xids []uint32) ([]replication.Tuple, error) {
+	for pause := visiblePause; ; pause *= 2 {
+		found, err := d.router.Rows(ctx, rel, keys, xids)
+		if !errors.Is(err, replication.ErrNotVisible) || pause > visibleWait/2 {
+			return found, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-d.router.stop:
+			return nil, context.Canceled
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 func (d *Destination) fillToast(table string, r *mapping.Rows, found []replication.Tuple) {
@@ -48,7 +90,7 @@ func (d *Destination) fillToast(table string, r *mapping.Rows, found []replicati
 			if !ok {
 				continue
 			}
-			row.Tuple = row.Tuple.Fill(current)
+			row.Tuple = row.Tuple.Complete(current)
 		}
 		kept = append(kept, row)
 	}

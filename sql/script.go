@@ -91,8 +91,15 @@ func Rights() []Right {
 		{"SELECT", "source"},
 		{"INSERT", "source"}, // at the first start on a slot
 		{"UPDATE", "source"}, // checkpoints
+		{"SELECT", "destination"},
 		{"SELECT", "destination_state"},
 		{"INSERT", "destination_state"},
 		{"UPDATE", "destination_state"},
+		{"SELECT", "reading"},
+		{"INSERT", "reading"},
+		{"UPDATE", "reading"},
+		{"SELECT", "switch"},
+		{"INSERT", "switch"}, // outflow pause
+		{"UPDATE", "switch"},
 	}
 }

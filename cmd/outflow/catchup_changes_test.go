@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -250,4 +251,37 @@ func TestDestinationsComeAndGo(t *testing.T) {
 		w.waitState(tenant1, "goes", "streaming")
 		w.waitState(tenant1, "renamed", "parked")
 	}
+}
+
+// A mapping is edited so that it names one more column, while changes wait that were made before the publication had it. They
+// have no value of it; it comes from the primary, and nobody halts.
+func TestColumnPublishedLater(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.exec(`CREATE TABLE item (tenant uuid, id int, note text, extra text DEFAULT 'extra', PRIMARY KEY (tenant, id))`)
+	w.table("item", 1, "id int", "note text")
+	dsn := w.destination(tenant1, "main", "item")
+	w.exec(`INSERT INTO item SELECT $1, n, 'x' FROM generate_series(1, 50) n`, tenant1)
+	r := w.start()
+	r.caughtUp()
+	w.synced()
+	r.end()
+	w.exec(`UPDATE item SET note = 'while away' WHERE id > 10`)
+	w.exec(`UPDATE item SET id = id + 1000 WHERE id > 40`)
+	w.exec(`DELETE FROM item WHERE id = 40`)
+	w.exec(`INSERT INTO item VALUES ($1, 60, 'new', NULL)`, tenant1)
+	must(t, os.WriteFile(w.cfg.Mappings[0], []byte(strings.Replace(mirror("item", 1, "id int", "note text", "extra text"),
+		"PRIMARY KEY (id))", "PRIMARY KEY (id)); ALTER TABLE item_copy ADD COLUMN IF NOT EXISTS extra text", 1)), 0o600))
+	r = w.start()
+	w.synced()
+	r.caughtUp()
+	w.mirrored(tenant1, dsn, "item", "id, note, extra")
+	for _, e := range r.destination("main").History() {
+		if e.State != sink.Backfilling && e.State != sink.Streaming {
+			t.Errorf("it was %s: %s", e.State, e.Reason)
+		}
+	}
+	w.exec(`UPDATE item SET extra = 'now streamed' WHERE id < 10`)
+	w.synced()
+	w.mirrored(tenant1, dsn, "item", "id, note, extra")
 }

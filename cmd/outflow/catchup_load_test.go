@@ -2,9 +2,7 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -100,19 +98,10 @@ func TestSlowAndDeadDestinations(t *testing.T) {
 	w.equal(tenant3, dead)
 }
 
-// many is how many destinations there are, of which a fifth is dead: 500 in the long run.
-func many(t *testing.T) int {
-	if s := os.Getenv("OUTFLOW_TEST_DESTINATIONS"); s != "" {
-		n, err := strconv.Atoi(s)
-		must(t, err)
-		return n
-	}
-	return 30
-}
-
+// A fifth of the destinations is dead: 100 of 500 in the torture run.
 func TestMemoryOfManyDestinations(t *testing.T) {
 	const budget = 16 << 20
-	w, n := newWorld(t, pgtest.Shared(t)), many(t)
+	w, n := newWorld(t, pgtest.Shared(t)), size(t, "DESTINATIONS", 30)
 	w.exec(`CREATE TABLE item (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
 	w.cfg.Source.Tombstones = nil
 	w.cfg.Source.Tables = nil

@@ -231,6 +231,50 @@ func TestPrimaryRestoredFromABackup(t *testing.T) {
 	rs.healed(t, before)
 }
 
+// The same, but the application has written more than was lost when Outflow looks: no position in the WAL tells.
+func TestPrimaryRestoredFromABackupLongAgo(t *testing.T) {
+	t.Parallel()
+	rs := newRestorable(t)
+	rs.goOn(t)
+	before := highest(t, rs.dsn)
+	must(t, rs.primary.Stop(t.Context()))
+	copyDirectory(t, rs.backup, rs.data)
+	must(t, rs.primary.Resume(t.Context()))
+	rs.db = connect(t, rs.source)
+	rs.exec(`UPDATE "ProjectUser" SET "displayName" = 'after the restore' WHERE "projectUserId"::text LIKE '%3'`)
+	rs.exec(`CREATE TABLE ballast AS SELECT repeat(md5(n::text), 30) FROM generate_series(1, 20000) n`)
+	same(t, rs.source, fmt.Sprintf(`SELECT pg_current_wal_lsn() > '0/0'::pg_lsn + %d`, before), `"t"`)
+	p := launch(t, "run", "--config", rs.configFile())
+	rs.waitState(tenant1, "main", "halted")
+	contains(t, query(t, rs.source, `SELECT reason FROM outflow.destination_state`)[0], "the primary was restored from a backup", "outflow run --slot-reset")
+	rs.exec(`UPDATE "ProjectUser" SET "displayName" = 'and later' WHERE "projectUserId"::text LIKE '%5'`)
+	if code := p.terminate(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if now := highest(t, rs.dsn); now != before {
+		t.Errorf("a halted destination was written to: %d, then %d", before, now)
+	}
+	rs.healed(t, before, "--yes")
+}
+
+// The primary is restored while Outflow runs, which connects again and finds its own notes gone.
+func TestPrimaryRestoredUnderOutflow(t *testing.T) {
+	t.Parallel()
+	rs := newRestorable(t)
+	rs.goOn(t)
+	before := highest(t, rs.dsn)
+	p := launch(t, "run", "--config", rs.configFile())
+	rs.waitState(tenant1, "main", "streaming")
+	rs.exec(`UPDATE "ProjectUser" SET "displayName" = 'is lost' WHERE "projectUserId"::text LIKE '%1'`)
+	rs.synced()
+	must(t, rs.primary.Stop(t.Context()))
+	copyDirectory(t, rs.backup, rs.data)
+	must(t, rs.primary.Resume(t.Context()))
+	rs.db = connect(t, rs.source)
+	p.fails(1, "it was restored from a backup", "outflow run --slot-reset")
+	rs.healed(t, before, "--yes")
+}
+
 // A standby that was promoted has no slot and another timeline: refused, and healed by a reset with the new address.
 func TestPromotedStandby(t *testing.T) {
 	t.Parallel()

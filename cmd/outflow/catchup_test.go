@@ -91,9 +91,11 @@ func TestBackfillUnderLoadAndKills(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.withLedger()
-	tenants := []string{tenant1, tenant2, tenant3}
-	w.existing(4000, tenants...)
-	var dsns []string
+	var tenants, dsns []string
+	for i := range size(t, "TENANTS", 3) {
+		tenants = append(tenants, fmt.Sprintf("aaaaaaaa-0000-4000-8000-%012d", i))
+	}
+	w.existing(size(t, "ROWS", 8000)/2, tenants...) // and as many channels
 	for _, tenant := range tenants {
 		dsns = append(dsns, w.destination(tenant, "main"))
 	}
@@ -252,7 +254,7 @@ func TestResyncCommand(t *testing.T) {
 	db := connect(t, dsn)
 	exec(t, db, `DELETE FROM users WHERE id::text LIKE '%3'; UPDATE users SET display_name = 'changed' WHERE id::text LIKE '%4';
 		INSERT INTO users (id, signed_up_at) VALUES ('00000000-0000-4000-8000-00000099999a', now())`)
-	p := launch(t, "resync", "--config", w.configFile(), "--tenant", tenant1)
+	p := launch(t, "resync", "--config", w.configFile(), "--tenant", tenant1, "--no-wait")
 	p.says("1 destinations are copied anew")
 	waitFor(t, "the rows to be mended", func() error {
 		if diff := w.diff(tenant1, dsn); diff != "" {

@@ -63,6 +63,8 @@ func TestCommandLine(t *testing.T) {
 		{"config print extra", 2, nil, []string{"extra"}},
 		{"config print --nonsense", 2, nil, []string{"--nonsense"}},
 		{"run --config " + typo, 2, nil, []string{typo + ":3:3: "}},
+		{"check --config " + typo, 2, nil, []string{typo + ":3:3: "}},
+		{"check --config " + cfg + " -o xml", 2, nil, []string{"expected text or json"}},
 		{"run extra", 2, nil, []string{"extra"}},
 		{"nonsense", 2, nil, []string{"nonsense"}},
 		{"", 0, []string{"Usage:", "Exit codes: 0 done"}, nil},

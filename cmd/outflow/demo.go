@@ -50,6 +50,7 @@ type demo struct {
 
 	servers  demoServers
 	pipeline *pipeline
+	front    *front
 	load     *demoLoad
 }
 
@@ -95,11 +96,13 @@ func (d *demo) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d.pipeline, err = d.servers.openPipeline(ctx); err != nil {
+	if d.pipeline, d.front, err = d.servers.openPipeline(ctx); err != nil {
 		return err
 	}
 	fmt.Fprintf(d.out, "Writing %d users of %d tenants ...\n", demoUsers, d.tenants)
-	d.load, err = newDemoLoad(ctx, d.servers.source, d.servers.tenants, d.rate)
+	if d.load, err = newDemoLoad(ctx, d.servers.source, d.servers.tenants, d.rate); err == nil {
+		fmt.Fprintln(d.out, "Dashboard:", d.front.server.URL())
+	}
 	return err
 }
 
@@ -116,6 +119,7 @@ func (d *demo) live(ctx context.Context) error {
 		defer time.AfterFunc(d.duration, stopLoad).Stop()
 	}
 	g.Go(func() error { return d.pipeline.run(working) })
+	g.Go(func() error { return d.front.server.Run(working) })
 	g.Go(func() error { return d.show(working, loading) })
 	g.Go(func() error {
 		defer finish()

@@ -76,17 +76,26 @@ func (s *demoServers) create(ctx context.Context, cluster *pgcluster.Cluster, na
 	return dsn, err
 }
 
-// openPipeline builds the pipeline that outflow run builds. Its log would run through the table, which shows the states
-// and errors instead.
-func (s *demoServers) openPipeline(ctx context.Context) (*pipeline, error) {
+// openPipeline builds the pipeline and the dashboard that outflow run builds. Their log would run through the table, which
+// shows the states and errors instead.
+func (s *demoServers) openPipeline(ctx context.Context) (*pipeline, *front, error) {
 	cfg := config.Default()
+	cfg.Admin.Listen = "127.0.0.1:0" // a free port
 	cfg.Source.DSN, cfg.Source.Slot, cfg.Source.Publication = secret.New(s.source), demoSlot, demoSlot
 	cfg.Sink.RetryMax = 2 * time.Second
 	for _, t := range s.tenants {
 		cfg.Destinations.Static = append(cfg.Destinations.Static,
 			config.Static{Tenant: t.id, Name: t.name, DSN: secret.New(t.dsn)})
 	}
-	return openPipeline(ctx, cfg, zap.NewNop())
+	pl, err := openPipeline(ctx, cfg, zap.NewNop())
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := newFront(ctx, cfg, zap.NewNop())
+	if err == nil {
+		f.attach(pl)
+	}
+	return pl, f, err
 }
 
 // close removes the servers; of given ones, which stay, the databases.

@@ -27,7 +27,7 @@ func TestDemo(t *testing.T) {
 	if !strings.HasSuffix(text, "\nverified\n") {
 		t.Errorf("the last line is not verified:\n%s", text)
 	}
-	for _, want := range []string{"tenant_2    users", "tenant_1    contact_channels", ": equal"} {
+	for _, want := range []string{"tenant_2    users", "tenant_1    contact_channels", ": equal", "\nDashboard: http://127.0.0.1:"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the output lacks %q:\n%s", want, text)
 		}
@@ -120,7 +120,7 @@ func TestDemoPipelineFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.source, s.tenants = dsn, []demoTenant{{id: tenant1, name: "one", dsn: dsn}}
-	if _, err := s.openPipeline(t.Context()); err == nil || !strings.Contains(err.Error(), "does not exist") {
+	if _, _, err := s.openPipeline(t.Context()); err == nil || !strings.Contains(err.Error(), "does not exist") {
 		t.Errorf("%v; expected the missing tables to be named", err)
 	}
 	if err := s.close(t.Context()); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -270,4 +271,52 @@ func TestMappingsThatHalt(t *testing.T) {
 	w.mirrored(tenant1, confined, "item", "id, note")
 	same(t, poison, `SELECT count(*) FROM t`, `"20"`)
 	exec(t, connect(t, confined), `DROP OWNED BY `+role)
+}
+
+// TestErrorsWithTwoBatchesInFlight has one transaction of a long queue fail, in a step and at COMMIT: what was sent behind it
+// is not applied, what stands before it is, and after the repair nothing is missing.
+func TestErrorsWithTwoBatchesInFlight(t *testing.T) {
+	t.Parallel()
+	for name, constraint := range map[string]string{
+		"step": `ALTER TABLE item_copy ADD CONSTRAINT guard CHECK (id <> 7300)`,
+		"commit": `CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS $$
+				BEGIN IF NEW.id = 7300 THEN RAISE check_violation USING MESSAGE = 'not 7300'; END IF; RETURN NULL; END $$;
+			CREATE CONSTRAINT TRIGGER guard AFTER INSERT ON item_copy DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION guard()`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, pgtest.Shared(t))
+			w.exec(`CREATE TABLE item (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
+			w.table("item", 1, "id int", "note text")
+			w.cfg.Sink.BatchRows = 1000
+			w.cfg.Sink.ParkAfter = time.Hour
+			dsn := w.destination(tenant1, "main", "item")
+			r := w.start()
+			r.caughtUp()
+			db := connect(t, dsn)
+			exec(t, db, constraint)
+			d := r.destination("main")
+			applying := sink.Switch{Kind: sink.SwitchApplying, Off: true}
+			w.toggle(applying)
+			becomes(t, d, sink.Paused)
+			const transactions, rows = 40, 500
+			for n := range transactions {
+				w.exec(`INSERT INTO item SELECT $1, $2 * $3 + n, 'x' FROM generate_series(1, $3) n`, tenant1, n, rows)
+			}
+			waitFor(t, "the queue to fill", func() error {
+				if s := d.Status(); s.Queued != transactions {
+					return fmt.Errorf("%d transactions are queued", s.Queued)
+				}
+				return nil
+			})
+			applying.Off = false
+			w.toggle(applying)
+			becomes(t, d, sink.Halted)
+			same(t, dsn, `SELECT count(*), max(id) FROM item_copy`, `"7000"|"7000"`)
+			exec(t, db, `DROP TRIGGER IF EXISTS guard ON item_copy; ALTER TABLE item_copy DROP CONSTRAINT IF EXISTS guard`)
+			becomes(t, d, sink.Streaming)
+			w.synced()
+			w.mirrored(tenant1, dsn, "item", "id, note")
+		})
+	}
 }

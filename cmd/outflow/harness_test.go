@@ -61,6 +61,7 @@ func newWorld(tb testing.TB, cluster *pgcluster.Cluster) *world {
 	w.cfg = config.Default()
 	w.cfg.Source.DSN = secret.New(w.source)
 	w.cfg.Source.Slot = fmt.Sprintf("test_%d_%d", os.Getpid(), slots.Add(1))
+	w.cfg.Admin.Listen = "" // tests run beside each other
 	w.cfg.Sink.RetryMax = 2 * time.Second
 	w.cfg.Sink.Checkpoint = 50 * time.Millisecond // so that tests need not wait two seconds for every acknowledgement
 	tb.Cleanup(func() { w.dropSlot() })

@@ -28,16 +28,24 @@ func seed(t *testing.T) uint64 {
 	return n
 }
 
-// kills is how often the process is killed: all of them in the torture run, fewer in make test.
-func kills(t *testing.T, short int) int {
-	if s := os.Getenv("OUTFLOW_TEST_KILLS"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return n
+// size is how much of something there is: as the variable OUTFLOW_TEST_<name> says in the torture run, less in make test.
+func size(t *testing.T, name string, short int) int {
+	t.Helper()
+	s := os.Getenv("OUTFLOW_TEST_" + name)
+	if s == "" {
+		return short
 	}
-	return short
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 {
+		t.Fatalf("OUTFLOW_TEST_%s=%s: expected a positive number", name, s)
+	}
+	return n
+}
+
+// kills is how often the process is killed.
+func kills(t *testing.T, short int) int {
+	t.Helper()
+	return size(t, "KILLS", short)
 }
 
 func TestKillProcess(t *testing.T) {

@@ -60,7 +60,8 @@ Exit codes: 0 done, 1 failed or found something, 2 usage or configuration.`,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newRun(), newResync(), newVerify(), newDemo(), newInit(), newMapping(), newConfig(), newVersion(), newBench())
+	root.AddCommand(newRun(), newStatus(), newCheck(), newPause(true), newPause(false), newResync(), newVerify(), newDemo(), newInit(), newMapping(),
+		newConfig(), newHealthcheck(), newVersion(), newBench())
 	strictArgs(root)
 	return root
 }

@@ -25,9 +25,11 @@ type pipeline struct {
 	router  *sink.Router
 	lookup  *replication.Lookup
 	state   *sink.StateStore
-	setup   replication.Setup
+	watcher *replication.Watcher
 	log     *zap.Logger
 	acks    *replication.AckTracker
+
+	directory *directory
 }
 
 // plan is what the configuration asks of the primary, checked against its catalog.
@@ -76,6 +78,11 @@ func newPlanAfter(ctx context.Context, conn *pgx.Conn, cfg *config.Config, check
 	if err != nil {
 		return nil, err
 	}
+	return planWith(ctx, conn, cfg, set, check)
+}
+
+// planWith is newPlan with these mappings.
+func planWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mapping.Set, check checkFunc) (*plan, error) {
 	var rules []replication.TableRule
 	for i, t := range cfg.Source.Tables {
 		schema, name := t.Qualified()
@@ -137,12 +144,9 @@ func onlyKey(rel *replication.Relation, columns []string) bool {
 	return true
 }
 
-// setup prepares the primary: schema, publication and slot. What exists and fits is left alone.
-func setup(ctx context.Context, primary *replication.Primary, conn *pgx.Conn, cfg *config.Config, p *plan, log *zap.Logger) (replication.Source, replication.LSN, error) {
-	if err := sql.Migrate(ctx, primary.Config()); err != nil {
-		return replication.Source{}, 0, replication.Explain(err, "as a superuser or the database's owner run: outflow init --apply")
-	}
-	return slotSetup(primary, cfg, p, log).Ensure(ctx, conn)
+// migrate brings the schema outflow to this program's version.
+func migrate(ctx context.Context, primary *replication.Primary) error {
+	return replication.Explain(sql.Migrate(ctx, primary.Config()), "as a superuser or the database's owner run: outflow init --apply")
 }
 
 func slotSetup(primary *replication.Primary, cfg *config.Config, p *plan, log *zap.Logger) replication.Setup {
@@ -168,69 +172,49 @@ func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pi
 		return nil, err
 	}
 	// All that a person may have to correct comes before a slot is made, which would hold the primary's WAL from then on.
-	chosen, err := p.destinations(ctx, conn, cfg)
+	static, err := p.static(ctx, conn, cfg)
 	if err != nil {
 		return nil, err
 	}
-	source, confirmed, err := setup(ctx, primary, conn, cfg, p, log)
+	if err := migrate(ctx, primary); err != nil {
+		return nil, err
+	}
+	dir := newDirectory(p, cfg, static, log)
+	found, err := dir.read(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	source, confirmed, err := slotSetup(primary, cfg, p, log).Ensure(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
 	pl := &pipeline{primary: primary, lookup: &replication.Lookup{Primary: primary}, acks: replication.NewAckTracker(confirmed),
-		setup: slotSetup(primary, cfg, p, log), log: log, state: &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}}
+		log: log, state: &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}}
 	pl.reader = &replication.Reader{Primary: primary, Slot: cfg.Source.Slot, Publication: cfg.Source.Publication,
 		Source: source, Confirmed: confirmed, Acks: pl.acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
+	pl.watcher = &replication.Watcher{Setup: slotSetup(primary, cfg, p, log), Every: cfg.Source.Heartbeat, Log: pl.reader.Log,
+		Streaming: func() bool { return pl.reader.State() == replication.Streaming }}
+	if cfg.Source.Heartbeat > 0 {
+		pl.watcher.Heartbeat = &replication.Heartbeat{}
+		pl.reader.Heartbeat = pl.watcher.Heartbeat
+	}
 	pl.router = sink.NewRouter(sink.Config{Options: sinkOptions(cfg.Sink), SourceID: source.ID, Tables: sinkTables(cfg, p),
 		Tombstones: sinkTombstones(cfg, p), Acks: pl.acks, Rows: pl.lookup.Rows, Log: log,
 		Primary: primary, State: pl.state, Reader: pl.reader, SequenceID: source.SequenceID})
 	pl.reader.Sink = pl.router
-	for _, d := range chosen {
-		if _, err := pl.router.Add(d.tenant, d.Name, d.DSN.Reveal(), d.mappings); err != nil {
-			return nil, d.fault(err)
+	for _, t := range static {
+		if _, err := pl.router.Add(t); err != nil {
+			return nil, destinationFault(t.Tenant, t.Name, err)
 		}
 	}
+	dir.apply(ctx, pl.router, found)
+	pl.directory = dir
 	return pl, nil
 }
 
-// destination is a configured one, with its tenant as the primary writes it and its mappings found.
-type destination struct {
-	config.Static
-	tenant   string
-	mappings []*mapping.Mapping
-}
-
-func (d destination) fault(err error) error {
-	return usageError{fmt.Errorf("destination %s/%s: %w", d.Tenant, d.Name, err)}
-}
-
-func (p *plan) destinations(ctx context.Context, conn *pgx.Conn, cfg *config.Config) ([]destination, error) {
-	var faults []error
-	var all []destination
-	for i, d := range cfg.Destinations.Static {
-		tenant, err := canonicalTenant(ctx, conn, p, d.Tenant)
-		if err != nil {
-			faults = append(faults, usageError{fmt.Errorf("destinations.static[%d]: tenant %q: %w", i, d.Tenant, err)})
-			continue
-		}
-		names := d.Mappings
-		if len(names) == 0 {
-			names = defaultMappings
-		}
-		ordered, err := p.order(names)
-		next := destination{d, tenant, ordered}
-		if err != nil {
-			faults = append(faults, next.fault(err))
-		} else if slices.ContainsFunc(all, func(o destination) bool { return o.tenant == tenant && o.Name == d.Name }) {
-			faults = append(faults, next.fault(errors.New("the tenant has another destination of that name; its id is only written in another way")))
-		}
-		all = append(all, next)
-	}
-	return all, errors.Join(faults...)
-}
-
 // order finds the named mappings and checks that their tables are read.
-func (p *plan) order(names []string) ([]*mapping.Mapping, error) {
-	ordered, err := p.mappings.Order(names)
+func (p *plan) order(set mapping.Set, names []string) ([]*mapping.Mapping, error) {
+	ordered, err := set.Order(names)
 	if err != nil {
 		return nil, err
 	}
@@ -245,18 +229,6 @@ func (p *plan) order(names []string) ([]*mapping.Mapping, error) {
 		}
 	}
 	return ordered, nil
-}
-
-// canonicalTenant is the tenant as the primary writes it: a uuid in capitals would never match.
-func canonicalTenant(ctx context.Context, conn *pgx.Conn, p *plan, tenant string) (string, error) {
-	rel := p.tables[0].Relation
-	typeName := "text"
-	if i := rel.Column(p.tenant); i >= 0 {
-		typeName = rel.Columns[i].Type
-	}
-	var canonical string
-	err := conn.QueryRow(ctx, fmt.Sprintf("SELECT ($1::text::%s)::text", typeName), tenant).Scan(&canonical)
-	return canonical, err
 }
 
 func sinkTables(cfg *config.Config, p *plan) []sink.Table {
@@ -292,6 +264,7 @@ func (pl *pipeline) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return pl.reader.Run(ctx) })
 	g.Go(func() error { return pl.router.Run(ctx) })
-	g.Go(func() error { return pl.setup.Watch(ctx, pl.log) })
+	g.Go(func() error { return pl.watcher.Run(ctx) })
+	g.Go(func() error { return pl.directory.run(ctx, pl) })
 	return g.Wait()
 }

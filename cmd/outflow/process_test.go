@@ -54,12 +54,15 @@ func (w *world) configFile() string {
 	if ts := w.cfg.Source.Tombstones; ts != nil {
 		fmt.Fprintf(&b, "  tombstones: {table: %s, tenant: %s, table_name: %s, key: %s, row: %s}\n", ts.Table, ts.Tenant, ts.TableName, ts.Key, ts.Row)
 	}
-	b.WriteString("destinations:\n  static:\n")
+	policy := w.cfg.Destinations.Policy
+	fmt.Fprintf(&b, "destinations:\n  policy: {min_sslmode: %s, allow_networks: [%s], ports: []}\n", policy.MinSSLMode, strings.Trim(fmt.Sprint(policy.AllowNetworks), "[]"))
+	b.WriteString("  static:\n")
 	for _, d := range w.cfg.Destinations.Static {
 		fmt.Fprintf(&b, "    - {tenant: %q, name: %q, dsn: %q, mappings: [%s]}\n", d.Tenant, d.Name, d.DSN.Reveal(), strings.Join(d.Mappings, ", "))
 	}
 	fmt.Fprintf(&b, "mappings: [%s]\n", strings.Join(w.cfg.Mappings, ", "))
 	fmt.Fprintf(&b, "sink: {retry_max: %s, queue_bytes: %s, checkpoint: %s}\n", w.cfg.Sink.RetryMax, w.cfg.Sink.QueueBytes, w.cfg.Sink.Checkpoint)
+	fmt.Fprintf(&b, "admin: {listen: %q, token: %q}\n", w.cfg.Admin.Listen, w.cfg.Admin.Token.Reveal())
 	file := filepath.Join(w.tb.TempDir(), "outflow.yaml")
 	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
 		w.tb.Fatal(err)

@@ -13,7 +13,6 @@ import (
 	"outflow/internal/config"
 	"outflow/replication"
 	"outflow/sink"
-	"outflow/sql"
 )
 
 // resetSlot drops the slot and creates it anew. On a healthy slot it asks first: all destinations are copied anew.
@@ -32,7 +31,11 @@ func resetSlot(c *cobra.Command, cfg *config.Config, yes bool, log *zap.Logger) 
 	if err != nil {
 		return err
 	}
-	if err := sql.Migrate(ctx, primary.Config()); err != nil {
+	if err := migrate(ctx, primary); err != nil {
+		return err
+	}
+	targets, err := p.destinations(ctx, conn, cfg)
+	if err != nil {
 		return err
 	}
 	s := slotSetup(primary, cfg, p, log)
@@ -42,15 +45,11 @@ func resetSlot(c *cobra.Command, cfg *config.Config, yes bool, log *zap.Logger) 
 	}
 	if healthy && !yes {
 		if err := confirm(c, fmt.Sprintf("Replication slot %q is healthy. Resetting it copies all %d destinations anew. Go on?",
-			cfg.Source.Slot, len(cfg.Destinations.Static))); err != nil {
+			cfg.Source.Slot, len(targets))); err != nil {
 			return err
 		}
 	}
-	var dsns []string
-	for _, d := range cfg.Destinations.Static {
-		dsns = append(dsns, d.DSN.Reveal())
-	}
-	highest := sink.HighestSequenceID(ctx, dsns, sinkOptions(cfg.Sink))
+	highest := sink.HighestSequenceID(ctx, targets, sinkOptions(cfg.Sink))
 	if err := s.Reset(ctx, conn, highest); err != nil {
 		return err
 	}
@@ -70,41 +69,4 @@ func confirm(c *cobra.Command, question string) error {
 		return usageError{fmt.Errorf("nothing was done")}
 	}
 	return nil
-}
-
-func newResync() *cobra.Command {
-	var s settings
-	var tenant, name string
-	c := &cobra.Command{
-		Use:   "resync",
-		Short: "Copy external databases anew from the primary's tables, while live changes flow",
-		Long: `Resync asks the process that runs, or the next one that starts, to copy the rows of destinations anew and to delete what
-the primary no longer has. What is equal already is not rewritten. Without --tenant it means all destinations.`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			cfg, err := s.load()
-			if err != nil {
-				return err
-			}
-			primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
-			if err != nil {
-				return usageError{fmt.Errorf("source.dsn: %w", err)}
-			}
-			state := &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}
-			defer state.Close()
-			n, err := state.RequestResync(c.Context(), tenant, name, "asked for with outflow resync")
-			if err != nil {
-				return err
-			}
-			if n == 0 {
-				return fmt.Errorf("no such destination has ever run on slot %q", cfg.Source.Slot)
-			}
-			fmt.Fprintf(c.OutOrStdout(), "%d destinations are copied anew\n", n)
-			return nil
-		},
-	}
-	s.flags(c)
-	c.Flags().StringVar(&tenant, "tenant", "", "only this tenant's destinations")
-	c.Flags().StringVar(&name, "name", "", "only the destination with this name")
-	return c
 }

@@ -16,6 +16,7 @@ type grant struct {
 	sql  string // up to " TO ..."
 	held string // over pg_roles r; $1 is the role
 	args []any  // from $2 on
+	ours bool   // on the schema outflow
 }
 
 // rights are what outflow run uses, in one statement. The table of tombstones is not among them: it is read from the slot
@@ -43,13 +44,14 @@ func (in *installation) rights(ctx context.Context) (replication.Statement, erro
 func (in *installation) grants() []grant {
 	database := in.conn.Config().Database
 	grants := []grant{{"CONNECT ON DATABASE " + pgx.Identifier{database}.Sanitize(),
-		`has_database_privilege(r.oid, $2::text, 'CONNECT')`, []any{database}}}
+		`has_database_privilege(r.oid, $2::text, 'CONNECT')`, []any{database}, false}}
 	seen := map[string]bool{}
 	usage := func(schema string) {
 		if !seen[schema] {
 			seen[schema] = true
 			grants = append(grants, grant{"USAGE ON SCHEMA " + pgx.Identifier{schema}.Sanitize(),
-				`coalesce((SELECT has_schema_privilege(r.oid, n.oid, 'USAGE') FROM pg_namespace n WHERE n.nspname = $2), false)`, []any{schema}})
+				`coalesce((SELECT has_schema_privilege(r.oid, n.oid, 'USAGE') FROM pg_namespace n WHERE n.nspname = $2), false)`, []any{schema},
+				schema == "outflow"})
 		}
 	}
 	for _, t := range in.plan.tables {
@@ -61,13 +63,13 @@ func (in *installation) grants() []grant {
 		grants = append(grants, grant{
 			fmt.Sprintf("SELECT (%s) ON %s", strings.Join(quoted, ", "), pgx.Identifier{t.Relation.Schema, t.Relation.Name}.Sanitize()),
 			`(SELECT bool_and(has_column_privilege(r.oid, $2::oid, c, 'SELECT')) FROM unnest($3::text[]) c)`,
-			[]any{t.Relation.OID, t.Columns}})
+			[]any{t.Relation.OID, t.Columns}, false})
 	}
 	usage("outflow")
 	for _, right := range sql.Rights() {
 		grants = append(grants, grant{fmt.Sprintf("%s ON outflow.%s", right.Privilege, right.Table),
 			`coalesce((SELECT has_table_privilege(r.oid, c.oid, $3) FROM pg_class c
-				WHERE c.relnamespace = to_regnamespace('outflow') AND c.relname = $2), false)`, []any{right.Table, right.Privilege}})
+				WHERE c.relnamespace = to_regnamespace('outflow') AND c.relname = $2), false)`, []any{right.Table, right.Privilege}, true})
 	}
 	return grants
 }

@@ -52,16 +52,26 @@ changes flow. That heals a slot that is lost, missing, or of another primary. It
 }
 
 func run(ctx context.Context, cfg *config.Config, log *zap.Logger) error {
-	log.Info("outflow starts", zap.String("version", version), zap.Int("destinations", len(cfg.Destinations.Static)))
+	log.Info("outflow starts", zap.String("version", version))
+	front, err := newFront(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	return front.around(ctx, func(ctx context.Context) error { return runPipelines(ctx, cfg, front, log) })
+}
+
+func runPipelines(ctx context.Context, cfg *config.Config, front *front, log *zap.Logger) error {
 	for {
-		pl, err := openWhenReachable(ctx, cfg, log)
+		pl, err := openWhenReachable(ctx, cfg, front, log)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil //nolint:nilerr // a wanted stop is not an error
 			}
 			return err
 		}
+		front.attach(pl)
 		err = pl.run(ctx)
+		front.detach(err)
 		if errors.Is(err, replication.ErrMoved) && ctx.Err() == nil {
 			log.Info("another process had the slot meanwhile; starting over from what the primary has noted")
 			continue
@@ -72,7 +82,7 @@ func run(ctx context.Context, cfg *config.Config, log *zap.Logger) error {
 }
 
 // openWhenReachable waits for a primary that does not answer yet. What a person must change is an error at once.
-func openWhenReachable(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pipeline, error) {
+func openWhenReachable(ctx context.Context, cfg *config.Config, front *front, log *zap.Logger) (*pipeline, error) {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = 200*time.Millisecond, 10*time.Second
 	for {
@@ -80,6 +90,7 @@ func openWhenReachable(ctx context.Context, cfg *config.Config, log *zap.Logger)
 		if err == nil || ctx.Err() != nil || !unreachable(err) {
 			return pl, err
 		}
+		front.detach(err)
 		wait := pause.NextBackOff()
 		log.Warn("the primary cannot be reached", zap.Error(err), zap.Duration("next_try", wait))
 		select {

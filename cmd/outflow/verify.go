@@ -152,7 +152,7 @@ func verify(ctx context.Context, cfg *config.Config, o verifyOptions, stderr io.
 }
 
 // chosen are the destinations that the flags name.
-func (p *plan) chosen(ctx context.Context, conn *pgx.Conn, cfg *config.Config, o verifyOptions) ([]destination, error) {
+func (p *plan) chosen(ctx context.Context, conn *pgx.Conn, cfg *config.Config, o verifyOptions) ([]sink.Target, error) {
 	all, err := p.destinations(ctx, conn, cfg)
 	if err != nil {
 		return nil, err
@@ -163,9 +163,9 @@ func (p *plan) chosen(ctx context.Context, conn *pgx.Conn, cfg *config.Config, o
 			return nil, fmt.Errorf("--tenant %q: %w", o.tenant, err)
 		}
 	}
-	var chosen []destination
+	var chosen []sink.Target
 	for _, d := range all {
-		if (tenant == "" || d.tenant == tenant) && (o.name == "" || d.Name == o.name) {
+		if (tenant == "" || d.Tenant == tenant) && (o.name == "" || d.Name == o.name) {
 			chosen = append(chosen, d)
 		}
 	}
@@ -175,10 +175,10 @@ func (p *plan) chosen(ctx context.Context, conn *pgx.Conn, cfg *config.Config, o
 	return chosen, nil
 }
 
-func verifyOne(ctx context.Context, v *sink.Verifier, d destination) *verifyDestination {
+func verifyOne(ctx context.Context, v *sink.Verifier, d sink.Target) *verifyDestination {
 	began := time.Now()
-	found, err := v.Verify(ctx, d.tenant, d.Name, d.DSN.Reveal(), d.mappings)
-	r := &verifyDestination{Tenant: d.tenant, Name: d.Name, Result: resultEqual, Tables: []verifyTable{}, Looks: found.Looks,
+	found, err := v.Verify(ctx, d)
+	r := &verifyDestination{Tenant: d.Tenant, Name: d.Name, Result: resultEqual, Tables: []verifyTable{}, Looks: found.Looks,
 		Seconds: time.Since(began).Seconds()}
 	for _, t := range found.Tables {
 		table := verifyTable{Mapping: t.Mapping, Table: t.Table, Rows: t.Rows, Missing: t.Missing, Extra: t.Extra, Changed: t.Changed, Mended: t.Mended}
@@ -196,7 +196,7 @@ func verifyOne(ctx context.Context, v *sink.Verifier, d destination) *verifyDest
 	if found.Different() > 0 {
 		r.Result = resultDifferent
 		if r.Remedy == "" && v.Repair {
-			r.Remedy = "what is left cannot be reached through the mapping's keys, or is too much; run: outflow resync --tenant " + d.tenant + " --name " + d.Name
+			r.Remedy = "what is left cannot be reached through the mapping's keys, or is too much; run: outflow resync --tenant " + d.Tenant + " --name " + d.Name
 		}
 	}
 	return r

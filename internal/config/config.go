@@ -11,6 +11,7 @@
 package config
 
 import (
+	"net/netip"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ type Config struct {
 	// Mappings are files or directories of mappings, beside the embedded ones.
 	Mappings []string `yaml:"mappings"`
 	Sink     Sink     `yaml:"sink"`
+	Admin    Admin    `yaml:"admin"`
 	Log      Log      `yaml:"log"`
 
 	doc     *strictyaml.Document
@@ -40,8 +42,10 @@ type Source struct {
 	DSN         secret.Text `yaml:"dsn"`
 	Slot        string      `yaml:"slot"`
 	Publication string      `yaml:"publication"`
-	Tables      []Table     `yaml:"tables"`     // at least one
-	Tombstones  *Tombstones `yaml:"tombstones"` // nil: deletes are seen as deletes only
+	// Heartbeat is the time between the logical messages that measure the way of a commit through the stream; 0: none.
+	Heartbeat  time.Duration `yaml:"heartbeat"`
+	Tables     []Table       `yaml:"tables"`     // at least one
+	Tombstones *Tombstones   `yaml:"tombstones"` // nil: deletes are seen as deletes only
 }
 
 // Table is a table of the primary that has tenants' rows.
@@ -80,6 +84,21 @@ func qualified(name string) (string, string) {
 // Destinations are the tenants' databases.
 type Destinations struct {
 	Static []Static `yaml:"static"`
+	// Query is run on the primary and gives one row a database, with the columns that [DestinationQuery] has, or the first three
+	// of them. These are tenants' own words: Policy applies. "" is none.
+	Query   string        `yaml:"query"`
+	Refresh time.Duration `yaml:"refresh"` // between two runs of Query; a change of outflow.destination is noticed at once
+	Policy  Policy        `yaml:"policy"`
+}
+
+// DestinationQuery is the default of destinations.query.
+const DestinationQuery = "SELECT tenant_id, name, dsn, mappings, definitions, ca FROM outflow.destination WHERE enabled"
+
+// Policy says where the connection strings that Query gives may lead.
+type Policy struct {
+	MinSSLMode    string         `yaml:"min_sslmode"`    // disable, require, verify-ca or verify-full
+	AllowNetworks []netip.Prefix `yaml:"allow_networks"` // exceptions from the addresses that are not public
+	Ports         []int          `yaml:"ports"`          // empty: any
 }
 
 // Static is one database that the operator named in the configuration.
@@ -111,6 +130,16 @@ type Sink struct {
 	Backfills        int                 `yaml:"backfills"`        // that read from the primary at the same time
 }
 
+// Admin is the status API, dashboard and metrics.
+type Admin struct {
+	Listen string `yaml:"listen"` // host:port; "" is off
+	// Token is what the API and the dashboard want; without it Listen must be loopback.
+	Token         secret.Text `yaml:"token"`
+	Hosts         []string    `yaml:"hosts"`          // names under which the server is called, beside localhost and that of Listen
+	Pprof         bool        `yaml:"pprof"`          // serve /debug/pprof/
+	TenantMetrics bool        `yaml:"tenant_metrics"` // one series a destination
+}
+
 // Log says how the process logs.
 type Log struct {
 	Level  string `yaml:"level"`  // debug, info, warn or error
@@ -123,6 +152,7 @@ func Default() *Config {
 		Source: Source{
 			Slot:        "outflow",
 			Publication: "outflow",
+			Heartbeat:   10 * time.Second,
 			Tables: []Table{
 				{Name: "ProjectUser", Tenant: "tenancyId"},
 				{Name: "ContactChannel", Tenant: "tenancyId"},
@@ -130,6 +160,11 @@ func Default() *Config {
 			Tombstones: &Tombstones{
 				Table: "DeletedRow", Tenant: "tenancyId", TableName: "tableName", Key: "primaryKey", Row: "data",
 			},
+		},
+		Destinations: Destinations{
+			Query:   DestinationQuery,
+			Refresh: 5 * time.Second,
+			Policy:  Policy{MinSSLMode: "verify-full", Ports: []int{5432, 6432}},
 		},
 		Sink: Sink{
 			QueueBytes:       8 * strictyaml.MiB,
@@ -150,6 +185,7 @@ func Default() *Config {
 			OnError:          "halt",
 			Backfills:        2,
 		},
-		Log: Log{Level: "info", Format: "json"},
+		Admin: Admin{Listen: "127.0.0.1:8090"},
+		Log:   Log{Level: "info", Format: "json"},
 	}
 }

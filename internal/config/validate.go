@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"outflow/internal/strictyaml"
+	"outflow/internal/tenantdsn"
 )
 
 // validate notes every value that has the right type and still cannot be meant.
@@ -17,12 +18,14 @@ func (l *loader) validate() {
 	l.validateTables()
 	l.validateTombstones()
 	l.validateStatic()
+	l.validateQuery()
 	for i, path := range l.config.Mappings {
 		if path == "" {
 			l.faultAt(listPath("mappings", i, l.config), "expected the path of a file or directory, found nothing")
 		}
 	}
 	l.validateSink()
+	l.validateAdmin()
 	oneOf(l, "log.level", l.config.Log.Level, "debug", "info", "warn", "error")
 	oneOf(l, "log.format", l.config.Log.Format, "json", "console")
 }
@@ -48,6 +51,9 @@ func (l *loader) validateSource() {
 		l.faultAt("source.slot", "expected 1 to 63 of a-z, 0-9 and _, found %s", l.show("source.slot", s.Slot))
 	}
 	l.identifier("source.publication", s.Publication)
+	if s.Heartbeat != 0 {
+		within(l, "source.heartbeat", s.Heartbeat, 100*time.Millisecond, time.Hour)
+	}
 }
 
 func (l *loader) requiredDSN(path, message string) {
@@ -132,6 +138,17 @@ func (l *loader) validateStatic() {
 			continue
 		}
 		seen[key] = i
+	}
+}
+
+func (l *loader) validateQuery() {
+	d := &l.config.Destinations
+	within(l, "destinations.refresh", d.Refresh, 100*time.Millisecond, time.Hour)
+	oneOf(l, "destinations.policy.min_sslmode", d.Policy.MinSSLMode, tenantdsn.SSLModes...)
+	for i, port := range d.Policy.Ports {
+		if port < 1 || port > 65535 {
+			l.faultAt(listPath("destinations.policy.ports", i, l.config), "expected a port from 1 to 65535, found %d", port)
+		}
 	}
 }
 

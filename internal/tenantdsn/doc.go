@@ -11,15 +11,16 @@ package tenantdsn
 
 // Error is a fault of a connection string or of the server that it leads to. Its text holds no part of a password.
 type Error struct {
-	class, text string
-	// Remedy is what the tenant or the operator can do, "" where nothing is known.
-	Remedy string
+	class, text, remedy string
 }
 
 func (e *Error) Error() string { return e.text }
 
 // Class is what a tenant may read: configuration, blocked or protocol.
 func (e *Error) Class() string { return e.class }
+
+// Remedy is what the tenant or the operator can do, "" where nothing is known.
+func (e *Error) Remedy() string { return e.remedy }
 
 const (
 	classConfiguration = "configuration"

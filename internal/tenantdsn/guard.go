@@ -88,7 +88,7 @@ func (g *guard) Read(p []byte) (int, error) {
 }
 
 func tooMuch(format string, args ...any) error {
-	return &Error{class: classProtocol, text: fmt.Sprintf(format, args...), Remedy: "see what it is that answers there"}
+	return &Error{class: classProtocol, text: fmt.Sprintf(format, args...), remedy: "see what it is that answers there"}
 }
 
 // follow walks over the messages in p.

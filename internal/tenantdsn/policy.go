@@ -52,7 +52,7 @@ func (p Policy) CheckAddress(network, address string) error {
 	within := func(n netip.Prefix) bool { return n.Contains(ip) }
 	if slices.ContainsFunc(denied, within) && !slices.ContainsFunc(p.AllowNetworks, within) {
 		return &Error{class: classBlocked, text: fmt.Sprintf("address %s is not a public one", ip),
-			Remedy: "a database with a public address, or the operator's word in destinations.policy.allow_networks"}
+			remedy: "a database with a public address, or the operator's word in destinations.policy.allow_networks"}
 	}
 	return p.checkPort(to.Port())
 }
@@ -66,7 +66,7 @@ func (p Policy) checkPort(port uint16) error {
 		allowed[i] = fmt.Sprint(n)
 	}
 	return &Error{class: classBlocked, text: fmt.Sprintf("port %d is not allowed; allowed are %s", port, strings.Join(allowed, ", ")),
-		Remedy: "another port, or the operator's word in destinations.policy.ports"}
+		remedy: "another port, or the operator's word in destinations.policy.ports"}
 }
 
 func (p Policy) checkSSLMode(mode string) error {
@@ -76,7 +76,7 @@ func (p Policy) checkSSLMode(mode string) error {
 	}
 	if have < least {
 		return &Error{class: classBlocked, text: fmt.Sprintf("sslmode=%s is not allowed; the least is %s", mode, p.MinSSLMode),
-			Remedy: "sslmode=" + p.MinSSLMode + ", or the operator's word in destinations.policy.min_sslmode"}
+			remedy: "sslmode=" + p.MinSSLMode + ", or the operator's word in destinations.policy.min_sslmode"}
 	}
 	return nil
 }

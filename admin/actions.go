@@ -1,0 +1,171 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+	"unicode/utf8"
+
+	"go.uber.org/zap"
+
+	"outflow/sink"
+)
+
+// order is something that somebody wants done, and the body of every POST of the API.
+type order struct {
+	Off     *bool  `json:"off"`     // of a switch
+	By      string `json:"by"`      // who wants it
+	Reason  string `json:"reason"`  // why
+	Confirm bool   `json:"confirm"` // it is meant: where something is copied anew, or the primary keeps WAL
+}
+
+// refusal is an order that was not carried out, and the status that says so.
+type refusal struct {
+	status int
+	error
+}
+
+func refuse(status int, format string, args ...any) error {
+	return refusal{status, fmt.Errorf(format, args...)}
+}
+
+const (
+	actionTimeout = 10 * time.Second
+	maxReason     = 500 // characters of a reason, and of a name
+)
+
+func (o *order) check() error {
+	for what, text := range map[string]string{"reason": o.Reason, "by": o.By} {
+		if !utf8.ValidString(text) || utf8.RuneCountInString(text) > maxReason {
+			return refuse(http.StatusBadRequest, "%s: expected at most %d characters", what, maxReason)
+		}
+	}
+	return nil
+}
+
+// act carries out an action on one destination: pause, resume or resync.
+func (s *Server) act(r *http.Request, tenant, name, action string, o order) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	p, _ := s.current()
+	if p == nil {
+		return refuse(http.StatusServiceUnavailable, "there is no connection to the primary, where this would be written")
+	}
+	if _, ok := s.find(tenant, name); !ok {
+		return refuse(http.StatusNotFound, "tenant %q has no destination %q here", tenant, name)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), actionTimeout)
+	defer cancel()
+	defer s.Store.Close() // an action is rare; the connection need not be kept for the next one
+	var err error
+	switch action {
+	case "pause", "resume":
+		err = s.Store.SetSwitch(ctx, sink.Switch{Kind: sink.SwitchDestination, Tenant: tenant, Name: name, Off: action == "pause",
+			By: s.who(r, o), Reason: o.Reason})
+	case "resync":
+		if !o.Confirm {
+			return refuse(http.StatusConflict, "a resync copies all rows of the destination anew; say \"confirm\": true")
+		}
+		var n int64
+		n, err = s.Store.RequestResync(ctx, tenant, name, fmt.Sprintf("%s, by %s", orElse(o.Reason, "asked for"), s.who(r, o)))
+		if err == nil && n == 0 {
+			return refuse(http.StatusConflict, "the primary has no note of this destination yet; it is being copied anyway")
+		}
+	default:
+		return refuse(http.StatusNotFound, "there is no action %q; expected pause, resume or resync", action)
+	}
+	return s.done(r, err, o, action, zap.String("tenant", tenant), zap.String("destination", name))
+}
+
+// turn sets one of the three fuses.
+func (s *Server) turn(r *http.Request, name string, o order) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	switch name {
+	case sink.SwitchReading, sink.SwitchApplying, sink.SwitchBackfills:
+	default:
+		return refuse(http.StatusNotFound, "there is no switch %q; expected reading, applying or backfills", name)
+	}
+	if o.Off == nil {
+		return refuse(http.StatusBadRequest, "off: required, true or false")
+	}
+	if *o.Off && name != sink.SwitchBackfills && !o.Confirm {
+		return refuse(http.StatusConflict, "%s; say \"confirm\": true", map[string]string{
+			sink.SwitchReading:  "with reading off the primary keeps all WAL from now on",
+			sink.SwitchApplying: "with applying off for long every destination is parked and must be copied anew"}[name])
+	}
+	if p, _ := s.current(); p == nil {
+		return refuse(http.StatusServiceUnavailable, "there is no connection to the primary, where this would be written")
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), actionTimeout)
+	defer cancel()
+	defer s.Store.Close()
+	err := s.Store.SetSwitch(ctx, sink.Switch{Kind: name, Off: *o.Off, By: s.who(r, o), Reason: o.Reason})
+	return s.done(r, err, o, "switch", zap.String("switch", name), zap.Bool("off", *o.Off))
+}
+
+// done puts on record who wanted what, and why.
+func (s *Server) done(r *http.Request, err error, o order, action string, fields ...zap.Field) error {
+	fields = append(fields, zap.String("action", action), zap.String("by", s.who(r, o)), zap.String("reason", o.Reason), zap.Error(err))
+	if err != nil {
+		s.Log.Warn("an order could not be written to the primary", fields...)
+		return refuse(http.StatusServiceUnavailable, "it could not be written to the primary: %v", err)
+	}
+	s.Log.Info("an order was written to the primary", fields...)
+	s.lookMu.Lock()
+	s.looked = nil
+	s.lookMu.Unlock()
+	return nil
+}
+
+// who is the name that the record gets: what the request says of itself, and where it came from.
+func (s *Server) who(r *http.Request, o order) string {
+	return fmt.Sprintf("%s from %s", orElse(o.By, "admin api"), remote(r))
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+func (s *Server) refused(w http.ResponseWriter, r *http.Request, err error) {
+	status := http.StatusInternalServerError
+	if no := (refusal{}); errors.As(err, &no) {
+		status = no.status
+	}
+	s.fail(w, r, status, "%v", clean(err.Error()))
+}
+
+// accepted answers an order: it stands on the primary, and every process notices within a second.
+type accepted struct {
+	Accepted bool `json:"accepted"`
+}
+
+func (s *Server) postDestination(action string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		s.carryOut(w, r, func(o order) error { return s.act(r, r.PathValue("tenant"), r.PathValue("name"), action, o) })
+	}
+}
+
+func (s *Server) postSwitch(w http.ResponseWriter, r *http.Request) {
+	s.carryOut(w, r, func(o order) error { return s.turn(r, r.PathValue("name"), o) })
+}
+
+func (s *Server) carryOut(w http.ResponseWriter, r *http.Request, do func(order) error) {
+	var o order
+	if err := decode(r, &o); err != nil {
+		s.fail(w, r, http.StatusBadRequest, "%v", err)
+		return
+	}
+	if err := do(o); err != nil {
+		s.refused(w, r, err)
+		return
+	}
+	s.answerWith(w, http.StatusAccepted, accepted{true})
+}

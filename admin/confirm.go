@@ -1,0 +1,109 @@
+package admin
+
+import (
+	"net/http"
+	"net/url"
+
+	"outflow/sink"
+)
+
+// confirmPage asks whether something is meant, says what it does, and takes a reason.
+type confirmPage struct {
+	page
+	Question string
+	Means    []string
+	Button   string
+	Post     string            // where the form goes
+	Fields   map[string]string // that go with it
+	Back     string
+}
+
+func destinationURL(tenant, name string) string {
+	return "/destination?" + url.Values{"tenant": {tenant}, "name": {name}}.Encode()
+}
+
+func (s *Server) confirmDestination(w http.ResponseWriter, r *http.Request) {
+	tenant, name, action := r.URL.Query().Get("tenant"), r.URL.Query().Get("name"), r.PathValue("action")
+	found, ok := s.find(tenant, name)
+	if !ok {
+		s.fail(w, r, http.StatusNotFound, "tenant %q has no destination %q here", tenant, name)
+		return
+	}
+	c := confirmPage{page: s.page(r, title(action), ""), Post: "/destination/" + action, Back: destinationURL(tenant, name),
+		Fields: map[string]string{"tenant": tenant, "name": name}}
+	switch action {
+	case "pause":
+		c.Question, c.Button = "Pause "+found.String()+"?", "Pause"
+		c.Means = []string{
+			"Nothing is applied in this database until it is resumed. All others go on.",
+			"Its changes wait in its queue. When that is full it is parked: the primary keeps no WAL for it, and it is copied anew when it is resumed.",
+		}
+	case "resync":
+		c.Question, c.Button = "Copy "+found.String()+" anew?", "Copy anew"
+		c.Means = []string{
+			"All rows of this tenant are read from the primary's tables and compared; what the primary no longer has is deleted.",
+			"Live changes go on. Rows that are equal already are not rewritten, but every row is read: it costs the primary that.",
+		}
+	default:
+		s.fail(w, r, http.StatusNotFound, "there is no such action")
+		return
+	}
+	s.render(w, http.StatusOK, "confirm", c)
+}
+
+func (s *Server) actOnDestination(w http.ResponseWriter, r *http.Request) {
+	tenant, name := r.PostFormValue("tenant"), r.PostFormValue("name")
+	if err := s.act(r, tenant, name, r.PathValue("action"), orderOf(r)); err != nil {
+		s.refused(w, r, err)
+		return
+	}
+	http.Redirect(w, r, destinationURL(tenant, name), http.StatusSeeOther)
+}
+
+// orderOf is what a form of the dashboard asks for. The form itself is the confirmation.
+func orderOf(r *http.Request) order {
+	off := r.PostFormValue("off") == "true"
+	return order{Off: &off, By: orElse(r.PostFormValue("by"), "dashboard"), Reason: r.PostFormValue("reason"), Confirm: r.PostFormValue("confirm") == "true"}
+}
+
+func (s *Server) confirmSwitch(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("name")
+	if switchTitle(name) == "" {
+		s.fail(w, r, http.StatusNotFound, "there is no such switch")
+		return
+	}
+	s.render(w, http.StatusOK, "confirm", confirmPage{page: s.page(r, "Switch off", ""), Question: "Switch off: " + switchTitle(name) + "?",
+		Means: s.costs(name), Button: "Switch off", Post: "/switches/" + name, Fields: map[string]string{"off": "true"}, Back: "/switches"})
+}
+
+// costs says what a switch that is off costs, with what the primary has left where it keeps WAL for that.
+func (s *Server) costs(name string) []string {
+	switch name {
+	case sink.SwitchApplying:
+		return []string{
+			"Every destination is as if paused: changes are read and wait in its queue.",
+			"One whose queue is full, or that has waited for sink.park_after, is parked: the primary keeps no WAL for it, and it is copied anew later.",
+		}
+	case sink.SwitchBackfills:
+		return []string{
+			"No destination is copied from the tables; those that wait for it stay where they are. Live changes go on for all others.",
+			"The primary keeps no WAL for that.",
+		}
+	}
+	slot := s.look().Slot
+	safe := "max_slot_wal_keep_size sets no limit: the primary keeps WAL until its disk is full."
+	if slot.SafeBytes != nil {
+		safe = "It may write " + bytesText(*slot.SafeBytes) + " more; then the slot is lost, and every destination must be copied anew."
+	} else if slot.CheckedAt == nil {
+		safe = "How much it may keep is not known yet."
+	}
+	return []string{"No destination gets changes until it is switched on again.", "The primary keeps all WAL from now on. " + safe}
+}
+
+func (s *Server) actOnSwitch(w http.ResponseWriter, r *http.Request) {
+	if err := s.turn(r, r.PathValue("name"), orderOf(r)); err != nil {
+		s.refused(w, r, err)
+		return
+	}
+	http.Redirect(w, r, "/switches", http.StatusSeeOther)
+}

@@ -1,0 +1,64 @@
+// Package admin is the front of the control plane: status API, dashboard, metrics and probes, on one HTTP server.
+//
+// It reads the state of the sink and the reader when it is asked, and owns none of it. Once a second a sampler looks at all
+// destinations: rates, sparklines and recent errors come from there. Actions (pause, resume, resync, switches) are written to
+// the primary, where every process, this one included, notices them; so a standby's dashboard works as well.
+//
+// The server lives as long as the process: before the primary is reachable, as a standby, and over restarts of the pipeline,
+// which is given to it by [Server.Attach].
+//
+// # Security
+//
+// Without a token the server listens on loopback only. With one, everything but /livez and /readyz wants it: as
+// "Authorization: Bearer" or, for the dashboard, as a cookie that a login form sets. The cookie is no entry to the API. GET
+// changes nothing; every other method is refused to another site's page. A Host that is a name must be known, or a page
+// of a stranger whose name resolves to this address could read everything. Server texts and tenants' names are hostile: they are
+// escaped, cut, and never a metric's label but for a tenant's name where admin.tenant_metrics asks for it.
+//
+// # Metrics
+//
+// All are read at the time of the scrape; those of one pipeline start at 0 with it. A value that is not known is left out.
+//
+//	outflow_build_info{version}                  1
+//	outflow_ready                                1 if /readyz says yes
+//	outflow_role{role}                           1 for connecting, standby or streaming, 0 for the others
+//	outflow_health{state}                        1 for healthy, degraded or failing, 0 for the others
+//	outflow_slot_active                          1 if a process reads the slot
+//	outflow_slot_wal_status{wal_status}          1 for reserved, extended, unreserved or lost, 0 for the others
+//	outflow_slot_retained_bytes                  WAL that the primary keeps for the slot
+//	outflow_slot_safe_bytes                      WAL that may still be written before the slot is lost; left out: no limit
+//	outflow_slot_checked_timestamp_seconds       when the four above were read
+//	outflow_lag_bytes                            WAL of the primary that is not acknowledged
+//	outflow_lag_seconds                          age of the oldest transaction that waits to be applied, 0 if none does
+//	outflow_heartbeat_latency_seconds            from written on the primary to read here, last heartbeat
+//	outflow_heartbeat_timestamp_seconds          when that one came
+//	outflow_outstanding_transactions             read and not acknowledged
+//	outflow_table_changes_total{table,operation} read from the stream: insert, update, delete, truncate
+//	outflow_applied_rows_total                   net changes committed in external databases
+//	outflow_applied_transactions_total           source transactions committed there
+//	outflow_applied_batches_total                external transactions
+//	outflow_destination_failures_total           failed attempts of all destinations
+//	outflow_destinations{state}                  number by state: backfilling, streaming, retrying, parked, paused, halted
+//	outflow_destinations_failing{class}          number that fail, by class: see below
+//	outflow_queue_transactions                   queued for all destinations
+//	outflow_queue_changes
+//	outflow_queue_bytes
+//	outflow_queue_limit_bytes                    sink.memory_bytes
+//	outflow_backfill_rows                        copied by the backfills in progress
+//	outflow_backfill_estimated_rows              that they will have copied; left out if one has no estimate
+//	outflow_switch_off{switch}                   1 if reading, applying or backfills is switched off
+//	outflow_scrape_duration_seconds              what it took to read all this
+//
+// Classes of errors: dns, refused, timeout, tls, network, login, database, mapping, permission, row, constraint, resources, lock,
+// shutdown, other.
+//
+// With admin.tenant_metrics each of these has one series a destination:
+//
+//	outflow_destination_state{tenant,destination,state}         1 for its state only
+//	outflow_destination_lag_seconds{tenant,destination}
+//	outflow_destination_queue_bytes{tenant,destination}
+//	outflow_destination_attempts{tenant,destination}            failures in a row
+//	outflow_destination_applied_rows_total{tenant,destination}
+//
+// Beside them the usual go_ and process_ metrics.
+package admin

@@ -1,0 +1,128 @@
+package admin
+
+import (
+	"errors"
+	"strings"
+	"unicode"
+
+	"outflow/sink"
+)
+
+// maxMessage cuts what a server says; the log has the whole text.
+const maxMessage = 1024
+
+func failureOf(err error) *Failure {
+	if err == nil {
+		return nil
+	}
+	f := &Failure{Message: clean(err.Error()), Class: classOf(err)}
+	e := (*sink.Error)(nil)
+	if !errors.As(err, &e) {
+		return f
+	}
+	f.SQLState, f.Mapping, f.Table = known(e.SQLState), known(e.Mapping), known(e.Table)
+	f.Key, f.Remedy = known(clean(e.Key)), known(clean(e.Remedy))
+	if file, line, column, ok := e.Place(); ok {
+		f.File, f.Line, f.Column = known(file), known(line), known(column)
+	}
+	return f
+}
+
+// Short is the message without what the other fields say already.
+func (f Failure) Short() string {
+	text := f.Message
+	for _, known := range []*string{f.Mapping, f.Key, f.File} {
+		if known == nil {
+			continue
+		}
+		// "mapping m: ", "row of T with key: ", "file:line:column: ", in this order
+		if at := strings.Index(text, *known); at >= 0 {
+			if _, rest, ok := strings.Cut(text[at+len(*known):], ": "); ok {
+				text = rest
+			}
+		}
+	}
+	if f.Remedy != nil {
+		text = strings.TrimSuffix(text, "; remedy: "+*f.Remedy)
+	}
+	if f.SQLState != nil {
+		text = strings.TrimSuffix(text, " (SQLSTATE "+*f.SQLState+")")
+	}
+	return text
+}
+
+// sameAs reports whether two failures are the same but for numbers, such as the port of a connection.
+func (f Failure) sameAs(o Failure) bool {
+	words := func(s string) string { return strings.Map(noDigit, s) }
+	return f.Class == o.Class && words(f.Message) == words(o.Message)
+}
+
+func noDigit(r rune) rune {
+	if r >= '0' && r <= '9' {
+		return -1
+	}
+	return r
+}
+
+// clean cuts a text of somebody else and takes out what a terminal or a log would act on.
+func clean(s string) string {
+	if len(s) > maxMessage {
+		s = strings.ToValidUTF8(s[:maxMessage], "") + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+			return '�'
+		}
+		return r
+	}, s)
+}
+
+// classes are all that classOf gives.
+var classes = []string{sink.ClassDNS, sink.ClassRefused, sink.ClassBlocked, sink.ClassTLS, sink.ClassAuth, sink.ClassTimeout, sink.ClassProtocol,
+	sink.ClassConfiguration, sink.ClassConflict, "database", "mapping", "permission", "row", "constraint", "resources", "lock", "shutdown", "other"}
+
+// classOf gives an error's class: one of a few words, so that a metric may carry it. It is [sink.Error.Class], with a word for a
+// SQLSTATE.
+func classOf(err error) string {
+	e := (*sink.Error)(nil)
+	if !errors.As(err, &e) {
+		return "other"
+	}
+	if class := e.Class(); class != e.SQLState {
+		return class
+	}
+	return classOfState(e.SQLState)
+}
+
+func classOfState(state string) string {
+	switch state {
+	case "57014":
+		return sink.ClassTimeout
+	case "3D000":
+		return "database"
+	case "42501":
+		return "permission"
+	case "55P03", "55006":
+		return "lock"
+	}
+	switch state[:2] {
+	case "08":
+		return sink.ClassProtocol
+	case "42", "0A", "2B", "2F", "3F":
+		return "mapping"
+	case "22", "P0":
+		return "row"
+	case "23":
+		return "constraint"
+	case "53", "58", "XX":
+		return "resources"
+	case "40":
+		return "lock"
+	case "57", "25":
+		return "shutdown"
+	}
+	return "other"
+}

@@ -1,0 +1,248 @@
+package admin
+
+import (
+	"fmt"
+	"html/template"
+	"math"
+	"path"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"outflow/sink"
+)
+
+// unknown stands for what is not known; never 0.
+const unknown = "—"
+
+func bytesText(n int64) string {
+	if n < 0 {
+		return "-" + bytesText(-n)
+	}
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, unit := float64(n), 0
+	for value >= 1024 && unit < 5 {
+		value /= 1024
+		unit++
+	}
+	return fmt.Sprintf("%.3g %s", math.Floor(value*100)/100, []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}[unit])
+}
+
+// durationText is short and never more exact than helps.
+func durationText(seconds float64) string {
+	switch d := time.Duration(seconds * float64(time.Second)); {
+	case seconds < 0.001:
+		return "0 ms"
+	case seconds < 1:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case seconds < 60:
+		return fmt.Sprintf("%.1f s", seconds)
+	case d < time.Hour:
+		return fmt.Sprintf("%d min %02d s", int(d.Minutes()), int(d.Seconds())%60)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h %02d min", int(d.Hours()), int(d.Minutes())%60)
+	default:
+		return fmt.Sprintf("%d days", int(d.Hours()/24))
+	}
+}
+
+// wholeText is for moments: nobody wants tenths of a second there.
+func wholeText(d time.Duration) string {
+	if d < time.Minute {
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	}
+	return durationText(math.Floor(d.Seconds()))
+}
+
+// numberText groups thousands.
+func numberText(n int64) string {
+	text := strconv.FormatInt(n, 10)
+	sign := ""
+	if strings.HasPrefix(text, "-") {
+		sign, text = "-", text[1:]
+	}
+	var groups []string
+	for len(text) > 3 {
+		groups = append([]string{text[len(text)-3:]}, groups...)
+		text = text[:len(text)-3]
+	}
+	return sign + strings.Join(append([]string{text}, groups...), "\u202f")
+}
+
+// functions are what the templates call. Those for what may be unknown take pointers.
+var functions = template.FuncMap{
+	"bytes": func(n *int64) string {
+		if n == nil {
+			return unknown
+		}
+		return bytesText(*n)
+	},
+	"plainBytes": bytesText,
+	"seconds": func(s *float64) string {
+		if s == nil {
+			return unknown
+		}
+		return durationText(*s)
+	},
+	"number": func(n any) string {
+		switch n := n.(type) {
+		case int:
+			return numberText(int64(n))
+		case int64:
+			return numberText(n)
+		case *int:
+			if n != nil {
+				return numberText(int64(*n))
+			}
+		case *int64:
+			if n != nil {
+				return numberText(*n)
+			}
+		}
+		return unknown
+	},
+	"perSecond": func(r *float64) string {
+		switch {
+		case r == nil:
+			return unknown
+		case *r > 0 && *r < 10:
+			return fmt.Sprintf("%.1f/s", *r)
+		}
+		return numberText(int64(math.Round(*r))) + "/s"
+	},
+	"text": func(s *string) string {
+		if s == nil {
+			return unknown
+		}
+		return *s
+	},
+	"lsn": func(p *Position) string {
+		if p == nil {
+			return unknown
+		}
+		return p.Text
+	},
+	"ago": ago, "until": until, "icon": icon, "stateIcon": stateIcon, "stateTitle": title, "stateWords": stateWords, "switchTitle": switchTitle,
+	"percent": percent, "spark": spark, "count": func(n any, one string) string {
+		if fmt.Sprint(n) == "1" {
+			return "1 " + one
+		}
+		return numberText(reflect.ValueOf(n).Int()) + " " + one + "s"
+	}, "base": path.Base, "add": func(a, b int) int { return a + b }, "clean": clean,
+}
+
+func stamp(t time.Time, words string) template.HTML {
+	utc := t.UTC().Format(time.RFC3339)
+	return template.HTML(`<time datetime="` + utc + `" title="` + utc + `">` + template.HTMLEscapeString(words) + `</time>`)
+}
+
+func ago(t *time.Time) template.HTML {
+	if t == nil {
+		return unknown
+	}
+	d := time.Since(*t)
+	if d < time.Second {
+		return stamp(*t, "just now")
+	}
+	return stamp(*t, wholeText(d)+" ago")
+}
+
+func until(t *time.Time) template.HTML {
+	if t == nil {
+		return unknown
+	}
+	if d := time.Until(*t); d > time.Second {
+		return stamp(*t, "in "+wholeText(d))
+	}
+	return stamp(*t, "now")
+}
+
+// icons are drawn in the text's colour on a grid of 16. Each shape is its own: colour says nothing that they do not.
+var icons = map[string]string{
+	"ok":    `<circle cx="8" cy="8" r="6.5"/><path d="M5 8.3 7.2 10.5 11 6"/>`,
+	"warn":  `<path d="M8 2 14.5 13.5h-13z"/><path d="M8 6.5v3.2M8 11.6v.2"/>`,
+	"bad":   `<path d="M5.3 1.5h5.4l3.8 3.8v5.4l-3.8 3.8H5.3l-3.8-3.8V5.3z"/><path d="m5.8 5.8 4.4 4.4m0-4.4-4.4 4.4"/>`,
+	"info":  `<circle cx="8" cy="8" r="6.5"/><path d="M8 7.3v3.9M8 4.8v.2"/>`,
+	"retry": `<path d="M13.2 5A6 6 0 1 0 14 8"/><path d="M13.5 1.8V5h-3.2"/>`,
+	"park":  `<rect x="2" y="2" width="12" height="12" rx="3"/><path d="M6.3 12V4.5h2.4a2.2 2.2 0 0 1 0 4.4H6.3"/>`,
+	"pause": `<circle cx="8" cy="8" r="6.5"/><path d="M6.3 5.5v5M9.7 5.5v5"/>`,
+	"copy":  `<path d="M8 2v8M4.8 7 8 10.2 11.2 7"/><path d="M2.5 13.5h11"/>`,
+	"flow":  `<path d="M1.5 5.5c2.2-2 4.3-2 6.5 0s4.3 2 6.5 0M1.5 10.5c2.2-2 4.3-2 6.5 0s4.3 2 6.5 0"/>`,
+	"on":    `<rect x="1" y="4" width="14" height="8" rx="4"/><circle cx="11" cy="8" r="2.2"/>`,
+	"off":   `<rect x="1" y="4" width="14" height="8" rx="4"/><circle cx="5" cy="8" r="2.2"/>`,
+	"wait":  `<circle cx="8" cy="8" r="6.5"/><path d="M8 4.5V8l2.4 1.6"/>`,
+}
+
+func icon(name string) template.HTML {
+	return template.HTML(`<svg class="icon" viewBox="0 0 16 16" aria-hidden="true">` + icons[name] + `</svg>`)
+}
+
+func stateIcon(state string) template.HTML {
+	return icon(map[string]string{string(sink.Halted): "bad", string(sink.Parked): "park", string(sink.Retrying): "retry",
+		string(sink.Paused): "pause", string(sink.Backfilling): "copy", string(sink.Streaming): "flow", string(Healthy): "ok",
+		string(Degraded): "warn", string(Failing): "bad", critical: "bad", warning: "warn", notice: "info"}[state])
+}
+
+// stateWords says what a state means for a person.
+func stateWords(state string) string {
+	return map[string]string{
+		string(sink.Halted):      "A mapping, a row or a right needs a person. It is tried again seldom, and goes on once that is mended.",
+		string(sink.Parked):      "It was away for longer than its queue holds. The stream goes on without it, and it is copied anew when it answers.",
+		string(sink.Retrying):    "It failed, and is tried again by itself, with growing pauses.",
+		string(sink.Paused):      "An operator paused it. Its changes wait in its queue; when that is full it is parked, and copied anew afterwards.",
+		string(sink.Backfilling): "Its rows are copied from the primary's tables, beside the live changes.",
+		string(sink.Streaming):   "It applies what comes, or has nothing to do.",
+	}[state]
+}
+
+func title(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+func switchTitle(name string) string {
+	return map[string]string{sink.SwitchReading: "Reading the slot", sink.SwitchApplying: "Applying changes",
+		sink.SwitchBackfills: "Backfills"}[name]
+}
+
+// percent is for a bar: how much n is of total, from 0 to 100.
+func percent(n, total int64) int {
+	if total <= 0 {
+		return 0
+	}
+	return int(min(100, max(0, 100*n/total)))
+}
+
+const sparkWidth, sparkHeight = 300, 44
+
+// spark draws values, the newest at the right. Its words say what it shows to who cannot see it.
+func spark(values []float64, words string) template.HTML {
+	top := 0.0
+	for _, v := range values {
+		top = max(top, v)
+	}
+	var line strings.Builder
+	first := float64(sparkWidth)
+	for i, v := range values {
+		x := float64(sparkWidth) * (1 - float64(len(values)-1-i)/float64(pointsKept-1))
+		y := float64(sparkHeight) - 1.5
+		if top > 0 {
+			y -= v / top * (sparkHeight - 4)
+		}
+		if i == 0 {
+			first = x
+		}
+		fmt.Fprintf(&line, "%s%.1f %.1f", map[bool]string{true: "M", false: "L"}[i == 0], x, y)
+	}
+	area := fmt.Sprintf("%sL%d %dL%.1f %dZ", line.String(), sparkWidth, sparkHeight, first, sparkHeight)
+	if len(values) < 2 {
+		area, line = "", strings.Builder{}
+	}
+	return template.HTML(fmt.Sprintf(`<svg class="spark" viewBox="0 0 %d %d" preserveAspectRatio="none" role="img" aria-label="%s"><path class="area" d="%s"/><path class="line" d="%s"/></svg>`,
+		sparkWidth, sparkHeight, template.HTMLEscapeString(words), area, line.String()))
+}

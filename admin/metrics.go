@@ -1,0 +1,228 @@
+package admin
+
+import (
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"outflow/replication"
+	"outflow/sink"
+)
+
+// collector reads the state when it is scraped: nothing is counted for it while changes flow.
+type collector struct {
+	server *Server
+	all    map[string]*prometheus.Desc
+}
+
+func (s *Server) newRegistry() *prometheus.Registry {
+	c := &collector{s, map[string]*prometheus.Desc{}}
+	for _, m := range families {
+		c.all[m.name] = prometheus.NewDesc("outflow_"+m.name, m.help, m.labels, nil)
+	}
+	r := prometheus.NewRegistry()
+	r.MustRegister(c, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// families are the metrics of doc.go.
+var families = []struct {
+	name, help string
+	labels     []string
+}{
+	{"build_info", "The program, 1.", []string{"version"}},
+	{"ready", "1 if the process streams or waits as a standby.", nil},
+	{"role", "1 for what the process does with the slot.", []string{"role"}},
+	{"health", "1 for how the process is, as the dashboard says.", []string{"state"}},
+	{"slot_active", "1 if a process reads the slot.", nil},
+	{"slot_wal_status", "1 for the slot's wal_status.", []string{"wal_status"}},
+	{"slot_retained_bytes", "WAL that the primary keeps for the slot.", nil},
+	{"slot_safe_bytes", "WAL that may still be written before the slot is lost.", nil},
+	{"slot_checked_timestamp_seconds", "When the primary was last asked for the slot.", nil},
+	{"lag_bytes", "WAL of the primary that is not acknowledged.", nil},
+	{"lag_seconds", "Age of the oldest transaction that waits to be applied.", nil},
+	{"heartbeat_latency_seconds", "From written on the primary to read here, of the last heartbeat.", nil},
+	{"heartbeat_timestamp_seconds", "When the last heartbeat came.", nil},
+	{"outstanding_transactions", "Transactions that are read and not acknowledged.", nil},
+	{"table_changes_total", "Changes read from the stream.", []string{"table", "operation"}},
+	{"applied_rows_total", "Net changes committed in external databases.", nil},
+	{"applied_transactions_total", "Source transactions committed in external databases.", nil},
+	{"applied_batches_total", "External transactions.", nil},
+	{"destination_failures_total", "Failed attempts of all destinations.", nil},
+	{"destinations", "Destinations by state.", []string{"state"}},
+	{"destinations_failing", "Destinations that fail, by the class of their error.", []string{"class"}},
+	{"queue_transactions", "Transactions queued for all destinations.", nil},
+	{"queue_changes", "Changes queued for all destinations.", nil},
+	{"queue_bytes", "Bytes queued for all destinations.", nil},
+	{"queue_limit_bytes", "The memory budget of all queues.", nil},
+	{"backfill_rows", "Rows copied by the backfills in progress.", nil},
+	{"backfill_estimated_rows", "Rows that the backfills in progress will have copied.", nil},
+	{"switch_off", "1 if the switch is off.", []string{"switch"}},
+	{"scrape_duration_seconds", "What it took to read all this.", nil},
+	{"destination_state", "1 for the destination's state.", []string{"tenant", "destination", "state"}},
+	{"destination_lag_seconds", "Age of the destination's oldest transaction that waits.", []string{"tenant", "destination"}},
+	{"destination_queue_bytes", "Bytes queued for the destination.", []string{"tenant", "destination"}},
+	{"destination_attempts", "Failures of the destination in a row.", []string{"tenant", "destination"}},
+	{"destination_applied_rows_total", "Net changes committed in the destination.", []string{"tenant", "destination"}},
+}
+
+// Describe implements [prometheus.Collector].
+func (c *collector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range c.all {
+		out <- d
+	}
+}
+
+// scrape is one collection.
+type scrape struct {
+	*collector
+	*snapshot
+	out chan<- prometheus.Metric
+}
+
+// Collect implements [prometheus.Collector].
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	started := time.Now()
+	s := &scrape{c, c.server.look(), out}
+	s.process()
+	if s.pipeline != nil {
+		s.slot()
+		s.stream()
+		s.destinations()
+		if c.server.TenantMetrics {
+			s.tenants()
+		}
+	}
+	s.gauge("scrape_duration_seconds", time.Since(started).Seconds())
+}
+
+func (s *scrape) gauge(name string, value float64, labels ...string) {
+	s.out <- prometheus.MustNewConstMetric(s.all[name], prometheus.GaugeValue, value, labels...)
+}
+
+func (s *scrape) counter(name string, value int64, labels ...string) {
+	s.out <- prometheus.MustNewConstMetric(s.all[name], prometheus.CounterValue, float64(value), labels...)
+}
+
+// maybe leaves out what is not known.
+func (s *scrape) maybe(name string, value *float64) {
+	if value != nil {
+		s.gauge(name, *value)
+	}
+}
+
+func (s *scrape) maybeBytes(name string, value *int64) {
+	if value != nil {
+		s.gauge(name, float64(*value))
+	}
+}
+
+func (s *scrape) maybeTime(name string, value *time.Time) {
+	if value != nil {
+		s.gauge(name, float64(value.UnixNano())/1e9)
+	}
+}
+
+func one(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+func (s *scrape) process() {
+	s.gauge("build_info", 1, s.Version)
+	s.gauge("ready", one(s.Ready))
+	for _, role := range []replication.State{replication.Connecting, replication.Standby, replication.Streaming} {
+		s.gauge("role", one(string(s.Role) == role.String()), role.String())
+	}
+	for _, h := range []Health{Healthy, Degraded, Failing} {
+		s.gauge("health", one(s.State == h), string(h))
+	}
+	for _, sw := range s.Switches {
+		if sw.Name != sink.SwitchDestination {
+			s.gauge("switch_off", one(sw.Off), sw.Name)
+		}
+	}
+}
+
+func (s *scrape) slot() {
+	slot := &s.Slot
+	s.maybeTime("slot_checked_timestamp_seconds", slot.CheckedAt)
+	if slot.Active != nil {
+		s.gauge("slot_active", one(*slot.Active))
+	}
+	for _, status := range []string{"reserved", "extended", "unreserved", "lost"} {
+		if slot.WALStatus != nil {
+			s.gauge("slot_wal_status", one(status == *slot.WALStatus), status)
+		}
+	}
+	s.maybeBytes("slot_retained_bytes", slot.RetainedBytes)
+	s.maybeBytes("slot_safe_bytes", slot.SafeBytes)
+	if slot.Outstanding != nil {
+		s.gauge("outstanding_transactions", float64(*slot.Outstanding))
+	}
+	s.maybeBytes("lag_bytes", s.Lag.Bytes)
+	s.maybe("lag_seconds", s.Lag.Seconds)
+	s.maybe("heartbeat_latency_seconds", s.Lag.EndToEndSeconds)
+	s.maybeTime("heartbeat_timestamp_seconds", s.Lag.EndToEndAt)
+}
+
+func (s *scrape) stream() {
+	for _, t := range s.pipeline.tables() {
+		s.counter("table_changes_total", t.Inserts, t.Name, "insert")
+		s.counter("table_changes_total", t.Updates, t.Name, "update")
+		s.counter("table_changes_total", t.Deletes, t.Name, "delete")
+		s.counter("table_changes_total", t.Truncates, t.Name, "truncate")
+	}
+	s.counter("applied_rows_total", s.Totals.Rows)
+	s.counter("applied_transactions_total", s.Totals.Transactions)
+	s.counter("applied_batches_total", s.Totals.Batches)
+	s.counter("destination_failures_total", s.Totals.Failures)
+	s.gauge("queue_transactions", float64(s.Queue.Transactions))
+	s.gauge("queue_changes", float64(s.Queue.Changes))
+	s.gauge("queue_bytes", float64(s.Queue.Bytes))
+	s.maybeBytes("queue_limit_bytes", s.Queue.LimitBytes)
+}
+
+func (s *scrape) destinations() {
+	for state, n := range s.Destinations {
+		s.gauge("destinations", float64(n), state)
+	}
+	failing := map[string]int{}
+	copied, estimated, allEstimated := int64(0), int64(0), true
+	for i := range s.rows {
+		r := &s.rows[i]
+		if r.Err != nil {
+			failing[classOf(r.Err)]++
+		}
+		if r.State == sink.Backfilling {
+			copied += r.Copied
+			estimated += max(r.CopyTotal, r.Copied)
+			allEstimated = allEstimated && r.CopyTotal >= 0
+		}
+	}
+	for _, class := range classes {
+		s.gauge("destinations_failing", float64(failing[class]), class)
+	}
+	s.gauge("backfill_rows", float64(copied))
+	if allEstimated {
+		s.gauge("backfill_estimated_rows", float64(estimated))
+	}
+}
+
+func (s *scrape) tenants() {
+	for i := range s.rows {
+		r := &s.rows[i]
+		tenant, name := strings.ToValidUTF8(r.Tenant, "?"), strings.ToValidUTF8(r.Name, "?")
+		s.gauge("destination_state", 1, tenant, name, string(r.State))
+		if lag, ok := r.lag(s.At); ok {
+			s.gauge("destination_lag_seconds", lag, tenant, name)
+		}
+		s.gauge("destination_queue_bytes", float64(r.QueueBytes), tenant, name)
+		s.gauge("destination_attempts", float64(r.Attempts), tenant, name)
+		s.counter("destination_applied_rows_total", r.Rows, tenant, name)
+	}
+}

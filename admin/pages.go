@@ -1,0 +1,271 @@
+package admin
+
+import (
+	"bytes"
+	"fmt"
+	"html/template"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"outflow/sink"
+)
+
+// templates are one set a page: the layout, the parts that several pages have, and the page's own content.
+var templates = parseTemplates()
+
+func parseTemplates() map[string]*template.Template {
+	base := template.Must(template.New("").Funcs(functions).ParseFS(files, "templates/layout.html", "templates/parts.html"))
+	all := map[string]*template.Template{}
+	for _, name := range []string{"overview", "destination", "confirm", "switches", "tables", "configuration", "login", "problem"} {
+		all[name] = template.Must(template.Must(base.Clone()).ParseFS(files, "templates/"+name+".html"))
+	}
+	return all
+}
+
+// page is what the layout wants to know.
+type page struct {
+	Title   string
+	Active  string // which entry of the menu
+	Program string // its version
+	Login   bool   // there is a session to end
+	Events  string // where live updates come from, "" for none
+}
+
+func (s *Server) page(r *http.Request, title, active string) page {
+	p := page{Title: title, Active: active, Program: s.Version, Login: s.Token != "" && s.session(r)}
+	if active != "" {
+		query := r.URL.Query()
+		query.Set("page", active)
+		p.Events = "/events?" + query.Encode()
+	}
+	return p
+}
+
+func (s *Server) render(w http.ResponseWriter, status int, name string, data any) {
+	var b bytes.Buffer
+	if err := templates[name].ExecuteTemplate(&b, "layout", data); err != nil {
+		s.Log.Error("a page cannot be rendered", zap.String("page", name), zap.Error(err))
+		http.Error(w, "this page cannot be shown; see the log", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(b.Bytes())
+}
+
+// pages are the routes of the dashboard.
+func (s *Server) pages() map[string]http.HandlerFunc {
+	return map[string]http.HandlerFunc{
+		"GET /{$}":                   s.live("overview"),
+		"GET /destination":           s.live("destination"),
+		"GET /switches":              s.live("switches"),
+		"GET /tables":                s.live("tables"),
+		"GET /configuration":         s.configuration,
+		"GET /destination/{action}":  s.confirmDestination,
+		"POST /destination/{action}": s.actOnDestination,
+		"GET /switches/{name}":       s.confirmSwitch,
+		"POST /switches/{name}":      s.actOnSwitch,
+		"GET /events":                s.streamEvents,
+		"/": func(w http.ResponseWriter, r *http.Request) {
+			s.fail(w, r, http.StatusNotFound, "there is no such page")
+		},
+	}
+}
+
+// view is all that a live page shows. Each of its regions is rendered again with every event.
+type view struct {
+	page
+	*Status
+	points    []point
+	Filter    filter
+	Page      Page
+	Query     url.Values
+	Copying   []Destination
+	Incidents []Incident
+	Detail    *Detail
+	Tables    []Table
+	Paused    []Switch
+}
+
+// regions are the parts of each live page that change.
+var regions = map[string][]string{
+	"overview":    {"banner", "tiles", "counts", "table", "backfills", "errors"},
+	"destination": {"banner", "detail"},
+	"switches":    {"banner", "fuses"},
+	"tables":      {"banner", "changes"},
+}
+
+// maxCopying bounds the backfills that the overview shows.
+const maxCopying = 10
+
+// view collects what a page shows. The error is for a person who asked for it.
+func (s *Server) view(r *http.Request, name string) (*view, error) {
+	snap := s.look()
+	v := &view{Status: &snap.Status, points: snap.points, Query: r.URL.Query()}
+	v.Query.Del("page")
+	var err error
+	switch name {
+	case "overview":
+		v.page = s.page(r, "Overview", name)
+		if v.Filter, err = filterOf(r); err != nil {
+			return nil, refuse(http.StatusBadRequest, "%v", err)
+		}
+		v.Page = s.list(snap, v.Filter)
+		v.Copying = s.list(snap, filter{States: []string{string(sink.Backfilling)}, Limit: maxCopying}).Destinations
+		v.Incidents = s.sampler.incidents()
+	case "destination":
+		tenant, destination := v.Query.Get("tenant"), v.Query.Get("name")
+		v.page = s.page(r, tenant+"/"+destination, name)
+		found, ok := s.find(tenant, destination)
+		if !ok {
+			return nil, refuse(http.StatusNotFound, "tenant %q has no destination %q here", tenant, destination)
+		}
+		d := found.detail(time.Now(), s.sampler.rateOf(found.Destination))
+		v.Detail = &d
+	case "switches":
+		v.page = s.page(r, "Switches", name)
+		for _, sw := range snap.Switches {
+			if sw.Name == sink.SwitchDestination {
+				v.Paused = append(v.Paused, sw)
+			}
+		}
+	case "tables":
+		v.page = s.page(r, "Tables", name)
+		if snap.pipeline != nil {
+			v.Tables = snap.pipeline.tables()
+		}
+	}
+	return v, nil
+}
+
+func (s *Server) live(name string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		v, err := s.view(r, name)
+		if err != nil {
+			s.refused(w, r, err)
+			return
+		}
+		s.render(w, http.StatusOK, name, v)
+	}
+}
+
+// Fuses are the three switches over everything.
+func (v *view) Fuses() []Switch {
+	var all []Switch
+	for _, sw := range v.Switches {
+		if sw.Name != sink.SwitchDestination {
+			all = append(all, sw)
+		}
+	}
+	return all
+}
+
+// States are all states with how many destinations are in them, the worst first.
+func (v *view) States() []StateCount {
+	all := make([]StateCount, len(states))
+	for i, st := range states {
+		all[i] = StateCount{string(st), v.Destinations[string(st)]}
+	}
+	return all
+}
+
+// StateCount is a state and how many destinations are in it.
+type StateCount struct {
+	State string
+	Count int
+}
+
+// Count is the number of all destinations.
+func (v *view) Count() int {
+	n := 0
+	for _, c := range v.Destinations {
+		n += c
+	}
+	return n
+}
+
+// Selected reports whether the filter asks for that state alone.
+func (v *view) Selected(state string) bool {
+	return len(v.Filter.States) == 1 && v.Filter.States[0] == state || state == "" && len(v.Filter.States) == 0
+}
+
+// With is the address of this page with another value in its query.
+func (v *view) With(key string, value any) string {
+	q := url.Values{}
+	for k, values := range v.Query {
+		if k != key && k != "offset" {
+			q[k] = values
+		}
+	}
+	if text := fmt.Sprint(value); text != "" && text != "0" {
+		q.Set(key, text)
+	}
+	if len(q) == 0 {
+		return "/"
+	}
+	return "/?" + q.Encode()
+}
+
+// Last is the number of the last destination on this page of the list.
+func (v *view) Last() int { return v.Page.Offset + len(v.Page.Destinations) }
+
+// Previous is where the page before this one begins.
+func (v *view) Previous() int { return max(0, v.Page.Offset-v.Page.Limit) }
+
+// Lags are the sparkline of the lag.
+func (v *view) Lags() []float64 { return v.values(func(p point) float64 { return p.lagBytes }) }
+
+// Rates are the sparkline of the throughput.
+func (v *view) Rates() []float64 { return v.values(func(p point) float64 { return p.rows }) }
+
+func (v *view) values(of func(point) float64) []float64 {
+	all := make([]float64, len(v.points))
+	for i, p := range v.points {
+		all[i] = of(p)
+	}
+	return all
+}
+
+// Kept is how much of what the primary may keep for the slot is used, in percent; -1 where there is no limit.
+func (v *view) Kept() int {
+	if v.Slot.RetainedBytes == nil || v.Slot.SafeBytes == nil {
+		return -1
+	}
+	return percent(*v.Slot.RetainedBytes, *v.Slot.RetainedBytes+*v.Slot.SafeBytes)
+}
+
+type problemPage struct {
+	page
+	Detail string
+}
+
+// configLine is a line of the configuration and where it came from.
+type configLine struct{ Text, Origin string }
+
+type configPage struct {
+	page
+	*Status
+	Lines []configLine
+}
+
+func (s *Server) configuration(w http.ResponseWriter, r *http.Request) {
+	var b bytes.Buffer
+	if err := s.Configuration(&b); err != nil {
+		s.fail(w, r, http.StatusInternalServerError, "%v", err)
+		return
+	}
+	p := configPage{page: s.page(r, "Configuration", "configuration"), Status: &s.look().Status}
+	p.Events = ""
+	for line := range strings.Lines(b.String()) {
+		text, origin := strings.TrimRight(line, "\n"), ""
+		if i := strings.LastIndex(text, " # "); i >= 0 {
+			text, origin = text[:i], text[i+3:]
+		}
+		p.Lines = append(p.Lines, configLine{text, origin})
+	}
+	s.render(w, http.StatusOK, "configuration", p)
+}

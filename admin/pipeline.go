@@ -1,0 +1,191 @@
+package admin
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"outflow/replication"
+	"outflow/sink"
+)
+
+// Pipeline is what runs between the slot and the external databases.
+type Pipeline struct {
+	Reader *replication.Reader
+	Router *sink.Router
+	Acks   *replication.AckTracker
+	// SlotStatus is what the primary last said of the slot; nil before that.
+	SlotStatus func() *replication.SlotStatus
+}
+
+// states are all states of a destination, the worst first.
+var states = []sink.State{sink.Halted, sink.Parked, sink.Retrying, sink.Paused, sink.Backfilling, sink.Streaming}
+
+func rank(s sink.State) int {
+	if i := slices.Index(states, s); i >= 0 {
+		return i
+	}
+	return len(states)
+}
+
+// row is a destination with its status, as it was collected.
+type row struct {
+	*sink.Destination
+	sink.Status
+}
+
+// collect reads the status of every destination. Each is locked for an instant, one after the other.
+func (p *Pipeline) collect(into []row) []row {
+	into = into[:0]
+	for _, d := range p.Router.Destinations() {
+		into = append(into, row{d, d.Status()})
+	}
+	return into
+}
+
+// worstFirst orders by state, then by how far behind, then by name.
+func worstFirst(a, b row) int {
+	if c := cmp.Compare(rank(a.State), rank(b.State)); c != 0 {
+		return c
+	}
+	if c := compareOldest(a.Oldest, b.Oldest); c != 0 {
+		return c
+	}
+	return cmp.Or(cmp.Compare(b.QueueBytes, a.QueueBytes), cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Name, b.Name))
+}
+
+func compareOldest(a, b time.Time) int {
+	switch {
+	case a.Equal(b):
+		return 0
+	case a.IsZero():
+		return 1
+	case b.IsZero():
+		return -1
+	}
+	return a.Compare(b)
+}
+
+// filter says which destinations a list has, and which part of it.
+type filter struct {
+	States        []string
+	Tenant        string // exactly
+	Search        string // in tenant or name
+	Limit, Offset int
+}
+
+func (f *filter) matches(r *row) bool {
+	return (len(f.States) == 0 || slices.Contains(f.States, string(r.State))) && (f.Tenant == "" || f.Tenant == r.Tenant) &&
+		(f.Search == "" || strings.Contains(strings.ToLower(r.Tenant+"/"+r.Name), strings.ToLower(f.Search)))
+}
+
+// list gives the part of the destinations that the filter asks for, the worst first, and how many match it.
+func (f *filter) list(all []row) (part []row, total int) {
+	matching := make([]*row, 0, len(all))
+	for i := range all {
+		if f.matches(&all[i]) {
+			matching = append(matching, &all[i])
+		}
+	}
+	slices.SortFunc(matching, func(a, b *row) int { return worstFirst(*a, *b) })
+	from := min(f.Offset, len(matching))
+	for _, r := range matching[from:min(from+f.Limit, len(matching))] {
+		part = append(part, *r)
+	}
+	return part, len(matching)
+}
+
+// describe shows a destination as the API does.
+func (r *row) describe(now time.Time, speed rate) Destination {
+	s := &r.Status
+	d := Destination{Tenant: r.Tenant, Name: r.Name, Address: known(r.Address()), State: string(s.State), Reason: known(clean(s.Reason)),
+		Since: knownTime(s.Since), LastCommitAt: knownTime(s.CommitTime), Attempts: s.Attempts, NextRetryAt: knownTime(s.NextRetry),
+		Backlog: &Queue{Transactions: s.Queued, Changes: s.QueuedChanges, Bytes: s.QueueBytes}, Rows: &s.Rows, Error: failureOf(s.Err)}
+	if s.SequenceID >= 0 {
+		d.LastSequenceID = &s.SequenceID
+	}
+	if behind, ok := r.lag(now); ok {
+		d.LagSeconds = &behind
+	}
+	d.RowsPerSecond = speed.rows
+	if s.State == sink.Backfilling {
+		d.Backfill = &Backfill{Table: known(s.CopyTable), Rows: s.Copied}
+		if s.CopyTotal > 0 {
+			total := max(s.CopyTotal, s.Copied) // it is an estimate
+			d.Backfill.Estimated = &total
+			if speed.copied != nil && *speed.copied > 0 {
+				left := float64(total-s.Copied) / *speed.copied
+				d.Backfill.SecondsLeft = &left
+			}
+		}
+	}
+	return d
+}
+
+// lag is the age of the oldest transaction that waits. One that is parked gets none, so how far it is behind is not known.
+func (r *row) lag(now time.Time) (seconds float64, ok bool) {
+	if r.State == sink.Parked {
+		return 0, false
+	}
+	if r.Oldest.IsZero() {
+		return 0, true
+	}
+	return max(0, now.Sub(r.Oldest).Seconds()), true
+}
+
+func (r *row) detail(now time.Time, speed rate) Detail {
+	d := Detail{Destination: r.describe(now, speed), Mappings: r.Mappings(), History: []Event{}}
+	events := r.History()
+	for _, e := range slices.Backward(events) {
+		d.History = append(d.History, Event{e.At.UTC(), string(e.State), clean(e.Reason)})
+	}
+	return d
+}
+
+func (p *Pipeline) tables() []Table {
+	all := []Table{}
+	for _, t := range p.Router.TableStatus() {
+		next := Table{Name: t.Table, Inserts: t.Inserts, Updates: t.Updates, Deletes: t.Deletes, Truncates: t.Truncates}
+		if t.MaxSequenceID >= 0 {
+			next.MinSequenceID, next.MaxSequenceID = &t.MinSequenceID, &t.MaxSequenceID
+		}
+		all = append(all, next)
+	}
+	return all
+}
+
+func describeSwitch(s sink.Switch) Switch {
+	return Switch{Name: s.Kind, Tenant: known(s.Tenant), Destination: known(s.Name), Off: s.Off,
+		By: known(clean(s.By)), Reason: known(clean(s.Reason)), At: knownTime(s.At)}
+}
+
+// fuses are the global switches, in the order of the stream.
+var fuses = []string{sink.SwitchReading, sink.SwitchApplying, sink.SwitchBackfills}
+
+// describeSwitches are the three fuses, also those that nobody ever touched, and the destinations that are paused.
+func describeSwitches(set []sink.Switch) []Switch {
+	all := make([]Switch, 0, len(fuses))
+	for _, kind := range fuses {
+		s := sink.Switch{Kind: kind}
+		if i := slices.IndexFunc(set, func(s sink.Switch) bool { return s.Kind == kind }); i >= 0 {
+			s = set[i]
+		}
+		all = append(all, describeSwitch(s))
+	}
+	for _, s := range set {
+		if s.Kind == sink.SwitchDestination && s.Off {
+			all = append(all, describeSwitch(s))
+		}
+	}
+	return all
+}
+
+// plural is "1 destination is", "2 destinations are".
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}

@@ -1,0 +1,241 @@
+package admin
+
+import (
+	"sync"
+	"time"
+
+	"outflow/replication"
+	"outflow/sink"
+)
+
+const (
+	sampleEvery = time.Second
+	window      = 10  // samples that a rate is taken over
+	pointsKept  = 300 // of the sparklines
+	recentKept  = 50  // errors
+)
+
+// rate is how fast a destination goes, over the last seconds.
+type rate struct {
+	rows, copied *float64
+}
+
+// track is what the sampler remembers of one destination.
+type track struct {
+	rate
+	n            int // samples so far
+	rows, copied [window + 1]int64
+	last         *Incident
+	seen         uint64 // the turn in which it was there
+}
+
+// point is one second of the sparklines.
+type point struct {
+	lagBytes, lagSeconds, rows, transactions float64
+}
+
+// Incident is an error of a destination, and how often it came again.
+type Incident struct {
+	Tenant  string    `json:"tenant"`
+	Name    string    `json:"name"`
+	First   time.Time `json:"first_at"`
+	Last    time.Time `json:"last_at"`
+	Count   int       `json:"count"` // of seconds or attempts that ended with it
+	State   string    `json:"state"`
+	Failure Failure   `json:"error"`
+
+	err error
+}
+
+// sampler looks at all destinations once a second.
+type sampler struct {
+	mu         sync.Mutex
+	turn       uint64
+	ticked     time.Time
+	times      [window + 1]time.Time
+	rows       [window + 1]int64 // of all
+	txns       [window + 1]int64
+	n          int
+	throughput Throughput
+	tracks     map[*sink.Destination]*track
+	points     []point // oldest first
+	recent     []*Incident
+	buffer     []row // the sampling goroutine's
+}
+
+// reset forgets what belonged to another pipeline. The sparklines and errors stay.
+func (s *sampler) reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.n, s.tracks, s.throughput = 0, map[*sink.Destination]*track{}, Throughput{}
+}
+
+// sample takes one look. Nothing is locked while the destinations are asked but one of them at a time.
+func (s *sampler) sample(now time.Time, p *Pipeline) {
+	if p == nil {
+		s.mu.Lock()
+		s.ticked = now
+		s.push(point{})
+		s.mu.Unlock()
+		return
+	}
+	s.buffer = p.collect(s.buffer)
+	lag := p.lag(now, s.buffer)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ticked = now
+	s.turn++
+	at := s.turn % (window + 1)
+	s.times[at] = now
+	s.rows[at], s.txns[at] = 0, 0
+	for i := range s.buffer {
+		r := &s.buffer[i]
+		s.rows[at] += r.Rows
+		s.txns[at] += r.Transactions
+		s.follow(now, at, r)
+	}
+	s.n = min(s.n+1, window+1)
+	s.throughput = Throughput{Window: now.Sub(s.times[s.oldest(s.n)]).Seconds(), Rows: s.speed(&s.rows, s.n), Transactions: s.speed(&s.txns, s.n)}
+	for d, t := range s.tracks {
+		if t.seen != s.turn {
+			delete(s.tracks, d)
+		}
+	}
+	s.push(s.point(lag))
+	clear(s.buffer) // a destination that was removed must not stay in memory for it
+}
+
+// follow notes one destination.
+func (s *sampler) follow(now time.Time, at uint64, r *row) {
+	t := s.tracks[r.Destination]
+	if t == nil {
+		t = &track{}
+		s.tracks[r.Destination] = t
+	}
+	t.seen = s.turn
+	t.rows[at], t.copied[at] = r.Rows, r.Copied
+	t.n = min(t.n+1, window+1)
+	t.rate = rate{rows: s.speed(&t.rows, t.n), copied: s.speed(&t.copied, t.n)}
+	s.note(now, t, r)
+}
+
+// note keeps an error that is new, or counts it.
+func (s *sampler) note(now time.Time, t *track, r *row) {
+	if r.Err == nil || (t.last != nil && t.last.err == r.Err) { //nolint:errorlint // the same failure, not the same kind
+		return
+	}
+	failure := failureOf(r.Err)
+	if t.last != nil && t.last.Failure.sameAs(*failure) {
+		t.last.Last, t.last.err, t.last.State, t.last.Failure = now.UTC(), r.Err, string(r.State), *failure
+		t.last.Count++
+		return
+	}
+	t.last = &Incident{Tenant: r.Tenant, Name: r.Name, First: now.UTC(), Last: now.UTC(), Count: 1, State: string(r.State), Failure: *failure, err: r.Err}
+	if len(s.recent) == recentKept {
+		s.recent = s.recent[1:]
+	}
+	s.recent = append(s.recent, t.last)
+}
+
+// oldest is the place of the oldest of n samples.
+func (s *sampler) oldest(n int) uint64 { return (s.turn - uint64(max(n, 1)-1)) % (window + 1) }
+
+// speed is what was added in a second, over n samples; nil where that cannot be said yet.
+func (s *sampler) speed(ring *[window + 1]int64, n int) *float64 {
+	from, to := s.oldest(n), s.turn%(window+1)
+	seconds := s.times[to].Sub(s.times[from]).Seconds()
+	if n < 2 || seconds <= 0 {
+		return nil
+	}
+	speed := max(0, float64(ring[to]-ring[from])/seconds)
+	return &speed
+}
+
+func (s *sampler) point(l Lag) point {
+	value := func(v *float64) float64 {
+		if v == nil {
+			return 0
+		}
+		return *v
+	}
+	pt := point{lagSeconds: value(l.Seconds), rows: value(s.throughput.Rows), transactions: value(s.throughput.Transactions)}
+	if l.Bytes != nil {
+		pt.lagBytes = float64(*l.Bytes)
+	}
+	return pt
+}
+
+func (s *sampler) push(p point) {
+	if len(s.points) == pointsKept {
+		copy(s.points, s.points[1:])
+		s.points = s.points[:pointsKept-1]
+	}
+	s.points = append(s.points, p)
+}
+
+// rateOf is the rate of one destination, empty where it is not known.
+func (s *sampler) rateOf(d *sink.Destination) rate {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.tracks[d]; t != nil {
+		return t.rate
+	}
+	return rate{}
+}
+
+func (s *sampler) current() (Throughput, []point) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.throughput, append([]point(nil), s.points...)
+}
+
+// incidents are the recent errors, the newest first.
+func (s *sampler) incidents() []Incident {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]Incident, 0, len(s.recent))
+	for i := len(s.recent) - 1; i >= 0; i-- {
+		all = append(all, *s.recent[i])
+	}
+	return all
+}
+
+// alive reports whether the sampler ran lately: it passes every lock of the router and of each destination.
+func (s *sampler) alive(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return now.Sub(s.ticked) < 30*sampleEvery
+}
+
+// lag is how far the external databases are behind.
+func (p *Pipeline) lag(now time.Time, all []row) Lag {
+	var l Lag
+	slot, read, flush := replication.SlotStatus{}, p.Reader.Position(), p.Acks.Flush()
+	if last := p.SlotStatus(); last != nil {
+		slot = *last
+	}
+	streaming := p.Reader.State() == replication.Streaming
+	if !streaming {
+		flush, read = slot.ConfirmedFlush, 0
+	}
+	if end := max(slot.WALEnd, read); end != 0 {
+		behind := int64(end) - int64(flush)
+		behind = max(0, behind)
+		l.Bytes = &behind
+	}
+	if d, at := p.Reader.Latency(); !at.IsZero() {
+		seconds := d.Seconds()
+		l.EndToEndSeconds, l.EndToEndAt = &seconds, knownTime(at)
+	}
+	if !streaming {
+		return l
+	}
+	worst := 0.0
+	for i := range all {
+		if behind, ok := all[i].lag(now); ok {
+			worst = max(worst, behind)
+		}
+	}
+	l.Seconds = &worst
+	return l
+}

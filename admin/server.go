@@ -1,0 +1,171 @@
+package admin
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"outflow/sink"
+)
+
+// Options are what a Server is made of.
+type Options struct {
+	Listen        string   // host:port; port 0 takes a free one
+	Token         string   // "": none, and then Listen must be loopback
+	Hosts         []string // names under which the server may be called, beside localhost and that of Listen
+	Pprof         bool     // serve /debug/pprof/
+	TenantMetrics bool     // one series a destination
+	Version       string
+	Slot          string
+	// Store writes switches and requests to the primary. It is the server's own, which closes it.
+	Store *sink.StateStore
+	// Configuration prints the configuration with its origins, without secrets.
+	Configuration func(io.Writer) error
+	Log           *zap.Logger
+}
+
+// Server is the HTTP server. New makes it, Listen takes the port, Run serves.
+type Server struct {
+	Options
+	digest   [sha256.Size]byte // of the token
+	started  time.Time
+	hosts    map[string]bool
+	sampler  sampler
+	events   chan struct{} // one place for each who listens to /events
+	ending   chan struct{} // closed when the server ends: streams of events do then
+	registry *prometheus.Registry
+	handler  http.Handler
+	listener net.Listener
+
+	mu       sync.Mutex
+	pipeline *Pipeline
+	problem  error // why there is no pipeline
+
+	lookMu sync.Mutex
+	looked *snapshot
+}
+
+// maxEvents bounds who may listen to /events at the same time.
+const maxEvents = 32
+
+// New checks the options. Nothing runs and no port is taken yet.
+func New(o Options) (*Server, error) {
+	host, _, err := net.SplitHostPort(o.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("admin.listen: %w; expected host:port, such as 127.0.0.1:8090", err)
+	}
+	if o.Token == "" && !loopback(host) {
+		return nil, fmt.Errorf("admin.listen is %s, where others can reach it, and there is no token: set admin.token "+
+			"(OUTFLOW_ADMIN_TOKEN or OUTFLOW_ADMIN_TOKEN_FILE), or listen on 127.0.0.1", o.Listen)
+	}
+	s := &Server{Options: o, digest: sha256.Sum256([]byte(o.Token)), started: time.Now(), hosts: map[string]bool{"localhost": true},
+		events: make(chan struct{}, maxEvents), ending: make(chan struct{})}
+	for _, name := range append(o.Hosts, host) {
+		s.hosts[hostName(name)] = true
+	}
+	s.sampler.reset()
+	s.sampler.ticked = s.started
+	s.registry = s.newRegistry()
+	s.handler = s.routes()
+	return s, nil
+}
+
+// loopback reports whether only this machine can reach an address with that host.
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// Listen takes the port.
+func (s *Server) Listen(ctx context.Context) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.Options.Listen)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("admin.listen: %s is in use by another process; set another address, or \"\" for no status page", s.Options.Listen)
+	case err != nil:
+		return fmt.Errorf("admin.listen: %w", err)
+	}
+	s.listener = l
+	return nil
+}
+
+// URL is where the dashboard is, once Listen has returned.
+func (s *Server) URL() string { return "http://" + s.listener.Addr().String() + "/" }
+
+// Attach shows and steers that pipeline from now on; nil: there is none, and problem says why (nil where that is not known).
+func (s *Server) Attach(p *Pipeline, problem error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p != s.pipeline {
+		s.sampler.reset()
+	}
+	s.pipeline, s.problem = p, problem
+}
+
+func (s *Server) current() (*Pipeline, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pipeline, s.problem
+}
+
+// shutdownTimeout bounds the answers that are under way when the process ends.
+const shutdownTimeout = 3 * time.Second
+
+// Run serves until ctx is done.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.Store.Close()
+	server := &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       15 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          quiet(s.Log),
+	}
+	s.Log.Info("status page", zap.String("url", s.URL()), zap.Bool("token", s.Token != ""))
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.sampleUntil(ctx) })
+	g.Go(func() error {
+		if err := server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("admin: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		close(s.ending)
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		if err := server.Shutdown(bounded); err != nil {
+			return server.Close()
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+func (s *Server) sampleUntil(ctx context.Context) error {
+	tick := time.NewTicker(sampleEvery)
+	defer tick.Stop()
+	for {
+		p, _ := s.current()
+		s.sampler.sample(time.Now(), p)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}

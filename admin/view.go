@@ -1,0 +1,208 @@
+package admin
+
+import (
+	"time"
+
+	"outflow/replication"
+)
+
+// Role is what the process does with the slot: connecting, standby or streaming.
+type Role string
+
+// Health sums up the reasons: healthy, degraded (something wants attention, the stream goes on) or failing (it does not).
+type Health string
+
+// The values of Health.
+const (
+	Healthy  Health = "healthy"
+	Degraded Health = "degraded"
+	Failing  Health = "failing"
+)
+
+// Reason is one thing that an operator should know, in words.
+type Reason struct {
+	Severity string `json:"severity"` // notice, warning or critical
+	Message  string `json:"message"`
+}
+
+// Position is an LSN as text and as the integer that it is.
+type Position struct {
+	Text    string `json:"text"`
+	Integer uint64 `json:"integer"`
+}
+
+func position(lsn replication.LSN) *Position {
+	if lsn == 0 {
+		return nil
+	}
+	return &Position{lsn.String(), uint64(lsn)}
+}
+
+// Status is the whole process at one moment: GET /api/status. What is not known is nil.
+type Status struct {
+	Version      string         `json:"version"`
+	StartedAt    time.Time      `json:"started_at"`
+	At           time.Time      `json:"at"`
+	Role         Role           `json:"role"`
+	State        Health         `json:"state"`
+	Ready        bool           `json:"ready"`
+	Reasons      []Reason       `json:"reasons"`
+	Slot         Slot           `json:"slot"`
+	Lag          Lag            `json:"lag"`
+	Throughput   Throughput     `json:"throughput"`
+	Totals       Totals         `json:"totals"`
+	Queue        Queue          `json:"queue"`
+	Destinations map[string]int `json:"destinations"` // by state, all states
+	Switches     []Switch       `json:"switches"`
+}
+
+// Slot is the replication slot, as the primary had it when it was last asked.
+type Slot struct {
+	Name          string     `json:"name"`
+	CheckedAt     *time.Time `json:"checked_at"`
+	Active        *bool      `json:"active"`
+	WALStatus     *string    `json:"wal_status"`
+	Invalidation  *string    `json:"invalidation_reason"`
+	ConfirmedLSN  *Position  `json:"confirmed_flush_lsn"`
+	RestartLSN    *Position  `json:"restart_lsn"`
+	WALEnd        *Position  `json:"wal_end_lsn"`
+	FlushLSN      *Position  `json:"flush_lsn"` // what this process acknowledges
+	ReadLSN       *Position  `json:"read_lsn"`  // how far this process has read
+	RetainedBytes *int64     `json:"retained_bytes"`
+	SafeBytes     *int64     `json:"safe_bytes"` // nil also where there is no limit
+	Outstanding   *int       `json:"outstanding_transactions"`
+}
+
+// Lag is how far the external databases are behind the primary.
+type Lag struct {
+	Bytes           *int64     `json:"bytes"`
+	Seconds         *float64   `json:"seconds"`
+	EndToEndSeconds *float64   `json:"end_to_end_seconds"` // of the last heartbeat
+	EndToEndAt      *time.Time `json:"end_to_end_at"`
+}
+
+// Throughput is what was committed in external databases a second, over the last seconds.
+type Throughput struct {
+	Rows         *float64 `json:"rows_per_second"`
+	Transactions *float64 `json:"transactions_per_second"`
+	Window       float64  `json:"window_seconds"`
+}
+
+// Totals count from the start of the pipeline on.
+type Totals struct {
+	Rows         int64 `json:"rows"`
+	Transactions int64 `json:"transactions"`
+	Batches      int64 `json:"batches"`
+	Failures     int64 `json:"failures"`
+}
+
+// Queue is what waits, for all destinations or for one.
+type Queue struct {
+	Transactions int    `json:"transactions"`
+	Changes      int64  `json:"changes"`
+	Bytes        int64  `json:"bytes"`
+	LimitBytes   *int64 `json:"limit_bytes"`
+}
+
+// Switch is a fuse, or the pause of one destination.
+type Switch struct {
+	Name        string     `json:"name"` // reading, applying, backfills or destination
+	Tenant      *string    `json:"tenant"`
+	Destination *string    `json:"destination"`
+	Off         bool       `json:"off"`
+	By          *string    `json:"by"`
+	Reason      *string    `json:"reason"`
+	At          *time.Time `json:"at"`
+}
+
+// Destination is one external database at one moment.
+type Destination struct {
+	Tenant         string     `json:"tenant"`
+	Name           string     `json:"name"`
+	Address        *string    `json:"address"` // without secrets
+	State          string     `json:"state"`
+	Reason         *string    `json:"reason"`
+	Since          *time.Time `json:"since"`
+	LastSequenceID *int64     `json:"last_sequence_id"`
+	LastCommitAt   *time.Time `json:"last_commit_at"` // on the primary, of the last transaction that is applied
+	Backlog        *Queue     `json:"backlog"`
+	LagSeconds     *float64   `json:"lag_seconds"`
+	Rows           *int64     `json:"rows"`
+	RowsPerSecond  *float64   `json:"rows_per_second"`
+	Attempts       int        `json:"attempts"`
+	NextRetryAt    *time.Time `json:"next_retry_at"`
+	Error          *Failure   `json:"error"`
+	Backfill       *Backfill  `json:"backfill"`
+}
+
+// Detail is a destination with what only its own page shows.
+type Detail struct {
+	Destination
+	Mappings []string `json:"mappings"`
+	History  []Event  `json:"history"` // newest first
+}
+
+// Event is a change of a destination's state.
+type Event struct {
+	At     time.Time `json:"at"`
+	State  string    `json:"state"`
+	Reason string    `json:"reason"`
+}
+
+// Failure is the last error of a destination that has not succeeded since.
+type Failure struct {
+	Message  string  `json:"message"`
+	Class    string  `json:"class"`
+	SQLState *string `json:"sqlstate"`
+	Mapping  *string `json:"mapping"`
+	File     *string `json:"file"`
+	Line     *int    `json:"line"`
+	Column   *int    `json:"column"`
+	Table    *string `json:"table"`
+	Key      *string `json:"key"`
+	Remedy   *string `json:"remedy"`
+}
+
+// Backfill is a copy of a destination's rows that is in progress.
+type Backfill struct {
+	Table       *string  `json:"table"`
+	Rows        int64    `json:"rows"`
+	Estimated   *int64   `json:"estimated_rows"`
+	SecondsLeft *float64 `json:"seconds_left"`
+}
+
+// Table is what was read of one source table since the pipeline started.
+type Table struct {
+	Name          string `json:"name"`
+	Inserts       int64  `json:"inserts"`
+	Updates       int64  `json:"updates"`
+	Deletes       int64  `json:"deletes"`
+	Truncates     int64  `json:"truncates"`
+	MinSequenceID *int64 `json:"min_sequence_id"`
+	MaxSequenceID *int64 `json:"max_sequence_id"`
+}
+
+// Page is a part of a list, and how long the list is.
+type Page struct {
+	Destinations []Destination `json:"destinations"`
+	Total        int           `json:"total"` // that match the filter
+	Limit        int           `json:"limit"`
+	Offset       int           `json:"offset"`
+}
+
+// known returns nil for the zero value, which stands for "not known" or "none".
+func known[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}
+
+func knownTime(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}

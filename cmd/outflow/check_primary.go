@@ -1,0 +1,246 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+
+	"outflow/internal/config"
+	"outflow/mapping"
+	"outflow/replication"
+	"outflow/sink"
+	"outflow/sql"
+)
+
+// checking is a run of check.
+type checking struct {
+	cfg     *config.Config
+	primary *replication.Primary
+	conn    *pgx.Conn // nil: the primary does not answer
+	set     mapping.Set
+	plan    *plan // nil: no table can be read
+	source  string
+	highest int64
+	report  checkOutcome
+}
+
+func (k *checking) close() {
+	if k.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = k.conn.Close(ctx)
+	}
+}
+
+// checkMappings loads every mapping by itself, so that one with a fault does not hide the others.
+func (k *checking) checkMappings() {
+	var found replication.Findings
+	k.set = mapping.Set{}
+	faults := []error{k.set.LoadFS(sql.Mappings(), "embedded")}
+	for _, path := range k.cfg.Mappings {
+		faults = append(faults, k.set.LoadPath(path))
+	}
+	for _, err := range replication.Flatten(errors.Join(faults...)) {
+		remedy := "correct the mapping"
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+			remedy = "correct mappings: in the configuration, or the rights on the file"
+		}
+		found.Fail("file", remedy, "%v", err)
+	}
+	found.Pass("well-formed", "%s", strings.Join(k.set.Names(), ", "))
+	k.report.group("mappings", found)
+}
+
+func (k *checking) checkPrimary(ctx context.Context) {
+	var found replication.Findings
+	defer func() { k.report.group("primary "+k.primary.Address(), found) }()
+	k.highest = -1
+	conn, err := k.primary.Connect(ctx)
+	if err != nil {
+		found.Fault("connection", replication.ExplainConnect(k.primary, err))
+		if found[0].Remedy == "" {
+			found[0].Remedy = "check that it runs, and host and port in source.dsn"
+		}
+		found.Skip("tables, schema, publication, slot", "the primary does not answer")
+		return
+	}
+	k.conn = conn
+	setup := slotSetup(k.primary, k.cfg, &plan{}, zap.NewNop())
+	found = setup.InspectServer(ctx, conn)
+	tables, complete := k.checkTables(ctx)
+	found = append(found, tables...)
+	if k.plan == nil {
+		found.Skip("rights, publication, slot", "no table can be read")
+		return
+	}
+	in := &installation{cfg: k.cfg, primary: k.primary, conn: conn, plan: k.plan, role: conn.Config().User}
+	found = append(found, in.checkSchema(ctx)...)
+	if !complete {
+		found.Skip("publication", "not all tables are in order")
+	}
+	setup = slotSetup(k.primary, k.cfg, k.plan, zap.NewNop())
+	if complete {
+		found = append(found, setup.InspectPublication(ctx, conn)...)
+	}
+	found = append(found, setup.InspectSlot(ctx, conn)...)
+	k.readSource(ctx, setup)
+}
+
+// checkTables looks at each table by itself and plans with those that are in order.
+func (k *checking) checkTables(ctx context.Context) (found replication.Findings, complete bool) {
+	good := *k.cfg
+	good.Source.Tables = nil
+	for _, t := range k.cfg.Source.Tables {
+		schema, name := t.Qualified()
+		table, about := replication.InspectTable(ctx, k.conn, replication.TableRule{Schema: schema, Name: name, Tenant: t.Tenant})
+		found = append(found, about...)
+		if table != nil {
+			good.Source.Tables = append(good.Source.Tables, t)
+		}
+	}
+	if ts := k.cfg.Source.Tombstones; ts != nil {
+		schema, name := ts.Qualified()
+		table, about := replication.InspectTable(ctx, k.conn, replication.TableRule{Schema: schema, Name: name, Tenant: ts.Tenant, InsertsOnly: true})
+		found = append(found, about...)
+		if table == nil {
+			good.Source.Tombstones = nil
+		}
+	}
+	complete = !found.Failed()
+	if len(good.Source.Tables) == 0 {
+		return found, false
+	}
+	p, err := planWith(ctx, k.conn, &good, k.set, replication.CheckTables)
+	if err != nil {
+		for _, one := range replication.Flatten(err) {
+			found.Fault("tables", one)
+		}
+		return found, false
+	}
+	k.plan = p
+	for i, t := range p.tables {
+		if missing := missingColumns(t.Relation.Names(), good.Source.Tables[i].Columns); len(missing) > 0 {
+			found.Fail("table "+t.Relation.String(), "correct columns: of the table; names are case-sensitive", "it has no column %s", strings.Join(missing, ", "))
+		}
+	}
+	return found, complete
+}
+
+// checkSchema looks at the schema outflow and at the role's rights.
+func (in *installation) checkSchema(ctx context.Context) (found replication.Findings) {
+	script, err := sql.Script(ctx, in.conn)
+	if err != nil {
+		found.Fault("schema outflow", replication.Explain(err, "as a superuser or the database's owner run: outflow init --apply --role "+in.role))
+		return found
+	}
+	pending := script != ""
+	if pending {
+		var may bool
+		err := in.conn.QueryRow(ctx, `SELECT coalesce((SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = 'outflow'),
+			has_database_privilege(current_database(), 'CREATE'))`).Scan(&may)
+		switch {
+		case err != nil:
+			found.Fault("schema outflow", fmt.Errorf("reading the rights on the schema: %w", err))
+		case may:
+			found.Pass("schema outflow", "not of this version; outflow run migrates it")
+		default:
+			found.Fail("schema outflow", "as a superuser or the database's owner run: outflow init --apply --role "+in.role,
+				"it is missing or not of this version, and this role may not migrate it")
+		}
+	} else {
+		found.Pass("schema outflow", "of this version")
+	}
+	missing, err := in.missingRights(ctx, pending)
+	if err != nil {
+		found.Fault("rights", err)
+	} else if len(missing) > 0 {
+		found.Fail("rights", strings.Join(missing, ";\n"), "%d are missing", len(missing))
+	} else {
+		found.Pass("rights", "on the published columns, and on the schema outflow")
+	}
+	return found
+}
+
+// missingRights are the GRANTs that the role lacks; without those on the schema outflow where that is to be made.
+func (in *installation) missingRights(ctx context.Context, pending bool) (missing []string, err error) {
+	for _, g := range in.grants() {
+		var held bool
+		err := in.conn.QueryRow(ctx, `SELECT coalesce((SELECT `+g.held+` FROM pg_roles r WHERE r.rolname = $1), false)`,
+			append([]any{in.role}, g.args...)...).Scan(&held)
+		if err != nil {
+			return nil, fmt.Errorf("reading the rights of role %q: %w", in.role, err)
+		}
+		if !held && (!pending || !g.ours) {
+			missing = append(missing, "GRANT "+g.sql+" TO "+pgx.Identifier{in.role}.Sanitize())
+		}
+	}
+	return missing, nil
+}
+
+// readSource reads what external databases are compared with. Where nothing ever ran there is nothing to compare.
+func (k *checking) readSource(ctx context.Context, setup replication.Setup) {
+	source, err := setup.Known(ctx, k.conn)
+	if err != nil {
+		return
+	}
+	k.source = source.ID
+	if now, err := (&replication.Copier{Primary: k.primary}).Once(ctx); err == nil {
+		k.highest = source.SequenceID(now.Horizon)
+	}
+}
+
+// chosen are the destinations that the flags name. Where the primary does not answer they are as they are configured.
+func (k *checking) chosen(ctx context.Context, o checkOptions) ([]sink.Target, error) {
+	var all []sink.Target
+	var found replication.Findings
+	if k.plan == nil {
+		for _, d := range k.cfg.Destinations.Static {
+			all = append(all, sink.Target{Tenant: d.Tenant, Name: d.Name, DSN: d.DSN.Reveal()})
+		}
+	} else {
+		var err error
+		all, err = k.plan.destinations(ctx, k.conn, k.cfg)
+		for _, one := range replication.Flatten(err) {
+			found.Fail("configuration", "correct destinations: in the configuration", "%v", one)
+		}
+		if o.tenant != "" {
+			if canonical, err := canonicalTenant(ctx, k.conn, k.plan, o.tenant); err == nil {
+				o.tenant = canonical
+			}
+		}
+	}
+	all = slices.DeleteFunc(all, func(d sink.Target) bool {
+		return o.tenant != "" && d.Tenant != o.tenant || o.name != "" && d.Name != o.name
+	})
+	if len(all) == 0 && (o.tenant != "" || o.name != "") && len(found) == 0 {
+		return nil, usageError{errors.New("there is no such destination in the configuration")}
+	}
+	if len(all) == 0 && len(found) == 0 {
+		found.Warn("configuration", "insert some into outflow.destination, or add them to destinations.static", "there are none")
+	}
+	k.report.group("destinations", found)
+	return all, nil
+}
+
+// checker is what looks at external databases.
+func (k *checking) checker() *sink.Checker {
+	c := &sink.Checker{Options: sinkOptions(k.cfg.Sink), SourceID: k.source, Highest: k.highest}
+	if k.plan != nil {
+		good := *k.cfg
+		good.Source.Tables = slices.DeleteFunc(slices.Clone(k.cfg.Source.Tables), func(t config.Table) bool {
+			schema, name := t.Qualified()
+			return !slices.ContainsFunc(k.plan.tables, func(p replication.PublishedTable) bool {
+				return p.Relation.Schema == schema && p.Relation.Name == name
+			})
+		})
+		c.Tables = sinkTables(&good, k.plan)
+	}
+	return c
+}

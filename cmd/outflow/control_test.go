@@ -1,0 +1,272 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"outflow/internal/pgcluster/pgtest"
+	"outflow/replication"
+	"outflow/sink"
+)
+
+// toggle sets a switch as another process would.
+func (w *world) toggle(sw sink.Switch) {
+	w.tb.Helper()
+	sw.By, sw.Reason = "the test", "it wants to see"
+	state := &sink.StateStore{Slot: w.cfg.Source.Slot, Connect: w.primary().Connect}
+	defer state.Close()
+	must(w.tb, state.SetSwitch(w.tb.Context(), sw))
+}
+
+// effective waits until the process knows of a switch.
+func (r *running) effective(kind string, off bool) {
+	r.tb.Helper()
+	waitFor(r.tb, "the switch to be noticed", func() error {
+		for _, sw := range r.router.Switches() {
+			if sw.Kind == kind && sw.Off == off {
+				return nil
+			}
+		}
+		return fmt.Errorf("the switches are %+v", r.router.Switches())
+	})
+}
+
+func TestPausedDestination(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.existing(20, tenant1, tenant2)
+	dsn, other := w.destination(tenant1, "main"), w.destination(tenant2, "main")
+	w.cfg.Sink.ParkAfter = time.Hour
+	r := w.start()
+	r.caughtUp()
+	w.synced()
+	one := sink.Switch{Kind: sink.SwitchDestination, Tenant: tenant1, Name: "main", Off: true}
+	d := r.router.Destinations()[0]
+	w.toggle(one)
+	becomes(t, d, sink.Paused)
+	if s := d.Status(); s.Reason != "by the test: it wants to see" || s.Since.IsZero() {
+		t.Errorf("the status is %+v", s)
+	}
+	w.user(tenant1, "00000000-0000-4000-8000-000000999999", "while paused")
+	w.user(tenant2, "00000000-0000-4000-8000-000000999999", "of the other")
+	waitFor(t, "the other to get its row", func() error {
+		if diff := w.diff(tenant2, other); diff != "" {
+			return fmt.Errorf("%s", diff)
+		}
+		return nil
+	})
+	if s := d.Status(); s.Queued != 1 || s.QueuedChanges != 1 || s.Oldest.IsZero() {
+		t.Errorf("the paused one has %+v", s)
+	}
+	same(t, dsn, `SELECT count(*) FROM users`, `"20"`)
+	same(t, w.source, `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'outflow' AND datname = split_part($$`+dsn+`$$, '/', 4)`, `"0"`)
+	batches := d.Status().Batches
+	one.Off = false
+	w.toggle(one)
+	becomes(t, d, sink.Streaming)
+	w.synced()
+	w.equal(tenant1, dsn)
+	if n := d.Status().Batches - batches; n != 1 {
+		t.Errorf("it took %d batches, so it was copied and not streamed", n)
+	}
+	var states []sink.State
+	for _, e := range d.History() {
+		states = append(states, e.State)
+	}
+	if want := []sink.State{sink.Backfilling, sink.Streaming, sink.Paused, sink.Streaming}; !slices.Equal(states, want) {
+		t.Errorf("the history is %v, not %v", states, want)
+	}
+	if s := r.router.TableStatus(); s[0].Table != "public.ProjectUser" || s[0].Inserts != 2 || s[0].MinSequenceID >= s[0].MaxSequenceID {
+		t.Errorf("the tables are %+v", s)
+	}
+}
+
+// A paused destination never holds the slot back for long: it is parked, and copied anew when it is resumed.
+func TestPausedForLong(t *testing.T) {
+	t.Parallel()
+	for name, set := range map[string]func(*world){
+		"time":  func(w *world) { w.cfg.Sink.ParkAfter = 300 * time.Millisecond },
+		"queue": func(w *world) { w.cfg.Sink.QueueBytes = 64 << 10 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, pgtest.Shared(t))
+			set(w)
+			w.existing(300, tenant1)
+			dsn := w.destination(tenant1, "main")
+			r := w.start()
+			r.caughtUp()
+			w.toggle(sink.Switch{Kind: sink.SwitchApplying, Off: true})
+			d := r.router.Destinations()[0]
+			becomes(t, d, sink.Paused)
+			for range 3 {
+				w.exec(`UPDATE "ProjectUser" SET "displayName" = "displayName" || 'x'`)
+			}
+			w.exec(`DELETE FROM "ProjectUser" WHERE "projectUserId"::text LIKE '%7'`)
+			waitFor(t, "the slot to go on without it", func() error {
+				if s := d.Status(); s.Queued > 0 {
+					return fmt.Errorf("%+v", s)
+				}
+				return nil
+			})
+			w.synced()
+			contains(t, d.Status().Reason, "applying was switched off by the test", "copied anew when it is resumed")
+			// It stays paused over a restart, and is not touched.
+			r.end()
+			r = w.start()
+			d = r.router.Destinations()[0]
+			becomes(t, d, sink.Paused)
+			same(t, dsn, `SELECT count(*) FROM users WHERE display_name LIKE '%x'`, `"0"`)
+			w.toggle(sink.Switch{Kind: sink.SwitchApplying, Off: false})
+			r.caughtUp()
+			w.synced()
+			w.equal(tenant1, dsn)
+		})
+	}
+}
+
+func TestReadingSwitchedOff(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	dsn := w.destination(tenant1, "main")
+	w.cfg.Source.Heartbeat = 100 * time.Millisecond
+	r := w.start()
+	r.caughtUp()
+	w.synced()
+	waitFor(t, "a heartbeat", func() error {
+		if latency, at := r.reader.Latency(); at.IsZero() || latency <= 0 {
+			return fmt.Errorf("none came back: %s, %s", latency, at)
+		}
+		return nil
+	})
+	w.toggle(sink.Switch{Kind: sink.SwitchReading, Off: true})
+	r.effective(sink.SwitchReading, true)
+	waitFor(t, "the stream to stand", func() error {
+		at := r.reader.Position()
+		_, before := r.reader.Latency()
+		timer := time.NewTimer(400 * time.Millisecond) // four heartbeats
+		<-timer.C
+		if _, after := r.reader.Latency(); at != r.reader.Position() || after != before {
+			return fmt.Errorf("it goes on at %s", r.reader.Position())
+		}
+		return nil
+	})
+	w.user(tenant1, "00000000-0000-4000-8000-000000999999", "while nothing is read")
+	before := w.confirmed()
+	waitFor(t, "the slot to be seen", func() error {
+		if s := r.watcher.Last(); s == nil || !s.Active || s.WALStatus != "reserved" || s.WALEnd == 0 {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	same(t, dsn, `SELECT count(*) FROM users`, `"0"`)
+	if after := w.confirmed(); after != before {
+		t.Errorf("the slot moved from %s to %s", before, after)
+	}
+	w.toggle(sink.Switch{Kind: sink.SwitchReading, Off: false})
+	w.synced()
+	w.equal(tenant1, dsn)
+}
+
+func TestBackfillsSwitchedOff(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.existing(5000, tenant1)
+	w.exec(`ANALYZE`) // for the estimate
+	dsn := w.destination(tenant1, "main")
+	r := w.start()
+	r.caughtUp()
+	w.toggle(sink.Switch{Kind: sink.SwitchBackfills, Off: true})
+	r.effective(sink.SwitchBackfills, true)
+	d := r.router.Destinations()[0]
+	must(t, d.Resync(t.Context(), "the test asked for it"))
+	becomes(t, d, sink.Backfilling)
+	w.user(tenant1, "00000000-0000-4000-8000-000000999999", "beside it")
+	w.synced() // live changes go on
+	if s := d.Status(); s.State != sink.Backfilling || s.Copied != 0 {
+		t.Errorf("the status is %+v", s)
+	}
+	w.toggle(sink.Switch{Kind: sink.SwitchBackfills, Off: false})
+	waitFor(t, "rows to be copied", func() error {
+		if s := d.Status(); s.CopyTotal < 5000 || s.Copied == 0 {
+			return fmt.Errorf("the status is %+v", s)
+		}
+		return nil
+	})
+	// Off in the middle, changes meanwhile, and on again: no row that is older than what the stream has brought.
+	w.toggle(sink.Switch{Kind: sink.SwitchBackfills, Off: true})
+	r.effective(sink.SwitchBackfills, true)
+	w.exec(`UPDATE "ProjectUser" SET "displayName" = 'changed'; DELETE FROM "ProjectUser" WHERE "projectUserId"::text LIKE '%7'`)
+	w.synced()
+	w.toggle(sink.Switch{Kind: sink.SwitchBackfills, Off: false})
+	r.caughtUp()
+	w.synced()
+	w.equal(tenant1, dsn)
+}
+
+// Backfills that wait for their turn have neither a connection nor changes, and nobody is forgotten.
+func TestBackfillsTakeTurns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.existing(300, tenant1)
+	w.cfg.Sink.MaxConnections, w.cfg.Sink.Backfills = 2, 1
+	var all []string
+	for i := range 12 {
+		all = append(all, w.destination(tenant1, fmt.Sprintf("d%d", i)))
+	}
+	w.start().caughtUp()
+	w.synced()
+	for _, dsn := range all {
+		w.equal(tenant1, dsn)
+	}
+}
+
+// A paused destination does not keep its place among the backfills, here while it waits for rows of a locked table.
+func TestPausedBackfillMakesRoom(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	for _, table := range []string{"slow", "fast"} {
+		w.exec(`CREATE TABLE ` + table + ` (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
+		w.exec(`INSERT INTO `+table+` SELECT $1, n, 'x' FROM generate_series(1, 100) n`, tenant1)
+		w.table(table, 1, "id int", "note text")
+	}
+	w.cfg.Sink.Backfills = 1
+	paused, other := w.destination(tenant1, "paused", "slow"), w.destination(tenant1, "other", "fast")
+	r := w.start()
+	r.caughtUp()
+	w.toggle(sink.Switch{Kind: sink.SwitchBackfills, Off: true})
+	r.effective(sink.SwitchBackfills, true)
+	for _, name := range []string{"paused", "other"} {
+		must(t, r.destination(name).Resync(t.Context(), "the test asked for it"))
+		becomes(t, r.destination(name), sink.Backfilling)
+	}
+	lock := connect(t, w.source)
+	exec(t, lock, `BEGIN; LOCK TABLE slow`)
+	w.toggle(sink.Switch{Kind: sink.SwitchBackfills, Off: false})
+	waitFor(t, "the read to wait for the lock", func() error {
+		if n := query(t, w.source, `SELECT count(*) FROM pg_locks WHERE relation = 'slow'::regclass AND NOT granted`)[0]; n == `"0"` {
+			return errors.New("nobody waits for it")
+		}
+		return nil
+	})
+	sw := sink.Switch{Kind: sink.SwitchDestination, Tenant: tenant1, Name: "paused", Off: true}
+	w.toggle(sw)
+	becomes(t, r.destination("paused"), sink.Paused)
+	becomes(t, r.destination("other"), sink.Streaming)
+	w.mirrored(tenant1, other, "fast", "id, note")
+	exec(t, lock, `COMMIT`)
+	sw.Off = false
+	w.toggle(sw)
+	r.caughtUp()
+	w.mirrored(tenant1, paused, "slow", "id, note")
+}
+
+func (w *world) primary() *replication.Primary {
+	w.tb.Helper()
+	primary, err := replication.NewPrimary(w.source)
+	must(w.tb, err)
+	return primary
+}

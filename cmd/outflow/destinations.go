@@ -1,0 +1,468 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"go.uber.org/zap"
+
+	"outflow/internal/config"
+	"outflow/internal/tenantdsn"
+	"outflow/mapping"
+	"outflow/replication"
+	"outflow/sink"
+)
+
+// destinations are all that are configured: the operator's own, and those that destinations.query gives.
+func (p *plan) destinations(ctx context.Context, conn *pgx.Conn, cfg *config.Config) ([]sink.Target, error) {
+	all, err := p.static(ctx, conn, cfg)
+	dir := newDirectory(p, cfg, all, zap.NewNop())
+	found, failed := dir.read(ctx, conn)
+	if dir.query == config.DestinationQuery && sqlstateOf(failed) == "42P01" { // undefined_table: the primary is not prepared yet
+		failed = nil
+	}
+	for _, id := range sorted(found) {
+		all = append(all, dir.target(id, found[id]))
+	}
+	return all, errors.Join(err, failed)
+}
+
+func destinationFault(tenant, name string, err error) error {
+	return usageError{fmt.Errorf("destination %s/%s: %w", tenant, name, err)}
+}
+
+// static are the operator's own destinations. Those without a fault are given beside an error.
+func (p *plan) static(ctx context.Context, conn *pgx.Conn, cfg *config.Config) ([]sink.Target, error) {
+	var faults []error
+	var all []sink.Target
+	for i, d := range cfg.Destinations.Static {
+		tenant, err := canonicalTenant(ctx, conn, p, d.Tenant)
+		if err != nil {
+			faults = append(faults, usageError{fmt.Errorf("destinations.static[%d]: tenant %q: %w", i, d.Tenant, err)})
+			continue
+		}
+		t := sink.Target{Tenant: tenant, Name: d.Name, DSN: d.DSN.Reveal()}
+		if t.Mappings, err = p.order(p.mappings, orDefault(d.Mappings)); err != nil {
+			faults = append(faults, destinationFault(d.Tenant, d.Name, err))
+		} else if slices.ContainsFunc(all, func(o sink.Target) bool { return o.Tenant == tenant && o.Name == d.Name }) {
+			faults = append(faults, destinationFault(d.Tenant, d.Name, errors.New("the tenant has another destination of that name; its id is only written in another way")))
+			continue
+		}
+		all = append(all, t)
+	}
+	return all, errors.Join(faults...)
+}
+
+func orDefault(names []string) []string {
+	if len(names) == 0 {
+		return defaultMappings
+	}
+	return names
+}
+
+// canonicalTenant is the tenant as the primary writes it: a uuid in capitals would never match.
+func canonicalTenant(ctx context.Context, conn *pgx.Conn, p *plan, tenant string) (string, error) {
+	typeName := p.tenantType()
+	if plain, ok := plainTenants[typeName]; ok && plain.MatchString(tenant) {
+		return tenant, nil
+	}
+	var canonical string
+	err := conn.QueryRow(ctx, fmt.Sprintf("SELECT ($1::text::%s)::text", typeName), tenant).Scan(&canonical)
+	return canonical, err
+}
+
+func (p *plan) tenantType() string {
+	rel := p.tables[0].Relation
+	if i := rel.Column(p.tenant); i >= 0 {
+		return rel.Columns[i].Type
+	}
+	return "text"
+}
+
+// plainTenants are texts that are certainly as the primary writes them, so that ten thousand need not be asked for one by one.
+var plainTenants = map[string]*regexp.Regexp{
+	"uuid":              regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`),
+	"text":              regexp.MustCompile(`^`),
+	"character varying": regexp.MustCompile(`^`),
+	"integer":           regexp.MustCompile(`^[1-9][0-9]{0,8}$`),
+	"bigint":            regexp.MustCompile(`^[1-9][0-9]{0,17}$`),
+}
+
+// destinationID names a destination.
+type destinationID struct{ tenant, name string }
+
+// destinationRow is what destinations.query gives of one.
+type destinationRow struct {
+	dsn, ca               string
+	mappings, definitions []string
+	fault                 string // of the row itself
+}
+
+func (r destinationRow) equal(o destinationRow) bool {
+	return r.dsn == o.dsn && r.ca == o.ca && r.fault == o.fault && slices.Equal(r.mappings, o.mappings) && slices.Equal(r.definitions, o.definitions)
+}
+
+// directory follows the destinations that destinations.query gives: rows that an application writes for its tenants. One row's
+// fault halts its destination and touches no other.
+type directory struct {
+	plan    *plan
+	query   string
+	refresh time.Duration
+	policy  tenantdsn.Policy
+	allowed map[string][]string // by table: the columns that tenants' own mappings may name
+	timeout time.Duration       // of a connection
+	static  map[destinationID]bool
+	log     *zap.Logger
+	rows    map[destinationID]destinationRow // as the router has them
+	said    map[destinationID]string         // warnings
+
+	mu      sync.Mutex
+	failure error // of the last reading
+}
+
+func newDirectory(p *plan, cfg *config.Config, static []sink.Target, log *zap.Logger) *directory {
+	dir := &directory{plan: p, query: cfg.Destinations.Query, refresh: cfg.Destinations.Refresh, timeout: cfg.Sink.ConnectTimeout, log: log,
+		policy:  tenantdsn.Policy{MinSSLMode: cfg.Destinations.Policy.MinSSLMode, AllowNetworks: cfg.Destinations.Policy.AllowNetworks},
+		allowed: map[string][]string{}, static: map[destinationID]bool{}, rows: map[destinationID]destinationRow{}, said: map[destinationID]string{}}
+	for _, port := range cfg.Destinations.Policy.Ports {
+		dir.policy.Ports = append(dir.policy.Ports, uint16(port)) //nolint:gosec // the configuration has checked it
+	}
+	for _, t := range static {
+		dir.static[destinationID{t.Tenant, t.Name}] = true
+	}
+	for i, t := range p.tables {
+		dir.allowed[t.Relation.Name] = t.Columns
+		if own := cfg.Source.Tables[i].Columns; len(own) > 0 {
+			dir.allowed[t.Relation.Name] = append(slices.Clone(own), cfg.Source.Tables[i].Tenant)
+		}
+		for _, key := range t.Relation.Key {
+			dir.allowed[t.Relation.Name] = append(slices.Clip(dir.allowed[t.Relation.Name]), t.Relation.Columns[key].Name)
+		}
+	}
+	return dir
+}
+
+const (
+	queryTimeout  = 10 * time.Second
+	notifications = "outflow_destination" // the channel on which outflow.destination says that it has changed
+	// gathering is how long more changes are waited for after a first one: a thousand INSERTs are read once.
+	gathering = 200 * time.Millisecond
+)
+
+// read runs the query. An error means that nothing is known: not that there are none.
+func (dir *directory) read(ctx context.Context, conn *pgx.Conn) (map[destinationID]destinationRow, error) {
+	if dir.query == "" {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	var list []scanned
+	err := pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SET LOCAL search_path = "$user", public`); err != nil { // as in psql; ours is empty
+			return err
+		}
+		rows, err := tx.Query(ctx, dir.query, pgx.QueryExecModeExec, pgx.QueryResultFormats{pgx.TextFormatCode})
+		if err != nil {
+			return err
+		}
+		list, err = scanDestinations(rows)
+		return err
+	})
+	if err != nil {
+		return nil, explainQuery(err)
+	}
+	found := make(map[destinationID]destinationRow, len(list))
+	for _, s := range list {
+		tenant, err := canonicalTenant(ctx, conn, dir.plan, s.tenant)
+		if err != nil {
+			if sqlstateOf(err) == "" {
+				return nil, explainQuery(err)
+			}
+			tenant, s.row.fault = s.tenant, fmt.Sprintf("tenant_id: no %s, as the tenant column is", dir.plan.tenantType())
+		}
+		id := destinationID{tenant, s.name}
+		switch _, twice := found[id]; {
+		case tenant == "" || s.name == "":
+			dir.say(id, "destinations.query gives a row without a tenant or a name; it is left out")
+			continue
+		case dir.static[id]:
+			dir.say(id, "destinations.query gives a destination that destinations.static has too; that one counts")
+			continue
+		case twice:
+			s.row = destinationRow{fault: "destinations.query gives it more than once"}
+		}
+		found[id] = s.row
+	}
+	return found, nil
+}
+
+// say warns once.
+func (dir *directory) say(id destinationID, text string) {
+	if dir.said[id] != text {
+		dir.said[id] = text
+		dir.log.Warn(text, zap.String("tenant", id.tenant), zap.String("destination", id.name))
+	}
+}
+
+func sqlstateOf(err error) string {
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
+		return pgErr.Code
+	}
+	return ""
+}
+
+// explainQuery says what is to be done about a query that failed. What the server's state makes of it passes.
+func explainQuery(err error) error {
+	switch state := sqlstateOf(err); {
+	case state == "42501":
+		return &replication.Problem{What: fmt.Sprintf("destinations.query: %v", err), Remedy: "GRANT SELECT to Outflow's role; for outflow.destination: outflow init --apply --role"}
+	case strings.HasPrefix(state, "42") || strings.HasPrefix(state, "22") || state == "25006":
+		return usageError{fmt.Errorf("destinations.query: %w", err)}
+	}
+	return fmt.Errorf("destinations.query: %w", err)
+}
+
+type scanned struct {
+	tenant, name string
+	row          destinationRow
+}
+
+// scanDestinations reads rows by the names of their columns.
+func scanDestinations(rows pgx.Rows) ([]scanned, error) {
+	defer rows.Close()
+	more := rows.Next() // before it, neither an error nor the columns are known
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, f := range rows.FieldDescriptions() {
+		names = append(names, f.Name)
+	}
+	known := []string{"tenant_id", "name", "dsn", "mappings", "definitions", "ca"}
+	for _, need := range known[:3] {
+		if !slices.Contains(names, need) {
+			return nil, usageError{fmt.Errorf("it gives no column %s; it must give tenant_id, name and dsn, and may give mappings, definitions and ca", need)}
+		}
+	}
+	for i, name := range names {
+		if !slices.Contains(known, name) || slices.Contains(names[:i], name) {
+			return nil, usageError{fmt.Errorf("it gives a column %q that means nothing, or twice; known are %s", name, strings.Join(known, ", "))}
+		}
+	}
+	var list []scanned
+	for ; more; more = rows.Next() {
+		var s scanned
+		var tenant, name, dsn, ca *string
+		into := make([]any, len(names))
+		for i, column := range names {
+			into[i] = map[string]any{"tenant_id": &tenant, "name": &name, "dsn": &dsn, "ca": &ca,
+				"mappings": &s.row.mappings, "definitions": &s.row.definitions}[column]
+		}
+		if err := rows.Scan(into...); err != nil {
+			return nil, usageError{fmt.Errorf("mappings and definitions are text[], all others text: %w", err)}
+		}
+		text := func(p *string) string { return *cmp.Or(p, new(string)) }
+		s.tenant, s.name, s.row.dsn, s.row.ca = text(tenant), text(name), text(dsn), text(ca)
+		list = append(list, s)
+	}
+	return list, rows.Err()
+}
+
+// Bounds of what a tenant writes.
+const (
+	maxName        = 200
+	maxDefinitions = 100
+	maxDefinition  = 256 << 10 // bytes
+)
+
+// target is what a row asks for, checked. A fault of it is the destination's.
+func (dir *directory) target(id destinationID, row destinationRow) sink.Target {
+	t := sink.Target{Tenant: id.tenant, Name: id.name}
+	if row.fault != "" {
+		t.Fault = sink.NewFault(sink.ClassConfiguration, errors.New(row.fault), "correct the row that destinations.query reads")
+		return t
+	}
+	connect, err := tenantdsn.Parse(row.dsn, row.ca, dir.policy, dir.timeout)
+	if own := (*tenantdsn.Error)(nil); errors.As(err, &own) {
+		t.Fault = sink.NewFault(own.Class(), own, own.Remedy())
+		return t
+	}
+	if err == nil {
+		t.Connect = connect
+		t.Mappings, err = dir.mappings(id, row)
+	}
+	if err != nil {
+		t.Fault = sink.NewFault(sink.ClassConfiguration, err, "")
+	}
+	return t
+}
+
+// mappings are those that a row names, or else its own ones, or else the default ones.
+func (dir *directory) mappings(id destinationID, row destinationRow) ([]*mapping.Mapping, error) {
+	if len(id.name) > maxName {
+		return nil, fmt.Errorf("its name is longer than %d bytes", maxName)
+	}
+	if len(row.definitions) > maxDefinitions {
+		return nil, fmt.Errorf("it has more than %d mappings", maxDefinitions)
+	}
+	names := row.mappings
+	var own []*mapping.Mapping
+	var faults []error
+	for i, definition := range row.definitions {
+		label := fmt.Sprintf("definitions[%d]", i+1) // as SQL counts
+		if len(definition) > maxDefinition {
+			faults = append(faults, fmt.Errorf("%s: longer than %d bytes", label, maxDefinition))
+			continue
+		}
+		m, err := mapping.Load(label, []byte(definition))
+		if err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		for table, columns := range dir.allowed {
+			m.Restrict(table, columns)
+		}
+		if slices.ContainsFunc(own, func(o *mapping.Mapping) bool { return o.Name == m.Name }) {
+			faults = append(faults, fmt.Errorf("%s: another mapping is called %q too", label, m.Name))
+		}
+		own = append(own, m)
+		if len(row.mappings) == 0 {
+			names = append(names, m.Name)
+		}
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
+	}
+	return dir.plan.order(dir.plan.mappings.With(own), orDefault(names))
+}
+
+func sorted(rows map[destinationID]destinationRow) []destinationID {
+	return slices.SortedFunc(maps.Keys(rows), func(a, b destinationID) int {
+		return cmp.Or(strings.Compare(a.tenant, b.tenant), strings.Compare(a.name, b.name))
+	})
+}
+
+// apply brings the router to what the rows say. What fails is tried again with the next reading.
+func (dir *directory) apply(ctx context.Context, router *sink.Router, found map[destinationID]destinationRow) {
+	for _, id := range sorted(dir.rows) {
+		if _, still := found[id]; still {
+			continue
+		}
+		if err := router.Remove(ctx, id.tenant, id.name); err != nil {
+			dir.log.Warn("a destination cannot be removed", zap.String("tenant", id.tenant), zap.String("destination", id.name), zap.Error(err))
+			continue
+		}
+		delete(dir.rows, id)
+	}
+	for _, id := range sorted(found) {
+		if row, known := dir.rows[id]; known && row.equal(found[id]) {
+			continue
+		}
+		if err := router.Put(ctx, dir.target(id, found[id])); err != nil {
+			dir.log.Warn("a destination cannot be added or changed", zap.String("tenant", id.tenant), zap.String("destination", id.name), zap.Error(err))
+			continue
+		}
+		dir.rows[id] = found[id]
+	}
+}
+
+// run keeps the router's destinations as the query gives them, until ctx is done. A query that fails leaves them as they are.
+func (dir *directory) run(ctx context.Context, pl *pipeline) error {
+	if dir.query == "" {
+		return nil
+	}
+	for {
+		err := dir.follow(ctx, pl)
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // a wanted stop is not an error
+		}
+		dir.failed(err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(dir.refresh):
+		}
+	}
+}
+
+// follow reads the query on one connection, whenever it is told that something has changed, and else every refresh.
+func (dir *directory) follow(ctx context.Context, pl *pipeline) error {
+	conn, err := pl.primary.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if _, err := conn.Exec(ctx, "LISTEN "+notifications); err != nil {
+		return err
+	}
+	for {
+		found, err := dir.read(ctx, conn)
+		if err != nil {
+			return err
+		}
+		dir.failed(nil)
+		if pl.mayChange() {
+			dir.apply(ctx, pl.router, found)
+		}
+		if err := wait(ctx, conn, dir.refresh); err != nil {
+			return err
+		}
+	}
+}
+
+// mayChange reports whether this process may write of destinations to the primary: it has the slot, or has never had it, when
+// nothing is written.
+func (pl *pipeline) mayChange() bool {
+	return !pl.router.Begun() || pl.reader.State() == replication.Streaming
+}
+
+// wait returns after the time, or soon after a notification.
+func wait(ctx context.Context, conn *pgx.Conn, d time.Duration) error {
+	deadline := time.Now().Add(d)
+	for {
+		within, cancel := context.WithDeadline(ctx, deadline)
+		_, err := conn.WaitForNotification(within)
+		cancel()
+		switch {
+		case err == nil:
+			if soon := time.Now().Add(gathering); soon.Before(deadline) {
+				deadline = soon
+			}
+		case ctx.Err() == nil && pgconn.Timeout(err) && !conn.IsClosed():
+			return nil
+		default:
+			return err
+		}
+	}
+}
+
+// failed says once what is wrong, and once that it is well again.
+func (dir *directory) failed(err error) {
+	dir.mu.Lock()
+	defer dir.mu.Unlock()
+	was := dir.failure
+	dir.failure = err
+	switch {
+	case err == nil && was != nil:
+		dir.log.Info("destinations.query is answered again")
+	case err != nil && (was == nil || was.Error() != err.Error()):
+		dir.log.Error("the destinations cannot be read; they stay as they are", zap.Error(err))
+	}
+}
+
+// Err is why the destinations cannot be read at the moment, nil where they can. Safe for concurrent use.
+func (dir *directory) Err() error {
+	dir.mu.Lock()
+	defer dir.mu.Unlock()
+	return dir.failure
+}

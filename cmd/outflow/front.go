@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"outflow/admin"
+	"outflow/internal/config"
+	"outflow/replication"
+	"outflow/sink"
+)
+
+// front is the status API and dashboard, nil where admin.listen is "".
+type front struct{ server *admin.Server }
+
+// newFront takes the port: that it is taken is known before anything else is done.
+func newFront(ctx context.Context, cfg *config.Config, log *zap.Logger) (*front, error) {
+	if cfg.Admin.Listen == "" {
+		return nil, nil
+	}
+	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
+	if err != nil {
+		return nil, usageError{fmt.Errorf("source.dsn: %w", err)}
+	}
+	server, err := admin.New(admin.Options{Listen: cfg.Admin.Listen, Token: cfg.Admin.Token.Reveal(), Hosts: cfg.Admin.Hosts,
+		Pprof: cfg.Admin.Pprof, TenantMetrics: cfg.Admin.TenantMetrics, Version: version, Slot: cfg.Source.Slot,
+		Store: &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}, Configuration: cfg.Print, Log: log})
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return &front{server}, server.Listen(ctx)
+}
+
+// around serves while f runs, and a moment longer: the page shows how the process ends.
+func (f *front) around(ctx context.Context, run func(context.Context) error) error {
+	if f == nil {
+		return run(ctx)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return f.server.Run(serving) })
+	g.Go(func() error {
+		defer stop()
+		return run(ctx)
+	})
+	return g.Wait()
+}
+
+func (f *front) attach(pl *pipeline) {
+	if f != nil {
+		f.server.Attach(&admin.Pipeline{Reader: pl.reader, Router: pl.router, Acks: pl.acks, SlotStatus: pl.watcher.Last}, nil)
+	}
+}
+
+func (f *front) detach(why error) {
+	if f != nil {
+		f.server.Attach(nil, why)
+	}
+}

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"outflow/internal/config"
+)
+
+func newHealthcheck() *cobra.Command {
+	var s settings
+	var live bool
+	c := &cobra.Command{
+		Use:   "healthcheck",
+		Short: "Ask the process on this machine whether it is ready; for the health check of a container",
+		Long: `Healthcheck asks /readyz of the process whose admin.listen the configuration names: is it streaming, or a standby? With --live it
+asks /livez: do its loops run, whatever the primary does? Exit code 0 is yes, 1 is no.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := s.load()
+			if err != nil {
+				return err
+			}
+			path := "/readyz"
+			if live {
+				path = "/livez"
+			}
+			answer, err := askAdmin(c.Context(), cfg, path)
+			if err != nil {
+				return err
+			}
+			fmt.Fprint(c.OutOrStdout(), string(answer))
+			return nil
+		},
+	}
+	s.flags(c)
+	c.Flags().BoolVar(&live, "live", false, "ask whether it is alive, not whether it is ready")
+	return c
+}
+
+// adminTimeout bounds a question to the process on this machine.
+const adminTimeout = 3 * time.Second
+
+// errNoAdmin says that there is nobody to ask.
+var errNoAdmin = errors.New("admin.listen is \"\": the process has no status API")
+
+// askAdmin asks the status API of the process on this machine.
+func askAdmin(ctx context.Context, cfg *config.Config, path string) ([]byte, error) {
+	if cfg.Admin.Listen == "" {
+		return nil, errNoAdmin
+	}
+	host, port, err := net.SplitHostPort(cfg.Admin.Listen)
+	if err != nil {
+		return nil, err
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+		if ip != nil && ip.To4() == nil {
+			host = "::1"
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	if !cfg.Admin.Token.IsZero() {
+		r.Header.Set("Authorization", "Bearer "+cfg.Admin.Token.Reveal())
+	}
+	transport := &http.Transport{DisableKeepAlives: true} // without a proxy: the token is for this machine
+	answer, err := (&http.Client{Transport: transport}).Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("the process at admin.listen does not answer: %w", err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(answer.Body, 64<<20))
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", path, strings.TrimSpace(string(body)))
+	}
+	return body, err
+}

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"outflow/internal/config"
+	"outflow/replication"
+	"outflow/sink"
+)
+
+// newPause makes pause and resume: both write to outflow.switch, so they work whether a process runs or not.
+func newPause(off bool) *cobra.Command {
+	var s settings
+	var reason, by string
+	var yes bool
+	c := &cobra.Command{
+		Use:   "resume TENANT/NAME|reading|applying|backfills...",
+		Short: "Let go on what was paused",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, targets []string) error {
+			cfg, err := s.load()
+			if err != nil {
+				return err
+			}
+			state, err := stateStore(cfg)
+			if err != nil {
+				return err
+			}
+			defer state.Close()
+			switches, err := findTargets(c.Context(), state, targets)
+			if err != nil {
+				return err
+			}
+			for i := range switches {
+				sw := &switches[i]
+				sw.Off, sw.By, sw.Reason = off, by, reason
+				if off && (sw.Kind == sink.SwitchReading || sw.Kind == sink.SwitchApplying) && !yes {
+					if err := confirm(c, map[string]string{
+						sink.SwitchReading:  "With reading off no destination gets changes, and the primary keeps all WAL from now on. Go on?",
+						sink.SwitchApplying: "With applying off no destination gets changes, and after a while all of them must be copied anew. Go on?"}[sw.Kind]); err != nil {
+						return err
+					}
+				}
+			}
+			for i, sw := range switches {
+				if err := state.SetSwitch(c.Context(), sw); err != nil {
+					return err
+				}
+				fmt.Fprintf(c.OutOrStdout(), "%s is %s\n", targets[i], map[bool]string{true: "paused", false: "resumed"}[off])
+			}
+			return nil
+		},
+	}
+	if off {
+		c.Use, c.Short = "pause TENANT/NAME|reading|applying|backfills...", "Stop applying changes in a destination, or reading, applying or backfills as a whole"
+		c.Long = `Pause stops a destination: its changes wait in its queue, and when that is full it is parked, so that the primary keeps no WAL for
+it. reading, applying and backfills are the switches over everything; with reading off the primary keeps all WAL, and with
+applying off every destination is as if paused. It is written to the primary, and holds until outflow resume, also for processes that start later.`
+		c.Flags().BoolVar(&yes, "yes", false, "do not ask before switching off reading or applying")
+	}
+	s.flags(c)
+	c.Flags().StringVar(&reason, "reason", "", "why; it is shown with the state")
+	c.Flags().StringVar(&by, "by", whoami(), "who")
+	return c
+}
+
+func stateStore(cfg *config.Config) (*sink.StateStore, error) {
+	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
+	if err != nil {
+		return nil, usageError{fmt.Errorf("source.dsn: %w", err)}
+	}
+	return &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}, nil
+}
+
+// whoami is for the record only: anybody may say anything.
+func whoami() string {
+	host, _ := os.Hostname()
+	user := os.Getenv("SUDO_USER")
+	if user == "" {
+		user = os.Getenv("USER")
+	}
+	if user == "" {
+		user = fmt.Sprintf("uid %d", os.Getuid())
+	}
+	return user + "@" + host
+}
+
+// findTargets makes a switch of each target. A destination must have run on the slot once: a name that is misspelt would pause nobody.
+func findTargets(ctx context.Context, state *sink.StateStore, targets []string) ([]sink.Switch, error) {
+	known, err := state.Noted(ctx, "", "")
+	if err != nil {
+		return nil, err
+	}
+	var faults []error
+	switches := make([]sink.Switch, len(targets))
+	for i, target := range targets {
+		switch target {
+		case sink.SwitchReading, sink.SwitchApplying, sink.SwitchBackfills:
+			switches[i] = sink.Switch{Kind: target}
+			continue
+		}
+		at := slices.IndexFunc(known, func(n sink.Noted) bool { return n.Tenant+"/"+n.Name == target })
+		if at < 0 {
+			faults = append(faults, fmt.Errorf("no destination %q has ever run on slot %q; expected TENANT/NAME, reading, applying or backfills", target, state.Slot))
+			continue
+		}
+		switches[i] = sink.Switch{Kind: sink.SwitchDestination, Tenant: known[at].Tenant, Name: known[at].Name}
+	}
+	return switches, errors.Join(faults...)
+}

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"outflow/internal/config"
+	"outflow/replication"
+	"outflow/sink"
+)
+
+// resyncOptions are the flags of resync.
+type resyncOptions struct {
+	tenant, name string
+	noWait       bool
+}
+
+func newResync() *cobra.Command {
+	var s settings
+	var o resyncOptions
+	c := &cobra.Command{
+		Use:   "resync",
+		Short: "Copy external databases anew from the primary's tables, while live changes flow",
+		Long: `Resync asks the process that runs, or the next one that starts, to copy the rows of destinations anew and to delete what
+the primary no longer has. What is equal already is not rewritten. Without --tenant it means all destinations.
+
+It then shows how far the copies are until all are done; Ctrl-C ends the watching and nothing else. With --no-wait it only asks.
+
+Exit codes: 0 all are filled (with --no-wait: asked), 1 one needs a person, or the watching was ended, 2 usage or configuration.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := s.load()
+			if err != nil {
+				return err
+			}
+			return resync(c.Context(), cfg, o, c.OutOrStdout(), c.ErrOrStderr())
+		},
+	}
+	s.flags(c)
+	c.Flags().StringVar(&o.tenant, "tenant", "", "only this tenant's destinations")
+	c.Flags().StringVar(&o.name, "name", "", "only destinations with this name")
+	c.Flags().BoolVar(&o.noWait, "no-wait", false, "only ask, and do not watch")
+	return c
+}
+
+func resync(ctx context.Context, cfg *config.Config, o resyncOptions, out, progress io.Writer) error {
+	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
+	if err != nil {
+		return usageError{fmt.Errorf("source.dsn: %w", err)}
+	}
+	state := &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}
+	defer state.Close()
+	n, err := state.RequestResync(ctx, o.tenant, o.name, "asked for with outflow resync")
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return fmt.Errorf("no such destination has ever run on slot %q", cfg.Source.Slot)
+	}
+	fmt.Fprintf(out, "%d destinations are copied anew\n", n)
+	if o.noWait {
+		return nil
+	}
+	w := &copyWatch{slot: cfg.Source.Slot, patience: copyStuck, handOver: copyUnattended, look: func(ctx context.Context) ([]sink.Noted, bool, error) {
+		return copies(ctx, state, o.tenant, o.name)
+	}}
+	bar := newCopyProgress(progress)
+	defer bar.end()
+	return w.run(ctx, bar.show)
+}
+
+const (
+	copyLookEvery  = 500 * time.Millisecond
+	copyStuck      = 10 * time.Second // of standing still in a state that does not end by itself, until that is said
+	copyUnattended = 20 * time.Second // of a slot that nobody reads: a hand-over takes less
+)
+
+// copies are what is noted of the chosen destinations, less those that the configuration no longer has, and whether a process
+// reads the slot.
+func copies(ctx context.Context, state *sink.StateStore, tenant, name string) (all []sink.Noted, attended bool, err error) {
+	if attended, err = state.Attended(ctx); err != nil {
+		return nil, false, err
+	}
+	if all, err = state.Noted(ctx, tenant, name); err != nil {
+		return nil, false, err
+	}
+	return slices.DeleteFunc(all, func(n sink.Noted) bool { return !n.Configured() }), attended, nil
+}
+
+// copyWatch follows copies by what the running process notes on the primary.
+type copyWatch struct {
+	slot               string
+	patience, handOver time.Duration // copyStuck and copyUnattended
+	look               func(context.Context) (all []sink.Noted, attended bool, err error)
+
+	stuck      map[[2]string]time.Time // since when
+	unattended time.Time               // since when nobody has read the slot, zero while somebody does
+}
+
+// run shows what is noted until all copies are done, or none of the others goes on.
+func (w *copyWatch) run(ctx context.Context, show func([]sink.Noted)) error {
+	w.stuck = map[[2]string]time.Time{}
+	tick := time.NewTicker(copyLookEvery)
+	defer tick.Stop()
+	for {
+		all, attended, err := w.look(ctx)
+		if err == nil {
+			show(all)
+			var over bool
+			if over, err = w.judge(all, attended, time.Now()); over {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return errors.New("the watching has ended; the copies go on")
+		case <-tick.C: // a primary that is away for a moment is asked again
+		}
+	}
+}
+
+// judge decides whether there is anything left to wait for.
+func (w *copyWatch) judge(all []sink.Noted, attended bool, now time.Time) (over bool, err error) {
+	waiting := 0
+	var stuck []string
+	for _, d := range all {
+		key := [2]string{d.Tenant, d.Name}
+		switch d.State {
+		case sink.Streaming:
+		case sink.Halted, sink.Parked, sink.Paused:
+			if w.stuck[key].IsZero() { // it may be the state from before, which has not changed yet
+				w.stuck[key] = now
+			}
+			if now.Sub(w.stuck[key]) >= w.patience {
+				stuck = append(stuck, strings.TrimSuffix(fmt.Sprintf("%s/%s is %s: %s", d.Tenant, d.Name, d.State, d.Reason), ": "))
+				continue
+			}
+			waiting++
+			continue
+		default:
+			waiting++
+		}
+		delete(w.stuck, key)
+	}
+	switch {
+	case attended:
+		w.unattended = time.Time{}
+	case w.unattended.IsZero():
+		w.unattended = now
+	}
+	switch {
+	case waiting == 0 && len(stuck) == 0:
+		return true, nil
+	case waiting == 0:
+		return true, fmt.Errorf("not filled, and they need a person:\n  %s", strings.Join(stuck, "\n  "))
+	case !attended && now.Sub(w.unattended) >= w.handOver:
+		return true, fmt.Errorf("nobody reads slot %q: what was asked for is done when outflow run starts", w.slot)
+	}
+	return false, nil
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"outflow/internal/pgcluster/pgtest"
+	"outflow/sink"
+)
+
+// slowed has every statement that writes to users take a while, so that a copy can be watched.
+func slowed(tb testing.TB, dsn string) {
+	tb.Helper()
+	exec(tb, connect(tb, dsn), `CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$;
+		CREATE TRIGGER dawdle AFTER INSERT ON users FOR EACH STATEMENT EXECUTE FUNCTION dawdle()`)
+}
+
+func TestResyncIsWatched(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.existing(6000, tenant1)
+	w.exec(`ANALYZE "ProjectUser", "ContactChannel"`)
+	dsn := w.destination(tenant1, "main")
+	r := w.start()
+	r.caughtUp()
+	w.waitState(tenant1, "main", "streaming")
+	rows := query(t, w.source, `SELECT (SELECT count(*) FROM "ProjectUser") + (SELECT count(*) FROM "ContactChannel")`)[0]
+	slowed(t, dsn)
+	file := w.configFile()
+
+	p := launch(t, "resync", "--config", file)
+	p.says("1 destinations are copied anew")
+	const noted = `SELECT copied_rows > 0 AND copied_rows < copy_total, copy_total, state FROM outflow.destination_state WHERE slot = $1`
+	waitFor(t, "the copy's progress to be noted", func() error {
+		got := query(t, w.source, noted, w.cfg.Source.Slot)[0]
+		if got != fmt.Sprintf(`"t"|%s|"backfilling"`, rows) { // all rows are this tenant's, and were analyzed
+			return errors.New(got)
+		}
+		return nil
+	})
+	// Another one watches the same copies; Ctrl-C ends only the watching.
+	other := launch(t, "resync", "--config", file, "--name", "main")
+	other.says("1 destinations are copied anew")
+	_ = other.cmd.Process.Signal(syscall.SIGINT)
+	if _ = other.cmd.Wait(); other.cmd.ProcessState.ExitCode() != exitFailed {
+		t.Errorf("exit code %d", other.cmd.ProcessState.ExitCode())
+	}
+	other.says("the copies go on")
+	if _ = p.cmd.Wait(); p.cmd.ProcessState.ExitCode() != 0 {
+		t.Errorf("exit code %d: %s", p.cmd.ProcessState.ExitCode(), p.out)
+	}
+	p.says("1 of 1 databases, ")
+	if got := query(t, w.source, noted, w.cfg.Source.Slot)[0]; got != `NULL|NULL|"streaming"` {
+		t.Errorf("after the copy the primary has %s", got)
+	}
+	w.equal(tenant1, dsn)
+
+	// One that needs a person is named.
+	exec(t, connect(t, dsn), `ALTER TABLE users DROP COLUMN is_anonymous`)
+	if err := resync(t.Context(), w.cfg, resyncOptions{noWait: true}, &strings.Builder{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	watch := &copyWatch{patience: 10 * time.Millisecond, look: func(ctx context.Context) ([]sink.Noted, bool, error) {
+		return copies(ctx, r.state, "", "")
+	}}
+	err := watch.run(t.Context(), func([]sink.Noted) {})
+	if err == nil {
+		t.Fatal("a copy into a table that lacks a column should not succeed")
+	}
+	contains(t, err.Error(), tenant1+"/main is halted", "is_anonymous")
+}
+
+// What is left to wait for, by what is noted.
+func TestWatchOfCopies(t *testing.T) {
+	at := time.Unix(0, 0)
+	for _, c := range []struct {
+		name     string
+		first    []sink.State // at the first look
+		then     []sink.State // after the patience
+		attended bool
+		over     bool
+		err      string
+	}{
+		{"filled", []sink.State{sink.Backfilling}, []sink.State{sink.Streaming}, true, true, ""},
+		{"goes on", []sink.State{sink.Backfilling}, []sink.State{sink.Backfilling}, true, false, ""},
+		{"tries again", []sink.State{sink.Retrying}, []sink.State{sink.Retrying}, true, false, ""},
+		{"was halted before", []sink.State{sink.Halted}, []sink.State{sink.Backfilling}, true, false, ""},
+		{"was halted, and is again", []sink.State{sink.Retrying}, []sink.State{sink.Halted}, true, false, ""},
+		{"stays parked", []sink.State{sink.Parked, sink.Streaming}, []sink.State{sink.Parked, sink.Streaming}, true, true, "t/0 is parked: why"},
+		{"one halted, one goes on", []sink.State{sink.Halted, sink.Backfilling}, []sink.State{sink.Halted, sink.Backfilling}, true, false, ""},
+		{"nobody runs", []sink.State{sink.Backfilling}, []sink.State{sink.Backfilling}, false, true, `nobody reads slot "s"`},
+	} {
+		w := &copyWatch{slot: "s", patience: time.Minute, handOver: time.Minute, stuck: map[[2]string]time.Time{}}
+		noted := func(states []sink.State) (all []sink.Noted) {
+			for i, s := range states {
+				all = append(all, sink.Noted{Tenant: "t", Name: fmt.Sprint(i), State: s, Reason: "why"})
+			}
+			return all
+		}
+		if over, err := w.judge(noted(c.first), c.attended, at); over && c.then != nil && !c.over {
+			t.Errorf("%s: over at the first look: %v", c.name, err)
+		}
+		over, err := w.judge(noted(c.then), c.attended, at.Add(time.Minute))
+		if over != c.over || (err != nil) != (c.err != "") || err != nil && !strings.Contains(err.Error(), c.err) {
+			t.Errorf("%s: over %v, %v", c.name, over, err)
+		}
+	}
+}
+
+func TestProgressOfCopies(t *testing.T) {
+	p := newCopyProgress(&strings.Builder{})
+	p.began = time.Now().Add(-10 * time.Second)
+	p.show([]sink.Noted{{Name: "a", State: sink.Backfilling, Copied: 600, CopyTotal: 1000}, {Name: "b", State: sink.Backfilling, Copied: 400, CopyTotal: 100}})
+	if got := p.sum().text(); got != "0 of 2 databases, 1000 of about 1400 rows" { // the estimate of b was too small
+		t.Error(got)
+	}
+	if got := p.sum().left(); got != "100 rows/s, about 4s left" {
+		t.Error(got)
+	}
+	p.show([]sink.Noted{{Name: "a", State: sink.Streaming, CopyTotal: -1}, {Name: "b", State: sink.Backfilling, Copied: 400, CopyTotal: -1}})
+	if got := p.sum().text(); got != "1 of 2 databases, 1000 rows" {
+		t.Error(got)
+	}
+	p.end()
+	contains(t, p.out.(*strings.Builder).String(), "/a: streaming", "1 of 2 databases, 1000 rows\n")
+}

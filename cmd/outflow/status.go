@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"outflow/admin"
+	"outflow/internal/config"
+	"outflow/replication"
+	"outflow/sink"
+)
+
+// statusReport is what outflow status shows, and prints with -o json.
+type statusReport struct {
+	From         string              `json:"from"` // process, or primary where none answers
+	Status       admin.Status        `json:"status"`
+	Destinations []admin.Destination `json:"destinations"` // the worst first
+	Total        int                 `json:"total"`
+}
+
+// watchStatus is the pause between two looks of --watch.
+const watchStatus = 2 * time.Second
+
+func newStatus() *cobra.Command {
+	var s settings
+	var output string
+	var watch bool
+	var limit int
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Show how the slot and every destination are, the worst first",
+		Long: `Status asks the process whose admin.listen the configuration names. Where none answers it shows what the primary has noted: the
+slot, the switches, and each destination's state at the last checkpoint. Exit code 0: it could be read.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if output != "text" && output != "json" {
+				return usageError{fmt.Errorf("-o %s: expected text or json", output)}
+			}
+			if limit < 1 || limit > 1000 {
+				return usageError{fmt.Errorf("--limit %d: expected 1 to 1000", limit)}
+			}
+			cfg, err := s.load()
+			if err != nil {
+				return err
+			}
+			for {
+				if err := showStatus(c, cfg, output, limit, watch); err != nil || !watch {
+					return err
+				}
+				select {
+				case <-c.Context().Done():
+					return nil
+				case <-time.After(watchStatus):
+				}
+			}
+		},
+	}
+	s.flags(c)
+	c.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "look again every two seconds, until Ctrl-C")
+	c.Flags().IntVar(&limit, "limit", 50, "destinations to show")
+	return c
+}
+
+func showStatus(c *cobra.Command, cfg *config.Config, output string, limit int, watch bool) error {
+	r, err := statusFromProcess(c.Context(), cfg, limit)
+	if err != nil {
+		why := err
+		if r, err = statusFromPrimary(c.Context(), cfg, limit); err != nil {
+			return errors.Join(why, err)
+		}
+	}
+	out := c.OutOrStdout()
+	if output == "json" {
+		e := json.NewEncoder(out)
+		if !watch { // else one line a look
+			e.SetIndent("", "  ")
+		}
+		return e.Encode(r)
+	}
+	if f, ok := out.(*os.File); watch && ok && term.IsTerminal(int(f.Fd())) {
+		fmt.Fprint(out, "\x1b[H\x1b[2J")
+	}
+	return r.write(out)
+}
+
+func statusFromProcess(ctx context.Context, cfg *config.Config, limit int) (*statusReport, error) {
+	r := &statusReport{From: "process"}
+	var page admin.Page
+	for path, into := range map[string]any{"/api/status": &r.Status, fmt.Sprintf("/api/destinations?limit=%d", limit): &page} {
+		answer, err := askAdmin(ctx, cfg, path)
+		if err == nil {
+			err = json.Unmarshal(answer, into)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	r.Destinations, r.Total = page.Destinations, page.Total
+	return r, nil
+}
+
+func statusFromPrimary(ctx context.Context, cfg *config.Config, limit int) (*statusReport, error) {
+	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
+	if err != nil {
+		return nil, usageError{fmt.Errorf("source.dsn: %w", err)}
+	}
+	conn, err := primary.Connect(ctx)
+	if err != nil {
+		return nil, replication.ExplainConnect(primary, err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	slot, err := replication.Setup{Slot: cfg.Source.Slot}.SlotStatus(ctx, conn)
+	if err != nil {
+		return nil, fmt.Errorf("replication slot %q: %w", cfg.Source.Slot, err)
+	}
+	state := &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}
+	defer state.Close()
+	noted, err := state.Noted(ctx, "", "")
+	if err != nil {
+		return nil, err
+	}
+	switches, err := state.Switches(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := &statusReport{From: "primary", Status: admin.Noted(version, cfg.Source.Slot, slot, noted, switches), Total: len(noted)}
+	all := admin.NotedDestinations(noted, switches)
+	r.Destinations = all[:min(limit, len(all))]
+	return r, nil
+}
+
+func (r *statusReport) write(out io.Writer) error {
+	st := &r.Status
+	if r.From == "primary" {
+		fmt.Fprintln(out, "no process answers at admin.listen; this is what the primary has noted")
+	} else {
+		fmt.Fprintf(out, "%s, %s, version %s, since %s\n", st.State, st.Role, st.Version, st.StartedAt.Format(time.RFC3339))
+	}
+	for _, reason := range st.Reasons {
+		fmt.Fprintf(out, "  %s: %s\n", reason.Severity, reason.Message)
+	}
+	fmt.Fprintf(out, "slot %s: %s\n", st.Slot.Name, strings.Join(admin.SlotWords(st.Slot), ", "))
+	if st.Lag.Seconds != nil {
+		fmt.Fprintf(out, "lag: %s\n", admin.LagWords(st.Lag))
+	}
+	for _, sw := range st.Switches {
+		if sw.Off && sw.Name != sink.SwitchDestination {
+			fmt.Fprintf(out, "switched off: %s\n", sw.Name)
+		}
+	}
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "\nDESTINATION\tSTATE\tLAG\tBACKLOG\tROWS/S\tLAST SEQUENCE ID\tWHY")
+	for _, d := range r.Destinations {
+		fmt.Fprintln(w, strings.Join(admin.Words(d), "\t"))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if n := len(r.Destinations); n < r.Total {
+		fmt.Fprintf(out, "%d of %d, the worst first\n", n, r.Total)
+	}
+	return nil
+}

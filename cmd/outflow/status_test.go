@@ -1,0 +1,69 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"outflow/internal/pgcluster/pgtest"
+	"outflow/sink"
+)
+
+// command runs one to its end and returns what it printed.
+func command(tb testing.TB, code int, args ...string) string {
+	tb.Helper()
+	p := launch(tb, args...)
+	if _ = p.cmd.Wait(); p.cmd.ProcessState.ExitCode() != code {
+		tb.Errorf("outflow %s: exit code %d; expected %d:\n%.4000s", strings.Join(args, " "), p.cmd.ProcessState.ExitCode(), code, p.out)
+	}
+	return p.out.String()
+}
+
+// status, pause and resume work through the process, and where none runs through what the primary has noted.
+func TestStatusPauseAndResume(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.existing(5, tenant1)
+	dsn := w.destination(tenant1, "main")
+	s := w.serve()
+	s.caughtUp()
+	w.waitState(tenant1, "main", "streaming")
+	file := w.configFile()
+	with := func(args ...string) []string {
+		return append(args, "--config", file, "--set", "admin.listen="+strings.TrimPrefix(s.url, "http://"), "--set", "admin.token="+adminToken)
+	}
+	status := func() (r statusReport) {
+		t.Helper()
+		must(t, json.Unmarshal([]byte(command(t, 0, with("status", "-o", "json")...)), &r))
+		if len(r.Destinations) != 1 || r.Total != 1 || r.Destinations[0].Tenant != tenant1 {
+			t.Fatalf("the status is %+v", r)
+		}
+		return r
+	}
+	if r := status(); r.From != "process" || r.Status.Role != "streaming" || r.Destinations[0].State != "streaming" {
+		t.Errorf("the status is %+v", r)
+	}
+	contains(t, command(t, 0, with("status")...), "streaming", "slot "+w.cfg.Source.Slot+": active", tenant1+"/main")
+
+	contains(t, command(t, 1, with("pause", tenant1+"/mian")...), `no destination "`+tenant1+`/mian"`)
+	contains(t, command(t, 2, with("pause", "reading")...), "keeps all WAL", "say --yes")
+	contains(t, command(t, 0, with("pause", tenant1+"/main", "--reason", "moving house", "--by", "Grace")...), "is paused")
+	becomes(t, s.destination("main"), sink.Paused)
+	contains(t, command(t, 0, with("status")...), "paused", "by Grace: moving house")
+	s.end()
+	w.exec(`UPDATE "ProjectUser" SET "displayName" = 'later'`)
+
+	// Nobody listens any more where the process was asked.
+	file = w.configFile()
+	with = func(args ...string) []string {
+		return append(args, "--config", file, "--set", "admin.listen=127.0.0.1:1")
+	}
+	if r := status(); r.From != "primary" || r.Destinations[0].State != "paused" || *r.Status.Slot.Active {
+		t.Errorf("the status is %+v", r)
+	}
+	contains(t, command(t, 0, with("status")...), "what the primary has noted", "nobody reads it", "paused")
+	contains(t, command(t, 0, with("resume", tenant1+"/main", "backfills")...), tenant1+"/main is resumed", "backfills is resumed")
+	w.start()
+	w.synced()
+	w.equal(tenant1, dsn)
+}

@@ -1,0 +1,66 @@
+package replication
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// heartbeatPrefix marks our logical messages; others' are passed over.
+const heartbeatPrefix = "outflow.heartbeat"
+
+// Heartbeat measures how long a commit on the primary takes to come through the stream: it writes a logical message there
+// now and then, and the reader tells it when that comes. Both times are of this process' clock. The zero value is ready; nil
+// is off. Safe for concurrent use.
+type Heartbeat struct {
+	mu      sync.Mutex
+	process string // tells our messages from those of an earlier or other process; "" before the first
+	latency time.Duration
+	at      time.Time
+}
+
+// Latency is what the newest heartbeat that came back took, and when it came; a zero time is that none has.
+func (h *Heartbeat) Latency() (time.Duration, time.Time) {
+	if h == nil {
+		return 0, time.Time{}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.latency, h.at
+}
+
+// emit writes one, as a transaction: what it measures is the way of a commit.
+func (h *Heartbeat) emit(ctx context.Context, db querier) error {
+	h.mu.Lock()
+	if h.process == "" {
+		h.process = rand.Text()
+	}
+	content := fmt.Sprintf("%s %d", h.process, time.Now().UnixNano())
+	h.mu.Unlock()
+	rows, err := db.Query(ctx, `SELECT pg_logical_emit_message(true, $1, $2)`, heartbeatPrefix, content)
+	if err != nil {
+		return err
+	}
+	rows.Close()
+	return rows.Err()
+}
+
+// seen takes a message of the stream.
+func (h *Heartbeat) seen(m Message) {
+	if h == nil || m.Prefix != heartbeatPrefix {
+		return
+	}
+	process, text, _ := strings.Cut(string(m.Content), " ")
+	sent, err := strconv.ParseInt(text, 10, 64)
+	now := time.Now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err != nil || process != h.process {
+		return
+	}
+	h.latency, h.at = now.Sub(time.Unix(0, sent)), now
+}

@@ -1,0 +1,298 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+
+	"outflow/mapping"
+	"outflow/replication"
+)
+
+// Checker finds out beforehand what would keep an external database from being filled. It works in transactions that it
+// rolls back, and leaves nothing behind. Safe for concurrent use.
+type Checker struct {
+	Options  Options
+	SourceID string  // the owner mark in external databases, "" where nothing ever ran
+	Tables   []Table // those of the primary that are in order
+	Highest  int64   // the highest id that the primary can have given, -1 where that is not known
+}
+
+// checkLocks is how long a check waits for a lock: the process that fills the database holds them for moments only.
+const checkLocks = 2 * time.Second
+
+// Check looks at one external database. The target's mappings may be empty where the primary could not be asked. server tells which
+// database of which server it is, so that two destinations that share one are found; it is "" where it did not answer.
+func (c *Checker) Check(ctx context.Context, t Target) (found replication.Findings, server string) {
+	if t.Fault != nil {
+		fail(&found, "configuration", t.Fault)
+		return found, ""
+	}
+	options := c.Options
+	options.LockTimeout = min(options.LockTimeout, checkLocks)
+	r := NewRouter(Config{Options: options, SourceID: c.SourceID, Tables: c.Tables, Log: zap.NewNop()})
+	defer r.cancel()
+	d, err := newDestination(r, t)
+	if err != nil {
+		fail(&found, "connection", err)
+		return found, ""
+	}
+	d.unnamed = true // a pooler would keep what is prepared
+	if err := r.connections.acquire(ctx); err != nil {
+		fail(&found, "connection", err)
+		return found, ""
+	}
+	s, err := d.dial(ctx)
+	if err != nil {
+		r.connections.release()
+		err := newError(explainConnect(err))
+		if err.Remedy == "" && err.SQLState == "" {
+			err.Remedy = "check that the server runs, and host, port and sslmode of the destination's dsn"
+		}
+		fail(&found, "connection", err)
+		return found, ""
+	}
+	defer s.close()
+	k := &check{Checker: c, s: s, found: &found}
+	server, writable := k.server(ctx)
+	if !writable {
+		found.Skip("mappings", "nothing can be written")
+		return found, server
+	}
+	known, ok := k.owner(ctx)
+	if !ok {
+		return found, server
+	}
+	k.mappings(ctx, known)
+	return found, server
+}
+
+// check is the look at one external database.
+type check struct {
+	*Checker
+	s     *session
+	found *replication.Findings
+}
+
+// fail notes an error with the remedy that goes with it.
+func fail(found *replication.Findings, check string, err error) {
+	e := newError(err)
+	plain := *e
+	plain.Mapping, plain.Remedy = "", "" // they stand beside it
+	found.Fail(check, e.Remedy, "%s", truncated(plain.Error(), 512))
+}
+
+const inspectServer = `SELECT current_setting('server_version'), current_setting('server_version_num'), pg_is_in_recovery(),
+	current_setting('transaction_read_only') = 'on', pg_encoding_to_char(d.encoding), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
+	coalesce((SELECT has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = 'public'), false),
+	has_database_privilege(d.oid, 'TEMP'), current_user::text, d.oid::text || '@' || pg_postmaster_start_time()::text,
+	least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+			- (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
+		CASE WHEN d.datconnlimit >= 0 THEN d.datconnlimit - (SELECT count(*) FROM pg_stat_activity WHERE datid = d.oid) END,
+		CASE WHEN r.rolconnlimit >= 0 THEN r.rolconnlimit - (SELECT count(*) FROM pg_stat_activity WHERE usesysid = r.oid) END)
+	FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = current_user`
+
+// oldestExternal is the first version of Postgres that mappings are applied to.
+const oldestExternal = 130000
+
+// server looks at the server and at what the role may do there.
+func (k *check) server(ctx context.Context) (identity string, writable bool) {
+	asked := time.Now()
+	rows, err := k.s.exec(ctx, inspectServer)
+	answered := time.Now()
+	if err == nil && len(rows) != 1 {
+		err = errors.New("pg_database does not list the database")
+	}
+	if err != nil {
+		fail(k.found, "server", fmt.Errorf("reading the server's settings: %w", err))
+		return "", false
+	}
+	column := func(i int) string { return string(rows[0][i]) }
+	number := func(i int) int64 {
+		n, _ := strconv.ParseInt(column(i), 10, 64) // the query casts it
+		return n
+	}
+	user, recovery, readOnly := column(8), column(2) == "t", column(3) == "t"
+	k.found.Pass("connection", "PostgreSQL %s at %s:%d/%s, as %s", column(0), k.s.d.config.Host, k.s.d.config.Port, k.s.d.config.Database, user)
+	if number(1) < oldestExternal {
+		k.found.Fail("version", "upgrade it", "PostgreSQL %s is too old: 13 is the first that mappings are applied to", column(0))
+	}
+	switch {
+	case recovery:
+		k.found.Fail("writable", "let the destination's dsn name the primary of that cluster", "it is a standby")
+	case readOnly:
+		k.found.Fail("writable", fmt.Sprintf("ALTER ROLE %q RESET default_transaction_read_only, and the same of the database", user), "transactions are read only")
+	}
+	if encoding := column(4); encoding != "UTF8" {
+		k.found.Warn("encoding", "use a database with ENCODING 'UTF8'", "%s: a value with a character that it lacks is refused, and the destination halts", encoding)
+	}
+	if free := number(10); free < 1 {
+		k.found.Warn("connections", "raise the limit, or let others use a pooler", "this was the last one: the next may be refused")
+	}
+	replication.InspectClock(time.UnixMicro(number(5)), asked, answered, k.found)
+	if column(6) != "t" {
+		k.found.Fail("schema public", fmt.Sprintf("as the database's owner: GRANT USAGE, CREATE ON SCHEMA public TO %q", user), "role %q may not create tables in it", user)
+	}
+	if column(7) != "t" {
+		k.found.Warn("temporary tables", fmt.Sprintf("GRANT TEMPORARY ON DATABASE %q TO %q", k.s.d.config.Database, user), "role %q may make none: outflow verify needs them", user)
+	}
+	return column(9), !recovery && !readOnly
+}
+
+// owner looks at whose rows the database holds.
+func (k *check) owner(ctx context.Context) (known map[string]metadata, ok bool) {
+	const check = "_stack_sync_metadata"
+	known, err := k.s.metadata(ctx)
+	if err != nil {
+		fail(k.found, check, err)
+		return nil, false
+	}
+	highest := int64(-1)
+	for _, m := range known {
+		highest = max(highest, m.id)
+	}
+	switch {
+	case known == nil:
+		k.found.Pass(check, "it does not exist: the database is filled from the beginning")
+	case k.Highest >= 0 && highest > k.Highest:
+		k.found.Fail(check, "run: outflow run --slot-reset, which raises the ids and copies every destination anew",
+			"the database has sequence id %d, and the primary has come to %d: the primary was restored from a backup", highest, k.Highest)
+	default:
+		k.found.Pass(check, "of this tenant, up to sequence id %d", highest)
+	}
+	if known != nil {
+		const mayWrite = `SELECT has_table_privilege('public."_stack_sync_metadata"', 'INSERT') AND has_table_privilege('public."_stack_sync_metadata"', 'UPDATE')`
+		if rows, err := k.s.exec(ctx, mayWrite); err == nil && string(rows[0][0]) != "t" {
+			user := k.s.d.config.User
+			k.found.Fail(check, fmt.Sprintf("let it belong to %q, and so the mappings' tables", user), "role %q may not write to it", user)
+		}
+	}
+	return known, true
+}
+
+// mappings runs what would be run at first, in one transaction that is rolled back, and prepares every step.
+func (k *check) mappings(ctx context.Context, known map[string]metadata) {
+	if len(k.s.d.mappings) == 0 {
+		return
+	}
+	if err := k.s.begin(ctx); err != nil {
+		fail(k.found, "mappings", err)
+		return
+	}
+	defer k.s.rollback()
+	if known == nil && !k.try(ctx, "_stack_sync_metadata", func() error { return k.ddl(ctx, createMetadata, extendMetadata) }) {
+		return
+	}
+	for mi, m := range k.s.d.mappings {
+		check := "mapping " + m.Name
+		row, exists := known[m.Name]
+		if !exists || row.fingerprint != m.Fingerprint() { // else its tables are there, and need not be touched
+			if !k.try(ctx, check, func() error { return k.schema(ctx, m) }) {
+				continue
+			}
+		}
+		fine := true
+		for si := range m.Steps {
+			fine = k.try(ctx, check, func() error { return k.step(ctx, mi, si) }) && fine
+		}
+		for _, table := range m.Tables() {
+			if query, ok := m.Keys[table]; ok {
+				fine = k.try(ctx, check, func() error { return k.keys(ctx, m, table, query) }) && fine
+			}
+		}
+		if fine {
+			k.found.Pass(check, "%d steps prepared", len(m.Steps))
+		}
+	}
+	k.unswept()
+}
+
+// try does something behind a savepoint, so that what comes after it can still be looked at.
+func (k *check) try(ctx context.Context, check string, f func() error) bool {
+	_, err := k.s.exec(ctx, "SAVEPOINT outflow_check")
+	if err == nil {
+		err = f()
+	}
+	if err == nil {
+		return true
+	}
+	fail(k.found, check, err)
+	_, _ = k.s.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_check") // where that fails, so does what follows
+	return false
+}
+
+func (k *check) ddl(ctx context.Context, statements ...string) error {
+	for _, ddl := range statements {
+		if _, err := k.s.exec(ctx, ddl); err != nil {
+			return explainDDL(err, k.s.d.config.User)
+		}
+	}
+	return nil
+}
+
+func (k *check) schema(ctx context.Context, m *mapping.Mapping) error {
+	for _, f := range m.DDL() {
+		if _, err := k.s.exec(ctx, f.SQL); err != nil {
+			return explainDDL(faultOf(m.Name, f.FaultAt, err), k.s.d.config.User)
+		}
+	}
+	return nil
+}
+
+// step prepares a step, and has it planned without rows: only that looks at rights on tables.
+func (k *check) step(ctx context.Context, mi, si int) error {
+	if err := k.s.prepareStep(ctx, mi, si); err != nil {
+		return err
+	}
+	m := k.s.d.mappings[mi]
+	st, err := k.s.statement(ctx, mi, si, k.s.d.router.relation(m.Steps[si].From))
+	if err != nil {
+		return err
+	}
+	nulls := make([][]byte, len(st.ParameterOIDs()))
+	if err := k.s.conn.ExecParams(ctx, "EXPLAIN "+st.SQL, nulls, st.ParameterOIDs(), nil, nil).Read().Err; err != nil {
+		return explainDDL(fmt.Errorf("step %d: %w", si+1, err), k.s.d.config.User)
+	}
+	return nil
+}
+
+// keys prepares the query that says what the target holds.
+func (k *check) keys(ctx context.Context, m *mapping.Mapping, table, query string) error {
+	rel := k.s.d.router.relation(table)
+	if rel == nil {
+		return nil // its step has said so
+	}
+	key := replication.Range{Relation: rel, Tenant: k.s.d.router.tenantColumn(rel)}.KeyColumns()
+	_, err := k.s.conn.Prepare(ctx, "", keysSQL(rel, key, query, nil, 1), nil)
+	if sqlstate(err) == undefinedColumn {
+		e := newError(m.KeysFault(table, "%s", serverText(asPgError(err))))
+		e.Mapping, e.Remedy = m.Name, "let the query give the columns of the key of "+table+", by their names there"
+		return e
+	}
+	if err != nil {
+		return faultOf(m.Name, func(_ int32, format string, args ...any) *mapping.Fault { return m.KeysFault(table, format, args...) }, err)
+	}
+	return nil
+}
+
+// unswept warns of tables whose rows no mapping's keys can find again.
+func (k *check) unswept() {
+	var tables []string
+	for _, m := range k.s.d.mappings {
+		for _, table := range m.Tables() {
+			swept := slices.ContainsFunc(k.s.d.mappings, func(o *mapping.Mapping) bool { return o.Keys[table] != "" })
+			if !swept && !slices.Contains(tables, table) {
+				tables = append(tables, table)
+			}
+		}
+	}
+	for _, table := range tables {
+		k.found.Warn("keys of "+table, "add keys: to a mapping that reads "+table,
+			"no mapping has them: rows that are deleted while nobody watches stay, and a TRUNCATE halts the destination")
+	}
+}

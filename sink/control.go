@@ -1,0 +1,135 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+)
+
+// The kinds of switch.
+const (
+	SwitchReading     = "reading"     // of the slot: the primary keeps its WAL meanwhile
+	SwitchApplying    = "applying"    // in all external databases: as if each were paused
+	SwitchBackfills   = "backfills"   // copying rows: those in progress stay where they are
+	SwitchDestination = "destination" // one destination: it is paused
+)
+
+// Switch is something that a person may switch off. Switches are kept in outflow.switch on the primary, so they outlive the
+// process, and may be set where none runs.
+type Switch struct {
+	Kind         string
+	Tenant, Name string // of the destination, for SwitchDestination; else ""
+	Off          bool
+	By, Reason   string    // who, and why
+	At           time.Time // since when, on the primary's clock
+}
+
+// switchEvery is how often the switches are looked at.
+const switchEvery = 500 * time.Millisecond
+
+// Switches reads what has ever been switched, on and off.
+func (s *StateStore) Switches(ctx context.Context) (all []Switch, err error) {
+	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, `SELECT kind, tenant_id, name, off, set_by, reason, set_at FROM outflow.switch WHERE slot = $1
+			ORDER BY kind, tenant_id, name`, s.Slot)
+		if err == nil {
+			all, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Switch])
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading outflow.switch: %w", err)
+	}
+	return all, nil
+}
+
+// SetSwitch switches something off or on. Every process on the slot has noticed within a second. At is set by the primary.
+func (s *StateStore) SetSwitch(ctx context.Context, sw Switch) error {
+	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, `INSERT INTO outflow.switch (slot, kind, tenant_id, name, off, set_by, reason) VALUES ($1, $2, $3, $4, $5, $6, $7)
+			ON CONFLICT (slot, kind, tenant_id, name) DO UPDATE SET off = excluded.off, set_by = excluded.set_by, reason = excluded.reason,
+				set_at = clock_timestamp()`, s.Slot, sw.Kind, sw.Tenant, sw.Name, sw.Off, sw.By, sw.Reason)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("writing outflow.switch: %w", err)
+	}
+	return nil
+}
+
+// Switches are those in effect in this process, as it last read them.
+func (r *Router) Switches() []Switch {
+	r.switchMu.Lock()
+	defer r.switchMu.Unlock()
+	return append([]Switch(nil), r.switches...)
+}
+
+// loadSwitches reads the switches and sees to what has changed.
+func (r *Router) loadSwitches(ctx context.Context) error {
+	all, err := r.State.Switches(ctx)
+	if err != nil {
+		return err
+	}
+	r.switchMu.Lock()
+	r.switches = all
+	r.switchMu.Unlock()
+	off := map[string]*Switch{} // of the global ones
+	one := map[[2]string]*Switch{}
+	for i := range all {
+		switch sw := &all[i]; {
+		case !sw.Off:
+		case sw.Kind == SwitchDestination:
+			one[[2]string{sw.Tenant, sw.Name}] = sw
+		default:
+			off[sw.Kind] = sw
+		}
+	}
+	r.gate.hold(off[SwitchReading] != nil)
+	r.places.hold(off[SwitchBackfills] != nil)
+	for _, d := range r.Destinations() {
+		sw := one[[2]string{d.Tenant, d.Name}]
+		if sw == nil {
+			sw = off[SwitchApplying]
+		}
+		d.pause(sw)
+	}
+	return nil
+}
+
+// pause stops the destination's work after the batch in flight, or lets it go on where sw is nil. Its queue fills meanwhile:
+// see mustPark.
+func (d *Destination) pause(sw *Switch) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	was := d.paused
+	d.paused = sw
+	switch {
+	case (was == nil) == (sw == nil):
+	case sw != nil:
+		d.pausedAt = time.Now()
+		d.log.Info("paused", zap.String("by", sw.By), zap.String("reason", sw.Reason))
+		if !d.working && d.retryAt == nil {
+			d.startWork() // to rest: without a connection, and without a place among the backfills
+		}
+	default:
+		d.log.Info("resumed")
+		d.due = true
+		d.wake()
+	}
+	d.observe()
+}
+
+// why is who paused a destination and for which reason, for people.
+func (sw *Switch) why() string {
+	text := "by " + sw.By
+	if sw.Kind == SwitchApplying {
+		text = "applying was switched off by " + sw.By
+	}
+	if sw.Reason != "" {
+		text += ": " + sw.Reason
+	}
+	return text
+}

@@ -1,0 +1,154 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Two batches may be in flight on a connection: the second one is sent while the server works on the first, so that it need
+// not wait for this process in between. That is safe without more ado: the second one's compare-and-set expects what the first
+// one leaves, so when the first fails the second fails too, and both are taken from the queue again.
+
+// flight is a pipeline that several batches go through, one after the other.
+type flight struct {
+	d       *Destination
+	p       *pgconn.Pipeline
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	timeout *time.Timer // ends ctx when the server does not answer
+}
+
+func (d *Destination) takeOff(ctx context.Context) *flight {
+	f := &flight{d: d}
+	f.ctx, f.cancel = context.WithCancelCause(ctx)
+	f.timeout = time.AfterFunc(d.answerTimeout(), func() {
+		f.cancel(fmt.Errorf("the external server has not answered for %s", d.answerTimeout()))
+	})
+	f.p = d.session.conn.StartPipeline(f.ctx)
+	return f
+}
+
+// answerTimeout is how long the answer to a batch may take.
+func (d *Destination) answerTimeout() time.Duration {
+	return d.router.Options.StatementTimeout + d.router.Options.LockTimeout
+}
+
+// land ends the pipeline. What was sent and not answered is read and passed over.
+func (f *flight) land() error {
+	err := f.p.Close()
+	f.timeout.Stop()
+	f.cancel(nil)
+	return err
+}
+
+// apply brings batches into the external database, the given one first, each in one external transaction.
+func (d *Destination) apply(ctx context.Context, b *batch) error {
+	if err := d.prepareBatch(ctx, b); err != nil {
+		return err
+	}
+	f := d.takeOff(ctx)
+	sent, err := f.send(b)
+	for err == nil {
+		next, ahead := d.prefetch(b), (*round)(nil)
+		if next != nil && d.session.compiled(next) && d.fetchToast(ctx, next.transactions, next.rows) == nil {
+			if ahead, err = f.send(next); err != nil {
+				break // the connection is lost, and b with it
+			}
+		}
+		if failed := f.receive(sent); failed != nil {
+			_ = f.land()
+			sent.failed()
+			if ahead != nil {
+				ahead.failed()
+			}
+			return d.recover(ctx, b, failed)
+		}
+		d.committed(b)
+		if ahead == nil {
+			return f.land()
+		}
+		b, sent = next, ahead
+	}
+	_ = f.land()
+	return err
+}
+
+// receive reads a batch's answers.
+func (f *flight) receive(r *round) error {
+	f.timeout.Reset(f.d.answerTimeout())
+	err := r.read()
+	if cause := context.Cause(f.ctx); err != nil && cause != nil {
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
+}
+
+// prepareBatch does what needs the connection, or the primary, before the pipeline begins.
+func (d *Destination) prepareBatch(ctx context.Context, b *batch) error {
+	if err := d.fetchToast(ctx, b.transactions, b.rows); err != nil {
+		return err
+	}
+	return d.session.compile(ctx, b.rows)
+}
+
+// send writes a batch to the connection.
+func (f *flight) send(b *batch) (*round, error) {
+	b.async = f.d.mayLag(b)
+	r := &round{s: f.d.session, p: f.p}
+	r.begin(b)
+	if err := r.steps(f.ctx, b, b.rows); err != nil {
+		return nil, err
+	}
+	r.advance(b)
+	r.commit()
+	r.s.expect(b)
+	return r, r.flush()
+}
+
+// expect notes what the database has when the batch is committed; a later one may be in flight already.
+func (s *session) expect(b *batch) {
+	for i := range b.mappings {
+		if b.mappings[i] {
+			s.expected[i] = max(s.expected[i], b.last)
+		}
+	}
+}
+
+// compiled reports whether the batch's statements are known: making them may ask the server, which a pipeline does not allow.
+func (s *session) compiled(b *batch) bool {
+	for mi, m := range s.d.mappings {
+		for si, step := range m.Steps {
+			if rows := b.rows[step.From]; rows != nil && s.statements[statementKey{mi, si, rows.Relation}] == nil {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// prefetchChanges is how many changes must wait for sending them early to be worth it; fewer are better gathered until
+// the server is free.
+const prefetchChanges = 500
+
+// prefetch takes the batch behind b, which is in flight, where enough waits; nil where not.
+func (d *Destination) prefetch(b *batch) *batch {
+	if d.session.backfill != nil || d.router.stopping() {
+		return nil // chunks are merged between batches
+	}
+	d.mu.Lock()
+	waiting := 0
+	for _, t := range d.queue[d.applied+len(b.transactions):] {
+		if waiting += len(t.changes); waiting >= prefetchChanges || !t.complete {
+			break
+		}
+	}
+	paused := d.paused != nil || d.fresh
+	d.mu.Unlock()
+	if waiting < prefetchChanges || paused {
+		return nil
+	}
+	return d.take(d.session, b)
+}

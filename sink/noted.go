@@ -1,0 +1,52 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Noted is what the primary knows of a destination, whether a process runs or not.
+type Noted struct {
+	Tenant, Name string
+	State        State
+	Reason       string
+	SequenceID   int64 // the external database has at least this; -1 is not known
+	At           time.Time
+	Copied       int64 // rows of the copy in progress
+	CopyTotal    int64 // about how many there will be; -1 is not known
+}
+
+// Noted reads what is noted of the destinations of a slot: all that have ever run, those of a tenant (name ""), or one. Those
+// that the configuration no longer has are among them, with a reason that says so.
+func (s *StateStore) Noted(ctx context.Context, tenant, name string) (all []Noted, err error) {
+	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, `SELECT tenant_id, name, state, reason, last_sequence_id, updated_at, coalesce(copied_rows, 0), coalesce(copy_total, -1)
+			FROM outflow.destination_state WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3)
+			ORDER BY tenant_id, name`, s.Slot, tenant, name)
+		if err == nil {
+			all, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Noted])
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading outflow.destination_state: %w", err)
+	}
+	return all, nil
+}
+
+// Configured reports whether the configuration had the destination when a process last began to read.
+func (n Noted) Configured() bool { return n.Reason != notConfigured }
+
+// Attended reports whether a process reads the slot.
+func (s *StateStore) Attended(ctx context.Context) (attended bool, err error) {
+	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT coalesce((SELECT active FROM pg_replication_slots WHERE slot_name = $1), false)`, s.Slot).Scan(&attended)
+	})
+	if err != nil {
+		return false, fmt.Errorf("looking for replication slot %q: %w", s.Slot, err)
+	}
+	return attended, nil
+}

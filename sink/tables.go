@@ -1,0 +1,63 @@
+package sink
+
+import (
+	"sync/atomic"
+
+	"outflow/replication"
+)
+
+// TableStatus is what the stream has brought of a source table since the process started, for all tenants together.
+type TableStatus struct {
+	Table                                string // schema and name
+	Inserts, Updates, Deletes, Truncates int64
+	MinSequenceID, MaxSequenceID         int64 // of its first and its newest change; -1 where there was none
+}
+
+// tableCount counts the changes of a table: the reader's goroutine adds, anybody reads.
+type tableCount struct {
+	name                                 string
+	inserts, updates, deletes, truncates atomic.Int64
+	first, last                          atomic.Int64
+}
+
+func newTableCount(rel *replication.Relation) *tableCount {
+	c := &tableCount{name: rel.String()}
+	c.first.Store(-1)
+	c.last.Store(-1)
+	return c
+}
+
+func (c *tableCount) add(kind replication.Kind, id int64) {
+	switch kind {
+	case replication.Insert:
+		c.inserts.Add(1)
+	case replication.Update:
+		c.updates.Add(1)
+	case replication.Delete:
+		c.deletes.Add(1)
+	case replication.Truncate:
+		c.truncates.Add(1)
+	}
+	c.first.CompareAndSwap(-1, id)
+	c.last.Store(id)
+}
+
+// count adds the changes of a part to the tables that they are of.
+func (r *Router) count(part *replication.Transaction) {
+	for i := range part.Changes {
+		if rt := r.route(part.Changes[i].Relation); rt.count != nil {
+			rt.count.add(part.Changes[i].Kind, part.SequenceID)
+		}
+	}
+}
+
+// TableStatus is of each source table, in the configuration's order, the tombstones last. Changes that come again after a lost
+// connection are counted again.
+func (r *Router) TableStatus() []TableStatus {
+	all := make([]TableStatus, len(r.counts))
+	for i, c := range r.counts {
+		all[i] = TableStatus{Table: c.name, Inserts: c.inserts.Load(), Updates: c.updates.Load(), Deletes: c.deletes.Load(),
+			Truncates: c.truncates.Load(), MinSequenceID: c.first.Load(), MaxSequenceID: c.last.Load()}
+	}
+	return all
+}

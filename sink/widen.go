@@ -1,0 +1,107 @@
+package sink
+
+import (
+	"context"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"outflow/mapping"
+	"outflow/replication"
+)
+
+// The stream describes a table as it was published when a change was made. Changes from before the publication got a column
+// lack it, and a mapping that names it could not take them. They are widened: the column is Unchanged in them, as a value that
+// stayed in TOAST is, and comes from the primary like one.
+
+// learn notes a table as the stream describes it now; columns that are known beside it stay known. It is called with mu held.
+func (r *Router) learn(rel *replication.Relation) {
+	r.known[rel.Name] = union(rel, r.known[rel.Name])
+	clear(r.wide)
+}
+
+// widened is the relation with all columns that the table is known to have; often it is rel itself. The same relation gives the
+// same pointer until something is learnt.
+func (r *Router) widened(rel *replication.Relation) *replication.Relation {
+	r.mu.RLock()
+	w := r.wide[rel]
+	r.mu.RUnlock()
+	if w != nil {
+		return w
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w = union(rel, r.known[rel.Name])
+	r.wide[rel] = w
+	return w
+}
+
+// relation is what is known of a source table, nil where there is no such table.
+func (r *Router) relation(table string) *replication.Relation {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.known[table]
+}
+
+// union is rel with the columns of other (which may be nil) that it lacks behind its own.
+func union(rel, other *replication.Relation) *replication.Relation {
+	if other == nil || other == rel {
+		return rel
+	}
+	var more []replication.Column
+	for _, c := range other.Columns {
+		if rel.Column(c.Name) < 0 {
+			more = append(more, c)
+		}
+	}
+	if len(more) == 0 {
+		return rel
+	}
+	wide := *rel
+	wide.Columns = append(slices.Clone(rel.Columns), more...)
+	return &wide
+}
+
+// net are a fold's net changes per table, widened.
+func (d *Destination) net(f *fold) map[string]*mapping.Rows {
+	all := f.rows()
+	for _, rows := range all {
+		wide := d.router.widened(rows.Relation)
+		if more := len(wide.Columns) - len(rows.Relation.Columns); more > 0 {
+			widen(rows.Upserts, more, replication.Unchanged)
+			widen(rows.Deletes, more, replication.Null) // what a deleted row had is not to be found any more
+			rows.Relation = wide
+		}
+	}
+	return all
+}
+
+func widen(rows []mapping.Row, more int, presence replication.Presence) {
+	for i := range rows {
+		values := rows[i].Tuple.Values(nil)
+		for range more {
+			values = append(values, replication.Value{Presence: presence})
+		}
+		rows[i].Tuple = replication.NewTuple(values)
+	}
+}
+
+// forgetColumns leaves out what the primary's table does not have any more: a column that is known only from earlier may have
+// been renamed or dropped.
+func (r *Router) forgetColumns(ctx context.Context, rel *replication.Relation) error {
+	conn, err := r.Primary.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	now, err := replication.LoadTable(ctx, conn, rel.Schema, rel.Name)
+	if err != nil || now == nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.Log.Warn("columns of a table are gone from the primary", zap.Stringer("table", rel))
+	r.known[rel.Name] = r.known[rel.Name].Project(now.Relation.Names())
+	clear(r.wide)
+	return nil
+}
