@@ -49,7 +49,8 @@
 //	outflow_switch_off{switch}                   1 if reading, applying or backfills is switched off
 //	outflow_scrape_duration_seconds              what it took to read all this
 //
-// Classes of errors: dns, refused, timeout, tls, network, login, database, mapping, permission, row, constraint, resources, lock,
+// Classes of errors: dns, refused, blocked (by destinations.policy), tls, auth, timeout, protocol (what answers is not Postgres, or
+// went away), configuration, conflict (somebody else writes), database, mapping, permission, row, constraint, resources, lock,
 // shutdown, other.
 //
 // With admin.tenant_metrics each of these has one series a destination:

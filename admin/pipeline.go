@@ -18,6 +18,9 @@ type Pipeline struct {
 	Acks   *replication.AckTracker
 	// SlotStatus is what the primary last said of the slot; nil before that.
 	SlotStatus func() *replication.SlotStatus
+	// Configuration is what is wrong with the configuration that should have taken effect while the older one goes on, nil where
+	// nothing is. The function may be nil.
+	Configuration func() error
 }
 
 // states are all states of a destination, the worst first.

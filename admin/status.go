@@ -108,6 +108,11 @@ func (s *snapshot) judge(problem error) {
 	case s.Role == Role(replication.Standby.String()):
 		add(notice, "Another process reads the slot. This one takes over when that one ends.")
 	}
+	if p := s.pipeline; p != nil && p.Configuration != nil {
+		if err := p.Configuration(); err != nil {
+			add(warning, "The configuration stays as it was: %s", clean(err.Error()))
+		}
+	}
 	s.judgeSlot(add)
 	s.judgeSwitches(add)
 	s.judgeDestinations(add)

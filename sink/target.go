@@ -34,7 +34,7 @@ type Target struct {
 func (t Target) config(o Options) (*pgconn.Config, error) {
 	switch {
 	case t.Fault != nil:
-		return &pgconn.Config{}, nil // nothing connects
+		return &pgconn.Config{}, nil //nolint:nilerr // nothing connects
 	case t.Connect != nil:
 		return t.Connect, nil
 	}

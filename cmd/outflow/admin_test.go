@@ -33,7 +33,7 @@ func (w *world) serve() *site {
 	w.tb.Helper()
 	w.cfg.Admin.Listen, w.cfg.Admin.Token = "127.0.0.1:0", secret.New(adminToken)
 	ctx, cancel := context.WithCancel(context.Background())
-	f, err := newFront(ctx, w.cfg, zaptest.NewLogger(w.tb, zaptest.Level(zap.WarnLevel)))
+	f, err := newFront(ctx, w.cfg, w.cfg.Print, zaptest.NewLogger(w.tb, zaptest.Level(zap.WarnLevel)))
 	if err != nil {
 		cancel()
 		w.tb.Fatal(err)
@@ -47,7 +47,7 @@ func (w *world) serve() *site {
 		}
 	})
 	r := w.start()
-	f.attach(r.pipeline)
+	f.attach(r.pipeline, nil)
 	return &site{r, strings.TrimSuffix(f.server.URL(), "/")}
 }
 

@@ -91,9 +91,9 @@ func (s *demoServers) openPipeline(ctx context.Context) (*pipeline, *front, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	f, err := newFront(ctx, cfg, zap.NewNop())
+	f, err := newFront(ctx, cfg, cfg.Print, zap.NewNop())
 	if err == nil {
-		f.attach(pl)
+		f.attach(pl, nil)
 	}
 	return pl, f, err
 }

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -17,7 +19,7 @@ import (
 type front struct{ server *admin.Server }
 
 // newFront takes the port: that it is taken is known before anything else is done.
-func newFront(ctx context.Context, cfg *config.Config, log *zap.Logger) (*front, error) {
+func newFront(ctx context.Context, cfg *config.Config, print func(io.Writer) error, log *zap.Logger) (*front, error) {
 	if cfg.Admin.Listen == "" {
 		return nil, nil
 	}
@@ -27,7 +29,7 @@ func newFront(ctx context.Context, cfg *config.Config, log *zap.Logger) (*front,
 	}
 	server, err := admin.New(admin.Options{Listen: cfg.Admin.Listen, Token: cfg.Admin.Token.Reveal(), Hosts: cfg.Admin.Hosts,
 		Pprof: cfg.Admin.Pprof, TenantMetrics: cfg.Admin.TenantMetrics, Version: version, Slot: cfg.Source.Slot,
-		Store: &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}, Configuration: cfg.Print, Log: log})
+		Store: &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}, Configuration: print, Log: log})
 	if err != nil {
 		return nil, usageError{err}
 	}
@@ -49,9 +51,14 @@ func (f *front) around(ctx context.Context, run func(context.Context) error) err
 	return g.Wait()
 }
 
-func (f *front) attach(pl *pipeline) {
+// attach shows a pipeline. refused is why a newer configuration is not in effect; it may be nil.
+func (f *front) attach(pl *pipeline, refused func() error) {
 	if f != nil {
-		f.server.Attach(&admin.Pipeline{Reader: pl.reader, Router: pl.router, Acks: pl.acks, SlotStatus: pl.watcher.Last}, nil)
+		fault := pl.directory.Err
+		if refused != nil {
+			fault = func() error { return errors.Join(refused(), pl.directory.Err()) }
+		}
+		f.server.Attach(&admin.Pipeline{Reader: pl.reader, Router: pl.router, Acks: pl.acks, SlotStatus: pl.watcher.Last, Configuration: fault}, nil)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -88,8 +89,9 @@ func newVersion() *cobra.Command {
 
 // settings are the flags that all commands with a configuration have.
 type settings struct {
-	file string
-	set  []string
+	file    string
+	set     []string
+	environ []string // as it was before load scrubbed it
 }
 
 func (s *settings) flags(c *cobra.Command) {
@@ -97,7 +99,8 @@ func (s *settings) flags(c *cobra.Command) {
 	c.Flags().StringArrayVar(&s.set, "set", nil, "one setting, as in --set sink.batch_rows=1000; wins over environment and file")
 }
 
-// load reads the configuration and then removes from the process what tenants' connections must not inherit.
+// load reads the configuration and then removes from the process what tenants' connections must not inherit. It may be called
+// again: files are read anew.
 func (s *settings) load() (*config.Config, error) {
 	flags := map[string]string{}
 	for _, kv := range s.set {
@@ -107,12 +110,24 @@ func (s *settings) load() (*config.Config, error) {
 		}
 		flags[key] = value
 	}
-	cfg, err := config.Load(config.LoadOptions{File: s.file, Flags: flags})
+	if s.environ == nil {
+		s.environ = os.Environ()
+	}
+	cfg, err := config.Load(config.LoadOptions{File: s.file, Flags: flags, Env: s.lookup, Environ: func() []string { return s.environ }})
 	if err != nil {
 		return nil, usageError{err}
 	}
 	config.Scrub()
 	return cfg, nil
+}
+
+func (s *settings) lookup(name string) (string, bool) {
+	for _, entry := range s.environ {
+		if value, ok := strings.CutPrefix(entry, name+"="); ok {
+			return value, true
+		}
+	}
+	return "", false
 }
 
 func newLogger(l config.Log) (*zap.Logger, error) {

@@ -156,35 +156,52 @@ func slotSetup(primary *replication.Primary, cfg *config.Config, p *plan, log *z
 		}}
 }
 
-// openPipeline connects to the primary, prepares it, and builds the pipeline. Nothing runs until run is called.
-func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pipeline, error) {
+// outline is a pipeline before anything is written: the configuration, checked against the primary.
+type outline struct {
+	*plan
+	static    []sink.Target
+	directory *directory
+}
+
+// prepare connects to the primary and finds all that a person may have to correct. It changes nothing there. The connection is the
+// caller's where there is no error.
+func prepare(ctx context.Context, cfg *config.Config, log *zap.Logger) (*replication.Primary, *pgx.Conn, *outline, error) {
 	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
 	if err != nil {
-		return nil, usageError{fmt.Errorf("source.dsn: %w", err)}
+		return nil, nil, nil, usageError{fmt.Errorf("source.dsn: %w", err)}
 	}
 	conn, err := primary.Connect(ctx)
 	if err != nil {
-		return nil, replication.ExplainConnect(primary, err)
+		return nil, nil, nil, replication.ExplainConnect(primary, err)
+	}
+	o := &outline{}
+	if o.plan, err = newPlan(ctx, conn, cfg); err == nil {
+		o.static, err = o.plan.static(ctx, conn, cfg)
+	}
+	if err != nil {
+		conn.Close(context.WithoutCancel(ctx))
+		return nil, nil, nil, err
+	}
+	o.directory = newDirectory(o.plan, cfg, o.static, log)
+	return primary, conn, o, nil
+}
+
+// openPipeline connects to the primary, prepares it, and builds the pipeline. Nothing runs until run is called.
+func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pipeline, error) {
+	primary, conn, p, err := prepare(ctx, cfg, log)
+	if err != nil {
+		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	p, err := newPlan(ctx, conn, cfg)
-	if err != nil {
-		return nil, err
-	}
-	// All that a person may have to correct comes before a slot is made, which would hold the primary's WAL from then on.
-	static, err := p.static(ctx, conn, cfg)
-	if err != nil {
-		return nil, err
-	}
 	if err := migrate(ctx, primary); err != nil {
 		return nil, err
 	}
-	dir := newDirectory(p, cfg, static, log)
-	found, err := dir.read(ctx, conn)
+	// All that a person may have to correct comes before a slot is made, which would hold the primary's WAL from then on.
+	found, err := p.directory.read(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
-	source, confirmed, err := slotSetup(primary, cfg, p, log).Ensure(ctx, conn)
+	source, confirmed, err := slotSetup(primary, cfg, p.plan, log).Ensure(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
@@ -192,23 +209,23 @@ func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pi
 		log: log, state: &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}}
 	pl.reader = &replication.Reader{Primary: primary, Slot: cfg.Source.Slot, Publication: cfg.Source.Publication,
 		Source: source, Confirmed: confirmed, Acks: pl.acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
-	pl.watcher = &replication.Watcher{Setup: slotSetup(primary, cfg, p, log), Every: cfg.Source.Heartbeat, Log: pl.reader.Log,
+	pl.watcher = &replication.Watcher{Setup: slotSetup(primary, cfg, p.plan, log), Every: cfg.Source.Heartbeat, Log: pl.reader.Log,
 		Streaming: func() bool { return pl.reader.State() == replication.Streaming }}
 	if cfg.Source.Heartbeat > 0 {
 		pl.watcher.Heartbeat = &replication.Heartbeat{}
 		pl.reader.Heartbeat = pl.watcher.Heartbeat
 	}
-	pl.router = sink.NewRouter(sink.Config{Options: sinkOptions(cfg.Sink), SourceID: source.ID, Tables: sinkTables(cfg, p),
-		Tombstones: sinkTombstones(cfg, p), Acks: pl.acks, Rows: pl.lookup.Rows, Log: log,
+	pl.router = sink.NewRouter(sink.Config{Options: sinkOptions(cfg.Sink), SourceID: source.ID, Tables: sinkTables(cfg, p.plan),
+		Tombstones: sinkTombstones(cfg, p.plan), Acks: pl.acks, Rows: pl.lookup.Rows, Log: log,
 		Primary: primary, State: pl.state, Reader: pl.reader, SequenceID: source.SequenceID})
 	pl.reader.Sink = pl.router
-	for _, t := range static {
+	for _, t := range p.static {
 		if _, err := pl.router.Add(t); err != nil {
 			return nil, destinationFault(t.Tenant, t.Name, err)
 		}
 	}
-	dir.apply(ctx, pl.router, found)
-	pl.directory = dir
+	p.directory.apply(ctx, pl.router, found)
+	pl.directory = p.directory
 	return pl, nil
 }
 

@@ -23,6 +23,8 @@ func newRun() *cobra.Command {
 		Long: `Run prepares the primary where that is needed (schema outflow, publication, slot) and then keeps every tenant's
 external databases in sync. SIGTERM or Ctrl-C: it stops reading, finishes or rolls back what is in flight, reports to the
 primary for the last time and exits 0. A second process on the same slot waits as standby and takes over when the first ends.
+SIGHUP: it reads the configuration again, mappings and secrets in files with it, and goes on with that; one that has a fault is
+refused, and the old one goes on.
 
 With --slot-reset it first drops the slot and creates it anew, and then copies every destination from the tables while live
 changes flow. That heals a slot that is lost, missing, or of another primary. It may be killed at any moment and run again.`,
@@ -42,7 +44,7 @@ changes flow. That heals a slot that is lost, missing, or of another primary. It
 					return err
 				}
 			}
-			return run(c.Context(), cfg, log)
+			return run(c.Context(), cfg, s.load, log)
 		},
 	}
 	s.flags(c)
@@ -51,34 +53,14 @@ changes flow. That heals a slot that is lost, missing, or of another primary. It
 	return c
 }
 
-func run(ctx context.Context, cfg *config.Config, log *zap.Logger) error {
+func run(ctx context.Context, cfg *config.Config, load func() (*config.Config, error), log *zap.Logger) error {
 	log.Info("outflow starts", zap.String("version", version))
-	front, err := newFront(ctx, cfg, log)
+	r := &reloading{cfg: cfg, load: load, log: log}
+	front, err := newFront(ctx, cfg, r.print, log)
 	if err != nil {
 		return err
 	}
-	return front.around(ctx, func(ctx context.Context) error { return runPipelines(ctx, cfg, front, log) })
-}
-
-func runPipelines(ctx context.Context, cfg *config.Config, front *front, log *zap.Logger) error {
-	for {
-		pl, err := openWhenReachable(ctx, cfg, front, log)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil //nolint:nilerr // a wanted stop is not an error
-			}
-			return err
-		}
-		front.attach(pl)
-		err = pl.run(ctx)
-		front.detach(err)
-		if errors.Is(err, replication.ErrMoved) && ctx.Err() == nil {
-			log.Info("another process had the slot meanwhile; starting over from what the primary has noted")
-			continue
-		}
-		log.Info("outflow ends", zap.Stringer("flush_lsn", pl.acks.Flush()), zap.Int("outstanding", pl.acks.Outstanding()))
-		return err
-	}
+	return front.around(ctx, func(ctx context.Context) error { return r.run(ctx, front) })
 }
 
 // openWhenReachable waits for a primary that does not answer yet. What a person must change is an error at once.

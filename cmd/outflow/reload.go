@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"reflect"
+	"sync"
+	"syscall"
+
+	"go.uber.org/zap"
+
+	"outflow/internal/config"
+	"outflow/replication"
+)
+
+// reloading runs one pipeline after the other: another one when the configuration was read again.
+type reloading struct {
+	load func() (*config.Config, error)
+	log  *zap.Logger
+
+	mu      sync.Mutex
+	cfg     *config.Config
+	refused error // why the newest configuration was, nil where it was taken
+}
+
+// print writes the configuration that is in effect.
+func (r *reloading) print(w io.Writer) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.cfg.Print(w)
+}
+
+func (r *reloading) run(ctx context.Context, front *front) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	var before *config.Config // what took effect last, while cfg has not
+	for {
+		pl, err := openWhenReachable(ctx, r.cfg, front, r.log)
+		switch {
+		case ctx.Err() != nil:
+			return nil //nolint:nilerr // a wanted stop is not an error
+		case err != nil && before != nil: // it was in order a moment ago
+			r.refuse(err)
+			r.take(before)
+			before = nil
+			continue
+		case err != nil:
+			return err
+		}
+		before = nil
+		front.attach(pl, r.fault)
+		next, err := r.until(ctx, pl, hangup)
+		front.detach(err)
+		switch {
+		case err == nil && next != nil:
+			r.log.Info("going on with the new configuration")
+			before = r.cfg
+			r.take(next)
+		case errors.Is(err, replication.ErrMoved) && ctx.Err() == nil:
+			r.log.Info("another process had the slot meanwhile; starting over from what the primary has noted")
+		default:
+			r.log.Info("outflow ends", zap.Stringer("flush_lsn", pl.acks.Flush()), zap.Int("outstanding", pl.acks.Outstanding()))
+			return err
+		}
+	}
+}
+
+// until runs the pipeline until it ends, or until there is another configuration to go on with.
+func (r *reloading) until(ctx context.Context, pl *pipeline, hangup <-chan os.Signal) (next *config.Config, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- pl.run(ctx) }()
+	for {
+		select {
+		case err := <-ended:
+			return nil, err
+		case <-hangup:
+			cfg, err := r.read(ctx)
+			if err != nil {
+				r.refuse(err)
+				continue
+			}
+			cancel()
+			return cfg, <-ended
+		}
+	}
+}
+
+// read gets the configuration anew and tries whether a pipeline can be made of it. It changes nothing on the primary.
+func (r *reloading) read(ctx context.Context) (*config.Config, error) {
+	cfg, err := r.load()
+	if err != nil {
+		return nil, err
+	}
+	if !reflect.DeepEqual(cfg.Admin, r.cfg.Admin) || cfg.Log != r.cfg.Log {
+		r.log.Warn("admin: and log: have changed; they take effect when the process is started again")
+	}
+	_, conn, o, err := prepare(ctx, cfg, r.log)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	_, err = o.directory.read(ctx, conn)
+	return cfg, err
+}
+
+func (r *reloading) take(cfg *config.Config) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cfg = cfg; r.refused != nil {
+		r.refused = nil
+	}
+}
+
+func (r *reloading) refuse(err error) {
+	r.log.Error("the new configuration is refused; the old one goes on", zap.Error(err))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refused = err
+}
+
+// fault is why the newest configuration is not in effect.
+func (r *reloading) fault() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.refused
+}
