@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -56,7 +57,8 @@ func TestReadmeShowsWhatInitPrints(t *testing.T) {
 }
 
 func TestReadmeConfigurationLoads(t *testing.T) {
-	environment := map[string]string{"OUTFLOW_SOURCE_DSN": "postgres://outflow@db/app", "ACME_DSN": "postgres://outflow@acme/app"}
+	environment := map[string]string{"OUTFLOW_SOURCE_DSN": "postgres://outflow@db/app", "ACME_DSN": "postgres://outflow@acme/app",
+		"OUTFLOW_ADMIN_TOKEN": "0123456789abcdef"}
 	for _, name := range []string{"configuration", "configuration of every key"} {
 		file := filepath.Join(t.TempDir(), "outflow.yaml")
 		if err := os.WriteFile(file, []byte(readmeBlock(t, name)), 0o600); err != nil {
@@ -75,10 +77,38 @@ func TestReadmeConfigurationLoads(t *testing.T) {
 			t.Errorf("%s: the README's values are not the defaults (-default +README):\n%s", name, diff)
 		}
 		if !slices.EqualFunc(defaults.Source.Tables, cfg.Source.Tables, func(a, b config.Table) bool { return a.Name == b.Name && a.Tenant == b.Tenant }) ||
-			*defaults.Source.Tombstones != *cfg.Source.Tombstones || defaults.Log != cfg.Log {
+			*defaults.Source.Tombstones != *cfg.Source.Tombstones || defaults.Log != cfg.Log || defaults.Admin.Listen != cfg.Admin.Listen ||
+			defaults.Destinations.Query != cfg.Destinations.Query || defaults.Destinations.Refresh != cfg.Destinations.Refresh ||
+			defaults.Destinations.Policy.MinSSLMode != cfg.Destinations.Policy.MinSSLMode || !slices.Equal(defaults.Destinations.Policy.Ports, cfg.Destinations.Policy.Ports) {
 			t.Errorf("%s: the README's values are not the defaults", name)
 		}
 	}
+}
+
+// The query for Stack Auth finds the databases of its configuration, however that is written.
+func TestReadmeStackAuth(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.openPolicy()
+	w.exec(`CREATE TABLE "Tenancy" ("id" uuid PRIMARY KEY, "projectId" text, "branchId" text);
+		CREATE TABLE "EnvironmentConfigOverride" ("projectId" text, "branchId" text, "config" jsonb, PRIMARY KEY ("projectId", "branchId"))`)
+	w.exec(`INSERT INTO "Tenancy" VALUES ($1, 'p1', 'main'), ($2, 'p2', 'main'), ($3, 'p3', 'main')`, tenant1, tenant2, tenant3)
+	nested, dotted := pgtest.Database(t, w.cluster), pgtest.Database(t, w.cluster)
+	w.exec(`INSERT INTO "EnvironmentConfigOverride" VALUES
+		('p1', 'main', jsonb_build_object('dbSync', jsonb_build_object('externalDatabases', jsonb_build_object('crm', jsonb_build_object('type', 'postgres', 'connectionString', $1::text),
+			'lake', '{"type": "parquet", "connectionString": "x"}'::jsonb)), 'other', 1)),
+		('p2', 'main', jsonb_build_object('dbSync.externalDatabases.warehouse', jsonb_build_object('type', 'postgres'),
+			'dbSync.externalDatabases.warehouse.connectionString', $2::text)), ('p3', 'main', '{"dbSync": null, "x": {"y": 1}}')`, nested, dotted)
+	w.existing(5, tenant1, tenant2, tenant3)
+	w.cfg.Destinations.Query, w.cfg.Destinations.Refresh = readmeBlock(t, "stack auth"), 100*time.Millisecond
+	r := w.start()
+	r.has(2)
+	r.caughtUp()
+	w.equal(tenant1, nested)
+	w.equal(tenant2, dotted)
+	w.exec(`UPDATE "EnvironmentConfigOverride" SET "config" = '{}' WHERE "projectId" = 'p2'`)
+	r.has(1)
+	r.destination("crm")
 }
 
 // The worked example does what the README says.
