@@ -148,7 +148,7 @@ func (r *Reader) Run(ctx context.Context) error {
 			return explainFatal(r.Slot, r.Publication, err)
 		default:
 			r.state.Store(int32(Connecting))
-			r.Log.Warn("lost the primary; connecting again", zap.Error(err), zap.Duration("wait", wait))
+			r.Log.Warn("lost the primary; connecting again", zap.Error(err), zap.Duration("next_try_ms", wait))
 		}
 		select {
 		case <-ctx.Done():

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"slices"
+	"time"
 
 	"outflow/mapping"
 	"outflow/replication"
@@ -17,7 +18,8 @@ type batch struct {
 	last     int64 // sequence id of the newest
 	changes  int   // net changes
 	bytes    int64 // of the transactions, unless large
-	async    bool  // COMMIT does not wait for the disk of the external server
+	taken    time.Time
+	async    bool // COMMIT does not wait for the disk of the external server
 }
 
 // take makes a batch of what is at the front of the queue, behind the batch before (nil: none) that is still in flight. It
@@ -32,7 +34,7 @@ func (d *Destination) take(s *session, before *batch) *batch {
 	} else {
 		skip = d.skipApplied(s)
 	}
-	b := &batch{}
+	b := &batch{taken: time.Now()}
 	var f fold
 	n := 0
 	for _, t := range d.queue[skip:] {

@@ -328,7 +328,7 @@ func (r *Router) park(d *Destination, reason string) {
 	d.parking = false
 	if err != nil {
 		d.mu.Unlock()
-		r.Log.Warn("a destination cannot be parked", zap.Stringer("destination", d), zap.Error(err))
+		d.log.Warn("the destination cannot be parked", zap.Error(err))
 		return
 	}
 	d.epoch, d.parked, d.fresh, d.parkReason = epoch, true, true, text

@@ -19,6 +19,7 @@ type transaction struct {
 	id        int64
 	xid       uint32
 	committed time.Time
+	received  time.Time // when its first part came
 	ticket    replication.Ticket
 	changes   []replication.Change
 	bytes     int64
@@ -52,7 +53,7 @@ func (d *Destination) enqueue(part *replication.Transaction, changes []replicati
 		}
 		delete(d.kept, part.SequenceID)
 		*a = position{id: part.SequenceID}
-		d.queue = append(d.queue, &transaction{id: part.SequenceID, xid: part.XID, committed: part.CommitTime, ticket: part.Ticket})
+		d.queue = append(d.queue, &transaction{id: part.SequenceID, xid: part.XID, committed: part.CommitTime, received: time.Now(), ticket: part.Ticket})
 	}
 	for len(changes) > 0 && int64(changes[0].Ordinal) < a.ordinal { // seen before the connection was lost
 		changes = changes[1:]

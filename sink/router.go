@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"outflow/replication"
@@ -61,6 +62,7 @@ type Config struct {
 	// SequenceID is the id of a transaction that committed at that place.
 	SequenceID func(replication.LSN) int64
 	Log        *zap.Logger
+	Tracer     trace.Tracer // of batches; nil: none
 }
 
 // Reader is what the router asks of the reader of the stream.

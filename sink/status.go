@@ -190,8 +190,9 @@ func (d *Destination) logFailure(e *Error, wait time.Duration) {
 		return
 	}
 	d.log.Warn("the external database does not take the changes", zap.String("state", string(d.status.State)),
-		zap.Int("attempt", n), zap.String("sqlstate", e.SQLState), zap.String("mapping", e.Mapping), zap.Error(e),
-		zap.Duration("next_try", wait))
+		zap.Int("attempt", n), zap.String("sqlstate", e.SQLState), zap.String("mapping", e.Mapping),
+		zap.String("table", e.Table), zap.Error(e),
+		zap.Duration("next_try_ms", wait))
 }
 
 // retry ends the pause.
@@ -214,6 +215,7 @@ func (d *Destination) succeeded(b *batch, flushed bool) {
 	d.status.Rows += int64(b.changes)
 	d.status.Batches++
 	d.status.Transactions += int64(len(b.transactions))
+	d.trace(b)
 	for _, t := range d.queue[d.applied : d.applied+len(b.transactions)] {
 		d.lagging += t.bytes
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"outflow/internal/config"
@@ -18,8 +19,9 @@ import (
 
 // reloading runs one pipeline after the other: another one when the configuration was read again.
 type reloading struct {
-	load func() (*config.Config, error)
-	log  *zap.Logger
+	load   func() (*config.Config, error)
+	log    *zap.Logger
+	tracer trace.Tracer // nil: none
 
 	mu      sync.Mutex
 	cfg     *config.Config
@@ -52,6 +54,7 @@ func (r *reloading) run(ctx context.Context, front *front) error {
 			return err
 		}
 		before = nil
+		pl.router.Tracer = r.tracer
 		front.attach(pl, r.fault)
 		next, err := r.until(ctx, pl, hangup)
 		front.detach(err)
@@ -97,8 +100,8 @@ func (r *reloading) read(ctx context.Context) (*config.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !reflect.DeepEqual(cfg.Admin, r.cfg.Admin) || cfg.Log != r.cfg.Log {
-		r.log.Warn("admin: and log: have changed; they take effect when the process is started again")
+	if !reflect.DeepEqual(cfg.Admin, r.cfg.Admin) || cfg.Tracing != r.cfg.Tracing || cfg.Log != r.cfg.Log {
+		r.log.Warn("admin:, tracing: or log: has changed; that takes effect when the process is started again")
 	}
 	_, conn, o, err := prepare(ctx, cfg, r.log)
 	if err != nil {

@@ -56,6 +56,18 @@ changes flow. That heals a slot that is lost, missing, or of another primary. It
 func run(ctx context.Context, cfg *config.Config, load func() (*config.Config, error), log *zap.Logger) error {
 	log.Info("outflow starts", zap.String("version", version))
 	r := &reloading{cfg: cfg, load: load, log: log}
+	provider, err := tracing(ctx, cfg.Tracing, log)
+	if err != nil {
+		return err
+	}
+	if provider != nil {
+		r.tracer = provider.Tracer("outflow")
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tracesPatience)
+			defer cancel()
+			_ = provider.Shutdown(ctx) // what it loses is logged
+		}()
+	}
 	front, err := newFront(ctx, cfg, r.print, log)
 	if err != nil {
 		return err
@@ -74,7 +86,7 @@ func openWhenReachable(ctx context.Context, cfg *config.Config, front *front, lo
 		}
 		front.detach(err)
 		wait := pause.NextBackOff()
-		log.Warn("the primary cannot be reached", zap.Error(err), zap.Duration("next_try", wait))
+		log.Warn("the primary cannot be reached", zap.Error(err), zap.Duration("next_try_ms", wait))
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()

@@ -28,6 +28,7 @@ type Config struct {
 	Mappings []string `yaml:"mappings"`
 	Sink     Sink     `yaml:"sink"`
 	Admin    Admin    `yaml:"admin"`
+	Tracing  Tracing  `yaml:"tracing"`
 	Log      Log      `yaml:"log"`
 
 	doc     *strictyaml.Document
@@ -140,6 +141,12 @@ type Admin struct {
 	TenantMetrics bool        `yaml:"tenant_metrics"` // one series a destination
 }
 
+// Tracing sends spans of batches, from receipt to commit, to an OpenTelemetry collector.
+type Tracing struct {
+	Endpoint string  `yaml:"endpoint"` // the URL of OTLP over HTTP; "" is off
+	Sample   float64 `yaml:"sample"`   // the share of the batches, 0 to 1
+}
+
 // Log says how the process logs.
 type Log struct {
 	Level  string `yaml:"level"`  // debug, info, warn or error
@@ -185,7 +192,8 @@ func Default() *Config {
 			OnError:          "halt",
 			Backfills:        2,
 		},
-		Admin: Admin{Listen: "127.0.0.1:8090"},
-		Log:   Log{Level: "info", Format: "json"},
+		Admin:   Admin{Listen: "127.0.0.1:8090"},
+		Tracing: Tracing{Sample: 0.01},
+		Log:     Log{Level: "info", Format: "json"},
 	}
 }

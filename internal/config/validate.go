@@ -3,6 +3,7 @@ package config
 import (
 	"cmp"
 	"fmt"
+	"net/url"
 	"regexp"
 	"strings"
 	"time"
@@ -26,6 +27,7 @@ func (l *loader) validate() {
 	}
 	l.validateSink()
 	l.validateAdmin()
+	l.validateTracing()
 	oneOf(l, "log.level", l.config.Log.Level, "debug", "info", "warn", "error")
 	oneOf(l, "log.format", l.config.Log.Format, "json", "console")
 }
@@ -149,6 +151,14 @@ func (l *loader) validateQuery() {
 		if port < 1 || port > 65535 {
 			l.faultAt(listPath("destinations.policy.ports", i, l.config), "expected a port from 1 to 65535, found %d", port)
 		}
+	}
+}
+
+func (l *loader) validateTracing() {
+	t := &l.config.Tracing
+	within(l, "tracing.sample", t.Sample, 0, 1)
+	if u, err := url.Parse(t.Endpoint); t.Endpoint != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
+		l.faultAt("tracing.endpoint", "expected a URL such as http://collector:4318/v1/traces, or \"\" for none, found %s", l.show("tracing.endpoint", t.Endpoint))
 	}
 }
 

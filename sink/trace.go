@@ -1,0 +1,32 @@
+package sink
+
+import (
+	"context"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// trace records a batch that is committed, from the receipt of its first transaction: how long that waited in the queue, and how
+// long the external database took. It is called with mu held.
+func (d *Destination) trace(b *batch) {
+	if d.router.Tracer == nil || len(b.transactions) == 0 {
+		return
+	}
+	first, last := b.transactions[0], b.transactions[len(b.transactions)-1]
+	ctx, span := d.router.Tracer.Start(context.Background(), "batch", trace.WithTimestamp(first.received), trace.WithSpanKind(trace.SpanKindConsumer))
+	defer span.End()
+	if !span.IsRecording() {
+		return // not sampled
+	}
+	span.SetAttributes(attribute.String("outflow.tenant", d.Tenant), attribute.String("outflow.destination", d.Name),
+		attribute.Int("outflow.transactions", len(b.transactions)), attribute.Int("outflow.changes", b.changes),
+		attribute.Int64("outflow.first_sequence_id", first.id), attribute.Int64("outflow.last_sequence_id", last.id),
+		attribute.String("outflow.committed_at", first.committed.UTC().Format(time.RFC3339Nano)))
+	_, queue := d.router.Tracer.Start(ctx, "queue", trace.WithTimestamp(first.received))
+	queue.End(trace.WithTimestamp(b.taken))
+	_, apply := d.router.Tracer.Start(ctx, "apply", trace.WithTimestamp(b.taken), trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(attribute.String("db.system.name", "postgresql"), attribute.Bool("outflow.in_rounds", b.large != nil)))
+	apply.End()
+}
