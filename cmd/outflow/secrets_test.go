@@ -1,0 +1,82 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+
+	"outflow/internal/pgcluster/pgtest"
+	"outflow/internal/secret"
+)
+
+// TestNothingIsGivenAway has a process fail in all ways that could show a password or a row's value, and looks for them in all that it
+// says: log, metrics, API, dashboard, and its notes on the primary.
+func TestNothingIsGivenAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.openPolicy()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	w.cfg.Admin.Listen = l.Addr().String()
+	must(t, l.Close())
+	withPassword := func(dsn, password string) string { return strings.Replace(dsn, "postgres@", "postgres:"+password+"@", 1) }
+	w.cfg.Source.DSN = secret.New(withPassword(w.source, "canary-source"))
+	static := w.destination(tenant1, "static")
+	w.cfg.Destinations.Static[0].DSN = secret.New(withPassword(static, "canary-static"))
+	w.addDestination(tenant1, "static-dead", "postgres://u:canary-dead@127.0.0.1:1/db")
+	p := launch(t, "run", "--config", w.configFile(), "--set", "log.level=debug", "--set", "admin.tenant_metrics=true", "--set", "sink.retry_max=300ms")
+	p.says(`"streaming"`)
+
+	mine := func(name, schema, value string) string {
+		return fmt.Sprintf("name: %s\ntarget: t\nschema: %q\nsteps:\n  - from: ProjectUser\n    when: upsert\n    sql: INSERT INTO t SELECT %s FROM \"ProjectUser\" r\n", name, schema, value)
+	}
+	for name, definition := range map[string]string{
+		"cast":   mine("cast", "CREATE TABLE IF NOT EXISTS t (n int)", `r."displayName"::int`),
+		"date":   mine("date", "CREATE TABLE IF NOT EXISTS t (n date)", `r."displayName"::date`),
+		"json":   mine("json", "CREATE TABLE IF NOT EXISTS t (n jsonb)", `r."displayName"::jsonb`),
+		"long":   mine("long", "CREATE TABLE IF NOT EXISTS t (n varchar(3))", `r."displayName"`),
+		"check":  mine("check", "CREATE TABLE IF NOT EXISTS t (n text CHECK (length(n) < 3))", `r."displayName"`),
+		"unique": mine("unique", "CREATE TABLE IF NOT EXISTS t (n text UNIQUE)", `r."displayName"`),
+		"null":   mine("null", "CREATE TABLE IF NOT EXISTS t (n text, m int NOT NULL)", `r."displayName"`),
+		"plain":  mine("plain", "CREATE TABLE IF NOT EXISTS t (n text)", `r."displayName"`),
+	} {
+		w.exec(`INSERT INTO outflow.destination (tenant_id, name, dsn, definitions) VALUES ($1, $2, $3, ARRAY[$4])`, tenant1, name,
+			withPassword(pgtest.Database(t, w.cluster), "canary-tenant"), definition)
+	}
+	w.exec(`INSERT INTO outflow.destination (tenant_id, name, dsn) VALUES ($1, 'dead', 'postgres://u:canary-dead@127.0.0.1:1/db?sslmode=disable'),
+		($1, 'wrong', 'postgres://u:canary-wrong@h/db?canary-key=1'), ($1, 'worse', 'postgres://u:canary-worse@[h/db')`, tenant1)
+	w.user(tenant1, "00000000-0000-4000-8000-000000000001", "canary-row")
+	w.user(tenant1, "00000000-0000-4000-8000-000000000002", "canary-row")
+	halted := []string{"cast", "date", "json", "long", "check", "unique", "null", "wrong", "worse"}
+	for _, name := range halted {
+		waitFor(t, name+" to halt", func() error {
+			if s := w.state(tenant1, name); s != "halted" {
+				return fmt.Errorf("it is %s", s)
+			}
+			return nil
+		})
+	}
+	s := &site{running: &running{tb: t}, url: "http://" + w.cfg.Admin.Listen}
+	said := map[string]string{"the log": p.out.String(),
+		"the primary's notes": strings.Join(query(t, w.source, `SELECT d::text FROM outflow.destination_state d`), "\n")}
+	paths := []string{"/metrics", "/api/status", "/api/destinations", "/api/tables", "/api/errors", "/api/switches", "/", "/tables", "/switches", "/configuration", "/readyz"}
+	for _, name := range append(halted, "static", "static-dead", "dead", "plain") {
+		paths = append(paths, "/api/destinations/"+tenant1+"/"+name, "/destinations/"+tenant1+"/"+name)
+	}
+	for _, path := range paths {
+		said[path] = s.get(path)
+		if len(said[path]) < 20 && path != "/readyz" {
+			t.Errorf("%s says only %q", path, said[path])
+		}
+	}
+	p.terminate()
+	said["the log to its end"] = p.out.String()
+	for where, text := range said {
+		if i := strings.Index(text, "canary"); i >= 0 {
+			t.Errorf("%s has a secret: ...%s...", where, text[max(0, i-200):min(len(text), i+50)])
+		}
+	}
+	contains(t, said["/api/destinations"], "22P02", "23514", "22001")
+	same(t, static, `SELECT count(*) FROM users WHERE display_name = 'canary-row'`, `"2"`)
+}
