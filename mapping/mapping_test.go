@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -258,6 +259,30 @@ func TestCompile(t *testing.T) {
 		}
 		if again := m.Compile(0, item, known); again.Name != st.Name || len(st.Name) > 63 {
 			t.Errorf("%s: the names are %s and %s", c.sql, st.Name, again.Name)
+		}
+	}
+}
+
+// Plain is the statement up to its ON CONFLICT, where nothing stands behind that.
+func TestPlainStatements(t *testing.T) {
+	rel := &replication.Relation{Schema: "public", Name: "item", Columns: []replication.Column{{Name: "id", Type: "integer", Identity: true}, {Name: "note", Type: "text"}}, Key: []int{0}}
+	for sql, want := range map[string]string{
+		`INSERT INTO copy SELECT r.id, r.note FROM item r ON CONFLICT (id) DO UPDATE SET note = excluded.note`:  `INSERT INTO copy SELECT r.id, r.note FROM item r`,
+		"INSERT INTO copy SELECT r.id FROM item r WHERE r.id > 3 -- but these\n ON CONFLICT DO NOTHING -- else": `INSERT INTO copy SELECT r.id FROM item r WHERE r.id > 3`,
+		`INSERT INTO copy SELECT r.id FROM item r`:                                                              "",
+		`INSERT INTO copy SELECT r.id FROM item r ON CONFLICT DO NOTHING RETURNING id`:                          "",
+		`INSERT INTO copy SELECT r.id FROM item r JOIN other o USING (id) ON CONFLICT DO NOTHING`:               "",
+		`INSERT INTO copy SELECT r.id, 'on conflict' FROM item r`:                                               "",
+		`WITH x AS (SELECT 1) INSERT INTO copy SELECT r.id FROM item r ON CONFLICT DO NOTHING`:                  "",
+	} {
+		m, err := Load("m.yaml", fmt.Appendf(nil, "name: m\ntarget: copy\nsteps:\n  - {from: item, when: upsert, sql: %q}\n", sql))
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := m.Compile(0, rel, func(string) bool { return true })
+		_, plain, _ := strings.Cut(st.Plain, ") AS u) ")
+		if plain != want || !strings.HasPrefix(st.SQL, st.Plain) || (want != "") != (st.PlainName != "") || st.PlainName == st.Name {
+			t.Errorf("%s:\n%q\n%q", sql, st.Plain, st.SQL)
 		}
 	}
 }

@@ -15,6 +15,7 @@ type Rows struct {
 	Relation *replication.Relation
 	Upserts  []Row
 	Deletes  []Row
+	New      bool // every row was inserted on the source by these changes; there are no deletes
 
 	encoded map[encodedKey][]byte
 }

@@ -15,7 +15,7 @@ type conn = net.Conn
 
 // stream is the socket of the replication connection. The walsender flushes every message, so a reader that sleeps in
 // read(2) is woken for each of them: that costs the walsender twice its CPU and the reader a context switch a row. While
-// messages come thick, stream therefore lets them gather in the socket for about a millisecond and takes them in one
+// messages come thick, stream therefore lets them gather in the socket for two milliseconds and takes them in one
 // read; when they come singly it never waits.
 type stream struct {
 	conn
@@ -26,14 +26,16 @@ type stream struct {
 	windowStart time.Time // start of the window in which reads are counted
 	reads       int       // reads in this window
 	gathering   bool
+	small       int // small reads in a row while gathering
 }
 
 const (
-	readBuffer   = 256 << 10              // bytes taken from the socket at once
-	gatherPause  = 500 * time.Microsecond // the timer makes about 1 ms of it in an idle process
+	readBuffer   = 256 << 10 // bytes taken from the socket at once
+	gatherPause  = 2 * time.Millisecond
 	gatherWindow = 5 * time.Millisecond
 	gatherReads  = 30      // reads in a window from which on messages are let gather
-	gatherBytes  = 4 << 10 // a gathered read smaller than this ends the gathering
+	gatherBytes  = 4 << 10 // a gathered read smaller than this is a small one
+	gatherSmall  = 8       // so many in a row end the gathering; one alone may only mean that the walsender had no CPU
 )
 
 func (s *stream) frontend(r io.Reader, w io.Writer) *pgproto3.Frontend {
@@ -68,14 +70,17 @@ func (s *stream) Read(p []byte) (int, error) {
 // pace decides whether the next read lets messages gather.
 func (s *stream) pace(n int, now time.Time) {
 	if s.gathering {
-		s.gathering = n >= gatherBytes
+		if s.small++; n >= gatherBytes {
+			s.small = 0
+		}
+		s.gathering = s.small < gatherSmall
 		s.reads, s.windowStart = 0, now
 		return
 	}
 	if s.reads++; s.reads < gatherReads {
 		return
 	}
-	s.gathering = now.Sub(s.windowStart) < gatherWindow
+	s.gathering, s.small = now.Sub(s.windowStart) < gatherWindow, 0
 	s.reads, s.windowStart = 0, now
 }
 

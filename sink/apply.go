@@ -135,7 +135,11 @@ func (r *round) steps(ctx context.Context, b *batch, rows map[string]*mapping.Ro
 				return err
 			}
 			r.planFor(st, table.Len(step.When))
-			r.run("step", st.Name, st.SQL, st, params, st.ParameterOIDs(), binaryFormat)
+			name, sql := st.Name, st.SQL
+			if b.hopeful && table.New && st.Plain != "" {
+				name, sql = st.PlainName, st.Plain
+			}
+			r.run("step", name, sql, st, params, st.ParameterOIDs(), binaryFormat)
 		}
 	}
 	return nil

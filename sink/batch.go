@@ -19,6 +19,7 @@ type batch struct {
 	changes  int   // net changes
 	bytes    int64 // of the transactions, unless large
 	taken    time.Time
+	hopeful  bool // rows that are new on the source are inserted without ON CONFLICT
 	async    bool // COMMIT does not wait for the disk of the external server
 }
 

@@ -76,6 +76,7 @@ type Destination struct {
 	cancelWork context.CancelFunc // of the worker's current run
 
 	asked     time.Time // when askFlush was last called beside a backfill; the worker's
+	conflicts bool      // rows that are new on the source were there: from then on ON CONFLICT is kept; the worker's
 	unnamed   bool      // a pooler does not keep prepared statements; the worker's
 	chunkRows int       // rows a chunk of a backfill, 0 before the first; the worker's
 	session   *session  // the worker's; the idle timer's while there is no worker

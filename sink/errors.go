@@ -25,6 +25,8 @@ const (
 	divisionByZero         = "22012"
 	undefinedTable         = "42P01"
 	undefinedColumn        = "42703"
+	uniqueViolation        = "23505"
+	exclusionViolation     = "23P01"
 	insufficientPrivilege  = "42501"
 	duplicatePrepared      = "42P05"
 	unknownPrepared        = "26000"

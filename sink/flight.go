@@ -64,6 +64,10 @@ func (d *Destination) apply(ctx context.Context, b *batch) error {
 			if ahead != nil {
 				ahead.failed()
 			}
+			if b.hopeful && conflicts(failed) { // or it fails again as it is written
+				d.conflicts = true
+				return d.reconnect(ctx)
+			}
 			return d.recover(ctx, b, failed)
 		}
 		d.committed(b)
@@ -96,7 +100,7 @@ func (d *Destination) prepareBatch(ctx context.Context, b *batch) error {
 
 // send writes a batch to the connection.
 func (f *flight) send(b *batch) (*round, error) {
-	b.async = f.d.mayLag(b)
+	b.async, b.hopeful = f.d.mayLag(b), !f.d.conflicts && f.d.session.backfill == nil
 	r := &round{s: f.d.session, p: f.p}
 	r.begin(b)
 	if err := r.steps(f.ctx, b, b.rows); err != nil {
@@ -106,6 +110,12 @@ func (f *flight) send(b *batch) (*round, error) {
 	r.commit()
 	r.s.expect(b)
 	return r, r.flush()
+}
+
+// conflicts reports whether an INSERT met a row that was there.
+func conflicts(err error) bool {
+	state := newError(err).SQLState
+	return state == uniqueViolation || state == exclusionViolation
 }
 
 // expect notes what the database has when the batch is committed; a later one may be in flight already.
@@ -131,7 +141,7 @@ func (s *session) compiled(b *batch) bool {
 
 // prefetchChanges is how many changes must wait for sending them early to be worth it; fewer are better gathered until
 // the server is free.
-const prefetchChanges = 500
+const prefetchChanges = 1000
 
 // prefetch takes the batch behind b, which is in flight, where enough waits; nil where not.
 func (d *Destination) prefetch(b *batch) *batch {

@@ -20,6 +20,7 @@ type tableFold struct {
 	relation *replication.Relation
 	index    map[string]int
 	entries  []entry
+	changed  bool // there was something else than inserts
 }
 
 type entry struct {
@@ -30,6 +31,7 @@ type entry struct {
 // add takes one insert, update or delete. table is the name by which mappings know the change's table.
 func (f *fold) add(table string, c *replication.Change, t *transaction) {
 	tf := f.table(table, c.Relation)
+	tf.changed = tf.changed || c.Kind != replication.Insert
 	row := mapping.Row{SequenceID: t.id, CommittedAt: t.committed}
 	if c.Kind == replication.Delete {
 		row.Tuple = c.Old
@@ -103,7 +105,7 @@ func (tf *tableFold) moved(old []byte, row *mapping.Row) {
 func (f *fold) rows() map[string]*mapping.Rows {
 	all := make(map[string]*mapping.Rows, len(f.tables))
 	for name, tf := range f.tables {
-		r := &mapping.Rows{Relation: tf.relation}
+		r := &mapping.Rows{Relation: tf.relation, New: !tf.changed}
 		for _, e := range tf.entries {
 			if e.delete {
 				r.Deletes = append(r.Deletes, e.row)

@@ -162,7 +162,7 @@ func (d *Destination) retarget() {
 	}
 	d.config, d.mappings, d.reads, d.fault = config, d.next.Mappings, tablesOf(d.next.Mappings), d.next.Fault
 	d.next = nil
-	d.caughtUp, d.unnamed, d.chunkRows = false, false, 0 // what is there shows when it is connected
+	d.caughtUp, d.unnamed, d.conflicts, d.chunkRows = false, false, false, 0 // what is there shows when it is connected
 	d.status.Attempts, d.status.Err, d.failing, d.parks = 0, nil, time.Time{}, 0
 	d.backoff.Reset()
 	d.log.Info("the destination has another target", zap.Strings("mappings", mappingNames(d.mappings)))

@@ -117,7 +117,7 @@ func (d *Destination) hasWork() bool {
 // ready reports whether a transaction can be applied: it is whole, or too large to wait for its end. It is called with mu
 // held.
 func (d *Destination) ready(t *transaction) bool {
-	return t.complete || t.bytes >= d.router.Options.QueueBytes/2 || len(t.changes) >= d.limit ||
+	return t.complete || t.bytes >= d.router.Options.QueueBytes || len(t.changes) > d.limit ||
 		(len(t.changes) > t.next && d.router.gate.closed()) // its end may not come before there is room
 }
 

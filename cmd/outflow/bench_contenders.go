@@ -113,6 +113,7 @@ func (p *pipelined) prepare(ctx context.Context) error {
 	cfg.Source.Tombstones = nil
 	cfg.Mappings = []string{p.arena.w.mapping}
 	cfg.Destinations.Static = []config.Static{{Tenant: benchTenant, Name: "main", DSN: secret.New(p.targetDSN), Mappings: []string{"item"}}}
+	tuneMemory(cfg) // as run does
 	if err := p.copyFirst(ctx, cfg); err != nil {
 		return err
 	}

@@ -320,3 +320,37 @@ func TestErrorsWithTwoBatchesInFlight(t *testing.T) {
 		})
 	}
 }
+
+// TestRowsThatWereThereAlready has rows come as new that the external database has: ON CONFLICT, which is left out for rows that are
+// new on the source, does what the mapping says.
+func TestRowsThatWereThereAlready(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.exec(`CREATE TABLE item (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
+	w.table("item", 1, "id int", "note text")
+	dsn := w.destination(tenant1, "main", "item")
+	r := w.start()
+	r.caughtUp()
+	insert := func(from, to int) {
+		w.exec(`INSERT INTO item SELECT $1, n, 'from the source' FROM generate_series($2::int, $3::int) n`, tenant1, from, to)
+		w.synced()
+	}
+	insert(1, 10)
+	db := connect(t, dsn)
+	exec(t, db, `CREATE TABLE statement (query text);
+		CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO statement VALUES (current_query()); RETURN NULL; END $$;
+		CREATE TRIGGER note AFTER INSERT ON item_copy FOR EACH STATEMENT EXECUTE FUNCTION note()`)
+	insert(11, 20)
+	same(t, dsn, `SELECT query ~ 'ON CONFLICT' FROM statement`, `"f"`)
+	exec(t, db, `INSERT INTO item_copy VALUES (23, 'from elsewhere'); TRUNCATE statement`)
+	insert(21, 30)
+	same(t, dsn, `SELECT query ~ 'ON CONFLICT' FROM statement`, `"t"`)
+	w.mirrored(tenant1, dsn, "item", "id, note")
+	exec(t, db, `TRUNCATE statement`)
+	insert(31, 40) // it has learned
+	same(t, dsn, `SELECT query ~ 'ON CONFLICT' FROM statement`, `"t"`)
+	w.mirrored(tenant1, dsn, "item", "id, note")
+	if s := r.destination("main").Status(); s.Failures > 0 {
+		t.Errorf("that was a failure: %+v", s)
+	}
+}

@@ -20,7 +20,9 @@ func TestNothingIsGivenAway(t *testing.T) {
 	must(t, err)
 	w.cfg.Admin.Listen = l.Addr().String()
 	must(t, l.Close())
-	withPassword := func(dsn, password string) string { return strings.Replace(dsn, "postgres@", "postgres:"+password+"@", 1) }
+	withPassword := func(dsn, password string) string {
+		return strings.Replace(dsn, "postgres@", "postgres:"+password+"@", 1)
+	}
 	w.cfg.Source.DSN = secret.New(withPassword(w.source, "canary-source"))
 	static := w.destination(tenant1, "static")
 	w.cfg.Destinations.Static[0].DSN = secret.New(withPassword(static, "canary-static"))
@@ -58,6 +60,12 @@ func TestNothingIsGivenAway(t *testing.T) {
 		})
 	}
 	s := &site{running: &running{tb: t}, url: "http://" + w.cfg.Admin.Listen}
+	waitFor(t, "the errors to be sampled", func() error {
+		if text := s.get("/api/errors"); strings.Count(text, `"sqlstate"`) < 3 {
+			return fmt.Errorf("%.200s", text)
+		}
+		return nil
+	})
 	said := map[string]string{"the log": p.out.String(),
 		"the primary's notes": strings.Join(query(t, w.source, `SELECT d::text FROM outflow.destination_state d`), "\n")}
 	paths := []string{"/metrics", "/api/status", "/api/destinations", "/api/tables", "/api/errors", "/api/switches", "/", "/tables", "/switches", "/configuration", "/readyz"}
