@@ -26,7 +26,6 @@ type stream struct {
 	windowStart time.Time // start of the window in which reads are counted
 	reads       int       // reads in this window
 	gathering   bool
-	small       int // small reads in a row while gathering
 }
 
 const (
@@ -34,8 +33,7 @@ const (
 	gatherPause  = 2 * time.Millisecond
 	gatherWindow = 5 * time.Millisecond
 	gatherReads  = 30      // reads in a window from which on messages are let gather
-	gatherBytes  = 4 << 10 // a gathered read smaller than this is a small one
-	gatherSmall  = 8       // so many in a row end the gathering; one alone may only mean that the walsender had no CPU
+	gatherBytes  = 4 << 10 // a gathered read smaller than this ends the gathering
 )
 
 func (s *stream) frontend(r io.Reader, w io.Writer) *pgproto3.Frontend {
@@ -70,17 +68,14 @@ func (s *stream) Read(p []byte) (int, error) {
 // pace decides whether the next read lets messages gather.
 func (s *stream) pace(n int, now time.Time) {
 	if s.gathering {
-		if s.small++; n >= gatherBytes {
-			s.small = 0
-		}
-		s.gathering = s.small < gatherSmall
+		s.gathering = n >= gatherBytes
 		s.reads, s.windowStart = 0, now
 		return
 	}
 	if s.reads++; s.reads < gatherReads {
 		return
 	}
-	s.gathering, s.small = now.Sub(s.windowStart) < gatherWindow, 0
+	s.gathering = now.Sub(s.windowStart) < gatherWindow
 	s.reads, s.windowStart = 0, now
 }
 
