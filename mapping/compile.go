@@ -191,6 +191,9 @@ func (st *Statement) Fault(position int32, format string, args ...any) *strictya
 	offset := st.cut
 	for range own {
 		_, size := utf8.DecodeRuneInString(st.fragment.SQL[min(offset, len(st.fragment.SQL)):])
+		if size == 0 { // beyond the end: the server may say anything
+			break
+		}
 		offset += size
 	}
 	return st.fragment.Fault(offset, format, args...)
@@ -201,6 +204,9 @@ func (f Fragment) FaultAt(position int32, format string, args ...any) *strictyam
 	offset := 0
 	for range max(0, int(position)-1) {
 		_, size := utf8.DecodeRuneInString(f.SQL[min(offset, len(f.SQL)):])
+		if size == 0 {
+			break
+		}
 		offset += size
 	}
 	return f.Fault(offset, format, args...)

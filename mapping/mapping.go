@@ -75,7 +75,10 @@ func Load(file string, src []byte) (*Mapping, error) {
 	}
 	m.doc = doc
 	var faults strictyaml.Errors
-	report := func(e *strictyaml.Error) { faults = append(faults, e) }
+	report := func(e *strictyaml.Error) bool {
+		faults = append(faults, e)
+		return len(faults) < maxFaults
+	}
 	m.check(report)
 	if len(faults) > 0 {
 		faults.Sort()
@@ -84,7 +87,13 @@ func Load(file string, src []byte) (*Mapping, error) {
 	return m, nil
 }
 
-func (m *Mapping) check(report func(*strictyaml.Error)) {
+// maxFaults is how many are found at the most: each is looked for in the whole text, and who writes a mapping may be hostile.
+const maxFaults = 20
+
+// reporter takes a fault, and returns false when it has enough.
+type reporter func(*strictyaml.Error) bool
+
+func (m *Mapping) check(report reporter) {
 	switch {
 	case m.Name == "":
 		report(m.doc.Errorf("", `a mapping needs a "name"`))
@@ -100,9 +109,13 @@ func (m *Mapping) check(report func(*strictyaml.Error)) {
 	if slices.Contains(m.After, m.Name) {
 		report(m.doc.Errorf("after", "mapping %q cannot run after itself", m.Name))
 	}
-	m.checkSchema(report)
+	if !m.checkSchema(report) {
+		return
+	}
 	for i := range m.Steps {
-		m.checkStep(i, report)
+		if !m.checkStep(i, report) {
+			return
+		}
 	}
 	for table, query := range m.Keys {
 		f := Fragment{SQL: query, mapping: m, path: "keys." + table}
@@ -117,20 +130,21 @@ func (m *Mapping) check(report func(*strictyaml.Error)) {
 }
 
 // checkSchema splits the DDL into statements, each run by itself, and refuses those that end our transaction.
-func (m *Mapping) checkSchema(report func(*strictyaml.Error)) {
+func (m *Mapping) checkSchema(report reporter) bool {
 	whole := Fragment{SQL: m.Schema, mapping: m, path: "schema"}
 	tokens, err := lex(m.Schema)
 	if err != nil {
-		report(whole.lexFault(err))
-		return
+		return report(whole.lexFault(err))
 	}
 	for _, s := range statements(tokens) {
 		first, last := s[0], s[len(s)-1]
-		if slices.Contains(forbiddenInSchema, first.text) && first.kind == word {
-			report(whole.Fault(first.offset, "%s is not allowed in a schema: it runs in a transaction of Outflow's", strings.ToUpper(first.text)))
+		if slices.Contains(forbiddenInSchema, first.text) && first.kind == word &&
+			!report(whole.Fault(first.offset, "%s is not allowed in a schema: it runs in a transaction of Outflow's", strings.ToUpper(first.text))) {
+			return false
 		}
 		m.ddl = append(m.ddl, Fragment{SQL: m.Schema[first.offset:last.end], mapping: m, path: "schema", offset: first.offset})
 	}
+	return true
 }
 
 // What may not stand first in a statement. COPY would wait for data on the connection.
@@ -140,7 +154,7 @@ var (
 	allowedInStep = []string{"insert", "update", "delete", "merge", "select", "with"}
 )
 
-func (m *Mapping) checkStep(i int, report func(*strictyaml.Error)) {
+func (m *Mapping) checkStep(i int, report reporter) bool {
 	s := &m.Steps[i]
 	path := fmt.Sprintf("steps[%d]", i)
 	if s.From == "" {
@@ -152,23 +166,24 @@ func (m *Mapping) checkStep(i int, report func(*strictyaml.Error)) {
 		report(m.doc.Errorf(path+".when", `"when" is upsert, delete or any; found %q`, s.When))
 	}
 	if s.SQL == "" {
-		report(m.doc.Errorf(path, `a step needs "sql"`))
-		return
+		return report(m.doc.Errorf(path, `a step needs "sql"`))
 	}
 	f := m.fragment(i)
-	tokens, ok := f.single(report)
+	more := true
+	tokens, ok := f.single(func(e *strictyaml.Error) bool { more = report(e); return more })
 	if !ok {
-		return
+		return more
 	}
 	s.tokens = tokens
 	for i, t := range tokens {
-		if t.kind == parameter {
-			report(f.Fault(t.offset, "%s: a mapping has no parameters; its rows are the relation %q", t.text, s.From))
+		if t.kind == parameter && !report(f.Fault(t.offset, "%s: a mapping has no parameters; its rows are the relation %q", t.text, s.From)) {
+			return false
 		}
-		if t.op("*") && i > 0 && isStar(tokens[i-1]) {
-			report(f.Fault(t.offset, "* is not allowed: name the columns, since only those that are named leave the primary"))
+		if t.op("*") && i > 0 && isStar(tokens[i-1]) && !report(f.Fault(t.offset, "* is not allowed: name the columns, since only those that are named leave the primary")) {
+			return false
 		}
 	}
+	return true
 }
 
 // isStar reports whether a * after t is "all columns" and not a multiplication or count(*).
@@ -181,7 +196,7 @@ func (m *Mapping) fragment(step int) Fragment {
 }
 
 // single checks that the fragment is one statement of an allowed kind and returns its tokens.
-func (f Fragment) single(report func(*strictyaml.Error)) ([]token, bool) {
+func (f Fragment) single(report reporter) ([]token, bool) {
 	tokens, err := lex(f.SQL)
 	if err != nil {
 		report(f.lexFault(err))

@@ -263,6 +263,22 @@ func TestCompile(t *testing.T) {
 	}
 }
 
+// A text that is all faults is given up early: each is looked for in the whole of it.
+func TestManyFaults(t *testing.T) {
+	for _, sql := range []string{"select " + strings.Repeat(",*", 30_000), "select " + strings.Repeat("$1 ", 20_000)} {
+		_, err := Load("m.yaml", fmt.Appendf(nil, "name: m\ntarget: t\nsteps:\n  - {from: a, when: upsert, sql: %q}\n", sql))
+		var faults strictyaml.Errors
+		if !errors.As(err, &faults) || len(faults) != maxFaults {
+			t.Errorf("%d faults", len(faults))
+		}
+	}
+	_, err := Load("m.yaml", []byte("name: m\ntarget: t\nschema: "+strings.Repeat("set; ", 12_000)+"\nsteps: ["+strings.Repeat("{}, ", 10_000)+"]\n"))
+	var faults strictyaml.Errors
+	if !errors.As(err, &faults) || len(faults) > 2*maxFaults {
+		t.Errorf("%d faults", len(faults))
+	}
+}
+
 // Plain is the statement up to its ON CONFLICT, where nothing stands behind that.
 func TestPlainStatements(t *testing.T) {
 	rel := &replication.Relation{Schema: "public", Name: "item", Columns: []replication.Column{{Name: "id", Type: "integer", Identity: true}, {Name: "note", Type: "text"}}, Key: []int{0}}

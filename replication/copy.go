@@ -245,7 +245,7 @@ func (r Range) sql() (string, []any) {
 	var key, after []string
 	for n, i := range r.KeyColumns() {
 		key = append(key, quoteIdentifier(rel.Columns[i].Name))
-		if r.After != nil {
+		if len(r.After) == len(r.KeyColumns()) { // else the key was another one: the table begins anew
 			args = append(args, r.After[n])
 			after = append(after, typed(len(args), i))
 		}

@@ -38,8 +38,8 @@ const (
 func (o Options) settings() string {
 	ms := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 	var b strings.Builder
-	b.WriteString(`SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn(), set_config('synchronous_commit', $1, true), ` +
-		`set_config('plan_cache_mode', $2, true), set_config('outflow.xid', pg_current_xact_id()::text, true)`)
+	b.WriteString(`SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn(), pg_catalog.set_config('synchronous_commit', $1, true), ` +
+		`pg_catalog.set_config('plan_cache_mode', $2, true), pg_catalog.set_config('outflow.xid', pg_current_xact_id()::text, true)`)
 	for _, s := range [][2]string{
 		{"statement_timeout", ms(o.StatementTimeout)}, {"lock_timeout", ms(o.LockTimeout)},
 		{"idle_in_transaction_session_timeout", ms(2 * o.LockTimeout)}, // a frozen process must not keep its locks
@@ -48,7 +48,7 @@ func (o Options) settings() string {
 		{"TimeZone", "UTC"}, {"bytea_output", "hex"}, {"extra_float_digits", "3"}, {"lc_monetary", "C"},
 		{"standard_conforming_strings", "on"}, {"array_nulls", "on"}, {"xmloption", "content"},
 	} {
-		fmt.Fprintf(&b, ", set_config('%s', '%s', true)", s[0], s[1])
+		fmt.Fprintf(&b, ", pg_catalog.set_config('%s', '%s', true)", s[0], s[1])
 	}
 	return b.String()
 }

@@ -224,7 +224,7 @@ func (bf *backfill) read(tracking int, settle bool) {
 	defer cancel()
 	copier := &replication.Copier{Primary: d.router.Primary}
 	defer copier.Close()
-	c, err := bf.next(ctx, copier, settle)
+	c, err := bf.nextSafely(ctx, copier, settle)
 	if sqlstate(err) == undefinedColumn { // it was known, and is gone
 		for _, table := range bf.tables() {
 			err = errors.Join(err, d.router.forgetColumns(ctx, d.router.relation(table)))
@@ -238,6 +238,17 @@ func (bf *backfill) read(tracking int, settle bool) {
 	bf.reading, bf.ready = false, c
 	d.mu.Unlock()
 	d.nudge()
+}
+
+// nextSafely makes an error of a panic, which would end the process: the cursor comes from the external database.
+func (bf *backfill) nextSafely(ctx context.Context, copier *replication.Copier, settle bool) (c *chunk, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			bf.d.log.Error("a fault of Outflow's", zap.Any("panic", cause), zap.Stack("stack"))
+			err = fmt.Errorf("a fault of Outflow's, or a cursor that cannot be: %v", cause)
+		}
+	}()
+	return bf.next(ctx, copier, settle)
 }
 
 // next finds the suspects, where settle is set, and reads the chunk behind the cursor.

@@ -1,8 +1,10 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -76,28 +78,36 @@ func (r *Router) loadSwitches(ctx context.Context) error {
 	r.switchMu.Lock()
 	r.switches = all
 	r.switchMu.Unlock()
-	off := map[string]*Switch{} // of the global ones
+	off := func(kind string) bool {
+		return slices.ContainsFunc(all, func(sw Switch) bool { return sw.Kind == kind && sw.Off })
+	}
+	r.gate.hold(off(SwitchReading))
+	r.places.hold(off(SwitchBackfills))
+	paused := pausing(all)
+	for _, d := range r.Destinations() {
+		d.pause(paused(d))
+	}
+	return nil
+}
+
+// pausing finds the switch that pauses a destination: its own, or that of all; nil is none.
+func pausing(all []Switch) func(*Destination) *Switch {
+	var applying *Switch
 	one := map[[2]string]*Switch{}
 	for i := range all {
 		switch sw := &all[i]; {
 		case !sw.Off:
 		case sw.Kind == SwitchDestination:
 			one[[2]string{sw.Tenant, sw.Name}] = sw
-		default:
-			off[sw.Kind] = sw
+		case sw.Kind == SwitchApplying:
+			applying = sw
 		}
 	}
-	r.gate.hold(off[SwitchReading] != nil)
-	r.places.hold(off[SwitchBackfills] != nil)
-	for _, d := range r.Destinations() {
-		sw := one[[2]string{d.Tenant, d.Name}]
-		if sw == nil {
-			sw = off[SwitchApplying]
-		}
-		d.pause(sw)
-	}
-	return nil
+	return func(d *Destination) *Switch { return cmp.Or(one[[2]string{d.Tenant, d.Name}], applying) }
 }
+
+// pausedBy is the switch that pauses a destination now, as it was last read.
+func (r *Router) pausedBy(d *Destination) *Switch { return pausing(r.Switches())(d) }
 
 // pause stops the destination's work after the batch in flight, or lets it go on where sw is nil. Its queue fills meanwhile:
 // see mustPark.

@@ -163,12 +163,13 @@ func (d *Destination) startWork() {
 
 // run starts the worker. It is called with mu held.
 func (d *Destination) run(work func(context.Context)) bool {
-	if d.gone {
+	if d.gone || d.epoch == 0 { // removed, or this process has not had the slot yet
 		return false
 	}
 	ctx, cancel := context.WithCancel(d.router.ctx)
 	d.working = d.router.start(func() {
 		defer cancel()
+		defer d.recovered()
 		work(ctx)
 	})
 	if !d.working {
@@ -177,6 +178,16 @@ func (d *Destination) run(work func(context.Context)) bool {
 	}
 	d.cancelWork = cancel
 	return true
+}
+
+// recovered makes of a panic a fault of this one destination: an external server may answer what nobody thought of, and that must
+// not end the process for all others.
+func (d *Destination) recovered() {
+	if cause := recover(); cause != nil {
+		d.log.Error("a fault of Outflow's", zap.Any("panic", cause), zap.Stack("stack"))
+		d.failed(&Error{verdict: needsHuman, class: ClassProtocol, Err: fmt.Errorf("a fault of Outflow's, or an answer that cannot be: %v", cause),
+			Remedy: "see the stack in the log, and report it"})
+	}
 }
 
 // nudge says that there may be something to do beside the queue.
@@ -276,7 +287,7 @@ func (d *Destination) rest() bool {
 		d.mu.Unlock()
 		return false
 	}
-	d.working = false
+	d.working, d.again = false, false
 	s, paused := d.session, d.paused != nil
 	switch {
 	case s == nil || d.router.stopping():

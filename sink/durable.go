@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,6 +17,9 @@ const (
 	// flushPause is how often an idle destination asks whether its last commits are flushed. The server's WAL writer
 	// needs at most three of its rounds, 200 ms each by default (the Postgres manual, "Asynchronous Commit").
 	flushPause = 100 * time.Millisecond
+	// flushPatience is how long that server's word is waited for; then a commit that waits for its disk brings it about. A server
+	// whose WAL writer does not run, or that only says so, must not hold the slot.
+	flushPatience = 5 * time.Second
 )
 
 // mayLag decides whether a batch commits without waiting for the disk. One that would have too much wait to be flushed does wait,
@@ -26,11 +30,19 @@ func (d *Destination) mayLag(b *batch) bool {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.lagging+b.bytes <= d.router.Options.QueueBytes
+	return d.lagging+b.bytes <= d.router.Options.QueueBytes && !d.overdue()
+}
+
+// overdue reports whether the oldest commit has waited too long to be flushed. It is called with mu held.
+func (d *Destination) overdue() bool {
+	return d.applied > 0 && !d.queue[0].asked.IsZero() && time.Since(d.queue[0].asked) > flushPatience
 }
 
 // flushed takes the external server's WAL positions, written and flushed, as it told them now.
 func (d *Destination) flushed(row [][]byte) {
+	if len(row) < 2 {
+		return
+	}
 	insert, err := replication.ParseLSN(string(row[0]))
 	if err != nil {
 		return
@@ -43,7 +55,7 @@ func (d *Destination) flushed(row [][]byte) {
 	n := 0
 	for _, t := range d.queue[:d.applied] {
 		if t.external == 0 {
-			t.external = insert // it was committed before this, so its record is below
+			t.external, t.asked = insert, time.Now() // it was committed before this, so its record is below
 		}
 		if t.external <= flush {
 			n++
@@ -106,13 +118,33 @@ func (d *Destination) askFlushNowAndThen(ctx context.Context) error {
 func (d *Destination) askFlush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.router.Options.ConnectTimeout)
 	defer cancel()
-	rows, err := d.session.exec(ctx, `SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()`)
+	rows, err := d.session.exec(ctx, `SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn()`)
 	if err != nil {
 		return fmt.Errorf("asking how far the WAL is flushed: %w", err)
 	}
+	if len(rows) != 1 || len(rows[0]) != 2 {
+		return errors.New("asking how far the WAL is flushed: the server gives no such row")
+	}
 	d.flushed(rows[0])
+	d.mu.Lock()
+	overdue, n := d.overdue(), d.applied
+	d.mu.Unlock()
+	if !overdue {
+		return nil
+	}
+	if _, err := d.session.exec(ctx, flushSQL); err != nil {
+		return fmt.Errorf("flushing the WAL: %w", err)
+	}
+	d.mu.Lock()
+	tickets := d.letGo(n)
+	d.mu.Unlock()
+	d.router.Acks.Release(tickets...)
 	return nil
 }
+
+// flushSQL commits something with a wait for the disk, and so for all before it.
+const flushSQL = `WITH waiting AS MATERIALIZED (SELECT pg_catalog.set_config('synchronous_commit', 'local', true) AS is)
+	UPDATE public."_stack_sync_metadata" SET "updated_at" = "updated_at" FROM waiting WHERE waiting.is = 'local'`
 
 // settle waits, at the end of the process, until the last commits are flushed, so that the next process need not read
 // them again. What takes longer than the server's defaults allow is read again and skipped.

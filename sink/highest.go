@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"sync"
 
@@ -50,6 +51,9 @@ func highestIn(ctx context.Context, t Target, o Options) (int64, error) {
 	result := conn.ExecParams(ctx, `SELECT coalesce(max("last_synced_sequence_id"), -1) FROM public."_stack_sync_metadata"`, nil, nil, nil, nil).Read()
 	if result.Err != nil {
 		return 0, result.Err
+	}
+	if len(result.Rows) != 1 || len(result.Rows[0]) != 1 {
+		return 0, errors.New("the server gives no such row")
 	}
 	return strconv.ParseInt(string(result.Rows[0][0]), 10, 64)
 }

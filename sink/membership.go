@@ -46,6 +46,10 @@ func (r *Router) Put(ctx context.Context, t Target) error {
 	defer d.mu.Unlock()
 	r.insert(d) // before a worker can read a snapshot: what is committed after that must come through the queue
 	d.adopt(noted)
+	if d.paused = r.pausedBy(d); d.paused != nil {
+		d.pausedAt = time.Now()
+		d.observe()
+	}
 	d.wake()
 	d.log.Info("the destination is new in the configuration", zap.Strings("mappings", mappingNames(t.Mappings)))
 	return nil
@@ -68,11 +72,10 @@ func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 		}
 		d.parking = true // nobody else writes of it meanwhile
 		d.mu.Unlock()
-		_, err := r.State.raise(ctx, destinationState{tenant: tenant, name: name, state: Parked, reason: notConfigured})
-		d.mu.Lock()
-		d.parking = false
-		d.mu.Unlock()
-		if err != nil {
+		if _, err := r.State.raise(ctx, destinationState{tenant: tenant, name: name, state: Parked, reason: notConfigured}); err != nil {
+			d.mu.Lock()
+			d.parking = false
+			d.mu.Unlock()
 			return err
 		}
 	}
@@ -163,7 +166,7 @@ func (d *Destination) retarget() {
 	d.config, d.mappings, d.reads, d.fault = config, d.next.Mappings, tablesOf(d.next.Mappings), d.next.Fault
 	d.next = nil
 	d.caughtUp, d.unnamed, d.conflicts, d.chunkRows = false, false, false, 0 // what is there shows when it is connected
-	d.status.Attempts, d.status.Err, d.failing, d.parks = 0, nil, time.Time{}, 0
+	d.status.Attempts, d.status.Err = 0, nil                                 // not failing: who gives it another target all the time must not hold the slot
 	d.backoff.Reset()
 	d.log.Info("the destination has another target", zap.Strings("mappings", mappingNames(d.mappings)))
 }
@@ -180,6 +183,7 @@ func (d *Destination) leave() {
 	}
 	tickets := d.drop()
 	d.mu.Unlock()
+	d.router.places.leave(d) // its worker may have taken one meanwhile
 	d.router.Acks.Release(tickets...)
 	d.router.connections.busy(d) // or it would be asked to give up what it no longer has
 	d.stop()

@@ -291,6 +291,8 @@ func (r *Router) mustPark(d *Destination) string {
 		return fmt.Sprintf("it has waited %s for a connection while all others waited for room", r.Options.SlowAfter)
 	case d.over && time.Since(d.overSince) > r.Options.SlowAfter && r.othersWait(d):
 		return fmt.Sprintf("it has kept all others waiting for %s", r.Options.SlowAfter)
+	case len(d.queue) > 0 && !d.dialing.IsZero() && time.Since(d.dialing) > r.Options.ParkAfter:
+		return fmt.Sprintf("it has waited %s for a connection", r.Options.ParkAfter)
 	case d.over && r.walEnd.Load()-int64(r.Acks.Flush()) > r.Options.RetainedWAL:
 		return "it is so slow that the primary retains more WAL than sink.retained_wal"
 	}
@@ -364,9 +366,12 @@ func (d *Destination) drop() []replication.Ticket {
 	for _, t := range d.queue {
 		tickets = append(tickets, t.ticket)
 	}
-	if !d.accepted.complete && len(d.queue) > 0 { // the rest of it is not wanted either
-		d.accepted.complete = true
-	}
+	// The rest of a transaction whose parts are coming is not wanted either. rewind may have put accepted back, to read again:
+	// that will not happen.
+	d.router.mu.RLock()
+	d.holding = max(d.holding, d.accepted.id, d.router.open)
+	d.router.mu.RUnlock()
+	d.accepted, d.unwanted = position{id: d.holding, complete: true}, 0
 	d.queue, d.applied, d.inFlight, d.lagging = nil, 0, 0, 0
 	d.account(-d.bytes)
 	return tickets

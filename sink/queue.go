@@ -26,6 +26,7 @@ type transaction struct {
 	complete  bool            // the source has sent it whole
 	next      int             // changes that were applied in an open external transaction
 	dropped   bool            // some of those were let go of, to make room for the rest
+	asked     time.Time       // when that became known
 	external  replication.LSN // of the external server: flushed there, the transaction survives a crash; 0 is not known yet
 }
 

@@ -176,13 +176,13 @@ func (r *Router) Full() <-chan struct{} {
 // Write implements [replication.Sink]: it queues the changes of one part at the destinations of their tenants.
 func (r *Router) Write(part *replication.Transaction) error {
 	if part.SequenceID != r.open {
+		r.xidMu.Lock()
+		r.xids.add(part.XID) // before a destination can come that does not get it
+		r.xidMu.Unlock()
 		r.mu.Lock() // a destination that comes now gets whole transactions: this one, or from the next one on
 		r.open = part.SequenceID
 		r.mu.Unlock()
 		r.touched = r.touched[:0]
-		r.xidMu.Lock()
-		r.xids.add(part.XID)
-		r.xidMu.Unlock()
 	}
 	r.inside = !part.Last
 	r.count(part)

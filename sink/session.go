@@ -163,6 +163,11 @@ func (s *session) exec(ctx context.Context, sql string, args ...string) ([][][]b
 	return r.Rows, r.Err
 }
 
+// isTrue reports whether the answer is one row with one column that is true.
+func isTrue(rows [][][]byte) bool {
+	return len(rows) == 1 && len(rows[0]) == 1 && string(rows[0][0]) == "t"
+}
+
 // The metadata table is a contract: the first three columns are read by others, the rest is ours.
 const (
 	createMetadata = `CREATE TABLE IF NOT EXISTS "_stack_sync_metadata" (
@@ -316,6 +321,9 @@ func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
 	}
 	known := map[string]metadata{}
 	for _, r := range rows {
+		if len(r) != 8 {
+			return nil, errors.New("reading _stack_sync_metadata: the server gives other columns")
+		}
 		m := metadata{fingerprint: string(r[2]), tenant: string(r[3]), source: string(r[4]), backfill: string(r[6]), mark: string(r[7])}
 		if m.id, err = strconv.ParseInt(string(r[1]), 10, 64); err == nil && r[5] != nil {
 			m.epoch, err = strconv.ParseInt(string(r[5]), 10, 64)
@@ -335,7 +343,7 @@ func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
 
 func (s *session) hasQuarantine(ctx context.Context) bool {
 	rows, err := s.exec(ctx, `SELECT to_regclass('public."_stack_sync_quarantine"') IS NOT NULL`)
-	return err == nil && string(rows[0][0]) == "t"
+	return err == nil && isTrue(rows)
 }
 
 // ready reports whether every mapping has its row, its tables and the stream's continuity.
@@ -533,7 +541,7 @@ func (s *session) loadTypes(ctx context.Context, rel *replication.Relation) erro
 		if err != nil {
 			return fmt.Errorf("looking for type %s: %w", name, err)
 		}
-		s.types[name] = string(rows[0][0]) == "t"
+		s.types[name] = isTrue(rows)
 	}
 	return nil
 }

@@ -91,7 +91,7 @@ func (s *demoServers) openPipeline(ctx context.Context) (*pipeline, *front, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	f, err := newFront(ctx, cfg, cfg.Print, zap.NewNop())
+	f, err := newFront(ctx, func() *config.Config { return cfg }, zap.NewNop())
 	if err == nil {
 		f.attach(pl, nil)
 	}

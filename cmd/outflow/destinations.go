@@ -119,6 +119,7 @@ type directory struct {
 	query   string
 	refresh time.Duration
 	policy  tenantdsn.Policy
+	offered []string            // the operator's mappings that tenants may ask for, empty: all
 	allowed map[string][]string // by table: the columns that tenants' own mappings may name
 	timeout time.Duration       // of a connection
 	static  map[destinationID]bool
@@ -133,7 +134,7 @@ type directory struct {
 func newDirectory(p *plan, cfg *config.Config, static []sink.Target, log *zap.Logger) *directory {
 	dir := &directory{plan: p, query: cfg.Destinations.Query, refresh: cfg.Destinations.Refresh, timeout: cfg.Sink.ConnectTimeout, log: log,
 		policy:  tenantdsn.Policy{MinSSLMode: cfg.Destinations.Policy.MinSSLMode, AllowNetworks: cfg.Destinations.Policy.AllowNetworks},
-		allowed: map[string][]string{}, static: map[destinationID]bool{}, rows: map[destinationID]destinationRow{}, said: map[destinationID]string{}}
+		offered: cfg.Destinations.Policy.Mappings, allowed: map[string][]string{}, static: map[destinationID]bool{}, rows: map[destinationID]destinationRow{}, said: map[destinationID]string{}}
 	for _, port := range cfg.Destinations.Policy.Ports {
 		dir.policy.Ports = append(dir.policy.Ports, uint16(port)) //nolint:gosec // the configuration has checked it
 	}
@@ -141,7 +142,7 @@ func newDirectory(p *plan, cfg *config.Config, static []sink.Target, log *zap.Lo
 		dir.static[destinationID{t.Tenant, t.Name}] = true
 	}
 	for i, t := range p.tables {
-		dir.allowed[t.Relation.Name] = t.Columns
+		dir.allowed[t.Relation.Name] = p.named[i] // not all that is published: REPLICA IDENTITY FULL publishes everything
 		if own := cfg.Source.Tables[i].Columns; len(own) > 0 {
 			dir.allowed[t.Relation.Name] = append(slices.Clone(own), cfg.Source.Tables[i].Tenant)
 		}
@@ -263,16 +264,29 @@ func scanDestinations(rows pgx.Rows) ([]scanned, error) {
 	for ; more; more = rows.Next() {
 		var s scanned
 		var tenant, name, dsn, ca *string
+		var mappings, definitions []*string
 		into := make([]any, len(names))
 		for i, column := range names {
 			into[i] = map[string]any{"tenant_id": &tenant, "name": &name, "dsn": &dsn, "ca": &ca,
-				"mappings": &s.row.mappings, "definitions": &s.row.definitions}[column]
+				"mappings": &mappings, "definitions": &definitions}[column]
 		}
 		if err := rows.Scan(into...); err != nil {
 			return nil, usageError{fmt.Errorf("mappings and definitions are text[], all others text: %w", err)}
 		}
 		text := func(p *string) string { return *cmp.Or(p, new(string)) }
 		s.tenant, s.name, s.row.dsn, s.row.ca = text(tenant), text(name), text(dsn), text(ca)
+		for _, l := range []struct {
+			from []*string
+			to   *[]string
+		}{{mappings, &s.row.mappings}, {definitions, &s.row.definitions}} {
+			for _, item := range l.from {
+				if item == nil {
+					s.row.fault = "a NULL among mappings or definitions"
+					continue
+				}
+				*l.to = append(*l.to, *item)
+			}
+		}
 		list = append(list, s)
 	}
 	return list, rows.Err()
@@ -281,8 +295,8 @@ func scanDestinations(rows pgx.Rows) ([]scanned, error) {
 // Bounds of what a tenant writes.
 const (
 	maxName        = 200
-	maxDefinitions = 100
-	maxDefinition  = 256 << 10 // bytes
+	maxDefinitions = 50
+	maxDefinition  = 64 << 10 // bytes
 )
 
 // target is what a row asks for, checked. A fault of it is the destination's.
@@ -343,7 +357,14 @@ func (dir *directory) mappings(id destinationID, row destinationRow) ([]*mapping
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
-	return dir.plan.order(dir.plan.mappings.With(own), orDefault(names))
+	names = orDefault(names)
+	for _, name := range names {
+		mine := slices.ContainsFunc(own, func(m *mapping.Mapping) bool { return m.Name == name })
+		if len(dir.offered) > 0 && !mine && !slices.Contains(dir.offered, name) {
+			return nil, fmt.Errorf("mapping %q is not among destinations.policy.mappings: %s", name, strings.Join(dir.offered, ", "))
+		}
+	}
+	return dir.plan.order(dir.plan.mappings.With(own), names)
 }
 
 func sorted(rows map[destinationID]destinationRow) []destinationID {
@@ -367,6 +388,9 @@ func (dir *directory) apply(ctx context.Context, router *sink.Router, found map[
 	for _, id := range sorted(found) {
 		if row, known := dir.rows[id]; known && row.equal(found[id]) {
 			continue
+		}
+		if ctx.Err() != nil {
+			return
 		}
 		if err := router.Put(ctx, dir.target(id, found[id])); err != nil {
 			dir.log.Warn("a destination cannot be added or changed", zap.String("tenant", id.tenant), zap.String("destination", id.name), zap.Error(err))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
@@ -19,17 +20,21 @@ import (
 type front struct{ server *admin.Server }
 
 // newFront takes the port: that it is taken is known before anything else is done.
-func newFront(ctx context.Context, cfg *config.Config, print func(io.Writer) error, log *zap.Logger) (*front, error) {
+func newFront(ctx context.Context, current func() *config.Config, log *zap.Logger) (*front, error) {
+	cfg := current()
 	if cfg.Admin.Listen == "" {
 		return nil, nil
 	}
-	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
-	if err != nil {
-		return nil, usageError{fmt.Errorf("source.dsn: %w", err)}
+	connect := func(ctx context.Context) (*pgx.Conn, error) {
+		primary, err := replication.NewPrimary(current().Source.DSN.Reveal())
+		if err != nil {
+			return nil, fmt.Errorf("source.dsn: %w", err)
+		}
+		return primary.Connect(ctx)
 	}
 	server, err := admin.New(admin.Options{Listen: cfg.Admin.Listen, Token: cfg.Admin.Token.Reveal(), Hosts: cfg.Admin.Hosts,
 		Pprof: cfg.Admin.Pprof, TenantMetrics: cfg.Admin.TenantMetrics, Version: version, Slot: cfg.Source.Slot,
-		Store: &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}, Configuration: print, Log: log})
+		Store: &sink.StateStore{Slot: cfg.Source.Slot, Connect: connect}, Configuration: func(w io.Writer) error { return current().Print(w) }, Log: log})
 	if err != nil {
 		return nil, usageError{err}
 	}

@@ -38,6 +38,7 @@ type plan struct {
 	tenant     string                       // the tenant column of the first table
 	tables     []replication.PublishedTable // those of source.tables, in order
 	tombstones *replication.PublishedTable  // nil: none
+	named      [][]string                   // by table: what the operator's mappings and columns: name
 }
 
 // published are all tables of the publication.
@@ -114,6 +115,7 @@ func planWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mappi
 			rowNeeded = rowNeeded || !onlyKey(tables[i].Relation, deletes)
 		}
 		p.tables = append(p.tables, tables[i].Publish(wanted))
+		p.named = append(p.named, wanted)
 	}
 	if ts != nil {
 		wanted := []string{ts.Tenant, ts.TableName, ts.Key}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
 	"os/signal"
 	"reflect"
@@ -28,11 +27,11 @@ type reloading struct {
 	refused error // why the newest configuration was, nil where it was taken
 }
 
-// print writes the configuration that is in effect.
-func (r *reloading) print(w io.Writer) error {
+// current is the configuration in effect.
+func (r *reloading) current() *config.Config {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.cfg.Print(w)
+	return r.cfg
 }
 
 func (r *reloading) run(ctx context.Context, front *front) error {
@@ -46,8 +45,8 @@ func (r *reloading) run(ctx context.Context, front *front) error {
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // a wanted stop is not an error
 		case err != nil && before != nil: // it was in order a moment ago
-			r.refuse(err)
 			r.take(before)
+			r.refuse(err)
 			before = nil
 			continue
 		case err != nil:
@@ -99,6 +98,9 @@ func (r *reloading) read(ctx context.Context) (*config.Config, error) {
 	cfg, err := r.load()
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Source.Slot != r.cfg.Source.Slot {
+		r.log.Warn("source.slot has changed; the status API's orders go to the old one until the process is started again")
 	}
 	if !reflect.DeepEqual(cfg.Admin, r.cfg.Admin) || cfg.Tracing != r.cfg.Tracing || cfg.Log != r.cfg.Log {
 		r.log.Warn("admin:, tracing: or log: has changed; that takes effect when the process is started again")

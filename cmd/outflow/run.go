@@ -71,7 +71,7 @@ func run(ctx context.Context, cfg *config.Config, load func() (*config.Config, e
 			_ = provider.Shutdown(ctx) // what it loses is logged
 		}()
 	}
-	front, err := newFront(ctx, cfg, r.print, log)
+	front, err := newFront(ctx, r.current, log)
 	if err != nil {
 		return err
 	}

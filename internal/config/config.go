@@ -100,6 +100,7 @@ type Policy struct {
 	MinSSLMode    string         `yaml:"min_sslmode"`    // disable, require, verify-ca or verify-full
 	AllowNetworks []netip.Prefix `yaml:"allow_networks"` // exceptions from the addresses that are not public
 	Ports         []int          `yaml:"ports"`          // empty: any
+	Mappings      []string       `yaml:"mappings"`       // the operator's that may be asked for; empty: all
 }
 
 // Static is one database that the operator named in the configuration.
