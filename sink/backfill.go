@@ -149,6 +149,14 @@ func (bf *backfill) trackChanges(xid uint32, changes []replication.Change) {
 	}
 }
 
+// standDown ends what only a backfill with a place does; the cursor stays.
+func (bf *backfill) standDown() {
+	if bf.active {
+		bf.active = false
+		bf.forget()
+	}
+}
+
 // forget begins tracking anew, as if the backfill had just been taken up at its cursor: what was read so far is of no use, and
 // every transaction that the next snapshot does not see may have been applied before.
 func (bf *backfill) forget() {
@@ -182,10 +190,7 @@ func (bf *backfill) mergeable() bool {
 func (bf *backfill) advance(ctx context.Context) error {
 	d := bf.d
 	if !d.router.places.take(d) {
-		if bf.active { // backfills were switched off
-			bf.active = false
-			bf.forget()
-		}
+		bf.standDown() // backfills were switched off
 		return nil // somebody's end wakes us
 	}
 	if !bf.active {
@@ -451,8 +456,11 @@ func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 	}
 	bf.resize()
 	bf.cursor, bf.stored = c.next, next
-	if c.done {
+	switch {
+	case c.done:
 		bf.finish()
+	case d.router.places.yield(d):
+		bf.standDown()
 	}
 	d.progress(c.next, c.done)
 	return nil

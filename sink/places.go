@@ -3,60 +3,74 @@ package sink
 import (
 	"slices"
 	"sync"
+	"time"
 )
 
 // places bounds how many destinations copy rows from the primary at the same time: each has one short read at a time. The
-// others wait.
+// others wait. Who has had a place for a turn lets those go first who wait, so that slow databases do not keep all others
+// from being filled.
 type places struct {
+	turn time.Duration
+
 	mu      sync.Mutex
 	free    int
-	holders map[*Destination]bool
-	waiting []*Destination
-	off     bool // nobody gets a place, or keeps one
+	holders map[*Destination]time.Time // since when
+	waiting []waiter                   // who waits longest comes first
+	off     bool                       // nobody gets a place, or keeps one
 }
 
-func newPlaces(n int) *places { return &places{free: n, holders: map[*Destination]bool{}} }
+type waiter struct {
+	d     *Destination
+	after time.Time // until then it lets others go first
+}
+
+func newPlaces(n int, turn time.Duration) *places {
+	return &places{turn: turn, free: n, holders: map[*Destination]time.Time{}}
+}
 
 // take gives d a place, or notes that it waits for one and is to be nudged.
 func (p *places) take(d *Destination) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case p.holders[d] && !p.off:
+	if _, holds := p.holders[d]; holds && !p.off {
 		return true
-	case p.free == 0 || p.off:
-		if p.holders[d] {
-			delete(p.holders, d)
-			p.free++
-		}
-		if !slices.Contains(p.waiting, d) {
-			p.waiting = append(p.waiting, d)
+	}
+	p.release(d)
+	at := slices.IndexFunc(p.waiting, func(w waiter) bool { return w.d == d })
+	if p.free == 0 || p.off || (at >= 0 && len(p.waiting) > 1 && time.Now().Before(p.waiting[at].after)) {
+		if at < 0 {
+			p.waiting = append(p.waiting, waiter{d: d})
 		}
 		return false
 	}
-	p.waiting = slices.DeleteFunc(p.waiting, func(o *Destination) bool { return o == d })
+	p.forget(d)
 	p.free--
-	p.holders[d] = true
+	p.holders[d] = time.Now()
 	p.nudgeNext()
 	return true
 }
 
-// nudgeNext wakes who waits longest while a place is free. It is called with mu held, which comes before a destination's.
-func (p *places) nudgeNext() {
-	if p.free > 0 && len(p.waiting) > 0 && !p.off {
-		p.waiting[0].nudge()
+// yield gives up the place of one that has had it for a turn while others wait, and puts it at the end of their line.
+func (p *places) yield(d *Destination) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	since, holds := p.holders[d]
+	if !holds || len(p.waiting) == 0 || time.Since(since) < p.turn {
+		return false
 	}
+	p.release(d)
+	p.waiting = append(p.waiting, waiter{d, time.Now().Add(p.turn)})
+	time.AfterFunc(p.turn, d.nudge) // those before it may never come
+	p.nudgeNext()
+	return true
 }
 
 // leave gives the place back and nudges who waits longest. A destination without a place only stops waiting.
 func (p *places) leave(d *Destination) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.waiting = slices.DeleteFunc(p.waiting, func(o *Destination) bool { return o == d })
-	if p.holders[d] {
-		delete(p.holders, d)
-		p.free++
-	}
+	p.forget(d)
+	p.release(d)
 	p.nudgeNext()
 }
 
@@ -69,4 +83,27 @@ func (p *places) hold(off bool) {
 	}
 	p.off = off
 	p.nudgeNext()
+}
+
+// release takes d's place, if it has one. It is called with mu held, as those below are.
+func (p *places) release(d *Destination) {
+	if _, holds := p.holders[d]; holds {
+		delete(p.holders, d)
+		p.free++
+	}
+}
+
+// forget takes d out of the line.
+func (p *places) forget(d *Destination) {
+	p.waiting = slices.DeleteFunc(p.waiting, func(w waiter) bool { return w.d == d })
+}
+
+// nudgeNext wakes who is next while a place is free. The lock mu comes before a destination's.
+func (p *places) nudgeNext() {
+	if p.free == 0 || len(p.waiting) == 0 || p.off {
+		return
+	}
+	now := time.Now()
+	next := max(0, slices.IndexFunc(p.waiting, func(w waiter) bool { return !now.Before(w.after) }))
+	p.waiting[next].d.nudge()
 }

@@ -28,7 +28,7 @@ type Options struct {
 	RetryMax         time.Duration
 	ShutdownTimeout  time.Duration // what a batch in flight may take when the process stops
 	ParkAfter        time.Duration // a destination that has failed for so long is parked
-	SlowAfter        time.Duration // one that has kept all others waiting for so long is parked
+	SlowAfter        time.Duration // one that has kept all others waiting for so long is parked; a backfill lets others go first
 	RetainedWAL      int64         // bytes of WAL that the slot may retain before who holds it back is parked
 	Checkpoint       time.Duration // between notes on the primary of how far each destination is
 	Quarantine       bool          // a row that is refused is set aside and the rest goes on; else the destination halts
@@ -132,7 +132,7 @@ type route struct {
 // NewRouter returns a router without destinations.
 func NewRouter(c Config) *Router {
 	r := &Router{Config: c, settings: c.Options.settings(), gate: &gate{limit: c.Options.MemoryBytes}, connections: newConnections(c.Options.MaxConnections),
-		places: newPlaces(c.Options.Backfills), xids: newXIDs(),
+		places: newPlaces(c.Options.Backfills, c.Options.SlowAfter), xids: newXIDs(),
 		tenants: map[string][]*Destination{}, open: -1, stop: make(chan struct{}), routes: map[*replication.Relation]*route{},
 		known: map[string]*replication.Relation{}, wide: map[*replication.Relation]*replication.Relation{}}
 	for _, t := range c.Tables {

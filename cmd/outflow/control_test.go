@@ -224,6 +224,43 @@ func TestBackfillsTakeTurns(t *testing.T) {
 	}
 }
 
+// A slow database's backfill lets others go first after a while, and goes on where it was.
+func TestSlowBackfillMakesRoom(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.openPolicy()
+	w.exec(`CREATE TABLE items (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
+	w.exec(`INSERT INTO items SELECT $1, n, 'x' FROM generate_series(1, 8000) n`, tenant1)
+	w.table("items", 1, "id int", "note text")
+	w.cfg.Sink.Backfills, w.cfg.Sink.SlowAfter = 1, 300*time.Millisecond
+	slow, other := w.destination(tenant1, "slow", "items"), pgtest.Database(t, w.cluster)
+	db := connect(t, slow)
+	exec(t, db, `CREATE TABLE items_copy (id int PRIMARY KEY, note text);
+		CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END $$;
+		CREATE TRIGGER slow BEFORE INSERT ON items_copy FOR EACH ROW EXECUTE FUNCTION slow()`)
+	r := w.start()
+	waitFor(t, "it to copy", func() error {
+		if s := r.destination("slow").Status(); s.State != sink.Backfilling || s.Copied == 0 {
+			return fmt.Errorf("it is %s and has copied %d rows", s.State, s.Copied)
+		}
+		return nil
+	})
+	w.writes(tenant1, "other", other, "items")
+	r.has(2)
+	becomes(t, r.destination("other"), sink.Backfilling)
+	becomes(t, r.destination("other"), sink.Streaming)
+	w.mirrored(tenant1, other, "items", "id, note")
+	if s := r.destination("slow").Status(); s.State != sink.Backfilling {
+		t.Errorf("the slow one is %s", s.State)
+	}
+	w.exec(`UPDATE items SET note = 'changed' WHERE id % 10 = 0; DELETE FROM items WHERE id % 10 = 1`)
+	exec(t, db, `DROP TRIGGER slow ON items_copy`)
+	r.caughtUp()
+	w.synced()
+	w.mirrored(tenant1, slow, "items", "id, note")
+	w.mirrored(tenant1, other, "items", "id, note")
+}
+
 // A paused destination does not keep its place among the backfills, here while it waits for rows of a locked table.
 func TestPausedBackfillMakesRoom(t *testing.T) {
 	t.Parallel()

@@ -125,7 +125,7 @@ type Sink struct {
 	RetryMax         time.Duration       `yaml:"retry_max"`        // what the waits grow to
 	ShutdownTimeout  time.Duration       `yaml:"shutdown_timeout"` // for batches that have begun
 	ParkAfter        time.Duration       `yaml:"park_after"`       // of failing, until the stream goes on without the destination
-	SlowAfter        time.Duration       `yaml:"slow_after"`       // of keeping all others waiting, until the same
+	SlowAfter        time.Duration       `yaml:"slow_after"`       // of keeping all others waiting, until the same; a copy lets others go first
 	RetainedWAL      strictyaml.ByteSize `yaml:"retained_wal"`     // what a slow destination may have the primary keep
 	Checkpoint       time.Duration       `yaml:"checkpoint"`       // between notes on the primary, before which nothing is acknowledged
 	OnError          string              `yaml:"on_error"`         // of a row's data: halt, or quarantine the row
