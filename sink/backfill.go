@@ -191,7 +191,7 @@ func (bf *backfill) advance(ctx context.Context) error {
 	d := bf.d
 	if !d.router.places.take(d) {
 		bf.standDown() // backfills were switched off
-		return nil // somebody's end wakes us
+		return nil     // somebody's end wakes us
 	}
 	if !bf.active {
 		bf.active = true

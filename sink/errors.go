@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	"outflow/mapping"
+
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -71,6 +73,15 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// Place is where in a mapping's file the fault stands; ok is false where that is not known.
+func (e *Error) Place() (file string, line, column int, ok bool) {
+	fault := (*mapping.Fault)(nil)
+	if !errors.As(e.Err, &fault) || fault.Line == 0 {
+		return "", 0, 0, false
+	}
+	return fault.File, fault.Line, fault.Column, true
+}
 
 // newError classifies err unless that was done further down.
 func newError(err error) *Error {

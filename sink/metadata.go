@@ -1,0 +1,290 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"outflow/mapping"
+	"outflow/replication"
+)
+
+// The metadata table is a contract: the first three columns are read by others, the rest is ours.
+const (
+	createMetadata = `CREATE TABLE IF NOT EXISTS "_stack_sync_metadata" (
+		"mapping_name" text PRIMARY KEY,
+		"last_synced_sequence_id" bigint NOT NULL DEFAULT -1,
+		"updated_at" timestamp NOT NULL DEFAULT now())`
+	extendMetadata = `ALTER TABLE "_stack_sync_metadata"
+		ADD COLUMN IF NOT EXISTS "fingerprint" text,
+		ADD COLUMN IF NOT EXISTS "tenant" text,
+		ADD COLUMN IF NOT EXISTS "source" text,
+		ADD COLUMN IF NOT EXISTS "epoch" bigint,
+		ADD COLUMN IF NOT EXISTS "backfill" jsonb,
+		ADD COLUMN IF NOT EXISTS "mark" text`
+	readMetadata = `SELECT "mapping_name", "last_synced_sequence_id", "fingerprint", "tenant", "source", "epoch", "backfill", "mark"
+		FROM public."_stack_sync_metadata"`
+	// A table that has no owner yet is an older system's: its ids are not ours.
+	adoptMetadata = `UPDATE "_stack_sync_metadata"
+		SET "tenant" = $1, "source" = $2, "last_synced_sequence_id" = -1, "fingerprint" = NULL WHERE "source" IS NULL`
+	// A mapping that is filled anew: it takes live changes from what the stream still has, the rest is copied.
+	fillMapping = `INSERT INTO "_stack_sync_metadata" AS m
+			("mapping_name", "tenant", "source", "fingerprint", "epoch", "backfill", "last_synced_sequence_id", "mark")
+		VALUES ($1, $2, $3, $4, $5::bigint, $6::jsonb, $7::bigint, $8)
+		ON CONFLICT ("mapping_name") DO UPDATE SET "fingerprint" = excluded."fingerprint", "epoch" = excluded."epoch",
+			"backfill" = excluded."backfill", "mark" = excluded."mark", "updated_at" = now(),
+			"last_synced_sequence_id" = greatest(m."last_synced_sequence_id", excluded."last_synced_sequence_id")`
+	// Others that are being filled begin again with it, so that all of them are at one place.
+	refillMappings = `UPDATE "_stack_sync_metadata" SET "backfill" = $1::jsonb WHERE "backfill" IS NOT NULL`
+)
+
+// metadata is what the external database says of a mapping.
+type metadata struct {
+	id                          int64
+	fingerprint, tenant, source string
+	epoch                       int64  // 0 where it has none
+	backfill                    string // cursor of a backfill in progress, "" where there is none
+	mark                        string // the primary's newest checkpoint when the row was last written
+}
+
+// open reads the metadata and makes ready what is missing: the metadata table, each mapping's row and tables.
+func (s *session) open(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.d.router.Options.StatementTimeout)
+	defer cancel()
+	known, err := s.metadata(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.checkContinuity(ctx, known); err != nil {
+		return err
+	}
+	if !s.ready(known) || (s.d.router.Options.Quarantine && !s.hasQuarantine(ctx)) {
+		if err := s.install(ctx, known == nil); err != nil {
+			return err
+		}
+		if known, err = s.metadata(ctx); err != nil {
+			return err
+		}
+	}
+	s.held = s.held[:0]
+	for _, m := range s.d.mappings {
+		s.held = append(s.held, known[m.Name].id)
+	}
+	s.expected = append(s.expected[:0], s.held...)
+	if s.backfill, err = newBackfill(s, known); err != nil {
+		return err
+	}
+	return s.check(ctx)
+}
+
+// checkContinuity compares what the external database has with what the primary was told that it has. Less means that it
+// was restored from a backup, emptied or swapped: the stream cannot fill the gap, so a new epoch has it copied anew.
+func (s *session) checkContinuity(ctx context.Context, known map[string]metadata) error {
+	d := s.d
+	if err := s.checkAhead(ctx, known); err != nil {
+		return err
+	}
+	s.remember()
+	if s.least < 0 {
+		return nil // the primary knows nothing of it: it is new
+	}
+	gap := known == nil
+	for _, m := range d.mappings {
+		if row, ok := known[m.Name]; ok && row.epoch == s.epoch && row.id < s.least {
+			gap = true
+		}
+	}
+	if !gap {
+		return nil
+	}
+	d.log.Warn("the external database has less than it had: it is copied anew", zap.Int64("sequence_id", s.least))
+	if err := d.raiseEpoch(ctx, "the external database went back: restored, emptied or swapped"); err != nil {
+		return err
+	}
+	s.remember()
+	return nil
+}
+
+// wantedEpoch is what the external database's metadata must say, or it is copied anew.
+func (d *Destination) wantedEpoch() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.epoch
+}
+
+// remember notes for the whole session what the destination is to be: another goroutine may raise the epoch meanwhile, and
+// the session then ends.
+func (s *session) remember() {
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	s.epoch, s.least = s.d.epoch, max(s.d.note, s.d.released)
+}
+
+// checkAhead refuses an external database that has ids which the primary has not given yet: the primary went back. Changes
+// with lower ids would be taken for old ones and skipped.
+func (s *session) checkAhead(ctx context.Context, known map[string]metadata) error {
+	r := s.d.router
+	highest := int64(-1)
+	for _, m := range known {
+		highest = max(highest, m.id)
+		if m.epoch != s.d.wantedEpoch() {
+			continue // it is copied anew, with ids above all that were given
+		}
+		if remembers, err := r.State.knows(ctx, m.mark); err != nil {
+			return err
+		} else if !remembers {
+			return &Error{verdict: needsHuman, Err: fmt.Errorf("the external database was written after checkpoint %s, which the primary "+
+				"does not know: the primary was restored from a backup", m.mark), Remedy: resetRemedy}
+		}
+	}
+	if highest <= r.SequenceID(r.Reader.Position()) {
+		return nil
+	}
+	now, err := (&replication.Copier{Primary: r.Primary}).Once(ctx) // the stream may only be behind
+	if err != nil {
+		return err
+	}
+	if highest <= r.SequenceID(now.Horizon) {
+		return nil
+	}
+	return &Error{verdict: needsHuman, Err: fmt.Errorf("the external database has sequence id %d, and the primary has come to %d: "+
+		"the primary was restored from a backup", highest, r.SequenceID(now.Horizon)),
+		Remedy: resetRemedy}
+}
+
+// metadata reads the table; nil means that it does not exist, or not with our columns.
+func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
+	rows, err := s.exec(ctx, readMetadata)
+	if state := sqlstate(err); state == undefinedTable || state == undefinedColumn {
+		return nil, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("reading _stack_sync_metadata: %w", err)
+	}
+	known := map[string]metadata{}
+	for _, r := range rows {
+		if len(r) != 8 {
+			return nil, errors.New("reading _stack_sync_metadata: the server gives other columns")
+		}
+		m := metadata{fingerprint: string(r[2]), tenant: string(r[3]), source: string(r[4]), backfill: string(r[6]), mark: string(r[7])}
+		if m.id, err = strconv.ParseInt(string(r[1]), 10, 64); err == nil && r[5] != nil {
+			m.epoch, err = strconv.ParseInt(string(r[5]), 10, 64)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading _stack_sync_metadata: %w", err)
+		}
+		known[string(r[0])] = m
+		if m.source != "" && (m.source != s.d.router.SourceID || m.tenant != s.d.Tenant) {
+			return nil, &Error{verdict: needsHuman,
+				Err:    fmt.Errorf("the database holds the rows of tenant %q of source %s; two would mix", m.tenant, m.source),
+				Remedy: "give this destination a database of its own, or empty this one: drop the mappings' tables and _stack_sync_metadata"}
+		}
+	}
+	return known, nil
+}
+
+func (s *session) hasQuarantine(ctx context.Context) bool {
+	rows, err := s.exec(ctx, `SELECT to_regclass('public."_stack_sync_quarantine"') IS NOT NULL`)
+	return err == nil && isTrue(rows)
+}
+
+// ready reports whether every mapping has its row, its tables and the stream's continuity.
+func (s *session) ready(known map[string]metadata) bool {
+	for _, m := range s.d.mappings {
+		if !s.readyFor(m, known) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *session) readyFor(m *mapping.Mapping, known map[string]metadata) bool {
+	row, ok := known[m.Name]
+	return ok && row.source != "" && row.fingerprint == m.Fingerprint() && row.epoch == s.epoch
+}
+
+// install creates what is missing in one transaction. A mapping that is new, has changed, or is of an earlier epoch has
+// its schema run and is filled anew.
+func (s *session) install(ctx context.Context, fresh bool) error {
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	err := s.installAll(ctx, fresh)
+	if err == nil {
+		_, err = s.exec(ctx, "COMMIT")
+	}
+	if err != nil {
+		s.rollback()
+	}
+	return err
+}
+
+func (s *session) installAll(ctx context.Context, fresh bool) error {
+	tenant, source := s.d.Tenant, s.d.router.SourceID
+	if fresh {
+		for _, ddl := range []string{createMetadata, extendMetadata} {
+			if _, err := s.exec(ctx, ddl); err != nil {
+				return explainDDL(fmt.Errorf("creating _stack_sync_metadata: %w", err), s.d.config.User)
+			}
+		}
+	}
+	if s.d.router.Options.Quarantine {
+		if _, err := s.exec(ctx, createQuarantine); err != nil {
+			return explainDDL(fmt.Errorf("creating _stack_sync_quarantine: %w", err), s.d.config.User)
+		}
+	}
+	if _, err := s.exec(ctx, adoptMetadata, tenant, source); err != nil {
+		return fmt.Errorf("adopting _stack_sync_metadata: %w", err)
+	}
+	known, err := s.metadata(ctx)
+	if err != nil {
+		return err
+	}
+	anew := map[string]bool{}
+	for _, m := range s.d.mappings { // each after those that it reads
+		reads := slices.ContainsFunc(m.After, func(name string) bool { return anew[name] })
+		if s.readyFor(m, known) && !reads {
+			continue
+		}
+		if known[m.Name].epoch > s.epoch {
+			return &Error{verdict: conflict, Err: fmt.Errorf("another process has begun epoch %d", known[m.Name].epoch)}
+		}
+		anew[m.Name] = true
+		for _, f := range m.DDL() {
+			if _, err := s.exec(ctx, f.SQL); err != nil {
+				return explainDDL(faultOf(m.Name, f.FaultAt, err), s.d.config.User)
+			}
+		}
+		if s.conn.TxStatus() != 'T' {
+			return &Error{Mapping: m.Name, verdict: needsHuman, Err: fmt.Errorf("its schema ended the transaction that it ran in")}
+		}
+		least := strconv.FormatInt(s.least, 10)
+		_, err := s.exec(ctx, fillMapping, m.Name, tenant, source, m.Fingerprint(), strconv.FormatInt(s.epoch, 10), firstCursor.String(), least, *s.d.router.mark.Load())
+		if err == nil {
+			_, err = s.exec(ctx, refillMappings, firstCursor.String())
+		}
+		if err != nil {
+			return fmt.Errorf("writing _stack_sync_metadata: %w", err)
+		}
+		s.d.log.Info("the mapping is filled from the primary", zap.String("mapping", m.Name), zap.String("fingerprint", m.Fingerprint()))
+	}
+	return nil
+}
+
+func explainDDL(err error, user string) error {
+	e := newError(err)
+	if e.SQLState == insufficientPrivilege {
+		e.Remedy = fmt.Sprintf(`as the database's owner: GRANT USAGE, CREATE ON SCHEMA public TO %q (tables that exist already must belong to it)`, user)
+	}
+	switch pgErr := asPgError(err); {
+	case pgErr != nil && strings.HasPrefix(pgErr.ConstraintName, "pg_"):
+		e.verdict = retry // two sessions make the same table: IF NOT EXISTS looks too early
+	case e.verdict == rowFault:
+		e.verdict = needsHuman // DDL has no rows
+	}
+	return e
+}

@@ -1,0 +1,113 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"outflow/mapping"
+	"outflow/replication"
+)
+
+// check prepares every step for the tables as they are known now, so that a mapping that cannot work is found before it
+// is used, with its line.
+func (s *session) check(ctx context.Context) error {
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	defer s.rollback()
+	for mi, m := range s.d.mappings {
+		for si := range m.Steps {
+			if err := s.prepareStep(ctx, mi, si); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// prepareStep prepares one step on the external server, which finds what is wrong with it.
+func (s *session) prepareStep(ctx context.Context, mi, si int) error {
+	m := s.d.mappings[mi]
+	from := m.Steps[si].From
+	rel := s.d.router.relation(from)
+	if rel == nil {
+		return &Error{Mapping: m.Name, Table: from, verdict: needsHuman,
+			Err:    fmt.Errorf("step %d reads from %q, which is not a table of source.tables", si+1, from),
+			Remedy: "add the table to source.tables, or correct the mapping"}
+	}
+	st, err := s.statement(ctx, mi, si, rel)
+	if err != nil || s.prepared[st.Name] {
+		return err
+	}
+	name := st.Name
+	if s.d.unnamed {
+		name = ""
+	}
+	_, err = s.conn.Prepare(ctx, name, st.SQL, st.ParameterOIDs())
+	if sqlstate(err) == duplicatePrepared { // of another client of a pooler
+		s.d.unnamed = true
+		return newError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))
+	}
+	if err != nil {
+		return s.explainStatement(st, err)
+	}
+	s.prepared[st.Name] = true
+	return nil
+}
+
+// statement compiles a step for a relation, once a session.
+func (s *session) statement(ctx context.Context, mi, si int, rel *replication.Relation) (*mapping.Statement, error) {
+	key := statementKey{mi, si, rel}
+	if st, ok := s.statements[key]; ok {
+		return st, nil
+	}
+	if err := s.loadTypes(ctx, rel); err != nil {
+		return nil, err
+	}
+	st := s.d.mappings[mi].Compile(si, rel, func(name string) bool { return s.types[name] })
+	s.statements[key] = st
+	return st, nil
+}
+
+// loadTypes asks which of the relation's types the external database has.
+func (s *session) loadTypes(ctx context.Context, rel *replication.Relation) error {
+	var unknown []string
+	for _, c := range rel.Columns {
+		if _, ok := s.types[c.Type]; !ok && !slices.Contains(unknown, c.Type) {
+			unknown = append(unknown, c.Type)
+		}
+	}
+	for _, name := range unknown {
+		rows, err := s.exec(ctx, `SELECT to_regtype($1) IS NOT NULL`, name)
+		if err != nil {
+			return fmt.Errorf("looking for type %s: %w", name, err)
+		}
+		s.types[name] = isTrue(rows)
+	}
+	return nil
+}
+
+// explainStatement gives an error of a step the place in the mapping's file, and where a column is missing, what there is.
+func (s *session) explainStatement(st *mapping.Statement, err error) *Error {
+	e := newError(faultOf(st.Mapping.Name, st.Fault, err))
+	e.Table = st.Table
+	if e.SQLState == undefinedColumn {
+		if rel := s.d.router.relation(st.Table); rel != nil {
+			e.Remedy = fmt.Sprintf("%s has the columns %s; a column that is not published is added to columns: of its table in source.tables",
+				st.Table, strings.Join(st.Mapping.Visible(st.Table, rel.Names()), ", "))
+		}
+	}
+	return e
+}
+
+// faultOf turns an error with a position into one with file, line and column.
+func faultOf(name string, fault func(position int32, format string, args ...any) *mapping.Fault, err error) *Error {
+	e := &Error{Mapping: name, verdict: classify(err), SQLState: sqlstate(err), Err: err}
+	if pgErr := asPgError(err); pgErr != nil {
+		where := fault(pgErr.Position, "%s", serverText(pgErr))
+		e.Err = fmt.Errorf("%w (SQLSTATE %s)", where, pgErr.Code)
+	}
+	return e
+}
