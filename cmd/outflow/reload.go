@@ -57,14 +57,16 @@ func (r *reloading) run(ctx context.Context, front *front) error {
 		front.attach(pl, r.fault)
 		next, err := r.until(ctx, pl, hangup)
 		front.detach(err)
+		moved := errors.Is(err, replication.ErrMoved) && ctx.Err() == nil
+		if moved {
+			r.log.Info("another process had the slot meanwhile; starting over from what the primary has noted")
+		}
 		switch {
-		case err == nil && next != nil:
+		case next != nil && (err == nil || moved):
 			r.log.Info("going on with the new configuration")
 			before = r.cfg
 			r.take(next)
-		case errors.Is(err, replication.ErrMoved) && ctx.Err() == nil:
-			r.log.Info("another process had the slot meanwhile; starting over from what the primary has noted")
-		default:
+		case !moved:
 			r.log.Info("outflow ends", zap.Stringer("flush_lsn", pl.acks.Flush()), zap.Int("outstanding", pl.acks.Outstanding()))
 			return err
 		}
