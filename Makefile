@@ -11,7 +11,7 @@ GOVULNCHECK := v1.8.0
 build := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/outflow ./cmd/outflow
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test/race torture postgres chromium fuzz lint vuln bench demo docker clean
+.PHONY: help build test test/race matrix torture postgres chromium fuzz lint vuln bench demo docker clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z\/]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,13 @@ test: postgres chromium ## vet, and all tests with the race detector
 
 test/race: postgres chromium ## all tests with the race detector, without the test cache
 	go test -race -count=1 -timeout 30m -parallel 3 ./...
+
+# The oldest and the newest major version that Outflow supports; make test has the machine's own.
+matrix: postgres chromium ## all tests on Postgres 14 and 18
+	@set -e; for version in 14 18; do \
+		bin=$$(internal/pgcluster/version.sh $$version); echo "all tests on $$bin"; \
+		OUTFLOW_TEST_PG_BIN=$$bin go test -race -count=1 -timeout 40m -parallel 3 ./...; \
+	done
 
 # 200,000 rows of 20 tenants and 500 destinations, a fifth of them dead. A failure names its seed: OUTFLOW_TEST_SEED repeats it.
 torture: postgres ## the tests of kills, faults and load at full size

@@ -5,7 +5,8 @@
 //  1. OUTFLOW_TEST_PG_URL, a superuser's URL of a server that runs already. Only databases are made on it; what would
 //     stop, crash or reconfigure it returns [ErrNotOurs].
 //  2. Server binaries: the directory OUTFLOW_TEST_PG_BIN, else PATH, else /usr/lib/postgresql/*/bin, else
-//     ~/.cache/outflow/postgres/*/bin.
+//     /var/cache/outflow/postgres/*/bin, else ~/.cache/outflow/postgres/*/bin. version.sh installs a major version into
+//     one of the last two.
 //  3. Docker, with the image postgres of the version wanted.
 //
 // With binaries, the postmaster is a direct child of this process, in a process group of its own, so a terminal's Ctrl-C

@@ -66,7 +66,7 @@ func places() [][]string {
 	if path, err := exec.LookPath("postgres"); err == nil {
 		all = append(all, []string{filepath.Dir(path)})
 	}
-	patterns := []string{"/usr/lib/postgresql/*/bin"}
+	patterns := []string{"/usr/lib/postgresql/*/bin", "/var/cache/outflow/postgres/*/bin"}
 	if cache, err := os.UserCacheDir(); err == nil {
 		patterns = append(patterns, filepath.Join(cache, "outflow/postgres/*/bin"))
 	}

@@ -6,6 +6,7 @@ here() {
 	[ -n "${OUTFLOW_TEST_PG_URL:-}" ] || [ -n "${OUTFLOW_TEST_PG_BIN:-}" ] && return
 	command -v postgres >/dev/null && return
 	compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null && return
+	compgen -G '/var/cache/outflow/postgres/*/bin/postgres' >/dev/null && return
 	compgen -G "${XDG_CACHE_HOME:-${HOME:-/}/.cache}/outflow/postgres/*/bin/postgres" >/dev/null && return
 	command -v docker >/dev/null && timeout 10 docker info >/dev/null 2>&1
 }
