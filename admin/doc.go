@@ -37,6 +37,7 @@
 //	outflow_applied_rows_total                   net changes committed in external databases
 //	outflow_applied_transactions_total           source transactions committed there
 //	outflow_applied_batches_total                external transactions
+//	outflow_foreign_rows_total                   rows of another tenant that a destination refused: a fault of the program
 //	outflow_destination_failures_total           failed attempts of all destinations
 //	outflow_destinations{state}                  number by state: backfilling, streaming, retrying, parked, paused, halted
 //	outflow_destinations_failing{class}          number that fail, by class: see below

@@ -50,6 +50,7 @@ var families = []struct {
 	{"applied_rows_total", "Net changes committed in external databases.", nil},
 	{"applied_transactions_total", "Source transactions committed in external databases.", nil},
 	{"applied_batches_total", "External transactions.", nil},
+	{"foreign_rows_total", "Rows of another tenant that a destination refused: a fault of the program.", nil},
 	{"destination_failures_total", "Failed attempts of all destinations.", nil},
 	{"destinations", "Destinations by state.", []string{"state"}},
 	{"destinations_failing", "Destinations that fail, by the class of their error.", []string{"class"}},
@@ -180,6 +181,7 @@ func (s *scrape) stream() {
 	s.counter("applied_rows_total", s.Totals.Rows)
 	s.counter("applied_transactions_total", s.Totals.Transactions)
 	s.counter("applied_batches_total", s.Totals.Batches)
+	s.counter("foreign_rows_total", s.pipeline.Router.ForeignRows())
 	s.counter("destination_failures_total", s.Totals.Failures)
 	s.gauge("queue_transactions", float64(s.Queue.Transactions))
 	s.gauge("queue_changes", float64(s.Queue.Changes))

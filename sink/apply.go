@@ -117,6 +117,9 @@ func (r *round) planFor(st *mapping.Statement, rows int) {
 
 // steps queues the statements of all mappings that are behind, for the tables that the batch changed.
 func (r *round) steps(ctx context.Context, b *batch, rows map[string]*mapping.Rows) error {
+	if err := r.s.d.refuseForeign(rows); err != nil {
+		return err
+	}
 	for mi, m := range r.s.d.mappings {
 		if !b.mappings[mi] {
 			continue

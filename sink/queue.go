@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"slices"
 	"time"
 
 	"outflow/replication"
@@ -65,7 +66,7 @@ func (d *Destination) enqueue(part *replication.Transaction, changes []replicati
 	a.ordinal = int64(changes[len(changes)-1].Ordinal) + 1
 	t := d.queue[len(d.queue)-1]
 	if t.changes == nil {
-		t.changes = changes
+		t.changes = slices.Clip(changes) // other destinations share the array: an append must not write into its spare capacity
 	} else {
 		t.changes = append(t.changes, changes...)
 	}

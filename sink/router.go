@@ -92,6 +92,8 @@ type Router struct {
 	switchMu sync.Mutex
 	switches []Switch
 
+	foreignRows atomic.Int64 // see ForeignRows
+
 	walEnd atomic.Int64 // where the primary's WAL ended at the last checkpoint
 
 	xidMu sync.Mutex
