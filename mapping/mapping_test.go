@@ -228,7 +228,7 @@ func TestSets(t *testing.T) {
 }
 
 // item is the relation that the tests' steps read.
-var item = &replication.Relation{Schema: "public", Name: "item", Key: []int{0, 1}, Columns: []replication.Column{
+var item = &replication.Relation{Schema: "public", Name: "item", Table: "item", Key: []int{0, 1}, Columns: []replication.Column{
 	{Name: "tenant", Type: "uuid", Identity: true}, {Name: "id", Type: "integer", Identity: true}, {Name: "note", Type: "text"},
 	{Name: "mood", Type: "mood"}, {Name: "moods", Type: "mood[]"}, {Name: `o"dd`, Type: "numeric(9,2)"}}}
 
@@ -281,7 +281,7 @@ func TestManyFaults(t *testing.T) {
 
 // Plain is the statement up to its ON CONFLICT, where nothing stands behind that.
 func TestPlainStatements(t *testing.T) {
-	rel := &replication.Relation{Schema: "public", Name: "item", Columns: []replication.Column{{Name: "id", Type: "integer", Identity: true}, {Name: "note", Type: "text"}}, Key: []int{0}}
+	rel := &replication.Relation{Schema: "public", Name: "item", Table: "item", Columns: []replication.Column{{Name: "id", Type: "integer", Identity: true}, {Name: "note", Type: "text"}}, Key: []int{0}}
 	for sql, want := range map[string]string{
 		`INSERT INTO copy SELECT r.id, r.note FROM item r ON CONFLICT (id) DO UPDATE SET note = excluded.note`:  `INSERT INTO copy SELECT r.id, r.note FROM item r`,
 		"INSERT INTO copy SELECT r.id FROM item r WHERE r.id > 3 -- but these\n ON CONFLICT DO NOTHING -- else": `INSERT INTO copy SELECT r.id FROM item r WHERE r.id > 3`,

@@ -74,6 +74,7 @@ type Relation struct {
 	OID      uint32
 	Schema   string
 	Name     string
+	Table    string   // the name by which configuration and mappings know the table; "" is a table that is not configured
 	Identity byte     // pg_class.relreplident: 'd'efault, 'n'othing, 'f'ull or 'i'ndex
 	Columns  []Column // the published ones, in the order of the tuples
 	Key      []int    // indexes of the columns that name a row: primary key, or replica identity

@@ -39,8 +39,9 @@ type Reader struct {
 	Primary     *Primary
 	Slot        string // name of the slot, which exists
 	Publication string
-	Source      Source // what the stream must come from, and the sequence base
-	Confirmed   LSN    // of the slot when Source was read
+	Tables      []PublishedTable // the configured ones
+	Source      Source           // what the stream must come from, and the sequence base
+	Confirmed   LSN              // of the slot when Source was read
 	Acks        *AckTracker
 	Sink        Sink
 	Log         *zap.Logger
@@ -416,6 +417,9 @@ func serverVersion(conn *pgconn.PgConn) int {
 // relation completes a relation from the catalog, or finds it unchanged: the server describes a table again after each
 // connection and each VACUUM.
 func (s *session) relation(rel *Relation) error {
+	if err := s.name(rel); err != nil {
+		return err
+	}
 	if known := s.relations[rel.OID]; known != nil && known.Identity != 'f' && known.sentLike(rel) {
 		s.decoder.relations[rel.OID] = known
 		return nil
@@ -428,6 +432,41 @@ func (s *session) relation(rel *Relation) error {
 	}
 	s.relations[rel.OID] = rel
 	return nil
+}
+
+// name gives a configured table its configured names, whatever the stream calls the table: a table is its OID, and a transaction may
+// have renamed it for a moment. Another table under a configured name is no configured table. Where that name is the other table's on
+// the primary now, the tables were swapped, and the stream does not have all rows of the new one.
+func (s *session) name(rel *Relation) error {
+	for _, t := range s.Tables {
+		if t.Relation.OID == rel.OID {
+			rel.Schema, rel.Name, rel.Table = t.Relation.Schema, t.Relation.Name, t.Relation.Table
+			return nil
+		}
+	}
+	for _, t := range s.Tables {
+		if t.Relation.Schema == rel.Schema && t.Relation.Name == rel.Name {
+			return s.swapped(t.Relation)
+		}
+	}
+	return nil
+}
+
+// swapped fails where the name of a configured table is another table's on the primary now.
+func (s *session) swapped(rel *Relation) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	conn, err := s.Primary.Connect(ctx)
+	if err != nil {
+		return fmt.Errorf("looking for %s: %w", rel, err)
+	}
+	defer conn.Close(ctx)
+	now, err := LoadTable(ctx, conn, rel.Schema, rel.Name)
+	if err != nil || now != nil && now.Relation.OID == rel.OID {
+		return err
+	}
+	return &Problem{What: fmt.Sprintf("table %s was replaced by another table of the same name, and the stream does not have all of its rows", rel),
+		Remedy: "start outflow again: it copies every destination again"}
 }
 
 func (s *session) handOver() error {

@@ -20,7 +20,7 @@ type Table struct {
 
 // LoadTable reads a table from the catalog. It returns nil where there is no such table.
 func LoadTable(ctx context.Context, conn *pgx.Conn, schema, name string) (*Table, error) {
-	t := &Table{Relation: &Relation{Schema: schema, Name: name}}
+	t := &Table{Relation: &Relation{Schema: schema, Name: name, Table: name}}
 	var kind, persist, identity string
 	err := conn.QueryRow(ctx, `SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relreplident::text
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

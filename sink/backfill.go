@@ -130,7 +130,7 @@ func (bf *backfill) trackChanges(xid uint32, changes []replication.Change) {
 	var f fold
 	for i := range changes {
 		c := &changes[i]
-		table := c.Relation.Name
+		table := c.Relation.Table
 		if !bf.d.reads[table] {
 			continue
 		}
@@ -322,8 +322,8 @@ func (bf *backfill) tables() []string {
 	var tables []string
 	for _, t := range bf.d.router.Tables {
 		for i, m := range bf.mappings {
-			if bf.group[i] && slices.Contains(m.Tables(), t.Relation.Name) {
-				tables = append(tables, t.Relation.Name)
+			if bf.group[i] && slices.Contains(m.Tables(), t.Relation.Table) {
+				tables = append(tables, t.Relation.Table)
 				break
 			}
 		}
@@ -510,7 +510,7 @@ func (bf *backfill) nameRow(err error, rows *mapping.Rows) error {
 	}
 	named := *e
 	row := append(slices.Clone(rows.Upserts), rows.Deletes...)[0]
-	named.Table = rows.Relation.Name
+	named.Table = rows.Relation.Table
 	named.Key = describeKey(&replication.Change{Relation: rows.Relation, New: row.Tuple})
 	return &named
 }

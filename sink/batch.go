@@ -84,7 +84,7 @@ func (d *Destination) skipApplied(s *session) int {
 // fold adds a transaction's changes of the tables that the mappings read.
 func (d *Destination) fold(f *fold, t *transaction, changes []replication.Change) {
 	for i := range changes {
-		if name := changes[i].Relation.Name; d.reads[name] {
+		if name := changes[i].Relation.Table; d.reads[name] {
 			f.add(name, &changes[i], t)
 		}
 	}
@@ -103,10 +103,10 @@ func (d *Destination) fits(f *fold, t *transaction) bool {
 			continue
 		}
 		last = rel
-		if known := shapes[rel.Name]; known != nil && !known.SameShape(rel) {
+		if known := shapes[rel.Table]; known != nil && !known.SameShape(rel) {
 			return false
 		}
-		shapes[rel.Name] = rel
+		shapes[rel.Table] = rel
 	}
 	return true
 }

@@ -52,7 +52,7 @@ func (q quarantined) parameters(d *Destination) [][]byte {
 		row[q.relation.Columns[i].Name] = text(q.row.Value(i))
 	}
 	for _, m := range d.mappings {
-		named, _ := m.Columns(q.relation.Name, q.relation.Names())
+		named, _ := m.Columns(q.relation.Table, q.relation.Names())
 		for _, column := range named {
 			row[column] = text(q.row.Value(q.relation.Column(column)))
 		}
@@ -63,7 +63,7 @@ func (q quarantined) parameters(d *Destination) [][]byte {
 	}
 	d.log.Warn("a row is set aside in _stack_sync_quarantine", zap.String("mapping", q.err.Mapping), zap.Stringer("table", q.relation),
 		zap.String("sqlstate", q.err.SQLState), zap.Int64("sequence_id", q.sequenceID))
-	return texts(q.relation.Name, q.op, string(object), strconv.FormatInt(q.sequenceID, 10), q.err.Mapping, q.err.SQLState, q.err.Err.Error())
+	return texts(q.relation.Table, q.op, string(object), strconv.FormatInt(q.sequenceID, 10), q.err.Mapping, q.err.SQLState, q.err.Err.Error())
 }
 
 // text is a value for JSON: nil is NULL, or not known.

@@ -118,10 +118,10 @@ func (d *Destination) sameShape(changes []replication.Change) int {
 		if changes[i].Kind == replication.Truncate {
 			return max(i, 1)
 		}
-		if known := shapes[rel.Name]; known != nil && !known.SameShape(rel) {
+		if known := shapes[rel.Table]; known != nil && !known.SameShape(rel) {
 			return i
 		}
-		shapes[rel.Name] = rel
+		shapes[rel.Table] = rel
 	}
 	return len(changes)
 }
@@ -244,7 +244,7 @@ func (d *Destination) changeByChange(ctx context.Context, b *batch, cause error)
 // oneChange applies one change within the open external transaction, behind a savepoint where it may be set aside.
 func (d *Destination) oneChange(ctx context.Context, b *batch, change []replication.Change) error {
 	c := &change[0]
-	aside := d.router.Options.Quarantine && c.Kind != replication.Truncate && d.reads[c.Relation.Name]
+	aside := d.router.Options.Quarantine && c.Kind != replication.Truncate && d.reads[c.Relation.Table]
 	if aside {
 		if _, err := d.session.exec(ctx, "SAVEPOINT outflow_change"); err != nil {
 			return err
@@ -261,7 +261,7 @@ func (d *Destination) oneChange(ctx context.Context, b *batch, change []replicat
 		return err
 	}
 	named := *e
-	named.Table, named.Key = c.Relation.Name, describeKey(c)
+	named.Table, named.Key = c.Relation.Table, describeKey(c)
 	if !aside || d.session.conn.IsClosed() {
 		return &named
 	}

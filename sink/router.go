@@ -138,7 +138,7 @@ func NewRouter(c Config) *Router {
 		tenants: map[string][]*Destination{}, open: -1, stop: make(chan struct{}), routes: map[*replication.Relation]*route{},
 		known: map[string]*replication.Relation{}, wide: map[*replication.Relation]*replication.Relation{}}
 	for _, t := range c.Tables {
-		r.known[t.Relation.Name] = t.Relation
+		r.known[t.Relation.Table] = t.Relation
 		r.counts = append(r.counts, newTableCount(t.Relation))
 	}
 	if ts := c.Tombstones; ts != nil {
@@ -287,21 +287,21 @@ func (r *Router) route(rel *replication.Relation) *route {
 	}
 	rt := &route{}
 	for _, t := range r.Tables {
-		if t.Relation.Schema == rel.Schema && t.Relation.Name == rel.Name {
-			rt.table, rt.tenant = rel.Name, rel.Column(t.Tenant)
+		if t.Relation.OID == rel.OID {
+			rt.table, rt.tenant = rel.Table, rel.Column(t.Tenant)
 			r.mu.Lock()
 			r.learn(rel)
 			r.mu.Unlock()
 		}
 	}
-	if ts := r.Tombstones; ts != nil && ts.Table.Relation.Schema == rel.Schema && ts.Table.Relation.Name == rel.Name {
-		rt.table, rt.tenant, rt.tombstone = rel.Name, rel.Column(ts.Table.Tenant), true
+	if ts := r.Tombstones; ts != nil && ts.Table.Relation.OID == rel.OID {
+		rt.table, rt.tenant, rt.tombstone = rel.Table, rel.Column(ts.Table.Tenant), true
 	}
 	if rt.table != "" && rt.tenant < 0 {
 		r.Log.Error("the table's tenant column is not in the stream; its changes go nowhere", zap.Stringer("table", rel))
 		rt.table = ""
 	}
-	if i := slices.IndexFunc(r.counts, func(c *tableCount) bool { return c.name == rel.String() }); i >= 0 {
+	if i := slices.IndexFunc(r.counts, func(c *tableCount) bool { return c.oid == rel.OID }); i >= 0 {
 		rt.count = r.counts[i]
 	}
 	r.routes[rel] = rt

@@ -15,13 +15,14 @@ type TableStatus struct {
 
 // tableCount counts the changes of a table: the reader's goroutine adds, anybody reads.
 type tableCount struct {
+	oid                                  uint32
 	name                                 string
 	inserts, updates, deletes, truncates atomic.Int64
 	first, last                          atomic.Int64
 }
 
 func newTableCount(rel *replication.Relation) *tableCount {
-	c := &tableCount{name: rel.String()}
+	c := &tableCount{oid: rel.OID, name: rel.String()}
 	c.first.Store(-1)
 	c.last.Store(-1)
 	return c

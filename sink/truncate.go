@@ -14,7 +14,7 @@ import (
 // truncate deletes, through the mappings' own delete steps, every row of a source table that the external database holds:
 // the mappings' keys say which those are. It runs inside the open external transaction, in its place in source order.
 func (d *Destination) truncate(ctx context.Context, b *batch, rel *replication.Relation) error {
-	table := rel.Name
+	table := rel.Table
 	if !d.reads[table] {
 		return nil
 	}
@@ -41,7 +41,7 @@ func (d *Destination) truncate(ctx context.Context, b *batch, rel *replication.R
 func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *replication.Relation, m *mapping.Mapping, query string) error {
 	s := d.session
 	if _, err := s.exec(ctx, "DECLARE outflow_keys NO SCROLL CURSOR FOR "+query); err != nil {
-		return &Error{Mapping: m.Name, Table: rel.Name, verdict: needsHuman, SQLState: sqlstate(err), Err: fmt.Errorf("keys: %w", err)}
+		return &Error{Mapping: m.Name, Table: rel.Table, verdict: needsHuman, SQLState: sqlstate(err), Err: fmt.Errorf("keys: %w", err)}
 	}
 	for {
 		result := s.conn.ExecParams(ctx, fmt.Sprintf("FETCH %d FROM outflow_keys", d.limit), nil, nil, nil, nil).Read()
@@ -56,7 +56,7 @@ func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *replication
 			return err
 		}
 		b.changes += len(rows.Deletes)
-		if err := d.applyRows(ctx, b, map[string]*mapping.Rows{rel.Name: rows}); err != nil {
+		if err := d.applyRows(ctx, b, map[string]*mapping.Rows{rel.Table: rows}); err != nil {
 			return err
 		}
 	}
@@ -69,8 +69,8 @@ func (d *Destination) keyRows(rel *replication.Relation, m *mapping.Mapping, res
 	places := make([]int, len(result.FieldDescriptions))
 	for i, f := range result.FieldDescriptions {
 		if places[i] = rel.Column(f.Name); places[i] < 0 {
-			return nil, &Error{Mapping: m.Name, Table: rel.Name, verdict: needsHuman,
-				Err: fmt.Errorf("keys: %s has no column %q", rel.Name, f.Name)}
+			return nil, &Error{Mapping: m.Name, Table: rel.Table, verdict: needsHuman,
+				Err: fmt.Errorf("keys: %s has no column %q", rel.Table, f.Name)}
 		}
 	}
 	rows := &mapping.Rows{Relation: rel}
@@ -98,7 +98,7 @@ func committedAt(b *batch) time.Time { return b.transactions[len(b.transactions)
 // tenantColumn is the index of the tenant's column, -1 where it is not known.
 func (r *Router) tenantColumn(rel *replication.Relation) int {
 	for _, t := range r.Tables {
-		if t.Relation.Schema == rel.Schema && t.Relation.Name == rel.Name {
+		if t.Relation.OID == rel.OID {
 			return rel.Column(t.Tenant)
 		}
 	}

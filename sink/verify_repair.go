@@ -83,7 +83,7 @@ func (c *comparison) onlyHere(ctx context.Context, s *seen) error {
 
 // askKeys adds what a mapping's keys say now, each key once.
 func (c *comparison) askKeys(ctx context.Context, w *wanted) error {
-	m, table, rel := c.d.mappings[w.mapping], w.relation.Name, w.relation
+	m, table, rel := c.d.mappings[w.mapping], w.relation.Table, w.relation
 	key := replication.Range{Relation: rel, Tenant: c.d.router.tenantColumn(rel)}.KeyColumns()
 	rows, err := c.s.exec(ctx, keysSQL(rel, key, m.Keys[table], nil, 2*differencesMax))
 	if err != nil {

@@ -103,10 +103,10 @@ func (c *comparison) copyTable(ctx context.Context, m *mapping.Mapping, name str
 // recompute brings all rows of the tenant through the mappings, table by table.
 func (c *comparison) recompute(ctx context.Context) error {
 	for _, table := range c.v.Tables {
-		if !c.d.reads[table.Relation.Name] {
+		if !c.d.reads[table.Relation.Table] {
 			continue
 		}
-		rel := c.d.router.relation(table.Relation.Name)
+		rel := c.d.router.relation(table.Relation.Table)
 		r := replication.Range{Relation: rel, Tenant: c.d.router.tenantColumn(rel), Value: c.d.Tenant, Limit: verifyRows}
 		for first := true; ; first = false {
 			chunk, err := c.copier.Read(ctx, r)
@@ -161,7 +161,7 @@ func (c *comparison) apply(ctx context.Context, mappings []bool, rows *mapping.R
 	if rows.Len(mapping.Any) == 0 {
 		return nil
 	}
-	all := map[string]*mapping.Rows{rows.Relation.Name: rows}
+	all := map[string]*mapping.Rows{rows.Relation.Table: rows}
 	err := c.s.compile(ctx, all)
 	if err == nil {
 		err = c.d.exchange(ctx, func(ctx context.Context, r *round) error {

@@ -16,7 +16,7 @@ import (
 
 // learn notes a table as the stream describes it now; columns that are known beside it stay known. It is called with mu held.
 func (r *Router) learn(rel *replication.Relation) {
-	r.known[rel.Name] = union(rel, r.known[rel.Name])
+	r.known[rel.Table] = union(rel, r.known[rel.Table])
 	clear(r.wide)
 }
 
@@ -31,7 +31,7 @@ func (r *Router) widened(rel *replication.Relation) *replication.Relation {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	w = union(rel, r.known[rel.Name])
+	w = union(rel, r.known[rel.Table])
 	r.wide[rel] = w
 	return w
 }
@@ -101,7 +101,7 @@ func (r *Router) forgetColumns(ctx context.Context, rel *replication.Relation) e
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.Log.Warn("columns of a table are gone from the primary", zap.Stringer("table", rel))
-	r.known[rel.Name] = r.known[rel.Name].Project(now.Relation.Names())
+	r.known[rel.Table] = r.known[rel.Table].Project(now.Relation.Names())
 	clear(r.wide)
 	return nil
 }

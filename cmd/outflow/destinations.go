@@ -142,12 +142,12 @@ func newDirectory(p *plan, cfg *config.Config, static []sink.Target, log *zap.Lo
 		dir.static[destinationID{t.Tenant, t.Name}] = true
 	}
 	for i, t := range p.tables {
-		dir.allowed[t.Relation.Name] = p.named[i] // not all that is published: REPLICA IDENTITY FULL publishes everything
+		dir.allowed[t.Relation.Table] = p.named[i] // not all that is published: REPLICA IDENTITY FULL publishes everything
 		if own := cfg.Source.Tables[i].Columns; len(own) > 0 {
-			dir.allowed[t.Relation.Name] = append(slices.Clone(own), cfg.Source.Tables[i].Tenant)
+			dir.allowed[t.Relation.Table] = append(slices.Clone(own), cfg.Source.Tables[i].Tenant)
 		}
 		for _, key := range t.Relation.Key {
-			dir.allowed[t.Relation.Name] = append(slices.Clip(dir.allowed[t.Relation.Name]), t.Relation.Columns[key].Name)
+			dir.allowed[t.Relation.Table] = append(slices.Clip(dir.allowed[t.Relation.Table]), t.Relation.Columns[key].Name)
 		}
 	}
 	return dir

@@ -110,7 +110,7 @@ func planWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mappi
 		wanted := append(slices.Clone(t.Columns), t.Tenant)
 		all := tables[i].Relation.Names()
 		for _, m := range set {
-			named, deletes := m.Columns(tables[i].Relation.Name, all)
+			named, deletes := m.Columns(tables[i].Relation.Table, all)
 			wanted = append(wanted, named...)
 			rowNeeded = rowNeeded || !onlyKey(tables[i].Relation, deletes)
 		}
@@ -210,7 +210,7 @@ func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pi
 	pl := &pipeline{primary: primary, lookup: &replication.Lookup{Primary: primary}, acks: replication.NewAckTracker(confirmed),
 		log: log, state: &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}}
 	pl.reader = &replication.Reader{Primary: primary, Slot: cfg.Source.Slot, Publication: cfg.Source.Publication,
-		Source: source, Confirmed: confirmed, Acks: pl.acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
+		Tables: p.published(), Source: source, Confirmed: confirmed, Acks: pl.acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
 	pl.watcher = &replication.Watcher{Setup: slotSetup(primary, cfg, p.plan, log), Every: cfg.Source.Heartbeat, Log: pl.reader.Log,
 		Streaming: func() bool { return pl.reader.State() == replication.Streaming }}
 	if cfg.Source.Heartbeat > 0 {
@@ -239,7 +239,7 @@ func (p *plan) order(set mapping.Set, names []string) ([]*mapping.Mapping, error
 	}
 	for _, m := range ordered {
 		for _, table := range m.Tables() {
-			if !slices.ContainsFunc(p.tables, func(t replication.PublishedTable) bool { return t.Relation.Name == table }) {
+			if !slices.ContainsFunc(p.tables, func(t replication.PublishedTable) bool { return t.Relation.Table == table }) {
 				if _, name, ok := strings.Cut(table, "."); ok {
 					return nil, fmt.Errorf("mapping %q reads from %q: a table is named without its schema; expected %q", m.Name, table, name)
 				}
