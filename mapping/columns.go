@@ -2,49 +2,6 @@ package mapping
 
 import "slices"
 
-// columns returns which of the given columns of table the SQL names. The answer may be too large, never too small: an
-// identifier counts unless it is qualified with something other than the table or an alias of it.
-func columns(tokens []token, table string, all []string) map[string]bool {
-	aliases := map[string]bool{table: true}
-	for i, t := range tokens {
-		if !t.name() || t.text != table || i+1 >= len(tokens) {
-			continue
-		}
-		next := tokens[i+1]
-		if next.is("as") && i+2 < len(tokens) {
-			next = tokens[i+2]
-		}
-		if next.name() {
-			aliases[next.text] = true // a keyword such as WHERE does no harm here
-		}
-	}
-	known := map[string]bool{}
-	for _, c := range all {
-		known[c] = true
-	}
-	named := map[string]bool{}
-	for i, t := range tokens {
-		if !t.name() || !known[t.text] {
-			continue
-		}
-		if i >= 2 && tokens[i-1].op(".") && tokens[i-2].name() && !aliases[tokens[i-2].text] {
-			continue
-		}
-		named[t.text] = true
-	}
-	return named
-}
-
-// names reports whether the SQL has that identifier anywhere.
-func names(tokens []token, identifier string) bool {
-	for _, t := range tokens {
-		if t.name() && t.text == identifier {
-			return true
-		}
-	}
-	return false
-}
-
 // Restrict hides the other columns of a source table from the mapping: to its steps they do not exist. The key is always there.
 // It is for mappings that tenants write: which columns they may name is the operator's word.
 func (m *Mapping) Restrict(table string, columns []string) {
@@ -78,10 +35,10 @@ func (m *Mapping) Columns(table string, all []string) (named, deletes []string) 
 		if s.From != table {
 			continue
 		}
-		for c := range columns(s.tokens, relationName(table), all) {
-			inAny[c] = true
+		for _, r := range s.read {
+			inAny[r.name] = true
 			if s.When != Upsert {
-				inDelete[c] = true
+				inDelete[r.name] = true
 			}
 		}
 	}

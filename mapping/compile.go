@@ -62,13 +62,13 @@ func (m *Mapping) Compile(step int, rel *replication.Relation, exists func(typeN
 	for _, i := range m.stepColumns(s, rel) {
 		add(parameterColumn{index: i}, rel.Columns[i].Name, targetType(rel.Columns[i].Type, exists))
 	}
-	if names(s.tokens, sequenceColumn) {
+	if s.reads(sequenceColumn) {
 		add(parameterColumn{-1, sequenceColumn}, sequenceColumn, "bigint")
 	}
-	if names(s.tokens, committedColumn) {
+	if s.reads(committedColumn) {
 		add(parameterColumn{-1, committedColumn}, committedColumn, "timestamptz")
 	}
-	if names(s.tokens, opColumn) {
+	if s.reads(opColumn) {
 		add(parameterColumn{-1, opColumn}, opColumn, "text")
 	}
 	// unnest in the select list goes row by row; one unnest of all arrays in FROM is stored first, which costs a fifth of the
@@ -149,10 +149,10 @@ var afterFrom = []string{"on", "where", "group", "having", "order", "limit", "re
 // stepColumns are the indexes of the relation's columns that the step names; the key where it names none, since a
 // relation needs a column.
 func (m *Mapping) stepColumns(s Step, rel *replication.Relation) []int {
-	named := columns(s.tokens, relationName(s.From), m.Visible(s.From, rel.Names()))
+	visible := m.Visible(s.From, rel.Names())
 	var indexes []int
 	for i := range rel.Columns {
-		if named[rel.Columns[i].Name] {
+		if name := rel.Columns[i].Name; s.reads(name) && slices.Contains(visible, name) {
 			indexes = append(indexes, i)
 		}
 	}

@@ -155,7 +155,7 @@ func (l *lexer) ident(start, open int) error {
 			continue
 		}
 		l.pos = i + 1
-		l.emit(quoted, strings.ReplaceAll(l.sql[open+1:i], `""`, `"`), start)
+		l.emit(quoted, identifier(strings.ReplaceAll(l.sql[open+1:i], `""`, `"`)), start)
 		return nil
 	}
 	return &lexError{start, "a quoted identifier that does not end"}
@@ -205,7 +205,7 @@ func (l *lexer) word() error {
 	for l.pos < len(l.sql) && (isIdentPart(l.sql[l.pos]) || l.sql[l.pos] == '$') {
 		l.pos++
 	}
-	text := strings.ToLower(l.sql[start:l.pos])
+	text := identifier(downcase(l.sql[start:l.pos]))
 	if l.pos < len(l.sql) {
 		switch {
 		case l.sql[l.pos] == '\'' && (text == "e" || text == "b" || text == "x" || text == "n"):
@@ -218,6 +218,31 @@ func (l *lexer) word() error {
 	}
 	l.emit(word, text, start)
 	return nil
+}
+
+// downcase folds as the server does: letters of ASCII only (downcase_identifier in scansup.c; in a database with an encoding of one
+// byte a character the server folds others too, and then says that there is no such column).
+func downcase(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= 'A' && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}, name)
+}
+
+// maxIdentifier is the length of the server's names in bytes (NAMEDATALEN less the terminator); longer ones are cut.
+const maxIdentifier = 63
+
+func identifier(name string) string {
+	if len(name) <= maxIdentifier {
+		return name
+	}
+	end := maxIdentifier
+	for !utf8.RuneStart(name[end]) {
+		end--
+	}
+	return name[:end]
 }
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }

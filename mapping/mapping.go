@@ -43,6 +43,12 @@ type Step struct {
 	SQL  string `yaml:"sql"`
 
 	tokens []token
+	read   []reference // what may be columns of From
+}
+
+// reads reports whether the step's SQL names that column of its relation.
+func (s Step) reads(column string) bool {
+	return slices.ContainsFunc(s.read, func(r reference) bool { return r.name == column })
 }
 
 // Fragment is a piece of a mapping's SQL that runs as one statement, and knows where it stands.
@@ -179,15 +185,29 @@ func (m *Mapping) checkStep(i int, report reporter) bool {
 		if t.kind == parameter && !report(f.Fault(t.offset, "%s: a mapping has no parameters; its rows are the relation %q", t.text, s.From)) {
 			return false
 		}
-		if t.op("*") && i > 0 && isStar(tokens[i-1]) && !report(f.Fault(t.offset, "* is not allowed: name the columns, since only those that are named leave the primary")) {
+		if t.op("*") && isStar(tokens[:i]) && !report(f.Fault(t.offset, "* is not allowed: name the columns, since only those that are named leave the primary")) {
+			return false
+		}
+	}
+	understood := read(tokens, relationName(s.From))
+	s.read = understood.references
+	for _, refused := range understood.refusals {
+		if !report(f.Fault(refused.offset, "%s", refused.message)) {
 			return false
 		}
 	}
 	return true
 }
 
-// isStar reports whether a * after t is "all columns" and not a multiplication or count(*).
-func isStar(t token) bool {
+// isStar reports whether a * behind those tokens is "all columns" and not a multiplication, count(*) or OPERATOR(schema.*).
+func isStar(before []token) bool {
+	if len(before) == 0 {
+		return false
+	}
+	t := before[len(before)-1]
+	if n := len(before) - 4; t.op(".") && n >= 0 && before[n].is("operator") && before[n+1].op("(") {
+		return false
+	}
 	return t.op(".") || t.op(",") || t.is("select") || t.is("all") || t.is("distinct") || t.is("returning")
 }
 

@@ -247,12 +247,7 @@ func TestCompile(t *testing.T) {
 		{`SELECT r._op, r._sequence_id, r._committed_at FROM item r`,
 			`WITH "item" AS (SELECT u.c0::uuid AS "tenant", u.c1::integer AS "id", u.c2::bigint AS "_sequence_id", u.c3::timestamptz AS "_committed_at", u.c4::text AS "_op" FROM (SELECT unnest($1::text[]) AS c0, unnest($2::text[]) AS c1, unnest($3::text[]) AS c2, unnest($4::text[]) AS c3, unnest($5::text[]) AS c4) AS u) SELECT r._op, r._sequence_id, r._committed_at FROM item r`},
 	} {
-		m := &Mapping{Name: "m", Steps: []Step{{From: "item", When: Any, SQL: c.sql}}}
-		tokens, err := lex(c.sql)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.Steps[0].tokens = statements(tokens)[0]
+		m := load(t, fmt.Sprintf("name: m\ntarget: t\nsteps:\n  - {from: item, when: any, sql: %q}\n", c.sql))
 		st := m.Compile(0, item, known)
 		if st.SQL != c.want {
 			t.Errorf("%s\nexpected %s\nfound    %s", c.sql, c.want, st.SQL)

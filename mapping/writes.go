@@ -50,7 +50,7 @@ var afterOtherUpdates = []string{"set", "of", "nowait", "skip", "limit", "offset
 func (m *Mapping) Specials() []string {
 	var specials []string
 	for _, special := range []string{sequenceColumn, committedColumn} {
-		if slices.ContainsFunc(m.Steps, func(s Step) bool { return names(s.tokens, special) }) {
+		if slices.ContainsFunc(m.Steps, func(s Step) bool { return s.reads(special) }) {
 			specials = append(specials, special)
 		}
 	}
