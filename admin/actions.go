@@ -18,6 +18,7 @@ type order struct {
 	Off     *bool  `json:"off"`     // of a switch
 	By      string `json:"by"`      // who wants it
 	Reason  string `json:"reason"`  // why
+	Halted  bool   `json:"halted"`  // of a retry of many: only those that need a person
 	Confirm bool   `json:"confirm"` // it is meant: where something is copied anew, or the primary keeps WAL
 }
 
@@ -45,7 +46,7 @@ func (o *order) check() error {
 	return nil
 }
 
-// act carries out an action on one destination: pause, resume or resync.
+// act carries out an action on one destination: pause, resume, retry or resync.
 func (s *Server) act(r *http.Request, tenant, name, action string, o order) error {
 	if err := o.check(); err != nil {
 		return err
@@ -70,14 +71,31 @@ func (s *Server) act(r *http.Request, tenant, name, action string, o order) erro
 			return refuse(http.StatusConflict, "a resync copies all rows of the destination anew; say \"confirm\": true")
 		}
 		var n int64
-		n, err = s.Store.RequestResync(ctx, tenant, name, fmt.Sprintf("%s, by %s", orElse(o.Reason, "asked for"), s.who(r, o)))
+		n, err = s.Store.RequestResync(ctx, tenant, name, s.who(r, o), o.Reason)
 		if err == nil && n == 0 {
 			return refuse(http.StatusConflict, "the primary has no note of this destination yet; it is being copied anyway")
 		}
+	case "retry":
+		_, err = s.Store.RequestRetry(ctx, tenant, name, false, s.who(r, o), o.Reason)
 	default:
-		return refuse(http.StatusNotFound, "there is no action %q; expected pause, resume or resync", action)
+		return refuse(http.StatusNotFound, "there is no action %q; expected pause, resume, retry or resync", action)
 	}
 	return s.done(r, err, o, action, zap.String("tenant", tenant), zap.String("destination", name))
+}
+
+// retryAll asks for a try of all destinations, or of those that are halted.
+func (s *Server) retryAll(r *http.Request, o order) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	if p, _ := s.current(); p == nil {
+		return refuse(http.StatusServiceUnavailable, "there is no connection to the primary, where this would be written")
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), actionTimeout)
+	defer cancel()
+	defer s.Store.Close()
+	n, err := s.Store.RequestRetry(ctx, "", "", o.Halted, s.who(r, o), o.Reason)
+	return s.done(r, err, o, "retry", zap.Bool("halted", o.Halted), zap.Int64("destinations", n))
 }
 
 // turn sets one of the three fuses.
@@ -155,6 +173,10 @@ func (s *Server) postDestination(action string) http.HandlerFunc {
 
 func (s *Server) postSwitch(w http.ResponseWriter, r *http.Request) {
 	s.carryOut(w, r, func(o order) error { return s.turn(r, r.PathValue("name"), o) })
+}
+
+func (s *Server) postRetry(w http.ResponseWriter, r *http.Request) {
+	s.carryOut(w, r, func(o order) error { return s.retryAll(r, o) })
 }
 
 func (s *Server) carryOut(w http.ResponseWriter, r *http.Request, do func(order) error) {

@@ -293,7 +293,7 @@ func TestOpenAPI(t *testing.T) {
 		"/api/tables": "Tables", "/api/errors": "Errors", "/api/switches": "Switches", "/api/destinations/t/none": "Problem", "/api/none": "Problem"} {
 		check(path, schema)
 	}
-	d := row{s.pipeline.Router.Destinations()[0], sink.Status{State: sink.Backfilling, Err: &sink.Error{SQLState: "22012", Err: errDown}, CopyTotal: 10, Oldest: time.Now()}}
+	d := row{s.pipeline.Router.Destinations()[0], sink.Status{State: sink.Backfilling, Copying: true, Err: &sink.Error{SQLState: "22012", Err: errDown}, CopyTotal: 10, Oldest: time.Now()}}
 	b, _ := json.Marshal(d.describe(time.Now(), rate{}))
 	answer, _ := jsonschema.UnmarshalJSON(strings.NewReader(string(b)))
 	if err := c.MustCompile("openapi.json#/components/schemas/Destination").Validate(answer); err != nil {

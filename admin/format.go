@@ -189,7 +189,7 @@ func stateIcon(state string) template.HTML {
 // stateWords says what a state means for a person.
 func stateWords(state string) string {
 	return map[string]string{
-		string(sink.Halted):      "A mapping, a row or a right needs a person. It is tried again seldom, and goes on once that is mended.",
+		string(sink.Halted):      "A mapping, a row or a right needs a person. It is tried again seldom, and stays halted until it has done what failed.",
 		string(sink.Parked):      "It was away for longer than its queue holds. The stream goes on without it, and it is copied anew when it answers.",
 		string(sink.Retrying):    "It failed, and is tried again by itself, with growing pauses.",
 		string(sink.Paused):      "An operator paused it. Its changes wait in its queue; when that is full it is parked, and copied anew afterwards.",

@@ -104,7 +104,7 @@ func (f *filter) list(all []row) (part []row, total int) {
 func (r *row) describe(now time.Time, speed rate) Destination {
 	s := &r.Status
 	d := Destination{Tenant: r.Tenant, Name: r.Name, Address: known(r.Address()), State: string(s.State), Reason: known(clean(s.Reason)),
-		Since: knownTime(s.Since), LastCommitAt: knownTime(s.CommitTime), Attempts: s.Attempts, NextRetryAt: knownTime(s.NextRetry),
+		Since: knownTime(s.Since), Detached: s.Detached, DetachedReason: known(clean(s.DetachedWhy)), LastCommitAt: knownTime(s.CommitTime), Attempts: s.Attempts, NextRetryAt: knownTime(s.NextRetry),
 		Backlog: &Queue{Transactions: s.Queued, Changes: s.QueuedChanges, Bytes: s.QueueBytes}, Rows: &s.Rows, Error: failureOf(s.Err)}
 	if s.SequenceID >= 0 {
 		d.LastSequenceID = &s.SequenceID
@@ -113,7 +113,7 @@ func (r *row) describe(now time.Time, speed rate) Destination {
 		d.LagSeconds = &behind
 	}
 	d.RowsPerSecond = speed.rows
-	if s.State == sink.Backfilling {
+	if s.Copying {
 		d.Backfill = &Backfill{Table: known(s.CopyTable), Rows: s.Copied}
 		if s.CopyTotal > 0 {
 			total := max(s.CopyTotal, s.Copied) // it is an estimate
@@ -127,9 +127,9 @@ func (r *row) describe(now time.Time, speed rate) Destination {
 	return d
 }
 
-// lag is the age of the oldest transaction that waits. One that is parked gets none, so how far it is behind is not known.
+// lag is the age of the oldest transaction that waits. One that is detached gets none, so how far it is behind is not known.
 func (r *row) lag(now time.Time) (seconds float64, ok bool) {
-	if r.State == sink.Parked {
+	if r.Detached {
 		return 0, false
 	}
 	if r.Oldest.IsZero() {

@@ -51,6 +51,8 @@ func (s *Server) api() map[string]http.HandlerFunc {
 		"POST /api/destinations/{tenant}/{name}/pause":  s.postDestination("pause"),
 		"POST /api/destinations/{tenant}/{name}/resume": s.postDestination("resume"),
 		"POST /api/destinations/{tenant}/{name}/resync": s.postDestination("resync"),
+		"POST /api/destinations/{tenant}/{name}/retry":  s.postDestination("retry"),
+		"POST /api/retry":                               s.postRetry,
 		"GET /api/tables":                               s.getTables,
 		"GET /api/errors":                               s.getErrors,
 		"GET /api/switches":                             s.getSwitches,

@@ -123,6 +123,8 @@ type Destination struct {
 	State          string     `json:"state"`
 	Reason         *string    `json:"reason"`
 	Since          *time.Time `json:"since"`
+	Detached       bool       `json:"detached"` // the stream goes on without it, and it is copied anew when it takes rows again
+	DetachedReason *string    `json:"detached_reason"`
 	LastSequenceID *int64     `json:"last_sequence_id"`
 	LastCommitAt   *time.Time `json:"last_commit_at"` // on the primary, of the last transaction that is applied
 	Backlog        *Queue     `json:"backlog"`

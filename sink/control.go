@@ -76,8 +76,10 @@ func (r *Router) loadSwitches(ctx context.Context) error {
 		return err
 	}
 	r.switchMu.Lock()
+	before := r.switches
 	r.switches = all
 	r.switchMu.Unlock()
+	r.logFlips(before, all)
 	off := func(kind string) bool {
 		return slices.ContainsFunc(all, func(sw Switch) bool { return sw.Kind == kind && sw.Off })
 	}
@@ -89,6 +91,36 @@ func (r *Router) loadSwitches(ctx context.Context) error {
 	}
 	return nil
 }
+
+// logFlips puts on record what was switched, by whoever and from wherever: a process that starts logs what it finds off.
+func (r *Router) logFlips(before, now []Switch) {
+	log := func(text string, sw Switch) {
+		r.Log.Info(text, zap.String("switch", sw.Kind), zap.String("tenant", sw.Tenant), zap.String("destination", sw.Name),
+			zap.String("by", sw.By), zap.String("reason", sw.Reason), zap.Time("at", sw.At))
+	}
+	known := map[[3]string]Switch{}
+	for _, sw := range before {
+		known[sw.key()] = sw
+	}
+	for _, sw := range now {
+		switch old := known[sw.key()]; {
+		case sw.Off && old != sw:
+			log("switched off", sw)
+		case !sw.Off && old.Off:
+			log("switched on", sw)
+		}
+		delete(known, sw.key())
+	}
+	for _, sw := range known {
+		if sw.Off {
+			sw.By, sw.Reason = "unknown", "its row in outflow.switch was deleted"
+			log("switched on", sw)
+		}
+	}
+}
+
+// key names what is switched.
+func (sw Switch) key() [3]string { return [3]string{sw.Kind, sw.Tenant, sw.Name} }
 
 // pausing finds the switch that pauses a destination: its own, or that of all; nil is none.
 func pausing(all []Switch) func(*Destination) *Switch {

@@ -67,6 +67,7 @@ type Destination struct {
 	paused     *Switch // nil: it works
 	pausedAt   time.Time
 	history    []Event            // of its states, newest last
+	halt       *halt              // nil: nobody is needed
 	fresh      bool               // the connection is given up before the next piece of work
 	next       *Target            // what it is to be from then on, nil: as it is
 	again      bool               // its worker was stopped to take next, and goes on at once
@@ -75,6 +76,7 @@ type Destination struct {
 	lastCommit atomic.Int64       // when, in nanoseconds since 1970
 	cancelWork context.CancelFunc // of the worker's current run
 
+	doing     work      // the worker's
 	asked     time.Time // when askFlush was last called beside a backfill; the worker's
 	conflicts bool      // rows that are new on the source were there: from then on ON CONFLICT is kept; the worker's
 	unnamed   bool      // a pooler does not keep prepared statements; the worker's
@@ -254,14 +256,17 @@ func (d *Destination) step(ctx context.Context) error {
 		return cmp.Or(ctx.Err(), errNothing)
 	}
 	if d.session == nil {
+		d.doing = opening
 		if err := d.connect(ctx); err != nil {
 			return err
 		}
 	}
 	bf := d.session.backfill
 	if bf != nil && bf.active && bf.mergeable() {
+		d.doing = copying
 		return bf.merge(ctx)
 	}
+	d.doing = applying
 	if b := d.take(d.session, nil); b != nil {
 		if b.large != nil {
 			return d.applyLarge(ctx, b)
@@ -269,6 +274,7 @@ func (d *Destination) step(ctx context.Context) error {
 		return d.apply(ctx, b)
 	}
 	if bf != nil {
+		d.doing = copying
 		if err := bf.advance(ctx); err != nil {
 			return err
 		}
@@ -289,6 +295,9 @@ func (d *Destination) rest() bool {
 	}
 	d.working, d.again = false, false
 	s, paused := d.session, d.paused != nil
+	if !paused && !d.router.stopping() && !d.settled() {
+		d.retryAt = time.AfterFunc(settlePause, d.retry)
+	}
 	switch {
 	case s == nil || d.router.stopping():
 	case d.applied > 0:
@@ -309,6 +318,9 @@ func (d *Destination) rest() bool {
 	}
 	return true
 }
+
+// settlePause is how often a destination that a restart found halted looks whether the stream has brought what failed.
+const settlePause = 200 * time.Millisecond
 
 // closeIdle gives up the connection unless somebody works.
 func (d *Destination) closeIdle() {

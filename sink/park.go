@@ -35,6 +35,11 @@ func (r *Router) Begin(ctx context.Context) error {
 	if err := r.beginReading(ctx); err != nil {
 		return err
 	}
+	end, err := r.State.walEnd(ctx)
+	if err != nil {
+		return err
+	}
+	r.begunAt = replication.LSN(end)
 	states, err := r.State.load(ctx)
 	if err != nil {
 		return err
@@ -116,7 +121,9 @@ func (d *Destination) adopt(s destinationState) {
 	}
 	if first {
 		d.caughtUp = s.state == Streaming && s.fingerprint == d.fingerprint()
-		d.noted = s
+		d.noted, d.status.Copied = s, s.copied
+		d.noted.since = time.Time{}
+		d.adoptHalt(s)
 	}
 	if s.epoch > d.epoch || (d.parked && !first) {
 		// Another process may have brought it up to date meanwhile. From the start of this reading on it misses nothing.
@@ -139,8 +146,12 @@ func (r *Router) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-switches.C:
-			if err := r.loadSwitches(ctx); err != nil && ctx.Err() == nil {
-				r.Log.Debug("the switches stay as they are", zap.Error(err)) // the checkpoint says that the primary is away
+			err := r.loadSwitches(ctx)
+			if err == nil && r.Reader.State() == replication.Streaming {
+				err = r.takeRequests(ctx)
+			}
+			if err != nil && ctx.Err() == nil {
+				r.Log.Debug("switches and requests are not read", zap.Error(err)) // the checkpoint says that the primary is away
 			}
 			continue
 		case <-watch.C:
@@ -165,9 +176,6 @@ func (r *Router) Run(ctx context.Context) error {
 			}
 		}
 		err := r.checkpoint(ctx, false)
-		if err == nil {
-			err = r.takeRequests(ctx)
-		}
 		if end, wrong := r.State.walEnd(ctx); wrong == nil {
 			r.walEnd.Store(end)
 		}
@@ -211,13 +219,12 @@ func (r *Router) checkpoint(ctx context.Context, now bool) error {
 		d.mu.Lock()
 		status := d.statusLocked()
 		now := destinationState{tenant: d.Tenant, name: d.Name, epoch: d.epoch, note: max(d.note, d.released),
-			fingerprint: d.fingerprint(), state: status.State}
+			fingerprint: d.fingerprint(), state: status.State, detached: status.Detached, reason: truncated(status.Reason, 512)}
 		if status.Err != nil {
-			now.reason = truncated(status.Err.Error(), 512)
 			now.class = newError(status.Err).Class()
 		}
-		if !d.caughtUp { // how far a copy is: an idle system has nothing more to write
-			now.copied, now.copyTotal = d.status.Copied, max(d.status.CopyTotal, 0)
+		if now.copied = d.status.Copied; !d.caughtUp {
+			now.copyTotal = max(d.status.CopyTotal, 0)
 		}
 		if now != d.noted && !d.parking {
 			moved = append(moved, now)
@@ -319,13 +326,16 @@ func (r *Router) park(d *Destination, reason string) {
 		return
 	}
 	d.parking = true
-	last := d.status.Err
-	d.mu.Unlock()
 	text := reason
-	if last != nil {
+	if last := d.status.Err; last != nil {
 		text = truncated(reason+": "+last.Error(), 512)
 	}
-	epoch, err := r.State.raise(r.ctx, destinationState{tenant: d.Tenant, name: d.Name, state: Parked, reason: text})
+	note := destinationState{tenant: d.Tenant, name: d.Name, state: Parked, reason: text, detached: true}
+	if d.halt != nil {
+		note.state, note.reason = Halted, truncated(d.halt.err.Error(), 512)
+	}
+	d.mu.Unlock()
+	epoch, err := r.State.raise(r.ctx, note)
 	d.mu.Lock()
 	d.parking = false
 	if err != nil {
@@ -423,28 +433,6 @@ func (d *Destination) restart() {
 	}
 	d.due = true
 	d.wake()
-}
-
-// takeRequests sees to resyncs that somebody asked for on the primary.
-func (r *Router) takeRequests(ctx context.Context) error {
-	states, err := r.State.requests(ctx)
-	if err != nil {
-		return err
-	}
-	for _, s := range states {
-		for _, d := range r.Destinations() {
-			if d.Tenant != s.tenant || d.Name != s.name {
-				continue
-			}
-			d.mu.Lock()
-			d.epoch, d.caughtUp = max(d.epoch, s.epoch), false
-			d.status.Copied, d.status.CopyTotal = 0, -1
-			d.mu.Unlock()
-			d.log.Info("a resync was asked for", zap.String("reason", s.reason))
-			d.restart()
-		}
-	}
-	return nil
 }
 
 // suspects are the transactions that a snapshot does not see and that may have been in the stream.

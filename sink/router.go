@@ -99,8 +99,9 @@ type Router struct {
 	xidMu sync.Mutex
 	xids  *xids
 
-	membership sync.Mutex // one change of the destinations at a time
-	begun      bool       // Begin was called: what comes or goes now must be noted on the primary
+	membership sync.Mutex      // one change of the destinations at a time
+	begun      bool            // Begin was called: what comes or goes now must be noted on the primary
+	begunAt    replication.LSN // where the primary's WAL ended then
 
 	mu           sync.RWMutex
 	tenants      map[string][]*Destination

@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -18,8 +19,9 @@ type StateStore struct {
 
 	mu     sync.Mutex
 	conn   *pgx.Conn
-	polled time.Time // of the newest resync that was seen
-	mark   mark      // the newest
+	polled time.Time               // of the newest request that was seen
+	seen   map[[2]string]time.Time // the newest request for each destination that was seen
+	mark   mark                    // the newest
 }
 
 // mark names a checkpoint that the primary has noted. External databases carry the newest one in their metadata: if the primary
@@ -34,14 +36,16 @@ func (m mark) String() string {
 	return fmt.Sprintf("%d/%d", m.reading, m.checkpoint)
 }
 
-// begin notes that a reading of the slot begins, and returns its first mark. Its number is a time in microseconds, so that a
-// primary which was restored from a backup does not give the same one again.
+// begin notes that a reading of the slot begins and which process reads, and returns the reading's first mark. Its number is a time in
+// microseconds, so that a primary which was restored from a backup does not give the same one again.
 func (s *StateStore) begin(ctx context.Context) (string, error) {
+	host, _ := os.Hostname() // "" is not known
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		s.mark.checkpoint = 0
-		return conn.QueryRow(ctx, `INSERT INTO outflow.reading (slot, reading)
-			SELECT $1, greatest(coalesce(max(reading), 0) + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
-			FROM outflow.reading WHERE slot = $1 RETURNING reading`, s.Slot).Scan(&s.mark.reading)
+		return conn.QueryRow(ctx, `INSERT INTO outflow.reading (slot, reading, host, process, walsender)
+			SELECT $1, greatest(coalesce(max(reading), 0) + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint), $2, $3,
+				(SELECT active_pid FROM pg_replication_slots WHERE slot_name::text = $1)
+			FROM outflow.reading WHERE slot = $1 RETURNING reading`, s.Slot, host, os.Getpid()).Scan(&s.mark.reading)
 	})
 	if err != nil {
 		return "", fmt.Errorf("writing outflow.reading: %w", err)
@@ -76,10 +80,15 @@ type destinationState struct {
 	fingerprint  string
 	state        State
 	reason       string
-	class        string // of the last error, for the tenant: see [Error.Class]
-	copied       int64  // rows of the backfill that runs or waits, 0 where none does
-	copyTotal    int64  // about how many there will be, 0 unknown
+	class        string    // of the last error, for the tenant: see [Error.Class]
+	detached     bool      // the stream goes on without it
+	copied       int64     // rows of the backfill in progress, or else of the last one
+	copyTotal    int64     // about how many there will be, 0 where none is in progress or that is unknown
+	since        time.Time // of the state, on the primary's clock; only where it was read
 }
+
+// sinceSQL keeps the time of a state that has not changed.
+const sinceSQL = `CASE WHEN s.state = excluded.state THEN s.since ELSE now() END`
 
 // stateTimeout bounds one statement on the primary.
 const stateTimeout = 10 * time.Second
@@ -110,24 +119,31 @@ func (s *StateStore) Close() {
 	}
 }
 
-const stateColumns = `tenant_id, name, epoch, last_sequence_id, fingerprint, state, reason`
+const (
+	stateColumns = `tenant_id, name, epoch, last_sequence_id, fingerprint, state, reason`
+	readColumns  = stateColumns + `, coalesce(error_class, ''), detached, coalesce(copied_rows, 0), since`
+)
 
 func scanStates(rows pgx.Rows) ([]destinationState, error) {
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (destinationState, error) {
 		var d destinationState
-		err := row.Scan(&d.tenant, &d.name, &d.epoch, &d.note, &d.fingerprint, &d.state, &d.reason)
+		err := row.Scan(d.columns()...)
 		return d, err
 	})
 }
 
-// load reads everything that is noted, and from when on requests for a resync are new.
+// columns are where readColumns go.
+func (d *destinationState) columns() []any {
+	return []any{&d.tenant, &d.name, &d.epoch, &d.note, &d.fingerprint, &d.state, &d.reason, &d.class, &d.detached, &d.copied, &d.since}
+}
+
+// load reads everything that is noted, and from when on requests are new.
 func (s *StateStore) load(ctx context.Context) (states []destinationState, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		if err := conn.QueryRow(ctx, `SELECT coalesce(max(resync_at), 'epoch')
-			FROM outflow.destination_state WHERE slot = $1 AND resync_at IS NOT NULL`, s.Slot).Scan(&s.polled); err != nil {
+		if err := s.skipRequests(ctx, conn); err != nil {
 			return err
 		}
-		rows, err := conn.Query(ctx, `SELECT `+stateColumns+` FROM outflow.destination_state WHERE slot = $1`, s.Slot)
+		rows, err := conn.Query(ctx, `SELECT `+readColumns+` FROM outflow.destination_state WHERE slot = $1`, s.Slot)
 		if err != nil {
 			return err
 		}
@@ -144,7 +160,7 @@ func (s *StateStore) load(ctx context.Context) (states []destinationState, err e
 func (s *StateStore) find(ctx context.Context, tenant, name string) (destinationState, error) {
 	found := destinationState{tenant: tenant, name: name}
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, `SELECT `+stateColumns+` FROM outflow.destination_state WHERE slot = $1 AND tenant_id = $2 AND name = $3`, s.Slot, tenant, name)
+		rows, err := conn.Query(ctx, `SELECT `+readColumns+` FROM outflow.destination_state WHERE slot = $1 AND tenant_id = $2 AND name = $3`, s.Slot, tenant, name)
 		if err != nil {
 			return err
 		}
@@ -167,25 +183,25 @@ func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, move
 	fingerprints, states := make([]string, len(moved)), make([]string, len(moved))
 	reasons, classes := make([]string, len(moved)), make([]string, len(moved))
 	epochs, notes := make([]int64, len(moved)), make([]int64, len(moved))
-	copied, totals := make([]int64, len(moved)), make([]int64, len(moved))
+	copied, totals, detached := make([]int64, len(moved)), make([]int64, len(moved)), make([]bool, len(moved))
 	for i, d := range moved {
 		tenants[i], names[i], epochs[i], notes[i] = d.tenant, d.name, d.epoch, d.note
 		fingerprints[i], states[i], reasons[i], classes[i] = d.fingerprint, string(d.state), d.reason, d.class
-		copied[i], totals[i] = d.copied, d.copyTotal
+		copied[i], totals[i], detached[i] = d.copied, d.copyTotal, d.detached
 	}
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, `WITH flush AS (UPDATE outflow.source SET flush_lsn = greatest(flush_lsn, $2::text::pg_lsn) WHERE slot = $1),
 				mark AS (UPDATE outflow.reading SET checkpoints = $13 WHERE slot = $1 AND reading = $12)
-			INSERT INTO outflow.destination_state AS s (slot, `+stateColumns+`, error_class, copied_rows, copy_total)
-			SELECT $1, m.tenant, m.name, m.epoch, m.note, m.fingerprint, m.state, m.reason, nullif(m.class, ''), nullif(m.copied, 0), nullif(m.total, 0)
-			FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $14::text[])
-				AS m (tenant, name, epoch, note, fingerprint, state, reason, copied, total, class)
+			INSERT INTO outflow.destination_state AS s (slot, `+stateColumns+`, error_class, copied_rows, copy_total, detached)
+			SELECT $1, m.tenant, m.name, m.epoch, m.note, m.fingerprint, m.state, m.reason, nullif(m.class, ''), nullif(m.copied, 0), nullif(m.total, 0), m.detached
+			FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $14::text[], $15::bool[])
+				AS m (tenant, name, epoch, note, fingerprint, state, reason, copied, total, class, detached)
 			ON CONFLICT (slot, tenant_id, name) DO UPDATE SET last_sequence_id = greatest(s.last_sequence_id, excluded.last_sequence_id),
 				fingerprint = excluded.fingerprint, state = excluded.state, reason = excluded.reason, error_class = excluded.error_class, updated_at = now(),
-				copied_rows = excluded.copied_rows, copy_total = excluded.copy_total
+				copied_rows = excluded.copied_rows, copy_total = excluded.copy_total, detached = excluded.detached, since = `+sinceSQL+`
 			WHERE s.epoch = excluded.epoch`,
 			s.Slot, flush.String(), tenants, names, epochs, notes, fingerprints, states, reasons, copied, totals,
-			s.mark.reading, s.mark.checkpoint+1, classes)
+			s.mark.reading, s.mark.checkpoint+1, classes, detached)
 		if err == nil {
 			s.mark.checkpoint++
 		}
@@ -201,30 +217,16 @@ func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, move
 // epoch is a time in microseconds, so that a primary which was restored from a backup does not give the same one again.
 func (s *StateStore) raise(ctx context.Context, d destinationState) (epoch int64, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, `INSERT INTO outflow.destination_state AS s (slot, tenant_id, name, epoch, state, reason)
-			VALUES ($1, $2, $3, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, $4, $5)
-			ON CONFLICT (slot, tenant_id, name) DO UPDATE SET epoch = greatest(s.epoch + 1, excluded.epoch), state = excluded.state, reason = excluded.reason, updated_at = now()
-			RETURNING epoch`, s.Slot, d.tenant, d.name, d.state, d.reason).Scan(&epoch)
+		return conn.QueryRow(ctx, `INSERT INTO outflow.destination_state AS s (slot, tenant_id, name, epoch, state, reason, detached)
+			VALUES ($1, $2, $3, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, $4, $5, $6)
+			ON CONFLICT (slot, tenant_id, name) DO UPDATE SET epoch = greatest(s.epoch + 1, excluded.epoch), state = excluded.state, reason = excluded.reason,
+				detached = excluded.detached, since = `+sinceSQL+`, updated_at = now()
+			RETURNING epoch`, s.Slot, d.tenant, d.name, d.state, d.reason, d.detached).Scan(&epoch)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("writing outflow.destination_state: %w", err)
 	}
 	return epoch, nil
-}
-
-// requests returns the destinations for which somebody asked a resync since the last call; their epoch is raised already.
-func (s *StateStore) requests(ctx context.Context) (states []destinationState, err error) {
-	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, `SELECT `+stateColumns+` FROM outflow.destination_state WHERE slot = $1 AND resync_at > $2`, s.Slot, s.polled)
-		if err != nil {
-			return err
-		}
-		if states, err = scanStates(rows); err != nil || len(states) == 0 {
-			return err
-		}
-		return conn.QueryRow(ctx, `SELECT max(resync_at) FROM outflow.destination_state WHERE slot = $1`, s.Slot).Scan(&s.polled)
-	})
-	return states, err
 }
 
 // walEnd is where the primary's WAL ends now.
@@ -233,17 +235,4 @@ func (s *StateStore) walEnd(ctx context.Context) (end int64, err error) {
 		return conn.QueryRow(ctx, `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint`).Scan(&end)
 	})
 	return end, err
-}
-
-// RequestResync asks the process that runs, or the next one, to copy destinations anew: all of a slot, of a tenant (name ""),
-// or one; those that the configuration no longer has are copied anew anyway should they return. It returns how many there are.
-func (s *StateStore) RequestResync(ctx context.Context, tenant, name, reason string) (n int64, err error) {
-	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		tag, err := conn.Exec(ctx, `UPDATE outflow.destination_state
-			SET epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint), resync_at = clock_timestamp(), state = 'backfilling',
-			reason = $4, copied_rows = NULL, copy_total = NULL, updated_at = now() WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3) AND reason <> $5`, s.Slot, tenant, name, reason, notConfigured)
-		n = tag.RowsAffected()
-		return err
-	})
-	return n, err
 }

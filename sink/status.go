@@ -16,9 +16,9 @@ const (
 	Backfilling State = "backfilling" // rows are copied from the primary's tables, beside the live changes
 	Streaming   State = "streaming"   // applies what comes, or has nothing to do
 	Retrying    State = "retrying"    // failed, and tries again at NextRetry
-	Parked      State = "parked"      // away for longer than its queue holds: it gets no changes, and is copied anew when it answers
-	Paused      State = "paused"      // by a person; its queue fills, and then it is parked beside
-	Halted      State = "halted"      // a mapping or a row needs a person; it tries again seldom
+	Parked      State = "parked"      // away for longer than its queue holds: it is detached, and is copied anew when it answers
+	Paused      State = "paused"      // by a person; its queue fills, and then it is detached too
+	Halted      State = "halted"      // a mapping or a row needs a person; it tries again seldom, and may be detached too
 )
 
 // Status is a destination at one moment.
@@ -38,7 +38,10 @@ type Status struct {
 	Oldest        time.Time // when the first of them committed on the primary; zero where none waits
 	Attempts      int       // failures in a row
 	NextRetry     time.Time // zero unless Retrying or Halted
-	Err           error     // the last failure, nil while all is well
+	Err           error     // the last failure, nil while all is well; that which needs a person where it is Halted
+	Detached      bool      // the stream goes on without the destination, which is copied anew when it takes rows again
+	DetachedWhy   string    // for people; "" unless Detached
+	Copying       bool      // a backfill goes on, whatever the state
 	Copied        int64     // rows that the backfill in progress has copied
 	CopyTotal     int64     // how many there are, by the planner's estimate; -1 is not known
 	CopyTable     string    // the source table that is copied or swept; "" where none is
@@ -79,6 +82,12 @@ func (d *Destination) History() []Event {
 // statusLocked is called with mu held.
 func (d *Destination) statusLocked() Status {
 	s := d.status
+	if n := len(d.history); n > 0 {
+		s.Since = d.history[n-1].At
+	}
+	if d.parked {
+		s.Detached, s.DetachedWhy = true, d.parkReason
+	}
 	switch {
 	case d.fault != nil:
 		s.State, s.Err, s.Reason = Halted, d.fault, d.fault.Error()
@@ -87,18 +96,18 @@ func (d *Destination) statusLocked() Status {
 		if d.parked {
 			s.Reason += "; " + d.parkReason + ", so it is copied anew when it is resumed"
 		}
+	case d.halt != nil:
+		s.State, s.Since, s.Err, s.Reason = Halted, d.halt.at, d.halt.err, truncated(d.halt.err.Error(), 512)
+		s.Copying = !d.caughtUp && !d.parked && d.failing.IsZero() && d.session != nil
 	case d.parked:
 		s.State, s.Reason = Parked, d.parkReason
 	case s.State == Streaming && !d.caughtUp:
-		s.State = Backfilling
+		s.State, s.Copying = Backfilling, true
 	case s.Err != nil:
 		s.Reason = truncated(s.Err.Error(), 512)
 	}
 	if s.CopyTotal < s.Copied {
 		s.CopyTotal = -1 // the planner knew little
-	}
-	if n := len(d.history); n > 0 {
-		s.Since = d.history[n-1].At
 	}
 	return s
 }
@@ -165,7 +174,7 @@ func (d *Destination) pauseAfter(e *Error) {
 	wait := d.backoff.NextBackOff()
 	switch e.verdict {
 	case needsHuman, rowFault:
-		d.status.State = Halted
+		d.halted(e)
 		wait = d.router.Options.RetryMax
 	case retryLong:
 		wait = max(wait, min(10*time.Second, d.router.Options.RetryMax))
@@ -173,6 +182,9 @@ func (d *Destination) pauseAfter(e *Error) {
 		if d.status.Attempts == 1 {
 			wait = 0 // the metadata is read again
 		}
+	}
+	if d.halt != nil {
+		d.status.State = Halted
 	}
 	if d.parked {
 		wait = max(wait, min(time.Second<<min(max(d.parks-1, 0), 20), d.router.Options.RetryMax))
@@ -207,7 +219,7 @@ func (d *Destination) retry() {
 // succeeded notes a commit. flushed says that it and everything before it survives a crash of the external server.
 func (d *Destination) succeeded(b *batch, flushed bool) {
 	d.mu.Lock()
-	d.well()
+	d.well(applying)
 	if n := len(b.transactions); n > 0 {
 		d.status.CommitTime = b.transactions[n-1].committed
 	}
@@ -230,13 +242,16 @@ func (d *Destination) succeeded(b *batch, flushed bool) {
 	d.router.Acks.Release(tickets...)
 }
 
-// well ends a time of failures. It is called with mu held.
-func (d *Destination) well() {
+// well ends a time of failures, and a halt where what was done shows that nobody is needed any more. It is called with mu held.
+func (d *Destination) well(done work) {
 	d.lastCommit.Store(time.Now().UnixNano())
-	if d.status.State != Streaming {
-		d.log.Info("the external database takes changes again", zap.Int("attempts", d.status.Attempts))
+	if d.mended(done) {
+		if d.status.State != Streaming {
+			d.log.Info("the external database takes changes again", zap.Int("attempts", d.status.Attempts))
+		}
+		d.status.State, d.halt = Streaming, nil
 	}
-	d.status.State, d.status.Err, d.status.Attempts, d.status.NextRetry = Streaming, nil, 0, time.Time{}
+	d.status.Err, d.status.Attempts, d.status.NextRetry = nil, 0, time.Time{}
 	d.failing = time.Time{}
 	d.limit = min(d.limit*2, d.router.Options.BatchRows)
 	d.backoff.Reset()
@@ -247,12 +262,12 @@ func (d *Destination) well() {
 func (d *Destination) progress(c cursor, complete bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.well()
+	d.caughtUp = complete
+	d.well(copying)
 	d.status.Copied, d.status.CopyTable = c.Rows, c.Table
 	if complete {
 		d.status.CopyTable = ""
 	}
-	d.caughtUp = complete
 	d.due = true // for the next one
 	d.observe()
 }

@@ -61,7 +61,7 @@ Exit codes: 0 done, 1 failed or found something, 2 usage or configuration.`,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newRun(), newStatus(), newCheck(), newPause(true), newPause(false), newResync(), newVerify(), newDemo(), newInit(), newMapping(),
+	root.AddCommand(newRun(), newStatus(), newCheck(), newPause(true), newPause(false), newRetry(), newResync(), newVerify(), newDemo(), newInit(), newMapping(),
 		newConfig(), newHealthcheck(), newVersion(), newBench())
 	strictArgs(root)
 	return root

@@ -19,6 +19,7 @@ import (
 // resyncOptions are the flags of resync.
 type resyncOptions struct {
 	tenant, name string
+	by, reason   string
 	noWait       bool
 }
 
@@ -46,6 +47,8 @@ Exit codes: 0 all are filled (with --no-wait: asked), 1 one needs a person, or t
 	s.flags(c)
 	c.Flags().StringVar(&o.tenant, "tenant", "", "only this tenant's destinations")
 	c.Flags().StringVar(&o.name, "name", "", "only destinations with this name")
+	c.Flags().StringVar(&o.reason, "reason", "", "why, for the record")
+	c.Flags().StringVar(&o.by, "by", whoami(), "who")
 	c.Flags().BoolVar(&o.noWait, "no-wait", false, "only ask, and do not watch")
 	return c
 }
@@ -57,7 +60,7 @@ func resync(ctx context.Context, cfg *config.Config, o resyncOptions, out, progr
 	}
 	state := &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}
 	defer state.Close()
-	n, err := state.RequestResync(ctx, o.tenant, o.name, "asked for with outflow resync")
+	n, err := state.RequestResync(ctx, o.tenant, o.name, o.by, o.reason)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,76 @@
+package sink
+
+import (
+	"errors"
+	"time"
+
+	"outflow/replication"
+)
+
+// work is what a destination's worker does.
+type work int
+
+const (
+	opening  work = iota // connecting, and making the session ready
+	applying             // live changes
+	copying              // rows of the primary's tables
+)
+
+// halt is why a destination needs a person. A halt ends when the destination has done what failed, and by nothing else: a server that
+// is away meanwhile, a queue that was dropped or a restart of the process changes nothing of what the person has to do.
+type halt struct {
+	err   *Error
+	at    time.Time
+	epoch int64 // the destination's when the work failed; -1 where another process noted the halt
+	work  work  // that failed
+
+	// The stream has brought what failed once more when it has passed this place: where another process noted the halt. Else 0.
+	until replication.LSN
+}
+
+// halted notes a failure that needs a person. It is called with mu held.
+func (d *Destination) halted(e *Error) {
+	at := time.Now()
+	if d.halt != nil {
+		at = d.halt.at
+	}
+	d.halt = &halt{err: e, at: at, epoch: d.epoch, work: d.doing}
+}
+
+// adoptHalt takes over a halt that is noted on the primary. A mapping that was changed since has to be tried first. It is called with
+// mu held.
+func (d *Destination) adoptHalt(s destinationState) {
+	if s.state != Halted || s.fingerprint != d.fingerprint() {
+		return
+	}
+	d.halt = &halt{err: &Error{verdict: needsHuman, class: s.class, Err: errors.New(s.reason)}, at: s.since, epoch: -1, work: applying,
+		until: d.router.begunAt}
+	d.status.State, d.due = Halted, true
+}
+
+// mended reports whether a success shows that nobody is needed any more. It is called with mu held.
+func (d *Destination) mended(done work) bool {
+	h := d.halt
+	return h == nil || d.caughtUp || h.work == opening || h.epoch == d.epoch && h.work == done
+}
+
+// settled ends a time of failures where a connection was made and nothing is left to do. It returns false while the stream may still
+// bring what a noted halt is about. It is called with mu held, by the worker.
+func (d *Destination) settled() bool {
+	if d.session == nil || !d.caughtUp || d.parked || len(d.queue) > d.applied || d.halt == nil && d.status.Err == nil {
+		return true
+	}
+	if d.halt != nil && d.router.Reader.Position() < d.halt.until {
+		return false
+	}
+	d.well(applying)
+	return true
+}
+
+// unhalt forgets a halt because a person has changed what was wrong, or says so. It is called with mu held.
+func (d *Destination) unhalt() {
+	if d.halt != nil {
+		d.halt = nil
+		d.status.State, d.status.Err = Streaming, nil
+	}
+}
