@@ -29,11 +29,17 @@ func Check(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables []*Ta
 func CheckServer(ctx context.Context, conn *pgx.Conn) error {
 	var problems []error
 	var level, user string
-	var replicates bool
+	var replicates, recovery, readOnly bool
 	err := conn.QueryRow(ctx, `SELECT current_setting('wal_level'), current_user::text,
-		(SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user)`).Scan(&level, &user, &replicates)
-	if err != nil {
+		(SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),
+		pg_is_in_recovery(), current_setting('transaction_read_only')::bool`).Scan(&level, &user, &replicates, &recovery, &readOnly)
+	switch {
+	case err != nil:
 		return fmt.Errorf("reading the primary's settings: %w", err)
+	case recovery:
+		return isStandby(conn)
+	case readOnly:
+		problems = append(problems, isReadOnly(user))
 	}
 	if level != "logical" {
 		problems = append(problems, &Problem{What: fmt.Sprintf("wal_level on the primary is %q; logical replication needs \"logical\"", level),
@@ -56,14 +62,33 @@ func CheckTables(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables
 			return nil, err
 		}
 		if t == nil {
-			report(fmt.Sprintf("table %s.%s does not exist on the primary", rule.Schema, rule.Name),
-				"create it, or correct source.tables (names are case-sensitive)")
+			what, remedy, err := noTable(ctx, conn, rule)
+			if err != nil {
+				return nil, err
+			}
+			report(what, remedy)
 		} else {
 			t.check(rule, report)
 		}
 		tables = append(tables, t)
 	}
 	return tables, errors.Join(problems...)
+}
+
+// noTable says what stands in the place of a table.
+func noTable(ctx context.Context, conn *pgx.Conn, rule TableRule) (what, remedy string, err error) {
+	name := rule.Schema + "." + rule.Name
+	var kind string
+	err = conn.QueryRow(ctx, `SELECT CASE c.relkind WHEN 'v' THEN 'a view' WHEN 'm' THEN 'a materialized view' WHEN 'f' THEN 'a foreign table'
+			WHEN 'S' THEN 'a sequence' WHEN 'i' THEN 'an index' WHEN 'I' THEN 'an index' WHEN 'c' THEN 'a type' ELSE 'no table' END
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2`, rule.Schema, rule.Name).Scan(&kind)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return fmt.Sprintf("table %s does not exist on the primary", name), "create it, or correct source.tables (names are case-sensitive)", nil
+	case err != nil:
+		return "", "", fmt.Errorf("reading the catalog of %s: %w", name, err)
+	}
+	return fmt.Sprintf("%s is %s: only a table has changes in the WAL", name, kind), "name in source.tables the table that holds the rows", nil
 }
 
 func (t *Table) check(rule TableRule, report func(what, remedy string)) {
@@ -129,11 +154,26 @@ func (s Setup) watchCreation(ctx context.Context, creator uint32) {
 		if err != nil {
 			continue
 		}
-		var n int
-		err = conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> $1`, creator).Scan(&n)
+		n, oldest, err := oldTransactions(ctx, conn, creator, 0)
 		_ = conn.Close(ctx)
 		if err == nil && n > 0 {
-			s.Waiting(n)
+			s.Waiting(n, oldest)
 		}
 	}
+}
+
+// oldTransactions counts the transactions of the whole cluster that have an id and have been open for that time, without those of the
+// process except (0: none), and describes the oldest one with the statement that ends it. A prepared transaction has no process: only pg_prepared_xacts has it.
+func oldTransactions(ctx context.Context, conn *pgx.Conn, except uint32, open time.Duration) (n int, oldest string, err error) {
+	err = conn.QueryRow(ctx, `WITH old AS (
+			SELECT xact_start AS since, format('process %s of %s in database %s, open since %s: SELECT pg_terminate_backend(%s) ends it',
+				pid, quote_ident(usename), quote_ident(datname), date_trunc('second', xact_start), pid) AS what
+			FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> $1
+			UNION ALL SELECT prepared, format('prepared transaction %L of %I in database %I, prepared at %s: COMMIT PREPARED or ROLLBACK PREPARED ends it',
+				gid, owner, database, date_trunc('second', prepared)) FROM pg_prepared_xacts)
+		SELECT count(*) OVER (), what FROM old WHERE since <= now() - make_interval(secs => $2) ORDER BY since NULLS LAST LIMIT 1`, int64(except), open.Seconds()).Scan(&n, &oldest)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, "", nil
+	}
+	return n, oldest, err
 }

@@ -21,6 +21,7 @@ const (
 	invalidPassword     = "28P01"
 	unknownDatabase     = "3D000"
 	tooManyConnections  = "53300"
+	readOnlyTransaction = "25006"
 )
 
 // A Problem is something that a person must change on the primary. It names the thing and the remedy.
@@ -82,10 +83,39 @@ func explainFatal(slot, publication string, err error) error {
 		return &Problem{What: "wal_level on the primary is not logical any more",
 			Remedy: "ALTER SYSTEM SET wal_level = logical, then restart the primary", Err: err}
 	case state == notInPrerequisite:
-		return &Problem{What: fmt.Sprintf("replication slot %q is lost: the primary removed WAL that it needs", slot),
-			Remedy: "raise max_slot_wal_keep_size on the primary and run: " + resetCommand, Err: err}
+		return &Problem{What: fmt.Sprintf("replication slot %q cannot be read any more", slot), Remedy: "run: " + resetCommand, Err: err}
 	}
 	return fmt.Errorf("replication slot %q: %w", slot, err)
+}
+
+// slotLost names why the primary invalidated a slot, and the setting that keeps the next slot. reason is invalidation_reason of
+// pg_replication_slots (the Postgres manual, "pg_replication_slots"); "" is a server before 17, which invalidates for missing WAL only.
+func slotLost(slot, reason string) *Problem {
+	cause, keep := "the primary removed WAL that the slot needs", "raise max_slot_wal_keep_size on the primary"
+	switch reason {
+	case "", "wal_removed":
+	case "idle_timeout":
+		cause, keep = "no process read the slot for longer than idle_replication_slot_timeout", "raise idle_replication_slot_timeout on the primary"
+	case "wal_level_insufficient":
+		cause, keep = "wal_level on the primary was not logical for a time", "keep wal_level = logical on the primary"
+	default:
+		cause, keep = "the primary gives the reason "+reason, "see pg_replication_slots.invalidation_reason in the Postgres manual"
+	}
+	return &Problem{What: fmt.Sprintf("replication slot %q is lost: %s", slot, cause), Remedy: keep + " and run: " + resetCommand}
+}
+
+// isStandby refuses a server in recovery: it has neither the slot nor a place for notes.
+func isStandby(conn *pgx.Conn) *Problem {
+	c := conn.Config()
+	return &Problem{What: fmt.Sprintf("the server at %s:%d is a standby (in recovery), and nothing can be noted there", c.Host, c.Port),
+		Remedy: "let source.dsn name the primary (with several hosts: target_session_attrs=read-write)"}
+}
+
+// isReadOnly refuses a primary whose transactions may not write: positions could not be noted.
+func isReadOnly(user string) *Problem {
+	return &Problem{What: "the primary is read-only for this role: default_transaction_read_only is on, and nothing can be noted there",
+		Remedy: fmt.Sprintf("ALTER ROLE %s SET default_transaction_read_only = off; where the provider set it (a full disk, a maintenance), see to that first",
+			quoteIdentifier(user))}
 }
 
 // ExplainConnect adds the remedy to an error of connecting to the primary.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
@@ -111,10 +112,12 @@ func (s Setup) InspectSlot(ctx context.Context, conn *pgx.Conn) (found Findings)
 // inspectCreation looks at what the creation of the slot needs.
 func (s Setup) inspectCreation(ctx context.Context, conn *pgx.Conn, found *Findings) {
 	check := fmt.Sprintf("slot %q", s.Slot)
-	var used, room, old int
-	err := conn.QueryRow(ctx, `SELECT (SELECT count(*) FROM pg_replication_slots), current_setting('max_replication_slots')::int,
-			(SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND xact_start < now() - interval '1 minute')
-			+ (SELECT count(*) FROM pg_prepared_xacts WHERE prepared < now() - interval '1 minute')`).Scan(&used, &room, &old)
+	var used, room, running int
+	var oldest string
+	err := conn.QueryRow(ctx, `SELECT (SELECT count(*) FROM pg_replication_slots), current_setting('max_replication_slots')::int`).Scan(&used, &room)
+	if err == nil {
+		running, oldest, err = oldTransactions(ctx, conn, 0, time.Minute)
+	}
 	switch {
 	case err != nil:
 		found.Fault(check, fmt.Errorf("looking at the replication slots: %w", err))
@@ -124,9 +127,8 @@ func (s Setup) inspectCreation(ctx context.Context, conn *pgx.Conn, found *Findi
 		return
 	}
 	found.Pass("max_replication_slots", "%d of %d in use", used, room)
-	if old > 0 {
-		found.Warn(check, "see pg_stat_activity (backend_xid IS NOT NULL) and pg_prepared_xacts, and end what was forgotten",
-			"it does not exist, and its creation will wait for %d transactions that are older than a minute", old)
+	if running > 0 {
+		found.Warn(check, "end what was forgotten", "it does not exist, and its creation will wait for %d transactions that are older than a minute, the oldest of them %s", running, oldest)
 		return
 	}
 	found.Pass(check, "it does not exist; outflow run creates it")

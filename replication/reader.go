@@ -145,11 +145,17 @@ func (r *Reader) Run(ctx context.Context) error {
 			}
 			r.state.Store(int32(Standby))
 			wait = min(wait, time.Second)
-		case isFatal(err):
-			return explainFatal(r.Slot, r.Publication, err)
 		default:
+			refusal := r.refusal(ctx, err)
+			if refusal == nil && isFatal(err) {
+				return r.explainFatal(ctx, err)
+			}
 			r.state.Store(int32(Connecting))
-			r.Log.Warn("lost the primary; connecting again", zap.Error(err), zap.Duration("next_try_ms", wait))
+			what := "lost the primary; connecting again"
+			if refusal != nil {
+				what, err = "the primary takes no writes; trying again", refusal
+			}
+			r.Log.Warn(what, zap.Error(err), zap.Duration("next_try_ms", wait))
 		}
 		select {
 		case <-ctx.Done():
@@ -223,6 +229,49 @@ func (r *Reader) start(ctx context.Context, s *stream) (*pgconn.PgConn, error) {
 		return fail(err)
 	}
 	return conn, nil
+}
+
+// refusal says that the server answers and takes no writes, where a server's error comes from that: a standby stands in the primary's
+// place (a standby has no slot, or does not decode), or the primary is read-only. A failover or the end of a maintenance ends both, so the
+// reader tries again. refusal returns nil for every other error.
+func (r *Reader) refusal(ctx context.Context, err error) *Problem {
+	if sqlstate(err) == "" {
+		return nil
+	}
+	conn, failed := r.Primary.Connect(ctx)
+	if failed != nil {
+		return nil
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var standby, readOnly bool
+	failed = conn.QueryRow(ctx, `SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::bool`).Scan(&standby, &readOnly)
+	switch {
+	case failed != nil:
+		return nil
+	case standby:
+		return isStandby(conn)
+	case readOnly:
+		return isReadOnly(r.Primary.User())
+	}
+	return nil
+}
+
+// explainFatal names the cause and the remedy of an error that ended the stream for good. The text of a lost slot's error differs by
+// version; the slot's row says why the server invalidated the slot.
+func (r *Reader) explainFatal(ctx context.Context, err error) error {
+	explained := explainFatal(r.Slot, r.Publication, err)
+	if sqlstate(err) != notInPrerequisite {
+		return explained
+	}
+	conn, failed := r.Primary.Connect(ctx)
+	if failed != nil {
+		return explained
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if _, _, lost := (Setup{Slot: r.Slot}).findSlot(ctx, conn); isProblem(lost) {
+		return lost
+	}
+	return explained
 }
 
 // checkSlot compares the slot, which nobody else can move now, with what this process has made of it.

@@ -55,8 +55,8 @@ type Setup struct {
 	Publication string
 	Tables      []PublishedTable
 	// Waiting is called about once a second while the server waits for older transactions to end before it can
-	// create the slot; nil is allowed.
-	Waiting func(transactions int)
+	// create the slot, with their number, at least 1, and what is known of the oldest one; nil is allowed.
+	Waiting func(transactions int, oldest string)
 }
 
 // PublishedTable is a table with the columns that are to be published.
@@ -114,8 +114,9 @@ func (s Setup) ensureSlot(ctx context.Context, conn *pgx.Conn) (Source, LSN, err
 func (s Setup) findSlot(ctx context.Context, conn *pgx.Conn) (confirmed LSN, found bool, err error) {
 	var plugin, database, walStatus *string
 	var flushed *string
-	err = conn.QueryRow(ctx, `SELECT plugin::text, database::text, wal_status, confirmed_flush_lsn::text
-		FROM pg_replication_slots WHERE slot_name = $1`, s.Slot).Scan(&plugin, &database, &walStatus, &flushed)
+	var invalidation string // a column from 17 on; to_jsonb reads the column where it exists
+	err = conn.QueryRow(ctx, `SELECT plugin::text, database::text, wal_status, coalesce(to_jsonb(s) ->> 'invalidation_reason', ''), confirmed_flush_lsn::text
+		FROM pg_replication_slots s WHERE slot_name = $1`, s.Slot).Scan(&plugin, &database, &walStatus, &invalidation, &flushed)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, false, nil
 	} else if err != nil {
@@ -129,8 +130,7 @@ func (s Setup) findSlot(ctx context.Context, conn *pgx.Conn) (confirmed LSN, fou
 		return 0, false, &Problem{What: fmt.Sprintf("replication slot %q belongs to another database of this cluster", s.Slot),
 			Remedy: "name another slot in source.slot"}
 	case walStatus != nil && *walStatus == "lost":
-		return 0, false, &Problem{What: fmt.Sprintf("replication slot %q is lost: the primary removed WAL that it needs", s.Slot),
-			Remedy: "raise max_slot_wal_keep_size on the primary and run: " + resetCommand}
+		return 0, false, slotLost(s.Slot, invalidation)
 	case flushed == nil:
 		return 0, false, fmt.Errorf("replication slot %q is still being created", s.Slot)
 	}

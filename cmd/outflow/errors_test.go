@@ -76,7 +76,7 @@ func TestThePrimaryIsNotReady(t *testing.T) {
 	table("Missing", "tenant", func() { w.refused("missing table", "public.Missing does not exist", "correct source.tables") })
 	table("projectuser", "tenant", func() { w.refused("wrong case", "public.projectuser does not exist", "case-sensitive") })
 	table("elsewhere.Order", "tenant", func() { w.refused("missing schema", "elsewhere.Order does not exist") })
-	table("aview", "tenant", func() { w.refused("view", "public.aview does not exist") })
+	table("aview", "tenant", func() { w.refused("view", "public.aview is a view") })
 	table("nokey", "tenant", func() {
 		w.refused("no replica identity", "public.nokey has no replica identity", "UPDATE and DELETE fail", "REPLICA IDENTITY USING INDEX")
 	})

@@ -166,8 +166,8 @@ func (in *installation) preparation(ctx context.Context) ([]replication.Statemen
 
 func (in *installation) setup(out io.Writer) replication.Setup {
 	return replication.Setup{Primary: in.primary, Slot: in.cfg.Source.Slot, Publication: in.cfg.Source.Publication,
-		Tables: in.plan.published(), Waiting: func(n int) {
-			fmt.Fprintf(out, "creating the slot; the primary waits for %d older transactions to end\n", n)
+		Tables: in.plan.published(), Waiting: func(n int, oldest string) {
+			fmt.Fprintf(out, "creating the slot; the primary waits for %d older transactions to end, the oldest of them %s\n", n, oldest)
 		}}
 }
 

@@ -153,8 +153,8 @@ func migrate(ctx context.Context, primary *replication.Primary) error {
 
 func slotSetup(primary *replication.Primary, cfg *config.Config, p *plan, log *zap.Logger) replication.Setup {
 	return replication.Setup{Primary: primary, Slot: cfg.Source.Slot, Publication: cfg.Source.Publication, Tables: p.published(),
-		Waiting: func(n int) {
-			log.Info("creating the slot; the primary waits for older transactions to end", zap.Int("transactions", n))
+		Waiting: func(n int, oldest string) {
+			log.Info("creating the slot; the primary waits for older transactions to end", zap.Int("transactions", n), zap.String("oldest", oldest))
 		}}
 }
 
