@@ -2,44 +2,81 @@ package mapping
 
 import "slices"
 
+// Write is one table that a step writes to.
+type Write struct {
+	Schema, Table string // as the SQL names them; Schema is "" where it names none
+	Deletes       bool   // the step deletes rows of the table, and writes none there
+}
+
+// Name is the table's name as SQL: quoted, with its schema where it has one.
+func (w Write) Name() string {
+	if w.Schema == "" {
+		return quote(w.Table)
+	}
+	return quote(w.Schema) + "." + quote(w.Table)
+}
+
+// StepWrites are the tables that one step writes to, in the order of its SQL. A table that is written twice is there twice.
+func (m *Mapping) StepWrites(step int) []Write {
+	var all []Write
+	tokens := m.Steps[step].tokens
+	for i := range tokens {
+		if w := written(tokens[i:]); w.Table != "" {
+			all = append(all, w)
+		}
+	}
+	return all
+}
+
+// Removes reports whether a step only deletes rows.
+func (m *Mapping) Removes(step int) bool {
+	writes := m.StepWrites(step)
+	return len(writes) > 0 && !slices.ContainsFunc(writes, func(w Write) bool { return !w.Deletes })
+}
+
 // Writes are the tables that the steps write to, each once, as the SQL names them. A name with a schema in front is not
 // among them: it means that table and no other, so nothing can stand in its place.
 func (m *Mapping) Writes() []string {
 	var tables []string
-	for _, s := range m.Steps {
-		for i := range s.tokens {
-			if name := written(s.tokens[i:]); name != "" && !slices.Contains(tables, name) {
-				tables = append(tables, name)
+	for i := range m.Steps {
+		for _, w := range m.StepWrites(i) {
+			if w.Schema == "" && !slices.Contains(tables, w.Table) {
+				tables = append(tables, w.Table)
 			}
 		}
 	}
 	return tables
 }
 
-// written is the table that INSERT INTO, MERGE INTO, UPDATE or DELETE FROM at the front of the tokens writes to, or "".
-func written(tokens []token) string {
+// written is the table that INSERT INTO, MERGE INTO, UPDATE or DELETE FROM at the front of the tokens writes to, or nothing.
+func written(tokens []token) Write {
 	at := func(i int) token {
 		if i < len(tokens) {
 			return tokens[i]
 		}
 		return token{kind: operator}
 	}
+	var w Write
 	i := 1
 	switch {
 	case at(0).is("into"):
 	case at(0).is("delete") && at(1).is("from"):
-		i = 2
+		i, w.Deletes = 2, true
 	case at(0).is("update") && !slices.ContainsFunc(afterOtherUpdates, at(1).is):
 	default:
-		return ""
+		return w
 	}
 	if at(i).is("only") {
 		i++
 	}
-	if !at(i).name() || at(i+1).op(".") {
-		return ""
+	if !at(i).name() {
+		return Write{}
 	}
-	return at(i).text
+	w.Table = at(i).text
+	if at(i+1).op(".") && at(i+2).name() {
+		w.Schema, w.Table = w.Table, at(i+2).text
+	}
+	return w
 }
 
 // What follows an UPDATE that is none: ON CONFLICT DO UPDATE SET, WHEN MATCHED THEN UPDATE SET, SELECT ... FOR UPDATE OF.

@@ -26,3 +26,23 @@ func TestWrites(t *testing.T) {
 		}
 	}
 }
+
+func TestStepWrites(t *testing.T) {
+	for sql, want := range map[string][]Write{
+		`DELETE FROM app."Users" t USING "A" a WHERE t.id = a.id`:                         {{Schema: "app", Table: "Users", Deletes: true}},
+		`WITH gone AS (DELETE FROM one RETURNING id) INSERT INTO two SELECT id FROM gone`: {{Table: "one", Deletes: true}, {Table: "two"}},
+		`UPDATE users t SET deleted = true FROM "A" a WHERE t.id = a.id`:                  {{Table: "users"}},
+	} {
+		tokens, err := lex(sql)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := &Mapping{Steps: []Step{{tokens: tokens}}}
+		if diff := cmp.Diff(want, m.StepWrites(0)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", sql, diff)
+		}
+		if got := m.Removes(0); got != (len(want) == 1 && want[0].Deletes) {
+			t.Errorf("%s: only deletes: %t", sql, got)
+		}
+	}
+}
