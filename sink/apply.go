@@ -47,6 +47,7 @@ func (o Options) settings() string {
 		{"search_path", "public"}, {"jit", "off"}, {"DateStyle", "ISO, YMD"}, {"IntervalStyle", "postgres"},
 		{"TimeZone", "UTC"}, {"bytea_output", "hex"}, {"extra_float_digits", "3"}, {"lc_monetary", "C"},
 		{"standard_conforming_strings", "on"}, {"array_nulls", "on"}, {"xmloption", "content"},
+		{"row_security", "off"}, // a policy would hide rows from a DELETE: the server refuses the statement instead
 	} {
 		fmt.Fprintf(&b, ", pg_catalog.set_config('%s', '%s', true)", s[0], s[1])
 	}
@@ -58,6 +59,8 @@ type round struct {
 	s    *session
 	p    *pgconn.Pipeline
 	sent []sent
+
+	answered int // so many of them succeeded
 }
 
 // sent is one request of a round.
@@ -115,35 +118,31 @@ func (r *round) planFor(st *mapping.Statement, rows int) {
 	}
 }
 
-// steps queues the statements of all mappings that are behind, for the tables that the batch changed.
+// steps queues the statements of all mappings that are behind, for the tables that the batch changed: see order.
 func (r *round) steps(ctx context.Context, b *batch, rows map[string]*mapping.Rows) error {
 	if err := r.s.d.refuseForeign(rows); err != nil {
 		return err
 	}
-	for mi, m := range r.s.d.mappings {
-		if !b.mappings[mi] {
+	for _, place := range r.s.order.steps {
+		step := r.s.d.mappings[place.mapping].Steps[place.step]
+		table := rows[step.From]
+		if !b.mappings[place.mapping] || table == nil || table.Len(step.When) == 0 {
 			continue
 		}
-		for si, step := range m.Steps {
-			table := rows[step.From]
-			if table == nil || table.Len(step.When) == 0 {
-				continue
-			}
-			st, err := r.s.statement(ctx, mi, si, table.Relation)
-			if err != nil {
-				return err
-			}
-			params, err := st.Parameters(table)
-			if err != nil {
-				return err
-			}
-			r.planFor(st, table.Len(step.When))
-			name, sql := st.Name, st.SQL
-			if b.hopeful && table.New && st.Plain != "" {
-				name, sql = st.PlainName, st.Plain
-			}
-			r.run("step", name, sql, st, params, st.ParameterOIDs(), binaryFormat)
+		st, err := r.s.statement(ctx, place.mapping, place.step, table.Relation)
+		if err != nil {
+			return err
 		}
+		params, err := st.Parameters(table)
+		if err != nil {
+			return err
+		}
+		r.planFor(st, table.Len(step.When))
+		name, sql := st.Name, st.SQL
+		if b.hopeful && table.New && st.Plain != "" {
+			name, sql = st.PlainName, st.Plain
+		}
+		r.run("step", name, sql, st, params, st.ParameterOIDs(), binaryFormat)
 	}
 	return nil
 }
@@ -195,7 +194,9 @@ func (r *round) receive() error {
 func (r *round) read() error {
 	var failed error
 	for i := 0; failed == nil && i < len(r.sent); i++ {
-		failed = r.answer(r.sent[i])
+		if failed = r.answer(r.sent[i]); failed == nil {
+			r.answered++
+		}
 	}
 	for {
 		result, err := r.p.GetResults()
@@ -218,18 +219,23 @@ func (r *round) failed() {
 	if !r.s.keepOpen {
 		r.s.rollback()
 	}
-	if r.prepares() {
-		r.s.abandon() // what stood behind the failure was not prepared; a new connection knows for certain
-	}
+	r.unprepare()
 }
 
-func (r *round) prepares() bool {
-	for _, q := range r.sent {
-		if q.prepare != "" {
-			return true
+// unprepare forgets the statements whose preparation was not answered. Closing a statement that does not exist is no error (the
+// Postgres manual, "Message Flow", "Extended Query").
+func (r *round) unprepare() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	for _, q := range r.sent[r.answered:] {
+		if q.prepare == "" {
+			continue
+		}
+		delete(r.s.prepared, q.prepare)
+		if !r.s.conn.IsClosed() && r.s.conn.Deallocate(ctx, q.prepare) != nil {
+			r.s.abandon()
 		}
 	}
-	return false
 }
 
 // abandon ends the connection; the session's place is given back by close.
@@ -347,6 +353,9 @@ func (d *Destination) committed(b *batch) {
 		}
 	}
 	d.session.expect(b)
+	if bf := d.session.backfill; bf != nil && b.cursor != nil {
+		bf.cursor, bf.stored = *b.cursor, b.cursor.String()
+	}
 	d.session.backfill.track(b.transactions)
 	d.succeeded(b, !b.async)
 }

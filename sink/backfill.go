@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -24,6 +23,13 @@ type cursor struct {
 	Done    bool     `json:"done,omitempty"`    // the table is copied whole
 	After   []string `json:"after,omitempty"`   // key of the last row that is done, less the tenant
 	Rows    int64    `json:"rows,omitempty"`    // copied so far
+
+	// A pass is a copy and a sweep of everything: see putOff.
+	Pass   int    `json:"pass,omitempty"`    // from 0
+	PutOff int64  `json:"put_off,omitempty"` // rows that this pass has put off to the next one
+	Before int64  `json:"before,omitempty"`  // rows that the pass before put off
+	Strict bool   `json:"strict,omitempty"`  // this pass puts nothing off
+	Order  string `json:"order,omitempty"`   // the order of mappings and tables that it follows
 }
 
 const (
@@ -109,6 +115,9 @@ func newBackfill(s *session, known map[string]metadata) (*backfill, error) {
 	}
 	if bf.stored == "" {
 		return nil, nil
+	}
+	if bf.cursor.Order != s.order.print { // its place says nothing of another order
+		bf.cursor = cursor{Phase: phaseCopy, Pass: bf.cursor.Pass, PutOff: bf.cursor.PutOff, Before: bf.cursor.Before, Strict: bf.cursor.Strict, Order: s.order.print}
 	}
 	return bf, nil
 }
@@ -317,13 +326,13 @@ func (bf *backfill) chunk(ctx context.Context, copier *replication.Copier) (*chu
 	return c, nil
 }
 
-// tables are the source tables that the group reads, in the configuration's order.
+// tables are the source tables that the group reads, in the order in which they are copied.
 func (bf *backfill) tables() []string {
 	var tables []string
-	for _, t := range bf.d.router.Tables {
+	for _, table := range bf.s.order.tables {
 		for i, m := range bf.mappings {
-			if bf.group[i] && slices.Contains(m.Tables(), t.Relation.Table) {
-				tables = append(tables, t.Relation.Table)
+			if bf.group[i] && slices.Contains(m.Tables(), table) {
+				tables = append(tables, table)
 				break
 			}
 		}
@@ -420,99 +429,6 @@ func (bf *backfill) rowsOf(c *chunk) []mapping.Row {
 		rows[i] = mapping.Row{Tuple: t, SequenceID: bf.s.lowest(), CommittedAt: now}
 	}
 	return rows
-}
-
-// moveCursorSQL moves the cursor from what this process holds, or fails the transaction: as advanceSQL does for live changes.
-// The ids must be what this process holds too: a chunk that was read before newer changes were applied is not merged any more.
-const moveCursorSQL = `WITH moved AS (
-	UPDATE "_stack_sync_metadata" m SET "backfill" = nullif($1, '')::jsonb, "mark" = $8, "updated_at" = now()
-	FROM unnest($2::text[], $3::bigint[]) AS h (name, held)
-	WHERE m."mapping_name" = h.name AND m."last_synced_sequence_id" = h.held AND m."backfill" = $7::jsonb AND ` + ownedSQL + `
-	RETURNING 1)
-SELECT 1 / (count(*) = cardinality($2::text[]))::int FROM moved`
-
-// applyChunk brings a chunk's rows and the cursor behind it into the external database, in one transaction.
-func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows) error {
-	d := bf.d
-	next := c.next.String()
-	if c.done {
-		next = ""
-	}
-	err := bf.transaction(ctx, c.table, rows, next, nil)
-	if err != nil && newError(err).verdict == rowFault {
-		switch {
-		case rows.Len(mapping.Any) > 1: // smaller chunks, from one row on, come to the row by itself
-			d.chunkRows = 1
-			if bf.s.usable() {
-				return nil
-			}
-			return &Error{verdict: conflict, Err: err}
-		case rows.Len(mapping.Any) == 1 && d.router.Options.Quarantine && bf.s.usable():
-			err = bf.transaction(ctx, c.table, &mapping.Rows{}, next, bf.setAside(rows, newError(err)))
-		}
-	}
-	if err != nil {
-		return bf.nameRow(err, rows)
-	}
-	bf.resize()
-	bf.cursor, bf.stored = c.next, next
-	switch {
-	case c.done:
-		bf.finish()
-	case d.router.places.yield(d):
-		bf.standDown()
-	}
-	d.progress(c.next, c.done)
-	return nil
-}
-
-// setAside is the one row of a chunk that the external database refuses, for its quarantine.
-func (bf *backfill) setAside(rows *mapping.Rows, e *Error) *quarantined {
-	row, op := append(slices.Clone(rows.Upserts), rows.Deletes...)[0], string(mapping.Upsert)
-	if len(rows.Deletes) > 0 {
-		op = string(mapping.Delete)
-	}
-	return &quarantined{relation: rows.Relation, op: op, row: row.Tuple, sequenceID: row.SequenceID, err: e}
-}
-
-// transaction is one round trip: steps, a row for the quarantine if there is one, cursor, COMMIT.
-func (bf *backfill) transaction(ctx context.Context, table string, rows *mapping.Rows, next string, aside *quarantined) error {
-	b := &batch{mappings: bf.group, changes: rows.Len(mapping.Any), large: &transaction{}}
-	all := map[string]*mapping.Rows{table: rows}
-	if rows.Relation != nil {
-		if err := bf.s.compile(ctx, all); err != nil {
-			return err
-		}
-	}
-	return bf.d.exchange(ctx, func(ctx context.Context, r *round) error {
-		r.begin(b)
-		if rows.Relation != nil {
-			if err := r.steps(ctx, b, all); err != nil {
-				return err
-			}
-		}
-		if aside != nil {
-			r.run("quarantine", "outflow_quarantine", addQuarantined, nil, aside.parameters(bf.d), nil, nil)
-		}
-		names, held := r.s.holding(bf.group)
-		r.run("metadata", "outflow_cursor", moveCursorSQL, nil, texts(next, names, held, r.s.d.Tenant, r.s.d.router.SourceID,
-			strconv.FormatInt(r.s.epoch, 10), bf.stored, *bf.d.router.mark.Load()), nil, nil)
-		r.commit()
-		return nil
-	})
-}
-
-// nameRow says which row an error is about, where it is about one.
-func (bf *backfill) nameRow(err error, rows *mapping.Rows) error {
-	e := newError(err)
-	if e.verdict != rowFault || rows.Len(mapping.Any) != 1 {
-		return err
-	}
-	named := *e
-	row := append(slices.Clone(rows.Upserts), rows.Deletes...)[0]
-	named.Table = rows.Relation.Table
-	named.Key = describeKey(&replication.Change{Relation: rows.Relation, New: row.Tuple})
-	return &named
 }
 
 // finish ends the backfill: from here on the stream alone keeps the database up to date.

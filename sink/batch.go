@@ -21,6 +21,11 @@ type batch struct {
 	taken    time.Time
 	hopeful  bool // rows that are new on the source are inserted without ON CONFLICT
 	async    bool // COMMIT does not wait for the disk of the external server
+
+	careful bool    // large: rounds stand behind savepoints, and constraints are checked after each statement
+	guarded bool    // the round stands behind a savepoint
+	refused refused // changes of a large one that the external database has not taken yet
+	cursor  *cursor // of the backfill, where changes were put off to its next pass; nil mostly
 }
 
 // take makes a batch of what is at the front of the queue, behind the batch before (nil: none) that is still in flight. It

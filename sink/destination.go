@@ -79,6 +79,7 @@ type Destination struct {
 	doing     work      // the worker's
 	asked     time.Time // when askFlush was last called beside a backfill; the worker's
 	conflicts bool      // rows that are new on the source were there: from then on ON CONFLICT is kept; the worker's
+	careful   int64     // id of a large transaction in which a row was refused: see batch.careful; the worker's
 	unnamed   bool      // a pooler does not keep prepared statements; the worker's
 	chunkRows int       // rows a chunk of a backfill, 0 before the first; the worker's
 	session   *session  // the worker's; the idle timer's while there is no worker

@@ -76,7 +76,7 @@ func (d *Destination) letGo(n int) []replication.Ticket {
 	for i, t := range d.queue[:n] {
 		tickets[i] = t.ticket
 		freed += t.bytes
-		d.released = t.id
+		d.released = max(d.released, t.id)
 	}
 	clear(d.queue[:n])
 	d.queue = d.queue[n:]

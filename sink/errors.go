@@ -20,6 +20,7 @@ const (
 	rowFault                  // the data of a row
 	needsHuman                // the mapping or a permission: nothing changes by trying
 	conflict                  // the metadata is not what we hold: read it again
+	outdated                  // the queued changes no longer fit: copy the rows as they are now
 )
 
 // SQLSTATEs that are looked at by themselves (the Postgres manual, appendix A).
@@ -27,6 +28,7 @@ const (
 	divisionByZero         = "22012"
 	undefinedTable         = "42P01"
 	undefinedColumn        = "42703"
+	foreignKeyViolation    = "23503"
 	uniqueViolation        = "23505"
 	exclusionViolation     = "23P01"
 	insufficientPrivilege  = "42501"

@@ -76,10 +76,11 @@ func (s *session) open(ctx context.Context) error {
 		s.held = append(s.held, known[m.Name].id)
 	}
 	s.expected = append(s.expected[:0], s.held...)
-	if s.backfill, err = newBackfill(s, known); err != nil {
+	if err := s.check(ctx); err != nil {
 		return err
 	}
-	return s.check(ctx)
+	s.backfill, err = newBackfill(s, known)
+	return err
 }
 
 // checkContinuity compares what the external database has with what the primary was told that it has. Less means that it

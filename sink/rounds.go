@@ -16,36 +16,69 @@ import (
 // applyLarge brings one transaction into the external database in several rounds inside one external transaction. Its
 // changes may still be arriving; those that were applied are let go of when the queue needs the room, and then a failure
 // means reading the stream again.
+//
+// Where the external database refuses a row, the transaction is applied again carefully: each round stands behind a savepoint, and a
+// round that is refused goes change by change (see refused).
 func (d *Destination) applyLarge(ctx context.Context, b *batch) error {
+	b.careful = b.careful || d.careful == b.large.id
+	err := d.rounds(ctx, b)
+	if err == nil {
+		err = d.close(ctx, b)
+	}
+	if err == nil {
+		return nil
+	}
+	d.session.rollback()
+	if b.careful || newError(err).verdict != rowFault {
+		return err
+	}
+	d.careful = b.large.id
+	if !d.fromItsFirst(b.large) {
+		return &Error{verdict: conflict, SQLState: sqlstate(err), Err: fmt.Errorf("a row was refused; the transaction is read again to find it: %w", err)}
+	}
+	if err := d.reconnect(ctx); err != nil {
+		return err
+	}
+	b.changes = 0
+	return d.applyLarge(ctx, b)
+}
+
+// fromItsFirst has the changes of a transaction applied from the first one on, and reports whether they are all here.
+func (d *Destination) fromItsFirst(t *transaction) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	t.next = 0
+	return !t.dropped
+}
+
+// rounds applies all changes of a transaction within an external transaction, and leaves that open.
+func (d *Destination) rounds(ctx context.Context, b *batch) error {
 	if err := d.open(ctx, b); err != nil {
 		return err
 	}
-	for {
-		changes, done, err := d.nextChanges(ctx, b.large)
-		if err != nil {
-			d.session.rollback()
+	for done := false; !done; {
+		var changes []replication.Change
+		var err error
+		if changes, done, err = d.nextChanges(ctx, b.large); err != nil {
 			return err
 		}
 		d.session.backfill.trackChanges(b.large.xid, changes)
-		if err := d.applyRound(ctx, b, changes); err != nil {
-			d.session.rollback()
-			return d.recoverLarge(ctx, b, err)
+		if err := d.applyGuarded(ctx, b, changes); err != nil {
+			return err
 		}
 		d.release(b.large)
-		if done {
-			break
-		}
 	}
-	if err := d.close(ctx, b); err != nil {
-		return d.recoverLarge(ctx, b, err)
-	}
-	return nil
+	return d.settleRefused(ctx, b)
 }
 
-// open begins an external transaction that takes several rounds.
+// open begins an external transaction that takes several rounds. A careful one has its deferred constraints checked after each
+// statement, so that a refusal has a row.
 func (d *Destination) open(ctx context.Context, b *batch) error {
 	return d.exchange(ctx, func(_ context.Context, r *round) error {
 		r.begin(b)
+		if b.careful {
+			r.run("SET CONSTRAINTS", "outflow_constraints", "SET CONSTRAINTS ALL IMMEDIATE", nil, nil, nil, nil)
+		}
 		return nil
 	})
 }
@@ -164,111 +197,36 @@ func (d *Destination) applyRows(ctx context.Context, b *batch, rows map[string]*
 	if err := d.session.compile(ctx, rows); err != nil {
 		return err
 	}
-	return d.exchange(ctx, func(ctx context.Context, r *round) error { return r.steps(ctx, b, rows) })
+	return d.exchange(ctx, func(ctx context.Context, r *round) error {
+		if b.guarded {
+			r.run("SAVEPOINT", "outflow_savepoint", "SAVEPOINT outflow_round", nil, nil, nil, nil)
+		}
+		if err := r.steps(ctx, b, rows); err != nil {
+			return err
+		}
+		if b.guarded {
+			r.run("RELEASE", "outflow_release", "RELEASE SAVEPOINT outflow_round", nil, nil, nil, nil)
+		}
+		return nil
+	})
 }
 
-// recover follows a failed batch. A row error sends its transactions again one by one, in source order; the first that
-// fails again goes change by change, which finds the row.
+// recover follows a failed batch. A row error sends its transactions again one by one, in source order.
 func (d *Destination) recover(ctx context.Context, b *batch, err error) error {
 	if newError(err).verdict != rowFault {
 		return err
 	}
-	d.log.Info("a folded batch failed; applying its transactions one by one")
+	d.log.Info("a folded batch failed; applying its transactions one by one", zap.Error(err))
 	for _, t := range b.transactions {
-		one := &batch{transactions: []*transaction{t}, mappings: b.mappings, last: t.id, large: t}
-		if len(b.transactions) > 1 {
-			err = d.together(ctx, one)
-			if err == nil {
-				continue
-			}
-			if newError(err).verdict != rowFault {
-				return err
-			}
+		if err := d.reconnect(ctx); err != nil {
+			return err
 		}
-		if err = d.changeByChange(ctx, one, err); err != nil {
+		one := &batch{transactions: []*transaction{t}, mappings: b.mappings, last: t.id, large: t, careful: true}
+		if err := d.applyLarge(ctx, one); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// together applies one transaction folded.
-func (d *Destination) together(ctx context.Context, one *batch) error {
-	if err := d.reconnect(ctx); err != nil {
-		return err
-	}
-	if err := d.open(ctx, one); err != nil {
-		return err
-	}
-	if err := d.applyRound(ctx, one, one.large.changes); err != nil {
-		d.session.rollback()
-		return err
-	}
-	return d.close(ctx, one)
-}
-
-// recoverLarge follows a failed large transaction. Where all its changes are still here they are applied one by one.
-func (d *Destination) recoverLarge(ctx context.Context, b *batch, err error) error {
-	d.mu.Lock()
-	whole := b.large.complete && !b.large.dropped
-	d.mu.Unlock()
-	if !whole || newError(err).verdict != rowFault || truncates(b.large) {
-		return err
-	}
-	return d.changeByChange(ctx, b, err)
-}
-
-// changeByChange applies a transaction in source order, each change by itself, and names the one that fails; with
-// OnError quarantine that one is set aside and the rest goes on. cause is why the transaction failed as a whole.
-func (d *Destination) changeByChange(ctx context.Context, b *batch, cause error) error {
-	if err := d.reconnect(ctx); err != nil {
-		return err
-	}
-	if err := d.open(ctx, b); err != nil {
-		return err
-	}
-	b.changes = 0
-	for i := range b.large.changes {
-		if err := d.oneChange(ctx, b, b.large.changes[i:i+1]); err != nil {
-			d.session.rollback()
-			return err
-		}
-	}
-	if err := d.close(ctx, b); err != nil {
-		return err // a deferred constraint: it is the transaction that fails, no single row
-	}
-	d.log.Info("applied a transaction change by change, which failed when folded", zap.Error(cause))
-	return nil
-}
-
-// oneChange applies one change within the open external transaction, behind a savepoint where it may be set aside.
-func (d *Destination) oneChange(ctx context.Context, b *batch, change []replication.Change) error {
-	c := &change[0]
-	aside := d.router.Options.Quarantine && c.Kind != replication.Truncate && d.reads[c.Relation.Table]
-	if aside {
-		if _, err := d.session.exec(ctx, "SAVEPOINT outflow_change"); err != nil {
-			return err
-		}
-	}
-	d.session.keepOpen = aside
-	err := d.applyRound(ctx, b, change)
-	d.session.keepOpen = false
-	if err == nil {
-		return nil
-	}
-	e := newError(err)
-	if e.verdict != rowFault {
-		return err
-	}
-	named := *e
-	named.Table, named.Key = c.Relation.Table, describeKey(c)
-	if !aside || d.session.conn.IsClosed() {
-		return &named
-	}
-	if _, err := d.session.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_change"); err != nil {
-		return err
-	}
-	return d.session.quarantine(ctx, quarantined{relation: c.Relation, op: c.Kind.String(), row: rowOf(c), sequenceID: b.last, err: &named})
 }
 
 // rowOf is the row that a change is about.

@@ -23,6 +23,7 @@ type session struct {
 	types      map[string]bool
 	statements map[statementKey]*mapping.Statement
 	prepared   map[string]bool
+	order      order
 	backfill   *backfill // nil: every mapping is complete
 	epoch      int64     // the destination's when the session was opened, and so the metadata's
 	least      int64     // what the database had at that time

@@ -11,7 +11,7 @@ import (
 )
 
 // check prepares every step for the tables as they are known now, so that a mapping that cannot work is found before it
-// is used, with its line.
+// is used, with its line, and finds the order of the steps.
 func (s *session) check(ctx context.Context) error {
 	if err := s.begin(ctx); err != nil {
 		return err
@@ -24,7 +24,7 @@ func (s *session) check(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
+	return s.loadOrder(ctx)
 }
 
 // prepareStep prepares one step on the external server, which finds what is wrong with it.
@@ -89,10 +89,18 @@ func (s *session) loadTypes(ctx context.Context, rel *replication.Relation) erro
 	return nil
 }
 
+// hiddenByPolicy is the routine of the server that refuses a query which row security would filter (src/backend/utils/misc/rls.c): the
+// SQLSTATE is that of every missing right, and the message may be in any language.
+const hiddenByPolicy = "check_enable_rls"
+
 // explainStatement gives an error of a step the place in the mapping's file, and where a column is missing, what there is.
 func (s *session) explainStatement(st *mapping.Statement, err error) *Error {
 	e := newError(faultOf(st.Mapping.Name, st.Fault, err))
 	e.Table = st.Table
+	if pgErr := asPgError(err); pgErr != nil && pgErr.Routine == hiddenByPolicy {
+		e.Remedy = fmt.Sprintf(`a row security policy would hide rows from Outflow; as the table's owner: ALTER TABLE ... NO FORCE ROW LEVEL SECURITY `+
+			`where %q owns it, else as a superuser: ALTER ROLE %[1]q BYPASSRLS`, s.d.config.User)
+	}
 	if e.SQLState == undefinedColumn {
 		if rel := s.d.router.relation(st.Table); rel != nil {
 			e.Remedy = fmt.Sprintf("%s has the columns %s; a column that is not published is added to columns: of its table in source.tables",

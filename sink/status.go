@@ -265,6 +265,9 @@ func (d *Destination) progress(c cursor, complete bool) {
 	d.caughtUp = complete
 	d.well(copying)
 	d.status.Copied, d.status.CopyTable = c.Rows, c.Table
+	// A chunk's commit waited for the disk, so the primary may be told of it.
+	d.status.SequenceID = max(d.status.SequenceID, d.session.lowest())
+	d.released = max(d.released, d.session.lowest())
 	if complete {
 		d.status.CopyTable = ""
 	}

@@ -23,14 +23,15 @@ type sweepTarget struct {
 	query   string
 }
 
-// sweepTargets are the group's keys, in a fixed order.
+// sweepTargets are the group's keys, in the reverse order of the copy: rows that refer to others go first.
 func (bf *backfill) sweepTargets() []sweepTarget {
 	var targets []sweepTarget
-	for i, m := range bf.mappings {
+	for _, i := range slices.Backward(bf.s.order.mappings) {
+		m := bf.mappings[i]
 		if !bf.group[i] {
 			continue
 		}
-		for _, table := range m.Tables() {
+		for _, table := range slices.Backward(bf.s.order.tables) {
 			if query, ok := m.Keys[table]; ok {
 				targets = append(targets, sweepTarget{m, table, query})
 			}

@@ -1,0 +1,260 @@
+package sink
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+
+	"outflow/mapping"
+	"outflow/replication"
+)
+
+// moveCursorSQL moves the cursor from what this process holds, or fails the transaction: as advanceSQL does for live changes.
+// The ids must be what this process holds too: a chunk that was read before newer changes were applied is not merged any more.
+// They move with the cursor: everything below the chunk's horizon is applied.
+const moveCursorSQL = `WITH moved AS (
+	UPDATE "_stack_sync_metadata" m SET "backfill" = nullif($1, '')::jsonb, "mark" = $8, "updated_at" = now(),
+		"last_synced_sequence_id" = greatest(m."last_synced_sequence_id", $9::bigint)
+	FROM unnest($2::text[], $3::bigint[]) AS h (name, held)
+	WHERE m."mapping_name" = h.name AND m."last_synced_sequence_id" = h.held AND m."backfill" = $7::jsonb AND ` + ownedSQL + `
+	RETURNING 1)
+SELECT 1 / (count(*) = cardinality($2::text[]))::int FROM moved`
+
+// portion is a part of a chunk that is applied in one transaction, with the cursor behind it.
+type portion struct {
+	chunk *chunk
+	rows  *mapping.Rows
+	next  cursor
+	done  bool         // nothing is left after it
+	aside *quarantined // its one row, which goes to the quarantine instead; nil mostly
+}
+
+// chunkPatience is how long one chunk may keep live changes waiting when the external database refuses parts of it. What is left is
+// read again.
+const chunkPatience = 4 * chunkTime
+
+// applyChunk brings a chunk's rows and the cursor behind it into the external database. A chunk that is refused is halved until the
+// row is found or the rest is taken, and grows again behind it.
+func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows) error {
+	d, total := bf.d, rows.Len(mapping.Any)
+	for at, size, begun := 0, total, time.Now(); ; {
+		p := bf.portion(c, rows, at, min(size, total-at))
+		err := bf.apply(ctx, p)
+		if n := p.rows.Len(mapping.Any); n > 1 && tooMuch(err) && bf.s.usable() {
+			size = n / 2
+			continue
+		}
+		if err != nil {
+			return bf.nameRow(err, p.rows)
+		}
+		if at += p.rows.Len(mapping.Any); at >= total {
+			bf.resize()
+			break
+		}
+		if size *= 2; time.Since(begun) > chunkPatience && p.next.After != nil {
+			d.chunkRows = max(size, chunkMin)
+			break
+		}
+	}
+	switch {
+	case bf.stored == "":
+		bf.finish()
+	case d.router.places.yield(d):
+		bf.standDown()
+	}
+	d.progress(bf.cursor, bf.stored == "")
+	return nil
+}
+
+// tooMuch reports whether fewer rows in a transaction may help against an error.
+func tooMuch(err error) bool {
+	if err == nil {
+		return false
+	}
+	e := newError(err)
+	return e.verdict == rowFault || e.SQLState == queryCanceled
+}
+
+// portion is n rows of a chunk from one on. The cursor behind them is the chunk's own where they are its last.
+func (bf *backfill) portion(c *chunk, rows *mapping.Rows, at, n int) *portion {
+	p := &portion{chunk: c, rows: rows, next: c.next, done: c.done}
+	if n < rows.Len(mapping.Any) {
+		p.rows = &mapping.Rows{Relation: rows.Relation}
+		if c.deletes {
+			p.rows.Deletes = rows.Deletes[at : at+n]
+		} else {
+			p.rows.Upserts = rows.Upserts[at : at+n]
+		}
+	}
+	if at+n < rows.Len(mapping.Any) {
+		p.next, p.done = bf.cursor, false
+		r := replication.Range{Relation: c.relation, Tenant: bf.d.router.tenantColumn(c.relation)}
+		if len(r.KeyColumns()) > 0 { // else the table is one chunk
+			last := slices.Concat(p.rows.Upserts, p.rows.Deletes)[n-1]
+			p.next.Table, p.next.Done, p.next.After = c.table, false, r.Next(last.Tuple)
+			p.next.Rows += int64(len(p.rows.Upserts))
+		}
+	}
+	p.next.Pass, p.next.PutOff, p.next.Before, p.next.Strict, p.next.Order =
+		bf.cursor.Pass, bf.cursor.PutOff, bf.cursor.Before, bf.cursor.Strict, bf.s.order.print
+	return p
+}
+
+// apply applies a portion. One row that is refused is put off or set aside.
+func (bf *backfill) apply(ctx context.Context, p *portion) error {
+	err := bf.transaction(ctx, p)
+	if err == nil || p.rows.Len(mapping.Any) != 1 || newError(err).verdict != rowFault || !bf.s.usable() {
+		return err
+	}
+	e := newError(err)
+	switch {
+	case bf.mayPutOff(e):
+		return bf.putOff(ctx, p, e)
+	case bf.d.router.Options.Quarantine:
+		refused := *p
+		refused.rows, refused.aside = &mapping.Rows{}, bf.setAside(p.rows, e)
+		return bf.transaction(ctx, &refused)
+	}
+	return err
+}
+
+// mayPutOff reports whether a refusal may have to do with rows that are still to be copied or swept: the row is then copied in the
+// next pass. The sweep removes what is gone from the primary and may hold a unique value, so there is none to wait for after the
+// first pass; rows that refer to others of their table may take several. A pass that does not help is followed by a strict one.
+func (bf *backfill) mayPutOff(e *Error) bool {
+	switch e.SQLState {
+	case foreignKeyViolation:
+		return !bf.cursor.Strict
+	case uniqueViolation, exclusionViolation:
+		return bf.cursor.Pass == 0
+	}
+	return false
+}
+
+// putOff moves the cursor over one row that the next pass copies. What the external database has of that row is old, and may hold a
+// value that another row has now, so it is deleted.
+func (bf *backfill) putOff(ctx context.Context, p *portion, e *Error) error {
+	bf.saysPutOff(e)
+	rest := *p
+	rest.next.PutOff++
+	rest.rows = &mapping.Rows{Relation: p.rows.Relation}
+	if e.SQLState != foreignKeyViolation {
+		rest.rows.Deletes = slices.Concat(p.rows.Upserts, p.rows.Deletes)
+		if err := bf.transaction(ctx, &rest); err == nil || newError(err).verdict != rowFault || !bf.s.usable() {
+			return err
+		}
+		rest.rows.Deletes = nil
+	}
+	return bf.transaction(ctx, &rest)
+}
+
+// saysPutOff logs the first row of a pass that is put off, the second, the fourth, and so on.
+func (bf *backfill) saysPutOff(e *Error) {
+	if n := bf.cursor.PutOff + 1; n&(n-1) == 0 {
+		bf.d.log.Warn("the external database refuses a row, which is copied again in another pass", zap.Int64("rows", n),
+			zap.Int("pass", bf.cursor.Pass), zap.String("sqlstate", e.SQLState), zap.Error(e))
+	}
+}
+
+// putOffLive puts a live change off to the next pass of the copy, where one fills all the mappings that the change is for. The
+// cursor in the metadata says so in the transaction that leaves the change out.
+func (bf *backfill) putOffLive(ctx context.Context, b *batch, e *Error) (bool, error) {
+	if bf == nil || !bf.mayPutOff(e) {
+		return false, nil
+	}
+	for i, behind := range b.mappings {
+		if behind && !bf.group[i] {
+			return false, nil
+		}
+	}
+	bf.saysPutOff(e)
+	before, now := bf.stored, bf.cursor
+	if b.cursor != nil {
+		before, now = b.cursor.String(), *b.cursor
+	}
+	now.PutOff++
+	b.cursor = &now
+	_, err := bf.s.exec(ctx, `UPDATE "_stack_sync_metadata" SET "backfill" = $1::jsonb WHERE "backfill" = $2::jsonb`, now.String(), before)
+	return true, err
+}
+
+// following is the cursor behind a portion, "" where the backfill is complete: what was put off takes another pass.
+func (p *portion) following() (next cursor, text string) {
+	next = p.next
+	if !p.done {
+		return next, next.String()
+	}
+	if next.PutOff == 0 {
+		return next, ""
+	}
+	next = cursor{Phase: phaseCopy, Pass: p.next.Pass + 1, Before: p.next.PutOff, Order: p.next.Order,
+		Strict: p.next.Pass > 0 && p.next.PutOff >= p.next.Before}
+	return next, next.String()
+}
+
+// setAside is the one row of a portion that the external database refuses, for its quarantine.
+func (bf *backfill) setAside(rows *mapping.Rows, e *Error) *quarantined {
+	row, op := slices.Concat(rows.Upserts, rows.Deletes)[0], string(mapping.Upsert)
+	if len(rows.Deletes) > 0 {
+		op = string(mapping.Delete)
+	}
+	return &quarantined{relation: rows.Relation, op: op, row: row.Tuple, sequenceID: row.SequenceID, err: e}
+}
+
+// transaction is one round trip: steps, a row for the quarantine if there is one, cursor, COMMIT.
+func (bf *backfill) transaction(ctx context.Context, p *portion) error {
+	b := &batch{mappings: bf.group, changes: p.rows.Len(mapping.Any), large: &transaction{}}
+	all := map[string]*mapping.Rows{p.chunk.table: p.rows}
+	if p.rows.Relation != nil {
+		if err := bf.s.compile(ctx, all); err != nil {
+			return err
+		}
+	}
+	next, text := p.following()
+	applied := bf.d.router.SequenceID(p.chunk.Horizon) - 1 // the next commit record may begin at the horizon
+	err := bf.d.exchange(ctx, func(ctx context.Context, r *round) error {
+		r.begin(b)
+		if p.rows.Relation != nil {
+			if err := r.steps(ctx, b, all); err != nil {
+				return err
+			}
+		}
+		if p.aside != nil {
+			r.run("quarantine", "outflow_quarantine", addQuarantined, nil, p.aside.parameters(bf.d), nil, nil)
+		}
+		names, held := r.s.holding(bf.group)
+		r.run("metadata", "outflow_cursor", moveCursorSQL, nil, texts(text, names, held, r.s.d.Tenant, r.s.d.router.SourceID,
+			strconv.FormatInt(r.s.epoch, 10), bf.stored, *bf.d.router.mark.Load(), strconv.FormatInt(applied, 10)), nil, nil)
+		r.commit()
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	bf.cursor, bf.stored = next, text
+	bf.s.reached(bf.group, applied)
+	return nil
+}
+
+// reached notes that the chosen mappings have everything up to an id.
+func (s *session) reached(chosen []bool, id int64) {
+	for i := range chosen {
+		if chosen[i] {
+			s.held[i] = max(s.held[i], id)
+			s.expected[i] = max(s.expected[i], s.held[i])
+		}
+	}
+}
+
+// nameRow says which row an error is about, where it is about one.
+func (bf *backfill) nameRow(err error, rows *mapping.Rows) error {
+	e := newError(err)
+	if e.verdict != rowFault || rows.Len(mapping.Any) != 1 {
+		return err
+	}
+	row := slices.Concat(rows.Upserts, rows.Deletes)[0]
+	return e.ofRow(&replication.Change{Relation: rows.Relation, New: row.Tuple})
+}

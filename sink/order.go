@@ -1,0 +1,169 @@
+package sink
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"outflow/mapping"
+)
+
+// order is the order in which a session's steps run and its tables are copied. A mapping's delete steps run before its other steps,
+// so that a key which is the same to the external database and another text to the source is removed before it is written.
+//
+// Foreign keys between the tables that the mappings write tie them together: parents are written before children, and children are
+// deleted before parents. What a mapping says in after: goes before a foreign key.
+type order struct {
+	steps    []stepPlace
+	mappings []int    // indexes of the mappings, parents first
+	tables   []string // source tables in the order in which they are copied; they are swept in the reverse order
+	print    string   // changes with the order of a copy
+}
+
+type stepPlace struct{ mapping, step int }
+
+// reference is a foreign key of one table that refers to another, each named as [mapping.Write.Name] does.
+type reference struct{ child, parent string }
+
+// foreignKeysSQL finds the foreign keys among tables, of which $1 is a JSON array. A name without a schema means public.
+const foreignKeysSQL = `WITH named AS (SELECT name, to_regclass(name) AS id FROM json_array_elements_text($1::json) AS t (name))
+	SELECT child.name, parent.name FROM named child, named parent WHERE child.id <> parent.id AND EXISTS (
+		SELECT FROM pg_catalog.pg_constraint c WHERE c.contype = 'f' AND c.conrelid = child.id AND c.confrelid = parent.id)`
+
+// loadOrder reads the foreign keys of the tables that the mappings write and sets the session's order. It runs in a transaction
+// with the settings of the work.
+func (s *session) loadOrder(ctx context.Context) error {
+	names := []string{}
+	for _, m := range s.d.mappings {
+		for i := range m.Steps {
+			for _, w := range m.StepWrites(i) {
+				if !slices.Contains(names, w.Name()) {
+					names = append(names, w.Name())
+				}
+			}
+		}
+	}
+	list, err := json.Marshal(names)
+	if err != nil {
+		panic(err) // strings only
+	}
+	rows, err := s.exec(ctx, foreignKeysSQL, string(list))
+	if err != nil {
+		return fmt.Errorf("reading the foreign keys: %w", err)
+	}
+	var references []reference
+	for _, r := range rows {
+		if len(r) != 2 {
+			return errors.New("reading the foreign keys: the server gives other columns")
+		}
+		references = append(references, reference{string(r[0]), string(r[1])})
+	}
+	s.order = newOrder(s.d.mappings, s.d.router.tableNames(), references)
+	return nil
+}
+
+func newOrder(mappings []*mapping.Mapping, tables []string, references []reference) order {
+	var o order
+	after := func(i, j int) bool { return slices.Contains(mappings[i].After, mappings[j].Name) }
+	o.mappings = ordered(len(mappings), after, func(i, j int) bool {
+		return refers(fills(mappings[i:i+1], ""), fills(mappings[j:j+1], ""), references)
+	})
+	never := func(int, int) bool { return false }
+	for _, i := range ordered(len(tables), never, func(i, j int) bool {
+		return refers(fills(mappings, tables[i]), fills(mappings, tables[j]), references)
+	}) {
+		o.tables = append(o.tables, tables[i])
+	}
+	if len(references) > 0 {
+		for _, mi := range slices.Backward(o.mappings) {
+			o.add(mappings, mi, func(m *mapping.Mapping, si int) bool { return m.Steps[si].When == mapping.Delete && m.Removes(si) })
+		}
+	}
+	for _, mi := range o.mappings {
+		o.add(mappings, mi, func(m *mapping.Mapping, si int) bool { return m.Steps[si].When == mapping.Delete })
+		o.add(mappings, mi, func(*mapping.Mapping, int) bool { return true })
+	}
+	var text strings.Builder
+	for _, mi := range o.mappings {
+		text.WriteString(mappings[mi].Name + "\n")
+	}
+	sum := sha256.Sum256([]byte(text.String() + strings.Join(o.tables, "\n")))
+	o.print = hex.EncodeToString(sum[:8])
+	return o
+}
+
+// add appends those of a mapping's steps that are chosen and not there yet, in the order of its file.
+func (o *order) add(mappings []*mapping.Mapping, mi int, chosen func(m *mapping.Mapping, step int) bool) {
+	for si := range mappings[mi].Steps {
+		if place := (stepPlace{mi, si}); chosen(mappings[mi], si) && !slices.Contains(o.steps, place) {
+			o.steps = append(o.steps, place)
+		}
+	}
+}
+
+// fills are the tables that the mappings' steps write rows to: all steps, or those that read one source table.
+func fills(mappings []*mapping.Mapping, from string) []string {
+	var tables []string
+	for _, m := range mappings {
+		for i, step := range m.Steps {
+			for _, w := range m.StepWrites(i) {
+				if !w.Deletes && (from == "" || step.From == from) {
+					tables = append(tables, w.Name())
+				}
+			}
+		}
+	}
+	return tables
+}
+
+// refers reports whether one of the children refers to one of the parents.
+func refers(children, parents []string, references []reference) bool {
+	return slices.ContainsFunc(references, func(r reference) bool {
+		return slices.Contains(children, r.child) && slices.Contains(parents, r.parent)
+	})
+}
+
+// ordered are the numbers below n, each after those that it must follow, and as far as that and a circle allow after those that it
+// should follow; else lower numbers come first.
+func ordered(n int, must, should func(i, j int) bool) []int {
+	var order []int
+	free := func(i int, follows func(i, j int) bool) bool {
+		for j := range n {
+			if j != i && !slices.Contains(order, j) && follows(i, j) {
+				return false
+			}
+		}
+		return true
+	}
+	for len(order) < n {
+		next := -1
+		for i := range n {
+			if slices.Contains(order, i) || (next >= 0 && !free(i, must)) {
+				continue
+			}
+			if free(i, must) && free(i, should) {
+				next = i
+				break
+			}
+			if next < 0 || !free(next, must) {
+				next = i
+			}
+		}
+		order = append(order, next)
+	}
+	return order
+}
+
+// tableNames are the source tables in the configuration's order.
+func (r *Router) tableNames() []string {
+	names := make([]string, len(r.Tables))
+	for i, t := range r.Tables {
+		names[i] = t.Relation.Table
+	}
+	return names
+}

@@ -1,0 +1,201 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"outflow/replication"
+)
+
+// A round of a careful transaction that the external database refuses goes change by change, in source order. A change that is refused then waits for
+// the others, with all later ones of its row: a row may only be deleted when those that refer to it are gone, which the source may
+// have written in another order. What is left at the end is tried as a whole, with deferrable constraints deferred. Only what the
+// database refuses even then is at fault: it is put off to the copy that runs, or set aside, or it halts the destination.
+
+// refused are changes of a transaction that wait.
+type refused struct {
+	changes []replication.Change
+	rows    map[string]bool // their tables and keys
+}
+
+func (f *refused) add(c *replication.Change) {
+	if f.rows == nil {
+		f.rows = map[string]bool{}
+	}
+	f.rows[rowName(c)] = true
+	f.changes = append(f.changes, *c)
+}
+
+// concern reports whether one of the changes has to wait.
+func (f *refused) concern(changes []replication.Change) bool {
+	return len(f.rows) > 0 && slices.ContainsFunc(changes, func(c replication.Change) bool {
+		return slices.ContainsFunc(splitKeyChange(&c), func(c replication.Change) bool { return f.rows[rowName(&c)] })
+	})
+}
+
+// rowName names a change's row: its table and key.
+func rowName(c *replication.Change) string {
+	var f fold
+	return c.Relation.String() + "\x00" + string(f.keyOf(c.Relation, rowOf(c)))
+}
+
+// splitKeyChange is a change as changes of one row each: an update of the key is a delete of the old row and an upsert of the new one.
+func splitKeyChange(c *replication.Change) []replication.Change {
+	if c.Kind != replication.Update || c.Old.IsZero() {
+		return []replication.Change{*c}
+	}
+	gone, came := *c, *c
+	gone.Kind, gone.New = replication.Delete, replication.Tuple{}
+	came.Old = replication.Tuple{}
+	if rowName(&gone) == rowName(&came) {
+		return []replication.Change{*c}
+	}
+	return []replication.Change{gone, came}
+}
+
+// applyGuarded applies some changes of a transaction: of a careful one behind a savepoint, and change by change where that fails.
+func (d *Destination) applyGuarded(ctx context.Context, b *batch, changes []replication.Change) error {
+	if !b.careful || (len(changes) > 0 && changes[0].Kind == replication.Truncate) {
+		return d.applyRound(ctx, b, changes)
+	}
+	if !b.refused.concern(changes) {
+		refusal, err := d.attempt(ctx, b, changes)
+		if err != nil || refusal == nil {
+			return err
+		}
+		d.log.Info("applying a transaction change by change, since it is refused as a whole", zap.Error(refusal))
+	}
+	for i := range changes {
+		if !d.reads[changes[i].Relation.Table] {
+			continue
+		}
+		for _, c := range splitKeyChange(&changes[i]) {
+			if err := d.applyOne(ctx, b, &b.refused, &c); err != nil {
+				return err
+			}
+		}
+	}
+	if len(b.refused.changes) > d.router.Options.BatchRows {
+		return &Error{verdict: outdated, Err: fmt.Errorf("the external database refuses more than %d changes of a transaction in the order of the source",
+			d.router.Options.BatchRows)}
+	}
+	return nil
+}
+
+// applyOne applies one change, unless it has to wait.
+func (d *Destination) applyOne(ctx context.Context, b *batch, waiting *refused, c *replication.Change) error {
+	if waiting.rows[rowName(c)] {
+		waiting.add(c)
+		return nil
+	}
+	refusal, err := d.attempt(ctx, b, []replication.Change{*c})
+	if refusal != nil {
+		waiting.add(c)
+	}
+	return err
+}
+
+// attempt applies changes behind a savepoint. A refusal is a row fault, after which the external transaction is as it was before.
+func (d *Destination) attempt(ctx context.Context, b *batch, changes []replication.Change) (refusal *Error, err error) {
+	applied := b.changes
+	b.guarded, d.session.keepOpen = true, true
+	err = d.applyRound(ctx, b, changes)
+	b.guarded, d.session.keepOpen = false, false
+	if err == nil {
+		return nil, nil
+	}
+	e := newError(err)
+	if e.verdict != rowFault || d.session.conn.IsClosed() || d.session.conn.TxStatus() != 'E' {
+		return nil, err
+	}
+	b.changes = applied
+	if _, err := d.session.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_round"); err != nil {
+		return nil, fmt.Errorf("rolling back to a savepoint: %w", err)
+	}
+	return e, nil
+}
+
+// settleRefused decides on the changes that wait, when all others of the transaction are applied.
+func (d *Destination) settleRefused(ctx context.Context, b *batch) error {
+	for before := 0; len(b.refused.changes) > 0 && len(b.refused.changes) != before; {
+		before = len(b.refused.changes)
+		var left refused
+		for i := range b.refused.changes {
+			if err := d.applyOne(ctx, b, &left, &b.refused.changes[i]); err != nil {
+				return err
+			}
+		}
+		b.refused = left
+	}
+	if err := d.settleDeferred(ctx, b); err != nil {
+		return err
+	}
+	changes := b.refused.changes
+	for i := range changes {
+		c := &changes[i]
+		refusal, err := d.attempt(ctx, b, changes[i:i+1])
+		if err == nil && refusal != nil {
+			err = d.refuse(ctx, b, c, refusal)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settleDeferred tries what waits with deferrable constraints deferred to the end: rows may refer to each other in a circle.
+func (d *Destination) settleDeferred(ctx context.Context, b *batch) error {
+	if len(b.refused.changes) < 2 {
+		return nil
+	}
+	for _, sql := range []string{"SAVEPOINT outflow_settle", "SET CONSTRAINTS ALL DEFERRED"} {
+		if _, err := d.session.exec(ctx, sql); err != nil {
+			return fmt.Errorf("%s: %w", sql, err)
+		}
+	}
+	var left refused
+	for i := range b.refused.changes {
+		if err := d.applyOne(ctx, b, &left, &b.refused.changes[i]); err != nil {
+			return err
+		}
+	}
+	_, err := d.session.exec(ctx, "SET CONSTRAINTS ALL IMMEDIATE")
+	if err == nil {
+		b.refused = left
+		_, err = d.session.exec(ctx, "RELEASE SAVEPOINT outflow_settle")
+		return err
+	}
+	if newError(err).verdict == rowFault {
+		_, err = d.session.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_settle")
+	}
+	return err
+}
+
+// refuse decides on a change that the external database takes in no order.
+func (d *Destination) refuse(ctx context.Context, b *batch, c *replication.Change, e *Error) error {
+	named := e.ofRow(c)
+	if putOff, err := d.session.backfill.putOffLive(ctx, b, named); putOff || err != nil {
+		return err
+	}
+	if d.router.Options.Quarantine {
+		return d.session.quarantine(ctx, quarantined{relation: c.Relation, op: c.Kind.String(), row: rowOf(c), sequenceID: b.last, err: named})
+	}
+	return named
+}
+
+// ofRow is the error with the name of its row.
+func (e *Error) ofRow(c *replication.Change) *Error {
+	named := *e
+	named.Table, named.Key = c.Relation.Table, describeKey(c)
+	if named.Remedy == "" && slices.Contains(ofOtherRows, named.SQLState) {
+		named.Remedy = "correct the constraint, or the rows that are in its way; outflow resync copies all rows in an order that suits the constraints"
+	}
+	return &named
+}
+
+// ofOtherRows are refusals that may have to do with the rows that are there, and not with the row alone: another order may help.
+var ofOtherRows = []string{foreignKeyViolation, uniqueViolation, exclusionViolation}
