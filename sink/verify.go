@@ -25,8 +25,9 @@ type Verifier struct {
 	State      *StateStore
 	SequenceID func(replication.LSN) int64
 	Log        *zap.Logger
-	Repair     bool           // mend what differs
-	Progress   func(rows int) // is called when rows were recomputed; nil is allowed
+	Repair     bool              // mend what differs
+	Progress   func(rows int)    // is called when rows were recomputed; nil is allowed
+	Waiting    func(what string) // is called when a comparison begins to wait, with what it waits for; nil is allowed
 }
 
 // Comparison is what was found at one external database.
@@ -217,14 +218,16 @@ func (c *comparison) look(ctx context.Context, patience time.Duration) (look, er
 	return l, nil
 }
 
-// awaitStream waits until everything that the look has read from the primary was brought here by the stream: the slot was
-// told that it is done, or the metadata says so. The metadata alone moves only when this tenant's rows do.
+// awaitStream waits until the stream has brought this destination everything that the look has read from the primary: the process that
+// reads the slot says so of this destination, the metadata does, or the slot was told that all destinations have it. What other
+// destinations do is no matter.
 func (c *comparison) awaitStream(ctx context.Context, patience time.Duration) error {
 	deadline, unread, asked := time.Now().Add(patience), time.Now().Add(slotPatience), false
+	id := c.v.SequenceID(c.read)
 	tick := time.NewTicker(streamPause)
 	defer tick.Stop()
 	for {
-		confirmed, active, err := c.v.State.confirmed(ctx)
+		now, err := c.v.State.synced(ctx, c.d.Tenant, c.d.Name)
 		if err != nil {
 			return err
 		}
@@ -232,17 +235,17 @@ func (c *comparison) awaitStream(ctx context.Context, patience time.Duration) er
 		if err != nil {
 			return err
 		}
-		c.passed = confirmed >= c.read || c.lowest(known) >= c.v.SequenceID(c.read)
+		c.passed = now.confirmed >= c.read || now.reached >= id || c.lowest(known) >= id
 		switch {
 		case c.passed || patience == 0:
 			return nil
 		case !asked:
-			if err := c.v.State.flushWAL(ctx); err != nil {
+			if err := c.askStream(ctx, now, id); err != nil {
 				return err
 			}
 			asked = true
-		case time.Now().After(deadline), !active && time.Now().After(unread):
-			return c.lags(ctx, confirmed, active)
+		case time.Now().After(deadline), !now.active && time.Now().After(unread):
+			return c.lags(now)
 		}
 		select {
 		case <-ctx.Done():
@@ -252,20 +255,27 @@ func (c *comparison) awaitStream(ctx context.Context, patience time.Duration) er
 	}
 }
 
+// askStream asks the process that reads the slot to say when the destination has everything up to that id.
+func (c *comparison) askStream(ctx context.Context, now synced, id int64) error {
+	if err := c.v.State.flushWAL(ctx); err != nil {
+		return err
+	}
+	if c.v.Waiting != nil {
+		c.v.Waiting(fmt.Sprintf("%s: rows differ so far; waiting until the stream has brought it everything up to %s (it is %s)", c.d, c.read, now.state))
+	}
+	return c.v.State.askSync(ctx, c.d.Tenant, c.d.Name, id)
+}
+
 // lags says why the stream did not come in time.
-func (c *comparison) lags(ctx context.Context, confirmed replication.LSN, active bool) error {
-	if !active {
+func (c *comparison) lags(now synced) error {
+	if !now.active {
 		return &Error{Err: errors.New("rows differ, and nobody reads the slot, so changes may be on their way"),
 			Remedy: "start outflow run, then verify again"}
 	}
-	state, reason, err := c.v.State.stateOf(ctx, c.d.Tenant, c.d.Name)
-	if err != nil {
-		return err
-	}
-	text := fmt.Sprintf("rows differ, and it lags: it is %s, the slot is confirmed up to %s, and after %s still not up to %s",
-		state, confirmed, streamPatience, c.read)
-	if reason != "" {
-		text += ": " + reason
+	text := fmt.Sprintf("rows differ, and it lags: it is %s, and after %s the stream has not brought it everything up to %s",
+		now.state, streamPatience, c.read)
+	if now.reason != "" {
+		text += ": " + now.reason
 	}
 	return &Error{Err: errors.New(text), Remedy: "verify again when the stream has caught up: outflow status shows what holds it back"}
 }
@@ -279,21 +289,33 @@ func (c *comparison) lowest(known map[string]metadata) int64 {
 	return slices.Min(ids)
 }
 
-// confirmed is how far the slot was told that everything is done, and whether a process reads it.
-func (s *StateStore) confirmed(ctx context.Context) (at replication.LSN, active bool, err error) {
+// synced is how far the stream is known to be.
+type synced struct {
+	confirmed replication.LSN // the slot was told that all destinations have everything up to there
+	active    bool            // a process reads the slot
+	reached   int64           // the destination has everything up to this sequence id; -1 is not known
+	state     State           // of the destination; "" where nothing is noted
+	reason    string
+}
+
+// synced reads what is noted of the stream and of one destination.
+func (s *StateStore) synced(ctx context.Context, tenant, name string) (now synced, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		var text string
-		err := conn.QueryRow(ctx, `SELECT coalesce(max(confirmed_flush_lsn)::text, '0/0'), coalesce(bool_or(active), false)
-			FROM pg_replication_slots WHERE slot_name = $1`, s.Slot).Scan(&text, &active)
+		var confirmed string
+		err := conn.QueryRow(ctx, `SELECT coalesce((SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name::text = $1), '0/0'),
+				coalesce((SELECT active FROM pg_replication_slots WHERE slot_name::text = $1), false),
+				coalesce(d.sync_reached, -1), coalesce(d.state, ''), coalesce(d.reason, '')
+			FROM (VALUES (1)) AS one LEFT JOIN outflow.destination_state d ON d.slot = $1 AND d.tenant_id = $2 AND d.name = $3`,
+			s.Slot, tenant, name).Scan(&confirmed, &now.active, &now.reached, &now.state, &now.reason)
 		if err == nil {
-			at, err = replication.ParseLSN(text)
+			now.confirmed, err = replication.ParseLSN(confirmed)
 		}
 		return err
 	})
 	if err != nil {
-		return 0, false, fmt.Errorf("looking at the slot: %w", err)
+		return now, fmt.Errorf("looking at the slot: %w", err)
 	}
-	return at, active, nil
+	return now, nil
 }
 
 // flushWAL has the primary write its WAL to disk up to here within a moment, by a transaction that has an id and nothing

@@ -32,7 +32,8 @@ func newVerify() *cobra.Command {
 		Short: "Prove that every external database equals the primary",
 		Long: `Verify recomputes each mapping from the primary's rows into temporary tables of the external database, by the mapping's
 own steps, and compares both ways. It changes nothing, and may run beside the process that keeps the databases in sync: what
-differs is looked at again after the stream has brought all that was read, so that changes on their way are no differences.
+differs is looked at again after the stream has brought that destination all that was read, so that changes on their way are no
+differences. What other destinations do is no matter. What is waited for is shown.
 
 With --repair the rows that differ are given to their mappings again, as they are on the primary, and compared once more.
 
@@ -135,7 +136,7 @@ func verify(ctx context.Context, cfg *config.Config, o verifyOptions, stderr io.
 	progress := newVerifyProgress(stderr, len(chosen))
 	defer progress.end()
 	v := &sink.Verifier{Options: sinkOptions(cfg.Sink), SourceID: source.ID, Tables: sinkTables(cfg, p), Primary: primary, State: state,
-		SequenceID: source.SequenceID, Log: zap.NewNop(), Repair: o.repair, Progress: progress.rows}
+		SequenceID: source.SequenceID, Log: zap.NewNop(), Repair: o.repair, Progress: progress.rows, Waiting: progress.waiting}
 	report := &verifyReport{Destinations: make([]*verifyDestination, len(chosen))}
 	var g errgroup.Group
 	g.SetLimit(verifiesAtOnce)

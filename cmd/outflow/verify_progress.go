@@ -62,6 +62,17 @@ func (p *verifyProgress) rows(n int) {
 	}
 }
 
+// waiting shows what a comparison waits for.
+func (p *verifyProgress) waiting(what string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := p.out
+	if p.bars != nil {
+		out = p.bars // above the bar
+	}
+	fmt.Fprintln(out, what)
+}
+
 // destination notes that one is done.
 func (p *verifyProgress) destination(d *verifyDestination) {
 	p.mu.Lock()
