@@ -2,6 +2,7 @@ package replication
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -78,6 +79,7 @@ type Relation struct {
 	Identity byte     // pg_class.relreplident: 'd'efault, 'n'othing, 'f'ull or 'i'ndex
 	Columns  []Column // the published ones, in the order of the tuples
 	Key      []int    // indexes of the columns that name a row: primary key, or replica identity
+	skip     []bool   // which of the columns that the server sends are left out; nil: none
 }
 
 // Column is one published column.
@@ -121,9 +123,25 @@ func (r *Relation) SameShape(o *Relation) bool {
 	return true
 }
 
+// only leaves out the columns that are neither wanted nor part of the replica identity, of this relation and of the rows that are
+// decoded with it.
+func (r *Relation) only(wanted []string) {
+	skip := make([]bool, len(r.Columns))
+	var names []string
+	for i, c := range r.Columns {
+		if skip[i] = !c.Identity && !slices.Contains(wanted, c.Name); !skip[i] {
+			names = append(names, c.Name)
+		}
+	}
+	if len(names) < len(r.Columns) {
+		*r = *r.Project(names)
+		r.skip = skip
+	}
+}
+
 // sentLike reports whether the server described both alike. Only the catalog tells the rest: type names and the key.
 func (r *Relation) sentLike(o *Relation) bool {
-	if r.Schema != o.Schema || r.Name != o.Name || r.Identity != o.Identity || len(r.Columns) != len(o.Columns) {
+	if r.Schema != o.Schema || r.Name != o.Name || r.Identity != o.Identity || len(r.Columns) != len(o.Columns) || !slices.Equal(r.skip, o.skip) {
 		return false
 	}
 	for i := range r.Columns {

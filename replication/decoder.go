@@ -173,7 +173,7 @@ func (d *Decoder) row(kind Kind, r *wire) (Event, error) {
 }
 
 func (d *Decoder) tuple(rel *Relation, r *wire) (Tuple, error) {
-	t, err := decodeTuple(r)
+	t, err := decodeTuple(r, rel.skip)
 	if err != nil {
 		return Tuple{}, fmt.Errorf("%s: %w", rel, err)
 	}

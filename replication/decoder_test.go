@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -96,6 +97,42 @@ func TestDecodeChanges(t *testing.T) {
 	}
 	if c, err := d.Decode(commit(100, 120)); err != nil || c != (Commit{100, 120}) {
 		t.Errorf("commit: %v, %v", c, err)
+	}
+}
+
+// Before version 15 a publication sends whole tables: what nobody wants is left out of relation and rows alike.
+func TestDecodeLeavesColumnsOut(t *testing.T) {
+	d := NewDecoder()
+	described := new(messages).put(byte('R'), uint32(1), "public", "t", byte('d'), uint16(5),
+		byte(0), "secret", uint32(25), int32(-1), byte(0), "v", uint32(25), int32(-1), byte(0), "doc", uint32(25), int32(-1),
+		byte(1), "id", uint32(23), int32(-1), byte(0), "w", uint32(25), int32(-1)).Bytes()
+	var got []string
+	for i, m := range [][]byte{
+		begin(100), described,
+		change('I', row('N', text("hidden"), text("one"), text("hidden"), text("1"), text("last"))),
+		change('U', row('K', []byte{'n'}, []byte{'n'}, []byte{'n'}, text("1"), []byte{'n'}),
+			row('N', text("hidden"), []byte{'n'}, []byte{'u'}, text("2"), []byte{'u'})),
+	} {
+		event, err := d.Decode(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch e := event.(type) {
+		case *Relation:
+			e.only([]string{"w", "v"})
+			if diff := cmp.Diff([]string{"v", "id", "w"}, e.Names()); diff != "" || e.Columns[e.Key[0]].Name != "id" {
+				t.Errorf("message %d: the key is %v, the columns are (-expected +found):\n%s", i, e.Key, diff)
+			}
+		case Changes:
+			got = append(got, show(e[0].Old)+" "+show(e[0].New))
+		}
+	}
+	if diff := cmp.Diff([]string{show(Tuple{}) + " one 1 last", "NULL 1 NULL NULL 2 (unchanged)"}, got); diff != "" {
+		t.Errorf("rows (-expected +found):\n%s", diff)
+	}
+	_, err := d.Decode(change('I', row('N', text("1"), text("one"))))
+	if err == nil || !strings.Contains(err.Error(), "a row of 2 columns where the relation was sent with 5") {
+		t.Errorf("a row of another width: %v", err)
 	}
 }
 

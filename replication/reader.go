@@ -490,6 +490,9 @@ func (s *session) name(rel *Relation) error {
 	for _, t := range s.Tables {
 		if t.Relation.OID == rel.OID {
 			rel.Schema, rel.Name, rel.Table = t.Relation.Schema, t.Relation.Name, t.Relation.Table
+			if serverVersion(s.conn) < 15 { // its publications have no column lists, and the role may not read the other columns
+				rel.only(t.Columns)
+			}
 			return nil
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
@@ -140,8 +141,10 @@ func (s Setup) findSlot(ctx context.Context, conn *pgx.Conn) (confirmed LSN, fou
 
 func (s Setup) createSlot(ctx context.Context, conn *pgx.Conn) (LSN, error) {
 	watching, stop := context.WithCancel(ctx)
+	var watcher sync.WaitGroup
+	defer watcher.Wait() // it may be telling the caller, who would not expect that afterwards
 	defer stop()
-	go s.watchCreation(watching, conn.PgConn().PID())
+	watcher.Go(func() { s.watchCreation(watching, conn.PgConn().PID()) })
 	var at string
 	err := conn.QueryRow(ctx, s.slotSQL()).Scan(&at)
 	switch sqlstate(err) {

@@ -123,16 +123,22 @@ func (t Tuple) fill(from Tuple, takes func(Value) bool) Tuple {
 	return NewTuple(values)
 }
 
-// decodeTuple reads a TupleData from r, which it advances, and checks it whole; the tuple refers to r's memory.
-func decodeTuple(r *wire) (Tuple, error) {
+// decodeTuple reads a TupleData from r, which it advances, and checks it whole. The tuple refers to r's memory, where the columns that
+// skip names are overwritten by those behind them; a nil skip names none.
+func decodeTuple(r *wire, skip []bool) (Tuple, error) {
 	n := int(r.uint16())
+	if skip != nil && len(skip) != n {
+		return Tuple{}, fmt.Errorf("a row of %d columns where the relation was sent with %d", n, len(skip))
+	}
 	start := r.off
-	t := Tuple{columns: uint16(n)}
+	end := start
+	var t Tuple
 	for i := range n {
+		from := r.off
 		switch kind := Presence(r.byte()); kind {
 		case Null:
 		case Unchanged:
-			t.unchanged = true
+			t.unchanged = t.unchanged || skip == nil || !skip[i]
 		case Text:
 			if size := r.uint32(); size > math.MaxInt32 {
 				return Tuple{}, fmt.Errorf("column %d has the impossible size %d", i, size)
@@ -148,10 +154,17 @@ func decodeTuple(r *wire) (Tuple, error) {
 		if r.short {
 			return Tuple{}, errShort
 		}
+		if skip == nil || !skip[i] {
+			if end < from {
+				copy(r.b[end:], r.b[from:r.off])
+			}
+			end += r.off - from
+			t.columns++
+		}
 	}
 	if r.short {
 		return Tuple{}, errShort
 	}
-	t.raw = r.b[start:r.off:r.off]
+	t.raw = r.b[start:end:end]
 	return t, nil
 }

@@ -238,6 +238,7 @@ func TestMappingsThatHalt(t *testing.T) {
 	// A role that may not create tables.
 	role := w.role("small", "")
 	confined := pgtest.Database(t, w.cluster)
+	exec(t, connect(t, confined), `REVOKE CREATE ON SCHEMA public FROM PUBLIC`) // nobody but the owner has it from 15 on
 	w.addDestination(tenant1, "confined", withUser(t, confined, role), "item")
 	r := w.start()
 	w.exec(`INSERT INTO item SELECT '` + tenant1 + `', n, 'x' FROM generate_series(1, 20) n`)

@@ -68,6 +68,15 @@ func newWorld(tb testing.TB, cluster *pgcluster.Cluster) *world {
 	return w
 }
 
+// version is the major version of the world's server.
+func (w *world) version() (major int) {
+	w.tb.Helper()
+	if err := w.db.QueryRow(w.tb.Context(), `SELECT current_setting('server_version_num')::int / 10000`).Scan(&major); err != nil {
+		w.tb.Fatal(err)
+	}
+	return major
+}
+
 // dropSlot frees the slot, which would keep the database from being dropped.
 func (w *world) dropSlot() {
 	conn, err := pgx.Connect(context.Background(), w.source)

@@ -192,6 +192,15 @@ func TestStandbyDoesNotWork(t *testing.T) {
 	one.Off = false
 	w.toggle(one)
 	second.says(`"resumed"`)
+	waitFor(t, "the tables to be filled again", func() error {
+		if gone := query(t, dsn, `SELECT to_regclass('users') IS NULL OR to_regclass('contact_channels') IS NULL`); gone[0] != `"f"` {
+			return errors.New("a table is missing")
+		}
+		if diff := w.diff(tenant1, dsn); diff != "" {
+			return errors.New(diff)
+		}
+		return nil
+	})
 	r.caughtUp()
 	w.synced()
 	w.equal(tenant1, dsn)

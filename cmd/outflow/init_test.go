@@ -180,8 +180,12 @@ func TestInitAgain(t *testing.T) {
 	}
 	w.exec(`REVOKE SELECT ("displayName") ON "ProjectUser" FROM ` + pgx.Identifier{role}.Sanitize())
 	w.cfg.Source.Tables[0].Columns = []string{"updatedAt"}
-	if text := w.init(role, true); strings.Count(text, "done: ") != 2 {
-		t.Errorf("a lost right and one more column are two things to do:\n%s", text)
+	want := 2
+	if w.version() < 15 { // the publication has no column lists
+		want = 1
+	}
+	if text := w.init(role, true); strings.Count(text, "done: ") != want {
+		t.Errorf("a lost right and one more column in the publication are %d things to do:\n%s", want, text)
 	}
 }
 

@@ -41,10 +41,12 @@ func TestTablesAreMadeOnFirstUse(t *testing.T) {
 		t.Errorf("after one row the status is %+v", s)
 	}
 
-	// What no mapping names does not leave the primary.
-	same(t, w.source, `SELECT tablename, attname FROM pg_publication_tables, unnest(attnames) attname
-		WHERE pubname = 'outflow' AND attname IN ('totpSecret', 'updatedAt', 'data')`)
+	if w.version() >= 15 { // What no mapping names does not leave the primary.
+		same(t, w.source, `SELECT tablename, attname FROM pg_publication_tables, unnest(attnames) attname
+			WHERE pubname = 'outflow' AND attname IN ('totpSecret', 'updatedAt', 'data')`)
+	}
 
+	exec(t, connect(t, dsn), `REVOKE CREATE ON SCHEMA public FROM PUBLIC`) // nobody but the owner has it from 15 on
 	reader := connect(t, withUser(t, dsn, w.role("reader", "")))
 	for _, table := range []string{"users", "contact_channels"} {
 		exec(t, reader, `SELECT * FROM `+table)
