@@ -214,10 +214,8 @@ func (f Fragment) FaultAt(position int32, format string, args ...any) *strictyam
 
 // relationName is the name under which a step's SQL knows its source table: that of the table, without a schema.
 func relationName(table string) string {
-	if _, name, ok := strings.Cut(table, "."); ok {
-		return name
-	}
-	return table
+	_, name, _ := replication.SplitTable(table)
+	return name
 }
 
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"outflow/internal/strictyaml"
+	"outflow/replication"
 )
 
 // When says which of a batch's net changes a step sees.
@@ -31,9 +32,11 @@ type Mapping struct {
 	Keys   map[string]string `yaml:"keys"`  // source table to a query of what the target holds
 	After  []string          `yaml:"after"` // mappings that run before this one
 
-	doc  *strictyaml.Document
-	ddl  []Fragment
-	only map[string][]string // by source table, see Restrict
+	doc         *strictyaml.Document
+	fingerprint string // of the file, whatever Resolve makes of the tables' names
+	ddl         []Fragment
+	only        map[string][]string // by source table, see Restrict
+	written     map[string]string   // by source table: as keys: in the file names it, where Resolve called it otherwise
 }
 
 // Step is one set-based statement over the net changes of one source table.
@@ -79,7 +82,7 @@ func Load(file string, src []byte) (*Mapping, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.doc = doc
+	m.doc, m.fingerprint = doc, m.sum()
 	var faults strictyaml.Errors
 	report := func(e *strictyaml.Error) bool {
 		faults = append(faults, e)
@@ -165,6 +168,8 @@ func (m *Mapping) checkStep(i int, report reporter) bool {
 	path := fmt.Sprintf("steps[%d]", i)
 	if s.From == "" {
 		report(m.doc.Errorf(path, `a step needs "from", a source table`))
+	} else if _, _, ok := replication.SplitTable(s.From); !ok {
+		report(m.doc.Errorf(path+".from", `"from" is name, schema.name, or "name" in double quotes where it has a dot; found %s`, s.From))
 	}
 	switch s.When {
 	case Upsert, Delete, Any:
@@ -182,7 +187,7 @@ func (m *Mapping) checkStep(i int, report reporter) bool {
 	}
 	s.tokens = tokens
 	for i, t := range tokens {
-		if t.kind == parameter && !report(f.Fault(t.offset, "%s: a mapping has no parameters; its rows are the relation %q", t.text, s.From)) {
+		if t.kind == parameter && !report(f.Fault(t.offset, "%s: a mapping has no parameters; its rows are the relation %q", t.text, relationName(s.From))) {
 			return false
 		}
 		if t.op("*") && isStar(tokens[:i]) && !report(f.Fault(t.offset, "* is not allowed: name the columns, since only those that are named leave the primary")) {
@@ -240,6 +245,9 @@ func (f Fragment) single(report reporter) ([]token, bool) {
 
 // KeysFault makes an error about the keys of a table.
 func (m *Mapping) KeysFault(table, format string, args ...any) *Fault {
+	if written, ok := m.written[table]; ok {
+		table = written
+	}
 	return m.doc.Errorf("keys."+table, format, args...)
 }
 
@@ -269,7 +277,9 @@ func (m *Mapping) reads(table string) bool { return slices.Contains(m.Tables(), 
 
 // Fingerprint changes when anything changes that the mapping does; layout and comments of the file do not count, those
 // within the SQL do.
-func (m *Mapping) Fingerprint() string {
+func (m *Mapping) Fingerprint() string { return m.fingerprint }
+
+func (m *Mapping) sum() string {
 	b, err := json.Marshal(struct {
 		Name, Target, Schema string
 		Steps                []Step

@@ -226,9 +226,11 @@ func (r *reading) arm(i, end int, outer *scope) {
 		}
 		return
 	case !r.keyword(i, "select", "values"): // not understood: all that the text has may be the relation's
-		s := &scope{outer: outer, reads: true}
-		s.add(r.relation, true)
-		r.walk(i, end, s, nil)
+		for ; i < end; i++ {
+			if t := r.at(i); t.name() {
+				r.references = append(r.references, reference{t.text, t.offset, false})
+			}
+		}
 		return
 	}
 	s := &scope{outer: outer}

@@ -88,10 +88,23 @@ func (tf *tableFold) put(key []byte, e entry) {
 		tf.entries = append(tf.entries, e)
 		return
 	}
-	if before := &tf.entries[i]; !before.delete && !e.delete {
+	switch before := &tf.entries[i]; {
+	case !before.delete && !e.delete:
 		e.row.Tuple = e.row.Tuple.Fill(before.row.Tuple)
+	case before.delete && e.delete && known(before.row.Tuple) > known(e.row.Tuple): // a DELETE knows the key, its tombstone perhaps all
+		e.row.Tuple = before.row.Tuple
 	}
 	tf.entries[i] = e
+}
+
+// known is how many columns of a row are known and not NULL.
+func known(t replication.Tuple) (n int) {
+	for i := range t.Len() {
+		if t.Value(i).Presence == replication.Text {
+			n++
+		}
+	}
+	return n
 }
 
 // moved fills a row whose key changed from what the batch has under the old key.

@@ -53,6 +53,9 @@ func (s *session) prepareStep(ctx context.Context, mi, si int) error {
 	if err != nil {
 		return s.explainStatement(st, err)
 	}
+	if fault := m.Disguised(si, rel); fault != nil {
+		return &Error{Mapping: m.Name, Table: from, verdict: needsHuman, Err: fault}
+	}
 	s.prepared[st.Name] = true
 	return nil
 }

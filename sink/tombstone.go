@@ -21,7 +21,11 @@ func (r *Router) tombstone(part *replication.Transaction, c *replication.Change,
 		}
 		return nil
 	}
-	rel := r.relation(string(text(r.Tombstones.TableName)))
+	name := string(text(r.Tombstones.TableName))
+	rel := r.relation(name)
+	if rel == nil {
+		rel = r.relation(replication.JoinTable("", name)) // the configuration quotes some names
+	}
 	if rel == nil || r.route(rel).table == "" {
 		return nil // of a table that is not synced
 	}

@@ -343,6 +343,10 @@ func (dir *directory) mappings(id destinationID, row destinationRow) ([]*mapping
 			faults = append(faults, err)
 			continue
 		}
+		if m, err = dir.plan.resolved(m); err != nil {
+			faults = append(faults, err)
+			continue
+		}
 		for table, columns := range dir.allowed {
 			m.Restrict(table, columns)
 		}

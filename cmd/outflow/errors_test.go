@@ -179,16 +179,6 @@ func TestMappingsThatAreRefused(t *testing.T) {
 		w.mapping("item", mirror("item", 1, "id int", "note text"))
 		w.refused("table that is not read", `mapping "item" reads from "item", which is not in source.tables`)
 	})
-	w.with(func(*config.Config) {}, func() {
-		w.mapping("odd", strings.NewReplacer("from: ", "from: public.", "keys:\n  ", "keys:\n  public.").Replace(mirror("ContactChannel", 1, "id uuid")))
-		w.cfg.Destinations.Static[0].Mappings = []string{"ContactChannel"}
-		w.refused("from with a schema", `reads from "public.ContactChannel"`, `expected "ContactChannel"`)
-	})
-	w.with(func(c *config.Config) {
-		c.Source.Tables = append(c.Source.Tables, config.Table{Name: "x.ContactChannel", Tenant: "t"})
-	}, func() {
-		w.refused("two tables of one name", "source.tables[2]", "x.ContactChannel from public.ContactChannel")
-	})
 	w.with(func(c *config.Config) {
 		c.Destinations.Static[0].Mappings = nil
 		c.Destinations.Static[0].Tenant = "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa"

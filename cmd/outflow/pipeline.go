@@ -39,6 +39,8 @@ type plan struct {
 	tables     []replication.PublishedTable // those of source.tables, in order
 	tombstones *replication.PublishedTable  // nil: none
 	named      [][]string                   // by table: what the operator's mappings and columns: name
+	// wholeDeletes: tombstones keep the deleted rows.
+	wholeDeletes bool
 }
 
 // published are all tables of the publication.
@@ -85,14 +87,8 @@ func newPlanAfter(ctx context.Context, conn *pgx.Conn, cfg *config.Config, check
 // planWith is newPlan with these mappings.
 func planWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mapping.Set, check checkFunc) (*plan, error) {
 	var rules []replication.TableRule
-	for i, t := range cfg.Source.Tables {
+	for _, t := range cfg.Source.Tables {
 		schema, name := t.Qualified()
-		for _, other := range rules {
-			if other.Name == name {
-				return nil, usageError{fmt.Errorf("source.tables[%d]: mappings could not tell %s.%s from %s.%s: the names of tables must differ, whatever their schema",
-					i, schema, name, other.Schema, other.Name)}
-			}
-		}
 		rules = append(rules, replication.TableRule{Schema: schema, Name: name, Tenant: t.Tenant})
 	}
 	ts := cfg.Source.Tombstones
@@ -104,12 +100,14 @@ func planWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mappi
 	if err != nil {
 		return nil, err
 	}
-	p := &plan{mappings: set, tenant: cfg.Source.Tables[0].Tenant}
+	p := &plan{tenant: cfg.Source.Tables[0].Tenant, wholeDeletes: ts != nil && ts.Row != ""}
+	p.name(tables[:len(cfg.Source.Tables)])
+	p.resolve(set, tables)
 	rowNeeded := false
 	for i, t := range cfg.Source.Tables {
 		wanted := append(slices.Clone(t.Columns), t.Tenant)
 		all := tables[i].Relation.Names()
-		for _, m := range set {
+		for _, m := range p.mappings {
 			named, deletes := m.Columns(tables[i].Relation.Table, all)
 			wanted = append(wanted, named...)
 			rowNeeded = rowNeeded || !onlyKey(tables[i].Relation, deletes)
@@ -231,19 +229,71 @@ func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pi
 	return pl, nil
 }
 
-// order finds the named mappings and checks that their tables are read.
+// name gives each table the name by which mappings know it: its own, with its schema where another one has the same.
+func (p *plan) name(tables []*replication.Table) {
+	for _, t := range tables {
+		rel := t.Relation
+		rel.Table = replication.JoinTable("", rel.Name)
+		for _, other := range tables {
+			if other != t && other.Relation.Name == rel.Name {
+				rel.Table = replication.JoinTable(rel.Schema, rel.Name)
+			}
+		}
+	}
+}
+
+// resolve keeps the set with the names that tables have here. A mapping that reads others stays as it is: order says so to the
+// destination that wants it.
+func (p *plan) resolve(set mapping.Set, tables []*replication.Table) {
+	p.mappings = mapping.Set{}
+	for name, m := range set {
+		p.mappings[name] = m
+		if resolved, err := m.Resolve(func(from string) (string, error) { return tableOf(from, tables) }); err == nil {
+			p.mappings[name] = resolved
+		}
+	}
+}
+
+// tableOf is the name in the configuration of what a step's from means. Its error goes on behind the name.
+func tableOf(from string, tables []*replication.Table) (string, error) {
+	schema, name, _ := replication.SplitTable(from)
+	var found []string
+	for _, t := range tables {
+		if rel := t.Relation; rel.Name == name && (schema == "" || rel.Schema == schema) {
+			found = append(found, rel.Table)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", errors.New("which is not in source.tables")
+	case 1:
+		return found[0], nil
+	}
+	return "", fmt.Errorf("which several schemas of source.tables have: write %s", strings.Join(found, " or "))
+}
+
+// resolved is a mapping with the names that tables have here.
+func (p *plan) resolved(m *mapping.Mapping) (*mapping.Mapping, error) {
+	var tables []*replication.Table
+	for _, t := range p.tables {
+		tables = append(tables, t.Table)
+	}
+	return m.Resolve(func(from string) (string, error) { return tableOf(from, tables) })
+}
+
+// order finds the named mappings and checks that their tables are read, and that they can be.
 func (p *plan) order(set mapping.Set, names []string) ([]*mapping.Mapping, error) {
 	ordered, err := set.Order(names)
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range ordered {
-		for _, table := range m.Tables() {
-			if !slices.ContainsFunc(p.tables, func(t replication.PublishedTable) bool { return t.Relation.Table == table }) {
-				if _, name, ok := strings.Cut(table, "."); ok {
-					return nil, fmt.Errorf("mapping %q reads from %q: a table is named without its schema; expected %q", m.Name, table, name)
-				}
-				return nil, fmt.Errorf("mapping %q reads from %q, which is not in source.tables", m.Name, table)
+	for i, m := range ordered {
+		if ordered[i], err = p.resolved(m); err != nil {
+			return nil, err
+		}
+		for _, t := range p.tables {
+			if err := ordered[i].CheckTable(t.Table, p.wholeDeletes); err != nil {
+				return nil, fmt.Errorf("mapping %q: %w", m.Name, err)
 			}
 		}
 	}

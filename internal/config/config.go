@@ -12,11 +12,11 @@ package config
 
 import (
 	"net/netip"
-	"strings"
 	"time"
 
 	"outflow/internal/secret"
 	"outflow/internal/strictyaml"
+	"outflow/replication"
 )
 
 // Config is the whole configuration. It is not changed after Load and safe for
@@ -58,8 +58,8 @@ type Table struct {
 	Columns []string `yaml:"columns"`
 }
 
-// Qualified gives schema and name: what is before and after the first dot; the
-// schema is public where there is no dot.
+// Qualified gives schema and name, each in double quotes where it has a dot, as [replication.SplitTable]
+// reads them; the schema is public where there is none. Both are "" for a name with wrong quotes.
 func (t Table) Qualified() (schema, name string) { return qualified(t.Name) }
 
 // Tombstones is a table of the primary with one row for each deleted row of the
@@ -75,11 +75,12 @@ type Tombstones struct {
 // Qualified gives schema and name, as Table's does.
 func (t Tombstones) Qualified() (schema, name string) { return qualified(t.Table) }
 
-func qualified(name string) (string, string) {
-	if schema, table, ok := strings.Cut(name, "."); ok {
-		return schema, table
+func qualified(text string) (schema, name string) {
+	schema, name, ok := replication.SplitTable(text)
+	if ok && schema == "" {
+		schema = "public"
 	}
-	return "public", name
+	return schema, name
 }
 
 // Destinations are the tenants' databases.

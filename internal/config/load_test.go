@@ -292,7 +292,8 @@ func withoutComments(text string) []string {
 }
 
 func TestQualified(t *testing.T) {
-	for name, want := range map[string][2]string{"A": {"public", "A"}, "s.A": {"s", "A"}, "s.A.b": {"s", "A.b"}} {
+	for name, want := range map[string][2]string{"A": {"public", "A"}, "s.A": {"s", "A"}, "s.A.b": {"s", "A.b"},
+		`"a.b"`: {"public", "a.b"}, `"my schema"."a.b"`: {"my schema", "a.b"}} {
 		for _, of := range []func() (string, string){config.Table{Name: name}.Qualified, config.Tombstones{Table: name}.Qualified} {
 			if schema, table := of(); schema != want[0] || table != want[1] {
 				t.Errorf("%s: %s %s", name, schema, table)

@@ -233,6 +233,10 @@ func (l *loader) identifier(path, name string) {
 // tableName checks both halves of a name that may have a schema.
 func (l *loader) tableName(path, name string) {
 	schema, table := qualified(name)
+	if table == "" && name != "" {
+		l.faultAt(path, `expected name, schema.name, or "name" in double quotes where it has a dot, found %s`, l.show(path, name))
+		return
+	}
 	for _, part := range []string{schema, table} {
 		if fault := identifierFault(part); fault != "" {
 			l.faultAt(path, "%s, found %s", fault, l.show(path, name))

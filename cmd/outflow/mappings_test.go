@@ -1,0 +1,165 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap/zaptest"
+
+	"outflow/internal/config"
+	"outflow/internal/pgcluster/pgtest"
+	"outflow/replication"
+)
+
+// stepped is a mapping with these steps, each "from when: sql".
+func stepped(name, schema string, steps ...string) string {
+	text := fmt.Sprintf("name: %s\ntarget: %s\nschema: %q\nsteps:\n", name, name, schema)
+	for _, s := range steps {
+		head, sql, _ := strings.Cut(s, ": ")
+		at := strings.LastIndex(head, " ")
+		from, when := head[:at], head[at+1:]
+		text += fmt.Sprintf("  - {from: '%s', when: %s, sql: %q}\n", from, when, sql)
+	}
+	return text
+}
+
+// tables sets the only tables of the configuration, which have the tenant column "tenant".
+func (w *world) tables(names ...string) {
+	w.cfg.Source.Tables, w.cfg.Source.Tombstones = nil, nil
+	for _, name := range names {
+		w.cfg.Source.Tables = append(w.cfg.Source.Tables, config.Table{Name: name, Tenant: "tenant"})
+	}
+}
+
+// A column that the SQL reads nowhere stays on the primary, whatever the target's columns are called.
+func TestUnreadColumnsStayOnThePrimary(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.exec(`CREATE TABLE k (tenant text, id int, a text, ssn text, PRIMARY KEY (tenant, id)); INSERT INTO k VALUES ('t1', 1, 'x', 'secret')`)
+	w.tables("k")
+	w.mapping("x", stepped("x", `CREATE TABLE IF NOT EXISTS x (a text PRIMARY KEY, ssn text)`,
+		`k upsert: INSERT INTO x ("a", "ssn") SELECT c."a", '***' FROM k c ON CONFLICT (a) DO UPDATE SET ssn = excluded.ssn WHERE x.ssn <> excluded.ssn`))
+	dsn := w.destination("t1", "one", "x")
+	w.start().caughtUp()
+	w.exec(`INSERT INTO k VALUES ('t1', 2, 'y', 'secret')`)
+	w.synced()
+	same(t, dsn, `SELECT a, ssn FROM x ORDER BY 1`, `"x"|"***"`, `"y"|"***"`)
+	same(t, w.source, `SELECT attnames::text FROM pg_publication_tables WHERE tablename = 'k'`, `"{tenant,id,a}"`)
+}
+
+// One table name in two schemas, a name with a dot, and columns that differ by case only.
+func TestNamesOfTables(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.exec(`CREATE SCHEMA a; CREATE SCHEMA "my schema";
+		CREATE TABLE a.items (tenant text, id int, v text, PRIMARY KEY (tenant, id));
+		CREATE TABLE "my schema".items (tenant text, id int, v text, PRIMARY KEY (tenant, id));
+		CREATE TABLE "my schema"."a.b" (tenant text, id int, a text, "A" text, "Ärger" text, PRIMARY KEY (tenant, id))`)
+	w.tables("a.items", "my schema.items", `"my schema"."a.b"`)
+	w.mapping("m", stepped("m", `CREATE TABLE IF NOT EXISTS one (id int PRIMARY KEY, v text); CREATE TABLE IF NOT EXISTS two (LIKE one INCLUDING ALL);
+			CREATE TABLE IF NOT EXISTS ab (id int PRIMARY KEY, a text, b text, c text)`,
+		`a.items delete: DELETE FROM one t USING items r WHERE t.id = r.id`,
+		`a.items upsert: INSERT INTO one SELECT r.id, r.v FROM items r ON CONFLICT (id) DO UPDATE SET v = excluded.v`,
+		`my schema.items delete: DELETE FROM two t USING items r WHERE t.id = r.id`,
+		`my schema.items upsert: INSERT INTO two SELECT r.id, r.v FROM items r ON CONFLICT (id) DO UPDATE SET v = excluded.v`,
+		`"a.b" delete: DELETE FROM ab t USING "a.b" r WHERE t.id = r.id`,
+		`"a.b" upsert: INSERT INTO ab SELECT r.id, r.a, r."A", r.Ärger FROM "a.b" r ON CONFLICT (id) DO UPDATE SET a = excluded.a, b = excluded.b, c = excluded.c`)+
+		"keys:\n  a.items: SELECT id FROM one\n  my schema.items: SELECT id FROM two\n  '\"a.b\"': SELECT id FROM ab\n")
+	dsn := w.destination("t1", "one", "m")
+	w.exec(`INSERT INTO a.items VALUES ('t1', 1, 'a'), ('t1', 2, 'a'); INSERT INTO "my schema".items VALUES ('t1', 1, 'b'), ('t1', 3, 'b');
+		INSERT INTO "my schema"."a.b" VALUES ('t1', 1, 'a', 'A', 'Ä')`)
+	check := func() {
+		t.Helper()
+		w.synced()
+		same(t, dsn, `SELECT * FROM one ORDER BY 1`, query(t, w.source, `SELECT id, v FROM a.items ORDER BY 1`)...)
+		same(t, dsn, `SELECT * FROM two ORDER BY 1`, query(t, w.source, `SELECT id, v FROM "my schema".items ORDER BY 1`)...)
+		same(t, dsn, `SELECT * FROM ab ORDER BY 1`, query(t, w.source, `SELECT id, a, "A", "Ärger" FROM "my schema"."a.b" ORDER BY 1`)...)
+	}
+	r := w.start()
+	r.caughtUp()
+	check()
+	w.exec(`UPDATE a.items SET v = 'aa' WHERE id = 1; DELETE FROM "my schema".items WHERE id = 1; UPDATE "my schema"."a.b" SET "A" = 'AA';
+		INSERT INTO "my schema"."a.b" VALUES ('t1', 2, 'a', 'A', 'Ä'); DELETE FROM a.items WHERE id = 2`)
+	check()
+	r.end()
+	w.exec(`TRUNCATE a.items`) // a resync of that one alone
+	w.start().caughtUp()
+	waitFor(t, "the truncation", func() error {
+		if got := query(t, dsn, `SELECT id FROM one`); len(got) > 0 {
+			return fmt.Errorf("rows are left: %v", got)
+		}
+		return nil
+	})
+	check()
+}
+
+// What a table of the primary does not allow is refused when the mapping meets it, with its place and the remedy.
+func TestMappingsThatATableRefuses(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.exec(`CREATE TABLE items (tenant text, id int, v text, _op text, twice int GENERATED ALWAYS AS (id * 2) STORED, PRIMARY KEY (tenant, id));
+		CREATE SCHEMA b; CREATE TABLE b.items (tenant text, id int, PRIMARY KEY (tenant, id))`)
+	w.tables("items")
+	w.destination("t1", "one", "m")
+	for what, c := range map[string]struct{ step, fault, remedy string }{
+		"delete by another column":  {`items delete: DELETE FROM x t USING items c WHERE t.v = c.v`, `m.yaml:5:85: a DELETE of public.items brings only the replica identity's columns (tenant, id), so "v" is NULL here`, `ALTER TABLE "public"."items" REPLICA IDENTITY FULL`},
+		"any step":                  {`items any: UPDATE x t SET v = 'old' FROM items c WHERE t.v = c.v`, `"v" is NULL here`, `REPLICA IDENTITY FULL`},
+		"without a qualifier":       {`items delete: DELETE FROM x USING items WHERE x.v = v`, `"v" is NULL here`, `REPLICA IDENTITY FULL`},
+		"a special name":            {`items upsert: INSERT INTO x SELECT c.id, c._op FROM items c`, `public.items has a column "_op" of its own`, `rename the column on the primary`},
+		"a generated column":        {`items upsert: INSERT INTO x SELECT c.twice, c.v FROM items c`, `column "twice" of public.items is generated`, `write its expression`},
+		"a table that is not there": {`b.items upsert: INSERT INTO x SELECT c.id FROM items c`, `mapping "m" reads from "b.items", which is not in source.tables`, ``},
+	} {
+		w.with(func(*config.Config) {}, func() {
+			w.mapping("m", stepped("m", `CREATE TABLE IF NOT EXISTS x (id int, v text)`, c.step))
+			w.refused(what, "t1/one", c.fault, c.remedy)
+			w.checked(checkOptions{}).says(t, "destinations", replication.Failed, "configuration", c.fault, "")
+		})
+	}
+	w.with(func(*config.Config) {}, func() {
+		w.tables("items", "b.items")
+		w.mapping("m", stepped("m", "", `items upsert: SELECT c.id FROM items c`))
+		w.refused("a name of two tables", `mapping "m" reads from "items", which several schemas of source.tables have: write public.items or b.items`)
+	})
+	// With the whole old row each of them works.
+	w.exec(`ALTER TABLE items REPLICA IDENTITY FULL`)
+	w.mapping("m", stepped("m", `CREATE TABLE IF NOT EXISTS x (id int, v text)`, `items delete: DELETE FROM x t USING items c WHERE t.v = c.v`,
+		`items upsert: INSERT INTO x SELECT c.id, c.v FROM items c`))
+	pl, err := openPipeline(t.Context(), w.cfg, zaptest.NewLogger(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pl.state.Close()
+}
+
+// A DELETE and its tombstone are one delete, with all that either of them knows.
+func TestDeleteStepsByATombstonesColumns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.exec(`CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id));
+		CREATE TABLE gone (n serial PRIMARY KEY, tenant text, tab text, key jsonb, row jsonb);
+		INSERT INTO items SELECT 't1', n, 'v' || n FROM generate_series(1, 6) n`)
+	w.tables("items")
+	w.cfg.Source.Tombstones = &config.Tombstones{Table: "gone", Tenant: "tenant", TableName: "tab", Key: "key", Row: "row"}
+	w.mapping("m", stepped("m", `CREATE TABLE IF NOT EXISTS x (v text PRIMARY KEY)`, `items delete: DELETE FROM x t USING items c WHERE t.v = c.v`,
+		`items upsert: INSERT INTO x SELECT c.v FROM items c ON CONFLICT DO NOTHING`))
+	dsn := w.destination("t1", "one", "m")
+	w.start().caughtUp()
+	const tombstone = `INSERT INTO gone (tenant, tab, key, row) SELECT tenant, 'items', jsonb_build_object('tenant', tenant, 'id', id), to_jsonb(items) FROM items WHERE id IN (%s);`
+	const remove = `DELETE FROM items WHERE id IN (%s);`
+	w.exec(fmt.Sprintf(tombstone+remove, "1, 2", "1, 2"))
+	w.exec(fmt.Sprintf(`CREATE TEMP TABLE old AS SELECT * FROM items WHERE id = 3; `+remove+strings.ReplaceAll(tombstone, "items WHERE id IN (%s)", "old items"), "3"))
+	w.synced()
+	same(t, dsn, `SELECT v FROM x ORDER BY 1`, `"v4"`, `"v5"`, `"v6"`)
+}
+
+// A function of the whole row that is written as a column is none.
+func TestFunctionsInTheGuiseOfColumns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.exec(`CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id))`)
+	w.tables("items")
+	w.mapping("m", stepped("m", `CREATE TABLE IF NOT EXISTS x (id int, doc jsonb)`, `items upsert: INSERT INTO x SELECT c.id, c.to_jsonb FROM items c`))
+	w.destination("t1", "one", "m")
+	w.checked(checkOptions{}).says(t, "destination t1/one", replication.Failed, "mapping m", `"to_jsonb" is no column of public.items`, "")
+}
