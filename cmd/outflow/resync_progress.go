@@ -25,7 +25,7 @@ type copyProgress struct {
 	began time.Time
 	told  time.Time
 	state map[[2]string]sink.State // what a line was written about
-	last  map[[2]string]sink.Noted // the last look while it was copied: who is done has no figures any more
+	last  map[[2]string]sink.Noted // the last look while it was copied
 }
 
 // copySum is all copies together.
@@ -83,7 +83,7 @@ func (p *copyProgress) add(all []sink.Noted) {
 		key := [2]string{d.Tenant, d.Name}
 		if d.State == sink.Streaming { // all that there was
 			sum.done++
-			d = p.last[key]
+			d.Copied = max(d.Copied, p.last[key].Copied)
 			d.CopyTotal = d.Copied
 		} else {
 			p.last[key] = d
@@ -103,7 +103,7 @@ func (p *copyProgress) add(all []sink.Noted) {
 
 func (s copySum) text() string {
 	rows := fmt.Sprintf("%d rows", s.rows)
-	if s.total >= 0 {
+	if s.total >= 0 && s.done < s.databases {
 		rows = fmt.Sprintf("%d of about %d rows", s.rows, s.total)
 	}
 	return fmt.Sprintf("%d of %d databases, %s", s.done, s.databases, rows)
@@ -120,7 +120,7 @@ func (s copySum) left() string {
 
 func (p *copyProgress) end() {
 	if p.bars == nil {
-		fmt.Fprintln(p.out, p.sum().text())
+		fmt.Fprintln(p.out, p.sum().text()+", "+p.sum().left())
 		return
 	}
 	p.bar.Abort(false)
