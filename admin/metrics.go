@@ -177,6 +177,7 @@ func (s *scrape) stream() {
 		s.counter("table_changes_total", t.Updates, t.Name, "update")
 		s.counter("table_changes_total", t.Deletes, t.Name, "delete")
 		s.counter("table_changes_total", t.Truncates, t.Name, "truncate")
+		s.counter("table_changes_total", t.Skipped, t.Name, "skipped")
 	}
 	s.counter("applied_rows_total", s.Totals.Rows)
 	s.counter("applied_transactions_total", s.Totals.Transactions)

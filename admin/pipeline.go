@@ -150,7 +150,7 @@ func (r *row) detail(now time.Time, speed rate) Detail {
 func (p *Pipeline) tables() []Table {
 	all := []Table{}
 	for _, t := range p.Router.TableStatus() {
-		next := Table{Name: t.Table, Inserts: t.Inserts, Updates: t.Updates, Deletes: t.Deletes, Truncates: t.Truncates}
+		next := Table{Name: t.Table, Inserts: t.Inserts, Updates: t.Updates, Deletes: t.Deletes, Truncates: t.Truncates, Skipped: t.Skipped}
 		if t.MaxSequenceID >= 0 {
 			next.MinSequenceID, next.MaxSequenceID = &t.MinSequenceID, &t.MaxSequenceID
 		}

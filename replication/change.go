@@ -41,9 +41,12 @@ func (k Kind) String() string {
 
 // Change is one row's change (or one table's truncation). It is immutable once it was handed over, and may be shared.
 type Change struct {
-	Kind     Kind
-	Ordinal  uint32 // place in the source transaction, from 0
-	Relation *Relation
+	Kind Kind
+	// Tombstone marks a delete of which only a row of the tombstone table tells. A trigger may have written that row after the
+	// transaction wrote the deleted key again.
+	Tombstone bool
+	Ordinal   uint32 // place in the source transaction, from 0
+	Relation  *Relation
 	// Old is the row before the change: for a delete always, for an update only if the replica identity's columns
 	// changed or the identity is FULL. Unless the identity is FULL only the identity's columns are filled, the rest is NULL.
 	Old Tuple

@@ -24,8 +24,9 @@ type tableFold struct {
 }
 
 type entry struct {
-	row    mapping.Row
-	delete bool
+	row       mapping.Row
+	delete    bool
+	tombstone bool // of a delete: no more than a tombstone tells of it
 }
 
 // add takes one insert, update or delete. table is the name by which mappings know the change's table.
@@ -35,7 +36,7 @@ func (f *fold) add(table string, c *replication.Change, t *transaction) {
 	row := mapping.Row{SequenceID: t.id, CommittedAt: t.committed}
 	if c.Kind == replication.Delete {
 		row.Tuple = c.Old
-		tf.put(f.keyOf(c.Relation, c.Old), entry{row: row, delete: true})
+		tf.put(f.keyOf(c.Relation, c.Old), entry{row: row, delete: true, tombstone: c.Tombstone})
 		return
 	}
 	row.Tuple = c.New
@@ -80,7 +81,9 @@ func appendKey(key []byte, rel *replication.Relation, values []replication.Value
 	return key
 }
 
-// put sets the net change of a key. What an update left in TOAST comes from the row that the batch already has.
+// put sets the net change of a key. What an update left in TOAST comes from the row that the batch already has. A tombstone tells of
+// the row's earlier life where its own transaction wrote the row, whichever of the two comes first in the stream. A tombstone and
+// the real delete are one delete, with the tombstone's columns where the stream brings only the key.
 func (tf *tableFold) put(key []byte, e entry) {
 	i, ok := tf.index[string(key)]
 	if !ok {
@@ -88,13 +91,19 @@ func (tf *tableFold) put(key []byte, e entry) {
 		tf.entries = append(tf.entries, e)
 		return
 	}
-	switch before := &tf.entries[i]; {
+	before := &tf.entries[i]
+	switch {
 	case !before.delete && !e.delete:
 		e.row.Tuple = e.row.Tuple.Fill(before.row.Tuple)
-	case before.delete && e.delete && known(before.row.Tuple) > known(e.row.Tuple): // a DELETE knows the key, its tombstone perhaps all
-		e.row.Tuple = before.row.Tuple
+	case !before.delete && e.tombstone && before.row.SequenceID == e.row.SequenceID:
+		return
+	case before.delete && e.delete:
+		e.tombstone = e.tombstone && before.tombstone
+		if known(before.row.Tuple) > known(e.row.Tuple) { // a DELETE knows the key, its tombstone perhaps all
+			e.row.Tuple = before.row.Tuple
+		}
 	}
-	tf.entries[i] = e
+	*before = e
 }
 
 // known is how many columns of a row are known and not NULL.

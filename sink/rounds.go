@@ -181,6 +181,10 @@ func (d *Destination) applyRound(ctx context.Context, b *batch, changes []replic
 	if len(changes) == 1 && changes[0].Kind == replication.Truncate {
 		return d.truncate(ctx, b, changes[0].Relation)
 	}
+	changes, err := d.withoutEarlierLives(ctx, b.large, changes)
+	if err != nil {
+		return err
+	}
 	var f fold
 	d.fold(&f, b.large, changes)
 	rows := d.net(&f)

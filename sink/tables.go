@@ -10,6 +10,7 @@ import (
 type TableStatus struct {
 	Table                                string // schema and name
 	Inserts, Updates, Deletes, Truncates int64
+	Skipped                              int64 // tombstones that name no row of a synced table
 	MinSequenceID, MaxSequenceID         int64 // of its first and its newest change; -1 where there was none
 }
 
@@ -18,6 +19,7 @@ type tableCount struct {
 	oid                                  uint32
 	name                                 string
 	inserts, updates, deletes, truncates atomic.Int64
+	skipped                              atomic.Int64
 	first, last                          atomic.Int64
 }
 
@@ -43,6 +45,13 @@ func (c *tableCount) add(kind replication.Kind, id int64) {
 	c.last.Store(id)
 }
 
+// skip counts a change that is passed over; it was counted as a change before.
+func (c *tableCount) skip() {
+	if c != nil {
+		c.skipped.Add(1)
+	}
+}
+
 // count adds the changes of a part to the tables that they are of.
 func (r *Router) count(part *replication.Transaction) {
 	for i := range part.Changes {
@@ -58,7 +67,7 @@ func (r *Router) TableStatus() []TableStatus {
 	all := make([]TableStatus, len(r.counts))
 	for i, c := range r.counts {
 		all[i] = TableStatus{Table: c.name, Inserts: c.inserts.Load(), Updates: c.updates.Load(), Deletes: c.deletes.Load(),
-			Truncates: c.truncates.Load(), MinSequenceID: c.first.Load(), MaxSequenceID: c.last.Load()}
+			Truncates: c.truncates.Load(), Skipped: c.skipped.Load(), MinSequenceID: c.first.Load(), MaxSequenceID: c.last.Load()}
 	}
 	return all
 }

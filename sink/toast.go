@@ -36,23 +36,30 @@ func (d *Destination) fetchToast(ctx context.Context, transactions []*transactio
 				xids = append(xids, t.xid)
 			}
 		}
-		found, err := d.lookUp(ctx, r.Relation, keys, xids)
-		if errors.Is(err, replication.ErrNotVisible) {
-			return &Error{Table: table, Err: err, Remedy: "if it lasts: see which synchronous standby the primary waits for"}
-		}
-		if sqlstate(err) == undefinedColumn { // a widened one, which is gone again
-			if err := d.router.forgetColumns(ctx, r.Relation); err != nil {
-				return err
-			}
-			return &Error{Table: table, SQLState: undefinedColumn, Err: fmt.Errorf("the columns of %s have changed on the primary: %w", r.Relation, err)}
-		}
+		found, err := d.current(ctx, r.Relation, keys, xids)
 		if err != nil {
-			return &Error{verdict: retryLong, SQLState: sqlstate(err),
-				Err: fmt.Errorf("reading values in TOAST of %s from the primary: %w", r.Relation, err)}
+			return err
 		}
 		d.fillToast(table, r, found)
 	}
 	return nil
+}
+
+// current reads rows from the primary by key, which shows at least those transactions.
+func (d *Destination) current(ctx context.Context, rel *replication.Relation, keys []replication.Tuple, xids []uint32) ([]replication.Tuple, error) {
+	found, err := d.lookUp(ctx, rel, keys, xids)
+	switch {
+	case errors.Is(err, replication.ErrNotVisible):
+		return nil, &Error{Table: rel.Table, Err: err, Remedy: "if it lasts: see which synchronous standby the primary waits for"}
+	case sqlstate(err) == undefinedColumn: // a widened one, which is gone again
+		if err := d.router.forgetColumns(ctx, rel); err != nil {
+			return nil, err
+		}
+		return nil, &Error{Table: rel.Table, SQLState: undefinedColumn, Err: fmt.Errorf("the columns of %s have changed on the primary: %w", rel, err)}
+	case err != nil:
+		return nil, &Error{verdict: retryLong, SQLState: sqlstate(err), Err: fmt.Errorf("reading rows of %s from the primary: %w", rel, err)}
+	}
+	return found, nil
 }
 
 // How long a commit that is not visible yet is waited for: usually it is a matter of microseconds.

@@ -1,8 +1,11 @@
 package sink
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 
 	"go.uber.org/zap"
 
@@ -27,22 +30,92 @@ func (r *Router) tombstone(part *replication.Transaction, c *replication.Change,
 		rel = r.relation(replication.JoinTable("", name)) // the configuration quotes some names
 	}
 	if rel == nil || r.route(rel).table == "" {
+		rt.count.skip()
 		return nil // of a table that is not synced
 	}
-	old, err := deletedRow(rel, text(r.Tombstones.Key), text(r.Tombstones.Row))
+	tenant := c.New.Value(rt.tenant)
+	old, err := deletedRow(rel, r.tenantColumn(rel), tenant, text(r.Tombstones.Key), text(r.Tombstones.Row))
 	if err != nil {
-		// The row itself cannot be named, so there is nothing to delete; a real DELETE still arrives.
-		r.Log.Error("a tombstone does not name a row; it is passed over", zap.Stringer("table", rel),
+		// The row itself cannot be named, so there is nothing to delete; the real DELETE is in the stream too.
+		rt.count.skip()
+		r.Log.Error("a tombstone does not name a row; it is passed over and counted as skipped", zap.Stringer("table", rel),
 			zap.Stringer("lsn", part.CommitLSN), zap.Error(err))
 		return nil
 	}
-	gone := replication.Change{Kind: replication.Delete, Ordinal: c.Ordinal, Relation: rel, Old: old}
-	r.toTenant(part, string(c.New.Value(rt.tenant).Text), []replication.Change{gone})
+	gone := replication.Change{Kind: replication.Delete, Tombstone: true, Ordinal: c.Ordinal, Relation: rel, Old: old}
+	r.toTenant(part, string(tenant.Text), []replication.Change{gone})
 	return nil
 }
 
-// deletedRow makes the old row from a tombstone's JSON: its key, and its other columns where the row was kept.
-func deletedRow(rel *replication.Relation, key, row []byte) (replication.Tuple, error) {
+// withoutEarlierLives leaves out the tombstones of rows that the primary has: of a transaction that is applied in rounds, or change
+// by change, the fold does not see whether the transaction wrote the row again.
+func (d *Destination) withoutEarlierLives(ctx context.Context, t *transaction, changes []replication.Change) ([]replication.Change, error) {
+	deleted := map[string]bool{}
+	for i := range changes {
+		if c := &changes[i]; c.Kind == replication.Delete && !c.Tombstone {
+			deleted[rowName(c)] = true
+		}
+	}
+	asked := map[*replication.Relation][]replication.Tuple{}
+	for i := range changes {
+		if c := &changes[i]; c.Tombstone && d.reads[c.Relation.Table] && !deleted[rowName(c)] {
+			asked[c.Relation] = append(asked[c.Relation], c.Old)
+		}
+	}
+	if len(asked) == 0 {
+		return changes, nil
+	}
+	live := map[string]bool{}
+	for rel, keys := range asked {
+		if err := d.findLive(ctx, t, rel, keys, live); err != nil {
+			return nil, err
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(changes), func(c replication.Change) bool { return c.Tombstone && live[rowName(&c)] }), nil
+}
+
+// findLive adds those keys of tombstones to live whose rows the primary has, for this tenant. A key may be written in another way in
+// a tombstone's JSON than in the row, so rows that match no text are looked for one by one.
+func (d *Destination) findLive(ctx context.Context, t *transaction, rel *replication.Relation, keys []replication.Tuple, live map[string]bool) error {
+	found, err := d.current(ctx, rel, keys, []uint32{t.xid})
+	if err != nil {
+		return err
+	}
+	tenant := d.router.tenantColumn(rel)
+	rows := map[string]bool{}
+	for _, row := range found {
+		if string(row.Value(tenant).Text) == d.Tenant {
+			rows[rowName(&replication.Change{Relation: rel, New: row})] = true
+		}
+	}
+	matched := 0
+	for _, key := range keys {
+		if name := rowName(&replication.Change{Relation: rel, Old: key}); rows[name] {
+			live[name] = true
+			matched++
+		}
+	}
+	if matched >= len(rows) {
+		return nil
+	}
+	for i, key := range keys {
+		name := rowName(&replication.Change{Relation: rel, Old: key})
+		switch {
+		case live[name]:
+		case len(keys) == 1:
+			live[name] = true
+		default:
+			if err := d.findLive(ctx, t, rel, keys[i:i+1], live); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// deletedRow makes the old row from a tombstone's JSON: its key, and its other columns where the row was kept. The tenant is that of
+// the tombstone itself, and the JSON may leave it out.
+func deletedRow(rel *replication.Relation, tenantColumn int, tenant replication.Value, key, row []byte) (replication.Tuple, error) {
 	fields := map[string]json.RawMessage{}
 	for _, object := range [][]byte{row, key} { // the key wins
 		if len(object) == 0 {
@@ -60,6 +133,10 @@ func deletedRow(rel *replication.Relation, key, row []byte) (replication.Tuple, 
 		}
 		values[i] = v
 	}
+	if v := values[tenantColumn]; v.Presence == replication.Text && string(v.Text) != string(tenant.Text) {
+		return replication.Tuple{}, errors.New("its key names another tenant than the tombstone does")
+	}
+	values[tenantColumn] = tenant
 	for _, i := range rel.Key {
 		if values[i].Presence == replication.Null {
 			return replication.Tuple{}, fmt.Errorf("the key column %q is missing", rel.Columns[i].Name)
