@@ -126,14 +126,35 @@ func (m *Mapping) check(report reporter) {
 			return
 		}
 	}
-	for table, query := range m.Keys {
-		f := Fragment{SQL: query, mapping: m, path: "keys." + table}
-		tokens, ok := f.single(report)
-		if ok {
-			m.Keys[table] = query[tokens[0].offset:tokens[len(tokens)-1].end] // it will stand in parentheses
+	for table := range m.Keys {
+		m.checkKeys(table, report)
+	}
+}
+
+// checkKeys checks a query of keys. It stands in parentheses when it runs, behind parameters of Outflow's.
+func (m *Mapping) checkKeys(table string, report reporter) {
+	query := m.Keys[table]
+	f := Fragment{SQL: query, mapping: m, path: "keys." + table}
+	tokens, ok := f.single(report, "select", "with")
+	if !ok {
+		return
+	}
+	m.Keys[table] = query[tokens[0].offset:tokens[len(tokens)-1].end]
+	if !m.reads(table) {
+		report(m.doc.Errorf("keys."+table, "no step reads from %q; the steps read from: %s", table, strings.Join(m.Tables(), ", ")))
+	}
+	for i, t := range tokens {
+		if t.kind == parameter {
+			report(f.Fault(t.offset, "%s: keys have no parameters", t.text))
+			return
 		}
-		if ok && !m.reads(table) {
-			report(m.doc.Errorf("keys."+table, "no step reads from %q; the steps read from: %s", table, strings.Join(m.Tables(), ", ")))
+		statement := tokens[i:]
+		if t.is("insert") || t.is("merge") {
+			statement = tokens[i+1:] // written looks at INTO
+		}
+		if i > 0 && tokens[i-1].op("(") && written(statement).Table != "" {
+			report(f.Fault(t.offset, "keys only read what the target holds: found %s", strings.ToUpper(t.text)))
+			return
 		}
 	}
 }
@@ -151,6 +172,10 @@ func (m *Mapping) checkSchema(report reporter) bool {
 			!report(whole.Fault(first.offset, "%s is not allowed in a schema: it runs in a transaction of Outflow's", strings.ToUpper(first.text))) {
 			return false
 		}
+		if place, what, remedy := outsideTransactions(s); what != "" &&
+			!report(whole.Fault(place, "%s cannot run in a transaction, as a schema does: %s", what, remedy)) {
+			return false
+		}
 		m.ddl = append(m.ddl, Fragment{SQL: m.Schema[first.offset:last.end], mapping: m, path: "schema", offset: first.offset})
 	}
 	return true
@@ -162,6 +187,29 @@ var (
 		"copy", "vacuum", "listen", "unlisten", "discard", "set", "reset", "checkpoint", "cluster", "load", "declare", "fetch", "move", "close"}
 	allowedInStep = []string{"insert", "update", "delete", "merge", "select", "with"}
 )
+
+// outsideTransactions finds in one statement what the server refuses in a transaction block (PreventInTransactionBlock in its
+// sources): what it is, its place and the remedy; "" where there is nothing.
+func outsideTransactions(statement []token) (place int, what, remedy string) {
+	const byHand = "run it by hand, once"
+	first := statement[0]
+	second := token{kind: operator}
+	if len(statement) > 1 {
+		second = statement[1]
+	}
+	for _, t := range statement { // the word is reserved; REFRESH MATERIALIZED VIEW may have it in a transaction
+		if t.is("concurrently") && slices.ContainsFunc([]string{"create", "drop", "reindex", "alter"}, first.is) {
+			return t.offset, "CONCURRENTLY", "leave the word out, or " + byHand
+		}
+	}
+	switch {
+	case first.is("alter") && second.is("system"),
+		slices.ContainsFunc([]string{"database", "tablespace", "subscription"}, second.is) && (first.is("create") || first.is("drop")),
+		first.is("reindex") && slices.ContainsFunc([]string{"database", "system", "schema"}, second.is):
+		return first.offset, strings.ToUpper(first.text + " " + second.text), byHand
+	}
+	return 0, "", ""
+}
 
 func (m *Mapping) checkStep(i int, report reporter) bool {
 	s := &m.Steps[i]
@@ -181,7 +229,7 @@ func (m *Mapping) checkStep(i int, report reporter) bool {
 	}
 	f := m.fragment(i)
 	more := true
-	tokens, ok := f.single(func(e *strictyaml.Error) bool { more = report(e); return more })
+	tokens, ok := f.single(func(e *strictyaml.Error) bool { more = report(e); return more }, allowedInStep...)
 	if !ok {
 		return more
 	}
@@ -220,8 +268,8 @@ func (m *Mapping) fragment(step int) Fragment {
 	return Fragment{SQL: m.Steps[step].SQL, mapping: m, path: fmt.Sprintf("steps[%d].sql", step)}
 }
 
-// single checks that the fragment is one statement of an allowed kind and returns its tokens.
-func (f Fragment) single(report reporter) ([]token, bool) {
+// single checks that the fragment is one statement that begins with an allowed word, and returns its tokens.
+func (f Fragment) single(report reporter, allowed ...string) ([]token, bool) {
 	tokens, err := lex(f.SQL)
 	if err != nil {
 		report(f.lexFault(err))
@@ -236,8 +284,13 @@ func (f Fragment) single(report reporter) ([]token, bool) {
 		report(f.Fault(all[1][0].offset, "a second statement: each step is one; put it into a step of its own"))
 		return nil, false
 	}
-	if first := all[0][0]; first.kind != word || !slices.Contains(allowedInStep, first.text) {
-		report(f.Fault(first.offset, "a step begins with INSERT, UPDATE, DELETE, MERGE, SELECT or WITH; found %q", first.text))
+	if first := all[0][0]; first.kind != word || !slices.Contains(allowed, first.text) {
+		what := "a step begins"
+		if strings.HasPrefix(f.path, "keys.") {
+			what = "keys begin"
+		}
+		last := len(allowed) - 1
+		report(f.Fault(first.offset, "%s with %s or %s; found %q", what, strings.ToUpper(strings.Join(allowed[:last], ", ")), strings.ToUpper(allowed[last]), first.text))
 		return nil, false
 	}
 	return all[0], true

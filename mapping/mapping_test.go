@@ -105,6 +105,10 @@ func TestLoadFaults(t *testing.T) {
 		{"CREATE TABLE IF NOT EXISTS items_copy (id int PRIMARY KEY, note text);", "SET ROLE postgres;", "5:3: SET is not allowed in a schema"},
 		{"item: SELECT id FROM items_copy", "other: SELECT id FROM items_copy", `17:10: no step reads from "other"; the steps read from: item`},
 		{"item: SELECT id FROM items_copy", "item: SELECT id; SELECT id", "17:20: a second statement"},
+		{"item: SELECT id FROM items_copy", "item: DELETE FROM items_copy RETURNING id", `17:9: keys begin with SELECT or WITH; found "delete"`},
+		{"item: SELECT id FROM items_copy", "item: VALUES (1)", `keys begin with SELECT or WITH; found "values"`},
+		{"item: SELECT id FROM items_copy", "item: WITH x AS (DELETE FROM items_copy RETURNING id) SELECT id FROM x", `17:20: keys only read what the target holds: found DELETE`},
+		{"item: SELECT id FROM items_copy", "item: SELECT id FROM items_copy WHERE id > $1", `17:46: $1: keys have no parameters`},
 		{"sql: DELETE FROM items_copy t USING item r WHERE t.id = r.id", `sql: "DELETE FROM t WHERE id = $1"`, "10:36: $1: "},
 		{"sql: DELETE FROM items_copy t USING item r WHERE t.id = r.id", "sql: >\n      DELETE FROM t\n      WHERE id = $1", "12:18: $1: "},
 		{"steps:", "step:", "7:1: "},
@@ -113,6 +117,29 @@ func TestLoadFaults(t *testing.T) {
 		var faults strictyaml.Errors
 		if !errors.As(err, &faults) || !strings.Contains(err.Error(), c.fault) {
 			t.Errorf("%q for %q: expected %s, found %v", c.new, c.old, c.fault, err)
+		}
+	}
+	for sql, want := range map[string]string{
+		"CREATE INDEX CONCURRENTLY i ON t (id)":                      "5:16: CONCURRENTLY cannot run in a transaction, as a schema does: leave the word out, or run it by hand",
+		"CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS i ON t (id)": "CONCURRENTLY",
+		"DROP INDEX CONCURRENTLY IF EXISTS i":                        "CONCURRENTLY",
+		"REINDEX INDEX CONCURRENTLY i":                               "CONCURRENTLY",
+		"REINDEX (CONCURRENTLY) TABLE t":                             "CONCURRENTLY",
+		"ALTER TABLE t DETACH PARTITION t1 CONCURRENTLY":             "CONCURRENTLY",
+		"REINDEX DATABASE d":                                         "REINDEX DATABASE cannot run in a transaction",
+		"CREATE DATABASE d":                                          "CREATE DATABASE cannot run",
+		"DROP TABLESPACE s":                                          "DROP TABLESPACE cannot run",
+		"CREATE SUBSCRIPTION s CONNECTION '' PUBLICATION p":          "CREATE SUBSCRIPTION cannot run",
+		"ALTER SYSTEM SET jit = off":                                 "ALTER SYSTEM cannot run",
+		"VACUUM t":                                                   "VACUUM is not allowed in a schema",
+		"CREATE INDEX IF NOT EXISTS concurrently_done ON t (id)":     "",
+		"REFRESH MATERIALIZED VIEW CONCURRENTLY v":                   "",
+		`CREATE TABLE IF NOT EXISTS t (id int, "concurrently" int)`:  "",
+		"COMMENT ON TABLE t IS 'CREATE INDEX CONCURRENTLY'":          "",
+	} {
+		_, err := Load("m.yaml", []byte(replaced(t, "CREATE TABLE IF NOT EXISTS items_copy (id int PRIMARY KEY, note text);", sql+";")))
+		if (err != nil) != (want != "") || want != "" && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: expected %q, found %v", sql, want, err)
 		}
 	}
 	// All faults at once, in order.

@@ -201,9 +201,7 @@ func (k *check) mappings(ctx context.Context, known map[string]metadata) {
 			fine = k.try(ctx, check, func() error { return k.step(ctx, mi, si) }) && fine
 		}
 		for _, table := range m.Tables() {
-			if query, ok := m.Keys[table]; ok {
-				fine = k.try(ctx, check, func() error { return k.keys(ctx, m, table, query) }) && fine
-			}
+			fine = k.try(ctx, check, func() error { return k.s.prepareKeys(ctx, m, table) }) && fine
 		}
 		if fine {
 			k.found.Pass(check, "%d steps prepared", len(m.Steps))
@@ -257,25 +255,6 @@ func (k *check) step(ctx context.Context, mi, si int) error {
 	nulls := make([][]byte, len(st.ParameterOIDs()))
 	if err := k.s.conn.ExecParams(ctx, "EXPLAIN "+st.SQL, nulls, st.ParameterOIDs(), nil, nil).Read().Err; err != nil {
 		return explainDDL(fmt.Errorf("step %d: %w", si+1, err), k.s.d.config.User)
-	}
-	return nil
-}
-
-// keys prepares the query that says what the target holds.
-func (k *check) keys(ctx context.Context, m *mapping.Mapping, table, query string) error {
-	rel := k.s.d.router.relation(table)
-	if rel == nil {
-		return nil // its step has said so
-	}
-	key := replication.Range{Relation: rel, Tenant: k.s.d.router.tenantColumn(rel)}.KeyColumns()
-	_, err := k.s.conn.Prepare(ctx, "", keysSQL(rel, key, query, nil, 1), nil)
-	if sqlstate(err) == undefinedColumn {
-		e := newError(m.KeysFault(table, "%s", serverText(asPgError(err))))
-		e.Mapping, e.Remedy = m.Name, "let the query give the columns of the key of "+table+", by their names there"
-		return e
-	}
-	if err != nil {
-		return faultOf(m.Name, func(_ int32, format string, args ...any) *mapping.Fault { return m.KeysFault(table, format, args...) }, err)
 	}
 	return nil
 }

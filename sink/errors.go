@@ -44,6 +44,8 @@ const (
 	outOfMemory            = "53200"
 	idleTransactionTimeout = "25P03"
 	databaseMissing        = "3D000"
+	activeTransaction      = "25001"
+	generatedAlways        = "428C9"
 )
 
 // Error is a failure of one destination. It is also what an operator reads.
@@ -112,6 +114,8 @@ func classify(err error) verdict {
 		return retry
 	case diskFull, outOfMemory, databaseMissing:
 		return retryLong
+	case activeTransaction:
+		return needsHuman // a statement that cannot run in a transaction never will
 	}
 	switch class := codeOf(pgErr)[:2]; class {
 	case "08", "25", "55", "57": // also a target that became a standby or is starting

@@ -23,8 +23,32 @@ func (s *session) check(ctx context.Context) error {
 				return err
 			}
 		}
+		for _, table := range m.Tables() {
+			if err := s.prepareKeys(ctx, m, table); err != nil {
+				return err
+			}
+		}
 	}
 	return s.loadOrder(ctx)
+}
+
+// prepareKeys prepares the query that says what the target holds of a table, where the mapping has one and rows have a key.
+func (s *session) prepareKeys(ctx context.Context, m *mapping.Mapping, table string) error {
+	query, ok := m.Keys[table]
+	rel := s.d.router.relation(table)
+	if !ok || rel == nil || rel.Identity == 'f' && len(rel.Key) == len(rel.Columns) {
+		return nil // where there is no such table the step says so
+	}
+	key := replication.Range{Relation: rel, Tenant: s.d.router.tenantColumn(rel)}.KeyColumns()
+	_, err := s.conn.Prepare(ctx, "", keysSQL(rel, key, query, nil, 1), nil)
+	if err == nil {
+		return nil
+	}
+	e := faultOf(m.Name, func(_ int32, format string, args ...any) *mapping.Fault { return m.KeysFault(table, format, args...) }, err)
+	if e.Table = table; e.SQLState == undefinedColumn {
+		e.Remedy = "let the query give the columns of the key of " + table + ", by their names there"
+	}
+	return e
 }
 
 // prepareStep prepares one step on the external server, which finds what is wrong with it.
@@ -106,9 +130,12 @@ func (s *session) explainStatement(st *mapping.Statement, err error) *Error {
 	}
 	if e.SQLState == undefinedColumn {
 		if rel := s.d.router.relation(st.Table); rel != nil {
-			e.Remedy = fmt.Sprintf("%s has the columns %s; a column that is not published is added to columns: of its table in source.tables",
-				st.Table, strings.Join(st.Mapping.Visible(st.Table, rel.Names()), ", "))
+			e.Remedy = fmt.Sprintf("%s has the columns %s; a column that is not published is added to columns: of its table in source.tables; "+
+				"in the place of a generated column, which is in no stream, write its expression", st.Table, strings.Join(st.Mapping.Visible(st.Table, rel.Names()), ", "))
 		}
+	}
+	if e.SQLState == generatedAlways {
+		e.Remedy = "leave the column out of the step: the external database computes it (an identity column takes values with OVERRIDING SYSTEM VALUE)"
 	}
 	return e
 }

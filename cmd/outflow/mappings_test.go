@@ -10,6 +10,7 @@ import (
 	"outflow/internal/config"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/replication"
+	"outflow/sink"
 )
 
 // stepped is a mapping with these steps, each "from when: sql".
@@ -162,4 +163,37 @@ func TestFunctionsInTheGuiseOfColumns(t *testing.T) {
 	w.mapping("m", stepped("m", `CREATE TABLE IF NOT EXISTS x (id int, doc jsonb)`, `items upsert: INSERT INTO x SELECT c.id, c.to_jsonb FROM items c`))
 	w.destination("t1", "one", "m")
 	w.checked(checkOptions{}).says(t, "destination t1/one", replication.Failed, "mapping m", `"to_jsonb" is no column of public.items`, "")
+}
+
+// What only the external server can tell of a mapping is told before a row is copied, with advice that works.
+func TestMappingsThatATargetRefuses(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.exec(`CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id)); INSERT INTO items VALUES ('t1', 1, 'x')`)
+	w.tables("items")
+	const upsert = `items upsert: INSERT INTO x (id) SELECT c.id FROM items c ON CONFLICT DO NOTHING`
+	const x = `CREATE TABLE IF NOT EXISTS x (id int PRIMARY KEY, n int GENERATED ALWAYS AS (id + 1) STORED)`
+	faults := map[string][]string{
+		"keys":       {"keys_file.yaml:", `column k.id does not exist`, "let the query give the columns of the key of items"},
+		"generated":  {"428C9", "leave the column out of the step: the external database computes it"},
+		"procedural": {"25001", "cannot"},
+	}
+	w.mapping("keys_file", stepped("keys", x, upsert)+"keys:\n  items: SELECT n FROM x\n")
+	w.mapping("generated", stepped("generated", x, `items upsert: INSERT INTO x (id, n) SELECT c.id, 3 FROM items c`))
+	w.mapping("procedural", stepped("procedural", x+`; DO $$ BEGIN EXECUTE 'VACUUM x'; END $$`, upsert))
+	dsns := map[string]string{}
+	for name := range faults {
+		dsns[name] = w.destination("t1", name, name)
+	}
+	report := w.checked(checkOptions{})
+	for name, parts := range faults {
+		report.says(t, "destination t1/"+name, replication.Failed, "mapping "+name, parts[len(parts)-2], "")
+	}
+	r := w.start()
+	for name, parts := range faults {
+		contains(t, becomes(t, r.destination(name), sink.Halted), parts...)
+		if made := query(t, dsns[name], `SELECT to_regclass('x') IS NOT NULL`); made[0] == `"t"` {
+			same(t, dsns[name], `SELECT * FROM x`)
+		}
+	}
 }
