@@ -424,9 +424,9 @@ func keyFunc(rel *replication.Relation) func(replication.Tuple) string {
 // rowsOf gives the chunk's rows the id up to which the stream was applied: they are at least as new as that.
 func (bf *backfill) rowsOf(c *chunk) []mapping.Row {
 	rows := make([]mapping.Row, len(c.Rows))
-	now := time.Now()
+	now, id := time.Now(), max(bf.s.lowest(), bf.d.router.appliedAt(c.Horizon))
 	for i, t := range c.Rows {
-		rows[i] = mapping.Row{Tuple: t, SequenceID: bf.s.lowest(), CommittedAt: now}
+		rows[i] = mapping.Row{Tuple: t, SequenceID: id, CommittedAt: now}
 	}
 	return rows
 }

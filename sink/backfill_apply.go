@@ -214,7 +214,7 @@ func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 		}
 	}
 	next, text := p.following()
-	applied := bf.d.router.SequenceID(p.chunk.Horizon) - 1 // the next commit record may begin at the horizon
+	applied := bf.d.router.appliedAt(p.chunk.Horizon)
 	err := bf.d.exchange(ctx, func(ctx context.Context, r *round) error {
 		r.begin(b)
 		if p.rows.Relation != nil {
@@ -223,7 +223,7 @@ func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 			}
 		}
 		if p.aside != nil {
-			r.run("quarantine", "outflow_quarantine", addQuarantined, nil, p.aside.parameters(bf.d), nil, nil)
+			r.run("quarantine", "outflow_quarantine", addQuarantined, nil, p.aside.parameters(bf.s), nil, nil)
 		}
 		names, held := r.s.holding(bf.group)
 		r.run("metadata", "outflow_cursor", moveCursorSQL, nil, texts(text, names, held, r.s.d.Tenant, r.s.d.router.SourceID,
@@ -238,6 +238,10 @@ func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 	bf.s.reached(bf.group, applied)
 	return nil
 }
+
+// appliedAt is the id that everything below a horizon has at the most, when the stream has passed it. The next commit record may begin at
+// the horizon itself.
+func (r *Router) appliedAt(horizon replication.LSN) int64 { return r.SequenceID(horizon) - 1 }
 
 // reached notes that the chosen mappings have everything up to an id.
 func (s *session) reached(chosen []bool, id int64) {

@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"go.uber.org/zap"
 
@@ -12,7 +15,8 @@ import (
 )
 
 // With on_error: quarantine, a row that the external database refuses is set aside in a table there, in the transaction that
-// brings the rest. What it holds of the row is what the mappings name: nothing else may leave the primary.
+// brings the rest. What it holds of the row is what the mappings name: nothing else may leave the primary. Whatever made the external
+// database refuse the row, it takes the quarantine's: see plain.
 const (
 	createQuarantine = `CREATE TABLE IF NOT EXISTS "_stack_sync_quarantine" (
 		"id" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -39,38 +43,62 @@ type quarantined struct {
 
 // quarantine sets a row aside within the open transaction.
 func (s *session) quarantine(ctx context.Context, q quarantined) error {
-	result := s.conn.ExecParams(ctx, addQuarantined, q.parameters(s.d), nil, nil, nil).Read()
+	result := s.conn.ExecParams(ctx, addQuarantined, q.parameters(s), nil, nil, nil).Read()
 	if result.Err != nil {
 		return fmt.Errorf("writing _stack_sync_quarantine: %w", result.Err)
 	}
 	return nil
 }
 
-func (q quarantined) parameters(d *Destination) [][]byte {
-	row := map[string]*string{}
-	for _, i := range q.relation.Key {
-		row[q.relation.Columns[i].Name] = text(q.row.Value(i))
-	}
-	for _, m := range d.mappings {
-		named, _ := m.Columns(q.relation.Table, q.relation.Names())
-		for _, column := range named {
-			row[column] = text(q.row.Value(q.relation.Column(column)))
+func (q quarantined) parameters(s *session) [][]byte {
+	row, columns := map[string]any{}, q.relation.Names()
+	var escaped []string
+	ascii := s.conn.ParameterStatus("server_encoding") != "UTF8"
+	add := func(i int) {
+		name, _ := plain(columns[i], ascii)
+		v := q.row.Value(i)
+		if v.Presence != replication.Text { // NULL, or not known
+			row[name] = nil
+			return
 		}
+		value, changed := plain(string(v.Text), ascii)
+		if _, twice := row[name]; changed && !twice {
+			escaped = append(escaped, name)
+		}
+		row[name] = value
+	}
+	for _, i := range q.relation.Key {
+		add(i)
+	}
+	for _, m := range s.d.mappings {
+		named, _ := m.Columns(q.relation.Table, columns)
+		for _, column := range named {
+			add(q.relation.Column(column))
+		}
+	}
+	if len(escaped) > 0 {
+		row[escapedColumns] = escaped
 	}
 	object, err := json.Marshal(row)
 	if err != nil {
 		panic(err) // strings only
 	}
-	d.log.Warn("a row is set aside in _stack_sync_quarantine", zap.String("mapping", q.err.Mapping), zap.Stringer("table", q.relation),
+	s.d.log.Warn("a row is set aside in _stack_sync_quarantine", zap.String("mapping", q.err.Mapping), zap.Stringer("table", q.relation),
 		zap.String("sqlstate", q.err.SQLState), zap.Int64("sequence_id", q.sequenceID))
-	return texts(q.relation.Table, q.op, string(object), strconv.FormatInt(q.sequenceID, 10), q.err.Mapping, q.err.SQLState, q.err.Err.Error())
+	table, _ := plain(q.relation.Table, ascii)
+	message, _ := plain(q.err.Err.Error(), ascii)
+	return texts(table, q.op, string(object), strconv.FormatInt(q.sequenceID, 10), q.err.Mapping, q.err.SQLState, message)
 }
 
-// text is a value for JSON: nil is NULL, or not known.
-func text(v replication.Value) *string {
-	if v.Presence != replication.Text {
-		return nil
+// escapedColumns is the field of a quarantined row that lists the columns whose values are escaped.
+const escapedColumns = "_escaped"
+
+// plain is a text that any server takes. What is not UTF-8, or has characters beyond ASCII where the server's encoding may lack them,
+// is escaped as in the server's literals E'...': a character as \u65e5, a byte as \xff, a backslash as \\ (the Postgres manual, 4.1.2.2).
+func plain(s string, ascii bool) (text string, escaped bool) {
+	if utf8.ValidString(s) && (!ascii || strings.IndexFunc(s, func(r rune) bool { return r > unicode.MaxASCII }) < 0) {
+		return s, false
 	}
-	s := string(v.Text)
-	return &s
+	quoted := strconv.QuoteToASCII(s)
+	return quoted[1 : len(quoted)-1], true
 }

@@ -103,7 +103,7 @@ func (d *Destination) dial(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	return &session{d: d, conn: conn, types: map[string]bool{}, statements: map[statementKey]*mapping.Statement{},
-		prepared: map[string]bool{}}, nil
+		prepared: map[string]bool{}, order: newOrder(d.mappings, d.router.tableNames(), nil)}, nil
 }
 
 func explainConnect(err error) error {

@@ -2,8 +2,11 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"outflow/internal/config"
 	"outflow/internal/pgcluster/pgtest"
@@ -173,4 +176,59 @@ func TestQuarantineInALargeCopy(t *testing.T) {
 	if took := time.Since(begun); took > 15*time.Second {
 		t.Errorf("the copy took %s", took)
 	}
+}
+
+// encoded makes a database with another encoding than UTF8.
+func (w *world) encoded(encoding string) (dsn string) {
+	w.tb.Helper()
+	dsn = pgtest.Database(w.tb, w.cluster)
+	name := strings.Trim(query(w.tb, dsn, `SELECT current_database()`)[0], `"`)
+	w.exec(`DROP DATABASE ` + name)
+	w.exec(`CREATE DATABASE ` + name + ` TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C' ENCODING ` + encoding)
+	return dsn
+}
+
+// What no form of the target can hold is set aside in a form that the target can.
+func TestRowsThatTheTargetsEncodingLacks(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.cfg.Sink.OnError = "quarantine"
+	w.exec(`CREATE TABLE item (tenant uuid, id int, note text, doc json, PRIMARY KEY (tenant, id))`)
+	w.table("item", 1, "id int", "note text", "doc jsonb")
+	add := func(from int) {
+		w.exec(`INSERT INTO item VALUES ($1, $2, 'plain', '{}'), ($1, $2 + 1, '日本\n', '{}'), ($1, $2 + 2, 'naïve', '{"é": 1}'), ($1, $2 + 3, '', '{"a": "\u0000 日"}')`, tenant1, from)
+	}
+	add(1)
+	dsns := map[string]string{}
+	for _, encoding := range []string{"UTF8", "LATIN1", "SQL_ASCII"} {
+		dsns[encoding] = w.encoded(encoding)
+		w.addDestination(tenant1, encoding, dsns[encoding], "item")
+	}
+	r := w.start()
+	r.caughtUp()
+	add(11)
+	w.synced()
+	const held, aside = `SELECT id, note FROM item_copy WHERE id > 10 ORDER BY id`,
+		`SELECT "row"->>'id', "row"->>'note', "row"->>'doc', "row"->'_escaped' FROM _stack_sync_quarantine WHERE ("row"->>'id')::int % 10 = $1 ORDER BY id`
+	same(t, dsns["UTF8"], held, `"11"|"plain"`, `"12"|"日本\\n"`, `"13"|"naïve"`)
+	same(t, dsns["SQL_ASCII"], held, `"11"|"plain"`, `"12"|"日本\\n"`, `"13"|"naïve"`)
+	same(t, dsns["LATIN1"], `SELECT id, ascii(right(note, 3)) FROM item_copy WHERE id > 10 ORDER BY id`, `"11"|"97"`, `"13"|"239"`)
+	rows := func(encoding string, digit int) []string { return query(t, dsns[encoding], aside, digit) }
+	for _, check := range []struct {
+		encoding string
+		digit    int
+		rest     string
+	}{
+		{"UTF8", 4, `|""|"{\"a\": \"\\u0000 日\"}"|NULL`},
+		{"LATIN1", 2, `|"\\u65e5\\u672c\\\\n"|"{}"|"[\"note\"]"`},
+		{"LATIN1", 4, `|""|"{\\\"a\\\": \\\"\\\\u0000 \\u65e5\\\"}"|"[\"doc\"]"`},
+		{"SQL_ASCII", 4, `|""|"{\\\"a\\\": \\\"\\\\u0000 \\u65e5\\\"}"|"[\"doc\"]"`},
+	} {
+		want := []string{fmt.Sprintf(`"%d"`, check.digit) + check.rest, fmt.Sprintf(`"%d"`, check.digit+10) + check.rest}
+		if diff := cmp.Diff(want, rows(check.encoding, check.digit)); diff != "" {
+			t.Errorf("%s (-expected +found):\n%s", check.encoding, diff)
+		}
+	}
+	same(t, w.source, `SELECT E'\u65e5\u672c\\n' = '日本\n'`, `"t"`) // which is how it is read back
+	r.caughtUp()
 }

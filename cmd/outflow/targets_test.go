@@ -171,3 +171,43 @@ steps:
 		t.Errorf("the copy took %s", took)
 	}
 }
+
+// A copy that no change follows moves last_synced_sequence_id, in the external database, the status and the notes.
+func TestACopyMovesTheSequenceID(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.existing(50, tenant1)
+	dsn := w.destination(tenant1, "main")
+	idle := w.destination(tenant2, "main")
+	r := w.start()
+	r.caughtUp()
+	const metadata = `SELECT DISTINCT last_synced_sequence_id FROM _stack_sync_metadata`
+	for tenant, dsn := range map[string]string{tenant1: dsn, tenant2: idle} {
+		at := query(t, dsn, metadata)
+		if len(at) != 1 || at[0] == `"-1"` {
+			t.Fatalf("after the copy the metadata is at %s", at)
+		}
+		for _, d := range r.router.Destinations() {
+			if s := d.Status(); d.Tenant == tenant && quoted(s.SequenceID) != at[0] {
+				t.Errorf("the status says %d, the metadata %s", s.SequenceID, at)
+			}
+		}
+		waitFor(t, "the primary to know it", func() error {
+			noted := query(t, w.source, `SELECT last_sequence_id FROM outflow.destination_state WHERE slot = $1 AND tenant_id = $2`, w.cfg.Source.Slot, tenant)
+			if noted[0] != at[0] {
+				return fmt.Errorf("it knows %s, the metadata is at %s", noted, at)
+			}
+			return nil
+		})
+	}
+	before, writers := query(t, dsn, metadata), query(t, dsn, `SELECT count(DISTINCT xmin::text) FROM users`)
+	r.end()
+	w.start()
+	w.user(tenant1, tenant1, "the first change")
+	w.synced()
+	w.equal(tenant1, dsn)
+	if after := query(t, dsn, metadata); after[0] <= before[0] || len(after) != 1 {
+		t.Errorf("the metadata went from %s to %s", before, after)
+	}
+	same(t, dsn, `SELECT count(DISTINCT xmin::text) FROM users WHERE display_name LIKE 'user %'`, writers...) // it was not copied again
+}
