@@ -47,9 +47,9 @@ type parameterColumn struct {
 	special string
 }
 
-// Compile makes a step's statement for rows of that relation. exists tells which types the external database has; a
-// column of another type arrives as text, its array as text[].
-func (m *Mapping) Compile(step int, rel *replication.Relation, exists func(typeName string) bool) *Statement {
+// Compile makes a step's statement for rows of that relation. typeName is what the external database calls a type of the primary, ""
+// where it has none: a column of such a type arrives as text, its array as text[].
+func (m *Mapping) Compile(step int, rel *replication.Relation, typeName func(string) string) *Statement {
 	s := m.Steps[step]
 	st := &Statement{Mapping: m, Step: step, Table: s.From, When: s.When, Simple: simple(s), fragment: m.fragment(step)}
 	var output, arrays []string
@@ -60,7 +60,7 @@ func (m *Mapping) Compile(step int, rel *replication.Relation, exists func(typeN
 		output = append(output, fmt.Sprintf("u.c%d::%s AS %s", n, typeName, quote(name)))
 	}
 	for _, i := range m.stepColumns(s, rel) {
-		add(parameterColumn{index: i}, rel.Columns[i].Name, targetType(rel.Columns[i].Type, exists))
+		add(parameterColumn{index: i}, rel.Columns[i].Name, targetType(rel.Columns[i].Type, typeName))
 	}
 	if s.reads(sequenceColumn) {
 		add(parameterColumn{-1, sequenceColumn}, sequenceColumn, "bigint")
@@ -162,9 +162,9 @@ func (m *Mapping) stepColumns(s Step, rel *replication.Relation) []int {
 	return indexes
 }
 
-func targetType(name string, exists func(string) bool) string {
-	if exists(name) {
-		return name
+func targetType(name string, typeName func(string) string) string {
+	if found := typeName(name); found != "" {
+		return found
 	}
 	if strings.HasSuffix(name, "[]") {
 		return "text[]"

@@ -122,7 +122,7 @@ func neededColumns(t *testing.T, conn *pgconn.PgConn, m *Mapping) (needed []stri
 		for _, c := range columns {
 			all.Steps[0].read = append(all.Steps[0].read, reference{name: c.Name})
 		}
-		st := all.Compile(0, &rel, func(string) bool { return true })
+		st := all.Compile(0, &rel, known)
 		_, err := conn.Prepare(t.Context(), "", st.SQL, st.ParameterOIDs())
 		if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
 			return pgErr.Code

@@ -103,7 +103,9 @@ func (s Setup) inspectReplication(ctx context.Context, f serverFacts, found *Fin
 	}
 	var wrong []string
 	for _, name := range slices.Sorted(maps.Keys(sessionSettings)) {
-		if got := settings[name]; !strings.EqualFold(got, sessionSettings[name]) {
+		if name == "client_encoding" && settings[name] == sqlASCII {
+			found.Warn("encoding", "use a database with ENCODING 'UTF8'", "%s: the server checks no bytes, and an external database refuses a row with some that are not UTF-8", sqlASCII)
+		} else if got := settings[name]; !strings.EqualFold(got, sessionSettings[name]) {
 			wrong = append(wrong, fmt.Sprintf("%s is %q, not %q", name, got, sessionSettings[name]))
 		}
 	}

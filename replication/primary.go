@@ -46,9 +46,24 @@ func NewPrimary(dsn string) (*Primary, error) {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 10 * time.Second // pgx waits for ever by default
 	}
+	config.AfterConnect = asStored
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	config.StatementCacheCapacity, config.DescriptionCacheCapacity = 0, 0
 	return &Primary{config: config}, nil
+}
+
+// sqlASCII is the encoding of a database that checks no bytes: its texts may be in any encoding, and mostly are UTF-8.
+const sqlASCII = "SQL_ASCII"
+
+// asStored has a database of SQL_ASCII send its bytes as they are. Asked for UTF-8 it would end a statement, and the whole stream, at
+// the first byte that is none (pg_server_to_any in the server's mbutils.c). External databases check what they store: there it is one
+// row's fault.
+func asStored(ctx context.Context, conn *pgconn.PgConn) error {
+	if conn.ParameterStatus("server_encoding") != sqlASCII {
+		return nil
+	}
+	_, err := conn.Exec(ctx, "SET client_encoding = '"+sqlASCII+"'").ReadAll()
+	return err
 }
 
 // Address is host, port and database for messages; it holds no secret.

@@ -18,9 +18,9 @@ import (
 type session struct {
 	d          *Destination
 	conn       *pgconn.PgConn
-	held       []int64 // by mapping: last_synced_sequence_id as we last saw or set it
-	expected   []int64 // the same when what is in flight is committed
-	types      map[string]bool
+	held       []int64           // by mapping: last_synced_sequence_id as we last saw or set it
+	expected   []int64           // the same when what is in flight is committed
+	types      map[string]string // by the primary's name of a type: the external database's, "" where it has none
 	statements map[statementKey]*mapping.Statement
 	prepared   map[string]bool
 	order      order
@@ -102,7 +102,7 @@ func (d *Destination) dial(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &session{d: d, conn: conn, types: map[string]bool{}, statements: map[statementKey]*mapping.Statement{},
+	return &session{d: d, conn: conn, types: map[string]string{}, statements: map[statementKey]*mapping.Statement{},
 		prepared: map[string]bool{}, order: newOrder(d.mappings, d.router.tableNames(), nil)}, nil
 }
 

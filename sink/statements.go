@@ -3,7 +3,6 @@ package sink
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"outflow/mapping"
@@ -93,28 +92,45 @@ func (s *session) statement(ctx context.Context, mi, si int, rel *replication.Re
 	if err := s.loadTypes(ctx, rel); err != nil {
 		return nil, err
 	}
-	st := s.d.mappings[mi].Compile(si, rel, func(name string) bool { return s.types[name] })
+	st := s.d.mappings[mi].Compile(si, rel, func(name string) string { return s.types[name] })
 	s.statements[key] = st
 	return st, nil
 }
 
-// loadTypes asks which of the relation's types the external database has.
+// loadTypes asks what the external database calls the relation's types.
 func (s *session) loadTypes(ctx context.Context, rel *replication.Relation) error {
-	var unknown []string
 	for _, c := range rel.Columns {
-		if _, ok := s.types[c.Type]; !ok && !slices.Contains(unknown, c.Type) {
-			unknown = append(unknown, c.Type)
+		if _, known := s.types[c.Type]; known {
+			continue
 		}
-	}
-	for _, name := range unknown {
-		rows, err := s.exec(ctx, `SELECT to_regtype($1) IS NOT NULL`, name)
+		rows, err := s.exec(ctx, findTypes, c.Type)
 		if err != nil {
-			return fmt.Errorf("looking for type %s: %w", name, err)
+			return fmt.Errorf("looking for type %s: %w", c.Type, err)
 		}
-		s.types[name] = isTrue(rows)
+		var found []string
+		for _, row := range rows {
+			if len(row) == 1 { // a hostile server may answer anything
+				found = append(found, string(row[0]))
+			}
+		}
+		if len(found) > 1 {
+			return &Error{Table: rel.Table, verdict: needsHuman, Err: fmt.Errorf("column %q of %s is of type %s, which several schemas of the external database have: %s",
+				c.Name, rel, c.Type, strings.Join(found, ", ")), Remedy: "leave one of them, or move it to the schema public: ALTER EXTENSION ... SET SCHEMA public, or ALTER TYPE ... SET SCHEMA public"}
+		}
+		s.types[c.Type] = strings.Join(found, "")
 	}
 	return nil
 }
+
+// findTypes gives the names of a type of the primary: its own where the external database has that, else those of the types that are
+// called so in other schemas, where an extension may be; one in the search path alone, if there is one.
+const findTypes = `WITH wanted AS (SELECT regexp_replace($1, '(\(.*\))?(\[\])*$', '') AS plain, coalesce(substring($1 from '(?:\(.*\))?(?:\[\])*$'), '') AS rest),
+	others AS (
+		SELECT format('%I.%I', n.nspname, t.typname) || w.rest AS name, pg_type_is_visible(t.oid) AS visible
+		FROM wanted w, pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+		WHERE w.plain ~ '^("[^"]+"|[[:word:]$]+)\.("[^"]+"|[[:word:]$]+)$' AND t.typname = (parse_ident(w.plain))[2] AND t.typtype IN ('b', 'r', 'm'))
+	SELECT $1 WHERE to_regtype($1) IS NOT NULL
+	UNION ALL SELECT name FROM others o WHERE to_regtype($1) IS NULL AND (o.visible OR NOT EXISTS (SELECT FROM others WHERE visible))`
 
 // hiddenByPolicy is the routine of the server that refuses a query which row security would filter (src/backend/utils/misc/rls.c): the
 // SQLSTATE is that of every missing right, and the message may be in any language.

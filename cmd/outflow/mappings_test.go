@@ -197,3 +197,31 @@ func TestMappingsThatATargetRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A type of an extension is itself in whatever schema the external database has it, arrays too.
+func TestTypesInOtherSchemas(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.exec(`CREATE EXTENSION hstore; CREATE EXTENSION ltree; CREATE EXTENSION citext;
+		CREATE TABLE items (tenant text, id int, h hstore, l ltree, ls ltree[], c citext, n numeric(9,2)[], PRIMARY KEY (tenant, id));
+		INSERT INTO items VALUES ('t1', 1, 'a=>1', 'a.b', '{a.b,c}', 'Foo', '{1.50}')`)
+	w.tables("items")
+	dsn := w.destination("t1", "one", "m")
+	exec(t, connect(t, dsn), `CREATE SCHEMA "Ext ensions"; CREATE EXTENSION hstore SCHEMA "Ext ensions"; CREATE EXTENSION ltree SCHEMA "Ext ensions";
+		CREATE SCHEMA other; CREATE DOMAIN other.hstore AS text; CREATE TYPE other.ltree AS ENUM ('a.b')`)
+	w.mapping("m", stepped("m", `CREATE TABLE IF NOT EXISTS x (id int PRIMARY KEY, h "Ext ensions".hstore, l "Ext ensions".ltree, ls "Ext ensions".ltree[], c text, n numeric[], types text)`,
+		`items upsert: INSERT INTO x SELECT r.id, r.h, r.l, r.ls, r.c, r.n, concat_ws(' ', pg_typeof(r.h), pg_typeof(r.ls), pg_typeof(r.c)) FROM items r ON CONFLICT DO NOTHING`))
+	r := w.start()
+	r.caughtUp()
+	w.exec(`INSERT INTO items VALUES ('t1', 2, NULL, 'b', '{}', 'bar', NULL)`)
+	w.synced()
+	same(t, dsn, `SELECT id, h, l, ls, c, n, types FROM x ORDER BY id`,
+		`"1"|"\"a\"=\u003e\"1\""|"a.b"|"{a.b,c}"|"Foo"|"{1.50}"|"\"Ext ensions\".hstore \"Ext ensions\".ltree[] text"`,
+		`"2"|NULL|"b"|"{}"|"bar"|NULL|"\"Ext ensions\".hstore \"Ext ensions\".ltree[] text"`)
+	r.end()
+	two := w.destination("t2", "two", "m")
+	exec(t, connect(t, two), `CREATE SCHEMA "Ext ensions"; CREATE EXTENSION hstore SCHEMA "Ext ensions"; CREATE EXTENSION ltree SCHEMA "Ext ensions";
+		CREATE SCHEMA other; CREATE TYPE other.hstore AS RANGE (subtype = int)`)
+	w.checked(checkOptions{}).says(t, "destination t2/two", replication.Failed, "mapping m",
+		`column "h" of public.items is of type public.hstore, which several schemas of the external database have: `, "leave one of them")
+}
