@@ -241,7 +241,8 @@ func (bf *backfill) read(tracking int, settle bool) {
 	c, err := bf.nextSafely(ctx, copier, settle)
 	if sqlstate(err) == undefinedColumn { // it was known, and is gone
 		for _, table := range bf.tables() {
-			err = errors.Join(err, d.router.forgetColumns(ctx, d.router.relation(table)))
+			_, wrong := d.router.relearn(ctx, table)
+			err = errors.Join(err, wrong)
 		}
 	}
 	if err != nil {

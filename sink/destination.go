@@ -69,6 +69,10 @@ type Destination struct {
 	history    []Event            // of its states, newest last
 	halt       *halt              // nil: nobody is needed
 	fresh      bool               // the connection is given up before the next piece of work
+	met        bool               // its external database was reached since the process started: see visit
+	visiting   bool               // a visit waits for an answer
+	visited    time.Time          // when the last visit began, zero before the first one
+	stale      bool               // with fresh: and the queue is dropped, since everything is copied anew
 	next       *Target            // what it is to be from then on, nil: as it is
 	again      bool               // its worker was stopped to take next, and goes on at once
 	gone       bool               // it was removed: it takes nothing, and no worker starts
@@ -238,8 +242,8 @@ func (d *Destination) step(ctx context.Context) error {
 	if d.fresh {
 		d.fresh = false
 		replay = d.rewind()
-		if d.parked {
-			replay, dropped = false, d.drop()
+		if d.parked || d.stale {
+			replay, dropped, d.stale = false, d.drop(), false
 		}
 		old, d.session = d.session, nil
 		d.retarget()
@@ -294,7 +298,7 @@ func (d *Destination) rest() bool {
 		d.mu.Unlock()
 		return false
 	}
-	d.working, d.again = false, false
+	d.working, d.again, d.visiting = false, false, false
 	s, paused := d.session, d.paused != nil
 	if !paused && !d.router.stopping() && !d.settled() {
 		d.retryAt = time.AfterFunc(settlePause, d.retry)

@@ -158,8 +158,9 @@ func (r *Router) Run(ctx context.Context) error {
 			if r.Reader.State() != replication.Streaming {
 				continue // another process may have the slot
 			}
-			closed := r.gate.closed()
-			for _, d := range r.Destinations() {
+			closed, all := r.gate.closed(), r.Destinations()
+			r.visit(all)
+			for _, d := range all {
 				if closed { // large transactions whose end cannot come are work now
 					d.mu.Lock()
 					d.wake()
@@ -179,6 +180,7 @@ func (r *Router) Run(ctx context.Context) error {
 		if end, wrong := r.State.walEnd(ctx); wrong == nil {
 			r.walEnd.Store(end)
 		}
+		r.lookAgain(ctx)
 		if err == nil {
 			failures = 0
 		} else if failures++; failures&(failures-1) == 0 && ctx.Err() == nil {
@@ -420,11 +422,12 @@ func (d *Destination) Resync(ctx context.Context, reason string) error {
 	return nil
 }
 
-// restart has the worker connect again, which is when the epoch is looked at.
+// restart has the worker drop the queue, of which the copy makes up, and connect again, which is when the epoch is looked at. The new
+// epoch is durable.
 func (d *Destination) restart() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.fresh = true
+	d.fresh, d.stale = true, true
 	if d.working {
 		return
 	}

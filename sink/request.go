@@ -201,7 +201,7 @@ func (d *Destination) tryNow(q request) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.log.Info("a try was asked for", zap.String("by", q.by), zap.String("reason", q.why), zap.Bool("waits", d.retryAt != nil))
-	if d.retryAt == nil || !d.retryAt.Stop() {
+	if d.retryAt != nil && !d.retryAt.Stop() {
 		return
 	}
 	d.retryAt, d.due = nil, true

@@ -108,6 +108,7 @@ type Router struct {
 	destinations []*Destination
 	known        map[string]*replication.Relation                // by table: see learn
 	wide         map[*replication.Relation]*replication.Relation // see widened
+	doubtful     map[string]string                               // tables that lacked a column, and the columns that they had: see lookAgain
 	open         int64                                           // sequence id of the transaction whose parts are coming; only the reader's goroutine sets it
 
 	// Owned by the reader's goroutine.
@@ -137,7 +138,8 @@ func NewRouter(c Config) *Router {
 	r := &Router{Config: c, settings: c.Options.settings(), gate: &gate{limit: c.Options.MemoryBytes}, connections: newConnections(c.Options.MaxConnections),
 		places: newPlaces(c.Options.Backfills, c.Options.SlowAfter), xids: newXIDs(),
 		tenants: map[string][]*Destination{}, open: -1, stop: make(chan struct{}), routes: map[*replication.Relation]*route{},
-		known: map[string]*replication.Relation{}, wide: map[*replication.Relation]*replication.Relation{}}
+		known: map[string]*replication.Relation{}, wide: map[*replication.Relation]*replication.Relation{},
+		doubtful: map[string]string{}}
 	for _, t := range c.Tables {
 		r.known[t.Relation.Table] = t.Relation
 		r.counts = append(r.counts, newTableCount(t.Relation))

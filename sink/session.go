@@ -82,6 +82,7 @@ func (d *Destination) connect(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.session = s
+	d.met, d.visiting = true, false
 	d.status.SequenceID = s.lowest()
 	d.caughtUp = s.backfill == nil
 	if s.backfill != nil {

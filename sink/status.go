@@ -128,14 +128,15 @@ func (d *Destination) observe() {
 // failed decides what follows a failure: when to try again, and in which state. The connection is not kept.
 func (d *Destination) failed(e *Error) {
 	d.router.places.leave(d)
+	misfit := d.outdate(e)
 	d.mu.Lock()
 	s := d.session
 	d.session = nil
-	d.working = false
+	d.working, d.visiting = false, false
 	replay := d.rewind()
 	var dropped []replication.Ticket
-	if d.parked || d.gone {
-		replay, dropped = false, d.drop()
+	if d.parked || d.gone || d.stale || misfit {
+		replay, dropped, d.stale = false, d.drop(), false
 	}
 	switch {
 	case d.gone:
@@ -167,7 +168,7 @@ func (d *Destination) pauseAfter(e *Error) {
 	if !d.parked || !isCanceled(e) { // parking ended the work; why it was parked says more
 		d.status.Err = e
 	}
-	if d.failing.IsZero() {
+	if d.failing.IsZero() && !d.hasNothing() { // work that comes has its own time to succeed
 		d.failing = time.Now()
 	}
 	d.status.State = Retrying
@@ -189,9 +190,13 @@ func (d *Destination) pauseAfter(e *Error) {
 	if d.parked {
 		wait = max(wait, min(time.Second<<min(max(d.parks-1, 0), 20), d.router.Options.RetryMax))
 	}
+	if d.hasNothing() {
+		wait = max(wait, d.router.Options.RetryMax)
+	} else {
+		d.retryAt = time.AfterFunc(wait, d.retry)
+	}
 	d.status.NextRetry = time.Now().Add(wait)
 	d.logFailure(e, wait)
-	d.retryAt = time.AfterFunc(wait, d.retry)
 	d.observe()
 }
 

@@ -51,11 +51,11 @@ func (d *Destination) current(ctx context.Context, rel *replication.Relation, ke
 	switch {
 	case errors.Is(err, replication.ErrNotVisible):
 		return nil, &Error{Table: rel.Table, Err: err, Remedy: "if it lasts: see which synchronous standby the primary waits for"}
-	case sqlstate(err) == undefinedColumn: // a widened one, which is gone again
-		if err := d.router.forgetColumns(ctx, rel); err != nil {
+	case sqlstate(err) == undefinedColumn || sqlstate(err) == undefinedTable:
+		if _, err := d.router.relearn(ctx, rel.Table); err != nil {
 			return nil, err
 		}
-		return nil, &Error{Table: rel.Table, SQLState: undefinedColumn, Err: fmt.Errorf("the columns of %s have changed on the primary: %w", rel, err)}
+		return nil, &Error{verdict: outdated, Table: rel.Table, SQLState: sqlstate(err), Err: fmt.Errorf("%s has changed on the primary: %w", rel, err)}
 	case err != nil:
 		return nil, &Error{verdict: retryLong, SQLState: sqlstate(err), Err: fmt.Errorf("reading rows of %s from the primary: %w", rel, err)}
 	}

@@ -86,22 +86,31 @@ func widen(rows []mapping.Row, more int, presence replication.Presence) {
 	}
 }
 
-// forgetColumns leaves out what the primary's table does not have any more: a column that is known only from earlier may have
-// been renamed or dropped.
-func (r *Router) forgetColumns(ctx context.Context, rel *replication.Relation) error {
+// relearn reads from the primary which columns a table has now: those that are known or configured and exist. A column may have been
+// renamed or dropped, and may have come back. It returns nil where there is no such table.
+func (r *Router) relearn(ctx context.Context, table string) (*replication.Relation, error) {
+	rel := r.relation(table)
+	i := slices.IndexFunc(r.Tables, func(t Table) bool { return t.Relation.Table == table })
+	if rel == nil || i < 0 {
+		return nil, nil
+	}
 	conn, err := r.Primary.Connect(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	now, err := replication.LoadTable(ctx, conn, rel.Schema, rel.Name)
 	if err != nil || now == nil {
-		return err
+		return nil, err
 	}
+	now.Relation.Table = table
+	now.Relation = now.Relation.Project(append(rel.Names(), r.Tables[i].Relation.Names()...))
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.Log.Warn("columns of a table are gone from the primary", zap.Stringer("table", rel))
-	r.known[rel.Table] = r.known[rel.Table].Project(now.Relation.Names())
+	if !slices.Equal(rel.Names(), now.Relation.Names()) {
+		r.Log.Warn("a table has other columns on the primary", zap.Stringer("table", rel), zap.Strings("columns", now.Relation.Names()))
+	}
+	r.known[table] = now.Relation
 	clear(r.wide)
-	return nil
+	return now.Relation, nil
 }

@@ -1,0 +1,102 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"outflow/replication"
+)
+
+// A queued change may no longer fit its table: a column that it has, or lacks, was renamed or dropped since, and perhaps back again.
+// No further try brings such a change into the external database. The rows are read from the tables as they are now instead, and the
+// queue is dropped.
+
+// outdate has the external database copied anew where that is what an error asks for. It reports whether the queue is to be dropped,
+// which may be done only then: the new epoch is durable.
+func (d *Destination) outdate(e *Error) bool {
+	if e.verdict != outdated && !d.misfits(e) {
+		return false
+	}
+	reason := truncated("queued changes no longer fit: "+e.Error(), 512)
+	if err := d.raiseEpoch(d.router.ctx, reason); err != nil {
+		d.log.Warn("the destination cannot be copied anew", zap.Error(err))
+		return false
+	}
+	d.log.Warn("queued changes no longer fit; the rows are copied as they are now", zap.Error(e))
+	e.verdict = retry
+	return true
+}
+
+// misfits reports whether a step failed for a column that it does not find, and a queued change has another set of columns than the
+// table has now. Else the mapping is at fault, until the table changes: see lookAgain.
+func (d *Destination) misfits(e *Error) bool {
+	if e.SQLState != undefinedColumn || e.Table == "" {
+		return false
+	}
+	now, err := d.router.relearn(d.router.ctx, e.Table)
+	if err != nil {
+		d.log.Warn("the primary's table cannot be looked at", zap.String("table", e.Table), zap.Error(err))
+		return false
+	}
+	d.router.doubt(e.Table, now)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return now != nil && slices.ContainsFunc(d.queue, func(t *transaction) bool {
+		return slices.ContainsFunc(t.changes, func(c replication.Change) bool {
+			return c.Relation.Table == e.Table && slices.ContainsFunc(c.Relation.Columns, func(column replication.Column) bool { return now.Column(column.Name) < 0 })
+		})
+	})
+}
+
+// doubt has a table looked at until its columns change.
+func (r *Router) doubt(table string, now *replication.Relation) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.doubtful[table] = columnsOf(now)
+}
+
+func columnsOf(rel *replication.Relation) string {
+	if rel == nil {
+		return ""
+	}
+	return fmt.Sprintf("%q", rel.Names())
+}
+
+// lookAgain looks at the tables that lacked a column. Where one has other columns now, who waits for that tries again at once.
+func (r *Router) lookAgain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
+	defer cancel()
+	r.mu.RLock()
+	before := make(map[string]string, len(r.doubtful))
+	for table, columns := range r.doubtful {
+		before[table] = columns
+	}
+	r.mu.RUnlock()
+	for table, columns := range before {
+		now, err := r.relearn(ctx, table)
+		if err != nil || columnsOf(now) == columns {
+			continue // where the primary is away, the checkpoint says so
+		}
+		r.mu.Lock()
+		delete(r.doubtful, table)
+		r.mu.Unlock()
+		for _, d := range r.Destinations() {
+			d.tryForTable(table)
+		}
+	}
+}
+
+// tryForTable ends the pause after a failure that is about a column of a table.
+func (d *Destination) tryForTable(table string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if e := d.status.Err; e == nil || newError(e).SQLState != undefinedColumn || newError(e).Table != table || d.retryAt == nil || !d.retryAt.Stop() {
+		return
+	}
+	d.retryAt, d.due = nil, true
+	d.backoff.Reset()
+	d.wake()
+}

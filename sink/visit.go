@@ -1,0 +1,50 @@
+package sink
+
+import "time"
+
+// A destination without work has no connection, so that its external database was emptied or replaced while no process ran would show
+// at the tenant's next change only. The router therefore visits each once after a start: it connects, which compares the metadata with
+// the primary's notes. Visits are slow, and a database that does not answer is visited again after all others: ten thousand dead ones
+// must not take the places of those that have work.
+
+// visitsAtOnce bounds how many visits wait for an answer. Each tick of the watch begins one at the most.
+const visitsAtOnce = 2
+
+// visit begins the next visit, if there is one and a place for it.
+func (r *Router) visit(all []*Destination) {
+	var next *Destination
+	var oldest time.Time
+	under := 0
+	for _, d := range all {
+		d.mu.Lock()
+		if d.visiting {
+			under++
+		} else if d.awaitsVisit(r.Options.RetryMax) && (next == nil || d.visited.Before(oldest)) {
+			next, oldest = d, d.visited
+		}
+		d.mu.Unlock()
+	}
+	if next == nil || under >= visitsAtOnce {
+		return
+	}
+	next.mu.Lock()
+	defer next.mu.Unlock()
+	if next.awaitsVisit(r.Options.RetryMax) {
+		next.visited, next.due = time.Now(), true
+		next.wake()
+		next.visiting = next.working
+	}
+}
+
+// awaitsVisit reports whether the external database was not reached since the start, and nothing else is about to reach it. It is
+// called with mu held.
+func (d *Destination) awaitsVisit(pause time.Duration) bool {
+	return !d.met && !d.visiting && !d.working && !d.gone && d.epoch != 0 && d.fault == nil && d.paused == nil && d.retryAt == nil &&
+		time.Since(d.visited) > pause
+}
+
+// hasNothing reports whether a failure keeps no work waiting: the next visit, or the next change, tries again. It is called with mu
+// held.
+func (d *Destination) hasNothing() bool {
+	return !d.met && d.caughtUp && !d.parked && len(d.queue) == 0 && d.halt == nil
+}
