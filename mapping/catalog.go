@@ -74,6 +74,18 @@ func (s *Step) fault(r reference, t *replication.Table, wholeDeletes bool) strin
 		rel, strings.Join(identityOf(rel), ", "), r.name, quote(rel.Schema)+"."+quote(rel.Name))
 }
 
+// BeyondKey are the columns of a table that delete steps read and that are not of its key: a sweep knows only that.
+func (m *Mapping) BeyondKey(rel *replication.Relation) []string {
+	var beyond []string
+	for i, c := range rel.Columns {
+		reads := func(s Step) bool { return s.From == rel.Table && s.When == Delete && s.reads(c.Name) }
+		if !slices.Contains(rel.Key, i) && slices.ContainsFunc(m.Steps, reads) {
+			beyond = append(beyond, c.Name)
+		}
+	}
+	return beyond
+}
+
 func identityOf(rel *replication.Relation) []string {
 	var names []string
 	for _, c := range rel.Columns {

@@ -128,7 +128,8 @@ func (r *reading) isLabel(i int) bool {
 		return true
 	case before.op(")"):
 		open := r.partner[i-1]
-		return open >= 0 && !r.at(open-1).is("operator") && !(r.at(open-1).is("on") && r.at(open-2).is("distinct"))
+		distinct := r.at(open-1).is("on") && r.at(open-2).is("distinct")
+		return open >= 0 && !distinct && !r.at(open-1).is("operator")
 	case before.kind != word:
 		return false
 	case r.at(i - 2).op("."):

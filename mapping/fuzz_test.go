@@ -3,11 +3,13 @@ package mapping
 import (
 	"errors"
 	"io/fs"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
 	"outflow/internal/strictyaml"
+	"outflow/replication"
 	"outflow/sql"
 )
 
@@ -30,6 +32,12 @@ func FuzzLoad(f *testing.F) {
 	for _, step := range []string{`"SELECT $1"`, "'SELECT E''\\''", "|\n      WITH RECURSIVE x AS (SELECT 1)\n      SELECT 1;", "SELECT $a$ $a$; x", "/* /* */", "SELECT U&\"x\""} {
 		f.Add([]byte("name: a\ntarget: a\nsteps:\n  - from: item\n    when: any\n    sql: " + step + "\n"))
 	}
+	for _, r := range readings {
+		f.Add([]byte("name: a\ntarget: a\nsteps:\n  - from: item\n    when: delete\n    sql: |\n      " + strings.ReplaceAll(r.sql, "\n", "\n      ") + "\nkeys: {item: SELECT id FROM a}\n"))
+	}
+	for _, ddl := range []string{"CREATE INDEX CONCURRENTLY i ON t (id)", "ALTER SYSTEM SET a = b", "DO $$ x $$", "CREATE"} {
+		f.Add([]byte("name: a\ntarget: a\nschema: " + ddl + "\nsteps:\n  - {from: '\"s\".\"i.tem\"', when: any, sql: SELECT 1}\n"))
+	}
 	f.Fuzz(func(t *testing.T, src []byte) {
 		m, err := Load("m.yaml", src)
 		if err != nil {
@@ -37,6 +45,7 @@ func FuzzLoad(f *testing.F) {
 			return
 		}
 		m.Fingerprint()
+		checkReading(t, src, m)
 		for i, step := range m.Steps {
 			st := m.Compile(i, item, known)
 			for _, position := range []int32{-1, 0, 1, int32(len(st.SQL)), int32(len(st.SQL)) + 10} {
@@ -53,6 +62,27 @@ func FuzzLoad(f *testing.F) {
 			checkFaults(t, src, f.FaultAt(int32(len(f.SQL))+5, "x"))
 		}
 	})
+}
+
+// checkReading fails unless every column that a step reads stands in its text, and is refused with a place where the table's catalog
+// does not allow it. Other names for the tables change nothing.
+func checkReading(t *testing.T, src []byte, m *Mapping) {
+	t.Helper()
+	for _, s := range m.Steps {
+		for _, r := range s.read {
+			if i := slices.IndexFunc(s.tokens, func(t token) bool { return t.offset == r.offset }); i < 0 || s.tokens[i].text != r.name {
+				t.Errorf("%q reads %q, which is not there", s.SQL, r.name)
+			}
+		}
+	}
+	resolved, err := m.Resolve(func(from string) (string, error) { return "of " + from, nil })
+	if err != nil || resolved.Fingerprint() != m.Fingerprint() || len(resolved.Tables()) != len(m.Tables()) {
+		t.Errorf("resolved: %v", err)
+	}
+	table := &replication.Table{Relation: item, Generated: []string{"g"}}
+	if err := m.CheckTable(table, false); err != nil {
+		checkFaults(t, src, err)
+	}
 }
 
 // checkFaults fails unless every fault lies in the file.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -273,5 +274,17 @@ func (k *check) unswept() {
 	for _, table := range tables {
 		k.found.Warn("keys of "+table, "add keys: to a mapping that reads "+table,
 			"no mapping has them: rows that are deleted while nobody watches stay, and a TRUNCATE halts the destination")
+	}
+	for _, m := range k.s.d.mappings {
+		for _, table := range m.Tables() {
+			rel := k.s.d.router.relation(table)
+			if rel == nil || m.Keys[table] == "" {
+				continue
+			}
+			if beyond := m.BeyondKey(rel); len(beyond) > 0 {
+				k.found.Warn("keys of "+table, "let the delete step of mapping "+m.Name+" name rows by the key",
+					"the delete step reads %s, and a sweep knows only the key: rows that are deleted while nobody watches stay", strings.Join(beyond, ", "))
+			}
+		}
 	}
 }

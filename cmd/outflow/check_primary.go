@@ -126,7 +126,14 @@ func (k *checking) checkTables(ctx context.Context) (found replication.Findings,
 	}
 	k.plan = p
 	for i, t := range p.tables {
-		if missing := missingColumns(t.Relation.Names(), good.Source.Tables[i].Columns); len(missing) > 0 {
+		missing := missingColumns(t.Relation.Names(), good.Source.Tables[i].Columns)
+		for _, c := range t.Generated {
+			if at := slices.Index(missing, c); at >= 0 {
+				missing = slices.Delete(missing, at, at+1)
+				found.Fail("table "+t.Relation.String(), "leave it out of columns:, and write its expression in the mapping", "column %q is generated, and the stream does not have it", c)
+			}
+		}
+		if len(missing) > 0 {
 			found.Fail("table "+t.Relation.String(), "correct columns: of the table; names are case-sensitive", "it has no column %s", strings.Join(missing, ", "))
 		}
 	}

@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/zap/zaptest"
-
 	"outflow/internal/config"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/replication"
@@ -125,12 +123,18 @@ func TestMappingsThatATableRefuses(t *testing.T) {
 	// With the whole old row each of them works.
 	w.exec(`ALTER TABLE items REPLICA IDENTITY FULL`)
 	w.mapping("m", stepped("m", `CREATE TABLE IF NOT EXISTS x (id int, v text)`, `items delete: DELETE FROM x t USING items c WHERE t.v = c.v`,
-		`items upsert: INSERT INTO x SELECT c.id, c.v FROM items c`))
-	pl, err := openPipeline(t.Context(), w.cfg, zaptest.NewLogger(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	pl.state.Close()
+		`items upsert: INSERT INTO x SELECT c.id, c.v FROM items c`)+"keys:\n  items: SELECT id FROM x\n")
+	w.cfg.Source.Tables[0].Columns = []string{"v", "twice"}
+	report := w.checked(checkOptions{})
+	report.says(t, "destination t1/one", replication.Passed, "mapping m", "2 steps", "")
+	report.says(t, "destination t1/one", replication.Warning, "keys of items", "the delete step reads v, and a sweep knows only the key", "name rows by the key")
+	report.says(t, "primary", replication.Failed, "table public.items", `column "twice" is generated`, "write its expression")
+	dsn := w.destination("t1", "two", "m")
+	w.exec(`INSERT INTO items VALUES ('t1', 1, 'a'), ('t1', 2, 'b')`)
+	w.start().caughtUp()
+	w.exec(`DELETE FROM items WHERE id = 1`)
+	w.synced()
+	same(t, dsn, `SELECT id, v FROM x`, `"2"|"b"`)
 }
 
 // A DELETE and its tombstone are one delete, with all that either of them knows.

@@ -51,7 +51,7 @@ type Source struct {
 
 // Table is a table of the primary that has tenants' rows.
 type Table struct {
-	Name   string `yaml:"name"`   // with or without its schema; see Qualified
+	Name   string `yaml:"name"`   // with or without its schema, quoted where it has a dot; see Qualified
 	Tenant string `yaml:"tenant"` // the column that names the row's tenant
 	// Columns are those that a tenant's own mapping may name; empty: those
 	// that the operator's mappings name.
