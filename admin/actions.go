@@ -55,7 +55,7 @@ func (s *Server) act(r *http.Request, tenant, name, action string, o order) erro
 	if p == nil {
 		return refuse(http.StatusServiceUnavailable, "there is no connection to the primary, where this would be written")
 	}
-	if _, ok := s.find(tenant, name); !ok {
+	if _, ok := s.find(tenant, name); !ok && !p.has(tenant, name) {
 		return refuse(http.StatusNotFound, "tenant %q has no destination %q here", tenant, name)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), actionTimeout)

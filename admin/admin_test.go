@@ -51,11 +51,20 @@ func newServer(t testing.TB, token string, change func(*Options)) *Server {
 	return s
 }
 
-// attach gives a server a pipeline that nothing runs: destinations without work have neither connection nor goroutine.
+// still is a reader that nothing runs, in a state of its own.
+type still struct {
+	replication.Reader
+	state replication.State
+}
+
+func (r *still) State() replication.State { return r.state }
+
+// attach gives a server a pipeline that nothing runs, as if it were streaming: destinations without work have neither connection nor
+// goroutine.
 func attach(t testing.TB, s *Server, names ...[2]string) *sink.Router {
 	t.Helper()
 	acks := replication.NewAckTracker(1)
-	reader := &replication.Reader{}
+	reader := &still{state: replication.Streaming}
 	router := sink.NewRouter(sink.Config{Options: sink.Options{QueueBytes: 1 << 20, MemoryBytes: 1 << 30, BatchRows: 1000, MaxConnections: 10,
 		RetryMin: time.Second, RetryMax: time.Minute, Backfills: 1}, Acks: acks, Reader: reader, Log: zap.NewNop()})
 	for _, n := range names {
@@ -289,6 +298,18 @@ func TestOpenAPI(t *testing.T) {
 	check("/api/status", "Status") // nothing is known yet
 	check("/api/destinations", "Page")
 	attach(t, s, [2]string{"t", "main"})
+	s.pipeline.Reader = &still{state: replication.Standby}
+	check("/api/status", "Status") // the notes are not read yet
+	s.setNotes(Notebook{At: time.Now(), Reader: &sink.Reading{Host: "h", Process: 1, Walsender: 2, Since: time.Now()}, Destinations: []sink.Noted{
+		{Tenant: "t", Name: "noted", State: sink.Backfilling, Reason: "why", SequenceID: 7, At: time.Now(), Since: time.Now(), Copied: 1, CopyTotal: 2}}})
+	s.looked = nil
+	check("/api/status", "Status")
+	check("/api/destinations", "Page")
+	check("/api/destinations/t/noted", "Detail")
+	s.setNotes(Notebook{At: time.Now(), Err: errDown})
+	s.looked = nil
+	check("/api/status", "Status")
+	attach(t, s, [2]string{"t", "main"})
 	for path, schema := range map[string]string{"/api/status": "Status", "/api/destinations": "Page", "/api/destinations/t/main": "Detail",
 		"/api/tables": "Tables", "/api/errors": "Errors", "/api/switches": "Switches", "/api/destinations/t/none": "Problem", "/api/none": "Problem"} {
 		check(path, schema)
@@ -331,6 +352,57 @@ func TestHostileNames(t *testing.T) {
 	w := s.do(request{path: "/metrics"})
 	if body := w.Body.String(); w.Code != http.StatusOK || !strings.Contains(body, "outflow_destination_state{") || strings.Contains(body, "xxxx") {
 		t.Errorf("metrics: %d\n%.2000s", w.Code, body)
+	}
+}
+
+// figures gives a server destinations in these states: n of each, those that stream with that lag.
+func figures(s *Server, lags []time.Duration, others map[sink.State]int) *snapshot {
+	now := time.Now()
+	snap := &snapshot{Status: Status{Role: "streaming", Destinations: map[string]int{}}}
+	add := func(name string, st sink.Status) {
+		snap.rows = append(snap.rows, row{&sink.Destination{Tenant: "t", Name: name}, st})
+	}
+	for i, lag := range lags {
+		st := sink.Status{State: sink.Streaming}
+		if lag > 0 {
+			st.Oldest = now.Add(-lag)
+		}
+		add(fmt.Sprint("streams-", i), st)
+	}
+	for state, n := range others {
+		for i := range n {
+			add(fmt.Sprint(state, "-", i), sink.Status{State: state, Oldest: now.Add(-time.Hour)})
+		}
+	}
+	snap.fromRows(now)
+	snap.Lag = s.pipeline.lag(now, snap.rows)
+	snap.judge(nil)
+	return snap
+}
+
+// The headline counts who is in sync; lag is that of those that stream.
+func TestHeadline(t *testing.T) {
+	s := newServer(t, "", nil)
+	attach(t, s)
+	dead := figures(s, make([]time.Duration, 30), map[sink.State]int{sink.Retrying: 1900, sink.Parked: 70})
+	if *dead.InSync != 30 || dead.Total != 2000 || dead.State != Failing || !strings.Contains(dead.Reasons[0].Message, "of 2\u202f000 destinations fail at once") {
+		t.Errorf("%+v", dead.Status)
+	}
+	if got := InSyncWords(dead.Status); got != "30 of 2000 in sync" {
+		t.Error(got)
+	}
+	lags := make([]time.Duration, 200)
+	for i := range lags {
+		lags[i] = time.Duration(i+1) * 100 * time.Millisecond // up to 20 s
+	}
+	some := figures(s, lags, map[sink.State]int{sink.Halted: 1})
+	about := func(got *float64, want float64) bool { return got != nil && *got > want-0.01 && *got < want+0.5 }
+	if *some.InSync < 98 || *some.InSync > 100 || some.State != Degraded || !about(some.Lag.P50Seconds, 10) || !about(some.Lag.P99Seconds, 19.8) || !about(some.Lag.Seconds, 20) ||
+		some.Lag.Worst.Name != "streams-199" {
+		t.Errorf("%+v %+v", some.Status, some.Lag.Worst)
+	}
+	if none := figures(s, nil, map[sink.State]int{sink.Retrying: 2}); none.Lag.Seconds != nil || none.Lag.P50Seconds != nil || *none.InSync != 0 {
+		t.Errorf("a lag of nobody: %+v", none.Lag)
 	}
 }
 

@@ -102,6 +102,10 @@ func stateNames() []string {
 
 // list is one page of destinations.
 func (s *Server) list(snap *snapshot, f filter) Page {
+	if snap.Noted != nil {
+		part, total := f.listNoted(snap.noted)
+		return Page{Destinations: append([]Destination{}, part...), Total: total, Limit: f.Limit, Offset: f.Offset}
+	}
 	part, total := f.list(snap.rows)
 	page := Page{Destinations: make([]Destination, len(part)), Total: total, Limit: f.Limit, Offset: f.Offset}
 	for i := range part {
@@ -119,18 +123,24 @@ func (s *Server) getDestinations(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, s.list(s.look(), f))
 }
 
-// find returns one destination as it is now.
-func (s *Server) find(tenant, name string) (row, bool) {
+// find returns one destination as it is now, or as it is noted.
+func (s *Server) find(tenant, name string) (Detail, bool) {
 	p, _ := s.current()
-	if p == nil {
-		return row{}, false
+	if p == nil || !p.own() {
+		for _, d := range s.look().noted {
+			if d.Tenant == tenant && d.Name == name {
+				return Detail{Destination: d, History: []Event{}}, true
+			}
+		}
+		return Detail{}, false
 	}
 	for _, d := range p.Router.Destinations() {
 		if d.Tenant == tenant && d.Name == name {
-			return row{d, d.Status()}, true
+			now := row{d, d.Status()}
+			return now.detail(time.Now(), s.sampler.rateOf(d)), true
 		}
 	}
-	return row{}, false
+	return Detail{}, false
 }
 
 func (s *Server) getDestination(w http.ResponseWriter, r *http.Request) {
@@ -139,7 +149,7 @@ func (s *Server) getDestination(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, http.StatusNotFound, "tenant %q has no destination %q here", r.PathValue("tenant"), r.PathValue("name"))
 		return
 	}
-	s.answer(w, found.detail(time.Now(), s.sampler.rateOf(found.Destination)))
+	s.answer(w, found)
 }
 
 func (s *Server) getTables(w http.ResponseWriter, _ *http.Request) {

@@ -33,13 +33,13 @@ func (s *Server) confirmDestination(w http.ResponseWriter, r *http.Request) {
 		Fields: map[string]string{"tenant": tenant, "name": name}}
 	switch action {
 	case "pause":
-		c.Question, c.Button = "Pause "+found.String()+"?", "Pause"
+		c.Question, c.Button = "Pause "+found.Tenant+"/"+found.Name+"?", "Pause"
 		c.Means = []string{
 			"Nothing is applied in this database until it is resumed. All others go on.",
 			"Its changes wait in its queue. When that is full it is parked: the primary keeps no WAL for it, and it is copied anew when it is resumed.",
 		}
 	case "resync":
-		c.Question, c.Button = "Copy "+found.String()+" anew?", "Copy anew"
+		c.Question, c.Button = "Copy "+found.Tenant+"/"+found.Name+" anew?", "Copy anew"
 		c.Means = []string{
 			"All rows of this tenant are read from the primary's tables and compared; what the primary no longer has is deleted.",
 			"Live changes go on. Rows that are equal already are not rewritten, but every row is read: it costs the primary that.",

@@ -17,7 +17,9 @@
 //
 // # Metrics
 //
-// All are read at the time of the scrape; those of one pipeline start at 0 with it. A value that is not known is left out.
+// All are read at the time of the scrape; those of one pipeline start at 0 with it. A value that is not known is left out. A standby
+// has outflow_destinations, _in_sync, _detached and outflow_destination_state as the process that reads the slot has noted them on the
+// primary, and leaves out what only that process knows: lag, queues, and what was read, applied and copied.
 //
 //	outflow_build_info{version}                  1
 //	outflow_ready                                1 if /readyz says yes
@@ -29,7 +31,10 @@
 //	outflow_slot_safe_bytes                      WAL that may still be written before the slot is lost; left out: no limit
 //	outflow_slot_checked_timestamp_seconds       when the four above were read
 //	outflow_lag_bytes                            WAL of the primary that is not acknowledged
-//	outflow_lag_seconds                          age of the oldest transaction that waits to be applied, 0 if none does
+//	outflow_lag_seconds                          age of the oldest transaction that waits, of the worst destination that streams; left
+//	                                             out if none streams
+//	outflow_lag_p50_seconds                      the same of the median of those that stream
+//	outflow_lag_p99_seconds                      the same of 99 of 100 of those that stream
 //	outflow_heartbeat_latency_seconds            from written on the primary to read here, last heartbeat
 //	outflow_heartbeat_timestamp_seconds          when that one came
 //	outflow_outstanding_transactions             read and not acknowledged
@@ -40,6 +45,10 @@
 //	outflow_foreign_rows_total                   rows of another tenant that a destination refused: a fault of the program
 //	outflow_destination_failures_total           failed attempts of all destinations
 //	outflow_destinations{state}                  number by state: backfilling, streaming, retrying, parked, paused, halted
+//	outflow_destinations_in_sync                 number that stream and are at most 10 s behind
+//	outflow_destinations_detached                number that the stream goes on without: they are copied anew when they take rows again
+//	outflow_noted_timestamp_seconds              when the notes on the primary were read; only where this process does not read the slot
+//	outflow_slot_reader{host}                    1 for the machine of the process that reads the slot; only where that is another one
 //	outflow_destinations_failing{class}          number that fail, by class: see below
 //	outflow_queue_transactions                   queued for all destinations
 //	outflow_queue_changes

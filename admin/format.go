@@ -80,7 +80,7 @@ var functions = template.FuncMap{
 		}
 		return bytesText(*n)
 	},
-	"plainBytes": bytesText,
+	"plainBytes": bytesText, "plainSeconds": durationText,
 	"seconds": func(s *float64) string {
 		if s == nil {
 			return unknown

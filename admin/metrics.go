@@ -42,7 +42,9 @@ var families = []struct {
 	{"slot_safe_bytes", "WAL that may still be written before the slot is lost.", nil},
 	{"slot_checked_timestamp_seconds", "When the primary was last asked for the slot.", nil},
 	{"lag_bytes", "WAL of the primary that is not acknowledged.", nil},
-	{"lag_seconds", "Age of the oldest transaction that waits to be applied.", nil},
+	{"lag_seconds", "Age of the oldest transaction that waits, of the worst destination that streams.", nil},
+	{"lag_p50_seconds", "Age of the oldest transaction that waits, of the median of the destinations that stream.", nil},
+	{"lag_p99_seconds", "Age of the oldest transaction that waits, of 99 of 100 destinations that stream.", nil},
 	{"heartbeat_latency_seconds", "From written on the primary to read here, of the last heartbeat.", nil},
 	{"heartbeat_timestamp_seconds", "When the last heartbeat came.", nil},
 	{"outstanding_transactions", "Transactions that are read and not acknowledged.", nil},
@@ -53,6 +55,10 @@ var families = []struct {
 	{"foreign_rows_total", "Rows of another tenant that a destination refused: a fault of the program.", nil},
 	{"destination_failures_total", "Failed attempts of all destinations.", nil},
 	{"destinations", "Destinations by state.", []string{"state"}},
+	{"destinations_in_sync", "Destinations that stream and are at most 10 s behind.", nil},
+	{"destinations_detached", "Destinations that the stream goes on without.", nil},
+	{"noted_timestamp_seconds", "When a process that does not read the slot read the notes on the primary that its figures of destinations are.", nil},
+	{"slot_reader", "1 for the machine of the process that reads the slot, as noted on the primary.", []string{"host"}},
 	{"destinations_failing", "Destinations that fail, by the class of their error.", []string{"class"}},
 	{"queue_transactions", "Transactions queued for all destinations.", nil},
 	{"queue_changes", "Changes queued for all destinations.", nil},
@@ -90,8 +96,11 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	s.process()
 	if s.pipeline != nil {
 		s.slot()
-		s.stream()
-		s.destinations()
+		s.summary()
+		if s.Noted == nil { // else another process counts
+			s.stream()
+			s.destinations()
+		}
 		if c.server.TenantMetrics {
 			s.tenants()
 		}
@@ -167,6 +176,8 @@ func (s *scrape) slot() {
 	}
 	s.maybeBytes("lag_bytes", s.Lag.Bytes)
 	s.maybe("lag_seconds", s.Lag.Seconds)
+	s.maybe("lag_p50_seconds", s.Lag.P50Seconds)
+	s.maybe("lag_p99_seconds", s.Lag.P99Seconds)
 	s.maybe("heartbeat_latency_seconds", s.Lag.EndToEndSeconds)
 	s.maybeTime("heartbeat_timestamp_seconds", s.Lag.EndToEndAt)
 }
@@ -190,10 +201,27 @@ func (s *scrape) stream() {
 	s.maybeBytes("queue_limit_bytes", s.Queue.LimitBytes)
 }
 
-func (s *scrape) destinations() {
+// summary is what this process, or the one that reads the slot, knows of all destinations.
+func (s *scrape) summary() {
+	if n := s.Noted; n != nil {
+		if n.Error != nil || n.At == nil {
+			return
+		}
+		s.maybeTime("noted_timestamp_seconds", n.At)
+		if n.Reader != nil && n.Reader.Host != nil {
+			s.gauge("slot_reader", 1, *n.Reader.Host)
+		}
+	}
 	for state, n := range s.Destinations {
 		s.gauge("destinations", float64(n), state)
 	}
+	if s.InSync != nil {
+		s.gauge("destinations_in_sync", float64(*s.InSync))
+	}
+	s.gauge("destinations_detached", float64(s.Detached))
+}
+
+func (s *scrape) destinations() {
 	failing := map[string]int{}
 	copied, estimated, allEstimated := int64(0), int64(0), true
 	for i := range s.rows {
@@ -217,6 +245,9 @@ func (s *scrape) destinations() {
 }
 
 func (s *scrape) tenants() {
+	for _, d := range s.noted {
+		s.gauge("destination_state", 1, strings.ToValidUTF8(d.Tenant, "?"), strings.ToValidUTF8(d.Name, "?"), d.State)
+	}
 	for i := range s.rows {
 		r := &s.rows[i]
 		tenant, name := strings.ToValidUTF8(r.Tenant, "?"), strings.ToValidUTF8(r.Name, "?")

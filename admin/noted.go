@@ -2,8 +2,10 @@ package admin
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"outflow/replication"
@@ -13,36 +15,125 @@ import (
 // Unknown is the role and state of a process that cannot be asked.
 const Unknown = "unknown"
 
+// Notebook is what the primary has noted of a slot and its destinations.
+type Notebook struct {
+	At           time.Time // when it was read; zero: not yet
+	Destinations []sink.Noted
+	Switches     []sink.Switch
+	Reader       *sink.Reading // nil: nobody reads the slot
+	Err          error         // why the rest is not known
+}
+
+// ReadNotebook reads what the primary has noted, less destinations that the configuration no longer has.
+func ReadNotebook(ctx context.Context, store *sink.StateStore) (b Notebook) {
+	noted, err := store.Noted(ctx, "", "")
+	if err == nil {
+		b.Switches, err = store.Switches(ctx)
+	}
+	if err == nil {
+		b.Reader, err = store.Reading(ctx)
+	}
+	b.At, b.Err = time.Now(), err
+	b.Destinations = slices.DeleteFunc(noted, func(n sink.Noted) bool { return !n.Configured() })
+	return b
+}
+
 // Noted makes a status of what the primary has noted, where no process can be asked. What only a process knows is nil.
-func Noted(version, slot string, st replication.SlotStatus, noted []sink.Noted, switches []sink.Switch) Status {
-	s := Status{Version: version, At: time.Now().UTC(), Role: Unknown, State: Unknown, Reasons: []Reason{}, Slot: Slot{Name: slot},
-		Destinations: map[string]int{}, Switches: describeSwitches(switches)}
+func Noted(version, slot string, st replication.SlotStatus, book Notebook) Status {
+	s := snapshot{Status: Status{Version: version, At: time.Now().UTC(), Role: Unknown, Reasons: []Reason{}, Slot: Slot{Name: slot},
+		Destinations: map[string]int{}, Switches: describeSwitches(book.Switches)}}
 	s.Slot.fill(st)
+	s.fromNotes(book)
+	s.judge(nil)
+	s.State = Unknown
+	return s.Status
+}
+
+// fromNotes shows the destinations as they are noted.
+func (s *snapshot) fromNotes(book Notebook) {
+	s.Noted = &Notes{At: knownTime(book.At), Reader: describeReader(book.Reader)}
 	for _, d := range states {
 		s.Destinations[string(d)] = 0
 	}
-	for _, d := range NotedDestinations(noted, switches) {
-		s.Destinations[d.State]++
+	switch {
+	case book.Err != nil:
+		s.Noted.Error = known(clean(book.Err.Error()))
+		return
+	case book.At.IsZero():
+		return
 	}
-	return s
+	s.noted = NotedDestinations(book)
+	s.Total = len(s.noted)
+	for _, d := range s.noted {
+		s.Destinations[d.State]++
+		if d.Detached {
+			s.Detached++
+		}
+	}
+	inSync := s.Destinations[string(sink.Streaming)]
+	s.InSync = &inSync
+}
+
+func describeReader(r *sink.Reading) *SlotReader {
+	if r == nil {
+		return nil
+	}
+	return &SlotReader{Host: known(clean(r.Host)), Process: known(r.Process), Walsender: r.Walsender, Application: known(clean(r.Application)),
+		Address: known(r.Address), Since: knownTime(r.Since)}
 }
 
 // NotedDestinations are the destinations of which the primary knows, the worst first.
-func NotedDestinations(noted []sink.Noted, switches []sink.Switch) []Destination {
-	all := make([]Destination, len(noted))
-	for i, n := range noted {
-		all[i] = Destination{Tenant: n.Tenant, Name: n.Name, State: string(n.State), Reason: known(clean(n.Reason)), Since: knownTime(n.At)}
-		if n.SequenceID >= 0 {
-			all[i].LastSequenceID = &noted[i].SequenceID
+func NotedDestinations(book Notebook) []Destination {
+	paused := map[[2]string]bool{}
+	applying := false
+	for _, sw := range book.Switches {
+		switch {
+		case sw.Off && sw.Kind == sink.SwitchDestination:
+			paused[[2]string{sw.Tenant, sw.Name}] = true
+		case sw.Off && sw.Kind == sink.SwitchApplying:
+			applying = true
 		}
-		for _, sw := range switches {
-			if sw.Kind == sink.SwitchDestination && sw.Off && sw.Tenant == n.Tenant && sw.Name == n.Name {
-				all[i].State = string(sink.Paused)
+	}
+	all := make([]Destination, len(book.Destinations))
+	for i, n := range book.Destinations {
+		d := Destination{Tenant: n.Tenant, Name: n.Name, State: string(n.State), Reason: known(clean(n.Reason)), Since: knownTime(n.Since),
+			Detached: n.Detached, CopiedRows: known(n.Copied), Mappings: []Mapping{}}
+		if n.SequenceID >= 0 {
+			d.LastSequenceID = &n.SequenceID
+		}
+		if n.State == sink.Backfilling {
+			d.Backfill = &Backfill{Rows: n.Copied}
+			if n.CopyTotal > 0 {
+				d.Backfill.Estimated = known(max(n.CopyTotal, n.Copied))
 			}
 		}
+		if n.State != sink.Halted && (applying || paused[[2]string{n.Tenant, n.Name}]) {
+			d.State = string(sink.Paused)
+		}
+		all[i] = d
 	}
 	slices.SortStableFunc(all, func(a, b Destination) int { return cmp.Compare(rank(sink.State(a.State)), rank(sink.State(b.State))) })
 	return all
+}
+
+// Words say who reads the slot.
+func (r *SlotReader) Words() string {
+	if r == nil {
+		return "Nobody reads the slot"
+	}
+	who := "A program that is not known"
+	switch {
+	case r.Host != nil && r.Process != nil:
+		who = fmt.Sprintf("%s (process %d)", *r.Host, *r.Process)
+	case r.Address != nil:
+		who = "A program at " + *r.Address
+	case r.Application != nil:
+		who = "A program"
+	}
+	if r.Application != nil && r.Host == nil {
+		who += fmt.Sprintf(", %q,", *r.Application)
+	}
+	return who + " reads the slot"
 }
 
 // SlotWords are a slot for a terminal.
@@ -68,17 +159,39 @@ func SlotWords(s Slot) []string {
 
 // LagWords are the lag for a terminal.
 func LagWords(l Lag) string {
-	text := unknown
-	if l.Seconds != nil {
-		text = durationText(*l.Seconds)
+	text := "none streams"
+	if l.P50Seconds != nil && l.P99Seconds != nil && l.Worst != nil {
+		text = fmt.Sprintf("of those that stream p50 %s, p99 %s, the worst %s (%s)", durationText(*l.P50Seconds), durationText(*l.P99Seconds),
+			durationText(l.Worst.Seconds), clean(l.Worst.Tenant+"/"+l.Worst.Name))
 	}
 	if l.Bytes != nil {
-		text += ", " + bytesText(*l.Bytes)
+		text += "; not acknowledged " + bytesText(*l.Bytes)
 	}
 	if l.EndToEndSeconds != nil {
-		text += ", heartbeat " + durationText(*l.EndToEndSeconds)
+		text += "; heartbeat " + durationText(*l.EndToEndSeconds)
 	}
 	return text
+}
+
+// InSyncWords are the headline for a terminal.
+func InSyncWords(s Status) string {
+	if s.InSync == nil {
+		return fmt.Sprintf("%d destinations, how many are in sync is not known", s.Total)
+	}
+	return fmt.Sprintf("%d of %d in sync", *s.InSync, s.Total)
+}
+
+// Words are a mapping for a line of a terminal.
+func (m Mapping) Words() string {
+	id, at := unknown, unknown
+	if m.SequenceID != nil {
+		id = fmt.Sprint(*m.SequenceID)
+	}
+	if m.SyncedAt != nil {
+		at = m.SyncedAt.Format(time.RFC3339)
+	}
+	return fmt.Sprintf("%s: synced up to %s at %s, %s pending in %s", m.Name, id, at, plural(int(m.PendingChanges), "change", "changes"),
+		plural(m.PendingTransactions, "transaction", "transactions"))
 }
 
 // Words are a destination for a line of a terminal: destination, state, lag, backlog, rows a second, last sequence id, why.
@@ -103,6 +216,9 @@ func Words(d Destination) []string {
 		words[6] = fmt.Sprintf("%d rows copied", d.Backfill.Rows)
 	case d.Reason != nil:
 		words[6] = *d.Reason
+	}
+	if d.Detached && d.State != string(sink.Parked) {
+		words[6] = strings.TrimPrefix(words[6]+"; the stream goes on without it", "; ")
 	}
 	return words
 }

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -124,8 +123,7 @@ func (s *Server) view(r *http.Request, name string) (*view, error) {
 		if !ok {
 			return nil, refuse(http.StatusNotFound, "tenant %q has no destination %q here", tenant, destination)
 		}
-		d := found.detail(time.Now(), s.sampler.rateOf(found.Destination))
-		v.Detail = &d
+		v.Detail = &found
 	case "switches":
 		v.page = s.page(r, "Switches", name)
 		for _, sw := range snap.Switches {
@@ -177,15 +175,6 @@ func (v *view) States() []StateCount {
 type StateCount struct {
 	State string
 	Count int
-}
-
-// Count is the number of all destinations.
-func (v *view) Count() int {
-	n := 0
-	for _, c := range v.Destinations {
-		n += c
-	}
-	return n
 }
 
 // Selected reports whether the filter asks for that state alone.

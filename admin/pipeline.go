@@ -11,9 +11,16 @@ import (
 	"outflow/sink"
 )
 
+// reader is what is asked of the reader of the slot; see [replication.Reader].
+type reader interface {
+	State() replication.State
+	Position() replication.LSN
+	Latency() (time.Duration, time.Time)
+}
+
 // Pipeline is what runs between the slot and the external databases.
 type Pipeline struct {
-	Reader *replication.Reader
+	Reader reader
 	Router *sink.Router
 	Acks   *replication.AckTracker
 	// SlotStatus is what the primary last said of the slot; nil before that.
@@ -79,25 +86,41 @@ type filter struct {
 	Limit, Offset int
 }
 
-func (f *filter) matches(r *row) bool {
-	return (len(f.States) == 0 || slices.Contains(f.States, string(r.State))) && (f.Tenant == "" || f.Tenant == r.Tenant) &&
-		(f.Search == "" || strings.Contains(strings.ToLower(r.Tenant+"/"+r.Name), strings.ToLower(f.Search)))
+func (f *filter) matches(tenant, name, state string) bool {
+	return (len(f.States) == 0 || slices.Contains(f.States, state)) && (f.Tenant == "" || f.Tenant == tenant) &&
+		(f.Search == "" || strings.Contains(strings.ToLower(tenant+"/"+name), strings.ToLower(f.Search)))
 }
 
 // list gives the part of the destinations that the filter asks for, the worst first, and how many match it.
 func (f *filter) list(all []row) (part []row, total int) {
 	matching := make([]*row, 0, len(all))
 	for i := range all {
-		if f.matches(&all[i]) {
-			matching = append(matching, &all[i])
+		if r := &all[i]; f.matches(r.Tenant, r.Name, string(r.State)) {
+			matching = append(matching, r)
 		}
 	}
 	slices.SortFunc(matching, func(a, b *row) int { return worstFirst(*a, *b) })
-	from := min(f.Offset, len(matching))
-	for _, r := range matching[from:min(from+f.Limit, len(matching))] {
+	for _, r := range cutOut(matching, f) {
 		part = append(part, *r)
 	}
 	return part, len(matching)
+}
+
+// listNoted is list for destinations of which only the notes are known.
+func (f *filter) listNoted(all []Destination) (part []Destination, total int) {
+	var matching []Destination
+	for _, d := range all {
+		if f.matches(d.Tenant, d.Name, d.State) {
+			matching = append(matching, d)
+		}
+	}
+	return cutOut(matching, f), len(matching)
+}
+
+// cutOut is the part of a list that the filter asks for.
+func cutOut[T any](list []T, f *filter) []T {
+	from := min(f.Offset, len(list))
+	return list[from:min(from+f.Limit, len(list))]
 }
 
 // describe shows a destination as the API does.
@@ -108,6 +131,15 @@ func (r *row) describe(now time.Time, speed rate) Destination {
 		Backlog: &Queue{Transactions: s.Queued, Changes: s.QueuedChanges, Bytes: s.QueueBytes}, Rows: &s.Rows, Error: failureOf(s.Err)}
 	if s.SequenceID >= 0 {
 		d.LastSequenceID = &s.SequenceID
+	}
+	d.CopiedRows = known(s.Copied)
+	d.Mappings = []Mapping{}
+	for _, m := range r.MappingStatus() {
+		next := Mapping{Name: m.Name, SyncedAt: knownTime(m.At), PendingChanges: m.Changes, PendingTransactions: m.Transactions}
+		if m.SequenceID >= 0 {
+			next.SequenceID = &m.SequenceID
+		}
+		d.Mappings = append(d.Mappings, next)
 	}
 	if behind, ok := r.lag(now); ok {
 		d.LagSeconds = &behind
@@ -139,12 +171,17 @@ func (r *row) lag(now time.Time) (seconds float64, ok bool) {
 }
 
 func (r *row) detail(now time.Time, speed rate) Detail {
-	d := Detail{Destination: r.describe(now, speed), Mappings: r.Mappings(), History: []Event{}}
+	d := Detail{Destination: r.describe(now, speed), History: []Event{}}
 	events := r.History()
 	for _, e := range slices.Backward(events) {
 		d.History = append(d.History, Event{e.At.UTC(), string(e.State), clean(e.Reason)})
 	}
 	return d
+}
+
+// has reports whether the configuration of this process has the destination.
+func (p *Pipeline) has(tenant, name string) bool {
+	return slices.ContainsFunc(p.Router.Destinations(), func(d *sink.Destination) bool { return d.Tenant == tenant && d.Name == name })
 }
 
 func (p *Pipeline) tables() []Table {

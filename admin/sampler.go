@@ -1,6 +1,8 @@
 package admin
 
 import (
+	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -207,7 +209,7 @@ func (s *sampler) alive(now time.Time) bool {
 	return now.Sub(s.ticked) < 30*sampleEvery
 }
 
-// lag is how far the external databases are behind.
+// lag is how far the external databases that stream are behind.
 func (p *Pipeline) lag(now time.Time, all []row) Lag {
 	var l Lag
 	slot, read, flush := replication.SlotStatus{}, p.Reader.Position(), p.Acks.Flush()
@@ -230,12 +232,26 @@ func (p *Pipeline) lag(now time.Time, all []row) Lag {
 	if !streaming {
 		return l
 	}
-	worst := 0.0
+	lags := make([]float64, 0, len(all))
 	for i := range all {
-		if behind, ok := all[i].lag(now); ok {
-			worst = max(worst, behind)
+		r := &all[i]
+		behind, ok := r.lag(now)
+		if r.State != sink.Streaming || !ok {
+			continue
+		}
+		lags = append(lags, behind)
+		if l.Worst == nil || behind > l.Worst.Seconds {
+			l.Worst = &Laggard{Tenant: r.Tenant, Name: r.Name, Seconds: behind}
 		}
 	}
-	l.Seconds = &worst
+	if len(lags) > 0 {
+		slices.Sort(lags)
+		l.Seconds, l.P50Seconds, l.P99Seconds = &l.Worst.Seconds, quantile(lags, 0.5), quantile(lags, 0.99)
+	}
 	return l
+}
+
+// quantile is the smallest of the sorted values that so large a share of them does not exceed.
+func quantile(sorted []float64, share float64) *float64 {
+	return &sorted[int(math.Ceil(share*float64(len(sorted))))-1]
 }

@@ -54,6 +54,9 @@ type Server struct {
 
 	lookMu sync.Mutex
 	looked *snapshot
+
+	notesMu sync.Mutex
+	notes   Notebook // the newest; zero while this process knows the destinations itself
 }
 
 // maxEvents bounds who may listen to /events at the same time.
@@ -137,6 +140,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.Log.Info("status page", zap.String("url", s.URL()), zap.Bool("token", s.Token != ""))
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.sampleUntil(ctx) })
+	g.Go(func() error { return s.readNotesUntil(ctx) })
 	g.Go(func() error {
 		if err := server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("admin: %w", err)
@@ -154,6 +158,44 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	})
 	return g.Wait()
+}
+
+// notesEvery is how often a process that does not read the slot reads what is noted of the destinations.
+const notesEvery = time.Second
+
+// readNotesUntil keeps the notebook new while another process may be reading the slot.
+func (s *Server) readNotesUntil(ctx context.Context) error {
+	tick := time.NewTicker(notesEvery)
+	defer tick.Stop()
+	connected := false
+	for {
+		if p, _ := s.current(); p != nil && !p.own() {
+			book := ReadNotebook(ctx, s.Store)
+			connected = true
+			s.setNotes(book)
+		} else if connected {
+			s.setNotes(Notebook{})
+			s.Store.Close()
+			connected = false
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *Server) setNotes(book Notebook) {
+	s.notesMu.Lock()
+	defer s.notesMu.Unlock()
+	s.notes = book
+}
+
+func (s *Server) notebook() Notebook {
+	s.notesMu.Lock()
+	defer s.notesMu.Unlock()
+	return s.notes
 }
 
 func (s *Server) sampleUntil(ctx context.Context) error {

@@ -14,6 +14,7 @@ type snapshot struct {
 	Status
 	pipeline *Pipeline
 	rows     []row
+	noted    []Destination // instead of rows, where Noted is not nil; the worst first
 	points   []point
 }
 
@@ -48,23 +49,54 @@ func (s *Server) take(now time.Time, p *Pipeline, problem error) *snapshot {
 	snap.Ready = p.Reader.State() != replication.Connecting
 	snap.Slot = p.slot(s.Slot)
 	snap.Switches = describeSwitches(p.Router.Switches())
-	snap.rows = p.collect(make([]row, 0, 64))
+	if p.own() {
+		snap.rows = p.collect(make([]row, 0, 64))
+		snap.fromRows(now)
+	} else {
+		snap.fromNotes(s.notebook())
+		snap.Throughput = Throughput{}
+	}
 	snap.Lag = p.lag(now, snap.rows)
 	limit := p.Router.Options.MemoryBytes
 	snap.Queue.LimitBytes = &limit
-	for i := range snap.rows {
-		r := &snap.rows[i]
-		snap.Destinations[string(r.State)]++
-		snap.Queue.Transactions += r.Queued
-		snap.Queue.Changes += r.QueuedChanges
-		snap.Queue.Bytes += r.QueueBytes
-		snap.Totals.Rows += r.Rows
-		snap.Totals.Transactions += r.Transactions
-		snap.Totals.Batches += r.Batches
-		snap.Totals.Failures += r.Failures
-	}
 	snap.judge(problem)
 	return snap
+}
+
+// own reports whether this process knows the destinations itself: it reads the slot, or has only lost the primary. Else another process
+// may be reading, and what is noted on the primary is nearer to the truth.
+func (p *Pipeline) own() bool {
+	state := p.Reader.State()
+	return state == replication.Streaming || state == replication.Connecting && p.Router.Begun()
+}
+
+// inSyncWithin is how far behind a destination may be that counts as in sync.
+const inSyncWithin = 10 * time.Second
+
+// fromRows sums up the destinations of this process.
+func (s *snapshot) fromRows(now time.Time) {
+	s.Total = len(s.rows)
+	inSync := 0
+	for i := range s.rows {
+		r := &s.rows[i]
+		s.Destinations[string(r.State)]++
+		if behind, ok := r.lag(now); ok && r.State == sink.Streaming && behind <= inSyncWithin.Seconds() {
+			inSync++
+		}
+		if r.Detached {
+			s.Detached++
+		}
+		s.Queue.Transactions += r.Queued
+		s.Queue.Changes += r.QueuedChanges
+		s.Queue.Bytes += r.QueueBytes
+		s.Totals.Rows += r.Rows
+		s.Totals.Transactions += r.Transactions
+		s.Totals.Batches += r.Batches
+		s.Totals.Failures += r.Failures
+	}
+	if s.Role == Role(replication.Streaming.String()) {
+		s.InSync = &inSync
+	}
 }
 
 func (p *Pipeline) slot(name string) Slot {
@@ -106,8 +138,9 @@ func (s *snapshot) judge(problem error) {
 	case s.Role == Role(replication.Connecting.String()):
 		add(critical, "There is no connection to the primary yet.")
 	case s.Role == Role(replication.Standby.String()):
-		add(notice, "Another process reads the slot. This one takes over when that one ends.")
+		add(notice, "This process is a standby: it takes over when the one that reads the slot ends.")
 	}
+	s.judgeNotes(add)
 	if p := s.pipeline; p != nil && p.Configuration != nil {
 		if err := p.Configuration(); err != nil {
 			add(warning, "The configuration stays as it was: %s", clean(err.Error()))
@@ -126,6 +159,22 @@ func (s *snapshot) judge(problem error) {
 		case warning:
 			s.State = Degraded
 		}
+	}
+}
+
+// judgeNotes says whose words the figures are.
+func (s *snapshot) judgeNotes(add func(severity, format string, args ...any)) {
+	n := s.Noted
+	switch {
+	case n == nil:
+	case n.Error != nil:
+		add(warning, "What the primary has noted of the destinations cannot be read: %s", *n.Error)
+	case n.At == nil:
+		add(warning, "What the primary has noted of the destinations is not read yet.")
+	case n.Reader == nil:
+		add(warning, "Nobody reads the slot. The destinations are shown as they were noted last.")
+	default:
+		add(notice, "%s. The destinations are shown as that process has noted them on the primary.", n.Reader.Words())
 	}
 }
 
@@ -158,8 +207,19 @@ func (s *snapshot) judgeSwitches(add func(severity, format string, args ...any))
 	}
 }
 
-// judgeDestinations says how many are in trouble. None of them makes the process fail: it goes on for all others.
+// manyFail is how many destinations have to fail at once, and which share of all, until they count as one large fault.
+const (
+	manyFail      = 3
+	manyFailShare = 0.2
+)
+
+// judgeDestinations says how many are in trouble. A few do not make the process fail: it goes on for all others.
 func (s *snapshot) judgeDestinations(add func(severity, format string, args ...any)) {
+	n := s.Destinations[string(sink.Halted)] + s.Destinations[string(sink.Parked)] + s.Destinations[string(sink.Retrying)]
+	if n > manyFail && float64(n) > manyFailShare*float64(s.Total) {
+		add(critical, "%s of %s destinations fail at once. Look for one cause: the network, DNS, certificates, or a mapping that all have.",
+			numberText(int64(n)), numberText(int64(s.Total)))
+	}
 	for _, st := range []struct{ state, severity, one, many string }{
 		{string(sink.Halted), warning, "destination is halted: it needs a person", "destinations are halted: they need a person"},
 		{string(sink.Parked), warning, "destination is parked: it is copied anew when it answers", "destinations are parked: they are copied anew when they answer"},

@@ -53,7 +53,28 @@ type Status struct {
 	Totals       Totals         `json:"totals"`
 	Queue        Queue          `json:"queue"`
 	Destinations map[string]int `json:"destinations"` // by state, all states
+	Total        int            `json:"total"`        // of the destinations
+	InSync       *int           `json:"in_sync"`      // those that stream and are at most inSyncWithin behind; nil is not known
+	Detached     int            `json:"detached"`     // those that the stream goes on without
+	Noted        *Notes         `json:"noted"`        // nil: this process reads the slot, and knows the destinations itself
 	Switches     []Switch       `json:"switches"`
+}
+
+// Notes say that the destinations are shown as the process that reads the slot has noted them on the primary.
+type Notes struct {
+	At     *time.Time  `json:"at"`     // when the notes were read; nil: not yet
+	Reader *SlotReader `json:"reader"` // nil: nobody reads the slot
+	Error  *string     `json:"error"`  // why the notes cannot be read
+}
+
+// SlotReader is who reads the slot, as the primary sees it.
+type SlotReader struct {
+	Host        *string    `json:"host"`             // machine of the process of Outflow
+	Process     *int       `json:"process"`          // its id there
+	Walsender   int        `json:"walsender"`        // the process of the primary that serves it
+	Application *string    `json:"application_name"` // nil also where this role may not see it
+	Address     *string    `json:"client_address"`
+	Since       *time.Time `json:"since"`
 }
 
 // Slot is the replication slot, as the primary had it when it was last asked.
@@ -73,12 +94,22 @@ type Slot struct {
 	Outstanding   *int       `json:"outstanding_transactions"`
 }
 
-// Lag is how far the external databases are behind the primary.
+// Lag is how far the external databases that stream are behind the primary.
 type Lag struct {
 	Bytes           *int64     `json:"bytes"`
-	Seconds         *float64   `json:"seconds"`
+	Seconds         *float64   `json:"seconds"` // of the worst; nil: none streams, or nothing is known
+	P50Seconds      *float64   `json:"p50_seconds"`
+	P99Seconds      *float64   `json:"p99_seconds"`
+	Worst           *Laggard   `json:"worst"`
 	EndToEndSeconds *float64   `json:"end_to_end_seconds"` // of the last heartbeat
 	EndToEndAt      *time.Time `json:"end_to_end_at"`
+}
+
+// Laggard is the destination that is the farthest behind of those that stream.
+type Laggard struct {
+	Tenant  string  `json:"tenant"`
+	Name    string  `json:"name"`
+	Seconds float64 `json:"seconds"`
 }
 
 // Throughput is what was committed in external databases a second, over the last seconds.
@@ -135,13 +166,23 @@ type Destination struct {
 	NextRetryAt    *time.Time `json:"next_retry_at"`
 	Error          *Failure   `json:"error"`
 	Backfill       *Backfill  `json:"backfill"`
+	CopiedRows     *int64     `json:"copied_rows"` // of the copy in progress, or else of the last one
+	Mappings       []Mapping  `json:"mappings"`    // in the order in which they run; empty where only notes are known
+}
+
+// Mapping is how far one mapping of a destination is.
+type Mapping struct {
+	Name                string     `json:"name"`
+	SequenceID          *int64     `json:"last_synced_sequence_id"`
+	SyncedAt            *time.Time `json:"last_synced_at"`
+	PendingChanges      int64      `json:"pending_changes"`
+	PendingTransactions int        `json:"pending_transactions"`
 }
 
 // Detail is a destination with what only its own page shows.
 type Detail struct {
 	Destination
-	Mappings []string `json:"mappings"`
-	History  []Event  `json:"history"` // newest first
+	History []Event `json:"history"` // newest first
 }
 
 // Event is a change of a destination's state.

@@ -21,10 +21,10 @@ func (r *Router) Put(ctx context.Context, t Target) error {
 		if _, err := t.config(r.Options); err != nil {
 			return err
 		}
-		d.replace(t, r.begun)
+		d.replace(t, r.begun.Load())
 		return nil
 	}
-	if !r.begun {
+	if !r.begun.Load() {
 		_, err := r.Add(t)
 		return err
 	}
@@ -64,7 +64,7 @@ func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 	if d == nil {
 		return nil
 	}
-	if r.begun {
+	if r.begun.Load() {
 		d.mu.Lock()
 		if d.parking {
 			d.mu.Unlock()
@@ -85,11 +85,7 @@ func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 }
 
 // Begun reports whether this process has had the slot: what comes and goes since is written to the primary.
-func (r *Router) Begun() bool {
-	r.membership.Lock()
-	defer r.membership.Unlock()
-	return r.begun
-}
+func (r *Router) Begun() bool { return r.begun.Load() }
 
 func (r *Router) find(tenant, name string) *Destination {
 	r.mu.RLock()

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -27,7 +28,7 @@ const (
 		ADD COLUMN IF NOT EXISTS "epoch" bigint,
 		ADD COLUMN IF NOT EXISTS "backfill" jsonb,
 		ADD COLUMN IF NOT EXISTS "mark" text`
-	readMetadata = `SELECT "mapping_name", "last_synced_sequence_id", "fingerprint", "tenant", "source", "epoch", "backfill", "mark"
+	readMetadata = `SELECT "mapping_name", "last_synced_sequence_id", "fingerprint", "tenant", "source", "epoch", "backfill", "mark", coalesce(extract(epoch FROM "updated_at"), 0)::float8::text
 		FROM public."_stack_sync_metadata"`
 	// A table that has no owner yet is an older system's: its ids are not ours.
 	adoptMetadata = `UPDATE "_stack_sync_metadata"
@@ -47,9 +48,10 @@ const (
 type metadata struct {
 	id                          int64
 	fingerprint, tenant, source string
-	epoch                       int64  // 0 where it has none
-	backfill                    string // cursor of a backfill in progress, "" where there is none
-	mark                        string // the primary's newest checkpoint when the row was last written
+	epoch                       int64     // 0 where it has none
+	backfill                    string    // cursor of a backfill in progress, "" where there is none
+	written                     time.Time // when the row was last written, on the external server's clock
+	mark                        string    // the primary's newest checkpoint when the row was last written
 }
 
 // open reads the metadata and makes ready what is missing: the metadata table, each mapping's row and tables.
@@ -71,9 +73,9 @@ func (s *session) open(ctx context.Context) error {
 			return err
 		}
 	}
-	s.held = s.held[:0]
+	s.held, s.written = s.held[:0], s.written[:0]
 	for _, m := range s.d.mappings {
-		s.held = append(s.held, known[m.Name].id)
+		s.held, s.written = append(s.held, known[m.Name].id), append(s.written, known[m.Name].written)
 	}
 	s.expected = append(s.expected[:0], s.held...)
 	if err := s.check(ctx); err != nil {
@@ -168,12 +170,15 @@ func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
 	}
 	known := map[string]metadata{}
 	for _, r := range rows {
-		if len(r) != 8 {
+		if len(r) != 9 {
 			return nil, errors.New("reading _stack_sync_metadata: the server gives other columns")
 		}
 		m := metadata{fingerprint: string(r[2]), tenant: string(r[3]), source: string(r[4]), backfill: string(r[6]), mark: string(r[7])}
 		if m.id, err = strconv.ParseInt(string(r[1]), 10, 64); err == nil && r[5] != nil {
 			m.epoch, err = strconv.ParseInt(string(r[5]), 10, 64)
+		}
+		if seconds, wrong := strconv.ParseFloat(string(r[8]), 64); wrong == nil { // for people only
+			m.written = time.UnixMicro(int64(seconds * 1e6))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("reading _stack_sync_metadata: %w", err)

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -51,4 +52,38 @@ func (s *StateStore) Attended(ctx context.Context) (attended bool, err error) {
 		return false, fmt.Errorf("looking for replication slot %q: %w", s.Slot, err)
 	}
 	return attended, nil
+}
+
+// Reading is who reads the slot, as far as the primary knows and this role may see.
+type Reading struct {
+	Walsender   int       // process on the primary that serves the slot
+	Application string    // application_name; "" is not known
+	Address     string    // of the client; "" is a socket of the primary's machine, or not known
+	Host        string    // machine of the process of Outflow that reads, as the process noted; "" is not known
+	Process     int       // its id there; 0 is not known
+	Since       time.Time // when the reading began; zero is not known
+}
+
+// Reading reads who reads the slot; nil is nobody. What the slot's own process of Outflow noted is left out where another program has the
+// slot.
+func (s *StateStore) Reading(ctx context.Context) (*Reading, error) {
+	var r Reading
+	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT s.active_pid, coalesce(a.application_name, ''), coalesce(host(a.client_addr), ''),
+				coalesce(r.host, ''), coalesce(r.process, 0), coalesce(r.begun_at, a.backend_start, 'epoch')
+			FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
+			LEFT JOIN LATERAL (SELECT * FROM outflow.reading WHERE slot = $1 ORDER BY reading DESC LIMIT 1) r ON r.walsender = s.active_pid
+			WHERE s.slot_name::text = $1 AND s.active_pid IS NOT NULL`, s.Slot).
+			Scan(&r.Walsender, &r.Application, &r.Address, &r.Host, &r.Process, &r.Since)
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for who reads slot %q: %w", s.Slot, err)
+	}
+	if r.Since.Unix() == 0 {
+		r.Since = time.Time{}
+	}
+	return &r, nil
 }

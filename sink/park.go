@@ -17,7 +17,7 @@ import (
 func (r *Router) Begin(ctx context.Context) error {
 	r.membership.Lock()
 	defer r.membership.Unlock()
-	r.begun = true
+	r.begun.Store(true)
 	copier := &replication.Copier{Primary: r.Primary}
 	unfinished, err := copier.Unfinished(ctx)
 	copier.Close()

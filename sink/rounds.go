@@ -159,11 +159,12 @@ func (d *Destination) sameShape(changes []replication.Change) int {
 	return len(changes)
 }
 
-// release lets go of applied changes when the queue is filling up.
+// release lets go of applied changes when the queue is filling up and the transaction's end has not come. After that the room would be free
+// at the commit anyway, and a failure would have the stream read again.
 func (d *Destination) release(t *transaction) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if t.next == 0 || (d.bytes <= d.router.Options.QueueBytes/4 && !d.router.gate.closed()) {
+	if t.next == 0 || t.complete || (d.bytes <= d.router.Options.QueueBytes/4 && !d.router.gate.closed()) {
 		return
 	}
 	var freed int64

@@ -100,7 +100,7 @@ type Router struct {
 	xids  *xids
 
 	membership sync.Mutex      // one change of the destinations at a time
-	begun      bool            // Begin was called: what comes or goes now must be noted on the primary
+	begun      atomic.Bool     // Begin was called: what comes or goes now must be noted on the primary
 	begunAt    replication.LSN // where the primary's WAL ended then
 
 	mu           sync.RWMutex

@@ -19,6 +19,7 @@ type session struct {
 	d          *Destination
 	conn       *pgconn.PgConn
 	held       []int64           // by mapping: last_synced_sequence_id as we last saw or set it
+	written    []time.Time       // by mapping: when that was written, as of open
 	expected   []int64           // the same when what is in flight is committed
 	types      map[string]string // by the primary's name of a type: the external database's, "" where it has none
 	statements map[statementKey]*mapping.Statement
@@ -84,6 +85,7 @@ func (d *Destination) connect(ctx context.Context) error {
 	d.session = s
 	d.met, d.visiting = true, false
 	d.status.SequenceID = s.lowest()
+	d.noteSynced(s, s.written)
 	d.caughtUp = s.backfill == nil
 	if s.backfill != nil {
 		d.due, d.status.Copied = true, s.backfill.cursor.Rows

@@ -85,6 +85,7 @@ func (d *Destination) statusLocked() Status {
 	if n := len(d.history); n > 0 {
 		s.Since = d.history[n-1].At
 	}
+	s.SequenceID = max(s.SequenceID, d.note)
 	if d.parked {
 		s.Detached, s.DetachedWhy = true, d.parkReason
 	}
@@ -229,6 +230,7 @@ func (d *Destination) succeeded(b *batch, flushed bool) {
 		d.status.CommitTime = b.transactions[n-1].committed
 	}
 	d.status.SequenceID = max(d.status.SequenceID, b.last)
+	d.noteSynced(d.session, nil)
 	d.status.Rows += int64(b.changes)
 	d.status.Batches++
 	d.status.Transactions += int64(len(b.transactions))
@@ -273,6 +275,7 @@ func (d *Destination) progress(c cursor, complete bool) {
 	// A chunk's commit waited for the disk, so the primary may be told of it.
 	d.status.SequenceID = max(d.status.SequenceID, d.session.lowest())
 	d.released = max(d.released, d.session.lowest())
+	d.noteSynced(d.session, nil)
 	if complete {
 		d.status.CopyTable = ""
 	}

@@ -122,7 +122,8 @@ func TestAPIInEachState(t *testing.T) {
 	s := w.serve()
 	w.user(tenant1, "00000000-0000-4000-8000-000000000001", "Ada")
 	good := s.destinationIs(tenant1, "main", sink.Streaming)
-	if good.Error != nil || good.NextRetryAt != nil || len(good.Mappings) != 2 || good.Address == nil || strings.Contains(*good.Address, "@") {
+	if good.Error != nil || good.NextRetryAt != nil || len(good.Mappings) != 2 || good.Mappings[1].Name != "users" || good.Mappings[1].SequenceID == nil ||
+		*good.Mappings[1].SequenceID <= 0 || good.Mappings[1].SyncedAt == nil || good.Address == nil || strings.Contains(*good.Address, "@") {
 		t.Errorf("streaming: %+v", good)
 	}
 	s.destinationIs(tenant2, "poisoned", sink.Streaming)
@@ -174,7 +175,11 @@ func TestAPIInEachState(t *testing.T) {
 	}
 	w.user(tenant1, "00000000-0000-4000-8000-000000000004", "Dan")
 	waitFor(t, "the backlog", func() error {
-		if d := s.destinationIs(tenant1, "main", sink.Paused); d.Backlog.Changes == 0 || d.LagSeconds == nil || *d.LagSeconds == 0 {
+		d := s.destinationIs(tenant1, "main", sink.Paused)
+		if m := d.Mappings; m[0].PendingChanges != 0 || m[1].PendingChanges != int64(d.Backlog.Transactions) || m[1].PendingTransactions != d.Backlog.Transactions {
+			t.Errorf("the mappings are %+v, the backlog %+v", m, d.Backlog)
+		}
+		if d.Backlog.Changes == 0 || d.LagSeconds == nil || *d.LagSeconds == 0 {
 			return fmt.Errorf("it is %+v", d.Backlog)
 		}
 		return nil

@@ -161,6 +161,7 @@ func TestDashboard(t *testing.T) {
 	w.user(tenant2, "00000000-0000-4000-8000-000000000002", `<img src=x onerror="document.title='pwned'">`)
 	b.shows("tr.halted", "I refuse <img src=x")
 	b.shows(".banner.degraded .reasons", "halted")
+	b.shows(".banner.degraded h1", "1 of 3 in sync")
 	for i := range 40 {
 		w.user(tenant1, fmt.Sprintf("00000000-0000-4000-8000-0000000001%02d", i), "Bo")
 	}
@@ -170,6 +171,19 @@ func TestDashboard(t *testing.T) {
 		t.Errorf("loaded again: %t, title %q, %d images", !same, title, b.count("main img"))
 	}
 	b.shots()
+
+	// A try now: the refused row is tried again, and halts it again.
+	failures := s.destinationIs(tenant2, "poisoned", sink.Halted).Attempts
+	b.press(`tr.halted form[action="/destination/retry"] button`)
+	b.shows("[data-live=detail]", "I refuse")
+	waitFor(t, "the try", func() error {
+		if n := s.destinationIs(tenant2, "poisoned", sink.Halted).Attempts; n <= failures {
+			return fmt.Errorf("%d attempts", n)
+		}
+		return nil
+	})
+	b.visit("/")
+	b.shows("#live", "live")
 
 	// Pause and resume, from the table and from the destination's page.
 	b.press(`tr.streaming a[href^="/destination/pause"]`)
@@ -200,7 +214,7 @@ func TestDashboard(t *testing.T) {
 	b.shows(".means", "The primary keeps all WAL from now on")
 	b.press(`button.primary`)
 	b.shows("[data-live=fuses]", "Off")
-	b.shows(".banner.degraded", "Degraded")
+	b.shows(".banner.degraded h1", "Degraded")
 	b.shot("switches")
 	b.press(`form[action="/switches/reading"] button`)
 	b.shows("[data-live=fuses] .state.on", "On")

@@ -39,8 +39,9 @@ func newStatus() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show how the slot and every destination are, the worst first",
-		Long: `Status asks the process whose admin.listen the configuration names. Where none answers it shows what the primary has noted: the
-slot, the switches, and each destination's state at the last checkpoint. Exit code 0: it could be read.`,
+		Long: `Status asks the process whose admin.listen the configuration names: how many destinations are in sync, the lag of those that
+stream, and each destination with its mappings. Where none answers, or where it is a standby, the state of the destinations is what the
+process that reads the slot has noted on the primary at its last checkpoint, and that process is named. Exit code 0: it could be read.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if output != "text" && output != "json" {
@@ -126,16 +127,13 @@ func statusFromPrimary(ctx context.Context, cfg *config.Config, limit int) (*sta
 	}
 	state := &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}
 	defer state.Close()
-	noted, err := state.Noted(ctx, "", "")
-	if err != nil {
-		return nil, err
+	book := admin.ReadNotebook(ctx, state)
+	if book.Err != nil {
+		return nil, book.Err
 	}
-	switches, err := state.Switches(ctx)
-	if err != nil {
-		return nil, err
-	}
-	r := &statusReport{From: "primary", Status: admin.Noted(version, cfg.Source.Slot, slot, noted, switches), Total: len(noted)}
-	all := admin.NotedDestinations(noted, switches)
+	r := &statusReport{From: "primary", Status: admin.Noted(version, cfg.Source.Slot, slot, book)}
+	all := admin.NotedDestinations(book)
+	r.Total = len(all)
 	r.Destinations = all[:min(limit, len(all))]
 	return r, nil
 }
@@ -147,11 +145,12 @@ func (r *statusReport) write(out io.Writer) error {
 	} else {
 		fmt.Fprintf(out, "%s, %s, version %s, since %s\n", st.State, st.Role, st.Version, st.StartedAt.Format(time.RFC3339))
 	}
+	fmt.Fprintln(out, admin.InSyncWords(*st))
 	for _, reason := range st.Reasons {
 		fmt.Fprintf(out, "  %s: %s\n", reason.Severity, reason.Message)
 	}
 	fmt.Fprintf(out, "slot %s: %s\n", st.Slot.Name, strings.Join(admin.SlotWords(st.Slot), ", "))
-	if st.Lag.Seconds != nil {
+	if st.Role == "streaming" {
 		fmt.Fprintf(out, "lag: %s\n", admin.LagWords(st.Lag))
 	}
 	for _, sw := range st.Switches {
@@ -163,6 +162,9 @@ func (r *statusReport) write(out io.Writer) error {
 	fmt.Fprintln(w, "\nDESTINATION\tSTATE\tLAG\tBACKLOG\tROWS/S\tLAST SEQUENCE ID\tWHY")
 	for _, d := range r.Destinations {
 		fmt.Fprintln(w, strings.Join(admin.Words(d), "\t"))
+		for _, m := range d.Mappings {
+			fmt.Fprintf(w, "  %s\n", m.Words())
+		}
 	}
 	if err := w.Flush(); err != nil {
 		return err

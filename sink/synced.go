@@ -1,0 +1,65 @@
+package sink
+
+import (
+	"slices"
+	"time"
+)
+
+// MappingStatus is how far one mapping of a destination is.
+type MappingStatus struct {
+	Name         string
+	SequenceID   int64     // last_synced_sequence_id in the external database; -1 before this process has connected
+	At           time.Time // when the external database last wrote that, on its clock or, for writes of this process, on ours; zero: unknown
+	Changes      int64     // that wait for this mapping
+	Transactions int       // that bring them
+}
+
+// MappingStatus returns how far each mapping is, in the order in which they run.
+func (d *Destination) MappingStatus() []MappingStatus {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := make([]MappingStatus, len(d.mappings))
+	for i, m := range d.mappings {
+		all[i] = MappingStatus{Name: m.Name, SequenceID: -1}
+		if at := slices.IndexFunc(d.synced, func(s MappingStatus) bool { return s.Name == m.Name }); at >= 0 {
+			all[i] = d.synced[at]
+		}
+		d.pending(&all[i], m.Tables())
+	}
+	return all
+}
+
+// pending counts what waits for a mapping that reads those tables. It is called with mu held.
+func (d *Destination) pending(s *MappingStatus, tables []string) {
+	for _, t := range d.queue[d.applied:] {
+		if t.id <= s.SequenceID {
+			continue
+		}
+		n := int64(0)
+		for i := range t.changes {
+			if slices.Contains(tables, t.changes[i].Relation.Table) {
+				n++
+			}
+		}
+		if n > 0 {
+			s.Changes += n
+			s.Transactions++
+		}
+	}
+}
+
+// noteSynced takes over how far the session's mappings are. at is when each was written, nil: what has moved was written now. It is
+// called with mu held, by the worker.
+func (d *Destination) noteSynced(s *session, at []time.Time) {
+	known := make([]MappingStatus, len(s.held))
+	for i, id := range s.held {
+		known[i] = MappingStatus{Name: d.mappings[i].Name, SequenceID: id, At: time.Now()}
+		switch {
+		case at != nil:
+			known[i].At = at[i]
+		case i < len(d.synced) && d.synced[i].Name == known[i].Name && d.synced[i].SequenceID == id:
+			known[i].At = d.synced[i].At
+		}
+	}
+	d.synced = known
+}
