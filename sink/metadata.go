@@ -268,6 +268,11 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 		if s.conn.TxStatus() != 'T' {
 			return &Error{Mapping: m.Name, verdict: needsHuman, Err: fmt.Errorf("its schema ended the transaction that it ran in")}
 		}
+		if row, ok := known[m.Name]; !ok || row.epoch != s.epoch { // else only the mapping has changed, and no change was lost
+			if err := s.sweepable(ctx, m); err != nil {
+				return err
+			}
+		}
 		least := strconv.FormatInt(s.least, 10)
 		_, err := s.exec(ctx, fillMapping, m.Name, tenant, source, m.Fingerprint(), strconv.FormatInt(s.epoch, 10), firstCursor.String(), least, *s.d.router.mark.Load())
 		if err == nil {

@@ -29,10 +29,20 @@ func (d *Destination) truncate(ctx context.Context, b *batch, rel *replication.R
 			return err
 		}
 	}
-	if !asked {
-		return &Error{Table: table, verdict: needsHuman,
-			Err:    fmt.Errorf("the primary truncated %s, and no mapping says in keys: which of its rows the external database holds", table),
-			Remedy: "add keys: to a mapping that reads " + table}
+	if asked {
+		return nil
+	}
+	for mi, m := range d.mappings {
+		if !b.mappings[mi] {
+			continue
+		}
+		holding, err := d.session.holdsRows(ctx, m, table)
+		if err != nil {
+			return err
+		}
+		if len(holding) > 0 {
+			return unswept(table, holding, "the primary truncated "+table)
+		}
 	}
 	return nil
 }
