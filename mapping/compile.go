@@ -60,7 +60,7 @@ func (m *Mapping) Compile(step int, rel *replication.Relation, typeName func(str
 		output = append(output, fmt.Sprintf("u.c%d::%s AS %s", n, typeName, quote(name)))
 	}
 	for _, i := range m.stepColumns(s, rel) {
-		add(parameterColumn{index: i}, rel.Columns[i].Name, targetType(rel.Columns[i].Type, typeName))
+		add(parameterColumn{index: i}, rel.Columns[i].Name, TargetType(rel.Columns[i].Type, typeName))
 	}
 	if s.reads(sequenceColumn) {
 		add(parameterColumn{-1, sequenceColumn}, sequenceColumn, "bigint")
@@ -162,7 +162,8 @@ func (m *Mapping) stepColumns(s Step, rel *replication.Relation) []int {
 	return indexes
 }
 
-func targetType(name string, typeName func(string) string) string {
+// TargetType is the type in which a column arrives: its own where the external database has it, else text.
+func TargetType(name string, typeName func(string) string) string {
 	if found := typeName(name); found != "" {
 		return found
 	}

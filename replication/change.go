@@ -90,8 +90,7 @@ type Column struct {
 	Name     string
 	TypeOID  uint32
 	TypeMod  int32  // pg_attribute.atttypmod; -1 is none
-	Type     string // as format_type prints it, a domain as its base type; empty until resolved
-	Source   string // the type's name on the primary itself, for queries there
+	Type     string // as format_type prints it, without modifier, a domain as its base type; empty until resolved
 	Identity bool   // part of the replica identity
 }
 
@@ -149,7 +148,7 @@ func (r *Relation) sentLike(o *Relation) bool {
 	}
 	for i := range r.Columns {
 		a, b := r.Columns[i], o.Columns[i]
-		a.Type, b.Type, a.Source, b.Source = "", "", "", ""
+		a.Type, b.Type = "", ""
 		if a != b {
 			return false
 		}

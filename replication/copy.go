@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -58,42 +59,57 @@ func (s Snapshot) InProgress() []uint32 { return s.inProgress }
 // that was visible, so transactions that run may have later ids, and those are not among InProgress.
 func (s Snapshot) End() uint32 { return uint32(s.xmax) }
 
-// Chunk is a piece of a table as one snapshot saw it.
+// Chunk is a piece of a table as one moment showed it.
 type Chunk struct {
-	Rows     []Tuple // in key order, all columns of the relation
-	Snapshot Snapshot
-	Horizon  LSN  // everything that the snapshot saw committed before this position
-	Last     bool // no row follows
+	Rows     []Tuple   // in key order, all columns of Relation
+	Relation *Relation // the table in that moment: the columns asked for that it has, and the key's
+	Tenant   int       // index of the tenant's column
+	Snapshot Snapshot  // what it does not see counts as not seen; the rows may be newer
+	Horizon  LSN       // everything that the rows show committed before this position
+	Last     bool      // no row follows
+	Next     Place     // behind the last row
 }
 
-// Range says which rows of a table are read: those of one tenant behind a key.
+// KeyOf is a row's key less the tenant's column: what Place.After holds.
+func (c Chunk) KeyOf(row Tuple) []string {
+	var key []string
+	for _, i := range c.Relation.Key {
+		if i != c.Tenant {
+			key = append(key, string(row.Value(i).Text))
+		}
+	}
+	return key
+}
+
+// Place is where a reading of a table goes on. The zero Place is the beginning.
+type Place struct {
+	After []string // the key's columns of the last row, less the tenant's; nil is the beginning
+	Order string   // the order in which that is a place; in another one the table begins anew
+}
+
+// Range says which rows of a part are read.
 type Range struct {
-	Relation *Relation
-	Tenant   int // index of the tenant's column
-	Value    string
-	After    []string // the key columns of the last row read, less the tenant's column; nil begins
-	Limit    int      // rows at the most
+	Part
+	Place
+	Limit int // rows at the most
 }
 
-// Copier reads pieces of tables on a connection of its own, each in a short read-only transaction. It belongs to one
-// goroutine at a time.
+// Copier reads pieces of tables on a connection of its own, each in a short read-only transaction that describes the table and
+// reads it in the same moment. It belongs to one goroutine at a time.
 type Copier struct {
 	Primary *Primary
 	conn    *pgx.Conn
 }
 
-// KeyColumns are the indexes of the key's columns less the tenant's: what Range.After holds.
-func (r Range) KeyColumns() []int {
-	return slices.DeleteFunc(slices.Clone(r.Relation.Key), func(i int) bool { return i == r.Tenant })
-}
-
-// Next is the position behind a row of the range.
-func (r Range) Next(row Tuple) []string {
-	after := []string{}
-	for _, i := range r.KeyColumns() {
-		after = append(after, string(row.Value(i).Text))
+// KeyColumns are the names of the key's columns less the tenant's: what Place.After holds.
+func (p Part) KeyColumns() []string {
+	var names []string
+	for _, i := range p.Relation.Key {
+		if i != p.Tenant {
+			names = append(names, p.Relation.Columns[i].Name)
+		}
 	}
-	return after
+	return names
 }
 
 // chunkBytes is the size at which a chunk ends, whatever its limit in rows: rows may be megabytes wide. They are fetched a few
@@ -103,34 +119,46 @@ const chunkBytes = 8 << 20
 // Read reads the next chunk of a range.
 func (c *Copier) Read(ctx context.Context, r Range) (Chunk, error) {
 	var chunk Chunk
-	sql, args := r.sql()
-	full := false
-	err := c.snapshot(ctx, &chunk, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "DECLARE outflow_chunk NO SCROLL CURSOR FOR "+sql, args...); err != nil {
+	err := c.moment(ctx, r.Part, &chunk, func(conn *pgx.Conn, s *shape) error {
+		order := Signature(s.order)
+		if order != r.Order {
+			r.After = nil
+		}
+		sql, args := s.rangeSQL(r)
+		if _, err := conn.Exec(ctx, "DECLARE outflow_chunk NO SCROLL CURSOR FOR "+sql, args...); err != nil {
+			return s.explain(r.Value, err)
+		}
+		if err := horizon(ctx, conn, &chunk); err != nil {
 			return err
 		}
+		full := false
 		for n, bytes := 10, 0; ; {
-			fetched, size, err := fetch(ctx, tx, n)
+			fetched, size, err := fetch(ctx, conn, n)
 			if err != nil {
 				return err
 			}
 			chunk.Rows = append(chunk.Rows, fetched...)
 			bytes += size
 			if full = bytes > chunkBytes; full || len(fetched) < n {
-				return nil
+				break
 			}
 			n = max(1, min(chunkBytes/8*len(chunk.Rows)/(bytes+1), 2000))
 		}
+		chunk.Last = !full && len(chunk.Rows) < r.Limit || len(s.key) == 0
+		chunk.Next = Place{After: r.After, Order: order}
+		if n := len(chunk.Rows); n > 0 {
+			chunk.Next.After = chunk.KeyOf(chunk.Rows[n-1])
+		}
+		return nil
 	})
 	if err != nil {
 		return Chunk{}, fmt.Errorf("reading rows of %s: %w", r.Relation, err)
 	}
-	chunk.Last = !full && len(chunk.Rows) < r.Limit || len(r.KeyColumns()) == 0
 	return chunk, nil
 }
 
-func fetch(ctx context.Context, tx pgx.Tx, n int) (fetched []Tuple, size int, err error) {
-	rows, err := tx.Query(ctx, fmt.Sprintf("FETCH %d FROM outflow_chunk", n), pgx.QueryResultFormats{pgx.TextFormatCode})
+func fetch(ctx context.Context, conn *pgx.Conn, n int) (fetched []Tuple, size int, err error) {
+	rows, err := conn.Query(ctx, fmt.Sprintf("FETCH %d FROM outflow_chunk", n), pgx.QueryResultFormats{pgx.TextFormatCode})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -143,24 +171,20 @@ func fetch(ctx context.Context, tx pgx.Tx, n int) (fetched []Tuple, size int, er
 	return fetched, size, rows.Err()
 }
 
-// Present returns which of the keys exist: Rows are the rows found. Keys need only their key columns filled.
-func (c *Copier) Present(ctx context.Context, rel *Relation, keys []Tuple) (Chunk, error) {
-	var chunk Chunk
-	err := c.snapshot(ctx, &chunk, func(tx pgx.Tx) error {
-		var err error
-		chunk.Rows, err = lookupRows(ctx, tx, rel, keys)
-		return err
-	})
-	if err != nil {
-		return Chunk{}, fmt.Errorf("looking for rows of %s: %w", rel, err)
-	}
-	return chunk, nil
-}
-
 // Now returns an empty chunk: the snapshot and the horizon of this moment.
 func (c *Copier) Now(ctx context.Context) (Chunk, error) {
 	var chunk Chunk
-	err := c.snapshot(ctx, &chunk, func(pgx.Tx) error { return nil })
+	var snapshot string
+	err := c.connect(ctx)
+	if err == nil {
+		err = c.conn.QueryRow(ctx, `SELECT pg_current_snapshot()::text`).Scan(&snapshot)
+	}
+	if err == nil {
+		chunk.Snapshot, err = ParseSnapshot(snapshot)
+	}
+	if err == nil {
+		err = horizon(ctx, c.conn, &chunk)
+	}
 	return chunk, err
 }
 
@@ -169,13 +193,14 @@ const countCost = 20_000
 
 // Estimate is how many rows the tenant has in a table: counted where the planner finds that cheap, which holds for small tables with and
 // without statistics, or else as the planner guesses.
-func (c *Copier) Estimate(ctx context.Context, rel *Relation, tenant int, value string) (rows int64, err error) {
-	err = c.snapshot(ctx, &Chunk{}, func(tx pgx.Tx) error {
+func (c *Copier) Estimate(ctx context.Context, part Part) (rows int64, err error) {
+	err = c.moment(ctx, part, &Chunk{}, func(conn *pgx.Conn, s *shape) error {
+		from := "FROM " + s.from()
+		if o := s.tenantAs; o.Equal != "" {
+			from += " WHERE " + Same([]Ordered{o}, []string{o.Value(quoteLiteral(part.Value))})
+		}
 		var plan []byte
-		from := fmt.Sprintf(`FROM %s WHERE %s = %s::%s`,
-			pgx.Identifier{rel.Schema, rel.Name}.Sanitize(), quoteIdentifier(rel.Columns[tenant].Name), quoteLiteral(value),
-			rel.Columns[tenant].Source)
-		if err := tx.QueryRow(ctx, `EXPLAIN (FORMAT JSON) SELECT `+from).Scan(&plan); err != nil {
+		if err := conn.QueryRow(ctx, `EXPLAIN (FORMAT JSON) SELECT `+from).Scan(&plan); err != nil {
 			return err
 		}
 		var explained []struct {
@@ -188,7 +213,7 @@ func (c *Copier) Estimate(ctx context.Context, rel *Relation, tenant int, value 
 			return fmt.Errorf("reading the plan: %w", err)
 		}
 		if explained[0].Plan.Cost <= countCost {
-			return tx.QueryRow(ctx, `SELECT count(*) `+from).Scan(&rows)
+			return conn.QueryRow(ctx, `SELECT count(*) `+from).Scan(&rows)
 		}
 		rows = int64(explained[0].Plan.Rows)
 		return nil
@@ -202,35 +227,70 @@ func (c *Copier) Once(ctx context.Context) (Chunk, error) {
 	return c.Now(ctx)
 }
 
-// snapshot runs f in a REPEATABLE READ transaction and notes its snapshot, and after it the horizon. The snapshot is taken
-// by the transaction's first statement.
-func (c *Copier) snapshot(ctx context.Context, chunk *Chunk, f func(pgx.Tx) error) error {
-	if c.conn == nil || c.conn.IsClosed() {
-		conn, err := c.Primary.Connect(ctx)
-		if err != nil {
-			return ExplainConnect(c.Primary, err)
-		}
-		c.conn = conn
+func (c *Copier) connect(ctx context.Context) error {
+	if c.conn != nil && !c.conn.IsClosed() {
+		return nil
 	}
-	tx, err := c.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	conn, err := c.Primary.Connect(ctx)
+	if err != nil {
+		return ExplainConnect(c.Primary, err)
+	}
+	c.conn = conn
+	return nil
+}
+
+// moment runs f in a transaction in which the table cannot be altered, and notes its shape and a snapshot from before f. f reads
+// with one statement, which has a snapshot of its own, and notes the horizon behind it.
+func (c *Copier) moment(ctx context.Context, part Part, chunk *Chunk, f func(*pgx.Conn, *shape) error) error {
+	if err := c.connect(ctx); err != nil {
+		return err
+	}
+	return inMoment(ctx, c.Primary, c.conn, part, func(s *shape, snapshot Snapshot) error {
+		chunk.Snapshot, chunk.Relation, chunk.Tenant = snapshot, s.Table, s.tenant
+		return f(c.conn, s)
+	})
+}
+
+// inMoment finds the table by its OID: under the name that it had, else under the one that it has.
+func inMoment(ctx context.Context, p *Primary, conn *pgx.Conn, part Part, f func(*shape, Snapshot) error) error {
+	rel := part.Relation
+	err := lockedAs(ctx, p, conn, part, tableName{rel.Schema, rel.Name}, f)
+	if !errors.Is(err, errRenamed) && sqlstate(err) != undefinedTable {
+		return err
+	}
+	var name tableName
+	found := conn.QueryRow(ctx, `SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.oid = $1`, rel.OID).Scan(&name.schema, &name.name)
+	if found != nil || name == (tableName{rel.Schema, rel.Name}) {
+		return err
+	}
+	return lockedAs(ctx, p, conn, part, name, f)
+}
+
+func lockedAs(ctx context.Context, p *Primary, conn *pgx.Conn, part Part, name tableName, f func(*shape, Snapshot) error) error {
+	defer func() { _, _ = conn.Exec(context.WithoutCancel(ctx), "ROLLBACK") }()
+	if _, err := conn.PgConn().Exec(ctx, fmt.Sprintf(lockSQL, name)).ReadAll(); err != nil {
+		return err
+	}
+	s, text, err := p.shapes.find(ctx, conn, part, name)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	var snapshot, horizon string
-	if err := tx.QueryRow(ctx, `SELECT pg_current_snapshot()::text`).Scan(&snapshot); err != nil {
+	snapshot, err := ParseSnapshot(text)
+	if err != nil {
 		return err
 	}
-	if err := tx.QueryRow(ctx, `SELECT pg_current_wal_insert_lsn()::text`).Scan(&horizon); err != nil {
+	return f(s, snapshot)
+}
+
+func horizon(ctx context.Context, conn *pgx.Conn, chunk *Chunk) error {
+	var text string
+	if err := conn.QueryRow(ctx, `SELECT pg_current_wal_insert_lsn()::text`).Scan(&text); err != nil {
 		return err
 	}
-	if chunk.Snapshot, err = ParseSnapshot(snapshot); err != nil {
-		return err
-	}
-	if chunk.Horizon, err = ParseLSN(horizon); err != nil {
-		return err
-	}
-	return f(tx)
+	var err error
+	chunk.Horizon, err = ParseLSN(text)
+	return err
 }
 
 // Close ends the connection.
@@ -240,31 +300,29 @@ func (c *Copier) Close() {
 	}
 }
 
-// sql is the query of a range. Values are compared as their own types, so collations and numbers order as the index does.
-func (r Range) sql() (string, []any) {
-	rel := r.Relation
-	columns := make([]string, len(rel.Columns))
-	for i, c := range rel.Columns {
-		columns[i] = quoteIdentifier(c.Name)
-	}
-	typed := func(n, column int) string { return fmt.Sprintf("$%d::text::%s", n, rel.Columns[column].Source) }
+// rangeSQL is the query of a range.
+func (s *shape) rangeSQL(r Range) (string, []any) {
 	args := []any{r.Value}
-	where := quoteIdentifier(rel.Columns[r.Tenant].Name) + " = " + typed(1, r.Tenant)
-	var key, after []string
-	for n, i := range r.KeyColumns() {
-		key = append(key, quoteIdentifier(rel.Columns[i].Name))
-		if len(r.After) == len(r.KeyColumns()) { // else the key was another one: the table begins anew
-			args = append(args, r.After[n])
-			after = append(after, typed(len(args), i))
+	sql := fmt.Sprintf("SELECT %s FROM %s WHERE %s", s.columns(), s.from(), s.isTenant("$1"))
+	if len(s.key) == 0 {
+		return sql, args
+	}
+	if len(r.After) == len(s.key) {
+		values := make([]string, len(s.key))
+		for n, text := range r.After {
+			args = append(args, text)
+			values[n] = s.order[n].Value(fmt.Sprintf("$%d", len(args)))
 		}
+		sql += " AND " + Behind(s.order, values)
 	}
-	sql := fmt.Sprintf("SELECT %s FROM %s WHERE %s", strings.Join(columns, ", "),
-		pgx.Identifier{rel.Schema, rel.Name}.Sanitize(), where)
-	if len(after) > 0 {
-		sql += fmt.Sprintf(" AND (%s) > (%s)", strings.Join(key, ", "), strings.Join(after, ", "))
+	return sql + fmt.Sprintf(" ORDER BY %s LIMIT %d", OrderBy(s.order), r.Limit), args
+}
+
+// explain names the tenant where the type of the tenant's column refuses its name.
+func (s *shape) explain(tenant string, err error) error {
+	if state := sqlstate(err); strings.HasPrefix(state, "22") {
+		return &Problem{What: fmt.Sprintf("%q names no tenant of %s, whose column %s is %s", tenant, s.Table, s.tenantAs.Name[2:], s.tenantAs.Type),
+			Remedy: "correct the tenant's name, or leave the table out of its mappings", Err: err}
 	}
-	if len(key) > 0 {
-		sql += fmt.Sprintf(" ORDER BY %s LIMIT %d", strings.Join(key, ", "), r.Limit)
-	}
-	return sql, args
+	return err
 }

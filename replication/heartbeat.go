@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // heartbeatPrefix marks our logical messages; others' are passed over.
@@ -34,19 +36,15 @@ func (h *Heartbeat) Latency() (time.Duration, time.Time) {
 }
 
 // emit writes one, as a transaction: what it measures is the way of a commit.
-func (h *Heartbeat) emit(ctx context.Context, db querier) error {
+func (h *Heartbeat) emit(ctx context.Context, db *pgx.Conn) error {
 	h.mu.Lock()
 	if h.process == "" {
 		h.process = rand.Text()
 	}
 	content := fmt.Sprintf("%s %d", h.process, time.Now().UnixNano())
 	h.mu.Unlock()
-	rows, err := db.Query(ctx, `SELECT pg_logical_emit_message(true, $1, $2)`, heartbeatPrefix, content)
-	if err != nil {
-		return err
-	}
-	rows.Close()
-	return rows.Err()
+	_, err := db.Exec(ctx, `SELECT pg_logical_emit_message(true, $1, $2)`, heartbeatPrefix, content)
+	return err
 }
 
 // seen takes a message of the stream.

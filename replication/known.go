@@ -25,20 +25,18 @@ func (s Setup) Known(ctx context.Context, conn *pgx.Conn) (Source, error) {
 // the WAL already, and was perhaps decoded, is among them until snapshots see it: it holds the lock on its own id until then.
 // Those of other databases, which never come in the stream, are left out: nobody need wait for them.
 func (c *Copier) Unfinished(ctx context.Context) (xids []uint32, err error) {
-	err = c.snapshot(ctx, &Chunk{}, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `SELECT l.transactionid::text::bigint FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+	var xid int64
+	err = c.connect(ctx)
+	if err == nil {
+		var rows pgx.Rows
+		rows, _ = c.conn.Query(ctx, `SELECT l.transactionid::text::bigint FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 			WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted
 				AND (a.pid IS NULL OR a.datname = current_database())`) // a prepared transaction has no process
-		if err != nil {
-			return err
-		}
-		var xid int64
 		_, err = pgx.ForEachRow(rows, []any{&xid}, func() error {
 			xids = append(xids, uint32(xid))
 			return nil
 		})
-		return err
-	})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("looking for transactions that run: %w", err)
 	}
@@ -48,9 +46,9 @@ func (c *Copier) Unfinished(ctx context.Context) (xids []uint32, err error) {
 // AwaitingStandby is how many commits of this database wait for a synchronous standby, as far as this role may know
 // (pg_read_all_stats): they are in the WAL, and perhaps in external databases, and nobody sees them on the primary.
 func (c *Copier) AwaitingStandby(ctx context.Context) (n int, err error) {
-	err = c.snapshot(ctx, &Chunk{}, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'SyncRep'`).Scan(&n)
-	})
+	if err = c.connect(ctx); err == nil {
+		err = c.conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'SyncRep'`).Scan(&n)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("looking for commits that wait for a standby: %w", err)
 	}

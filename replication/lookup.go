@@ -24,10 +24,20 @@ type Lookup struct {
 // is in the WAL, and visible a moment later, or with an absent synchronous standby much later.
 var ErrNotVisible = errors.New("the primary does not show the transaction yet")
 
-// Rows returns the current rows with the keys of the given tuples, those that exist, in any order, with all columns of
-// the relation in the text form of pgoutput. They are at least as new as the transactions with those ids leave them; while one
-// of those is not visible the error is ErrNotVisible, and the caller asks again.
-func (l *Lookup) Rows(ctx context.Context, rel *Relation, keys []Tuple, after []uint32) ([]Tuple, error) {
+// ErrAnotherKey says that the key of a table is not the one by which rows are looked for any more.
+var ErrAnotherKey = errors.New("the key of the table has changed")
+
+// Keys names rows of a part: of each tuple only the key's columns count.
+type Keys struct {
+	Part
+	Tuples []Tuple
+}
+
+// Rows returns the current rows with those keys, one for each, the zero Tuple where the tenant has none: it was deleted, or is
+// another tenant's now. The columns are those of the relation that is returned, the table as it is now. The rows are at least as
+// new as the transactions with those ids leave them; while one of those is not visible the error is ErrNotVisible, and the caller
+// asks again.
+func (l *Lookup) Rows(ctx context.Context, keys Keys, after []uint32) (rows []Tuple, rel *Relation, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -35,50 +45,192 @@ func (l *Lookup) Rows(ctx context.Context, rel *Relation, keys []Tuple, after []
 	if l.conn == nil || l.conn.IsClosed() {
 		conn, err := l.Primary.Connect(ctx)
 		if err != nil {
-			return nil, ExplainConnect(l.Primary, err)
+			return nil, nil, ExplainConnect(l.Primary, err)
 		}
 		l.conn = conn
 	}
-	var text string
-	if err := l.conn.QueryRow(ctx, `SELECT pg_current_snapshot()::text`).Scan(&text); err != nil {
-		return nil, err
-	}
-	snapshot, err := ParseSnapshot(text)
+	err = inMoment(ctx, l.Primary, l.conn, keys.Part, func(s *shape, snapshot Snapshot) error {
+		for _, xid := range after {
+			if !snapshot.Sees(xid) {
+				return ErrNotVisible
+			}
+		}
+		rel = s.Table
+		rows, err = s.lookUp(ctx, l.conn, keys, s.columns()) // its snapshot is a later one, and sees what the first one does
+		return err
+	})
+	return rows, rel, err
+}
+
+// lookUp gives the wanted columns of the rows with those keys, one tuple for each key; zero where the tenant has no such row.
+func (s *shape) lookUp(ctx context.Context, conn *pgx.Conn, keys Keys, wanted string) ([]Tuple, error) {
+	arrays, values, err := s.keyArrays(keys)
 	if err != nil {
 		return nil, err
 	}
-	for _, xid := range after {
-		if !snapshot.Sees(xid) {
-			return nil, ErrNotVisible
-		}
+	args := append([]any{pgx.QueryResultFormats{pgx.TextFormatCode}, keys.Value}, arrays...)
+	sql := fmt.Sprintf("SELECT k.n, %s FROM %s JOIN %s ON %s WHERE %s", wanted, unnested("k", len(arrays), 2), s.from(),
+		Same(s.order, values), s.isTenant("$1"))
+	if len(arrays) == 0 { // the tenant is the whole key
+		sql = fmt.Sprintf("SELECT 1, %s FROM %s WHERE %s", wanted, s.from(), s.isTenant("$1"))
 	}
-	return lookupRows(ctx, l.conn, rel, keys) // its snapshot is a later one, and sees what the first one does
-}
-
-// querier is a connection or a transaction.
-type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
-
-func lookupRows(ctx context.Context, db querier, rel *Relation, keys []Tuple) ([]Tuple, error) {
-	args := []any{pgx.QueryResultFormats{pgx.TextFormatCode}}
-	for _, i := range rel.Key {
-		texts := make([]string, len(keys))
-		for k, t := range keys {
-			texts[k] = string(t.Value(i).Text)
-		}
-		args = append(args, texts)
-	}
-	rows, err := db.Query(ctx, lookupSQL(rel), args...)
+	rows, err := conn.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var found []Tuple
+	found := make([]Tuple, len(keys.Tuples))
 	for rows.Next() {
-		found = append(found, textTuple(rows.RawValues()))
+		raw, n := rows.RawValues(), 0
+		if _, err := fmt.Sscan(string(raw[0]), &n); err != nil || n < 1 || n > len(found) {
+			return nil, fmt.Errorf("%q is no place among %d keys", raw[0], len(found))
+		}
+		found[n-1] = textTuple(raw[1:])
 	}
 	return found, rows.Err()
+}
+
+// keyArrays are the keys as parameters, an array for each column, and the SQL of their values in the relation k.
+func (s *shape) keyArrays(keys Keys) (arrays []any, values []string, err error) {
+	names := s.keyNames()
+	if strings.Join(names, "\x00") != strings.Join(keys.KeyColumns(), "\x00") {
+		return nil, nil, ErrAnotherKey
+	}
+	for n, name := range names {
+		i, texts := keys.Relation.Column(name), make([]string, len(keys.Tuples))
+		for k, t := range keys.Tuples {
+			texts[k] = string(t.Value(i).Text)
+		}
+		arrays = append(arrays, texts)
+		values = append(values, s.order[n].Value(fmt.Sprintf("k.c%d", n)))
+	}
+	return arrays, values, nil
+}
+
+// unnested is a relation of arrays: columns c0, c1, ... and n, which counts from 1.
+func unnested(name string, arrays, first int) string {
+	var parameters, columns []string
+	for n := range arrays {
+		parameters = append(parameters, fmt.Sprintf("$%d::text[]", first+n))
+		columns = append(columns, fmt.Sprintf("c%d", n))
+	}
+	return fmt.Sprintf("unnest(%s) WITH ORDINALITY AS %s (%s, n)", strings.Join(parameters, ", "), name, strings.Join(columns, ", "))
+}
+
+// KeyError says that a text is no key of the table.
+type KeyError struct {
+	Key int // index of it
+	Err error
+}
+
+func (e *KeyError) Error() string { return e.Err.Error() }
+
+func (e *KeyError) Unwrap() error { return e.Err }
+
+// Present returns which of the keys the tenant has rows of. Whether two keys are one is for the primary to say, by the equality of
+// the key's own index: texts may differ, as of numeric and citext. The chunk has no rows. A text that is no key is a [*KeyError].
+func (c *Copier) Present(ctx context.Context, keys Keys) (present []bool, chunk Chunk, err error) {
+	found, chunk, err := c.find(ctx, keys, func(*shape) string { return "''" })
+	for _, t := range found {
+		present = append(present, !t.IsZero())
+	}
+	return present, chunk, err
+}
+
+// Find returns the tenant's rows with those keys in the chunk, one for each key, zero where there is none. See [Copier.Present].
+func (c *Copier) Find(ctx context.Context, keys Keys) (Chunk, error) {
+	found, chunk, err := c.find(ctx, keys, (*shape).columns)
+	chunk.Rows = found
+	return chunk, err
+}
+
+func (c *Copier) find(ctx context.Context, keys Keys, columns func(*shape) string) (found []Tuple, chunk Chunk, err error) {
+	err = c.moment(ctx, keys.Part, &chunk, func(conn *pgx.Conn, s *shape) error {
+		var err error
+		if found, err = s.lookUp(ctx, conn, keys, columns(s)); err != nil {
+			return err
+		}
+		return horizon(ctx, conn, &chunk)
+	})
+	if strings.HasPrefix(sqlstate(err), "22") {
+		err = c.findBadKey(ctx, keys, err)
+	}
+	if err != nil {
+		return nil, chunk, fmt.Errorf("looking for rows of %s: %w", keys.Relation, err)
+	}
+	return found, chunk, nil
+}
+
+// findBadKey names the first key that the primary cannot read. cause is why a look for all of them failed; it is returned where
+// every key can be read.
+func (c *Copier) findBadKey(ctx context.Context, keys Keys, cause error) error {
+	readable := func(n int) error {
+		return c.moment(ctx, keys.Part, &Chunk{}, func(conn *pgx.Conn, s *shape) error {
+			arrays, values, err := s.keyArrays(Keys{keys.Part, keys.Tuples[:n]})
+			if err != nil || len(arrays) == 0 {
+				return err
+			}
+			_, err = conn.Exec(ctx, fmt.Sprintf("SELECT count(%s) FROM %s", strings.Join(values, "), count("), unnested("k", len(arrays), 1)), arrays...)
+			return err
+		})
+	}
+	err := readable(len(keys.Tuples))
+	if err == nil {
+		return cause
+	}
+	for low, high := 0, len(keys.Tuples); ; {
+		if !strings.HasPrefix(sqlstate(err), "22") {
+			return err
+		}
+		if high-low == 1 {
+			return &KeyError{Key: low, Err: err}
+		}
+		middle := (low + high) / 2
+		switch now := readable(middle); {
+		case now == nil:
+			low = middle
+		default:
+			high, err = middle, now
+		}
+	}
+}
+
+// Equal returns which of the keys are among the others, by the equality of the key's own index.
+func (c *Copier) Equal(ctx context.Context, keys Keys, others []Tuple) (equal []bool, err error) {
+	equal = make([]bool, len(keys.Tuples))
+	err = c.moment(ctx, keys.Part, &Chunk{}, func(conn *pgx.Conn, s *shape) error {
+		arrays, values, err := s.keyArrays(keys)
+		if err != nil {
+			return err
+		}
+		if len(arrays) == 0 {
+			for i := range equal {
+				equal[i] = len(others) > 0
+			}
+			return nil
+		}
+		more, _, err := s.keyArrays(Keys{keys.Part, others})
+		if err != nil {
+			return err
+		}
+		list := make([]Ordered, len(s.order))
+		for n, o := range s.order {
+			list[n] = o
+			list[n].Name, list[n].Domain = fmt.Sprintf("o.c%d::text::%s", n, o.Type), false
+		}
+		rows, _ := conn.Query(ctx, fmt.Sprintf("SELECT DISTINCT k.n FROM %s JOIN %s ON %s", unnested("k", len(arrays), 1),
+			unnested("o", len(arrays), len(arrays)+1), Same(list, values)), append(arrays, more...)...)
+		var n int64
+		_, err = pgx.ForEachRow(rows, []any{&n}, func() error {
+			equal[n-1] = true
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("comparing keys of %s: %w", keys.Relation, err)
+	}
+	return equal, nil
 }
 
 // Close ends the connection.
@@ -90,22 +242,6 @@ func (l *Lookup) Close() {
 		defer cancel()
 		_ = l.conn.Close(ctx)
 	}
-}
-
-func lookupSQL(rel *Relation) string {
-	columns := make([]string, len(rel.Columns))
-	for i, c := range rel.Columns {
-		columns[i] = "t." + quoteIdentifier(c.Name)
-	}
-	var arrays, aliases, joins []string
-	for n, i := range rel.Key {
-		arrays = append(arrays, fmt.Sprintf("$%d::text[]", n+1))
-		aliases = append(aliases, fmt.Sprintf("c%d", n))
-		joins = append(joins, fmt.Sprintf("t.%s = k.c%d::%s", quoteIdentifier(rel.Columns[i].Name), n, rel.Columns[i].Source))
-	}
-	return fmt.Sprintf("SELECT %s FROM %s t JOIN unnest(%s) AS k (%s) ON %s", strings.Join(columns, ", "),
-		pgx.Identifier{rel.Schema, rel.Name}.Sanitize(), strings.Join(arrays, ", "), strings.Join(aliases, ", "),
-		strings.Join(joins, " AND "))
 }
 
 func textTuple(row [][]byte) Tuple {

@@ -33,6 +33,7 @@ var sessionSettings = map[string]string{
 // Primary is the way to the source database: it makes connections with fixed settings. Safe for concurrent use.
 type Primary struct {
 	config *pgx.ConnConfig
+	shapes shapes
 }
 
 // NewPrimary reads a connection string. Environment variables of libpq (PG*) fill what it leaves out, so call it before

@@ -88,35 +88,37 @@ func (s Source) resolve(p *Primary, r *Relation) error {
 
 // resolveRelation sets the type names and the key.
 //
-// Types: a domain counts as its base type. Enums and composite types are text, and arrays of those text[]: the external
-// database need not have them. A type that was dropped meanwhile is text.
+// Types: without a modifier, for a value that the primary has fits it, and one that comes from another moment need not. format_type
+// with -1 gives names that take any length ("bit", bpchar), with NULL those of the standard, which mean one character. A domain
+// counts as its base type. Enums and composite types are text, and arrays of those text[]: the external database need not have
+// them. A type that was dropped meanwhile is text.
 //
 // Key: with REPLICA IDENTITY FULL every column is of the identity, and rows are named by the primary key where there is one.
 func resolveRelation(ctx context.Context, conn *pgx.Conn, r *Relation) error {
-	oids, mods := make([]uint32, len(r.Columns)), make([]int32, len(r.Columns))
+	oids := make([]uint32, len(r.Columns))
 	for i, c := range r.Columns {
-		oids[i], mods[i] = c.TypeOID, c.TypeMod
-		r.Columns[i].Type, r.Columns[i].Source = "text", "text"
+		oids[i] = c.TypeOID
+		r.Columns[i].Type = "text"
 	}
 	rows, err := conn.Query(ctx, `
 		WITH RECURSIVE base AS (
-			SELECT a.i, format_type(a.oid, a.typmod) AS source, t.oid, t.typtype, t.typbasetype, t.typelem, t.typcategory, a.typmod, t.typtypmod
-			FROM unnest($1::oid[], $2::int4[]) WITH ORDINALITY AS a (oid, typmod, i) JOIN pg_type t ON t.oid = a.oid
+			SELECT a.i, t.oid, t.typtype, t.typbasetype, t.typelem, t.typcategory
+			FROM unnest($1::oid[]) WITH ORDINALITY AS a (oid, i) JOIN pg_type t ON t.oid = a.oid
 			UNION ALL
-			SELECT b.i, b.source, t.oid, t.typtype, t.typbasetype, t.typelem, t.typcategory, b.typtypmod, t.typtypmod
+			SELECT b.i, t.oid, t.typtype, t.typbasetype, t.typelem, t.typcategory
 			FROM base b JOIN pg_type t ON t.oid = b.typbasetype WHERE b.typtype = 'd')
 		SELECT b.i::int4, CASE
 			WHEN b.typtype IN ('e', 'c') THEN 'text'
 			WHEN b.typcategory = 'A' AND e.typtype IN ('e', 'c', 'd') THEN 'text[]'
-			ELSE format_type(b.oid, b.typmod) END, b.source
-		FROM base b LEFT JOIN pg_type e ON e.oid = b.typelem WHERE b.typtype <> 'd'`, oids, mods)
+			ELSE format_type(b.oid, -1) END
+		FROM base b LEFT JOIN pg_type e ON e.oid = b.typelem WHERE b.typtype <> 'd'`, oids)
 	if err != nil {
 		return fmt.Errorf("resolving the types of %s: %w", r, err)
 	}
 	var i int32
-	var name, source string
-	_, err = pgx.ForEachRow(rows, []any{&i, &name, &source}, func() error {
-		r.Columns[i-1].Type, r.Columns[i-1].Source = name, source
+	var name string
+	_, err = pgx.ForEachRow(rows, []any{&i, &name}, func() error {
+		r.Columns[i-1].Type = name
 		return nil
 	})
 	if err != nil {

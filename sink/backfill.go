@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -22,7 +24,12 @@ type cursor struct {
 	Mapping string   `json:"mapping,omitempty"` // whose keys are swept
 	Done    bool     `json:"done,omitempty"`    // the table is copied whole
 	After   []string `json:"after,omitempty"`   // key of the last row that is done, less the tenant
+	Sort    string   `json:"sort,omitempty"`    // the order of rows in which After is a place
 	Rows    int64    `json:"rows,omitempty"`    // copied so far
+	Remove  bool     `json:"remove,omitempty"`  // the sweep has counted what is gone, and removes it
+
+	Copied map[string]int64 `json:"copied,omitempty"` // rows by table
+	Keys   map[string]tally `json:"keys,omitempty"`   // by mapping and table
 
 	// A pass is a copy and a sweep of everything: see putOff.
 	Pass   int    `json:"pass,omitempty"`    // from 0
@@ -45,6 +52,19 @@ func (c cursor) String() string {
 		panic(err) // strings and numbers only
 	}
 	return string(b)
+}
+
+// copied is how many rows of each table are copied with so many more of one.
+func (c cursor) copied(table string, rows int) map[string]int64 {
+	all := maps.Clone(c.Copied)
+	if all == nil {
+		all = map[string]int64{}
+	}
+	if c.Table != table || c.After == nil {
+		all[table] = 0
+	}
+	all[table] += int64(rows)
+	return all
 }
 
 // Chunks adapt in size so that one takes about chunkTime to read and apply.
@@ -76,9 +96,10 @@ type backfill struct {
 	suspects map[uint32]bool // may have been applied before keys were tracked, and were not visible then; nil is not known yet
 	reading  bool
 	ready    *chunk
-	page     *page     // what is swept next
-	started  time.Time // of the chunk in hand
-	limit    int       // rows of it
+	page     *page                            // what is swept next
+	known    map[string]*replication.Relation // tables as the last chunks found them
+	started  time.Time                        // of the chunk in hand
+	limit    int                              // rows of it
 }
 
 // maxTracked is how many keys are tracked at the most, which are some 100 bytes each. A transaction that changes more has the
@@ -90,13 +111,31 @@ type chunk struct {
 	replication.Chunk
 	table    string
 	relation *replication.Relation
-	deletes  bool // rows that the primary has not (a sweep), else rows that it has
+	swept    *page // whose keys are not on the primary; nil: the rows are
+	gone     []key // those of the page
+	removed  []key // of those, what rows.Deletes are
 	next     cursor
 	done     bool // nothing is left after it
 	err      error
 
 	tracking int             // the backfill's when the read began
 	suspects map[uint32]bool // set by the first read of a tracking
+}
+
+// since is the place among the tracked keys from which on every change counts: see merge.
+func (c *chunk) since() int {
+	if c.swept == nil {
+		return math.MaxInt
+	}
+	return c.swept.since
+}
+
+// behind is the place behind one of the chunk's rows.
+func (c *chunk) behind(rows *mapping.Rows, i int) []string {
+	if c.swept != nil {
+		return c.removed[i].here
+	}
+	return c.KeyOf(rows.Upserts[i].Tuple)
 }
 
 // newBackfill finds which mappings are incomplete; nil where none is.
@@ -144,12 +183,12 @@ func (bf *backfill) trackChanges(xid uint32, changes []replication.Change) {
 			continue
 		}
 		if c.Kind == replication.Truncate {
-			bf.tracked = append(bf.tracked, tracked{xid, table, ""})
+			bf.tracked = append(bf.tracked, tracked{xid, table, "", c.Relation})
 			continue
 		}
 		for _, row := range []replication.Tuple{c.Old, c.New} {
 			if !row.IsZero() {
-				bf.tracked = append(bf.tracked, tracked{xid, table, string(f.keyOf(c.Relation, row))})
+				bf.tracked = append(bf.tracked, tracked{xid, table, string(f.keyOf(c.Relation, row)), c.Relation})
 			}
 		}
 		if len(bf.tracked) > maxTracked {
@@ -216,11 +255,12 @@ func (bf *backfill) advance(ctx context.Context) error {
 	if !idle {
 		return nil
 	}
-	if bf.cursor.Phase == phaseSweep {
-		var err error
-		if bf.page, err = bf.readPage(ctx); err != nil {
-			return err
+	if err := bf.ask(ctx); err != nil {
+		if timedOut(err) && bf.smaller(bf.size()) {
+			d.nudge()
+			return nil
 		}
+		return err
 	}
 	bf.started, bf.limit = time.Now(), bf.size()
 	d.mu.Lock()
@@ -231,6 +271,15 @@ func (bf *backfill) advance(ctx context.Context) error {
 	return nil
 }
 
+// ask is what the worker asks of the external database before a chunk is read: the connection is its.
+func (bf *backfill) ask(ctx context.Context) (err error) {
+	if bf.cursor.Phase == phaseSweep {
+		bf.page, err = bf.readPage(ctx)
+		return err
+	}
+	return bf.countHeld(ctx)
+}
+
 // read gets the next chunk. It runs beside the worker, which goes on with live changes.
 func (bf *backfill) read(tracking int, settle bool) {
 	d := bf.d
@@ -239,14 +288,14 @@ func (bf *backfill) read(tracking int, settle bool) {
 	copier := &replication.Copier{Primary: d.router.Primary}
 	defer copier.Close()
 	c, err := bf.nextSafely(ctx, copier, settle)
-	if sqlstate(err) == undefinedColumn { // it was known, and is gone
-		for _, table := range bf.tables() {
-			_, wrong := d.router.relearn(ctx, table)
-			err = errors.Join(err, wrong)
-		}
+	if err == nil && c.Relation != nil && len(c.Relation.Columns) < len(d.router.relation(c.table).Columns) { // what was known is gone
+		_, err = d.router.relearn(ctx, c.table)
 	}
 	if err != nil {
-		c = &chunk{err: &Error{verdict: retryLong, SQLState: sqlstate(err), Err: fmt.Errorf("backfill: %w", err)}}
+		if c == nil {
+			c = &chunk{}
+		}
+		c.err = err
 	}
 	c.tracking = tracking
 	d.mu.Lock()
@@ -278,19 +327,17 @@ func (bf *backfill) next(ctx context.Context, copier *replication.Copier, settle
 	}
 	suspects := bf.d.router.suspects(now.Snapshot)
 	c, err := bf.chunk(ctx, copier)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		c.suspects = suspects
 	}
-	c.suspects = suspects
-	return c, nil
+	return c, err
 }
 
 // estimate tells the status how many rows there are to copy. It is for people only: where it fails it is not known.
 func (bf *backfill) estimate(ctx context.Context, copier *replication.Copier) {
 	total := int64(0)
 	for _, table := range bf.tables() {
-		rel := bf.d.router.relation(table)
-		n, err := copier.Estimate(ctx, rel, bf.d.router.tenantColumn(rel), bf.d.Tenant)
+		n, err := copier.Estimate(ctx, bf.part(table))
 		if err != nil {
 			return
 		}
@@ -306,25 +353,45 @@ func (bf *backfill) chunk(ctx context.Context, copier *replication.Copier) (*chu
 	if bf.cursor.Phase == phaseSweep {
 		return bf.nextSwept(ctx, copier)
 	}
-	table, after, ok := bf.nextTable()
+	table, place, ok := bf.nextTable()
 	if !ok {
-		return bf.emptyChunk(ctx, copier, cursor{Phase: phaseSweep, Rows: bf.cursor.Rows}, false)
+		next := bf.cursor
+		next.Phase, next.Table, next.Done, next.After, next.Sort = phaseSweep, "", false, nil, ""
+		return bf.emptyChunk(ctx, copier, next, false)
 	}
-	rel := bf.d.router.relation(table)
-	r := replication.Range{Relation: rel, Tenant: bf.d.router.tenantColumn(rel), Value: bf.d.Tenant, After: after, Limit: bf.limit}
-	read, err := copier.Read(ctx, r)
+	read, err := copier.Read(ctx, replication.Range{Part: bf.part(table), Place: place, Limit: bf.limit})
 	if err != nil {
 		return nil, err
 	}
-	c := &chunk{Chunk: read, table: table, relation: rel}
-	c.next = cursor{Phase: phaseCopy, Table: table, After: after, Rows: bf.cursor.Rows + int64(len(read.Rows))}
-	if n := len(read.Rows); n > 0 {
-		c.next.After = r.Next(read.Rows[n-1])
+	c := &chunk{Chunk: read, table: table, relation: read.Relation, next: bf.cursor}
+	c.next.Table, c.next.Done, c.next.After, c.next.Sort = table, false, read.Next.After, read.Next.Order
+	c.next.Rows += int64(len(read.Rows))
+	from := bf.cursor
+	if place.Order != read.Next.Order { // it is begun again
+		from.After = nil
 	}
+	c.next.Copied = from.copied(table, len(read.Rows))
 	if read.Last {
 		c.next.After, c.next.Done = nil, true
 	}
 	return c, nil
+}
+
+// relation is the table as the last chunk found it, or as the stream describes it.
+func (bf *backfill) relation(table string) *replication.Relation {
+	if rel := bf.known[table]; rel != nil {
+		return rel
+	}
+	return bf.d.router.relation(table)
+}
+
+func (bf *backfill) part(table string) replication.Part {
+	return bf.d.part(bf.d.router.relation(table))
+}
+
+// part are the rows of the destination's tenant.
+func (d *Destination) part(rel *replication.Relation) replication.Part {
+	return replication.Part{Relation: rel, Tenant: d.router.tenantColumn(rel), Value: d.Tenant}
 }
 
 // tables are the source tables that the group reads, in the order in which they are copied.
@@ -342,16 +409,16 @@ func (bf *backfill) tables() []string {
 }
 
 // nextTable is the table that is copied now; not ok when all are.
-func (bf *backfill) nextTable() (table string, after []string, ok bool) {
+func (bf *backfill) nextTable() (table string, place replication.Place, ok bool) {
 	tables := bf.tables()
 	i := slices.Index(tables, bf.cursor.Table)
 	if i >= 0 && !bf.cursor.Done {
-		return tables[i], bf.cursor.After, true
+		return tables[i], replication.Place{After: bf.cursor.After, Order: bf.cursor.Sort}, true
 	}
 	if i++; i < len(tables) { // from before the first one too
-		return tables[i], nil, true
+		return tables[i], replication.Place{}, true
 	}
-	return "", nil, false
+	return "", replication.Place{}, false
 }
 
 // emptyChunk only moves the cursor.
@@ -367,10 +434,19 @@ func (bf *backfill) merge(ctx context.Context) error {
 	c := bf.ready
 	bf.ready = nil
 	d.mu.Unlock()
-	if c.err != nil {
-		return c.err
+	if c.Relation != nil {
+		if bf.known == nil {
+			bf.known = map[string]*replication.Relation{}
+		}
+		bf.known[c.table] = c.Relation
 	}
-	if c.tracking != bf.tracking {
+	switch {
+	case c.err != nil:
+		return bf.unread(ctx, c)
+	case c.tracking != bf.tracking:
+		return bf.advance(ctx)
+	case bf.anotherKey(c):
+		bf.forget()
 		return bf.advance(ctx)
 	}
 	if c.suspects != nil {
@@ -388,23 +464,70 @@ func (bf *backfill) merge(ctx context.Context) error {
 		delete(bf.suspects, xid) // later snapshots see it too
 	}
 	rows := &mapping.Rows{Relation: c.relation}
-	if c.relation != nil {
-		kept := merge(bf.rowsOf(c), keyFunc(c.relation), c.table, c.Snapshot, bf.tracked)
-		if c.deletes {
-			rows.Deletes = kept
-		} else {
-			rows.Upserts = kept
+	switch {
+	case c.swept != nil:
+		var err error
+		if rows.Deletes, err = bf.sweep(ctx, c); err != nil {
+			return err
 		}
+	case c.relation != nil:
+		keyOf := keyFunc(c.relation)
+		rows.Upserts = merge(bf.rowsOf(c, c.Rows), func(r mapping.Row) string { return keyOf(r.Tuple) }, c.table, c.Snapshot, bf.tracked, c.since())
 	}
 	bf.tracked = slices.DeleteFunc(bf.tracked, func(t tracked) bool { return c.Snapshot.Sees(t.xid) })
 	return bf.applyChunk(ctx, c, rows)
+}
+
+// unread follows a read that failed. One that took too long is tried again with fewer rows.
+func (bf *backfill) unread(ctx context.Context, c *chunk) error {
+	if errors.Is(c.err, replication.ErrAnotherKey) { // the next page gives this one
+		return bf.advance(ctx)
+	}
+	if timedOut(c.err) && bf.smaller(bf.limit) {
+		return bf.advance(ctx)
+	}
+	if e := (*Error)(nil); errors.As(c.err, &e) {
+		return e
+	}
+	e := &Error{verdict: retryLong, SQLState: sqlstate(c.err), Err: fmt.Errorf("backfill: %w", c.err)}
+	if timedOut(c.err) {
+		table, place, _ := bf.nextTable()
+		e.Remedy = fmt.Sprintf("see what keeps the primary from reading one row of %s behind %q: a lock, or no index that begins with the tenant", table, place.After)
+	}
+	return e
+}
+
+// anotherKey reports whether a change that counts for the chunk came when the table had another key.
+func (bf *backfill) anotherKey(c *chunk) bool {
+	if c.relation == nil {
+		return false
+	}
+	for i, t := range bf.tracked {
+		if t.relation != nil && t.key != "" && t.counts(i, c.table, c.Snapshot, c.since()) && !sameKey(t.relation, c.relation) {
+			return true
+		}
+	}
+	return false
+}
+
+func sameKey(a, b *replication.Relation) bool {
+	return a == b || slices.EqualFunc(a.Key, b.Key, func(i, j int) bool {
+		x, y := a.Columns[i], b.Columns[j]
+		return x.Name == y.Name && x.TypeOID == y.TypeOID && x.TypeMod == y.TypeMod
+	})
+}
+
+// smaller makes the next chunks smaller than one of so many rows; false is that there are none.
+func (bf *backfill) smaller(rows int) bool {
+	bf.d.chunkRows = max(rows/2, 1)
+	return rows > 1
 }
 
 // resize adapts the size of chunks to the time that they take.
 func (bf *backfill) resize() {
 	switch took := time.Since(bf.started); {
 	case took > 2*chunkTime:
-		bf.d.chunkRows = max(bf.size()/2, chunkMin)
+		bf.d.chunkRows = max(bf.size()/2, min(bf.size(), chunkMin))
 	case took < chunkTime:
 		bf.d.chunkRows = min(bf.size()*2, chunkMax)
 	}
@@ -422,11 +545,11 @@ func keyFunc(rel *replication.Relation) func(replication.Tuple) string {
 	return func(t replication.Tuple) string { return string(f.keyOf(rel, t)) }
 }
 
-// rowsOf gives the chunk's rows the id up to which the stream was applied: they are at least as new as that.
-func (bf *backfill) rowsOf(c *chunk) []mapping.Row {
-	rows := make([]mapping.Row, len(c.Rows))
+// rowsOf gives a chunk's rows the id up to which the stream was applied: they are at least as new as that.
+func (bf *backfill) rowsOf(c *chunk, tuples []replication.Tuple) []mapping.Row {
+	rows := make([]mapping.Row, len(tuples))
 	now, id := time.Now(), max(bf.s.lowest(), bf.d.router.appliedAt(c.Horizon))
-	for i, t := range c.Rows {
+	for i, t := range tuples {
 		rows[i] = mapping.Row{Tuple: t, SequenceID: id, CommittedAt: now}
 	}
 	return rows

@@ -43,9 +43,11 @@ func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 	for at, size, begun := 0, total, time.Now(); ; {
 		p := bf.portion(c, rows, at, min(size, total-at))
 		err := bf.apply(ctx, p)
-		if n := p.rows.Len(mapping.Any); n > 1 && tooMuch(err) && bf.s.usable() {
-			size = n / 2
-			continue
+		if n := p.rows.Len(mapping.Any); n > 1 && tooMuch(err) {
+			if size = n / 2; bf.s.usable() {
+				continue
+			}
+			d.chunkRows = size // the client's own limit ended the connection
 		}
 		if err != nil {
 			return bf.nameRow(err, p.rows)
@@ -74,8 +76,7 @@ func tooMuch(err error) bool {
 	if err == nil {
 		return false
 	}
-	e := newError(err)
-	return e.verdict == rowFault || e.SQLState == queryCanceled
+	return newError(err).verdict == rowFault || timedOut(err)
 }
 
 // portion is n rows of a chunk from one on. The cursor behind them is the chunk's own where they are its last.
@@ -83,7 +84,7 @@ func (bf *backfill) portion(c *chunk, rows *mapping.Rows, at, n int) *portion {
 	p := &portion{chunk: c, rows: rows, next: c.next, done: c.done}
 	if n < rows.Len(mapping.Any) {
 		p.rows = &mapping.Rows{Relation: rows.Relation}
-		if c.deletes {
+		if c.swept != nil {
 			p.rows.Deletes = rows.Deletes[at : at+n]
 		} else {
 			p.rows.Upserts = rows.Upserts[at : at+n]
@@ -91,11 +92,10 @@ func (bf *backfill) portion(c *chunk, rows *mapping.Rows, at, n int) *portion {
 	}
 	if at+n < rows.Len(mapping.Any) {
 		p.next, p.done = bf.cursor, false
-		r := replication.Range{Relation: c.relation, Tenant: bf.d.router.tenantColumn(c.relation)}
-		if len(r.KeyColumns()) > 0 { // else the table is one chunk
-			last := slices.Concat(p.rows.Upserts, p.rows.Deletes)[n-1]
-			p.next.Table, p.next.Done, p.next.After = c.table, false, r.Next(last.Tuple)
+		if place := c.behind(rows, at+n-1); len(place) > 0 { // else the table is one chunk
+			p.next.Table, p.next.Done, p.next.After, p.next.Sort = c.table, false, place, c.next.Sort
 			p.next.Rows += int64(len(p.rows.Upserts))
+			p.next.Copied = bf.cursor.copied(c.table, len(p.rows.Upserts))
 		}
 	}
 	p.next.Pass, p.next.PutOff, p.next.Before, p.next.Strict, p.next.Order =
@@ -256,8 +256,14 @@ func (s *session) reached(chosen []bool, id int64) {
 // nameRow says which row an error is about, where it is about one.
 func (bf *backfill) nameRow(err error, rows *mapping.Rows) error {
 	e := newError(err)
-	if e.verdict != rowFault || rows.Len(mapping.Any) != 1 {
+	slow := timedOut(err)
+	if e.verdict != rowFault && !slow || rows.Len(mapping.Any) != 1 {
 		return err
+	}
+	if slow {
+		named := *e
+		named.Remedy = "make what the statement does for one row faster (triggers, indexes), or raise sink.statement_timeout"
+		e = &named
 	}
 	row := slices.Concat(rows.Upserts, rows.Deletes)[0]
 	return e.ofRow(&replication.Change{Relation: rows.Relation, New: row.Tuple})

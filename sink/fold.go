@@ -139,3 +139,17 @@ func (f *fold) rows() map[string]*mapping.Rows {
 	}
 	return all
 }
+
+// keyTuple is the row that a key was made of; all else is NULL.
+func keyTuple(rel *replication.Relation, key string) replication.Tuple {
+	values := make([]replication.Value, len(rel.Columns))
+	for i := range values {
+		values[i].Presence = replication.Null
+	}
+	for _, i := range rel.Key {
+		size := 5 + int(binary.BigEndian.Uint32([]byte(key[1:5])))
+		values[i] = replication.Value{Presence: replication.Presence(key[0]), Text: []byte(key[5:size])}
+		key = key[size:]
+	}
+	return replication.NewTuple(values)
+}

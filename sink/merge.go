@@ -3,28 +3,37 @@ package sink
 import (
 	"maps"
 
-	"outflow/mapping"
 	"outflow/replication"
 )
 
 // tracked is a key that a transaction of the stream changed while a backfill runs.
 type tracked struct {
-	xid   uint32
-	table string
-	key   string // "" is every key: a TRUNCATE
+	xid      uint32
+	table    string
+	key      string // "" is every key: a TRUNCATE
+	relation *replication.Relation
+}
+
+// counts reports whether the change concerns what was read from the table.
+func (c tracked) counts(i int, table string, snapshot replication.Snapshot, since int) bool {
+	return c.table == table && (i >= since || !snapshot.Sees(c.xid))
 }
 
 // merge is the rule by which rows that were read from a table go among the changes of the stream: a row may be applied
 // unless its key was changed by a transaction that the read did not see. Such a transaction has been applied, since the
 // stream has passed the read's horizon, and what it left is newer than the row.
 //
+// A sweep deletes keys that a page of the external database held and the primary lacks. A delete step may name less than the
+// whole key, so the delete of a key that a row has left would take the row under its new key. From since on, where the page
+// was read, every change therefore counts, whether the read saw it or not. A read of rows has no such place: since is len(changes).
+//
 // Visibility is compared by transaction id, not by LSN: a commit can be in the WAL, and decoded, before it is visible. With
 // synchronous replication that takes seconds, and a rule that compares positions in the WAL would put the old row
 // over the new one.
-func merge(rows []mapping.Row, keyOf func(replication.Tuple) string, table string, snapshot replication.Snapshot, changes []tracked) []mapping.Row {
+func merge[T any](rows []T, keyOf func(T) string, table string, snapshot replication.Snapshot, changes []tracked, since int) []T {
 	newer := map[string]bool{}
-	for _, c := range changes {
-		if c.table == table && !snapshot.Sees(c.xid) {
+	for i, c := range changes {
+		if c.counts(i, table, snapshot, since) {
 			newer[c.key] = true
 		}
 	}
@@ -36,7 +45,7 @@ func merge(rows []mapping.Row, keyOf func(replication.Tuple) string, table strin
 	}
 	kept := rows[:0:0]
 	for _, row := range rows {
-		if !newer[keyOf(row.Tuple)] {
+		if !newer[keyOf(row)] {
 			kept = append(kept, row)
 		}
 	}

@@ -57,6 +57,25 @@ func (o operation) apply(t *contents, version int8) {
 	}
 }
 
+// write is a mapping's step: an upsert of that key, or with absent its delete. Where the steps know less than the key, the target
+// has one place for both, and a delete of either empties it.
+func (p *program) write(target *contents, key int, version int8) {
+	if p.partial {
+		*target = contents{}
+	}
+	target[key] = version
+}
+
+// stream applies what the stream brings of an operation: the delete of the old key, then the row.
+func (p *program) stream(o operation, target *contents, version int8) {
+	if o.from >= 0 && o.from != o.to {
+		p.write(target, o.from, absent)
+	}
+	if o.to >= 0 {
+		p.write(target, o.to, version)
+	}
+}
+
 func (o operation) conflicts(with operation) bool {
 	for _, a := range o.keys() {
 		for _, b := range with.keys() {
@@ -75,6 +94,7 @@ type program struct {
 	ops            []operation
 	xids           []uint32
 	dropped        bool // what comes before keys are tracked is not applied: the destination was parked
+	partial        bool // the mapping knows the rows by less than the key: both keys are one to its steps
 }
 
 func (p *program) String() string {
@@ -82,7 +102,7 @@ func (p *program) String() string {
 	for i, o := range p.ops {
 		names = append(names, fmt.Sprintf("%s (xid %d)", o.name, p.xids[i]))
 	}
-	return fmt.Sprintf("table %v, target %v, parked before %v: %s", p.before, p.target, p.dropped, strings.Join(names, ", "))
+	return fmt.Sprintf("table %v, target %v, parked before %v, partial %v: %s", p.before, p.target, p.dropped, p.partial, strings.Join(names, ", "))
 }
 
 // Where the backfill is.
@@ -91,7 +111,8 @@ const (
 	tracking
 	settled
 	paged // a sweep has read the target's keys
-	taken // the snapshot is taken and the rows are read
+	taken // the snapshot is taken
+	read  // the rows are read, by a snapshot of their own
 	horizon
 	done
 )
@@ -102,6 +123,7 @@ type state struct {
 	applied   [2]bool
 	lost      [2]bool // passed by while the destination was parked
 	tracked   [2]bool
+	since     [2]bool // tracked, and after the page was read
 	visible   [3]bool
 	wal       int8
 	table     contents // as everybody sees it
@@ -121,13 +143,14 @@ const firstXID = 4294967294 // so that ids come round in the middle
 // rule is what is to be tested: how suspects are found and how a chunk is merged.
 type rule struct {
 	suspects func(x *xids, s replication.Snapshot) map[uint32]bool
-	merge    func(m *model, s *state, rows []mapping.Row, snapshot replication.Snapshot, changes []tracked) []mapping.Row
+	blind    bool // a sweep does not ask the target again which keys it still holds
+	merge    func(m *model, s *state, rows []mapping.Row, snapshot replication.Snapshot, changes []tracked, since int) []mapping.Row
 }
 
 var theRule = rule{
 	suspects: (*xids).unseen,
-	merge: func(_ *model, _ *state, rows []mapping.Row, snapshot replication.Snapshot, changes []tracked) []mapping.Row {
-		return merge(rows, keyOfRow, "t", snapshot, changes)
+	merge: func(_ *model, _ *state, rows []mapping.Row, snapshot replication.Snapshot, changes []tracked, since int) []mapping.Row {
+		return merge(rows, keyOfRow, "t", snapshot, changes, since)
 	},
 }
 
@@ -143,7 +166,7 @@ type model struct {
 	failure string
 }
 
-func keyOfRow(t replication.Tuple) string { return string(t.Value(0).Text) }
+func keyOfRow(row mapping.Row) string { return string(row.Tuple.Value(0).Text) }
 
 var keyNames = [2]string{"a", "b"}
 
@@ -188,7 +211,7 @@ func (m *model) next(s state, visit func(state)) {
 		if n, ok := m.show(s, i); ok {
 			visit(n)
 		}
-		if n, ok := m.stream(s, i); ok {
+		if n, ok := m.apply(s, i); ok {
 			visit(n)
 		}
 	}
@@ -203,7 +226,7 @@ func (m *model) commit(s state, i int) (state, bool) {
 	if s.committed[i] > 0 {
 		return s, false
 	}
-	if i == 1 && len(m.ops) == 2 && m.ops[0].conflicts(m.ops[1]) && !s.visible[0] {
+	if i == 1 && len(m.ops) == 2 && (m.partial || m.ops[0].conflicts(m.ops[1])) && !s.visible[0] {
 		return s, false
 	}
 	s.wal++
@@ -222,8 +245,8 @@ func (m *model) show(s state, i int) (state, bool) {
 	return s, true
 }
 
-// stream reads a transaction and applies it, in the order of the WAL.
-func (m *model) stream(s state, i int) (state, bool) {
+// apply reads a transaction and applies it, in the order of the WAL.
+func (m *model) apply(s state, i int) (state, bool) {
 	if i >= len(m.ops) || s.committed[i] == 0 || s.applied[i] {
 		return s, false
 	}
@@ -237,8 +260,9 @@ func (m *model) stream(s state, i int) (state, bool) {
 		s.lost[i] = true
 		return s, true
 	}
-	m.ops[i].apply(&s.target, int8(i)+2)
+	m.stream(m.ops[i], &s.target, int8(i)+2)
 	s.tracked[i] = s.step > idle && s.step < done
+	s.since[i] = s.tracked[i] && s.step >= paged
 	return s, true
 }
 
@@ -255,13 +279,15 @@ func (m *model) backfill(s state) (state, bool) {
 		}
 		s.seen = [3]bool{}
 	case settled:
-		s.step = paged
+		s.step, s.since = paged, [2]bool{}
 		if s.sweep {
 			s.page = s.target
 		}
 	case paged:
-		s.step, s.seen, s.low, s.rows = taken, s.visible, s.wal, s.table
+		s.step, s.seen, s.low = taken, s.visible, s.wal
 	case taken:
+		s.step, s.rows = read, s.table
+	case read:
 		s.step, s.top = horizon, s.wal
 	case horizon:
 		return m.mergeChunk(s)
@@ -302,14 +328,7 @@ func (m *model) mergeChunk(s state) (state, bool) {
 			return m.chunkOver(s, settled), true
 		}
 	}
-	var changes []tracked
-	for i, o := range m.ops {
-		if s.tracked[i] {
-			for _, k := range o.keys() {
-				changes = append(changes, tracked{m.xids[i], "t", keyNames[k]})
-			}
-		}
-	}
+	changes, since := m.changes(&s)
 	var rows []mapping.Row
 	for k, version := range s.rows {
 		if s.sweep && s.page[k] != absent && version == absent || !s.sweep && version != absent {
@@ -320,12 +339,14 @@ func (m *model) mergeChunk(s state) (state, bool) {
 				Tuple: replication.NewTuple([]replication.Value{text(keyNames[k])})})
 		}
 	}
-	for _, row := range m.rule.merge(m, &s, rows, m.snapshot(&s), changes) {
-		k := strings.Index("ab", keyOfRow(row.Tuple))
-		s.target[k] = absent
+	for _, row := range m.rule.merge(m, &s, rows, m.snapshot(&s), changes, since) {
+		k, version := strings.Index("ab", keyOfRow(row)), absent
 		if !s.sweep {
-			s.target[k] = int8(row.SequenceID)
+			version = int8(row.SequenceID)
+		} else if s.target[k] == absent && !m.rule.blind {
+			continue // it is held no longer
 		}
+		m.write(&s.target, k, version)
 	}
 	m.merges++
 	if s.sweep {
@@ -336,8 +357,30 @@ func (m *model) mergeChunk(s state) (state, bool) {
 	return m.chunkOver(s, settled), true
 }
 
+// changes are the tracked keys in the order in which they were applied. From since on they came after the page was read; what
+// reads rows has no such place.
+func (m *model) changes(s *state) (changes []tracked, since int) {
+	for _, late := range []bool{false, true} {
+		for i, o := range m.ops {
+			if !s.tracked[i] || s.since[i] != late {
+				continue
+			}
+			for _, k := range o.keys() {
+				changes = append(changes, tracked{xid: m.xids[i], table: "t", key: keyNames[k]})
+			}
+		}
+		if !late {
+			since = len(changes)
+		}
+	}
+	if !s.sweep {
+		since = len(changes)
+	}
+	return changes, since
+}
+
 func (m *model) chunkOver(s state, step int8) state {
-	s.step, s.seen, s.low, s.top, s.page, s.rows = step, [3]bool{}, 0, 0, contents{}, contents{}
+	s.step, s.seen, s.low, s.top, s.page, s.rows, s.since = step, [3]bool{}, 0, 0, contents{}, contents{}, [2]bool{}
 	return s
 }
 

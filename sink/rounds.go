@@ -263,9 +263,11 @@ func (d *Destination) reconnect(ctx context.Context) error {
 }
 
 // describeKey names a row for an operator: key columns only, no other value.
-func describeKey(c *replication.Change) string {
-	row, s := rowOf(c), ""
-	for _, i := range c.Relation.Key {
+func describeKey(c *replication.Change) string { return describeTuple(c.Relation, rowOf(c)) }
+
+func describeTuple(rel *replication.Relation, row replication.Tuple) string {
+	s := ""
+	for _, i := range rel.Key {
 		v := row.Value(i)
 		text := "NULL"
 		if v.Presence == replication.Text {
@@ -274,7 +276,7 @@ func describeKey(c *replication.Change) string {
 		if s != "" {
 			s += ", "
 		}
-		s += fmt.Sprintf("%s=%s", c.Relation.Columns[i].Name, text)
+		s += fmt.Sprintf("%s=%s", rel.Columns[i].Name, text)
 	}
 	return s
 }

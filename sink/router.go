@@ -55,7 +55,7 @@ type Config struct {
 	Tombstones *Tombstones // nil: none
 	Acks       *replication.AckTracker
 	// Rows reads current rows of the primary by key, for values that an UPDATE left in TOAST: see [replication.Lookup.Rows].
-	Rows    func(ctx context.Context, rel *replication.Relation, keys []replication.Tuple, after []uint32) ([]replication.Tuple, error)
+	Rows    func(ctx context.Context, keys replication.Keys, after []uint32) ([]replication.Tuple, *replication.Relation, error)
 	Primary *replication.Primary // where backfills read
 	State   *StateStore
 	Reader  Reader

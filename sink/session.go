@@ -25,6 +25,7 @@ type session struct {
 	statements map[statementKey]*mapping.Statement
 	prepared   map[string]bool
 	order      order
+	keys       map[keysID]*keysQuery
 	backfill   *backfill // nil: every mapping is complete
 	epoch      int64     // the destination's when the session was opened, and so the metadata's
 	least      int64     // what the database had at that time
@@ -106,7 +107,7 @@ func (d *Destination) dial(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	return &session{d: d, conn: conn, types: map[string]string{}, statements: map[statementKey]*mapping.Statement{},
-		prepared: map[string]bool{}, order: newOrder(d.mappings, d.router.tableNames(), nil)}, nil
+		prepared: map[string]bool{}, keys: map[keysID]*keysQuery{}, order: newOrder(d.mappings, d.router.tableNames(), nil)}, nil
 }
 
 func explainConnect(err error) error {

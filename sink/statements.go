@@ -33,21 +33,13 @@ func (s *session) check(ctx context.Context) error {
 
 // prepareKeys prepares the query that says what the target holds of a table, where the mapping has one and rows have a key.
 func (s *session) prepareKeys(ctx context.Context, m *mapping.Mapping, table string) error {
-	query, ok := m.Keys[table]
+	_, ok := m.Keys[table]
 	rel := s.d.router.relation(table)
 	if !ok || rel == nil || rel.Identity == 'f' && len(rel.Key) == len(rel.Columns) {
 		return nil // where there is no such table the step says so
 	}
-	key := replication.Range{Relation: rel, Tenant: s.d.router.tenantColumn(rel)}.KeyColumns()
-	_, err := s.conn.Prepare(ctx, "", keysSQL(rel, key, query, nil, 1), nil)
-	if err == nil {
-		return nil
-	}
-	e := faultOf(m.Name, func(_ int32, format string, args ...any) *mapping.Fault { return m.KeysFault(table, format, args...) }, err)
-	if e.Table = table; e.SQLState == undefinedColumn {
-		e.Remedy = "let the query give the columns of the key of " + table + ", by their names there"
-	}
-	return e
+	_, err := s.keysOf(ctx, m, rel)
+	return err
 }
 
 // prepareStep prepares one step on the external server, which finds what is wrong with it.

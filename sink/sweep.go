@@ -2,11 +2,11 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"strings"
-
-	"go.uber.org/zap"
+	"strconv"
 
 	"outflow/mapping"
 	"outflow/replication"
@@ -58,85 +58,109 @@ func (bf *backfill) nextTarget() (current, following *sweepTarget) {
 	return current, following
 }
 
+// A sweep goes over a mapping's keys twice. First it counts, which is all where nothing is to be removed; then it removes. What
+// was counted tells a mapping whose keys cannot name the primary's rows, because it stores another form of them: it would lose
+// everything (see [tally.fault]).
+
+// tally is what is known of one table's keys in a mapping while it is copied.
+type tally struct {
+	Held  int64  `json:"held"`            // keys that the external database held before the copy; -1 is not known
+	Found int64  `json:"found,omitempty"` // of those counted by the sweep, which the primary has
+	Gone  int64  `json:"gone,omitempty"`  // and which not
+	First string `json:"first,omitempty"` // of those that are gone, for people
+}
+
+// fault says why the keys that are gone must not be removed: "" is no fault. copied is how many rows of the table this copy has read.
+//
+// What is gone was there before the copy, for whatever the copy wrote is there on the primary, less what the stream deleted since.
+// And of what the copy wrote at least half is found; less may be left of it by a mapping that keeps few of the rows, but then
+// there is less to remove, too.
+func (t tally) fault(copied int64) string {
+	switch {
+	case t.Held >= 0 && t.Gone > t.Held:
+		return fmt.Sprintf("the external database held %d keys before the copy", t.Held)
+	case 2*t.Found < copied && 2*t.Gone > copied:
+		return fmt.Sprintf("that is most of the %d rows that this copy has read", copied)
+	}
+	return ""
+}
+
+// countHeld notes how many keys the external database holds before the first row is copied. Where that takes too long it is not known.
+func (bf *backfill) countHeld(ctx context.Context) error {
+	if bf.cursor.Phase != phaseCopy || bf.cursor.Table != "" || bf.cursor.Keys != nil {
+		return nil
+	}
+	bf.cursor.Keys = map[string]tally{}
+	for _, t := range bf.sweepTargets() {
+		held := int64(-1)
+		err := bf.withKeys(ctx, &t, func(q *keysQuery) error {
+			rows, err := bf.s.exec(ctx, fmt.Sprintf("SELECT count(*) FROM (%s) AS k", q.sql))
+			if err != nil {
+				return q.fault(err)
+			}
+			held, err = strconv.ParseInt(string(rows[0][0]), 10, 64)
+			return err
+		})
+		if err != nil && !timedOut(err) {
+			bf.cursor.Keys = nil
+			return err
+		}
+		bf.cursor.Keys[t.id()] = tally{Held: held}
+	}
+	return nil
+}
+
+func (t sweepTarget) id() string { return t.mapping.Name + " " + t.table }
+
+// withKeys opens a transaction, for its settings, and ends it.
+func (bf *backfill) withKeys(ctx context.Context, t *sweepTarget, f func(*keysQuery) error) error {
+	if err := bf.s.begin(ctx); err != nil {
+		return err
+	}
+	defer bf.s.rollback()
+	q, err := bf.s.keysOf(ctx, t.mapping, bf.relation(t.table))
+	if err != nil {
+		return err
+	}
+	return f(q)
+}
+
 // page is what the worker read of a mapping's keys, for the primary to be asked about.
 type page struct {
 	target    sweepTarget
 	following *sweepTarget
-	relation  *replication.Relation
-	keys      []replication.Tuple
+	query     *keysQuery
+	keys      []key
 	last      bool
-	after     []string
+	next      replication.Place
+	since     int // place among the tracked keys at which it was read
 }
 
 // readPage reads the next page of keys from the external database. The worker calls it: the connection is its.
-func (bf *backfill) readPage(ctx context.Context) (*page, error) {
+func (bf *backfill) readPage(ctx context.Context) (p *page, err error) {
 	current, following := bf.nextTarget()
 	if current == nil {
 		return nil, nil
 	}
-	rel := bf.d.router.relation(current.table)
-	tenant := bf.d.router.tenantColumn(rel)
-	r := replication.Range{Relation: rel, Tenant: tenant}
-	p := &page{target: *current, following: following, relation: rel}
-	var after []string
-	if bf.cursor.Mapping == current.mapping.Name {
-		after = bf.cursor.After
-	}
-	if err := bf.s.begin(ctx); err != nil { // for its settings
-		return nil, err
-	}
-	defer bf.s.rollback()
-	rows, err := bf.s.exec(ctx, keysSQL(rel, r.KeyColumns(), current.query, after, bf.size()), after...)
-	if sqlstate(err) == undefinedColumn {
-		// The keys do not name a row of the source, as with REPLICA IDENTITY FULL and no primary key: nothing can be asked.
-		bf.d.log.Warn("keys: lacks columns of the table's key, so rows that were deleted while nobody watched stay",
-			zap.String("mapping", current.mapping.Name), zap.String("table", current.table), zap.Error(err))
-		p.last = true
-		return p, nil
-	}
-	if err != nil {
-		e := faultOf(current.mapping.Name, func(_ int32, format string, args ...any) *mapping.Fault {
-			return current.mapping.KeysFault(current.table, format, args...)
-		}, err)
-		e.Table = current.table
-		return nil, e
-	}
-	for _, row := range rows {
-		values := make([]replication.Value, len(rel.Columns))
-		for i := range values {
-			values[i].Presence = replication.Null
+	limit := bf.size()
+	err = bf.withKeys(ctx, current, func(q *keysQuery) error {
+		p = &page{target: *current, following: following, query: q, since: len(bf.tracked)}
+		var after []string
+		p.next.Order = replication.Signature(q.order)
+		if bf.cursor.Mapping == current.mapping.Name && bf.cursor.Sort == p.next.Order {
+			after = bf.cursor.After
 		}
-		values[tenant] = replication.Value{Presence: replication.Text, Text: []byte(bf.d.Tenant)}
-		for n, i := range r.KeyColumns() {
-			values[i] = replication.Value{Presence: replication.Text, Text: row[n]}
+		var err error
+		if p.keys, err = bf.s.readKeys(ctx, q, after, limit); err != nil {
+			return err
 		}
-		p.keys = append(p.keys, replication.NewTuple(values))
-	}
-	if p.last = len(rows) < bf.size() || len(r.KeyColumns()) == 0; !p.last {
-		p.after = r.Next(p.keys[len(p.keys)-1])
-	}
-	return p, nil
+		if p.last = len(p.keys) < limit || len(q.columns) == 0; !p.last {
+			p.next.After = p.keys[len(p.keys)-1].here
+		}
+		return nil
+	})
+	return p, err
 }
-
-// keysSQL pages through a keys query in the order of the key.
-func keysSQL(rel *replication.Relation, key []int, query string, after []string, limit int) string {
-	var columns, parameters []string
-	for n, i := range key {
-		columns = append(columns, "k."+quoteColumn(rel.Columns[i].Name))
-		parameters = append(parameters, fmt.Sprintf("$%d", n+1))
-	}
-	if len(columns) == 0 {
-		return fmt.Sprintf("SELECT FROM (%s) AS k LIMIT 1", query)
-	}
-	list := strings.Join(columns, ", ")
-	where := ""
-	if after != nil {
-		where = fmt.Sprintf("WHERE (%s) > (%s) ", list, strings.Join(parameters, ", "))
-	}
-	return fmt.Sprintf("SELECT %s FROM (%s) AS k %sORDER BY %s LIMIT %d", list, query, where, list, limit)
-}
-
-func quoteColumn(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
 // nextSwept asks the primary which keys of the page exist; those that do not are the chunk.
 func (bf *backfill) nextSwept(ctx context.Context, copier *replication.Copier) (*chunk, error) {
@@ -144,26 +168,136 @@ func (bf *backfill) nextSwept(ctx context.Context, copier *replication.Copier) (
 	if p == nil {
 		return bf.emptyChunk(ctx, copier, cursor{Phase: phaseSweep, Rows: bf.cursor.Rows}, true)
 	}
-	found, err := copier.Present(ctx, p.relation, p.keys)
+	present, found, err := copier.Present(ctx, bf.keysOf(p.query, p.keys))
+	c := &chunk{Chunk: found, table: p.target.table, relation: p.query.relation, swept: p}
+	if bad := (*replication.KeyError)(nil); errors.As(err, &bad) {
+		return nil, p.query.fault(fmt.Errorf("it gives %s, which is no key of %s: %w", describeTuple(p.query.relation, p.keys[bad.Key].tuple), p.target.table, bad.Err))
+	}
+	if err != nil {
+		return c, err
+	}
+	for i, k := range p.keys {
+		if !present[i] {
+			c.gone = append(c.gone, k)
+		}
+	}
+	c.next = bf.cursor
+	c.next.Table, c.next.Mapping, c.next.After, c.next.Sort = p.target.table, p.target.mapping.Name, p.next.After, p.next.Order
+	return c, nil
+}
+
+func (bf *backfill) keysOf(q *keysQuery, keys []key) replication.Keys {
+	k := replication.Keys{Part: replication.Part{Relation: q.relation, Tenant: q.tenant, Value: bf.d.Tenant}}
+	for _, one := range keys {
+		k.Tuples = append(k.Tuples, one.tuple)
+	}
+	return k
+}
+
+// sweep finds what of a page is to be removed: keys that nothing has changed since, and that are held still. At the end of the
+// counting it says whether they may be.
+func (bf *backfill) sweep(ctx context.Context, c *chunk) (deletes []mapping.Row, err error) {
+	gone, err := bf.unchanged(ctx, c)
+	if err == nil && len(gone) > 0 {
+		gone, err = bf.held(ctx, c, gone)
+	}
 	if err != nil {
 		return nil, err
 	}
-	keyOf := keyFunc(p.relation)
-	present := make(map[string]bool, len(found.Rows))
-	tenant := bf.d.router.tenantColumn(p.relation)
-	for _, row := range found.Rows {
-		present[keyOf(row)] = string(row.Value(tenant).Text) == bf.d.Tenant // else it moved to another one
+	p := c.swept
+	id := p.target.id()
+	t, ok := bf.cursor.Keys[id]
+	if !ok {
+		t.Held = -1
 	}
-	c := &chunk{Chunk: found, table: p.target.table, relation: p.relation, deletes: true}
-	c.Rows = slices.DeleteFunc(slices.Clone(p.keys), func(t replication.Tuple) bool { return present[keyOf(t)] })
-	c.next = cursor{Phase: phaseSweep, Table: p.target.table, Mapping: p.target.mapping.Name, After: p.after, Rows: bf.cursor.Rows}
-	if p.last {
-		c.next.After = nil
-		if p.following == nil {
-			c.done = true
-		} else {
-			c.next.Table, c.next.Mapping = p.following.table, p.following.mapping.Name
+	c.next.Keys = maps.Clone(bf.cursor.Keys)
+	if !bf.cursor.Remove {
+		t.Found += int64(len(p.keys) - len(c.gone))
+		t.Gone += int64(len(gone))
+		if t.First == "" && len(gone) > 0 {
+			t.First = describeTuple(p.query.relation, gone[0].tuple)
+		}
+		if c.next.Keys == nil {
+			c.next.Keys = map[string]tally{}
+		}
+		c.next.Keys[id] = t
+		if why := t.fault(bf.cursor.Copied[p.target.table]); why != "" && p.last {
+			return nil, refusedSweep(p, t, why)
 		}
 	}
-	return c, nil
+	switch {
+	case !p.last:
+	case !bf.cursor.Remove && t.Gone > 0:
+		c.next.Remove, c.next.After = true, nil
+	case p.following == nil:
+		c.done = true
+	default:
+		c.next.Remove, c.next.After = false, nil
+		c.next.Table, c.next.Mapping = p.following.table, p.following.mapping.Name
+	}
+	if !bf.cursor.Remove {
+		return nil, nil
+	}
+	c.removed = gone
+	tuples := make([]replication.Tuple, len(gone))
+	for i, k := range gone {
+		tuples[i] = k.tuple
+	}
+	return bf.rowsOf(c, tuples), nil
+}
+
+func refusedSweep(p *page, t tally, why string) error {
+	return &Error{Mapping: p.target.mapping.Name, Table: p.target.table, verdict: needsHuman,
+		Err: p.target.mapping.KeysFault(p.target.table, "it gives %d keys that the primary does not have, such as %s, and %d that it has; %s. Nothing was removed",
+			t.Gone, t.First, t.Found, why),
+		Remedy: fmt.Sprintf("let the query give the keys of %s as the primary has them: correct the mapping; where the rows are really gone, delete them there and resync",
+			p.target.table)}
+}
+
+// unchanged are the keys of a chunk that are gone, less those that a change concerns. Whether two keys are one is for the primary to
+// say where their texts differ.
+func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]key, error) {
+	keyOf := keyFunc(c.relation)
+	gone := merge(c.gone, func(k key) string { return keyOf(k.tuple) }, c.table, c.Snapshot, bf.tracked, c.swept.since)
+	others := bf.changes(c)
+	if len(gone) == 0 || len(others) == 0 {
+		return gone, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, bf.d.answerTimeout())
+	defer cancel()
+	copier := &replication.Copier{Primary: bf.d.router.Primary}
+	defer copier.Close()
+	equal, err := copier.Equal(ctx, bf.keysOf(c.swept.query, gone), others)
+	if err != nil {
+		return nil, &Error{verdict: retryLong, SQLState: sqlstate(err), Err: fmt.Errorf("backfill: %w", err)}
+	}
+	var left []key
+	for i, k := range gone {
+		if !equal[i] {
+			left = append(left, k)
+		}
+	}
+	return left, nil
+}
+
+// changes are the keys that a chunk was changed in since it was read.
+func (bf *backfill) changes(c *chunk) (keys []replication.Tuple) {
+	seen := map[string]bool{}
+	for i, t := range bf.tracked {
+		if t.counts(i, c.table, c.Snapshot, c.since()) && !seen[t.key] {
+			seen[t.key] = true
+			keys = append(keys, keyTuple(t.relation, t.key))
+		}
+	}
+	return keys
+}
+
+// held are the keys that the external database holds still.
+func (bf *backfill) held(ctx context.Context, c *chunk, keys []key) ([]key, error) {
+	if err := bf.s.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer bf.s.rollback()
+	still, err := bf.s.stillHeld(ctx, c.swept.query, keys)
+	return slices.DeleteFunc(slices.Clone(keys), func(k key) bool { return !still[k.id()] }), err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"outflow/mapping"
@@ -36,30 +37,30 @@ func (d *Destination) fetchToast(ctx context.Context, transactions []*transactio
 				xids = append(xids, t.xid)
 			}
 		}
-		found, err := d.current(ctx, r.Relation, keys, xids)
+		found, now, err := d.current(ctx, r.Relation, keys, xids)
 		if err != nil {
 			return err
 		}
-		d.fillToast(table, r, found)
+		if err := d.fillToast(ctx, table, r, found, now); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// current reads rows from the primary by key, which shows at least those transactions.
-func (d *Destination) current(ctx context.Context, rel *replication.Relation, keys []replication.Tuple, xids []uint32) ([]replication.Tuple, error) {
-	found, err := d.lookUp(ctx, rel, keys, xids)
+// current reads the tenant's rows from the primary by key, one for each, zero where it has none; now is the table as they describe it. The
+// primary shows at least those transactions.
+func (d *Destination) current(ctx context.Context, rel *replication.Relation, keys []replication.Tuple, xids []uint32) ([]replication.Tuple, *replication.Relation, error) {
+	found, now, err := d.lookUp(ctx, replication.Keys{Part: d.part(rel), Tuples: keys}, xids)
 	switch {
 	case errors.Is(err, replication.ErrNotVisible):
-		return nil, &Error{Table: rel.Table, Err: err, Remedy: "if it lasts: see which synchronous standby the primary waits for"}
-	case sqlstate(err) == undefinedColumn || sqlstate(err) == undefinedTable:
-		if _, err := d.router.relearn(ctx, rel.Table); err != nil {
-			return nil, err
-		}
-		return nil, &Error{verdict: outdated, Table: rel.Table, SQLState: sqlstate(err), Err: fmt.Errorf("%s has changed on the primary: %w", rel, err)}
+		return nil, nil, &Error{Table: rel.Table, Err: err, Remedy: "if it lasts: see which synchronous standby the primary waits for"}
+	case sqlstate(err) == undefinedTable:
+		return nil, nil, d.outdated(ctx, rel, err)
 	case err != nil:
-		return nil, &Error{verdict: retryLong, SQLState: sqlstate(err), Err: fmt.Errorf("reading rows of %s from the primary: %w", rel, err)}
+		return nil, nil, &Error{verdict: retryLong, SQLState: sqlstate(err), Err: fmt.Errorf("reading rows of %s from the primary: %w", rel, err)}
 	}
-	return found, nil
+	return found, now, nil
 }
 
 // How long a commit that is not visible yet is waited for: usually it is a matter of microseconds.
@@ -68,40 +69,93 @@ const (
 	visibleWait  = time.Second      // in all, about; then the batch is tried again later
 )
 
-func (d *Destination) lookUp(ctx context.Context, rel *replication.Relation, keys []replication.Tuple, xids []uint32) ([]replication.Tuple, error) {
+func (d *Destination) lookUp(ctx context.Context, keys replication.Keys, xids []uint32) ([]replication.Tuple, *replication.Relation, error) {
 	for pause := visiblePause; ; pause *= 2 {
-		found, err := d.router.Rows(ctx, rel, keys, xids)
+		found, now, err := d.router.Rows(ctx, keys, xids)
 		if !errors.Is(err, replication.ErrNotVisible) || pause > visibleWait/2 {
-			return found, err
+			return found, now, err
 		}
 		select {
 		case <-time.After(pause):
 		case <-d.router.stop:
-			return nil, context.Canceled
+			return nil, nil, context.Canceled
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, nil, ctx.Err()
 		}
 	}
 }
 
-func (d *Destination) fillToast(table string, r *mapping.Rows, found []replication.Tuple) {
-	byKey := make(map[string]replication.Tuple, len(found))
-	var f fold
-	for _, t := range found {
-		byKey[string(f.keyOf(r.Relation, t))] = t
-	}
+// fillToast takes what rows lack from the rows that were found, one for each that lacks something, zero where it is gone. now is the
+// table as they describe it: where a column has another type by now all rows of the batch get that type.
+func (d *Destination) fillToast(ctx context.Context, table string, r *mapping.Rows, found []replication.Tuple, now *replication.Relation) error {
+	at, typed := placesIn(r.Relation, now)
 	kept := r.Upserts[:0]
 	for _, row := range r.Upserts {
 		if row.Tuple.HasUnchanged() && d.needs(table, r.Relation, row.Tuple) {
-			current, ok := byKey[string(f.keyOf(r.Relation, row.Tuple))]
-			if !ok {
+			current := found[0]
+			found = found[1:]
+			if current.IsZero() {
 				continue
 			}
-			row.Tuple = row.Tuple.Complete(current)
+			for i, c := range r.Relation.Columns {
+				if at[i] < 0 && row.Tuple.Value(i).Presence == replication.Unchanged && d.names(table, r.Relation, c.Name) {
+					return d.outdated(ctx, r.Relation, fmt.Errorf("its column %q is gone", c.Name))
+				}
+			}
+			row.Tuple = row.Tuple.Complete(arranged(current, at))
 		}
 		kept = append(kept, row)
 	}
-	r.Upserts = kept
+	r.Upserts, r.Relation = kept, typed
+	return nil
+}
+
+// outdated follows a look-up that finds another table than is known, as when a column that was widened is gone again.
+func (d *Destination) outdated(ctx context.Context, rel *replication.Relation, cause error) error {
+	if _, err := d.router.relearn(ctx, rel.Table); err != nil {
+		return err
+	}
+	return &Error{verdict: outdated, Table: rel.Table, SQLState: sqlstate(cause), Err: fmt.Errorf("%s has changed on the primary: %w", rel, cause)}
+}
+
+// placesIn are those of a relation's columns in another one, -1 where it lacks them; typed is the relation with the types that
+// they have there.
+func placesIn(rel, in *replication.Relation) (places []int, typed *replication.Relation) {
+	typed = rel
+	for i, c := range rel.Columns {
+		place := in.Column(c.Name)
+		places = append(places, place)
+		if place >= 0 && in.Columns[place].TypeOID != c.TypeOID {
+			if typed == rel {
+				clone := *rel
+				clone.Columns = slices.Clone(rel.Columns)
+				typed = &clone
+			}
+			typed.Columns[i] = in.Columns[place]
+		}
+	}
+	return places, typed
+}
+
+func arranged(t replication.Tuple, places []int) replication.Tuple {
+	all, values := t.Values(nil), make([]replication.Value, len(places))
+	for i, place := range places {
+		values[i].Presence = replication.Null
+		if place >= 0 {
+			values[i] = all[place]
+		}
+	}
+	return replication.NewTuple(values)
+}
+
+// names reports whether a step names the column.
+func (d *Destination) names(table string, rel *replication.Relation, column string) bool {
+	for _, m := range d.mappings {
+		if named, _ := m.Columns(table, rel.Names()); slices.Contains(named, column) {
+			return true
+		}
+	}
+	return false
 }
 
 // needs reports whether a step names a column that the row lacks.

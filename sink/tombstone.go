@@ -75,39 +75,15 @@ func (d *Destination) withoutEarlierLives(ctx context.Context, t *transaction, c
 }
 
 // findLive adds those keys of tombstones to live whose rows the primary has, for this tenant. A key may be written in another way in
-// a tombstone's JSON than in the row, so rows that match no text are looked for one by one.
+// a tombstone's JSON than in the row: the primary tells whether they are one.
 func (d *Destination) findLive(ctx context.Context, t *transaction, rel *replication.Relation, keys []replication.Tuple, live map[string]bool) error {
-	found, err := d.current(ctx, rel, keys, []uint32{t.xid})
+	found, _, err := d.current(ctx, rel, keys, []uint32{t.xid})
 	if err != nil {
 		return err
 	}
-	tenant := d.router.tenantColumn(rel)
-	rows := map[string]bool{}
-	for _, row := range found {
-		if string(row.Value(tenant).Text) == d.Tenant {
-			rows[rowName(&replication.Change{Relation: rel, New: row})] = true
-		}
-	}
-	matched := 0
-	for _, key := range keys {
-		if name := rowName(&replication.Change{Relation: rel, Old: key}); rows[name] {
-			live[name] = true
-			matched++
-		}
-	}
-	if matched >= len(rows) {
-		return nil
-	}
 	for i, key := range keys {
-		name := rowName(&replication.Change{Relation: rel, Old: key})
-		switch {
-		case live[name]:
-		case len(keys) == 1:
-			live[name] = true
-		default:
-			if err := d.findLive(ctx, t, rel, keys[i:i+1], live); err != nil {
-				return err
-			}
+		if !found[i].IsZero() {
+			live[rowName(&replication.Change{Relation: rel, Old: key})] = true
 		}
 	}
 	return nil

@@ -18,7 +18,8 @@ import (
 type wanted struct {
 	mapping  int
 	relation *replication.Relation
-	keys     []replication.Tuple
+	query    *keysQuery
+	keys     []key
 }
 
 const (
@@ -83,38 +84,26 @@ func (c *comparison) onlyHere(ctx context.Context, s *seen) error {
 
 // askKeys adds what a mapping's keys say now, each key once.
 func (c *comparison) askKeys(ctx context.Context, w *wanted) error {
-	m, table, rel := c.d.mappings[w.mapping], w.relation.Table, w.relation
-	key := replication.Range{Relation: rel, Tenant: c.d.router.tenantColumn(rel)}.KeyColumns()
-	rows, err := c.s.exec(ctx, keysSQL(rel, key, m.Keys[table], nil, 2*differencesMax))
+	q, err := c.s.keysOf(ctx, c.d.mappings[w.mapping], w.relation)
 	if err != nil {
-		return faultOf(m.Name, func(_ int32, format string, args ...any) *mapping.Fault {
-			return m.KeysFault(table, format, args...)
-		}, err)
+		return err
 	}
-	have, keyOf := map[string]bool{}, keyFunc(rel)
-	for _, t := range w.keys {
-		have[keyOf(t)] = true
+	keys, err := c.s.readKeys(ctx, q, nil, 2*differencesMax)
+	if err != nil {
+		return err
 	}
-	for _, row := range rows {
-		if t := c.keyTuple(rel, key, row); !have[keyOf(t)] {
-			have[keyOf(t)] = true
-			w.keys = append(w.keys, t)
+	w.query = q
+	have := map[string]bool{}
+	for _, k := range w.keys {
+		have[k.id()] = true
+	}
+	for _, k := range keys {
+		if !have[k.id()] {
+			have[k.id()] = true
+			w.keys = append(w.keys, k)
 		}
 	}
 	return nil
-}
-
-// keyTuple is a row of which only the key and the tenant are known.
-func (c *comparison) keyTuple(rel *replication.Relation, key []int, row [][]byte) replication.Tuple {
-	values := make([]replication.Value, len(rel.Columns))
-	for i := range values {
-		values[i].Presence = replication.Null
-	}
-	values[c.d.router.tenantColumn(rel)] = replication.Value{Presence: replication.Text, Text: []byte(c.d.Tenant)}
-	for n, i := range key {
-		values[i] = replication.Value{Presence: replication.Text, Text: row[n]}
-	}
-	return replication.NewTuple(values)
 }
 
 // repair mends what differs and compares again, a few times where a mended row makes another one wrong.
@@ -142,7 +131,7 @@ func (c *comparison) repair(ctx context.Context, found Comparison) (Comparison, 
 func (c *comparison) mend(ctx context.Context) error {
 	for _, w := range c.wanted {
 		for keys := range slices.Chunk(w.keys, repairRows) {
-			if err := c.mendAgain(ctx, wanted{w.mapping, w.relation, keys}); err != nil {
+			if err := c.mendAgain(ctx, wanted{w.mapping, w.relation, w.query, keys}); err != nil {
 				return err
 			}
 		}
@@ -174,6 +163,8 @@ func (c *comparison) mendAgain(ctx context.Context, w wanted) error {
 // that is deleted on the primary after it was read is deleted here when its DELETE comes. What the snapshot sees beyond E
 // is only early: the stream brings the rows of E+1, E+2, ... once more and ends at the same. The id does not move.
 //
+// The keys were read before the lock. Those that the primary lacks are asked for again under the lock: see stillHeld.
+//
 // A commit is in the WAL, and may have been applied here, before it is visible to snapshots (with synchronous replication
 // long before). Such a transaction runs, as far as snapshots tell, when the lock is taken; so the snapshot that counts is
 // one in which all that ran then have ended. The place in the WAL, pg_current_wal_insert_lsn, could not tell that.
@@ -189,16 +180,10 @@ func (c *comparison) mendRows(ctx context.Context, w wanted) error {
 	if err != nil {
 		return err
 	}
-	rows := &mapping.Rows{Relation: w.relation}
-	there, keyOf := map[string]bool{}, keyFunc(w.relation)
-	tenant := c.d.router.tenantColumn(w.relation)
-	for _, row := range c.rows(found) {
-		if string(row.Tuple.Value(tenant).Text) == c.d.Tenant {
-			there[keyOf(row.Tuple)] = true
-			rows.Upserts = append(rows.Upserts, row)
-		}
+	rows, err := c.wantedRows(ctx, w, found)
+	if err != nil {
+		return err
 	}
-	rows.Deletes = c.rows(slices.DeleteFunc(slices.Clone(w.keys), func(t replication.Tuple) bool { return there[keyOf(t)] }))
 	only := make([]bool, len(c.d.mappings))
 	only[w.mapping] = true
 	if err := c.apply(ctx, only, rows); err != nil {
@@ -211,11 +196,37 @@ func (c *comparison) mendRows(ctx context.Context, w wanted) error {
 	return err
 }
 
+// wantedRows are the rows that were found as upserts, and the keys of the others, as far as they are held still, as deletes.
+func (c *comparison) wantedRows(ctx context.Context, w wanted, found replication.Chunk) (*mapping.Rows, error) {
+	var gone []key
+	var upserts, deletes []replication.Tuple
+	for i, row := range found.Rows {
+		if row.IsZero() {
+			gone = append(gone, w.keys[i])
+		} else {
+			upserts = append(upserts, row)
+		}
+	}
+	if len(gone) > 0 {
+		still, err := c.s.stillHeld(ctx, w.query, gone)
+		if err != nil {
+			return nil, err
+		}
+		at, _ := placesIn(found.Relation, w.relation)
+		for _, k := range gone {
+			if still[k.id()] {
+				deletes = append(deletes, arranged(k.tuple, at))
+			}
+		}
+	}
+	return &mapping.Rows{Relation: found.Relation, Upserts: c.rows(upserts), Deletes: c.rows(deletes)}, nil
+}
+
 // present reads the rows from a snapshot in which every transaction has ended that was running when it was called.
-func (c *comparison) present(ctx context.Context, w wanted) ([]replication.Tuple, error) {
+func (c *comparison) present(ctx context.Context, w wanted) (replication.Chunk, error) {
 	before, err := c.copier.Unfinished(ctx)
 	if err != nil {
-		return nil, err
+		return replication.Chunk{}, err
 	}
 	deadline := time.Now().Add(min(openPatience, c.v.Options.LockTimeout/2)) // the live worker waits for us
 	tick := time.NewTicker(streamPause)
@@ -223,24 +234,27 @@ func (c *comparison) present(ctx context.Context, w wanted) ([]replication.Tuple
 	for running := before; len(running) > 0; {
 		now, err := c.copier.Unfinished(ctx)
 		if err != nil {
-			return nil, err
+			return replication.Chunk{}, err
 		}
 		running = slices.DeleteFunc(slices.Clone(before), func(xid uint32) bool { return !slices.Contains(now, xid) })
 		if len(running) == 0 {
 			break
 		}
 		if time.Now().After(deadline) {
-			return nil, &Error{verdict: needsHuman, Err: fmt.Errorf("%d transactions on the primary, %d among them, run for longer than a repair can wait",
+			return replication.Chunk{}, &Error{verdict: needsHuman, Err: fmt.Errorf("%d transactions on the primary, %d among them, run for longer than a repair can wait",
 				len(running), running[0]), Remedy: "repair when they have ended: see pg_locks and pg_prepared_xacts on the primary"}
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return replication.Chunk{}, ctx.Err()
 		case <-tick.C:
 		}
 	}
-	found, err := c.copier.Present(ctx, w.relation, w.keys)
-	return found.Rows, err
+	keys := replication.Keys{Part: c.d.part(w.relation)}
+	for _, k := range w.keys {
+		keys.Tuples = append(keys.Tuples, k.tuple)
+	}
+	return c.copier.Find(ctx, keys)
 }
 
 // textArray is an array literal.

@@ -107,13 +107,13 @@ func (c *comparison) recompute(ctx context.Context) error {
 			continue
 		}
 		rel := c.d.router.relation(table.Relation.Table)
-		r := replication.Range{Relation: rel, Tenant: c.d.router.tenantColumn(rel), Value: c.d.Tenant, Limit: verifyRows}
+		r := replication.Range{Part: c.d.part(rel), Limit: verifyRows}
 		for first := true; ; first = false {
 			chunk, err := c.copier.Read(ctx, r)
 			if err != nil {
 				return err
 			}
-			if err := c.apply(ctx, c.everyMapping(), &mapping.Rows{Relation: rel, Upserts: c.rows(chunk.Rows)}); err != nil {
+			if err := c.apply(ctx, c.everyMapping(), &mapping.Rows{Relation: chunk.Relation, Upserts: c.rows(chunk.Rows)}); err != nil {
 				return err
 			}
 			c.read = chunk.Horizon
@@ -126,7 +126,7 @@ func (c *comparison) recompute(ctx context.Context) error {
 			if chunk.Last {
 				break
 			}
-			r.After = r.Next(chunk.Rows[len(chunk.Rows)-1])
+			r.Place = chunk.Next
 		}
 	}
 	return nil

@@ -1,0 +1,125 @@
+package replication
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Ordered is a column as a server orders it: by the operators of a btree operator class, each named with its schema. A bare
+// "=" or ">" is looked for along search_path, and where an extension's schema is not on it the server falls back to the operator
+// of another type (the Postgres manual, 10.2, "Operators"): a citext would be ordered as citext and compared as text.
+type Ordered struct {
+	Name      string // as it stands in SQL
+	Type      string // the type's name on that server, a domain as its base type, without modifier
+	Domain    bool
+	Collation string // of the key's index, as it stands behind COLLATE; "" is the column's own
+	Less      string // OPERATOR(schema.name); "" where the type has no order
+	Equal     string
+	AtLeast   string
+	Greater   string
+	Exact     bool // values are equal only where their texts are
+	Indexed   bool // a column of the index that names rows
+}
+
+// OrderSQL is a query for the operators of columns. %s is a query for their n, type, opclass (0 is the type's default) and
+// coll (0 is none). Its columns are those of [Ordered] from Type to Exact. Types that are Exact print each value in one way,
+// and compare all of it; text only where the collation tells all strings apart.
+const OrderSQL = `WITH wanted (n, type, opclass, coll) AS (%s),
+	base AS (
+		SELECT w.*, b.oid, b.typtype, b.typcategory, b.oid <> w.type AS domain FROM wanted w CROSS JOIN LATERAL (
+			WITH RECURSIVE down AS (SELECT w.type AS oid UNION ALL
+				SELECT t.typbasetype FROM down JOIN pg_catalog.pg_type t ON t.oid = down.oid WHERE t.typtype = 'd')
+			SELECT t.oid, t.typtype, t.typcategory FROM down JOIN pg_catalog.pg_type t ON t.oid = down.oid WHERE t.typtype <> 'd') b)
+	SELECT pg_catalog.format_type(b.oid, -1), b.domain,
+		coalesce((SELECT format('%%I.%%I', n.nspname, c.collname) FROM pg_catalog.pg_collation c JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace
+			WHERE c.oid = b.coll), ''),
+		coalesce(o.operators[1], ''), coalesce(o.operators[2], ''), coalesce(o.operators[3], ''), coalesce(o.operators[4], ''),
+		b.typtype = 'e' OR b.oid IN (SELECT t.oid FROM pg_catalog.pg_type t WHERE t.typnamespace = 'pg_catalog'::regnamespace AND t.typname = ANY
+				('{bool,char,int2,int4,int8,oid,uuid,name,text,varchar,date,timestamp,timestamptz,time,bytea,macaddr,macaddr8,pg_lsn,xid8}'))
+			AND NOT EXISTS (SELECT FROM pg_catalog.pg_collation c WHERE c.oid = b.coll AND NOT c.collisdeterministic)
+	FROM base b
+	LEFT JOIN LATERAL (
+		SELECT c.opcfamily, c.opcintype FROM pg_catalog.pg_opclass c JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
+		WHERE CASE WHEN b.opclass <> 0 THEN c.oid = b.opclass ELSE c.opcdefault AND (c.opcintype = b.oid
+			OR c.opcintype = CASE b.typtype WHEN 'e' THEN 'anyenum' WHEN 'r' THEN 'anyrange' WHEN 'm' THEN 'anymultirange' WHEN 'c' THEN 'record'
+				ELSE CASE b.typcategory WHEN 'A' THEN 'anyarray' END END::regtype
+			OR EXISTS (SELECT FROM pg_catalog.pg_cast k WHERE k.castsource = b.oid AND k.casttarget = c.opcintype AND k.castmethod = 'b' AND k.castcontext = 'i')) END
+		ORDER BY c.opcintype = b.oid DESC LIMIT 1) c ON true
+	LEFT JOIN LATERAL (
+		SELECT array_agg(format('OPERATOR(%%I.%%s)', n.nspname, p.oprname) ORDER BY a.amopstrategy) AS operators
+		FROM pg_catalog.pg_amop a JOIN pg_catalog.pg_operator p ON p.oid = a.amopopr JOIN pg_catalog.pg_namespace n ON n.oid = p.oprnamespace
+		WHERE a.amopfamily = c.opcfamily AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype AND a.amopstrategy IN (1, 3, 4, 5)) o ON true
+	ORDER BY b.n`
+
+// Value is a parameter that holds the text of a value of the column.
+func (o Ordered) Value(parameter string) string {
+	return parameter + "::text::" + o.Type + o.collate()
+}
+
+func (o Ordered) collate() string {
+	if o.Collation == "" {
+		return ""
+	}
+	return " COLLATE " + o.Collation
+}
+
+// expression is the column as it is compared. A domain counts as its base type: not all operators take domains.
+func (o Ordered) expression() string {
+	e := o.Name
+	if o.Domain {
+		e += "::" + o.Type
+	}
+	return e + o.collate()
+}
+
+// OrderBy is the list of an ORDER BY.
+func OrderBy(columns []Ordered) string {
+	list := make([]string, len(columns))
+	for i, c := range columns {
+		list[i] = c.expression() + " USING " + c.Less
+	}
+	return strings.Join(list, ", ")
+}
+
+// Same is the condition that the columns equal values.
+func Same(columns []Ordered, values []string) string {
+	list := make([]string, len(columns))
+	for i, c := range columns {
+		list[i] = c.expression() + " " + c.Equal + " " + values[i]
+	}
+	return strings.Join(list, " AND ")
+}
+
+// Behind is the condition that the columns are behind values in their order. Where all have one operator it is a comparison of
+// rows; else it is spelled out, with a bound in front that an index can begin at.
+func Behind(columns []Ordered, values []string) string {
+	uniform := true
+	expressions := make([]string, len(columns))
+	for i, c := range columns {
+		uniform = uniform && c.Greater == columns[0].Greater
+		expressions[i] = c.expression()
+	}
+	if len(columns) == 1 || !uniform {
+		return spelledOut(columns, values)
+	}
+	return fmt.Sprintf("ROW(%s) %s ROW(%s)", strings.Join(expressions, ", "), columns[0].Greater, strings.Join(values, ", "))
+}
+
+func spelledOut(columns []Ordered, values []string) string {
+	c, value := columns[0], values[0]
+	e := c.expression()
+	if len(columns) == 1 {
+		return fmt.Sprintf("%s %s %s", e, c.Greater, value)
+	}
+	return fmt.Sprintf("%[1]s %[2]s %[5]s AND (%[1]s %[3]s %[5]s OR %[1]s %[4]s %[5]s AND (%[6]s))",
+		e, c.AtLeast, c.Greater, c.Equal, value, spelledOut(columns[1:], values[1:]))
+}
+
+// Signature tells orders apart: a place in one is none in another.
+func Signature(columns []Ordered) string {
+	var b strings.Builder
+	for _, c := range columns {
+		fmt.Fprintf(&b, "%s %s %s %s, ", c.Name, c.Type, c.Less, c.Collation)
+	}
+	return strings.TrimSuffix(b.String(), ", ")
+}

@@ -1,0 +1,204 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Part are the rows of one tenant in a table. Only the table's OID and the names of the columns count of the relation: all else
+// is found in the moment of the read.
+type Part struct {
+	Relation *Relation
+	Tenant   int    // index of the tenant's column
+	Value    string // the tenant, as its column's output function writes it
+}
+
+// shape is a table as a read finds it, with what the read needs to compare rows.
+type shape struct {
+	Table    *Relation // the columns that were asked for and are there, and the key's
+	name     tableName
+	tenant   int
+	key      []int     // the key's columns less the tenant's
+	order    []Ordered // of key
+	tenantAs Ordered
+}
+
+// tableName is a table's schema and name, which may change while it stays the same table.
+type tableName struct{ schema, name string }
+
+func (n tableName) String() string { return pgx.Identifier{n.schema, n.name}.Sanitize() }
+
+// shapes keeps what was found, so that a table that nobody has altered gives the same relation: statements are compiled for
+// relations. Safe for concurrent use.
+type shapes struct {
+	mu    sync.Mutex
+	found map[*Relation]markedShape
+}
+
+type markedShape struct {
+	mark  string
+	shape *shape
+}
+
+// lockSQL keeps a table as it is while it is read, which LOCK TABLE would do too if the role had the right to the whole table.
+// The statement comes before the snapshot: one from before an ALTER TABLE that rewrites the table finds it empty (the Postgres
+// manual, 13.6, "Caveats").
+const lockSQL = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SELECT FROM %s LIMIT 0"
+
+// markSQL begins with the snapshot, and tells what a shape depends on.
+const markSQL = `SELECT pg_current_snapshot()::text, n.nspname::text, c.relname::text, concat_ws(E'\n', c.relreplident,
+	(SELECT string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated, format_type(a.atttypid, -1)), ',' ORDER BY a.attnum)
+		FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+	(SELECT string_agg(concat_ws(' ', i.indexrelid, i.indkey, i.indclass, i.indcollation, i.indisprimary, i.indisreplident), ',' ORDER BY i.indexrelid)
+		FROM pg_index i WHERE i.indrelid = c.oid AND (i.indisprimary OR i.indisreplident)))
+	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`
+
+// errRenamed says that what was locked is another table.
+var errRenamed = errors.New("the table was renamed meanwhile")
+
+// find describes the table in the open transaction, which has locked it under that name. snapshot is one that the following statements see at
+// least: a commit that it does not see, and a later statement does, counts as not seen.
+func (s *shapes) find(ctx context.Context, conn *pgx.Conn, part Part, locked tableName) (found *shape, snapshot string, err error) {
+	var name tableName
+	var mark string
+	err = conn.QueryRow(ctx, markSQL, part.Relation.OID).Scan(&snapshot, &name.schema, &name.name, &mark)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil, "", &Problem{What: fmt.Sprintf("table %s was dropped", part.Relation), Remedy: "restart outflow where another table has its name"}
+	case err != nil:
+		return nil, "", fmt.Errorf("reading the catalog of %s: %w", part.Relation, err)
+	case name != locked:
+		return nil, "", errRenamed
+	}
+	s.mu.Lock()
+	known, ok := s.found[part.Relation]
+	s.mu.Unlock()
+	if ok && known.mark == mark && known.shape.name == name && known.shape.Table.Columns[known.shape.tenant].Name == part.Relation.Columns[part.Tenant].Name {
+		return known.shape, snapshot, nil
+	}
+	if found, err = loadShape(ctx, conn, part, name); err != nil {
+		return nil, "", err
+	}
+	if found.Table.SameShape(part.Relation) {
+		found.Table = part.Relation
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.found == nil {
+		s.found = map[*Relation]markedShape{}
+	}
+	s.found[part.Relation] = markedShape{mark, found}
+	return found, snapshot, nil
+}
+
+func loadShape(ctx context.Context, conn *pgx.Conn, part Part, name tableName) (*shape, error) {
+	rel := part.Relation
+	t, err := LoadTable(ctx, conn, name.schema, name.name)
+	if err != nil {
+		return nil, err
+	}
+	if t == nil || t.Relation.OID != rel.OID {
+		return nil, fmt.Errorf("table %s is not what it was", rel)
+	}
+	var names, keys []string
+	for _, c := range rel.Columns {
+		names = append(names, c.Name)
+	}
+	for _, i := range t.Relation.Key {
+		keys = append(keys, t.Relation.Columns[i].Name)
+	}
+	tenant := rel.Columns[part.Tenant].Name
+	now := t.Relation.Project(append(names, keys...))
+	now.Table = rel.Table
+	s := &shape{Table: now, name: name, tenant: now.Column(tenant)}
+	if s.tenant < 0 {
+		return nil, &Problem{What: fmt.Sprintf("table %s has no column %q any more, which source.tables names as its tenant", rel, tenant),
+			Remedy: "name it back, or correct source.tables"}
+	}
+	ordered, err := loadOrder(ctx, conn, rel.OID, append(keys, tenant))
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range now.Key {
+		o := ordered[now.Columns[i].Name]
+		if !o.Indexed || o.Less == "" {
+			return nil, &Problem{What: fmt.Sprintf("table %s has no primary key and no unique index as its replica identity, so that its rows cannot be read in pieces", rel),
+				Remedy: "ALTER TABLE " + name.String() + " ADD PRIMARY KEY (...)"}
+		}
+		if i != s.tenant {
+			s.key, s.order = append(s.key, i), append(s.order, o)
+		}
+	}
+	s.tenantAs = ordered[tenant]
+	return s, nil
+}
+
+// loadOrder is how the server orders those columns of a table: as the index that names rows does, else by the type's default.
+func loadOrder(ctx context.Context, conn *pgx.Conn, table uint32, columns []string) (map[string]Ordered, error) {
+	slices.Sort(columns)
+	columns = slices.Compact(columns)
+	const wanted = `SELECT a.attnum, a.atttypid, coalesce(k.opclass, 0), coalesce(k.coll, a.attcollation)
+		FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+		LEFT JOIN pg_index i ON i.indrelid = c.oid AND CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END
+		LEFT JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[]) AS k (attnum, opclass, coll)
+			ON k.attnum = a.attnum AND k.opclass IS NOT NULL
+		WHERE a.attrelid = $1 AND a.attname = ANY ($2::text[])`
+	rows, err := conn.Query(ctx, strings.Replace(fmt.Sprintf(OrderSQL, wanted), "\n\tFROM base b", `, b.opclass <> 0,
+		(SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum = b.n) FROM base b`, 1), table, columns)
+	if err != nil {
+		return nil, fmt.Errorf("reading the operators of the key: %w", err)
+	}
+	ordered := map[string]Ordered{}
+	var o Ordered
+	var name string
+	_, err = pgx.ForEachRow(rows, []any{&o.Type, &o.Domain, &o.Collation, &o.Less, &o.Equal, &o.AtLeast, &o.Greater, &o.Exact, &o.Indexed, &name}, func() error {
+		o.Name = "t." + quoteIdentifier(name)
+		ordered[name] = o
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the operators of the key: %w", err)
+	}
+	return ordered, nil
+}
+
+// isTenant is the condition that a row is the tenant's, whose name is the parameter. Where the type's equality is wider than that
+// of texts the text decides; the equality still finds the rows by an index. CASE keeps the planner from taking the second condition
+// for one that leaves few rows.
+func (s *shape) isTenant(parameter string) string {
+	o := s.tenantAs
+	text := fmt.Sprintf(`CASE WHEN format('%%s', %s) COLLATE "C" = %s::text THEN true ELSE false END`, o.Name, parameter)
+	switch {
+	case o.Equal == "":
+		return text
+	case o.Exact:
+		return Same([]Ordered{o}, []string{o.Value(parameter)})
+	}
+	return Same([]Ordered{o}, []string{o.Value(parameter)}) + " AND " + text
+}
+
+func (s *shape) keyNames() []string {
+	names := make([]string, len(s.key))
+	for n, i := range s.key {
+		names[n] = s.Table.Columns[i].Name
+	}
+	return names
+}
+
+func (s *shape) columns() string {
+	list := make([]string, len(s.Table.Columns))
+	for i, c := range s.Table.Columns {
+		list[i] = "t." + quoteIdentifier(c.Name)
+	}
+	return strings.Join(list, ", ")
+}
+
+func (s *shape) from() string {
+	return s.name.String() + " AS t"
+}

@@ -1,0 +1,273 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"outflow/mapping"
+	"outflow/replication"
+)
+
+// keysQuery is what a mapping says in keys: of one table, as an external database answers it.
+type keysQuery struct {
+	mapping  *mapping.Mapping
+	table    string
+	sql      string
+	relation *replication.Relation
+	tenant   int
+	columns  []int                 // of the relation: the key's less the tenant's
+	order    []replication.Ordered // of the columns, in the external database's own types
+	source   []string              // their types on the primary, as far as this database has a cast to them; else none
+}
+
+type keysID struct {
+	mapping  string
+	relation *replication.Relation
+}
+
+// key is one that an external database holds.
+type key struct {
+	tuple replication.Tuple // in the types of the primary as far as the database could say so; all else is NULL
+	here  []string          // as the database writes it
+}
+
+// keysOf finds how the external database orders a mapping's keys. It needs an open transaction.
+func (s *session) keysOf(ctx context.Context, m *mapping.Mapping, rel *replication.Relation) (*keysQuery, error) {
+	id := keysID{m.Name, rel}
+	if q := s.keys[id]; q != nil {
+		return q, nil
+	}
+	q := &keysQuery{mapping: m, table: rel.Table, sql: m.Keys[rel.Table], relation: rel, tenant: s.d.router.tenantColumn(rel)}
+	for _, i := range rel.Key {
+		if i != q.tenant {
+			q.columns = append(q.columns, i)
+		}
+	}
+	if err := s.loadTypes(ctx, rel); err != nil {
+		return nil, err
+	}
+	for _, i := range q.columns {
+		name := "k." + quoteColumn(rel.Columns[i].Name)
+		q.order = append(q.order, replication.Ordered{Name: name})
+		q.source = append(q.source, mapping.TargetType(rel.Columns[i].Type, func(name string) string { return s.types[name] }))
+	}
+	oids, err := s.describeKeys(ctx, q)
+	if err != nil {
+		return nil, q.fault(err)
+	}
+	var wanted []string
+	for n, oid := range oids {
+		wanted = append(wanted, fmt.Sprintf("(%d, %d::oid, 0::oid, 0::oid)", n, oid))
+	}
+	if len(wanted) == 0 {
+		s.keys[id] = q
+		return q, nil
+	}
+	rows, err := s.exec(ctx, fmt.Sprintf(replication.OrderSQL, "VALUES "+strings.Join(wanted, ", ")))
+	if err != nil || len(rows) != len(oids) {
+		return nil, fmt.Errorf("reading how %d columns are ordered: %w", len(oids), err)
+	}
+	for n, r := range rows {
+		o := &q.order[n]
+		o.Type, o.Domain = string(r[0]), string(r[1]) == "t"
+		o.Less, o.Equal, o.AtLeast, o.Greater = string(r[3]), string(r[4]), string(r[5]), string(r[6])
+		if o.Less == "" {
+			return nil, q.fault(fmt.Errorf("its column %s is of type %s, which has no order", o.Name[2:], o.Type))
+		}
+	}
+	s.keys[id] = q
+	return q, nil
+}
+
+// describeKeys are the types of the keys' columns. Where the database has no cast to the primary's types there is none.
+func (s *session) describeKeys(ctx context.Context, q *keysQuery) (oids []uint32, err error) {
+	err = s.orUncast(ctx, q, cannotCoerce, func() error {
+		d, err := s.conn.Prepare(ctx, "", q.page(nil, 1), nil)
+		if err == nil {
+			for _, f := range d.Fields[:len(q.columns)] {
+				oids = append(oids, f.DataTypeOID)
+			}
+		}
+		return err
+	})
+	return oids, err
+}
+
+// orUncast does f, and again without casts where those fail with an SQLSTATE that begins so.
+func (s *session) orUncast(ctx context.Context, q *keysQuery, state string, f func() error) error {
+	if q.source == nil {
+		return f()
+	}
+	if _, err := s.exec(ctx, "SAVEPOINT outflow_keys"); err != nil {
+		return err
+	}
+	err := f()
+	if !strings.HasPrefix(sqlstate(err), state) {
+		return err
+	}
+	if _, err := s.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_keys"); err != nil {
+		return err
+	}
+	q.source = nil
+	return f()
+}
+
+const cannotCoerce = "42846"
+
+// list is what is selected: the key in the database's own types, and then in those of the primary.
+func (q *keysQuery) list() string {
+	var own, source []string
+	for n, o := range q.order {
+		own = append(own, o.Name)
+		if q.source != nil {
+			source = append(source, fmt.Sprintf("%s::%s", o.Name, q.source[n]))
+		}
+	}
+	return strings.Join(append(own, source...), ", ")
+}
+
+// page reads keys behind a place, as many as the limit. The place's texts are its parameters.
+func (q *keysQuery) page(after []string, limit int) string {
+	if len(q.columns) == 0 {
+		return fmt.Sprintf("SELECT FROM (%s) AS k LIMIT 1", q.sql)
+	}
+	sql := fmt.Sprintf("SELECT %s FROM (%s) AS k", q.list(), q.sql)
+	if after != nil {
+		values := make([]string, len(q.order))
+		for n, o := range q.order {
+			values[n] = o.Value(fmt.Sprintf("$%d", n+1))
+		}
+		sql += " WHERE " + replication.Behind(q.order, values)
+	}
+	if q.order[0].Less == "" { // only to be described
+		return sql
+	}
+	return sql + fmt.Sprintf(" ORDER BY %s LIMIT %d", replication.OrderBy(q.order), limit)
+}
+
+// readKeys reads a page. Where a value has no form in the primary's types all keys come in the database's own, and the primary
+// says which one it cannot read.
+func (s *session) readKeys(ctx context.Context, q *keysQuery, after []string, limit int) ([]key, error) {
+	var rows [][][]byte
+	err := s.orUncast(ctx, q, "22", func() (err error) {
+		rows, err = s.exec(ctx, q.page(after, limit), after...)
+		return err
+	})
+	if err != nil {
+		return nil, q.fault(err)
+	}
+	keys := make([]key, len(rows))
+	for i, row := range rows {
+		if keys[i], err = q.key(row, s.d.Tenant); err != nil {
+			return nil, err
+		}
+	}
+	return keys, nil
+}
+
+func (q *keysQuery) key(row [][]byte, tenant string) (key, error) {
+	k := key{here: make([]string, len(q.columns))}
+	values := make([]replication.Value, len(q.relation.Columns))
+	for i := range values {
+		values[i].Presence = replication.Null
+	}
+	values[q.tenant] = replication.Value{Presence: replication.Text, Text: []byte(tenant)}
+	for n, i := range q.columns {
+		text := row[len(row)-len(q.columns)+n]
+		if text == nil || row[n] == nil {
+			return key{}, q.fault(fmt.Errorf("it gives NULL for %s, and no row of the primary has such a key", q.relation.Columns[i].Name))
+		}
+		k.here[n] = string(row[n])
+		values[i] = replication.Value{Presence: replication.Text, Text: text}
+	}
+	k.tuple = replication.NewTuple(values)
+	return k, nil
+}
+
+// stillHeld returns which of the keys the external database holds still. It needs an open transaction, and the caller must be the only one
+// who writes.
+//
+// A delete step may name less than a key. A key that the database holds no longer is another row's by now, under its new key, and
+// the delete would take that one.
+func (s *session) stillHeld(ctx context.Context, q *keysQuery, keys []key) (map[string]bool, error) {
+	still := map[string]bool{}
+	if len(q.columns) == 0 {
+		for _, k := range keys {
+			still[k.id()] = true
+		}
+		return still, nil
+	}
+	arrays := make([]string, len(q.columns))
+	var unnest, columns, values, list []string
+	for n, o := range q.order {
+		texts := make([]string, len(keys))
+		for i, k := range keys {
+			texts[i] = k.here[n]
+		}
+		arrays[n] = textArray(texts)
+		unnest, columns = append(unnest, fmt.Sprintf("$%d::text[]", n+1)), append(columns, fmt.Sprintf("c%d", n))
+		values, list = append(values, o.Value(fmt.Sprintf("u.c%d", n))), append(list, o.Name)
+	}
+	rows, err := s.exec(ctx, fmt.Sprintf("SELECT %s FROM (%s) AS k JOIN unnest(%s) AS u (%s) ON %s", strings.Join(list, ", "), q.sql,
+		strings.Join(unnest, ", "), strings.Join(columns, ", "), replication.Same(q.order, values)), arrays...)
+	if err != nil {
+		return nil, q.fault(err)
+	}
+	for _, row := range rows {
+		k := key{}
+		for _, text := range row {
+			k.here = append(k.here, string(text))
+		}
+		still[k.id()] = true
+	}
+	return still, nil
+}
+
+// id tells keys of one database apart.
+func (k key) id() string { return fmt.Sprintf("%q", k.here) }
+
+// fault gives an error of the query its place in the mapping's file.
+func (q *keysQuery) fault(err error) error {
+	if e := (*Error)(nil); errors.As(err, &e) {
+		return err
+	}
+	if asPgError(err) == nil && (isCanceled(err) || timedOut(err)) {
+		return err
+	}
+	e := faultOf(q.mapping.Name, q.place, err)
+	e.Table = q.table
+	switch {
+	case e.SQLState == undefinedColumn:
+		e.Remedy = fmt.Sprintf("let the query give the columns of the key of %s by their names there: %s", q.table, strings.Join(q.names(), ", "))
+	case e.SQLState == "" && e.verdict == retry && asPgError(err) == nil && classOf(err) == "":
+		e.verdict, e.Err = needsHuman, q.mapping.KeysFault(q.table, "%s", err)
+		e.Remedy = "let the query give only keys as the primary has them"
+	}
+	return e
+}
+
+func (q *keysQuery) place(_ int32, format string, args ...any) *mapping.Fault {
+	return q.mapping.KeysFault(q.table, format, args...)
+}
+
+func (q *keysQuery) names() []string {
+	names := make([]string, len(q.columns))
+	for n, i := range q.columns {
+		names[n] = q.relation.Columns[i].Name
+	}
+	return names
+}
+
+// timedOut reports whether a statement took too long, by the server's limit or by the client's: with fewer rows it may not.
+func timedOut(err error) bool {
+	if e := (*Error)(nil); errors.As(err, &e) && e.SQLState != "" {
+		return e.SQLState == queryCanceled
+	}
+	return sqlstate(err) == queryCanceled || asPgError(err) == nil && (errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err))
+}
+
+func quoteColumn(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
