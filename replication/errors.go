@@ -22,6 +22,7 @@ const (
 	unknownDatabase     = "3D000"
 	tooManyConnections  = "53300"
 	readOnlyTransaction = "25006"
+	untranslatable      = "22P05"
 )
 
 // A Problem is something that a person must change on the primary. It names the thing and the remedy.
@@ -63,7 +64,7 @@ func isFatal(err error) bool {
 		return true
 	}
 	switch sqlstate(err) {
-	case undefinedObject, notInPrerequisite, insufficientRights:
+	case undefinedObject, notInPrerequisite, insufficientRights, untranslatable:
 		return true
 	}
 	return false
@@ -82,6 +83,9 @@ func explainFatal(slot, publication string, err error) error {
 	case state == notInPrerequisite && strings.Contains(err.Error(), "wal_level"):
 		return &Problem{What: "wal_level on the primary is not logical any more",
 			Remedy: "ALTER SYSTEM SET wal_level = logical, then restart the primary", Err: err}
+	case state == untranslatable:
+		return &Problem{What: "a value that was committed on the primary has a character that its encoding does not have in UTF-8, and the stream ends there",
+			Remedy: "correct the rows that have the character, and run: " + resetCommand, Err: err}
 	case state == notInPrerequisite:
 		return &Problem{What: fmt.Sprintf("replication slot %q cannot be read any more", slot), Remedy: "run: " + resetCommand, Err: err}
 	}

@@ -11,12 +11,12 @@ import (
 	"outflow/sink"
 )
 
-// asciiWorld is a world whose primary database checks no bytes, with a table of two tenants.
-func asciiWorld(t *testing.T) *world {
+// encodedWorld is a world whose primary database has that encoding, with a table of two tenants.
+func encodedWorld(t *testing.T, encoding string) *world {
 	t.Helper()
 	w := newWorld(t, pgtest.Shared(t))
-	name := "ascii_" + w.cfg.Source.Slot
-	w.exec(fmt.Sprintf(`CREATE DATABASE %s ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0`, name))
+	name := "encoded_" + w.cfg.Source.Slot
+	w.exec(fmt.Sprintf(`CREATE DATABASE %s ENCODING '%s' LOCALE 'C' TEMPLATE template0`, name, encoding))
 	t.Cleanup(func() { _ = w.cluster.DropDatabase(t.Context(), name) })
 	w.source = strings.Replace(w.source, pathOf(t, w.source), "/"+name, 1)
 	w.db = connect(t, w.source)
@@ -31,7 +31,7 @@ func asciiWorld(t *testing.T) *world {
 // A byte that is no UTF-8 in a primary of SQL_ASCII is the fault of one row: in the stream, in a copy and in a look-up.
 func TestBytesThatAreNoUTF8(t *testing.T) {
 	t.Parallel()
-	w := asciiWorld(t)
+	w := encodedWorld(t, "SQL_ASCII")
 	one, two := w.destination("t1", "one", "items"), w.destination("t2", "two", "items")
 	w.exec(`INSERT INTO items VALUES ('t1', 1, 'fine ä'), ('t2', 1, 'fine')`)
 	r := w.start()
@@ -51,7 +51,7 @@ func TestBytesThatAreNoUTF8(t *testing.T) {
 // With on_error: quarantine the row is set aside, and the rest goes on.
 func TestBytesThatAreNoUTF8InQuarantine(t *testing.T) {
 	t.Parallel()
-	w := asciiWorld(t)
+	w := encodedWorld(t, "SQL_ASCII")
 	w.cfg.Sink.OnError = "quarantine"
 	dsn := w.destination("t1", "one", "items")
 	w.exec(`INSERT INTO items SELECT 't1', n, CASE WHEN n = 7 THEN 'bad ' || chr(233) ELSE 'fine' END, repeat('long ', 2000) FROM generate_series(1, 20) n`)
@@ -64,4 +64,19 @@ func TestBytesThatAreNoUTF8InQuarantine(t *testing.T) {
 	w.synced()
 	same(t, dsn, `SELECT row->>'id', sqlstate FROM _stack_sync_quarantine WHERE id > 1 AND row->>'id' <> '3'`, `"21"|"22021"`)
 	same(t, dsn, `SELECT id, v FROM items_copy WHERE id IN (4, 21, 22) ORDER BY 1`, `"4"|"changed"`, `"22"|"fine"`)
+}
+
+// A character that the primary's own encoding does not have in UTF-8 ends the stream with its cause, and is not a lost connection.
+func TestCharactersWithoutUTF8(t *testing.T) {
+	t.Parallel()
+	w := encodedWorld(t, "WIN1252")
+	w.destination("t1", "one", "items")
+	r := w.start()
+	r.caughtUp()
+	w.exec(`INSERT INTO items VALUES ('t1', 1, 'fine ' || chr(228))`)
+	w.synced()
+	w.exec(`INSERT INTO items VALUES ('t1', 2, chr(129))`)
+	err := <-r.done
+	r.done <- nil
+	contains(t, fmt.Sprint(err), "a character that its encoding does not have in UTF-8", "22P05", "correct the rows", "--slot-reset")
 }
