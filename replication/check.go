@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,12 +26,14 @@ func Check(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables []*Ta
 
 // CheckServer is the part of Check that is about the server and the role which connects.
 func CheckServer(ctx context.Context, conn *pgx.Conn) error {
+	if err := checkVersion(conn); err != nil {
+		return err
+	}
 	var problems []error
 	var level, user string
-	var replicates, recovery, readOnly bool
-	err := conn.QueryRow(ctx, `SELECT current_setting('wal_level'), current_user::text,
-		(SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),
-		pg_is_in_recovery(), current_setting('transaction_read_only')::bool`).Scan(&level, &user, &replicates, &recovery, &readOnly)
+	var recovery, readOnly bool
+	err := conn.QueryRow(ctx, `SELECT current_setting('wal_level'), current_user::text, pg_is_in_recovery(), current_setting('transaction_read_only')::bool`).
+		Scan(&level, &user, &recovery, &readOnly)
 	switch {
 	case err != nil:
 		return fmt.Errorf("reading the primary's settings: %w", err)
@@ -45,74 +46,67 @@ func CheckServer(ctx context.Context, conn *pgx.Conn) error {
 		problems = append(problems, &Problem{What: fmt.Sprintf("wal_level on the primary is %q; logical replication needs \"logical\"", level),
 			Remedy: "ALTER SYSTEM SET wal_level = logical, then restart the primary"})
 	}
-	if !replicates {
-		problems = append(problems, &Problem{What: fmt.Sprintf("role %q may not replicate", user),
-			Remedy: "ALTER ROLE " + quoteIdentifier(user) + " REPLICATION"})
+	if _, err := mayReplicate(ctx, conn); err != nil {
+		problems = append(problems, err)
 	}
 	return errors.Join(problems...)
 }
 
+func checkVersion(conn *pgx.Conn) error {
+	if version := serverVersion(conn.PgConn()); version != 0 && version < oldestServer {
+		return &Problem{What: fmt.Sprintf("PostgreSQL %s is too old: %d is the first that has what is needed", conn.PgConn().ParameterStatus("server_version"), oldestServer),
+			Remedy: "upgrade the primary"}
+	}
+	return nil
+}
+
+// mayReplicate asks whether the role may replicate. Where it has neither the attribute nor a superuser's rights, a walsender's session
+// tells: on Amazon RDS a member of rds_replication gets one without the attribute, and attribute says false.
+func mayReplicate(ctx context.Context, conn *pgx.Conn) (attribute bool, err error) {
+	err = conn.QueryRow(ctx, `SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user`).Scan(&attribute)
+	if err != nil || attribute {
+		return attribute, err
+	}
+	primary := &Primary{config: conn.Config()}
+	if _, err := identify(ctx, primary); err != nil {
+		return false, err
+	}
+	return false, nil
+}
+
+// replicateRemedy lets a role replicate.
+func replicateRemedy(role string) string {
+	return fmt.Sprintf("ALTER ROLE %s REPLICATION, or on Amazon RDS and Aurora: GRANT rds_replication TO %[1]s", quoteIdentifier(role))
+}
+
 // CheckTables is the part of Check that is about the tables.
 func CheckTables(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables []*Table, err error) {
-	var problems []error
-	report := func(what, remedy string) { problems = append(problems, &Problem{What: what, Remedy: remedy}) }
-	for _, rule := range rules {
-		t, err := LoadTable(ctx, conn, rule.Schema, rule.Name)
-		if err != nil {
-			return nil, err
-		}
-		if t == nil {
-			what, remedy, err := noTable(ctx, conn, rule)
-			if err != nil {
+	if err := checkVersion(conn); err != nil {
+		return nil, err
+	}
+	names := make([]wanted, len(rules))
+	for i, r := range rules {
+		names[i] = wanted{0, r.Schema, r.Name}
+	}
+	version := serverVersion(conn.PgConn())
+	f, err := loadFacts(ctx, conn, version, "", names)
+	if err != nil {
+		return nil, err
+	}
+	var found violations
+	for i, rule := range rules {
+		found = append(found, judgeTable(rule, &f.Tables[i], conn.Config().User, version, nil)...)
+		var t *Table
+		if f.Tables[i].Kind == "r" || f.Tables[i].Kind == "p" {
+			if t, err = LoadTable(ctx, conn, rule.Schema, rule.Name); err != nil {
 				return nil, err
 			}
-			report(what, remedy)
-		} else {
-			t.check(rule, report)
+			column := f.Tables[i].column(rule.Tenant)
+			t.Ownerless = column != nil && !column.NotNull
 		}
 		tables = append(tables, t)
 	}
-	return tables, errors.Join(problems...)
-}
-
-// noTable says what stands in the place of a table.
-func noTable(ctx context.Context, conn *pgx.Conn, rule TableRule) (what, remedy string, err error) {
-	name := rule.Schema + "." + rule.Name
-	var kind string
-	err = conn.QueryRow(ctx, `SELECT CASE c.relkind WHEN 'v' THEN 'a view' WHEN 'm' THEN 'a materialized view' WHEN 'f' THEN 'a foreign table'
-			WHEN 'S' THEN 'a sequence' WHEN 'i' THEN 'an index' WHEN 'I' THEN 'an index' WHEN 'c' THEN 'a type' ELSE 'no table' END
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2`, rule.Schema, rule.Name).Scan(&kind)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return fmt.Sprintf("table %s does not exist on the primary", name), "create it, or correct source.tables (names are case-sensitive)", nil
-	case err != nil:
-		return "", "", fmt.Errorf("reading the catalog of %s: %w", name, err)
-	}
-	return fmt.Sprintf("%s is %s: only a table has changes in the WAL", name, kind), "name in source.tables the table that holds the rows", nil
-}
-
-func (t *Table) check(rule TableRule, report func(what, remedy string)) {
-	r := t.Relation
-	name := pgx.Identifier{r.Schema, r.Name}.Sanitize()
-	if t.Persist != 'p' {
-		report(fmt.Sprintf("table %s is not logged, so its changes are not in the WAL", r), "ALTER TABLE "+name+" SET LOGGED")
-	}
-	if len(r.Key) == 0 {
-		report(fmt.Sprintf("table %s has no replica identity: publishing it would make the application's UPDATE and DELETE fail", r),
-			"give it a primary key, or ALTER TABLE "+name+" REPLICA IDENTITY USING INDEX <unique index>, or ... FULL")
-		return
-	}
-	tenant := r.Column(rule.Tenant)
-	if tenant < 0 {
-		report(fmt.Sprintf("table %s has no column %q, which source.tables names as its tenant", r, rule.Tenant),
-			"correct source.tables; the columns are "+strings.Join(r.Names(), ", "))
-		return
-	}
-	if !r.Columns[tenant].Identity && !rule.InsertsOnly {
-		report(fmt.Sprintf("tenant column %q is not in the replica identity of %s: a delete would not tell whose row it was", rule.Tenant, r),
-			fmt.Sprintf("CREATE UNIQUE INDEX <index> ON %s (%s, <key>) and ALTER TABLE %s REPLICA IDENTITY USING INDEX <index>, or REPLICA IDENTITY FULL",
-				name, quoteIdentifier(rule.Tenant), name))
-	}
+	return tables, errors.Join(found.errors()...)
 }
 
 // Names are the names of the columns, in order.
@@ -126,8 +120,11 @@ func (r *Relation) Names() []string {
 
 // Publish chooses what of t is published: the wanted columns and the replica identity. Names that the table does not have
 // are left out: the statement that uses one fails on the external server, where its line is known.
-func (t *Table) Publish(wanted []string) PublishedTable {
-	p := PublishedTable{Table: t}
+func (t *Table) Publish(rule TableRule, wanted []string) PublishedTable {
+	p := PublishedTable{Table: t, Rule: rule, Relied: slices.Clone(wanted)}
+	for _, i := range t.Relation.Key {
+		p.Relied = append(p.Relied, t.Relation.Columns[i].Name)
+	}
 	for _, c := range t.Relation.Columns {
 		if c.Identity || slices.Contains(wanted, c.Name) {
 			p.Columns = append(p.Columns, c.Name)

@@ -30,6 +30,7 @@ type Problem struct {
 	What   string // what is wrong, with the name of the thing
 	Remedy string // what to do, as a statement to run where there is one
 	Err    error  // what the server said, nil where Outflow found it by itself
+	Relied bool   // what Outflow relies on does not hold: once it does, every destination is copied again
 }
 
 func (p *Problem) Error() string {
@@ -41,6 +42,22 @@ func (p *Problem) Error() string {
 }
 
 func (p *Problem) Unwrap() error { return p.Err }
+
+// A Gap ends the reading where the stream does not show all that happened on the primary, and nothing keeps it from doing so from
+// now on: every destination is copied again, and reading goes on.
+type Gap struct{ Reason string }
+
+func (g *Gap) Error() string { return "the stream does not show all: " + g.Reason }
+
+// Relied reports whether an error is that something which Outflow relies on does not hold: see [Problem.Relied].
+func Relied(err error) bool {
+	for _, one := range Flatten(err) {
+		if problem := (*Problem)(nil); errors.As(one, &problem) && problem.Relied {
+			return true
+		}
+	}
+	return false
+}
 
 // publicationGone is the warning of servers from 18 on, where earlier ones fail.
 type publicationGone struct{ message string }
@@ -134,7 +151,7 @@ func ExplainConnect(p *Primary, err error) error {
 			Remedy: "check user and password in source.dsn", Err: err}
 	case state == insufficientRights:
 		return &Problem{What: fmt.Sprintf("role %q may not replicate", p.User()),
-			Remedy: "ALTER ROLE " + quoteIdentifier(p.User()) + " REPLICATION", Err: err}
+			Remedy: replicateRemedy(p.User()), Err: err}
 	case state == unknownDatabase:
 		return &Problem{What: fmt.Sprintf("the primary has no database for %s", p.Address()),
 			Remedy: "check the database name in source.dsn", Err: err}

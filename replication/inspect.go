@@ -13,7 +13,7 @@ import (
 )
 
 // oldestServer is the first version that can be read: `messages` of pgoutput, which bring the heartbeat, came with it.
-const oldestServer = 140000
+const oldestServer = 14
 
 // serverFacts are what one query tells of the primary.
 type serverFacts struct {
@@ -21,7 +21,6 @@ type serverFacts struct {
 	number               int
 	recovery             bool
 	level                string
-	replicates           bool
 	slots, maxSlots      int
 	senders, maxSenders  int
 	keepMB               int // max_slot_wal_keep_size; -1: no limit
@@ -35,7 +34,7 @@ type serverFacts struct {
 func readServer(ctx context.Context, conn *pgx.Conn) (f serverFacts, err error) {
 	f.asked = time.Now()
 	err = conn.QueryRow(ctx, `SELECT current_setting('server_version'), current_setting('server_version_num')::int, pg_is_in_recovery(),
-			current_setting('wal_level'), (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),
+			current_setting('wal_level'),
 			(SELECT count(*) FROM pg_replication_slots), current_setting('max_replication_slots')::int,
 			(SELECT count(*) FROM pg_stat_replication), current_setting('max_wal_senders')::int,
 			coalesce((SELECT setting::int FROM pg_settings WHERE name = 'max_slot_wal_keep_size'), -1),
@@ -43,7 +42,7 @@ func readServer(ctx context.Context, conn *pgx.Conn) (f serverFacts, err error) 
 			coalesce((SELECT setting::int * CASE unit WHEN 'min' THEN 60 ELSE 1 END FROM pg_settings WHERE name = 'idle_replication_slot_timeout'), 0),
 			clock_timestamp(), (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
 			current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int`).
-		Scan(&f.version, &f.number, &f.recovery, &f.level, &f.replicates, &f.slots, &f.maxSlots, &f.senders, &f.maxSenders,
+		Scan(&f.version, &f.number, &f.recovery, &f.level, &f.slots, &f.maxSlots, &f.senders, &f.maxSenders,
 			&f.keepMB, &f.senderTimeout, &f.idleSlotSeconds, &f.clock, &f.connections, &f.allowed)
 	f.answered = time.Now()
 	if err != nil {
@@ -62,28 +61,31 @@ func (s Setup) InspectServer(ctx context.Context, conn *pgx.Conn) Findings {
 		return found
 	}
 	found.Pass("server", "PostgreSQL %s, as %s", f.version, conn.Config().User)
-	if f.number < oldestServer {
-		found.Fail("version", "upgrade the primary", "PostgreSQL %s is too old: 14 is the first that has what is needed", f.version)
+	if f.number/10000 < oldestServer {
+		found.Fail("version", "upgrade the primary", "PostgreSQL %s is too old: %d is the first that has what is needed", f.version, oldestServer)
 	}
 	if f.recovery {
 		found.Fail("role of the server", "let source.dsn name the primary", "it is a standby, and nothing can be noted there")
 	}
-	f.inspectLevel(conn, &found)
+	f.inspectLevel(ctx, conn, &found)
 	s.inspectReplication(ctx, f, &found)
 	f.inspectLimits(&found)
 	return found
 }
 
-func (f serverFacts) inspectLevel(conn *pgx.Conn, found *Findings) {
+func (f serverFacts) inspectLevel(ctx context.Context, conn *pgx.Conn, found *Findings) {
 	if f.level == "logical" {
 		found.Pass("wal_level", "logical")
 	} else {
 		found.Fail("wal_level", "ALTER SYSTEM SET wal_level = logical, then restart the primary", "%q; logical replication needs \"logical\"", f.level)
 	}
-	if f.replicates {
+	switch attribute, err := mayReplicate(ctx, conn); {
+	case err != nil:
+		found.Fault("role", err)
+	case attribute:
 		found.Pass("role", "%s may replicate", conn.Config().User)
-	} else {
-		found.Fail("role", "ALTER ROLE "+quoteIdentifier(conn.Config().User)+" REPLICATION", "%q may not replicate", conn.Config().User)
+	default:
+		found.Pass("role", "%s may replicate, though it lacks the attribute REPLICATION", conn.Config().User)
 	}
 }
 
@@ -180,33 +182,41 @@ func InspectClock(server, asked, answered time.Time, found *Findings) {
 	}
 }
 
+// usable reports whether more can be found out of a table than what is wrong with it.
+func (t *Table) usable(rule TableRule) bool {
+	if t == nil || len(t.Relation.Key) == 0 {
+		return false
+	}
+	tenant := t.Relation.Column(rule.Tenant)
+	return tenant >= 0 && (t.Relation.Columns[tenant].Identity || rule.InsertsOnly)
+}
+
 // InspectTable finds what would keep a table from being read. The table is nil where it cannot be used.
 func InspectTable(ctx context.Context, conn *pgx.Conn, rule TableRule) (*Table, Findings) {
 	var found Findings
 	check := "table " + rule.Schema + "." + rule.Name
 	tables, err := CheckTables(ctx, conn, []TableRule{rule})
-	if err != nil {
-		for _, one := range Flatten(err) {
-			found.Fault(check, one)
-		}
+	for _, one := range Flatten(err) {
+		found.Fault(check, one)
+	}
+	if len(tables) == 0 || !tables[0].usable(rule) {
 		return nil, found
 	}
 	t := tables[0]
-	identity := map[byte]string{'d': "the primary key", 'i': "a unique index", 'f': "FULL"}[t.Relation.Identity]
-	found.Pass(check, "replica identity %s, tenant %q", identity, rule.Tenant)
+	if err == nil {
+		identity := map[byte]string{'d': "the primary key", 'i': "a unique index", 'f': "FULL"}[t.Relation.Identity]
+		found.Pass(check, "replica identity %s, tenant %q", identity, rule.Tenant)
+	}
 	if rule.InsertsOnly {
 		return t, found // it is read from the slot only
 	}
-	var secured, indexed bool
-	err = conn.QueryRow(ctx, `SELECT row_security_active($1::oid), EXISTS (SELECT FROM pg_index i JOIN pg_attribute a
+	var indexed bool
+	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a
 			ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] WHERE i.indrelid = $1 AND a.attname = $2 AND i.indisvalid AND i.indpred IS NULL)`,
-		t.Relation.OID, rule.Tenant).Scan(&secured, &indexed)
+		t.Relation.OID, rule.Tenant).Scan(&indexed)
 	if err != nil {
 		found.Fault(check, fmt.Errorf("reading the catalog of %s: %w", t.Relation, err))
 		return t, found
-	}
-	if secured {
-		found.Fail(check, "ALTER ROLE "+quoteIdentifier(conn.Config().User)+" BYPASSRLS", "row security hides rows from this role: copies would lack them")
 	}
 	if !indexed {
 		found.Warn(check, fmt.Sprintf("CREATE INDEX CONCURRENTLY ON %s (%s, <key>)", pgx.Identifier{rule.Schema, rule.Name}.Sanitize(), quoteIdentifier(rule.Tenant)),

@@ -2,9 +2,7 @@ package replication
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -14,57 +12,49 @@ import (
 // InspectPublication finds whether the publication publishes what is named. It changes nothing.
 func (s Setup) InspectPublication(ctx context.Context, conn *pgx.Conn) (found Findings) {
 	check := fmt.Sprintf("publication %q", s.Publication)
-	st, err := s.publication(ctx, conn)
+	version := serverVersion(conn.PgConn())
+	now, err := s.facts(ctx, conn, version)
 	if err != nil {
 		found.Fault(check, err)
 		return found
 	}
-	var exists, all, complete, filtered bool
-	err = conn.QueryRow(ctx, `SELECT true, puballtables, pubinsert AND pubupdate AND pubdelete AND pubtruncate AND pubviaroot,
-			EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND to_jsonb(r) -> 'prqual' <> 'null')
-		FROM pg_publication p WHERE pubname = $1`, s.Publication).Scan(&exists, &all, &complete, &filtered)
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		found.Fault(check, fmt.Errorf("reading publication %q: %w", s.Publication, err))
-		return found
+	if before, known, err := s.relied(ctx, conn); err == nil && known { // an error: nothing ever ran
+		if since := s.since(before, now); len(since.reasons) > 0 {
+			found.Warn("history", "nothing, but know who did it", "at its next start outflow copies every destination again: %s", &since)
+		}
 	}
-	if missing, err := s.unpublished(ctx, conn); err == nil && len(missing) > 0 { // an error: nothing ever ran
-		found.Warn(check, "nothing, but know who did it", "it has lost %s: at its next start outflow copies every destination anew",
-			strings.Join(missing, ", "))
-	}
-	name := quoteIdentifier(s.Publication)
-	switch {
-	case all:
-		found.Fail(check, "name another one in source.publication", "it is FOR ALL TABLES: it would send every column of every table")
-		return found
-	case exists && !complete:
-		found.Fail(check, "ALTER PUBLICATION "+name+" SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)",
-			"it does not publish all kinds of changes")
-	case exists && filtered:
-		found.Fail(check, "as the tables' owner run: "+st.SQL, "it filters rows: changes would be missing without a word")
-		return found
-	}
-	if st.Done {
-		found.Pass(check, "publishes the tables and the columns that are named")
-		return found
-	}
-	what := "it does not exist"
-	if exists {
-		what = "it does not publish exactly the tables and the columns that are named"
-	}
-	may, err := s.mayPublish(ctx, conn, exists)
-	switch {
-	case err != nil:
+	wrong, excess := judgePublication(s.Publication, now.Publication, s.Tables, version >= 15)
+	may, err := s.mayPublish(ctx, conn, now.Publication != nil)
+	if err != nil {
 		found.Fault(check, err)
+		return found
+	}
+	statement := s.publicationSQL(now.Publication, version)
+	for _, v := range wrong {
+		if v.Remedy != "" { // changes are lost now, though outflow run would alter the publication
+			found.Fault(check, &v.Problem)
+		}
+	}
+	if found.Failed() {
+		return found
+	}
+	switch {
+	case len(wrong) == 0 && excess && !may:
+		found.Warn(check, "as the tables' owner run: "+statement, "it publishes more than is named: what is not read is sent all the same, and skipped")
+	case len(wrong) == 0 && !excess:
+		found.Pass(check, "publishes the tables and the columns that are named")
+	case may && now.Publication == nil:
+		found.Pass(check, "it does not exist; outflow run makes it")
 	case may:
-		found.Pass(check, "%s; outflow run sees to it", what)
+		found.Pass(check, "it does not publish exactly the tables and the columns that are named; outflow run alters it")
 	default:
-		found.Fail(check, "as the tables' owner run: "+st.SQL, "%s, and this role may not do it", what)
+		found.Fault(check, s.unpublishable(now.Publication, wrong, statement))
 	}
 	return found
 }
 
 // mayPublish reports whether the role could make or change the publication.
-func (s Setup) mayPublish(ctx context.Context, conn *pgx.Conn, exists bool) (may bool, err error) {
+func (s Setup) mayPublish(ctx context.Context, conn rowQuerier, exists bool) (may bool, err error) {
 	oids := make([]uint32, len(s.Tables))
 	for i, t := range s.Tables {
 		oids[i] = t.Relation.OID

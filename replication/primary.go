@@ -23,6 +23,7 @@ var sessionSettings = map[string]string{
 	"timezone":           "UTC",
 	"lc_monetary":        "C",
 	"search_path":        "pg_catalog", // so that reg* values print qualified
+	"row_security":       "off",        // the server refuses a query that a policy would hide rows from
 	"statement_timeout":  "0",
 	"lock_timeout":       "0",
 	// Our own few writes (checkpoints, epochs) need not outlive the primary's disk: on a promoted standby the slot is reset and

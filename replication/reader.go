@@ -135,7 +135,7 @@ func (r *Reader) Run(ctx context.Context) error {
 		}
 		wait := pause.NextBackOff()
 		switch {
-		case errors.Is(err, ErrMoved):
+		case errors.Is(err, ErrMoved), isGap(err):
 			return err
 		case errors.Is(err, errRestart):
 			r.Log.Info("reading the stream again from the flush LSN", zap.Stringer("lsn", r.Acks.Flush()))
@@ -407,7 +407,8 @@ func (s *session) copyData(data []byte) (handed bool, err error) {
 		}
 		event, err := s.decoder.Decode(x.WALData)
 		if err != nil {
-			return false, fmt.Errorf("at %s: %w", x.WALStart, err)
+			return false, &Problem{What: fmt.Sprintf("the stream of slot %q cannot be understood at %s", s.Slot, x.WALStart),
+				Remedy: "use a version of outflow that knows this primary's, or run: " + resetCommand, Err: err}
 		}
 		return s.event(event)
 	}
@@ -504,7 +505,7 @@ func (s *session) name(rel *Relation) error {
 	return nil
 }
 
-// swapped fails where the name of a configured table is another table's on the primary now.
+// swapped is a [*Gap] where the name of a configured table is another table's on the primary now.
 func (s *session) swapped(rel *Relation) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -517,8 +518,7 @@ func (s *session) swapped(rel *Relation) error {
 	if err != nil || now != nil && now.Relation.OID == rel.OID {
 		return err
 	}
-	return &Problem{What: fmt.Sprintf("table %s was replaced by another table of the same name, and the stream does not have all of its rows", rel),
-		Remedy: "start outflow again: it copies every destination again"}
+	return &Gap{Reason: fmt.Sprintf("table %s was replaced by another table of the same name", rel)}
 }
 
 func (s *session) handOver() error {

@@ -16,6 +16,7 @@ type Table struct {
 	Generated []string  // columns that pgoutput does not send
 	Partition bool      // a partitioned table
 	Persist   byte      // pg_class.relpersistence: 'p'ermanent, 'u'nlogged, 't'emporary
+	Ownerless bool      // the tenant column may be NULL; [CheckTables] sets it
 }
 
 // LoadTable reads a table from the catalog. It returns nil where there is no such table.
@@ -33,11 +34,9 @@ func LoadTable(ctx context.Context, conn *pgx.Conn, schema, name string) (*Table
 	}
 	t.Partition, t.Persist, t.Relation.Identity = kind == "p", persist[0], identity[0]
 	rows, err := conn.Query(ctx, `SELECT a.attname::text, a.atttypid, a.atttypmod, a.attgenerated <> '',
-			coalesce(a.attnum = ANY (i.indkey::int2[]), false)
-		FROM pg_attribute a
-		LEFT JOIN pg_index i ON i.indrelid = a.attrelid
-			AND CASE $2 WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END
-		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, t.Relation.OID, identity)
+			coalesce(a.attnum = ANY (k.columns) AND c.relreplident <> 'f', false)
+		FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN LATERAL `+keyIndex+` k ON true
+		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, t.Relation.OID)
 	if err != nil {
 		return nil, fmt.Errorf("reading the columns of %s.%s: %w", schema, name, err)
 	}
@@ -93,7 +92,7 @@ func (s Source) resolve(p *Primary, r *Relation) error {
 // counts as its base type. Enums and composite types are text, and arrays of those text[]: the external database need not have
 // them. A type that was dropped meanwhile is text.
 //
-// Key: with REPLICA IDENTITY FULL every column is of the identity, and rows are named by the primary key where there is one.
+// Key: with REPLICA IDENTITY FULL every column is of the identity, and rows are named by the primary key or another unique index without NULLs.
 func resolveRelation(ctx context.Context, conn *pgx.Conn, r *Relation) error {
 	oids := make([]uint32, len(r.Columns))
 	for i, c := range r.Columns {
@@ -137,15 +136,14 @@ func resolveKey(ctx context.Context, conn *pgx.Conn, r *Relation) error {
 	if r.Identity != 'f' {
 		return nil
 	}
-	rows, err := conn.Query(ctx, `SELECT a.attname::text FROM pg_index i
-		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::int2[])
-		WHERE i.indrelid = $1 AND i.indisprimary`, r.OID)
+	rows, err := conn.Query(ctx, `SELECT a.attname::text FROM pg_class c CROSS JOIN LATERAL `+keyIndex+` k
+		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (k.columns) WHERE c.oid = $1`, r.OID)
 	if err != nil {
-		return fmt.Errorf("reading the primary key of %s: %w", r, err)
+		return fmt.Errorf("reading the key of %s: %w", r, err)
 	}
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return fmt.Errorf("reading the primary key of %s: %w", r, err)
+		return fmt.Errorf("reading the key of %s: %w", r, err)
 	}
 	var key []int
 	for i, c := range r.Columns {

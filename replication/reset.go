@@ -52,7 +52,7 @@ func (s Setup) Reset(ctx context.Context, conn *pgx.Conn, highest int64) error {
 		return err
 	}
 	// Before the slot: it decodes what is committed after it, our own notes first, and fails where there was no publication then.
-	if err := s.ensurePublication(ctx, conn); err != nil {
+	if _, err := s.ensureRelied(ctx, conn); err != nil {
 		return err
 	}
 	if err := s.dropSlot(ctx, conn); err != nil {
@@ -81,10 +81,11 @@ type execer interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
+// raiseAll has every destination copied again: by the process that runs, or by the next one.
 func raiseAll(ctx context.Context, db execer, slot, reason string) error {
 	// An epoch is a time: a primary that was restored from a backup must not give one again which an external database has.
 	_, err := db.Exec(ctx, `UPDATE outflow.destination_state SET epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
-		state = 'backfilling', reason = $2, updated_at = now() WHERE slot = $1`, slot, reason)
+		state = 'backfilling', reason = $2, resync_at = clock_timestamp(), updated_at = now() WHERE slot = $1`, slot, reason)
 	if err != nil {
 		return fmt.Errorf("writing outflow.destination_state: %w", err)
 	}

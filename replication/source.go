@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -18,8 +19,12 @@ type Source struct {
 	Timeline     int32
 	SequenceBase int64 // added to every commit LSN; 0 on a new installation
 
+	Covered LSN // every destination is copied from the tables after this place: see [Gap]
+
 	noted     LSN  // outflow.source.flush_lsn: what was about to be confirmed
 	resetting bool // a reset of the slot was begun and not finished
+
+	relied facts // what Ensure has found or made
 }
 
 // SequenceID is the id of the transaction that committed there.
@@ -55,6 +60,7 @@ type Setup struct {
 	Slot        string
 	Publication string
 	Tables      []PublishedTable
+	Gap         string // why every destination is to be copied again; "" is nothing that the primary does not tell
 	// Waiting is called about once a second while the server waits for older transactions to end before it can
 	// create the slot, with their number, at least 1, and what is known of the oldest one; nil is allowed.
 	Waiting func(transactions int, oldest string)
@@ -63,26 +69,23 @@ type Setup struct {
 // PublishedTable is a table with the columns that are to be published.
 type PublishedTable struct {
 	*Table
+	Rule    TableRule
 	Columns []string // the replica identity's columns among them
+	Relied  []string // columns that mappings read, and the key; names that the table does not have among them
 }
 
 // Ensure creates what is missing and returns the source and the slot's confirmed flush LSN. It is safe to run again.
 func (s Setup) Ensure(ctx context.Context, conn *pgx.Conn) (Source, LSN, error) {
-	missing, err := s.unpublished(ctx, conn)
+	now, err := s.ensureRelied(ctx, conn)
 	if err != nil {
 		return Source{}, 0, err
 	}
-	if err := s.ensurePublication(ctx, conn); err != nil {
-		return Source{}, 0, err
-	}
-	source, confirmed, err := s.ensureSlot(ctx, conn)
-	if err != nil {
-		return source, confirmed, err
-	}
-	return source, confirmed, s.notePublished(ctx, conn, missing)
+	source, confirmed, err := s.ensureSlot(ctx, conn, now)
+	source.relied = now
+	return source, confirmed, err
 }
 
-func (s Setup) ensureSlot(ctx context.Context, conn *pgx.Conn) (Source, LSN, error) {
+func (s Setup) ensureSlot(ctx context.Context, conn *pgx.Conn, now facts) (Source, LSN, error) {
 	confirmed, found, err := s.findSlot(ctx, conn)
 	if err != nil {
 		return Source{}, 0, err
@@ -108,7 +111,7 @@ func (s Setup) ensureSlot(ctx context.Context, conn *pgx.Conn) (Source, LSN, err
 			return Source{}, 0, err
 		}
 	}
-	source, err = s.saveSource(ctx, conn)
+	source, err = s.saveSource(ctx, conn, now)
 	return source, confirmed, err
 }
 
@@ -153,7 +156,7 @@ func (s Setup) createSlot(ctx context.Context, conn *pgx.Conn) (LSN, error) {
 			Remedy: "raise max_replication_slots and restart the primary, or drop an unused slot", Err: err}
 	case insufficientRights:
 		return 0, &Problem{What: "the role may not create a replication slot",
-			Remedy: fmt.Sprintf("ALTER ROLE %s REPLICATION", quoteIdentifier(conn.Config().User)), Err: err}
+			Remedy: replicateRemedy(conn.Config().User), Err: err}
 	}
 	if err != nil {
 		return 0, fmt.Errorf("creating replication slot %q: %w", s.Slot, err)
@@ -162,48 +165,39 @@ func (s Setup) createSlot(ctx context.Context, conn *pgx.Conn) (LSN, error) {
 }
 
 func (s Setup) loadSource(ctx context.Context, conn *pgx.Conn) (source Source, known bool, err error) {
-	var noted string
-	err = conn.QueryRow(ctx, `SELECT source_id::text, system_identifier, timeline, sequence_base, coalesce(flush_lsn::text, ''), resetting
-		FROM outflow.source WHERE slot = $1`, s.Slot).
-		Scan(&source.ID, &source.SystemID, &source.Timeline, &source.SequenceBase, &noted, &source.resetting)
+	var noted, covered string
+	err = conn.QueryRow(ctx, `SELECT source_id::text, system_identifier, timeline, sequence_base, coalesce(flush_lsn::text, ''),
+			coalesce(to_jsonb(s) ->> 'covered_lsn', '0/0'), resetting
+		FROM outflow.source s WHERE slot = $1`, s.Slot).
+		Scan(&source.ID, &source.SystemID, &source.Timeline, &source.SequenceBase, &noted, &covered, &source.resetting)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Source{}, false, nil
 	} else if err != nil {
 		return Source{}, false, fmt.Errorf("reading outflow.source: %w", err)
 	}
-	if noted != "" {
+	if source.Covered, err = ParseLSN(covered); err == nil && noted != "" {
 		source.noted, err = ParseLSN(noted)
 	}
 	return source, true, err
 }
 
-func (s Setup) saveSource(ctx context.Context, conn *pgx.Conn) (Source, error) {
+// saveSource notes a new slot, and the facts from before it was made: what changed meanwhile is found at the next look.
+func (s Setup) saveSource(ctx context.Context, conn *pgx.Conn, now facts) (Source, error) {
 	source, err := identify(ctx, s.Primary)
 	if err != nil {
 		return source, err
 	}
-	err = conn.QueryRow(ctx, `INSERT INTO outflow.source (slot, system_identifier, timeline) VALUES ($1, $2, $3)
-		RETURNING source_id::text, sequence_base`, s.Slot, source.SystemID, source.Timeline).
+	text, err := json.Marshal(now)
+	if err != nil {
+		return source, err
+	}
+	err = conn.QueryRow(ctx, `INSERT INTO outflow.source (slot, system_identifier, timeline, relied) VALUES ($1, $2, $3, $4::text::jsonb)
+		RETURNING source_id::text, sequence_base`, s.Slot, source.SystemID, source.Timeline, string(text)).
 		Scan(&source.ID, &source.SequenceBase)
 	if err != nil {
 		return source, fmt.Errorf("writing outflow.source: %w", err)
 	}
 	return source, nil
-}
-
-func (s Setup) ensurePublication(ctx context.Context, conn *pgx.Conn) error {
-	st, err := s.publication(ctx, conn)
-	if err != nil || st.Done {
-		return err
-	}
-	if _, err := conn.Exec(ctx, st.SQL); err != nil {
-		if sqlstate(err) == insufficientRights {
-			return &Problem{What: fmt.Sprintf("publication %q does not publish what the mappings name, and this role may not change it", s.Publication),
-				Remedy: "as the tables' owner run: " + st.SQL, Err: err}
-		}
-		return fmt.Errorf("%s: %w", st.SQL, err)
-	}
-	return nil
 }
 
 // published is the table as it stands in the publication. REPLICA IDENTITY FULL forbids a column list: it would have to
@@ -218,39 +212,4 @@ func (t PublishedTable) published(lists bool) string {
 		columns[i] = quoteIdentifier(c)
 	}
 	return name + " (" + strings.Join(columns, ", ") + ")"
-}
-
-// publishes reports whether the publication is exactly what is wanted.
-func (s Setup) publishes(ctx context.Context, conn *pgx.Conn, lists bool) (bool, error) {
-	columns := `'{}'::text[]`
-	if lists {
-		columns = `coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
-			WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs::int2[])), '{}')`
-	}
-	rows, err := conn.Query(ctx, `SELECT n.nspname || '.' || c.relname, `+columns+`
-		FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
-		JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE p.pubname = $1`, s.Publication)
-	if err != nil {
-		return false, fmt.Errorf("reading publication %q: %w", s.Publication, err)
-	}
-	got := map[string]string{}
-	var name string
-	var cols []string
-	if _, err := pgx.ForEachRow(rows, []any{&name, &cols}, func() error {
-		got[name] = strings.Join(cols, "\x00")
-		return nil
-	}); err != nil {
-		return false, fmt.Errorf("reading publication %q: %w", s.Publication, err)
-	}
-	for _, t := range s.Tables {
-		want := ""
-		if lists && t.Relation.Identity != 'f' {
-			want = strings.Join(t.Columns, "\x00")
-		}
-		if have, ok := got[t.Relation.String()]; !ok || have != want {
-			return false, nil
-		}
-	}
-	return len(got) == len(s.Tables), nil
 }

@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -48,27 +49,33 @@ func slotGone(slot string) *Problem {
 	}
 }
 
-// publication is the statement that makes the publication publish the wanted columns. From 15 on it has column lists, so
-// that what no mapping names never leaves the primary; before that it has whole tables.
+// publication is the statement that makes the publication publish what is wanted.
 func (s Setup) publication(ctx context.Context, conn *pgx.Conn) (Statement, error) {
-	var version int
-	var exists bool
-	err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int,
-		EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`, s.Publication).Scan(&version, &exists)
+	version := serverVersion(conn.PgConn())
+	now, err := s.facts(ctx, conn, version)
 	if err != nil {
-		return Statement{}, fmt.Errorf("looking for publication %q: %w", s.Publication, err)
+		return Statement{}, err
 	}
-	lists := version >= 150000
+	found, excess := s.judge(now, conn.Config().User, version)
+	healed := slices.ContainsFunc(found, func(v violation) bool { return v.heals })
+	return Statement{What: fmt.Sprintf("publication %q", s.Publication), SQL: s.publicationSQL(now.Publication, version), Done: !healed && !excess}, nil
+}
+
+// publicationSQL makes the publication or alters it. From 15 on it has column lists, so that what no mapping names never leaves the
+// primary; before that it has whole tables.
+func (s Setup) publicationSQL(p *publicationFacts, version int) string {
 	want := make([]string, len(s.Tables))
 	for i, t := range s.Tables {
-		want[i] = t.published(lists)
+		want[i] = t.published(version >= 15)
 	}
 	name, tables := quoteIdentifier(s.Publication), strings.Join(want, ", ")
-	st := Statement{What: fmt.Sprintf("publication %q", s.Publication),
-		SQL: fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s WITH (publish_via_partition_root = true)", name, tables)}
-	if exists {
-		st.Done, err = s.publishes(ctx, conn, lists)
-		st.SQL = fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s", name, tables)
+	if p == nil {
+		return fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s WITH (publish_via_partition_root = true)", name, tables)
 	}
-	return st, err
+	alter := fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s", name, tables)
+	if !p.Kinds || !p.ViaRoot {
+		// First: a table that is partitioned takes a column list only where changes are those of the root.
+		alter = fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);\n%s", name, alter)
+	}
+	return alter
 }

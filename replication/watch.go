@@ -3,50 +3,12 @@ package replication
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 )
-
-// unpublished are the tables that were published when this slot was last read and that the publication lacks now: what was
-// committed to them meanwhile is not in the stream.
-func (s Setup) unpublished(ctx context.Context, conn *pgx.Conn) (missing []string, err error) {
-	rows, err := conn.Query(ctx, `SELECT t FROM outflow.source s, unnest(s.published) t WHERE s.slot = $1 AND t NOT IN (
-		SELECT n.nspname || '.' || c.relname FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
-		JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $2)`, s.Slot, s.Publication)
-	if err == nil {
-		missing, err = pgx.CollectRows(rows, pgx.RowTo[string])
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading publication %q: %w", s.Publication, err)
-	}
-	return missing, nil
-}
-
-// notePublished remembers what is published from now on. Where a table was missing, everything is copied anew.
-func (s Setup) notePublished(ctx context.Context, conn *pgx.Conn, missing []string) error {
-	var tables []string
-	for _, t := range s.Tables {
-		tables = append(tables, t.Relation.String())
-	}
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if len(missing) > 0 {
-			reason := fmt.Sprintf("publication %q had lost %s", s.Publication, strings.Join(missing, ", "))
-			if err := raiseAll(ctx, tx, s.Slot, reason); err != nil {
-				return err
-			}
-		}
-		_, err := tx.Exec(ctx, `UPDATE outflow.source SET published = $2 WHERE slot = $1 AND published <> $2`, s.Slot, tables)
-		if err != nil {
-			return fmt.Errorf("writing outflow.source: %w", err)
-		}
-		return nil
-	})
-}
 
 // watchEvery is how often the slot and the publication are looked at.
 const watchEvery = 5 * time.Second
@@ -67,9 +29,10 @@ type SlotStatus struct {
 // Watcher looks at the slot and the publication now and then, and writes heartbeats. Set the fields, then call Run once.
 type Watcher struct {
 	Setup     Setup
+	Source    Source        // as Ensure returned it
 	Heartbeat *Heartbeat    // nil: none
 	Every     time.Duration // between heartbeats
-	Streaming func() bool   // whether this process reads the slot: a standby writes no heartbeats
+	Streaming func() bool   // whether this process reads the slot: a standby writes no heartbeats, and judges nothing
 	Log       *zap.Logger
 
 	last atomic.Pointer[SlotStatus]
@@ -78,8 +41,8 @@ type Watcher struct {
 // Last is what the slot was like at the last look; nil before the first. Safe for concurrent use.
 func (w *Watcher) Last() *SlotStatus { return w.last.Load() }
 
-// Run looks until ctx is done. A table that is taken out of the publication is an error: the server skips its rows and says
-// nothing. WAL that the slot is about to lose is logged, with what is left.
+// Run looks until ctx is done. It ends with a [*Problem] where something that Outflow relies on does not hold, and a person must act, and
+// with a [*Gap] where something differs from what Ensure found, and opening the pipeline again heals that. WAL that the slot is about to lose is logged, with what is left.
 func (w *Watcher) Run(ctx context.Context) error {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -90,7 +53,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		beat = ticker.C
 	}
 	for {
-		if err := w.look(ctx); isProblem(err) {
+		if err := w.look(ctx); isProblem(err) || isGap(err) {
 			return err
 		}
 		for waiting := true; waiting; {
@@ -113,6 +76,11 @@ func isProblem(err error) bool {
 	return errors.As(err, &problem)
 }
 
+func isGap(err error) bool {
+	gap := (*Gap)(nil)
+	return errors.As(err, &gap)
+}
+
 // beat writes a heartbeat. It returns false where this role may not.
 func (w *Watcher) beat(ctx context.Context) bool {
 	err := w.Setup.connected(ctx, func(ctx context.Context, conn *pgx.Conn) error { return w.Heartbeat.emit(ctx, conn) })
@@ -124,9 +92,18 @@ func (w *Watcher) beat(ctx context.Context) bool {
 	return true
 }
 
-// look notes what the slot is like. An error that is no Problem is that the primary is away, which the reader tells.
+// look notes what the slot is like. An error that is no Problem and no Gap is that the primary is away, which the reader tells.
 func (w *Watcher) look(ctx context.Context) error {
-	now, err := w.Setup.look(ctx)
+	var now SlotStatus
+	err := w.Setup.connected(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+		if w.Streaming() {
+			if err := w.judge(ctx, conn); err != nil {
+				return err
+			}
+		}
+		now, err = w.Setup.slotStatus(ctx, conn)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -135,6 +112,19 @@ func (w *Watcher) look(ctx context.Context) error {
 		w.Log.Error("the primary may remove WAL that the slot needs: raise max_slot_wal_keep_size, or see which destination holds it back",
 			zap.String("wal_status", now.WALStatus), zap.Int64("retained_bytes", now.RetainedBytes), zap.Int64p("safe_wal_bytes", now.SafeBytes))
 	}
+	return nil
+}
+
+// judge looks at what Outflow relies on.
+func (w *Watcher) judge(ctx context.Context, conn *pgx.Conn) error {
+	now, since, err := w.Setup.watchRelied(ctx, conn, w.Source.relied)
+	if err != nil {
+		return err
+	}
+	if len(since.reasons) > 0 {
+		w.Log.Warn("the stream does not show all that happened on the primary; every destination is copied again", zap.Stringer("reason", &since))
+	}
+	w.Source.relied = now
 	return nil
 }
 
@@ -148,22 +138,6 @@ func (s Setup) connected(ctx context.Context, f func(context.Context, *pgx.Conn)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	return f(ctx, conn)
-}
-
-func (s Setup) look(ctx context.Context) (now SlotStatus, err error) {
-	err = s.connected(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		missing, err := s.unpublished(ctx, conn)
-		if err != nil {
-			return err
-		}
-		if len(missing) > 0 {
-			return &Problem{What: fmt.Sprintf("publication %q does not publish %s any more, so its changes are skipped", s.Publication, strings.Join(missing, ", ")),
-				Remedy: "start outflow again: it puts the table back and copies every destination anew"}
-		}
-		now, err = s.slotStatus(ctx, conn)
-		return err
-	})
-	return now, err
 }
 
 func (s Setup) slotStatus(ctx context.Context, conn *pgx.Conn) (now SlotStatus, err error) {

@@ -39,6 +39,7 @@ type Options struct {
 type Table struct {
 	Relation *replication.Relation // as the catalog has it; the stream may bring newer ones
 	Tenant   string                // column
+	Nullable bool                  // rows may be without a tenant
 }
 
 // Tombstones is a table whose inserted rows say that rows of other tables are gone.
@@ -59,6 +60,8 @@ type Config struct {
 	Primary *replication.Primary // where backfills read
 	State   *StateStore
 	Reader  Reader
+	// Covered is a place in the WAL: every destination is copied from the tables after it, so that changes before it need not be understood.
+	Covered replication.LSN
 	// SequenceID is the id of a transaction that committed at that place.
 	SequenceID func(replication.LSN) int64
 	Log        *zap.Logger
@@ -106,6 +109,7 @@ type Router struct {
 	mu           sync.RWMutex
 	tenants      map[string][]*Destination
 	destinations []*Destination
+	counts       []*tableCount                                   // by table; those that nobody configured last
 	known        map[string]*replication.Relation                // by table: see learn
 	wide         map[*replication.Relation]*replication.Relation // see widened
 	doubtful     map[string]string                               // tables that lacked a column, and the columns that they had: see lookAgain
@@ -113,8 +117,7 @@ type Router struct {
 
 	// Owned by the reader's goroutine.
 	routes  map[*replication.Relation]*route
-	counts  []*tableCount // by table; safe for all
-	inside  bool          // its last part has not come
+	inside  bool // its last part has not come
 	touched []*Destination
 
 	ctx     context.Context // ends the work in flight
@@ -129,8 +132,10 @@ type Router struct {
 type route struct {
 	table     string // as mappings name it; "" is not routed
 	tenant    int    // index of the tenant column
+	nullable  bool   // the tenant column may be NULL: such rows are nobody's
+	fault     string // why the stream does not say whose rows are changed; "" where it does
 	tombstone bool
-	count     *tableCount // nil: not routed
+	count     *tableCount
 }
 
 // NewRouter returns a router without destinations.
@@ -194,8 +199,11 @@ func (r *Router) Write(part *replication.Transaction) error {
 	changes := part.Changes
 	for i := 0; i < len(changes); {
 		rt := r.route(changes[i].Relation)
+		skipped, err := r.skip(part, &changes[i], rt)
 		switch {
-		case rt.table == "":
+		case err != nil:
+			return err
+		case skipped:
 			i++
 		case rt.tombstone:
 			if err := r.tombstone(part, &changes[i], rt); err != nil {
@@ -229,7 +237,7 @@ func (r *Router) Write(part *replication.Transaction) error {
 // sameRun reports whether the change is one that goes to that tenant as it is.
 func (r *Router) sameRun(c *replication.Change, tenant []byte) bool {
 	rt := r.route(c.Relation)
-	return rt.table != "" && !rt.tombstone && c.Kind != replication.Truncate &&
+	return rt.table != "" && !rt.tombstone && c.Kind != replication.Truncate && rt.unclear(c) == "" && !rt.nobody(c) &&
 		(c.Kind != replication.Update || !r.tenantMoved(c, rt)) && string(tenantOf(c, rt)) == string(tenant)
 }
 
@@ -289,23 +297,24 @@ func (r *Router) route(rel *replication.Relation) *route {
 		return rt
 	}
 	rt := &route{}
+	if i := slices.IndexFunc(r.counts, func(c *tableCount) bool { return c.oid == rel.OID }); i >= 0 {
+		rt.count = r.counts[i]
+	} else {
+		rt.count = r.unconfigured(rel)
+	}
 	for _, t := range r.Tables {
 		if t.Relation.OID == rel.OID {
-			rt.table, rt.tenant = rel.Table, rel.Column(t.Tenant)
-			r.mu.Lock()
-			r.learn(rel)
-			r.mu.Unlock()
+			rt.table, rt.tenant, rt.nullable = rel.Table, rel.Column(t.Tenant), t.Nullable
+			if rt.fault = rt.faultOf(rel, t.Tenant); rt.fault == "" {
+				r.mu.Lock()
+				r.learn(rel)
+				r.mu.Unlock()
+			}
 		}
 	}
 	if ts := r.Tombstones; ts != nil && ts.Table.Relation.OID == rel.OID {
 		rt.table, rt.tenant, rt.tombstone = rel.Table, rel.Column(ts.Table.Tenant), true
-	}
-	if rt.table != "" && rt.tenant < 0 {
-		r.Log.Error("the table's tenant column is not in the stream; its changes go nowhere", zap.Stringer("table", rel))
-		rt.table = ""
-	}
-	if i := slices.IndexFunc(r.counts, func(c *tableCount) bool { return c.oid == rel.OID }); i >= 0 {
-		rt.count = r.counts[i]
+		rt.fault = rt.faultOf(rel, ts.Table.Tenant)
 	}
 	r.routes[rel] = rt
 	return rt

@@ -10,8 +10,10 @@ import (
 type TableStatus struct {
 	Table                                string // schema and name
 	Inserts, Updates, Deletes, Truncates int64
-	Skipped                              int64 // tombstones that name no row of a synced table
-	MinSequenceID, MaxSequenceID         int64 // of its first and its newest change; -1 where there was none
+	// Skipped counts changes that went to nobody, on purpose: of a table that is not configured, without a tenant, or tombstones that name
+	// no row of a synced table.
+	Skipped                      int64
+	MinSequenceID, MaxSequenceID int64 // of its first and its newest change; -1 where there was none
 }
 
 // tableCount counts the changes of a table: the reader's goroutine adds, anybody reads.
@@ -19,8 +21,7 @@ type tableCount struct {
 	oid                                  uint32
 	name                                 string
 	inserts, updates, deletes, truncates atomic.Int64
-	skipped                              atomic.Int64
-	first, last                          atomic.Int64
+	skipped, first, last                 atomic.Int64
 }
 
 func newTableCount(rel *replication.Relation) *tableCount {
@@ -55,15 +56,18 @@ func (c *tableCount) skip() {
 // count adds the changes of a part to the tables that they are of.
 func (r *Router) count(part *replication.Transaction) {
 	for i := range part.Changes {
-		if rt := r.route(part.Changes[i].Relation); rt.count != nil {
+		if rt := r.route(part.Changes[i].Relation); rt.table != "" {
 			rt.count.add(part.Changes[i].Kind, part.SequenceID)
 		}
 	}
 }
 
-// TableStatus is of each source table, in the configuration's order, the tombstones last. Changes that come again after a lost
+// TableStatus is of each source table, in the configuration's order, the tombstones behind them, and then
+// of those that nobody configured. Changes that come again after a lost
 // connection are counted again.
 func (r *Router) TableStatus() []TableStatus {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
 	all := make([]TableStatus, len(r.counts))
 	for i, c := range r.counts {
 		all[i] = TableStatus{Table: c.name, Inserts: c.inserts.Load(), Updates: c.updates.Load(), Deletes: c.deletes.Load(),

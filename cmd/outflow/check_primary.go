@@ -117,7 +117,14 @@ func (k *checking) checkTables(ctx context.Context) (found replication.Findings,
 	if len(good.Source.Tables) == 0 {
 		return found, false
 	}
-	p, err := planWith(ctx, k.conn, &good, k.set, replication.CheckTables)
+	// What is wrong with the tables is found already.
+	p, err := planWith(ctx, k.conn, &good, k.set, func(ctx context.Context, conn *pgx.Conn, rules []replication.TableRule) ([]*replication.Table, error) {
+		tables, err := replication.CheckTables(ctx, conn, rules)
+		if slices.Contains(tables, nil) || len(tables) < len(rules) {
+			return nil, err
+		}
+		return tables, nil
+	})
 	if err != nil {
 		for _, one := range replication.Flatten(err) {
 			found.Fault("tables", one)
@@ -244,7 +251,7 @@ func (k *checking) checker() *sink.Checker {
 		good.Source.Tables = slices.DeleteFunc(slices.Clone(k.cfg.Source.Tables), func(t config.Table) bool {
 			schema, name := t.Qualified()
 			return !slices.ContainsFunc(k.plan.tables, func(p replication.PublishedTable) bool {
-				return p.Relation.Schema == schema && p.Relation.Name == name
+				return p.Rule.Schema == schema && p.Rule.Name == name
 			})
 		})
 		c.Tables = sinkTables(&good, k.plan)

@@ -2,28 +2,47 @@ package main
 
 import (
 	"fmt"
+	"iter"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
+	"outflow/internal/secret"
+	"outflow/replication"
 )
 
-// newItems is a world with one table, items, and a mirror of it for two tenants.
-func newItems(t *testing.T) (w *world, one, two string) {
-	t.Helper()
-	w = newWorld(t, pgtest.Shared(t))
-	w.exec(`CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id));
-		INSERT INTO items SELECT t, n, 'v' || n FROM generate_series(1, 5) n, unnest(ARRAY['t1', 't2']) t`)
-	w.cfg.Source.Tables, w.cfg.Source.Tombstones = nil, nil
-	w.table("items", 1, "id int", "v text")
-	return w, w.destination("t1", "one", "items"), w.destination("t2", "two", "items")
+// items is a world with one table, items, and a mirror of it for two tenants.
+type items struct {
+	*world
+	one, two string
+	file     string
 }
 
-// itemsEqual waits until both external databases have what the primary has in items.
-func (w *world) itemsEqual(one, two string) {
+// newItems makes the table with these statements; "" is the plain one.
+func newItems(t *testing.T, cluster *pgcluster.Cluster, schema string) *items {
+	t.Helper()
+	w := &items{world: newWorld(t, cluster)}
+	if schema == "" {
+		schema = `CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id))`
+	}
+	w.exec(schema)
+	w.exec(`INSERT INTO items (tenant, id, v) SELECT t, n, 'v' || n FROM generate_series(1, 5) n, unnest(ARRAY['t1', 't2']) t`)
+	w.cfg.Source.Tables, w.cfg.Source.Tombstones = nil, nil
+	w.table("items", 1, "id int", "v text")
+	w.one, w.two = w.destination("t1", "one", "items"), w.destination("t2", "two", "items")
+	w.file = w.configFile()
+	return w
+}
+
+// equal waits until both external databases have what the primary has in items.
+func (w *items) equal() {
 	w.tb.Helper()
-	for tenant, dsn := range map[string]string{"t1": one, "t2": two} {
+	for tenant, dsn := range map[string]string{"t1": w.one, "t2": w.two} {
 		waitFor(w.tb, "items of "+tenant+" to be equal", func() error {
 			want := query(w.tb, w.source, `SELECT id, v FROM items WHERE tenant = $1 ORDER BY id`, tenant)
 			got := query(w.tb, dsn, `SELECT id, v FROM items_copy ORDER BY id`)
@@ -35,17 +54,343 @@ func (w *world) itemsEqual(one, two string) {
 	}
 }
 
+// run starts outflow and waits until both destinations stream.
+func (w *items) run() *process {
+	w.tb.Helper()
+	p := launch(w.tb, "run", "--config", w.file)
+	waitFor(w.tb, "outflow to stream", func() error {
+		if p.cmd.ProcessState != nil || w.state("t1", "one") != "streaming" || w.state("t2", "two") != "streaming" {
+			return fmt.Errorf("it said %.3000s", p.out)
+		}
+		return nil
+	})
+	w.equal()
+	return p
+}
+
+// splitStatements gives statements that run one by one, each in a transaction of its own unless BEGIN opens one.
+func splitStatements(all string) iter.Seq[string] {
+	return strings.SplitSeq(strings.Join(strings.Fields(all), " "), "; ")
+}
+
 // A table is its OID: the rows of a transaction that renames it for a moment are its rows.
 func TestTableRenamedInATransaction(t *testing.T) {
 	t.Parallel()
-	w, one, two := newItems(t)
+	w := newItems(t, pgtest.Shared(t), "")
 	r := w.start()
 	r.caughtUp()
 	w.exec(`BEGIN; ALTER TABLE items RENAME TO t2; INSERT INTO t2 VALUES ('t1', 6, 'renamed');
 		ALTER TABLE t2 RENAME TO items; UPDATE items SET v = v || '!' WHERE id = 1; COMMIT`)
-	w.itemsEqual(one, two)
+	w.equal()
 	w.exec(`BEGIN; CREATE SCHEMA elsewhere; ALTER TABLE items SET SCHEMA elsewhere; DELETE FROM elsewhere.items WHERE id = 2;
 		ALTER TABLE elsewhere.items SET SCHEMA public; COMMIT`)
-	w.itemsEqual(one, two)
+	w.equal()
 	w.synced()
+}
+
+const (
+	partitioned = `CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id)) PARTITION BY RANGE (id);
+		CREATE TABLE items_1 PARTITION OF items FOR VALUES FROM (0) TO (3); CREATE TABLE items_2 PARTITION OF items FOR VALUES FROM (3) TO (100);`
+	whole = `CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id)); ALTER TABLE items REPLICA IDENTITY FULL;`
+	full  = `ALTER TABLE items REPLICA IDENTITY FULL; ALTER TABLE items_1 REPLICA IDENTITY FULL; ALTER TABLE items_2 REPLICA IDENTITY FULL`
+)
+
+// What the stream does not show is copied from the tables, whether it happens while outflow runs or while it is down.
+func TestGapsAreCopied(t *testing.T) {
+	t.Parallel()
+	change := `; UPDATE items SET v = v || '+' WHERE id IN (1, 4); DELETE FROM items WHERE id = 2; INSERT INTO items VALUES ('t1', 9, 'new')`
+	for _, c := range []struct{ name, schema, damage string }{
+		{"kinds", "", `ALTER PUBLICATION outflow SET (publish = 'insert')` + change},
+		{"kinds for a moment", "", `ALTER PUBLICATION outflow SET (publish = 'insert')` + change + `; ALTER PUBLICATION outflow SET (publish = 'insert, update, delete, truncate')`},
+		{"filter", "", `ALTER PUBLICATION outflow SET TABLE items WHERE (id > 100)` + change},
+		{"taken out and put back", "", `BEGIN; ALTER PUBLICATION outflow DROP TABLE items` + change + `; ALTER PUBLICATION outflow ADD TABLE items (tenant, id, v); COMMIT`},
+		{"swapped", "", `BEGIN; ALTER TABLE items RENAME TO old; CREATE TABLE items (LIKE old INCLUDING ALL); INSERT INTO items SELECT tenant, id + 100, v FROM old;
+			ALTER PUBLICATION outflow ADD TABLE items; DROP TABLE old; COMMIT` + change},
+		{"dropped and made again", "", `BEGIN; DROP TABLE items; CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id)); INSERT INTO items VALUES ('t1', 1, 'again'); COMMIT` + change},
+		{"rewritten", whole, `ALTER TABLE items ALTER COLUMN v TYPE text USING v || '/' || id`},
+		{"column made again", whole, `ALTER TABLE items DROP COLUMN v; ALTER TABLE items ADD COLUMN v text DEFAULT 'made again'`},
+		{"labels", `CREATE TYPE mood AS ENUM ('v1', 'v2', 'v3', 'v4', 'v5'); CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id)); ALTER TABLE items ALTER v TYPE mood USING v::mood;
+			CREATE CAST (text AS mood) WITH INOUT AS ASSIGNMENT`, `ALTER TYPE mood RENAME VALUE 'v1' TO 'renamed'`},
+		{"no root", partitioned + full, `ALTER PUBLICATION outflow SET (publish_via_partition_root = false)` + change},
+		{"attached", partitioned, `CREATE TABLE more (LIKE items INCLUDING ALL); INSERT INTO more VALUES ('t1', 200, 'attached'); ALTER TABLE items ATTACH PARTITION more FOR VALUES FROM (200) TO (300)`},
+		{"detached", partitioned, `ALTER TABLE items DETACH PARTITION items_1`},
+		{"dropped", partitioned, `DROP TABLE items_1`},
+		{"partition truncated", partitioned, `TRUNCATE items_1`},
+		{"identity without the tenant for a moment", whole, `DELETE FROM items WHERE tenant = 't2'; ALTER TABLE items REPLICA IDENTITY DEFAULT; ALTER TABLE items DROP CONSTRAINT items_pkey;
+			ALTER TABLE items ADD PRIMARY KEY (id)` + change + `; ALTER TABLE items DROP CONSTRAINT items_pkey;
+			ALTER TABLE items ADD PRIMARY KEY (tenant, id); ALTER TABLE items REPLICA IDENTITY FULL`},
+		{"leaf without FULL for a moment", partitioned + full, `ALTER TABLE items_2 REPLICA IDENTITY DEFAULT` + change + `; DELETE FROM items WHERE id = 5; ALTER TABLE items_2 REPLICA IDENTITY FULL`},
+		{"tenant renamed for a moment", "", `ALTER TABLE items RENAME tenant TO owner` + change + `; ALTER TABLE items RENAME owner TO tenant`},
+	} {
+		for _, down := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s down %v", c.name, down), func(t *testing.T) {
+				t.Parallel()
+				w := newItems(t, pgtest.Shared(t), c.schema)
+				p := w.run()
+				if down {
+					if code := p.terminate(); code != 0 {
+						t.Fatalf("exit code %d\n%s", code, p.out)
+					}
+				}
+				for statement := range splitStatements(c.damage) {
+					w.exec(statement)
+				}
+				if down {
+					p = launch(t, "run", "--config", w.file)
+				}
+				t.Cleanup(func() {
+					if t.Failed() {
+						t.Logf("outflow said %.6000s", p.out)
+					}
+				})
+				w.equal()
+				w.waitState("t1", "one", "streaming")
+				w.exec(`INSERT INTO items VALUES ('t2', 50, NULL)`)
+				w.equal()
+				if code := p.terminate(); code != 0 {
+					t.Errorf("exit code %d\n%s", code, p.out)
+				}
+			})
+		}
+	}
+}
+
+// What a person must correct ends the process with its name and remedy, and is noted. Once it is corrected, both sides are equal again.
+func TestConditionsStopTheReading(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, schema, damage, change string
+		correct                      string
+		says                         []string
+	}{
+		{"identity without the tenant", `CREATE TABLE items (tenant text NOT NULL, id int, v text, PRIMARY KEY (tenant, id))`,
+			`UPDATE items SET id = id + 10 WHERE tenant = 't2'; ALTER TABLE items DROP CONSTRAINT items_pkey, ADD PRIMARY KEY (id)`, `DELETE FROM items WHERE id = 3`,
+			`ALTER TABLE items DROP CONSTRAINT items_pkey, ADD PRIMARY KEY (tenant, id)`, []string{"not in the replica identity", "REPLICA IDENTITY"}},
+		{"leaf without FULL", partitioned + full,
+			`ALTER TABLE items_2 REPLICA IDENTITY DEFAULT`, `DELETE FROM items WHERE id = 4; UPDATE items SET tenant = 't2' WHERE tenant = 't1' AND id = 5 AND NOT EXISTS (SELECT FROM items WHERE tenant = 't2' AND id = 5)`,
+			`ALTER TABLE items_2 REPLICA IDENTITY FULL`, []string{"partition public.items_2", "REPLICA IDENTITY FULL"}},
+		{"renamed", "", `ALTER TABLE items RENAME TO things`, `DELETE FROM things WHERE id = 3`, `ALTER TABLE things RENAME TO items`, []string{"public.things", "RENAME TO"}},
+		{"child", "", `CREATE TABLE kid () INHERITS (items); INSERT INTO kid VALUES ('t1', 77, 'of the child')`, `DELETE FROM ONLY items WHERE id = 3`,
+			`ALTER TABLE kid NO INHERIT items`, []string{"public.kid", "NO INHERIT"}},
+		{"not logged", "", `ALTER PUBLICATION outflow DROP TABLE items; ALTER TABLE items SET UNLOGGED`, `DELETE FROM items WHERE id = 3`, `ALTER TABLE items SET LOGGED`, []string{"not logged", "SET LOGGED"}},
+		{"gone", "", `ALTER TABLE items RENAME TO kept; ALTER PUBLICATION outflow DROP TABLE kept; CREATE VIEW items AS SELECT * FROM kept`, `DELETE FROM kept WHERE id = 3`,
+			`DROP VIEW items; ALTER TABLE kept RENAME TO items`, []string{"items", "remedy: "}},
+		{"tenant renamed", "", `ALTER TABLE items RENAME tenant TO owner`, `DELETE FROM items WHERE id = 3; INSERT INTO items VALUES ('t1', 8, 'after')`, "",
+			[]string{`no column "tenant"`, "source.tables"}},
+	} {
+		for _, down := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s down %v", c.name, down), func(t *testing.T) {
+				t.Parallel()
+				w := newItems(t, pgtest.Shared(t), c.schema)
+				p := w.run()
+				if down {
+					p.terminate()
+				}
+				for statement := range splitStatements(c.damage + "; " + c.change) {
+					w.exec(statement)
+				}
+				if down {
+					p = launch(t, "run", "--config", w.file)
+				}
+				says := c.says
+				if down && c.name == "renamed" {
+					says = []string{"table public.items does not exist", "source.tables"}
+				}
+				p.fails(1, append([]string{"remedy: "}, says...)...)
+				reason := query(t, w.source, `SELECT state, reason FROM outflow.destination_state WHERE slot = $1 AND name = 'one'`, w.cfg.Source.Slot)[0]
+				if strings.HasPrefix(reason, `"streaming"`) || !strings.Contains(reason, strings.Split(says[0], `"`)[0]) {
+					t.Errorf("the state is %s", reason)
+				}
+				if c.correct == "" {
+					w.cfg.Source.Tables[0].Tenant = "owner"
+					w.file = w.configFile()
+					p = launch(t, "run", "--config", w.file)
+					waitFor(t, "the rows to be there", func() error {
+						want, got := query(t, w.source, `SELECT id, v FROM items WHERE owner = 't1' ORDER BY id`), query(t, w.one, `SELECT id, v FROM items_copy ORDER BY id`)
+						return differs(cmp.Diff(want, got))
+					})
+					return
+				}
+				for statement := range splitStatements(c.correct) {
+					w.exec(statement)
+				}
+				p = launch(t, "run", "--config", w.file)
+				t.Cleanup(func() {
+					if t.Failed() {
+						t.Logf("outflow said %.6000s", p.out)
+					}
+				})
+				w.equal()
+				w.waitState("t1", "one", "streaming")
+				if code := p.terminate(); code != 0 {
+					t.Errorf("exit code %d\n%s", code, p.out)
+				}
+			})
+		}
+	}
+}
+
+// Row security that is switched on ends the reading of a role that it hides rows from, and loses no row at the target.
+func TestRowSecurityWhileRunning(t *testing.T) {
+	t.Parallel()
+	w := newItems(t, pgtest.Shared(t), "")
+	role := w.newRole()
+	w.init(role, true)
+	w.cfg.Source.DSN = secret.New(w.as(role))
+	w.file = w.configFile()
+	p := w.run()
+	w.exec(`ALTER TABLE items ENABLE ROW LEVEL SECURITY`)
+	w.exec(`CREATE POLICY few ON items USING (id = 1)`)
+	_, stderr, code := outflow(t, nil, "verify", "--config", w.file)
+	if code == 0 {
+		t.Errorf("verify says that all is equal, and reads what a policy leaves: %s", stderr)
+	}
+	outflow(t, nil, "resync", "--all", "--config", w.file)
+	p.fails(1, "row security", "BYPASSRLS")
+	w.equal()
+	launch(t, "run", "--config", w.file).fails(1, "row security", "BYPASSRLS")
+	w.exec(`ALTER TABLE items DISABLE ROW LEVEL SECURITY`)
+	w.exec(`DELETE FROM items WHERE id = 2`)
+	p = w.run()
+	if code := p.terminate(); code != 0 {
+		t.Errorf("exit code %d\n%s", code, p.out)
+	}
+}
+
+// Tables whose publication would break the application, or whose rows nothing names, are refused by name before anything is published.
+func TestRefusedTables(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, schema, says string }{
+		{"deferrable", `CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id) DEFERRABLE)`, "DEFERRABLE"},
+		{"deferrable and FULL", `CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id) DEFERRABLE); ALTER TABLE items REPLICA IDENTITY FULL`, "DEFERRABLE"},
+		{"FULL without a key", `CREATE TABLE items (tenant text, id int, v text); ALTER TABLE items REPLICA IDENTITY FULL`, "no key"},
+		{"FULL and NULLs", `CREATE TABLE items (tenant text, id int, v text, UNIQUE (tenant, id)); ALTER TABLE items REPLICA IDENTITY FULL`, "no key"},
+		{"FULL and partial", `CREATE TABLE items (tenant text NOT NULL, id int NOT NULL, v text); CREATE UNIQUE INDEX ON items (tenant, id) WHERE id > 3; ALTER TABLE items REPLICA IDENTITY FULL`, "no key"},
+		{"NOTHING", `CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id)); ALTER TABLE items REPLICA IDENTITY NOTHING`, "no replica identity"},
+		{"leaf with NOTHING", partitioned + `ALTER TABLE items_2 REPLICA IDENTITY NOTHING`, "partition public.items_2"},
+		{"leaf with FULL", partitioned + `ALTER TABLE items_2 REPLICA IDENTITY FULL`, "partition public.items_2"},
+		{"leaf not logged", partitioned + `ALTER TABLE items_2 SET UNLOGGED`, "not logged"},
+		{"generated", `CREATE TABLE items (tenant text NOT NULL, id int NOT NULL, v text, g int GENERATED ALWAYS AS (id * 2) STORED NOT NULL);
+			CREATE UNIQUE INDEX key ON items (tenant, g); ALTER TABLE items REPLICA IDENTITY USING INDEX key`, `generated column g`},
+		{"view", `CREATE TABLE kept (tenant text, id int, v text, PRIMARY KEY (tenant, id)); CREATE VIEW items AS SELECT * FROM kept`, "a view"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := newItems(t, pgtest.Shared(t), c.schema)
+			launch(t, "run", "--config", w.file).fails(1, "items", c.says, "remedy: ")
+			err := initPrimary(t.Context(), &strings.Builder{}, w.cfg, "outflow", true)
+			if err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("init: %v", err)
+			}
+			r := w.checked(checkOptions{})
+			r.says(t, "primary ", replication.Failed, "table public.items", c.says, "")
+			same(t, w.source, `SELECT count(*) FROM pg_publication`, `"0"`)
+			w.exec(`UPDATE items SET v = 'the application goes on'`)
+		})
+	}
+}
+
+// Columns that a key only includes are none of the key's.
+func TestIncludedColumns(t *testing.T) {
+	t.Parallel()
+	for name, schema := range map[string]string{
+		"default": `CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id) INCLUDE (v))`,
+		"FULL":    `CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id) INCLUDE (v)); ALTER TABLE items REPLICA IDENTITY FULL`,
+		"unique":  `CREATE TABLE items (tenant text NOT NULL, id int NOT NULL, v text); CREATE UNIQUE INDEX ON items (tenant, id) INCLUDE (v); ALTER TABLE items REPLICA IDENTITY FULL`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newItems(t, pgtest.Shared(t), schema)
+			w.run()
+			w.exec(`UPDATE items SET v = NULL WHERE id = 1`)
+			w.exec(`UPDATE items SET v = v || '!', id = id + 10 WHERE id < 3`)
+			w.exec(`DELETE FROM items WHERE id = 4`)
+			w.equal()
+		})
+	}
+}
+
+// What changes no row, or what the stream shows, copies nothing again.
+func TestNoCopyWithoutNeed(t *testing.T) {
+	t.Parallel()
+	w := newItems(t, pgtest.Shared(t), "")
+	p := w.run()
+	epochs := func() string {
+		return strings.Join(query(t, w.source, `SELECT epoch FROM outflow.destination_state WHERE slot = $1 ORDER BY 1`, w.cfg.Source.Slot), " ")
+	}
+	before := epochs()
+	for _, sql := range []string{`ANALYZE`, `VACUUM pg_publication, pg_publication_rel, pg_class`, `VACUUM FULL pg_publication`, `VACUUM FULL items`, `CLUSTER items USING items_pkey`,
+		`ALTER TABLE items ADD COLUMN more text`, `CREATE INDEX ON items (v)`, `TRUNCATE items`} {
+		w.exec(sql)
+	}
+	w.exec(`INSERT INTO items (tenant, id, v) VALUES ('t1', 1, 'after')`)
+	w.equal()
+	same(t, w.source, `SELECT count(*) FROM items`, `"1"`)
+	timer := time.NewTimer(6 * time.Second)
+	<-timer.C // more than the watch takes from one look to the next; that nothing happens is the point
+	if now := epochs(); now != before {
+		t.Errorf("epochs were %s and are %s", before, now)
+	}
+	p.terminate()
+	w.run()
+	if now := epochs(); now != before {
+		t.Errorf("after a start, epochs were %s and are %s", before, now)
+	}
+}
+
+// A person's own publication: what it has beyond the configuration is skipped and counted, and what it lacks is named with the statement.
+func TestPublicationOfAnotherRole(t *testing.T) {
+	t.Parallel()
+	w := newItems(t, pgtest.Shared(t), "")
+	role := w.newRole()
+	w.init(role, true)
+	w.exec(`CREATE TABLE extra (id int PRIMARY KEY)`)
+	w.exec(`ALTER PUBLICATION outflow ADD TABLE extra`)
+	w.cfg.Source.DSN = secret.New(w.as(role))
+	r := w.start()
+	w.exec(`INSERT INTO extra VALUES (1), (2)`)
+	w.exec(`UPDATE items SET v = 'x' WHERE id = 1`)
+	w.synced()
+	w.equal()
+	all := r.router.TableStatus()
+	if last := all[len(all)-1]; last.Table != "public.extra" || last.Skipped != 2 {
+		t.Errorf("%+v; expected two changes of extra that were skipped", all)
+	}
+	r.end()
+	file := w.configFile()
+	w.exec(`ALTER PUBLICATION outflow SET TABLE extra`)
+	launch(t, "run", "--config", file).fails(1, "does not publish public.items", "as postgres, who owns the publication", `ALTER PUBLICATION "outflow" SET TABLE "public"."items"`)
+	w.exec(`DROP PUBLICATION outflow; CREATE PUBLICATION outflow FOR ALL TABLES`)
+	launch(t, "run", "--config", file).fails(1, "FOR ALL TABLES", "source.publication", "DROP PUBLICATION")
+}
+
+// On Amazon RDS a role replicates as a member of rds_replication, and has no attribute.
+func TestReplicationByMembership(t *testing.T) {
+	t.Parallel()
+	cluster := pgtest.New(t, pgcluster.Options{Settings: map[string]string{"fsync": "off"}})
+	w := newItems(t, cluster, "")
+	w.exec(`CREATE ROLE rds_replication; CREATE ROLE plain LOGIN`)
+	if text := w.init("outflow", false); !strings.Contains(text, `GRANT rds_replication TO "outflow"`) || strings.Contains(text, "LOGIN REPLICATION") {
+		t.Errorf("init prints\n%s", text)
+	}
+	w.init("outflow", true)
+	same(t, w.source, `SELECT rolreplication, pg_has_role('outflow', 'rds_replication', 'member') FROM pg_roles WHERE rolname = 'outflow'`, `"f"|"t"`)
+	w.cfg.Source.DSN = secret.New(withUser(t, w.source, "plain"))
+	r := w.checked(checkOptions{})
+	r.says(t, "primary ", replication.Failed, "role", "may not replicate", `GRANT rds_replication TO "plain"`)
+	launch(t, "run", "--config", w.configFile()).fails(1, "may not replicate", `ALTER ROLE "plain" REPLICATION`, `GRANT rds_replication TO "plain"`)
+}
+
+// A server that is too old is refused by every command.
+func TestServerTooOld(t *testing.T) {
+	t.Parallel()
+	if !slices.ContainsFunc(pgcluster.Installed(), func(i pgcluster.Install) bool { return i.Version == 13 }) {
+		t.Skip("there is no PostgreSQL 13 here")
+	}
+	w := newItems(t, pgtest.New(t, pgcluster.Options{Version: 13, Settings: map[string]string{"fsync": "off"}}), "")
+	launch(t, "run", "--config", w.file).fails(1, "too old", "14 is the first", "remedy: upgrade")
+	err := initPrimary(t.Context(), &strings.Builder{}, w.cfg, "outflow", true)
+	if err == nil || !strings.Contains(err.Error(), "too old") {
+		t.Errorf("init: %v", err)
+	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -177,15 +176,26 @@ func (in *installation) walLevel(ctx context.Context) (replication.Statement, er
 	return st, err
 }
 
+// roleStatement makes the role. On Amazon RDS and Aurora nobody may give the attribute REPLICATION: membership of rds_replication is what
+// a role has there.
 func (in *installation) roleStatement(ctx context.Context) (replication.Statement, error) {
 	name := pgx.Identifier{in.role}.Sanitize()
-	st := replication.Statement{What: "role " + name + ": may log in and replicate", SQL: "CREATE ROLE " + name + " LOGIN REPLICATION"}
-	err := in.conn.QueryRow(ctx, `SELECT rolcanlogin AND (rolreplication OR rolsuper) FROM pg_roles WHERE rolname = $1`, in.role).Scan(&st.Done)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return st, nil
-	case err == nil && !st.Done:
-		st.SQL = "ALTER ROLE " + name + " LOGIN REPLICATION"
+	st := replication.Statement{What: "role " + name + ": may log in and replicate"}
+	var managed, exists bool
+	err := in.conn.QueryRow(ctx, `SELECT m.oid IS NOT NULL, r.oid IS NOT NULL,
+			coalesce(r.rolcanlogin AND (r.rolreplication OR r.rolsuper OR pg_has_role(r.oid, m.oid, 'MEMBER')), false)
+		FROM (VALUES (1)) v LEFT JOIN pg_roles m ON m.rolname = 'rds_replication' LEFT JOIN pg_roles r ON r.rolname = $1`, in.role).
+		Scan(&managed, &exists, &st.Done)
+	if err != nil {
+		return st, fmt.Errorf("looking for role %s: %w", name, err)
 	}
-	return st, err
+	verb, attribute := "CREATE", " REPLICATION"
+	if exists {
+		verb = "ALTER"
+	}
+	if managed {
+		attribute = ";\nGRANT rds_replication TO " + name
+	}
+	st.SQL = verb + " ROLE " + name + " LOGIN" + attribute
+	return st, nil
 }

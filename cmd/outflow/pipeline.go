@@ -112,7 +112,7 @@ func planWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mappi
 			wanted = append(wanted, named...)
 			rowNeeded = rowNeeded || !onlyKey(tables[i].Relation, deletes)
 		}
-		p.tables = append(p.tables, tables[i].Publish(wanted))
+		p.tables = append(p.tables, tables[i].Publish(rules[i], wanted))
 		p.named = append(p.named, wanted)
 	}
 	if ts != nil {
@@ -120,7 +120,7 @@ func planWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mappi
 		if rowNeeded { // else the old row, with columns that nobody may see, stays on the primary
 			wanted = append(wanted, ts.Row)
 		}
-		published := tables[len(tables)-1].Publish(wanted)
+		published := tables[len(tables)-1].Publish(rules[len(rules)-1], wanted)
 		p.tombstones = &published
 		if missing := missingColumns(published.Columns, wanted); len(missing) > 0 {
 			return nil, &replication.Problem{
@@ -188,6 +188,11 @@ func prepare(ctx context.Context, cfg *config.Config, log *zap.Logger) (*replica
 
 // openPipeline connects to the primary, prepares it, and builds the pipeline. Nothing runs until run is called.
 func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pipeline, error) {
+	return reopenPipeline(ctx, cfg, "", log)
+}
+
+// reopenPipeline is openPipeline where every destination is to be copied again, because of the gap.
+func reopenPipeline(ctx context.Context, cfg *config.Config, gap string, log *zap.Logger) (*pipeline, error) {
 	primary, conn, p, err := prepare(ctx, cfg, log)
 	if err != nil {
 		return nil, err
@@ -201,7 +206,9 @@ func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pi
 	if err != nil {
 		return nil, err
 	}
-	source, confirmed, err := slotSetup(primary, cfg, p.plan, log).Ensure(ctx, conn)
+	setup := slotSetup(primary, cfg, p.plan, log)
+	setup.Gap = gap
+	source, confirmed, err := setup.Ensure(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +216,7 @@ func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pi
 		log: log, state: &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}}
 	pl.reader = &replication.Reader{Primary: primary, Slot: cfg.Source.Slot, Publication: cfg.Source.Publication,
 		Tables: p.published(), Source: source, Confirmed: confirmed, Acks: pl.acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
-	pl.watcher = &replication.Watcher{Setup: slotSetup(primary, cfg, p.plan, log), Every: cfg.Source.Heartbeat, Log: pl.reader.Log,
+	pl.watcher = &replication.Watcher{Setup: setup, Source: source, Every: cfg.Source.Heartbeat, Log: pl.reader.Log,
 		Streaming: func() bool { return pl.reader.State() == replication.Streaming }}
 	if cfg.Source.Heartbeat > 0 {
 		pl.watcher.Heartbeat = &replication.Heartbeat{}
@@ -217,7 +224,7 @@ func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pi
 	}
 	pl.router = sink.NewRouter(sink.Config{Options: sinkOptions(cfg.Sink), SourceID: source.ID, Tables: sinkTables(cfg, p.plan),
 		Tombstones: sinkTombstones(cfg, p.plan), Acks: pl.acks, Rows: pl.lookup.Rows, Log: log,
-		Primary: primary, State: pl.state, Reader: pl.reader, SequenceID: source.SequenceID})
+		Primary: primary, State: pl.state, Reader: pl.reader, SequenceID: source.SequenceID, Covered: source.Covered})
 	pl.reader.Sink = pl.router
 	for _, t := range p.static {
 		if _, err := pl.router.Add(t); err != nil {
@@ -303,7 +310,7 @@ func (p *plan) order(set mapping.Set, names []string) ([]*mapping.Mapping, error
 func sinkTables(cfg *config.Config, p *plan) []sink.Table {
 	tables := make([]sink.Table, len(p.tables))
 	for i, t := range p.tables {
-		tables[i] = sink.Table{Relation: t.Relation.Project(t.Columns), Tenant: cfg.Source.Tables[i].Tenant}
+		tables[i] = sink.Table{Relation: t.Relation.Project(t.Columns), Tenant: cfg.Source.Tables[i].Tenant, Nullable: t.Ownerless}
 	}
 	return tables
 }

@@ -39,8 +39,9 @@ func (r *reloading) run(ctx context.Context, front *front) error {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 	var before *config.Config // what took effect last, while cfg has not
+	gap := ""                 // why every destination is to be copied again
 	for {
-		pl, err := openWhenReachable(ctx, r.cfg, front, r.log)
+		pl, err := openWhenReachable(ctx, r.cfg, gap, front, r.log)
 		switch {
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // a wanted stop is not an error
@@ -50,9 +51,9 @@ func (r *reloading) run(ctx context.Context, front *front) error {
 			before = nil
 			continue
 		case err != nil:
-			return err
+			return r.stopped(ctx, err)
 		}
-		before = nil
+		before, gap = nil, ""
 		pl.router.Tracer = r.tracer
 		front.attach(pl, r.fault)
 		next, err := r.until(ctx, pl, hangup)
@@ -61,6 +62,10 @@ func (r *reloading) run(ctx context.Context, front *front) error {
 		if moved {
 			r.log.Info("another process had the slot meanwhile; starting over from what the primary has noted")
 		}
+		if found := (*replication.Gap)(nil); errors.As(err, &found) && ctx.Err() == nil {
+			r.log.Warn("the stream does not show all that happened on the primary; every destination is copied again", zap.String("reason", found.Reason))
+			gap, moved = found.Reason, true
+		}
 		switch {
 		case next != nil && (err == nil || moved):
 			r.log.Info("going on with the new configuration")
@@ -68,9 +73,24 @@ func (r *reloading) run(ctx context.Context, front *front) error {
 			r.take(next)
 		case !moved:
 			r.log.Info("outflow ends", zap.Stringer("flush_lsn", pl.acks.Flush()), zap.Int("outstanding", pl.acks.Outstanding()))
-			return err
+			return r.stopped(ctx, err)
 		}
 	}
+}
+
+// stopped notes on the primary why reading has ended, where something that Outflow relies on does not hold.
+func (r *reloading) stopped(ctx context.Context, err error) error {
+	if !replication.Relied(err) {
+		return err
+	}
+	primary, fault := replication.NewPrimary(r.cfg.Source.DSN.Reveal())
+	if fault == nil {
+		fault = replication.Setup{Primary: primary, Slot: r.cfg.Source.Slot}.Stop(context.WithoutCancel(ctx), "reading has ended: "+err.Error())
+	}
+	if fault != nil {
+		r.log.Warn("why reading has ended could not be noted on the primary", zap.Error(fault))
+	}
+	return err
 }
 
 // until runs the pipeline until it ends, or until there is another configuration to go on with.

@@ -90,11 +90,11 @@ func tuneMemory(cfg *config.Config) {
 }
 
 // openWhenReachable waits for a primary that does not answer yet. What a person must change is an error at once.
-func openWhenReachable(ctx context.Context, cfg *config.Config, front *front, log *zap.Logger) (*pipeline, error) {
+func openWhenReachable(ctx context.Context, cfg *config.Config, gap string, front *front, log *zap.Logger) (*pipeline, error) {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = 200*time.Millisecond, 10*time.Second
 	for {
-		pl, err := openPipeline(ctx, cfg, log)
+		pl, err := reopenPipeline(ctx, cfg, gap, log)
 		if err == nil || ctx.Err() != nil || !unreachable(err) {
 			return pl, err
 		}

@@ -24,7 +24,8 @@ func TestTableShapes(t *testing.T) {
 		CREATE TABLE parted_2 (note text, day date NOT NULL, id int NOT NULL, tenant uuid NOT NULL) PARTITION BY LIST (id);
 		CREATE TABLE parted_2a PARTITION OF parted_2 DEFAULT;
 		ALTER TABLE parted ATTACH PARTITION parted_2 FOR VALUES FROM ('2021-01-01') TO ('2022-01-01');
-		CREATE TABLE whole (tenant uuid NOT NULL, id int NOT NULL, note text, doc jsonb, PRIMARY KEY (tenant, id));
+		CREATE TABLE whole (tenant uuid NOT NULL, id int NOT NULL, note text, doc jsonb);
+		CREATE UNIQUE INDEX ON whole (tenant, id);
 		ALTER TABLE whole REPLICA IDENTITY FULL;
 		CREATE TABLE wholekey (tenant uuid NOT NULL, id int PRIMARY KEY, note text, doc jsonb);
 		ALTER TABLE wholekey REPLICA IDENTITY FULL;

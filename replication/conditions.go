@@ -1,0 +1,332 @@
+package replication
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// What Outflow relies on is the one list of this file. It serves `outflow check`, the start of `outflow run`, the watch, and through
+// [Conditions] each read of a table. The list has two parts. judgeTable and judgePublication find what is wrong now: a violation
+// stops the reading, or altering the publication heals it. between finds what differs from what was noted before: the stream does not show how the
+// difference came about, so that every destination is copied again.
+
+// violation is a condition that does not hold.
+type violation struct {
+	Problem
+	heals bool // altering the publication makes the condition hold
+}
+
+// violations is a list that grows.
+type violations []violation
+
+func (v *violations) add(remedy, format string, args ...any) {
+	*v = append(*v, violation{Problem: Problem{What: fmt.Sprintf(format, args...), Remedy: remedy, Relied: true}})
+}
+
+func (v *violations) heal(remedy, format string, args ...any) {
+	*v = append(*v, violation{Problem{What: fmt.Sprintf(format, args...), Remedy: remedy, Relied: true}, true})
+}
+
+// errors are the violations as errors, each a [*Problem].
+func (v violations) errors() []error {
+	all := make([]error, len(v))
+	for i := range v {
+		all[i] = &v[i].Problem
+	}
+	return all
+}
+
+// judgeTable finds what keeps the stream and the copies of a table from being the whole truth. columns are those that copies read, nil
+// where they are not known yet.
+func judgeTable(rule TableRule, t *tableFacts, role string, version int, columns []string) (found violations) {
+	name := rule.Schema + "." + rule.Name
+	quoted := pgx.Identifier{t.Schema, t.Name}.Sanitize()
+	switch {
+	case t.OID == 0 || t.Kind == "":
+		found.add("create it, or correct source.tables (names are case-sensitive)", "table %s does not exist on the primary", name)
+		return found
+	case t.Kind != "r" && t.Kind != "p":
+		kind := map[string]string{"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index", "I": "an index", "c": "a type"}[t.Kind]
+		found.add("name in source.tables the table that holds the rows", "%s is %s: only a table has changes in the WAL", name, cmp.Or(kind, "no table"))
+		return found
+	case t.Schema != rule.Schema || t.Name != rule.Name:
+		found.add(fmt.Sprintf("ALTER TABLE %s RENAME TO %s, or correct source.tables and the mappings", quoted, quoteIdentifier(rule.Name)),
+			"table %s was renamed to %s.%s", name, t.Schema, t.Name)
+	}
+	if len(t.Children) > 0 {
+		found.add(fmt.Sprintf("ALTER TABLE %s NO INHERIT %s, or make partitions of them", t.Children[0], quoted),
+			"table %s has children that inherit from it (%s): a SELECT gives their rows, and the stream does not", name, strings.Join(t.Children, ", "))
+	}
+	if !rule.InsertsOnly {
+		judgeReading(name, t, role, columns, &found)
+	}
+	for i := range t.Storage {
+		judgeStorage(name, t, &t.Storage[i], version, &found)
+	}
+	judgeTenant(rule, t, quoted, &found)
+	return found
+}
+
+// judgeReading looks at what this role may read.
+func judgeReading(name string, t *tableFacts, role string, columns []string, found *violations) {
+	if t.Secured {
+		found.add("ALTER ROLE "+quoteIdentifier(role)+" BYPASSRLS", "row security hides rows of %s from role %q: copies would lack them", name, role)
+	}
+	if columns != nil && t.Restricted {
+		found.add(fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s", quoteIdentifier(t.Schema), quoteIdentifier(role)), "role %q may not read from the schema of %s", role, name)
+	}
+	var hidden []string
+	for _, c := range columns {
+		if column := t.column(c); column != nil && !column.Readable {
+			hidden = append(hidden, quoteIdentifier(c))
+		}
+	}
+	if len(hidden) > 0 {
+		list := strings.Join(hidden, ", ")
+		found.add(fmt.Sprintf("GRANT SELECT (%s) ON %s TO %s", list, pgx.Identifier{t.Schema, t.Name}.Sanitize(), quoteIdentifier(role)),
+			"role %q may not read %s of %s", role, list, name)
+	}
+}
+
+// judgeStorage looks at the table itself or at a partition with rows.
+func judgeStorage(name string, t *tableFacts, s *storageFacts, version int, found *violations) {
+	what := "table " + name
+	if s.OID != t.OID {
+		what = fmt.Sprintf("partition %s of %s", s.Name, name)
+	}
+	switch {
+	case s.Kind == "f":
+		found.add(fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s", pgx.Identifier{t.Schema, t.Name}.Sanitize(), s.Name), "%s is a foreign table, so its changes are not in the WAL", what)
+		return
+	case s.Persist != "p":
+		found.add("ALTER TABLE "+s.Name+" SET LOGGED", "%s is not logged, so its changes are not in the WAL", what)
+	}
+	identity := "ALTER TABLE " + s.Name + " REPLICA IDENTITY "
+	unique := fmt.Sprintf("CREATE UNIQUE INDEX <index> ON %s (<key>), of NOT NULL columns", s.Name)
+	switch {
+	case s.Deferred:
+		found.add(fmt.Sprintf("make the key of %s NOT DEFERRABLE, or %s and %sUSING INDEX <index>", s.Name, unique, identity),
+			"the key of %s is DEFERRABLE: such a key is no replica identity, and names no row", what)
+	case s.Key == nil && s.Identity == "f":
+		found.add(fmt.Sprintf("give it a primary key, or %s", unique),
+			"%s has REPLICA IDENTITY FULL and no key: no primary key and no other unique index without NULLs names its rows", what)
+	case s.Key == nil:
+		found.add(fmt.Sprintf("give it a primary key and %sDEFAULT, or %sUSING INDEX <unique index>, or ... FULL", identity, identity),
+			"%s has no replica identity: publishing it would make the application's UPDATE and DELETE fail", what)
+	case len(s.Generated) > 0 && (s.Identity != "f" || version >= 18):
+		found.add(fmt.Sprintf("%s without generated columns, and %sUSING INDEX <index>", unique, identity),
+			"the replica identity of %s has the generated column %s: publishing it would make the application's UPDATE and DELETE fail", what, s.Generated[0])
+	}
+	if root := t.root(); s.OID != t.OID && s.Key != nil && root.Key != nil && ((s.Identity == "f") != (root.Identity == "f") || !sameNames(s.Key, root.Key)) {
+		found.add(leafRemedy(root, identity), "the replica identity of %s is not that of %s: its old rows would not tell what changed", what, name)
+	}
+}
+
+func leafRemedy(root *storageFacts, identity string) string {
+	if root.Identity == "f" {
+		return identity + "FULL"
+	}
+	return fmt.Sprintf("%sUSING INDEX <unique index on %s>, or ... DEFAULT where that is the primary key", identity, strings.Join(root.Key, ", "))
+}
+
+// judgeTenant looks for the tenant's column, which must be of the identity of the root. That of each leaf is the same.
+func judgeTenant(rule TableRule, t *tableFacts, quoted string, found *violations) {
+	root := t.root()
+	if t.column(rule.Tenant) == nil {
+		names := make([]string, len(t.Columns))
+		for i, c := range t.Columns {
+			names[i] = c.Name
+		}
+		found.add("correct source.tables; the columns are "+strings.Join(names, ", "),
+			"table %s.%s has no column %q, which source.tables names as its tenant", rule.Schema, rule.Name, rule.Tenant)
+		return
+	}
+	if root.Key != nil && root.Identity != "f" && !rule.InsertsOnly && !slices.Contains(root.Key, rule.Tenant) {
+		found.add(fmt.Sprintf("CREATE UNIQUE INDEX <index> ON %s (%s, <key>) and ALTER TABLE %s REPLICA IDENTITY USING INDEX <index>, or REPLICA IDENTITY FULL",
+			quoted, quoteIdentifier(rule.Tenant), quoted),
+			"tenant column %q is not in the replica identity of %s.%s: a delete would not tell whose row it was", rule.Tenant, rule.Schema, rule.Name)
+	}
+}
+
+func sameNames(a, b []string) bool {
+	a, b = slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b))
+	return slices.Equal(a, b)
+}
+
+// judgePublication finds what the publication lacks, and whether it has more than is wanted.
+func judgePublication(name string, p *publicationFacts, tables []PublishedTable, lists bool) (found violations, excess bool) {
+	quoted := quoteIdentifier(name)
+	switch {
+	case p == nil:
+		found.heal("", "publication %q does not exist", name)
+		return found, false
+	case p.AllTables:
+		found.add("name another publication in source.publication, or DROP PUBLICATION "+quoted+" (outflow run makes another one)",
+			"publication %q is FOR ALL TABLES: it would send every column of every table", name)
+		return found, false
+	case !p.Kinds:
+		found.heal("ALTER PUBLICATION "+quoted+" SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)",
+			"publication %q does not publish all kinds of changes", name)
+	}
+	excess = len(p.Schemas) > 0
+	for _, t := range tables {
+		i := slices.IndexFunc(p.Members, func(m membershipFacts) bool { return m.Table == t.Relation.OID })
+		whole := slices.ContainsFunc(p.Schemas, func(s publishedSchemas) bool { return s.Schema == t.Relation.Schema })
+		if t.Partition && !p.ViaRoot {
+			found.heal("ALTER PUBLICATION "+quoted+" SET (publish_via_partition_root = true)",
+				"publication %q publishes changes of the partitions of %s as those of other tables", name, t.Relation)
+		}
+		if i < 0 {
+			if !whole {
+				found.heal("", "publication %q does not publish %s", name, t.Relation)
+			}
+			continue
+		}
+		m := p.Members[i]
+		if m.Filtered {
+			found.heal(fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s; ALTER PUBLICATION %[1]s ADD TABLE %s", quoted, pgx.Identifier{t.Relation.Schema, t.Relation.Name}.Sanitize(), t.published(lists)),
+				"publication %q filters rows of %s: changes would be missing without a word", name, t.Relation)
+		}
+		judgeColumns(name, m, t, lists, &found, &excess)
+	}
+	excess = excess || len(p.Members) > len(tables)
+	return found, excess
+}
+
+// judgeColumns compares the column list of a table. With REPLICA IDENTITY FULL there is none: see [PublishedTable.published].
+func judgeColumns(publication string, m membershipFacts, t PublishedTable, lists bool, found *violations, excess *bool) {
+	whole := !lists || t.Relation.Identity == 'f'
+	if m.Columns == nil {
+		*excess = *excess || !whole
+		return
+	}
+	if whole {
+		found.heal("", "publication %q has a column list for %s, whose replica identity is FULL: the application's UPDATE and DELETE fail", publication, t.Relation)
+		return
+	}
+	missing := slices.DeleteFunc(slices.Clone(t.Columns), func(c string) bool { return slices.Contains(m.Columns, c) })
+	if len(missing) > 0 {
+		found.heal("", "publication %q does not publish %s of %s", publication, strings.Join(missing, ", "), t.Relation)
+	}
+	*excess = *excess || len(m.Columns) > len(t.Columns)
+}
+
+// gap is why the stream does not show all that happened between two looks; the zero value is that it does.
+type gap struct {
+	reasons []string
+	plan    bool // what is planned for the tables is out of date as well
+}
+
+func (g *gap) add(format string, args ...any) {
+	g.reasons = append(g.reasons, fmt.Sprintf(format, args...))
+}
+
+// outdate adds a reason that makes the plan out of date.
+func (g *gap) outdate(format string, args ...any) {
+	g.add(format, args...)
+	g.plan = true
+}
+
+func (g *gap) String() string { return strings.Join(g.reasons, "; ") }
+
+// between finds the gap between two looks. The facts of before are those of the tables that were configured then.
+func between(publication string, before, now facts, tables []PublishedTable) (g gap) {
+	if before.Publication == nil || now.Publication == nil || before.Publication.rowVersion != now.Publication.rowVersion {
+		g.add("publication %q was altered", publication)
+	}
+	for i, t := range tables {
+		at := slices.IndexFunc(before.Tables, func(b tableFacts) bool { return b.Schema == t.Relation.Schema && b.Name == t.Relation.Name })
+		if at < 0 {
+			continue // It was not configured: the mappings that read it are new, or have failed so far.
+		}
+		b, n := &before.Tables[at], &now.Tables[i]
+		switch {
+		case n.Kind == "":
+			g.outdate("table %s was dropped", t.Relation)
+			continue
+		case b.OID != n.OID:
+			g.outdate("table %s was replaced by another one", t.Relation)
+			continue
+		case member(before.Publication, b) != member(now.Publication, n):
+			g.add("publication %q had lost %s, or published it otherwise", publication, t.Relation)
+		}
+		if !t.Rule.InsertsOnly { // else nobody copies the table
+			g.rewritten(t, b, n)
+		}
+	}
+	return g
+}
+
+// member is the row that publishes a table.
+func member(p *publicationFacts, t *tableFacts) rowVersion {
+	if p == nil {
+		return rowVersion{}
+	}
+	for _, m := range p.Members {
+		if m.Table == t.OID {
+			return m.rowVersion
+		}
+	}
+	for _, s := range p.Schemas {
+		if s.Schema == t.Schema {
+			return s.rowVersion
+		}
+	}
+	return rowVersion{}
+}
+
+// rewritten tells what changed of a table's rows without the stream: its partitions, their files, the columns that mappings read.
+//
+// TRUNCATE, which the stream shows, VACUUM FULL and CLUSTER, which change no row, give a table another file, and keep its TOAST table.
+// ALTER TABLE, where it writes rows again, makes another TOAST table too (ATRewriteTables in tablecmds.c), so that the two are told apart
+// where there is a TOAST table. A partition's file counts by itself: TRUNCATE of one partition is not in the stream of its root.
+func (g *gap) rewritten(t PublishedTable, before, now *tableFacts) {
+	for _, c := range t.Relied {
+		b, n := before.column(c), now.column(c)
+		switch {
+		case b == nil && n == nil:
+		case b == nil || n == nil || b.Number != n.Number:
+			g.outdate("column %q of %s is another one", c, t.Relation)
+		case b.Type != n.Type:
+			g.add("the type of column %q of %s was changed", c, t.Relation)
+		case b.Labels != nil && n.Labels != nil && relabelled(*b.Labels, *n.Labels):
+			g.add("labels of the type of column %q of %s were renamed", c, t.Relation)
+		}
+	}
+	for i := range before.Storage {
+		b := &before.Storage[i]
+		at := slices.IndexFunc(now.Storage, func(n storageFacts) bool { return n.OID == b.OID })
+		if at < 0 {
+			g.add("partition %s of %s was detached or dropped", b.Name, t.Relation)
+			continue
+		}
+		n := &now.Storage[at]
+		if b.File != n.File && (b.Toast != n.Toast || b.Toast == 0 || b.OID != now.OID) {
+			g.add("%s was rewritten", n.Name)
+		}
+		if b.Identity != n.Identity || !sameNames(b.Key, n.Key) {
+			g.outdate("the replica identity of %s was changed", n.Name)
+		}
+	}
+	for i := range now.Storage {
+		n := &now.Storage[i]
+		if !slices.ContainsFunc(before.Storage, func(b storageFacts) bool { return n.OID == b.OID }) {
+			g.add("partition %s of %s was attached", n.Name, t.Relation)
+		}
+	}
+}
+
+// relabelled reports whether a label that was there has another name now. New labels are no matter.
+func relabelled(before, now string) bool {
+	lines := strings.Split(now, "\n")
+	for line := range strings.SplitSeq(before, "\n") {
+		if !slices.Contains(lines, line) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,89 @@
+package sink
+
+import (
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"outflow/replication"
+)
+
+// skip reports whether a change goes to nobody on purpose: it is of a table that nobody configured, its row has no tenant, or it is not
+// understood and every destination is copied from a later state of the tables. Such changes are counted. Any other change that is not
+// understood is a [*replication.Gap]: it is never skipped.
+func (r *Router) skip(part *replication.Transaction, c *replication.Change, rt *route) (bool, error) {
+	switch reason := rt.unclear(c); {
+	case rt.table == "", reason == "" && rt.nobody(c):
+	case reason == "":
+		return false, nil
+	case part.CommitLSN >= r.Covered:
+		return false, &replication.Gap{Reason: reason}
+	case rt.count.skipped.Load() == 0:
+		r.Log.Warn("changes that are not understood are skipped: every destination is copied from a later state of the tables",
+			zap.Stringer("table", c.Relation), zap.String("reason", reason), zap.Stringer("lsn", part.CommitLSN))
+	}
+	rt.count.skipped.Add(1)
+	return true, nil
+}
+
+// unclear tells why nobody can know whose row a change is of; "" where that is known.
+func (rt *route) unclear(c *replication.Change) string {
+	if rt.table == "" || c.Kind == replication.Truncate || rt.tombstone && c.Kind != replication.Insert {
+		return "" // a tombstone that is cleaned up brings nobody back
+	}
+	switch {
+	case rt.fault != "":
+		return rt.fault
+	case c.Kind == replication.Update && c.Relation.Identity == 'f' && c.Old.IsZero():
+		return fmt.Sprintf("an update of %s came without the row before, though its replica identity is FULL", c.Relation)
+	case c.Kind != replication.Insert && c.Kind != replication.Update && c.Kind != replication.Delete:
+		return fmt.Sprintf("a change of %s is of the unknown kind %s", c.Relation, c.Kind)
+	case rt.lacks(c.New), rt.lacks(c.Old):
+		return fmt.Sprintf("a change (%s) of %s came without the tenant", c.Kind, c.Relation)
+	}
+	return ""
+}
+
+// lacks reports whether a row that is there does not tell its tenant.
+func (rt *route) lacks(t replication.Tuple) bool {
+	if t.IsZero() {
+		return false
+	}
+	v := t.Value(rt.tenant)
+	return v.Presence != replication.Text && !(rt.nullable && v.Presence == replication.Null)
+}
+
+// nobody reports whether a row has no tenant, before the change and after it.
+func (rt *route) nobody(c *replication.Change) bool {
+	if !rt.nullable || c.Kind == replication.Truncate || rt.tombstone {
+		return false
+	}
+	none := func(t replication.Tuple) bool { return t.IsZero() || t.Value(rt.tenant).Presence == replication.Null }
+	return none(c.Old) && none(c.New)
+}
+
+// fault tells why the stream does not say whose rows a relation has; "" where it does.
+func (rt *route) faultOf(rel *replication.Relation, tenant string) string {
+	switch {
+	case rt.tenant < 0:
+		return fmt.Sprintf("the stream has no column %q of %s, which source.tables names as its tenant", tenant, rel)
+	case rt.tombstone:
+		return ""
+	case len(rel.Key) == 0:
+		return fmt.Sprintf("%s had no replica identity", rel)
+	case !rel.Columns[rt.tenant].Identity:
+		return fmt.Sprintf("the tenant column %q was not in the replica identity of %s", tenant, rel)
+	}
+	return ""
+}
+
+// unconfigured notes a table that is published and that nobody configured.
+func (r *Router) unconfigured(rel *replication.Relation) *tableCount {
+	r.Log.Warn("a table is published that source.tables does not name; its changes are skipped. Take it out of the publication, or add it to source.tables",
+		zap.Stringer("table", rel))
+	c := newTableCount(rel)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.counts = append(r.counts, c)
+	return c
+}
