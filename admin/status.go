@@ -54,7 +54,7 @@ func (s *Server) take(now time.Time, p *Pipeline, problem error) *snapshot {
 		snap.fromRows(now)
 	} else {
 		snap.fromNotes(s.notebook())
-		snap.Throughput = Throughput{}
+		snap.Throughput, snap.Slot.Outstanding, snap.Slot.FlushLSN, snap.Slot.ReadLSN = Throughput{}, nil, nil, nil
 	}
 	snap.Lag = p.lag(now, snap.rows)
 	limit := p.Router.Options.MemoryBytes

@@ -94,6 +94,9 @@ type Slot struct {
 	Outstanding   *int       `json:"outstanding_transactions"`
 }
 
+// IsActive reports whether somebody reads the slot.
+func (s Slot) IsActive() bool { return s.Active != nil && *s.Active }
+
 // Lag is how far the external databases that stream are behind the primary.
 type Lag struct {
 	Bytes           *int64     `json:"bytes"`

@@ -112,10 +112,32 @@ func TestQueriesFindMetrics(t *testing.T) {
 		}
 	}
 	for _, doc := range []string{"OPERATING.md", "../README.md"} {
-		for _, name := range regexp.MustCompile("`(outflow_[a-z_]+)").FindAllStringSubmatch(read(t, doc), -1) {
+		for _, name := range regexp.MustCompile("`(outflow_[a-z0-9_]+)").FindAllStringSubmatch(read(t, doc), -1) {
 			if _, ok := metrics[name[1]]; !ok {
 				t.Errorf("%s names %s, which there is not", doc, name[1])
 			}
+		}
+	}
+}
+
+// Alerts follow the figures of the headline, and an alert about destinations does not resolve because nobody reads the slot: a standby has
+// the figures too.
+func TestAlertsFollowTheFigures(t *testing.T) {
+	asked := map[string]bool{}
+	for _, a := range alerts(t) {
+		for _, m := range selector.FindAllStringSubmatch(a.Expr, -1) {
+			asked[m[1]] = true
+		}
+		if !strings.Contains(a.Expr, "outflow_destinations") {
+			continue
+		}
+		if strings.Contains(a.Expr, "outflow_role") || strings.Contains(strings.ReplaceAll(a.Expr, "sum by (job) (max by (job, state) (outflow_destinations", ""), "sum by (job) (outflow_destinations") {
+			t.Errorf("%s counts only while a process streams, or counts a standby twice: %s", a.Alert, a.Expr)
+		}
+	}
+	for _, figure := range []string{"outflow_destinations", "outflow_destinations_in_sync", "outflow_lag_seconds", "outflow_lag_p50_seconds"} {
+		if !asked[figure] {
+			t.Errorf("no alert asks for %s", figure)
 		}
 	}
 }

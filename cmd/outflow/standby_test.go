@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/chromedp/chromedp"
+
 	"outflow/admin"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/sink"
@@ -88,6 +90,19 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 	if noted.Status.Noted == nil || *noted.Status.Noted.Reader.Host != host {
 		t.Errorf("the status is %+v", noted.Status)
 	}
+
+	t.Run("page", func(t *testing.T) {
+		b := newBrowser(t, s.url)
+		b.visit("/")
+		b.run(chromedp.SendKeys("#token", adminToken), chromedp.Submit("#token"))
+		b.shows(".banner h1", "1 of 3 in sync")
+		b.shows(".banner h1", host+" (process ")
+		b.shows("tr.halted", "I refuse")
+		b.shot("standby")
+		b.press("tr.halted th a")
+		b.shows("[data-live=detail] .panel-head", "Halted")
+		b.shot("standby-destination")
+	})
 
 	// Its switches work, and it takes over.
 	if code := s.call("POST", "/api/destinations/"+tenant1+"/main/pause", `{}`, nil); code != 202 {
