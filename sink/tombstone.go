@@ -50,6 +50,9 @@ func (r *Router) tombstone(part *replication.Transaction, c *replication.Change,
 // withoutEarlierLives leaves out the tombstones of rows that the primary has: of a transaction that is applied in rounds, or change
 // by change, the fold does not see whether the transaction wrote the row again.
 func (d *Destination) withoutEarlierLives(ctx context.Context, t *transaction, changes []replication.Change) ([]replication.Change, error) {
+	if !slices.ContainsFunc(changes, func(c replication.Change) bool { return c.Tombstone }) {
+		return changes, nil
+	}
 	deleted := map[string]bool{}
 	for i := range changes {
 		if c := &changes[i]; c.Kind == replication.Delete && !c.Tombstone {

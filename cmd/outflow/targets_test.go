@@ -2,11 +2,14 @@ package main
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
 
+	"outflow/internal/faultproxy"
 	"outflow/internal/pgcluster/pgtest"
+	"outflow/internal/secret"
 	"outflow/sink"
 )
 
@@ -210,4 +213,58 @@ func TestACopyMovesTheSequenceID(t *testing.T) {
 		t.Errorf("the metadata went from %s to %s", before, after)
 	}
 	same(t, dsn, `SELECT count(DISTINCT xmin::text) FROM users WHERE display_name LIKE 'user %'`, writers...) // it was not copied again
+}
+
+// Live changes go on while a target with foreign keys is filled, and filled anew over old rows: what refers to rows that are still to
+// come, or to rows that are still to be swept, waits for another pass.
+func TestLiveChangesDuringCopiesWithForeignKeys(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	dsn := w.family()
+	gate, err := faultproxy.New(w.cluster.Addr())
+	must(t, err)
+	t.Cleanup(func() { _ = gate.Close() })
+	w.cfg.Destinations.Static[0].DSN = secret.New(gate.DSN(dsn))
+	w.cfg.Sink.ParkAfter = 100 * time.Millisecond
+	const families = 6000
+	w.exec(`INSERT INTO parent SELECT $1, n, 'first' FROM generate_series(1, $2::int) n`, tenant1, families)
+	w.exec(`INSERT INTO child SELECT $1, n, n FROM generate_series(1, $2::int) n`, tenant1, families)
+	r := w.start()
+	rnd, db := rand.New(rand.NewPCG(seed(t), 9)), connect(t, w.source)
+	changes := func(n int) {
+		for range n {
+			a, b := 1+rnd.IntN(families), 1+rnd.IntN(families)
+			sql := []string{
+				`INSERT INTO child SELECT :t, nextval('more'), id FROM parent WHERE id = :a`,
+				`DELETE FROM parent WHERE id = :a`,
+				`INSERT INTO parent VALUES (:t, :a, 'again') ON CONFLICT DO NOTHING; INSERT INTO child VALUES (:t, :b, :a) ON CONFLICT (tenant, id) DO UPDATE SET parent = :a`,
+				`UPDATE child SET parent = :a WHERE id = :b AND EXISTS (SELECT FROM parent WHERE id = :a)`,
+				`DELETE FROM child WHERE parent = :a; DELETE FROM parent WHERE id = :a`,
+			}[rnd.IntN(5)]
+			exec(t, db, strings.NewReplacer(":t", "'"+tenant1+"'", ":a", fmt.Sprint(a), ":b", fmt.Sprint(b)).Replace("BEGIN; "+sql+"; COMMIT"))
+		}
+	}
+	w.exec(`CREATE SEQUENCE more START 100000`)
+	changes(300)
+	r.caughtUp()
+	w.familyEqual(dsn)
+	for range 3 {
+		gate.Refuse(true)
+		gate.Cut()
+		changes(10)
+		becomes(t, r.destination("main"), sink.Parked)
+		changes(1500) // that it never sees
+		w.synced()
+		gate.Refuse(false)
+		waitFor(t, "it to be copied anew", func() error {
+			changes(5)
+			if s := r.destination("main").Status(); s.State == sink.Parked || s.State == sink.Retrying {
+				return fmt.Errorf("it is %s: %w", s.State, s.Err)
+			}
+			return nil
+		})
+		changes(300)
+		r.caughtUp()
+		w.familyEqual(dsn)
+	}
 }
