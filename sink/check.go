@@ -273,7 +273,7 @@ func (k *check) unswept() {
 	}
 	for _, table := range tables {
 		k.found.Warn("keys of "+table, "add keys: to a mapping that reads "+table,
-			"no mapping has them: rows that are deleted while nobody watches stay, and a TRUNCATE halts the destination")
+			"no mapping has them: a TRUNCATE, or changes that are lost to the stream, halt the destination for good")
 	}
 	for _, m := range k.s.d.mappings {
 		for _, table := range m.Tables() {

@@ -24,5 +24,6 @@
 // # A failed batch
 //
 // One place, classify, decides what an error means. A row error in a folded batch sends the same transactions again
-// one by one, then change by change: that names the row, and the destination halts with it.
+// one by one, then change by change: that names the row, and the destination halts with it. A change that is refused waits for the others of
+// its transaction first, and a row of a copy for another pass: an external database has constraints of its own, and an order that suits them.
 package sink
