@@ -33,9 +33,9 @@ func (m *Mapping) Resolve(table func(from string) (string, error)) (*Mapping, er
 	return &resolved, nil
 }
 
-// CheckTable finds what the steps that read a table cannot do with the table as it is on the primary. wholeDeletes says that deletes
-// bring all columns though the table's replica identity has fewer. The error is a [strictyaml.Errors]; nil where all is well.
-func (m *Mapping) CheckTable(t *replication.Table, wholeDeletes bool) error {
+// CheckTable finds what the steps that read a table cannot do with the table as it is on the primary. tombstones says that a deleted row
+// may come with columns that the table's replica identity does not have. The error is a [strictyaml.Errors]; nil where all is well.
+func (m *Mapping) CheckTable(t *replication.Table, tenant string, tombstones bool) error {
 	var faults strictyaml.Errors
 	for i := range m.Steps {
 		s := &m.Steps[i]
@@ -44,7 +44,7 @@ func (m *Mapping) CheckTable(t *replication.Table, wholeDeletes bool) error {
 		}
 		said := map[string]bool{}
 		for _, r := range s.read {
-			if message := s.fault(r, t, wholeDeletes); message != "" && !said[r.name] {
+			if message := s.fault(r, t, tombstones && s.readsKey(t.Relation, tenant)); message != "" && !said[r.name] {
 				said[r.name] = true
 				faults = append(faults, m.fragment(i).Fault(r.offset, "%s", message))
 			}
@@ -57,15 +57,21 @@ func (m *Mapping) CheckTable(t *replication.Table, wholeDeletes bool) error {
 	return faults
 }
 
-// fault says why a step cannot read that column, or is "".
-func (s *Step) fault(r reference, t *replication.Table, wholeDeletes bool) string {
+// readsKey reports whether a step reads a column that names a row among its tenant's. A step that does not would do nothing at all for a
+// DELETE without a tombstone.
+func (s *Step) readsKey(rel *replication.Relation, tenant string) bool {
+	return slices.ContainsFunc(rel.Columns, func(c replication.Column) bool { return c.Identity && c.Name != tenant && s.reads(c.Name) })
+}
+
+// fault says why a step cannot read that column, or is "". more says that deletes may bring more than the replica identity.
+func (s *Step) fault(r reference, t *replication.Table, more bool) string {
 	rel, column := t.Relation, t.Relation.Column(r.name)
 	switch {
 	case slices.Contains(specials, r.name) && (column >= 0 || slices.Contains(t.Generated, r.name)):
 		return fmt.Sprintf("%s has a column %q of its own, and Outflow gives a column of that name: rename the column on the primary, or leave it out of the step", rel, r.name)
 	case r.sure && slices.Contains(t.Generated, r.name):
 		return fmt.Sprintf("column %q of %s is generated, and the stream does not have it: write its expression in its place", r.name, rel)
-	case column < 0 || s.When == Upsert || rel.Columns[column].Identity || wholeDeletes:
+	case column < 0 || s.When == Upsert || rel.Columns[column].Identity || more:
 		return ""
 	case s.When == Any && s.reads(opColumn): // it tells deletes apart
 		return ""

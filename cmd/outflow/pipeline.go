@@ -39,8 +39,8 @@ type plan struct {
 	tables     []replication.PublishedTable // those of source.tables, in order
 	tombstones *replication.PublishedTable  // nil: none
 	named      [][]string                   // by table: what the operator's mappings and columns: name
-	// wholeDeletes: tombstones keep the deleted rows.
-	wholeDeletes bool
+	// tombstoneRows: tombstones keep the deleted rows.
+	tombstoneRows bool
 }
 
 // published are all tables of the publication.
@@ -100,9 +100,9 @@ func planWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mappi
 	if err != nil {
 		return nil, err
 	}
-	p := &plan{tenant: cfg.Source.Tables[0].Tenant, wholeDeletes: ts != nil && ts.Row != ""}
+	p := &plan{tenant: cfg.Source.Tables[0].Tenant, tombstoneRows: ts != nil && ts.Row != ""}
 	p.name(tables[:len(cfg.Source.Tables)])
-	p.resolve(set, tables)
+	p.resolve(set, tables[:len(cfg.Source.Tables)])
 	rowNeeded := false
 	for i, t := range cfg.Source.Tables {
 		wanted := append(slices.Clone(t.Columns), t.Tenant)
@@ -299,7 +299,7 @@ func (p *plan) order(set mapping.Set, names []string) ([]*mapping.Mapping, error
 			return nil, err
 		}
 		for _, t := range p.tables {
-			if err := ordered[i].CheckTable(t.Table, p.wholeDeletes); err != nil {
+			if err := ordered[i].CheckTable(t.Table, t.Rule.Tenant, p.tombstoneRows); err != nil {
 				return nil, fmt.Errorf("mapping %q: %w", m.Name, err)
 			}
 		}
