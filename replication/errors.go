@@ -45,7 +45,10 @@ func (p *Problem) Unwrap() error { return p.Err }
 
 // A Gap ends the reading where the stream does not show all that happened on the primary, and nothing keeps it from doing so from
 // now on: every destination is copied again, and reading goes on.
-type Gap struct{ Reason string }
+type Gap struct {
+	Reason string
+	Unseen bool // only the stream tells; the primary's catalog does not
+}
 
 func (g *Gap) Error() string { return "the stream does not show all: " + g.Reason }
 

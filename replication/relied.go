@@ -178,36 +178,43 @@ func (s Setup) note(ctx context.Context, tx pgx.Tx, now facts, since gap) error 
 	return nil
 }
 
-// watchRelied compares the primary with the facts with which this process began, or which it noted since, and returns those of now. A
-// gap is noted, and the destinations of the running process are copied again. What opening the pipeline again heals is a [*Gap]; where a
-// person must act there is a [*Problem].
-func (s Setup) watchRelied(ctx context.Context, conn *pgx.Conn, began facts) (now facts, since gap, err error) {
+// watchRelied compares the primary with what was noted. A gap is noted, and the destinations of the running process are copied again; what
+// another process has noted, which altered the publication for a newer configuration, is no gap. began are the facts with which this
+// process began: where its plan is out of date, opening the pipeline again heals that, and the error is a [*Gap]. Where a person must act
+// it is a [*Problem].
+func (s Setup) watchRelied(ctx context.Context, conn *pgx.Conn, began facts) (since gap, err error) {
 	version := serverVersion(conn.PgConn())
 	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
-		if now, err = s.facts(ctx, tx, version); err != nil {
+		noted, _, err := s.relied(ctx, tx)
+		if err != nil {
 			return err
 		}
-		since = s.since(&began, now)
+		now, err := s.facts(ctx, tx, version)
+		if err != nil {
+			return err
+		}
+		outdated := s.since(&began, now)
 		found, _ := s.judge(now, conn.Config().User, version)
 		var fatal []error
 		for _, v := range found {
 			if v.heals {
-				since.outdate("%s", v.What)
+				outdated.outdate("%s", v.What)
 			} else {
 				fatal = append(fatal, &v.Problem)
 			}
 		}
 		switch {
-		case since.plan: // opening the pipeline again finds out whether a person must act
-			return &Gap{Reason: since.String()}
+		case outdated.plan: // opening the pipeline again finds out whether a person must act
+			return &Gap{Reason: outdated.String()}
 		case len(fatal) > 0:
 			return errors.Join(fatal...)
-		case len(since.reasons) > 0:
+		}
+		if since = s.since(noted, now); len(since.reasons) > 0 {
 			return s.note(ctx, tx, now, since)
 		}
 		return nil
 	})
-	return now, since, err
+	return since, err
 }
 
 // Stop notes that reading has ended because something that Outflow relies on does not hold: every destination is copied again as soon

@@ -117,14 +117,13 @@ func (w *Watcher) look(ctx context.Context) error {
 
 // judge looks at what Outflow relies on.
 func (w *Watcher) judge(ctx context.Context, conn *pgx.Conn) error {
-	now, since, err := w.Setup.watchRelied(ctx, conn, w.Source.relied)
+	since, err := w.Setup.watchRelied(ctx, conn, w.Source.relied)
 	if err != nil {
 		return err
 	}
 	if len(since.reasons) > 0 {
 		w.Log.Warn("the stream does not show all that happened on the primary; every destination is copied again", zap.Stringer("reason", &since))
 	}
-	w.Source.relied = now
 	return nil
 }
 

@@ -17,7 +17,7 @@ func (r *Router) skip(part *replication.Transaction, c *replication.Change, rt *
 	case reason == "":
 		return false, nil
 	case part.CommitLSN >= r.Covered:
-		return false, &replication.Gap{Reason: reason}
+		return false, &replication.Gap{Reason: reason, Unseen: true}
 	case rt.count.skipped.Load() == 0:
 		r.Log.Warn("changes that are not understood are skipped: every destination is copied from a later state of the tables",
 			zap.Stringer("table", c.Relation), zap.String("reason", reason), zap.Stringer("lsn", part.CommitLSN))

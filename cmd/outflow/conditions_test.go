@@ -103,7 +103,7 @@ func TestGapsAreCopied(t *testing.T) {
 		{"kinds", "", `ALTER PUBLICATION outflow SET (publish = 'insert')` + change},
 		{"kinds for a moment", "", `ALTER PUBLICATION outflow SET (publish = 'insert')` + change + `; ALTER PUBLICATION outflow SET (publish = 'insert, update, delete, truncate')`},
 		{"filter", "", `ALTER PUBLICATION outflow SET TABLE items WHERE (id > 100)` + change},
-		{"taken out and put back", "", `BEGIN; ALTER PUBLICATION outflow DROP TABLE items` + change + `; ALTER PUBLICATION outflow ADD TABLE items (tenant, id, v); COMMIT`},
+		{"taken out and put back", "", `BEGIN; ALTER PUBLICATION outflow DROP TABLE items` + change + `; ALTER PUBLICATION outflow ADD TABLE items; COMMIT`},
 		{"swapped", "", `BEGIN; ALTER TABLE items RENAME TO old; CREATE TABLE items (LIKE old INCLUDING ALL); INSERT INTO items SELECT tenant, id + 100, v FROM old;
 			ALTER PUBLICATION outflow ADD TABLE items; DROP TABLE old; COMMIT` + change},
 		{"dropped and made again", "", `BEGIN; DROP TABLE items; CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id)); INSERT INTO items VALUES ('t1', 1, 'again'); COMMIT` + change},
@@ -126,6 +126,9 @@ func TestGapsAreCopied(t *testing.T) {
 			t.Run(fmt.Sprintf("%s down %v", c.name, down), func(t *testing.T) {
 				t.Parallel()
 				w := newItems(t, pgtest.Shared(t), c.schema)
+				if c.name == "filter" && query(t, w.source, `SHOW server_version_num`)[0] < `"15` {
+					t.Skip("row filters came with 15")
+				}
 				p := w.run()
 				if down {
 					if code := p.terminate(); code != 0 {

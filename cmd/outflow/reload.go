@@ -63,8 +63,10 @@ func (r *reloading) run(ctx context.Context, front *front) error {
 			r.log.Info("another process had the slot meanwhile; starting over from what the primary has noted")
 		}
 		if found := (*replication.Gap)(nil); errors.As(err, &found) && ctx.Err() == nil {
-			r.log.Warn("the stream does not show all that happened on the primary; every destination is copied again", zap.String("reason", found.Reason))
-			gap, moved = found.Reason, true
+			r.log.Warn("the stream does not show all that happened on the primary; starting over", zap.String("reason", found.Reason))
+			if moved = true; found.Unseen {
+				gap = found.Reason
+			}
 		}
 		switch {
 		case next != nil && (err == nil || moved):
