@@ -239,14 +239,14 @@ func (s Setup) Stop(ctx context.Context, reason string) error {
 	})
 }
 
-// Conditions reports whether a read of the table in this transaction gives all of its rows: it is the table of the configuration, no
+// Conditions reports whether a read of the table in the open transaction gives all of its rows: it is the table of the configuration, no
 // policy hides rows, no children add any, and the role may read the columns. An error is a [*Problem], or that the catalog cannot be read.
-func Conditions(ctx context.Context, tx pgx.Tx, rel *Relation) error {
-	f, err := loadFacts(ctx, tx, serverVersion(tx.Conn().PgConn()), "", []wanted{{rel.OID, rel.Schema, rel.Name}})
+func Conditions(ctx context.Context, conn *pgx.Conn, rel *Relation) error {
+	f, err := loadFacts(ctx, conn, serverVersion(conn.PgConn()), "", []wanted{{rel.OID, rel.Schema, rel.Name}})
 	if err != nil {
 		return err
 	}
-	t, name, role := &f.Tables[0], rel.String(), tx.Conn().Config().User
+	t, name, role := &f.Tables[0], rel.String(), conn.Config().User
 	var found violations
 	switch {
 	case t.Kind == "":

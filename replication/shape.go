@@ -52,11 +52,12 @@ type markedShape struct {
 const lockSQL = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SELECT FROM %s LIMIT 0"
 
 // markSQL begins with the snapshot, and tells what a shape depends on.
-const markSQL = `SELECT pg_current_snapshot()::text, n.nspname::text, c.relname::text, concat_ws(E'\n', c.relreplident,
+const markSQL = `SELECT pg_current_snapshot()::text, n.nspname::text, c.relname::text, concat_ws(E'\n', c.relreplident, row_security_active(c.oid),
+	(SELECT string_agg(i.inhrelid::text, ',') FROM pg_inherits i WHERE i.inhparent = c.oid AND c.relkind <> 'p'),
 	(SELECT string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated, format_type(a.atttypid, -1)), ',' ORDER BY a.attnum)
 		FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
 	(SELECT string_agg(concat_ws(' ', i.indexrelid, i.indkey, i.indclass, i.indcollation, i.indisprimary, i.indisreplident), ',' ORDER BY i.indexrelid)
-		FROM pg_index i WHERE i.indrelid = c.oid AND (i.indisprimary OR i.indisreplident)))
+		FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid))
 	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`
 
 // errRenamed says that what was locked is another table.
@@ -106,6 +107,9 @@ func loadShape(ctx context.Context, conn *pgx.Conn, part Part, name tableName) (
 	if t == nil || t.Relation.OID != rel.OID {
 		return nil, fmt.Errorf("table %s is not what it was", rel)
 	}
+	if err := Conditions(ctx, conn, &Relation{OID: rel.OID, Schema: name.schema, Name: name.name, Columns: rel.Columns}); err != nil {
+		return nil, err
+	}
 	var names, keys []string
 	for _, c := range rel.Columns {
 		names = append(names, c.Name)
@@ -145,7 +149,7 @@ func loadOrder(ctx context.Context, conn *pgx.Conn, table uint32, columns []stri
 	columns = slices.Compact(columns)
 	const wanted = `SELECT a.attnum, a.atttypid, coalesce(k.opclass, 0), coalesce(k.coll, a.attcollation)
 		FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-		LEFT JOIN pg_index i ON i.indrelid = c.oid AND CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END
+		LEFT JOIN LATERAL ` + keyIndex + ` named ON true LEFT JOIN pg_index i ON i.indexrelid = named.indexrelid
 		LEFT JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[]) AS k (attnum, opclass, coll)
 			ON k.attnum = a.attnum AND k.opclass IS NOT NULL
 		WHERE a.attrelid = $1 AND a.attname = ANY ($2::text[])`
