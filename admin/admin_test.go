@@ -406,6 +406,39 @@ func TestHeadline(t *testing.T) {
 	}
 }
 
+// Notes say who reads the slot as far as that is known, and what they do not hold is not shown as a figure.
+func TestNotes(t *testing.T) {
+	for want, r := range map[string]*sink.Reading{
+		"Nobody reads the slot":                                     nil,
+		"box (process 7) reads the slot":                            {Host: "box", Process: 7, Application: "outflow", Address: "10.1.2.3"},
+		"A program at 10.1.2.3, \"pg_recvlogical\", reads the slot": {Walsender: 1, Application: "pg_recvlogical", Address: "10.1.2.3"},
+		"A program, \"psql\", reads the slot":                       {Walsender: 1, Application: "psql"},
+		"A program that this role may not see reads the slot":       {Walsender: 1},
+	} {
+		if got := describeReader(r).Words(); got != want {
+			t.Errorf("%q, expected %q", got, want)
+		}
+	}
+	book := Notebook{At: time.Now(), Destinations: []sink.Noted{{Tenant: "a", State: sink.Streaming, SequenceID: -1}, {Tenant: "b", State: sink.Streaming, SequenceID: 5},
+		{Tenant: "c", State: sink.Halted, Detached: true, Reason: "why", SequenceID: -1}, {Tenant: "d", State: sink.Streaming, SequenceID: -1}},
+		Switches: []sink.Switch{{Kind: sink.SwitchDestination, Tenant: "b", Off: true, By: "Grace"}}}
+	st := Noted("test", "outflow", replication.SlotStatus{}, book)
+	if *st.InSync != 2 || st.Total != 4 || st.Detached != 1 || st.Destinations["paused"] != 1 || st.Destinations["halted"] != 1 || st.Lag.Seconds != nil || st.State != Unknown {
+		t.Errorf("%+v", st)
+	}
+	all := NotedDestinations(book)
+	if all[0].Tenant != "c" || !all[0].Detached || all[1].Tenant != "b" || all[1].LastSequenceID == nil || all[2].LagSeconds != nil || all[2].LastSequenceID != nil {
+		t.Errorf("%+v", all)
+	}
+	if words := Words(all[0]); words[6] != "why; the stream goes on without it" || words[2] != unknown {
+		t.Errorf("%q", words)
+	}
+	book.Switches = append(book.Switches, sink.Switch{Kind: sink.SwitchApplying, Off: true})
+	if st := Noted("test", "outflow", replication.SlotStatus{}, book); *st.InSync != 0 || st.Destinations["paused"] != 3 {
+		t.Errorf("with applying off: %+v", st)
+	}
+}
+
 // doc.go lists the metrics; nothing is there that it does not list, and the other way round.
 func TestMetricsAreDocumented(t *testing.T) {
 	text, err := os.ReadFile("doc.go")

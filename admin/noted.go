@@ -121,7 +121,7 @@ func (r *SlotReader) Words() string {
 	if r == nil {
 		return "Nobody reads the slot"
 	}
-	who := "A program that is not known"
+	who := "A program that this role may not see"
 	switch {
 	case r.Host != nil && r.Process != nil:
 		who = fmt.Sprintf("%s (process %d)", *r.Host, *r.Process)
@@ -130,7 +130,7 @@ func (r *SlotReader) Words() string {
 	case r.Application != nil:
 		who = "A program"
 	}
-	if r.Application != nil && r.Host == nil {
+	if r.Application != nil && (r.Host == nil || r.Process == nil) {
 		who += fmt.Sprintf(", %q,", *r.Application)
 	}
 	return who + " reads the slot"
