@@ -43,8 +43,11 @@ func (d *Destination) adoptHalt(s destinationState) {
 	if s.state != Halted || s.fingerprint != d.fingerprint() {
 		return
 	}
-	d.halt = &halt{err: &Error{verdict: needsHuman, class: s.class, Err: errors.New(s.reason)}, at: s.since, epoch: -1, work: applying,
-		until: d.router.begunAt}
+	e := &Error{verdict: needsHuman, class: s.class, Err: errors.New(s.reason)}
+	if isSQLState(s.class) {
+		e.SQLState, e.class = s.class, ""
+	}
+	d.halt = &halt{err: e, at: s.since, epoch: -1, work: applying, until: d.router.begunAt}
 	d.status.State, d.due = Halted, true
 }
 

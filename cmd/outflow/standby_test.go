@@ -118,5 +118,8 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 		}
 		return nil
 	})
-	s.destinationIs(tenant2, "poisoned", sink.Halted)
+	d := s.destinationIs(tenant2, "poisoned", sink.Halted)
+	if f := d.Error; f == nil || f.Class != "row" || f.SQLState == nil || *f.SQLState != "P0001" || !strings.Contains(f.Message, "I refuse") {
+		t.Errorf("what halted it, after the change of processes, is %+v", f)
+	}
 }
