@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -68,34 +67,6 @@ func orDefault(names []string) []string {
 		return defaultMappings
 	}
 	return names
-}
-
-// canonicalTenant is the tenant as the primary writes it: a uuid in capitals would never match.
-func canonicalTenant(ctx context.Context, conn *pgx.Conn, p *plan, tenant string) (string, error) {
-	typeName := p.tenantType()
-	if plain, ok := plainTenants[typeName]; ok && plain.MatchString(tenant) {
-		return tenant, nil
-	}
-	var canonical string
-	err := conn.QueryRow(ctx, fmt.Sprintf("SELECT ($1::text::%s)::text", typeName), tenant).Scan(&canonical)
-	return canonical, err
-}
-
-func (p *plan) tenantType() string {
-	rel := p.tables[0].Relation
-	if i := rel.Column(p.tenant); i >= 0 {
-		return rel.Columns[i].Type
-	}
-	return "text"
-}
-
-// plainTenants are texts that are certainly as the primary writes them, so that ten thousand need not be asked for one by one.
-var plainTenants = map[string]*regexp.Regexp{
-	"uuid":              regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`),
-	"text":              regexp.MustCompile(`^`),
-	"character varying": regexp.MustCompile(`^`),
-	"integer":           regexp.MustCompile(`^[1-9][0-9]{0,8}$`),
-	"bigint":            regexp.MustCompile(`^[1-9][0-9]{0,17}$`),
 }
 
 // destinationID names a destination.
@@ -186,10 +157,11 @@ func (dir *directory) read(ctx context.Context, conn *pgx.Conn) (map[destination
 	for _, s := range list {
 		tenant, err := canonicalTenant(ctx, conn, dir.plan, s.tenant)
 		if err != nil {
-			if sqlstateOf(err) == "" {
+			fault := (*tenantFault)(nil)
+			if !errors.As(err, &fault) {
 				return nil, explainQuery(err)
 			}
-			tenant, s.row.fault = s.tenant, fmt.Sprintf("tenant_id: no %s, as the tenant column is", dir.plan.tenantType())
+			tenant, s.row.fault = s.tenant, "tenant_id: "+fault.short
 		}
 		id := destinationID{tenant, s.name}
 		switch _, twice := found[id]; {

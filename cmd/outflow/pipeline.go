@@ -35,7 +35,7 @@ type pipeline struct {
 // plan is what the configuration asks of the primary, checked against its catalog.
 type plan struct {
 	mappings   mapping.Set
-	tenant     string                       // the tenant column of the first table
+	tenants    []tenantColumn               // by table, that of the tombstones last
 	tables     []replication.PublishedTable // those of source.tables, in order
 	tombstones *replication.PublishedTable  // nil: none
 	named      [][]string                   // by table: what the operator's mappings and columns: name
@@ -100,8 +100,9 @@ func planWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mappi
 	if err != nil {
 		return nil, err
 	}
-	p := &plan{tenant: cfg.Source.Tables[0].Tenant, tombstoneRows: ts != nil && ts.Row != ""}
+	p := &plan{tombstoneRows: ts != nil && ts.Row != ""}
 	p.name(tables[:len(cfg.Source.Tables)])
+	p.noteTenants(tables, rules)
 	p.resolve(set, tables[:len(cfg.Source.Tables)])
 	rowNeeded := false
 	for i, t := range cfg.Source.Tables {
