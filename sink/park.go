@@ -394,7 +394,8 @@ func (d *Destination) attach() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.parked {
-		d.parked, d.caughtUp = false, false
+		// What it failed for before it was parked must not park it again before its first commit.
+		d.parked, d.caughtUp, d.failing = false, false, time.Time{}
 		d.log.Info("the parked destination answers again")
 		d.observe()
 	}
