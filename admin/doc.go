@@ -38,7 +38,7 @@
 //	outflow_heartbeat_latency_seconds            from written on the primary to read here, last heartbeat
 //	outflow_heartbeat_timestamp_seconds          when that one came
 //	outflow_outstanding_transactions             read and not acknowledged
-//	outflow_table_changes_total{table,operation} read from the stream: insert, update, delete, truncate; skipped: tombstones that name no row
+//	outflow_table_changes_total{table,operation} read from the stream: insert, update, delete, truncate; skipped: to nobody, on purpose
 //	outflow_applied_rows_total                   net changes committed in external databases
 //	outflow_applied_transactions_total           source transactions committed there
 //	outflow_applied_batches_total                external transactions

@@ -224,7 +224,7 @@ type Table struct {
 	Updates       int64  `json:"updates"`
 	Deletes       int64  `json:"deletes"`
 	Truncates     int64  `json:"truncates"`
-	Skipped       int64  `json:"skipped"` // tombstones that name no row of a synced table
+	Skipped       int64  `json:"skipped"` // changes of tables that are not configured, rows without a tenant, tombstones of tables that are not synced
 	MinSequenceID *int64 `json:"min_sequence_id"`
 	MaxSequenceID *int64 `json:"max_sequence_id"`
 }

@@ -50,7 +50,7 @@ func (rt *route) lacks(t replication.Tuple) bool {
 		return false
 	}
 	v := t.Value(rt.tenant)
-	return v.Presence != replication.Text && !(rt.nullable && v.Presence == replication.Null)
+	return v.Presence != replication.Text && (!rt.nullable || v.Presence != replication.Null)
 }
 
 // nobody reports whether a row has no tenant, before the change and after it.

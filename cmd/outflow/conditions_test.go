@@ -207,7 +207,7 @@ func TestConditionsStopTheReading(t *testing.T) {
 				if c.correct == "" {
 					w.cfg.Source.Tables[0].Tenant = "owner"
 					w.file = w.configFile()
-					p = launch(t, "run", "--config", w.file)
+					launch(t, "run", "--config", w.file)
 					waitFor(t, "the rows to be there", func() error {
 						want, got := query(t, w.source, `SELECT id, v FROM items WHERE owner = 't1' ORDER BY id`), query(t, w.one, `SELECT id, v FROM items_copy ORDER BY id`)
 						return differs(cmp.Diff(want, got))
