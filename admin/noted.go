@@ -181,17 +181,17 @@ func InSyncWords(s Status) string {
 	return fmt.Sprintf("%d of %d in sync", *s.InSync, s.Total)
 }
 
-// Words are a mapping for a line of a terminal.
-func (m Mapping) Words() string {
-	id, at := unknown, unknown
+// Words are a mapping for a line of a terminal, in the columns of its destination.
+func (m Mapping) Words() []string {
+	words := []string{"  " + clean(m.Name), "", "", "", "", unknown, ""}
 	if m.SequenceID != nil {
-		id = fmt.Sprint(*m.SequenceID)
+		words[5] = fmt.Sprint(*m.SequenceID)
 	}
 	if m.SyncedAt != nil {
-		at = m.SyncedAt.Format(time.RFC3339)
+		words[6] = "synced at " + m.SyncedAt.Format(time.RFC3339) + "; "
 	}
-	return fmt.Sprintf("%s: synced up to %s at %s, %s pending in %s", m.Name, id, at, plural(int(m.PendingChanges), "change", "changes"),
-		plural(m.PendingTransactions, "transaction", "transactions"))
+	words[6] += fmt.Sprintf("%s pending in %s", plural(int(m.PendingChanges), "change", "changes"), plural(m.PendingTransactions, "transaction", "transactions"))
+	return words
 }
 
 // Words are a destination for a line of a terminal: destination, state, lag, backlog, rows a second, last sequence id, why.

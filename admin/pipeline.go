@@ -159,13 +159,14 @@ func (r *row) describe(now time.Time, speed rate) Destination {
 	return d
 }
 
-// lag is the age of the oldest transaction that waits. One that is detached gets none, so how far it is behind is not known.
+// lag is the age of the oldest transaction that waits. A destination that is detached gets none, and one that fails or is copied lacks
+// more than what waits: how far such a one is behind is not known.
 func (r *row) lag(now time.Time) (seconds float64, ok bool) {
 	if r.Detached {
 		return 0, false
 	}
 	if r.Oldest.IsZero() {
-		return 0, true
+		return 0, r.State == sink.Streaming || r.State == sink.Paused
 	}
 	return max(0, now.Sub(r.Oldest).Seconds()), true
 }

@@ -163,7 +163,7 @@ func (r *statusReport) write(out io.Writer) error {
 	for _, d := range r.Destinations {
 		fmt.Fprintln(w, strings.Join(admin.Words(d), "\t"))
 		for _, m := range d.Mappings {
-			fmt.Fprintf(w, "  %s\n", m.Words())
+			fmt.Fprintln(w, strings.Join(m.Words(), "\t"))
 		}
 	}
 	if err := w.Flush(); err != nil {
