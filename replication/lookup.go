@@ -186,10 +186,9 @@ func (c *Copier) findBadKey(ctx context.Context, keys Keys, cause error) error {
 			return &KeyError{Key: low, Err: err}
 		}
 		middle := (low + high) / 2
-		switch now := readable(middle); {
-		case now == nil:
+		if now := readable(middle); now == nil {
 			low = middle
-		default:
+		} else {
 			high, err = middle, now
 		}
 	}

@@ -1,0 +1,140 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"outflow/mapping"
+	"outflow/replication"
+)
+
+// merge applies the chunk in hand.
+func (bf *backfill) merge(ctx context.Context) error {
+	d := bf.d
+	d.mu.Lock()
+	c := bf.ready
+	bf.ready = nil
+	d.mu.Unlock()
+	if c.Relation != nil {
+		if bf.known == nil {
+			bf.known = map[string]*replication.Relation{}
+		}
+		bf.known[c.table] = c.Relation
+	}
+	switch {
+	case c.err != nil:
+		return bf.unread(ctx, c)
+	case c.tracking != bf.tracking:
+		return bf.advance(ctx)
+	case bf.anotherKey(c):
+		bf.forget()
+		return bf.advance(ctx)
+	}
+	if c.suspects != nil {
+		bf.suspects = c.suspects
+	}
+	for xid := range bf.suspects {
+		if !c.Snapshot.Sees(xid) {
+			// It was applied before keys were tracked, and the chunk does not see it: the chunk may hold older rows. Read it again.
+			time.AfterFunc(20*horizonPause, d.nudge)
+			if err := d.askFlushNowAndThen(ctx); err != nil {
+				return err
+			}
+			return errNothing
+		}
+		delete(bf.suspects, xid) // later snapshots see it too
+	}
+	rows := &mapping.Rows{Relation: c.relation}
+	switch {
+	case c.swept != nil:
+		var err error
+		if rows.Deletes, err = bf.sweep(ctx, c); err != nil {
+			return err
+		}
+	case c.relation != nil:
+		keyOf := keyFunc(c.relation)
+		rows.Upserts = merge(bf.rowsOf(c, c.Rows), func(r mapping.Row) string { return keyOf(r.Tuple) }, c.table, c.Snapshot, bf.tracked, c.since())
+	}
+	bf.tracked = slices.DeleteFunc(bf.tracked, func(t tracked) bool { return c.Snapshot.Sees(t.xid) })
+	return bf.applyChunk(ctx, c, rows)
+}
+
+// unread follows a read that failed. One that took too long is tried again with fewer rows.
+func (bf *backfill) unread(ctx context.Context, c *chunk) error {
+	if errors.Is(c.err, replication.ErrAnotherKey) { // the next page gives this one
+		return bf.advance(ctx)
+	}
+	if timedOut(c.err) && bf.smaller(bf.limit) {
+		return bf.advance(ctx)
+	}
+	if e := (*Error)(nil); errors.As(c.err, &e) {
+		return e
+	}
+	e := &Error{verdict: retryLong, SQLState: sqlstate(c.err), Err: fmt.Errorf("backfill: %w", c.err)}
+	if timedOut(c.err) {
+		table, place, _ := bf.nextTable()
+		e.Remedy = fmt.Sprintf("see what keeps the primary from reading one row of %s behind %q: a lock, or no index that begins with the tenant", table, place.After)
+	}
+	return e
+}
+
+// anotherKey reports whether a change that counts for the chunk came when the table had another key.
+func (bf *backfill) anotherKey(c *chunk) bool {
+	if c.relation == nil {
+		return false
+	}
+	for i, t := range bf.tracked {
+		if t.relation != nil && t.key != "" && t.counts(i, c.table, c.Snapshot, c.since()) && !sameKey(t.relation, c.relation) {
+			return true
+		}
+	}
+	return false
+}
+
+func sameKey(a, b *replication.Relation) bool {
+	return a == b || slices.EqualFunc(a.Key, b.Key, func(i, j int) bool {
+		x, y := a.Columns[i], b.Columns[j]
+		return x.Name == y.Name && x.TypeOID == y.TypeOID && x.TypeMod == y.TypeMod
+	})
+}
+
+// smaller makes the next chunks smaller than one of so many rows; false is that there are none.
+func (bf *backfill) smaller(rows int) bool {
+	bf.d.chunkRows = max(rows/2, 1)
+	return rows > 1
+}
+
+// resize adapts the size of chunks to the time that they take.
+func (bf *backfill) resize() {
+	switch took := time.Since(bf.started); {
+	case took > 2*chunkTime:
+		bf.d.chunkRows = max(bf.size()/2, min(bf.size(), chunkMin))
+	case took < chunkTime:
+		bf.d.chunkRows = min(bf.size()*2, chunkMax)
+	}
+}
+
+func (bf *backfill) size() int {
+	if bf.d.chunkRows == 0 {
+		return chunkRows
+	}
+	return bf.d.chunkRows
+}
+
+func keyFunc(rel *replication.Relation) func(replication.Tuple) string {
+	var f fold
+	return func(t replication.Tuple) string { return string(f.keyOf(rel, t)) }
+}
+
+// rowsOf gives a chunk's rows the id up to which the stream was applied: they are at least as new as that.
+func (bf *backfill) rowsOf(c *chunk, tuples []replication.Tuple) []mapping.Row {
+	rows := make([]mapping.Row, len(tuples))
+	now, id := time.Now(), max(bf.s.lowest(), bf.d.router.appliedAt(c.Horizon))
+	for i, t := range tuples {
+		rows[i] = mapping.Row{Tuple: t, SequenceID: id, CommittedAt: now}
+	}
+	return rows
+}
