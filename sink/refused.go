@@ -18,7 +18,7 @@ import (
 // refused are changes of a transaction that wait.
 type refused struct {
 	changes []replication.Change
-	rows    map[string]bool // their tables and keys
+	rows    map[string]bool // their tables and keys; of a TRUNCATE the table alone
 }
 
 func (f *refused) add(c *replication.Change) {
@@ -32,12 +32,24 @@ func (f *refused) add(c *replication.Change) {
 // concern reports whether one of the changes has to wait.
 func (f *refused) concern(changes []replication.Change) bool {
 	return len(f.rows) > 0 && slices.ContainsFunc(changes, func(c replication.Change) bool {
-		return slices.ContainsFunc(splitKeyChange(&c), func(c replication.Change) bool { return f.rows[rowName(&c)] })
+		return slices.ContainsFunc(splitKeyChange(&c), func(c replication.Change) bool { return f.waits(&c) })
 	})
+}
+
+// waits reports whether a change has to wait because an earlier one of its row, or of its whole table, does. A TRUNCATE has to wait for
+// every row of its table.
+func (f *refused) waits(c *replication.Change) bool {
+	if c.Kind == replication.Truncate {
+		return slices.ContainsFunc(f.changes, func(o replication.Change) bool { return o.Relation.OID == c.Relation.OID })
+	}
+	return f.rows[rowName(c)] || f.rows[c.Relation.String()]
 }
 
 // rowName names a change's row: its table and key.
 func rowName(c *replication.Change) string {
+	if c.Kind == replication.Truncate {
+		return c.Relation.String()
+	}
 	var f fold
 	return c.Relation.String() + "\x00" + string(f.keyOf(c.Relation, rowOf(c)))
 }
@@ -58,11 +70,14 @@ func splitKeyChange(c *replication.Change) []replication.Change {
 
 // applyGuarded applies some changes of a transaction: of a careful one behind a savepoint, and change by change where that fails.
 func (d *Destination) applyGuarded(ctx context.Context, b *batch, changes []replication.Change) error {
-	if !b.careful || (len(changes) > 0 && changes[0].Kind == replication.Truncate) {
+	if !b.careful {
 		return d.applyRound(ctx, b, changes)
 	}
 	if !b.refused.concern(changes) {
 		refusal, err := d.attempt(ctx, b, changes)
+		if err == nil && refusal == nil && len(changes) > 0 && changes[0].Kind == replication.Truncate {
+			err = d.retryRefused(ctx, b) // a table that refers to this one, perhaps: it must be empty before rows come
+		}
 		if err != nil || refusal == nil {
 			return err
 		}
@@ -87,7 +102,7 @@ func (d *Destination) applyGuarded(ctx context.Context, b *batch, changes []repl
 
 // applyOne applies one change, unless it has to wait.
 func (d *Destination) applyOne(ctx context.Context, b *batch, waiting *refused, c *replication.Change) error {
-	if waiting.rows[rowName(c)] {
+	if waiting.waits(c) {
 		waiting.add(c)
 		return nil
 	}
@@ -101,11 +116,20 @@ func (d *Destination) applyOne(ctx context.Context, b *batch, waiting *refused, 
 // attempt applies changes behind a savepoint. A refusal is a row fault, after which the external transaction is as it was before.
 func (d *Destination) attempt(ctx context.Context, b *batch, changes []replication.Change) (refusal *Error, err error) {
 	applied := b.changes
-	b.guarded, d.session.keepOpen = true, true
+	truncate := len(changes) > 0 && changes[0].Kind == replication.Truncate // of many round trips
+	if truncate {
+		if _, err := d.session.exec(ctx, "SAVEPOINT outflow_round"); err != nil {
+			return nil, fmt.Errorf("SAVEPOINT: %w", err)
+		}
+	}
+	b.guarded, d.session.keepOpen = !truncate, true
 	err = d.applyRound(ctx, b, changes)
 	b.guarded, d.session.keepOpen = false, false
 	if err == nil {
-		return nil, nil
+		if truncate {
+			_, err = d.session.exec(ctx, "RELEASE SAVEPOINT outflow_round")
+		}
+		return nil, err
 	}
 	e := newError(err)
 	if e.verdict != rowFault || d.session.conn.IsClosed() || d.session.conn.TxStatus() != 'E' {
@@ -118,8 +142,8 @@ func (d *Destination) attempt(ctx context.Context, b *batch, changes []replicati
 	return e, nil
 }
 
-// settleRefused decides on the changes that wait, when all others of the transaction are applied.
-func (d *Destination) settleRefused(ctx context.Context, b *batch) error {
+// retryRefused applies those of the changes that wait which the external database takes now.
+func (d *Destination) retryRefused(ctx context.Context, b *batch) error {
 	for before := 0; len(b.refused.changes) > 0 && len(b.refused.changes) != before; {
 		before = len(b.refused.changes)
 		var left refused
@@ -129,6 +153,14 @@ func (d *Destination) settleRefused(ctx context.Context, b *batch) error {
 			}
 		}
 		b.refused = left
+	}
+	return nil
+}
+
+// settleRefused decides on the changes that wait, when all others of the transaction are applied.
+func (d *Destination) settleRefused(ctx context.Context, b *batch) error {
+	if err := d.retryRefused(ctx, b); err != nil {
+		return err
 	}
 	if err := d.settleDeferred(ctx, b); err != nil {
 		return err
@@ -177,11 +209,14 @@ func (d *Destination) settleDeferred(ctx context.Context, b *batch) error {
 
 // refuse decides on a change that the external database takes in no order.
 func (d *Destination) refuse(ctx context.Context, b *batch, c *replication.Change, e *Error) error {
-	named := e.ofRow(c)
+	named := e
+	if c.Kind != replication.Truncate {
+		named = e.ofRow(c)
+	}
 	if putOff, err := d.session.backfill.putOffLive(ctx, b, named); putOff || err != nil {
 		return err
 	}
-	if d.router.Options.Quarantine {
+	if d.router.Options.Quarantine && c.Kind != replication.Truncate {
 		return d.session.quarantine(ctx, quarantined{relation: c.Relation, op: c.Kind.String(), row: rowOf(c), sequenceID: b.last, err: named})
 	}
 	return named

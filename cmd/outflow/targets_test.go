@@ -109,6 +109,9 @@ func TestLiveChangesOfTablesWithForeignKeys(t *testing.T) {
 		`INSERT INTO parent VALUES (:t, 202, 'y'); UPDATE child SET parent = 202 WHERE id = 4; DELETE FROM parent WHERE id IN (4, 5)`,
 		`INSERT INTO parent SELECT :t, n, 'large' FROM generate_series(1001, 1500) n; INSERT INTO child SELECT :t, n, n FROM generate_series(1001, 1500) n`,
 		`DELETE FROM parent WHERE id BETWEEN 1001 AND 1100`,
+		`TRUNCATE parent, child`,
+		`INSERT INTO parent SELECT :t, n, 'again' FROM generate_series(1, 300) n; INSERT INTO child SELECT :t, n, n FROM generate_series(1, 300) n`,
+		`TRUNCATE parent CASCADE; INSERT INTO parent SELECT :t, n, 'at once' FROM generate_series(1, 20) n; INSERT INTO child SELECT :t, n, n FROM generate_series(11, 20) n`,
 	} {
 		w.exec(strings.ReplaceAll("BEGIN; "+sql+"; COMMIT", ":t", "'"+tenant1+"'"))
 		w.familyEqual(dsn)
