@@ -221,7 +221,11 @@ func (bf *backfill) sweep(ctx context.Context, c *chunk) (deletes []mapping.Row,
 			c.next.Keys = map[string]tally{}
 		}
 		c.next.Keys[id] = t
-		if why := t.fault(bf.cursor.Copied[p.target.table]); why != "" && p.last {
+		judged := t
+		if bf.cursor.PutOff > 0 || bf.d.router.Options.Quarantine { // a delete of the stream may have been left out
+			judged.Held = -1
+		}
+		if why := judged.fault(bf.cursor.Copied[p.target.table]); why != "" && p.last {
 			return nil, refusedSweep(p, t, why)
 		}
 	}

@@ -162,3 +162,28 @@ func TestReadsOnThePrimaryThatAreCanceled(t *testing.T) {
 	r.caughtUp()
 	w.equal(tenant1, dsn)
 }
+
+// A value in TOAST is looked up on the primary by key. Under a tenant's name that is the same to the column's type another tenant has a
+// row of that key by now: the look-up takes nothing of it.
+func TestLookUpOfAnotherTenantsRow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.exec(`CREATE EXTENSION citext; CREATE TABLE item (tenant citext, id int, note text, doc text, PRIMARY KEY (tenant, id));
+		ALTER TABLE item ALTER doc SET STORAGE EXTERNAL`)
+	w.cfg.Source.Tombstones, w.cfg.Sink.BatchRows = nil, 1
+	w.cfg.Source.Tables = nil
+	w.table("item", 1, "id int", "note text", "doc text")
+	gate := w.gated("Foo", "gated", "item")
+	other := w.destination("foo", "other", "item")
+	exec(t, connect(t, gate.dsn), `CREATE TABLE item_copy (id int PRIMARY KEY, note text, doc text)`)
+	journal(t, gate.dsn, "item_copy")
+	r := w.start()
+	w.exec(`INSERT INTO item VALUES ('Foo', 1, 'x', repeat('own ', 5000)), ('Foo', 2, 'x', repeat('own ', 5000))`)
+	w.exec(`UPDATE item SET note = 'the value stays in TOAST'`)
+	w.exec(`UPDATE item SET tenant = 'foo', doc = repeat('secret ', 5000) WHERE id = 1`)
+	gate.open(r, r.destination("gated"), 3)
+	w.synced()
+	same(t, gate.dsn, `SELECT id, note, left(doc, 4) FROM item_copy`, `"2"|"the value stays in TOAST"|"own "`)
+	same(t, other, `SELECT id, note, left(doc, 7) FROM item_copy`, `"1"|"the value stays in TOAST"|"secret "`)
+	same(t, gate.dsn, `SELECT count(*) FROM journal WHERE row->>'doc' LIKE '%secret%'`, `"0"`)
+}
