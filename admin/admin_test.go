@@ -301,7 +301,8 @@ func TestOpenAPI(t *testing.T) {
 	s.pipeline.Reader = &still{state: replication.Standby}
 	check("/api/status", "Status") // the notes are not read yet
 	s.setNotes(Notebook{At: time.Now(), Reader: &sink.Reading{Host: "h", Process: 1, Walsender: 2, Since: time.Now()}, Destinations: []sink.Noted{
-		{Tenant: "t", Name: "noted", State: sink.Backfilling, Reason: "why", SequenceID: 7, At: time.Now(), Since: time.Now(), Copied: 1, CopyTotal: 2}}})
+		{Tenant: "t", Name: "noted", State: sink.Backfilling, Reason: "why", SequenceID: 7, At: time.Now(), Since: time.Now(), Copied: 1, CopyTotal: 2,
+			Mappings: []sink.MappingStatus{{Name: "m", SequenceID: 7, At: time.Now()}}}}})
 	s.looked = nil
 	check("/api/status", "Status")
 	check("/api/destinations", "Page")

@@ -101,6 +101,9 @@ func NotedDestinations(book Notebook) []Destination {
 		if n.SequenceID >= 0 {
 			d.LastSequenceID = &n.SequenceID
 		}
+		for _, m := range n.Mappings {
+			d.Mappings = append(d.Mappings, describeMapping(m))
+		}
 		if n.State == sink.Backfilling {
 			d.Backfill = &Backfill{Rows: n.Copied}
 			if n.CopyTotal > 0 {
@@ -190,7 +193,10 @@ func (m Mapping) Words() []string {
 	if m.SyncedAt != nil {
 		words[6] = "synced at " + m.SyncedAt.Format(time.RFC3339) + "; "
 	}
-	words[6] += fmt.Sprintf("%s pending in %s", plural(int(m.PendingChanges), "change", "changes"), plural(m.PendingTransactions, "transaction", "transactions"))
+	if m.PendingChanges != nil && m.PendingTransactions != nil {
+		words[6] += fmt.Sprintf("%s pending in %s", plural(int(*m.PendingChanges), "change", "changes"), plural(*m.PendingTransactions, "transaction", "transactions"))
+	}
+	words[6] = strings.TrimSuffix(words[6], "; ")
 	return words
 }
 

@@ -135,10 +135,8 @@ func (r *row) describe(now time.Time, speed rate) Destination {
 	d.CopiedRows = known(s.Copied)
 	d.Mappings = []Mapping{}
 	for _, m := range r.MappingStatus() {
-		next := Mapping{Name: m.Name, SyncedAt: knownTime(m.At), PendingChanges: m.Changes, PendingTransactions: m.Transactions}
-		if m.SequenceID >= 0 {
-			next.SequenceID = &m.SequenceID
-		}
+		next := describeMapping(m)
+		next.PendingChanges, next.PendingTransactions = &m.Changes, &m.Transactions
 		d.Mappings = append(d.Mappings, next)
 	}
 	if behind, ok := r.lag(now); ok {
@@ -155,6 +153,15 @@ func (r *row) describe(now time.Time, speed rate) Destination {
 				d.Backfill.SecondsLeft = &left
 			}
 		}
+	}
+	return d
+}
+
+// describeMapping leaves out what waits for the mapping.
+func describeMapping(m sink.MappingStatus) Mapping {
+	d := Mapping{Name: clean(m.Name), SyncedAt: knownTime(m.At)}
+	if m.SequenceID >= 0 {
+		d.SequenceID = &m.SequenceID
 	}
 	return d
 }

@@ -170,7 +170,7 @@ type Destination struct {
 	Error          *Failure   `json:"error"`
 	Backfill       *Backfill  `json:"backfill"`
 	CopiedRows     *int64     `json:"copied_rows"` // of the copy in progress, or else of the last one
-	Mappings       []Mapping  `json:"mappings"`    // in the order in which they run; empty where only notes are known
+	Mappings       []Mapping  `json:"mappings"`    // in the order in which they run
 }
 
 // Mapping is how far one mapping of a destination is.
@@ -178,8 +178,8 @@ type Mapping struct {
 	Name                string     `json:"name"`
 	SequenceID          *int64     `json:"last_synced_sequence_id"`
 	SyncedAt            *time.Time `json:"last_synced_at"`
-	PendingChanges      int64      `json:"pending_changes"`
-	PendingTransactions int        `json:"pending_transactions"`
+	PendingChanges      *int64     `json:"pending_changes"` // nil where only notes are known
+	PendingTransactions *int       `json:"pending_transactions"`
 }
 
 // Detail is a destination with what only its own page shows.

@@ -68,7 +68,8 @@ type Destination struct {
 	pausedAt   time.Time
 	history    []Event            // of its states, newest last
 	halt       *halt              // nil: nobody is needed
-	synced     []MappingStatus    // how far the mappings are, as the worker last knew
+	synced     []MappingStatus    // how far the mappings are, as the worker last knew, or as was noted before
+	syncedNote string             // their note; "": see noteOfMappings
 	fresh      bool               // the connection is given up before the next piece of work
 	met        bool               // its external database was reached since the process started: see visit
 	visiting   bool               // a visit waits for an answer

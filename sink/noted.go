@@ -16,17 +16,19 @@ type Noted struct {
 	Reason       string
 	SequenceID   int64 // the external database has at least this; -1 is not known
 	At           time.Time
-	Since        time.Time // of the state
-	Detached     bool      // the stream goes on without it
-	Copied       int64     // rows of the copy in progress, or else of the last one; 0 is not known
-	CopyTotal    int64     // about how many there will be; -1 is not known
+	Since        time.Time       // of the state
+	Detached     bool            // the stream goes on without it
+	Copied       int64           // rows of the copy in progress, or else of the last one; 0 is not known
+	CopyTotal    int64           // about how many there will be; -1 is not known
+	Mappings     []MappingStatus // how far each is, less what waits; empty where that is not known
 }
 
 // Noted reads what is noted of the destinations of a slot: all that have ever run, those of a tenant (name ""), or one. Those
 // that the configuration no longer has are among them, with a reason that says so.
 func (s *StateStore) Noted(ctx context.Context, tenant, name string) (all []Noted, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, `SELECT tenant_id, name, state, reason, last_sequence_id, updated_at, since, detached, coalesce(copied_rows, 0), coalesce(copy_total, -1)
+		rows, err := conn.Query(ctx, `SELECT tenant_id, name, state, reason, last_sequence_id, updated_at, since, detached, coalesce(copied_rows, 0), coalesce(copy_total, -1),
+				coalesce(nullif(mappings, ''), '[]')::json
 			FROM outflow.destination_state WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3)
 			ORDER BY tenant_id, name`, s.Slot, tenant, name)
 		if err == nil {

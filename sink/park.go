@@ -122,6 +122,7 @@ func (d *Destination) adopt(s destinationState) {
 	if first {
 		d.caughtUp = s.state == Streaming && s.fingerprint == d.fingerprint()
 		d.noted, d.status.Copied = s, s.copied
+		d.synced, d.syncedNote = parseMappings(s.mappings), s.mappings
 		d.noted.since = time.Time{}
 		d.adoptHalt(s)
 	}
@@ -225,6 +226,7 @@ func (r *Router) checkpoint(ctx context.Context, now bool) error {
 		if status.Err != nil {
 			now.class = newError(status.Err).Class()
 		}
+		now.mappings = d.noteOfMappings()
 		if now.copied = d.status.Copied; !d.caughtUp {
 			now.copyTotal = max(d.status.CopyTotal, 0)
 		}

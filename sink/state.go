@@ -85,6 +85,7 @@ type destinationState struct {
 	copied       int64     // rows of the backfill in progress, or else of the last one
 	copyTotal    int64     // about how many there will be, 0 where none is in progress or that is unknown
 	since        time.Time // of the state, on the primary's clock; only where it was read
+	mappings     string    // JSON of how far each is; "" is not known
 }
 
 // sinceSQL keeps the time of a state that has not changed.
@@ -121,7 +122,7 @@ func (s *StateStore) Close() {
 
 const (
 	stateColumns = `tenant_id, name, epoch, last_sequence_id, fingerprint, state, reason`
-	readColumns  = stateColumns + `, coalesce(error_class, ''), detached, coalesce(copied_rows, 0), since`
+	readColumns  = stateColumns + `, coalesce(error_class, ''), detached, coalesce(copied_rows, 0), since, mappings`
 )
 
 func scanStates(rows pgx.Rows) ([]destinationState, error) {
@@ -134,7 +135,7 @@ func scanStates(rows pgx.Rows) ([]destinationState, error) {
 
 // columns are where readColumns go.
 func (d *destinationState) columns() []any {
-	return []any{&d.tenant, &d.name, &d.epoch, &d.note, &d.fingerprint, &d.state, &d.reason, &d.class, &d.detached, &d.copied, &d.since}
+	return []any{&d.tenant, &d.name, &d.epoch, &d.note, &d.fingerprint, &d.state, &d.reason, &d.class, &d.detached, &d.copied, &d.since, &d.mappings}
 }
 
 // load reads everything that is noted, and from when on requests are new.
@@ -184,24 +185,25 @@ func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, move
 	reasons, classes := make([]string, len(moved)), make([]string, len(moved))
 	epochs, notes := make([]int64, len(moved)), make([]int64, len(moved))
 	copied, totals, detached := make([]int64, len(moved)), make([]int64, len(moved)), make([]bool, len(moved))
+	mappings := make([]string, len(moved))
 	for i, d := range moved {
 		tenants[i], names[i], epochs[i], notes[i] = d.tenant, d.name, d.epoch, d.note
 		fingerprints[i], states[i], reasons[i], classes[i] = d.fingerprint, string(d.state), d.reason, d.class
-		copied[i], totals[i], detached[i] = d.copied, d.copyTotal, d.detached
+		copied[i], totals[i], detached[i], mappings[i] = d.copied, d.copyTotal, d.detached, d.mappings
 	}
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, `WITH flush AS (UPDATE outflow.source SET flush_lsn = greatest(flush_lsn, $2::text::pg_lsn) WHERE slot = $1),
 				mark AS (UPDATE outflow.reading SET checkpoints = $13 WHERE slot = $1 AND reading = $12)
-			INSERT INTO outflow.destination_state AS s (slot, `+stateColumns+`, error_class, copied_rows, copy_total, detached)
-			SELECT $1, m.tenant, m.name, m.epoch, m.note, m.fingerprint, m.state, m.reason, nullif(m.class, ''), nullif(m.copied, 0), nullif(m.total, 0), m.detached
-			FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $14::text[], $15::bool[])
-				AS m (tenant, name, epoch, note, fingerprint, state, reason, copied, total, class, detached)
+			INSERT INTO outflow.destination_state AS s (slot, `+stateColumns+`, error_class, copied_rows, copy_total, detached, mappings)
+			SELECT $1, m.tenant, m.name, m.epoch, m.note, m.fingerprint, m.state, m.reason, nullif(m.class, ''), nullif(m.copied, 0), nullif(m.total, 0), m.detached, m.mappings
+			FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $14::text[], $15::bool[], $16::text[])
+				AS m (tenant, name, epoch, note, fingerprint, state, reason, copied, total, class, detached, mappings)
 			ON CONFLICT (slot, tenant_id, name) DO UPDATE SET last_sequence_id = greatest(s.last_sequence_id, excluded.last_sequence_id),
 				fingerprint = excluded.fingerprint, state = excluded.state, reason = excluded.reason, error_class = excluded.error_class, updated_at = now(),
-				copied_rows = excluded.copied_rows, copy_total = excluded.copy_total, detached = excluded.detached, since = `+sinceSQL+`
+				copied_rows = excluded.copied_rows, copy_total = excluded.copy_total, detached = excluded.detached, mappings = excluded.mappings, since = `+sinceSQL+`
 			WHERE s.epoch = excluded.epoch`,
 			s.Slot, flush.String(), tenants, names, epochs, notes, fingerprints, states, reasons, copied, totals,
-			s.mark.reading, s.mark.checkpoint+1, classes, detached)
+			s.mark.reading, s.mark.checkpoint+1, classes, detached, mappings)
 		if err == nil {
 			s.mark.checkpoint++
 		}

@@ -1,17 +1,18 @@
 package sink
 
 import (
+	"encoding/json"
 	"slices"
 	"time"
 )
 
 // MappingStatus is how far one mapping of a destination is.
 type MappingStatus struct {
-	Name         string
-	SequenceID   int64     // last_synced_sequence_id in the external database; -1 before this process has connected
-	At           time.Time // when the external database last wrote that, on its clock or, for writes of this process, on ours; zero: unknown
-	Changes      int64     // that wait for this mapping
-	Transactions int       // that bring them
+	Name         string    `json:"name"`
+	SequenceID   int64     `json:"id"` // last_synced_sequence_id in the external database; -1 before this process has connected
+	At           time.Time `json:"at"` // when the external database last wrote that, on its clock or, for writes of this process, on ours; zero: unknown
+	Changes      int64     `json:"-"`  // that wait for this mapping
+	Transactions int       `json:"-"`  // that bring them
 }
 
 // MappingStatus returns how far each mapping is, in the order in which they run.
@@ -61,5 +62,25 @@ func (d *Destination) noteSynced(s *session, at []time.Time) {
 			known[i].At = d.synced[i].At
 		}
 	}
-	d.synced = known
+	d.synced, d.syncedNote = known, ""
+}
+
+// noteOfMappings is how far the mappings are, for outflow.destination_state. It is called with mu held.
+func (d *Destination) noteOfMappings() string {
+	if d.syncedNote == "" && len(d.synced) > 0 {
+		text, err := json.Marshal(d.synced)
+		if err != nil {
+			panic(err) // strings, numbers and times only
+		}
+		d.syncedNote = string(text)
+	}
+	return d.syncedNote
+}
+
+// parseMappings reads such a note; what cannot be read is not known.
+func parseMappings(note string) (all []MappingStatus) {
+	if json.Unmarshal([]byte(note), &all) != nil {
+		return nil
+	}
+	return all
 }

@@ -176,7 +176,7 @@ func TestAPIInEachState(t *testing.T) {
 	w.user(tenant1, "00000000-0000-4000-8000-000000000004", "Dan")
 	waitFor(t, "the backlog", func() error {
 		d := s.destinationIs(tenant1, "main", sink.Paused)
-		if m := d.Mappings; m[0].PendingChanges != 0 || m[1].PendingChanges != int64(d.Backlog.Transactions) || m[1].PendingTransactions != d.Backlog.Transactions {
+		if m := d.Mappings; *m[0].PendingChanges != 0 || *m[1].PendingChanges != int64(d.Backlog.Transactions) || *m[1].PendingTransactions != d.Backlog.Transactions {
 			t.Errorf("the mappings are %+v, the backlog %+v", m, d.Backlog)
 		}
 		if d.Backlog.Changes == 0 || d.LagSeconds == nil || *d.LagSeconds == 0 {

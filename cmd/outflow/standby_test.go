@@ -73,6 +73,11 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 	if now := first.destinationIs(tenant2, "poisoned", sink.Halted); halted.Since == nil || now.Since.Sub(*halted.Since).Abs().Seconds() > 2 {
 		t.Errorf("halted since %s, noted as %s", now.Since, halted.Since)
 	}
+	streaming, now := s.destinationIs(tenant1, "main", sink.Streaming), first.destinationIs(tenant1, "main", sink.Streaming)
+	if m := streaming.Mappings; len(m) != 2 || m[1].Name != "users" || m[1].SequenceID == nil || *m[1].SequenceID != *now.Mappings[1].SequenceID ||
+		!m[1].SyncedAt.Equal(*now.Mappings[1].SyncedAt) || m[1].PendingChanges != nil || *now.Mappings[1].PendingChanges != 0 {
+		t.Errorf("the mappings are %+v, noted as %+v", now.Mappings, m)
+	}
 	contains(t, s.get("/"), "1 of 3 in sync", host, "this process is a standby", "I refuse")
 	metrics := s.get("/metrics")
 	contains(t, metrics, `outflow_role{role="standby"} 1`, `outflow_destinations{state="halted"} 1`, `outflow_destinations_in_sync 1`, `outflow_slot_reader{host="`+host+`"} 1`,

@@ -1,13 +1,14 @@
 -- +goose Up
 ALTER TABLE outflow.destination_state ADD COLUMN since timestamptz NOT NULL DEFAULT now(), ADD COLUMN detached boolean NOT NULL DEFAULT false,
     ADD COLUMN retry_at timestamptz, ADD COLUMN asked_by text NOT NULL DEFAULT '', ADD COLUMN asked_why text NOT NULL DEFAULT '',
-    ADD COLUMN sync_asked bigint, ADD COLUMN sync_reached bigint;
+    ADD COLUMN sync_asked bigint, ADD COLUMN sync_reached bigint, ADD COLUMN mappings text NOT NULL DEFAULT '';
 COMMENT ON COLUMN outflow.destination_state.since IS 'When the destination got its state.';
 COMMENT ON COLUMN outflow.destination_state.detached IS 'The stream goes on without the destination, which is copied anew when it takes rows again.';
 COMMENT ON COLUMN outflow.destination_state.retry_at IS 'When somebody last asked for a try without waiting for the pause after a failure.';
 COMMENT ON COLUMN outflow.destination_state.asked_by IS 'Who last asked for a resync or a try.';
 COMMENT ON COLUMN outflow.destination_state.sync_asked IS 'outflow verify waits until the destination has every change up to this sequence id.';
 COMMENT ON COLUMN outflow.destination_state.sync_reached IS 'The destination has every change up to this sequence id, noted when sync_asked asks for it.';
+COMMENT ON COLUMN outflow.destination_state.mappings IS 'JSON: name, last_synced_sequence_id and the time of that of each mapping, as the process last knew.';
 COMMENT ON COLUMN outflow.destination_state.copied_rows IS 'How many rows the copy in progress, or else the last one, has copied; NULL where that is not known.';
 ALTER TABLE outflow.reading ADD COLUMN host text NOT NULL DEFAULT '', ADD COLUMN process integer, ADD COLUMN walsender integer;
 COMMENT ON COLUMN outflow.reading.host IS 'The machine of the process that reads.';
@@ -17,4 +18,4 @@ COMMENT ON COLUMN outflow.reading.walsender IS 'The process of the primary that 
 -- +goose Down
 ALTER TABLE outflow.reading DROP COLUMN host, DROP COLUMN process, DROP COLUMN walsender;
 ALTER TABLE outflow.destination_state DROP COLUMN since, DROP COLUMN detached, DROP COLUMN retry_at, DROP COLUMN asked_by, DROP COLUMN asked_why,
-    DROP COLUMN sync_asked, DROP COLUMN sync_reached;
+    DROP COLUMN sync_asked, DROP COLUMN sync_reached, DROP COLUMN mappings;
