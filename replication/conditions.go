@@ -305,6 +305,9 @@ func (g *gap) rewritten(t PublishedTable, before, now *tableFacts) {
 			continue
 		}
 		n := &now.Storage[at]
+		if b.Attached != n.Attached {
+			g.add("partition %s of %s was detached and attached again", b.Name, t.Relation)
+		}
 		if b.File != n.File && (b.Toast != n.Toast || b.Toast == 0 || b.OID != now.OID) {
 			g.add("%s was rewritten", n.Name)
 		}

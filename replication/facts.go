@@ -62,8 +62,9 @@ type storageFacts struct {
 	Name      string   `json:"name"` // schema and name, quoted
 	Kind      string   `json:"kind"`
 	Persist   string   `json:"persist"`
-	File      uint32   `json:"file"`  // pg_class.relfilenode
-	Toast     uint32   `json:"toast"` // pg_class.reltoastrelid; 0: none
+	File      uint32   `json:"file"`     // pg_class.relfilenode
+	Toast     uint32   `json:"toast"`    // pg_class.reltoastrelid; 0: none
+	Attached  string   `json:"attached"` // versions of the rows of pg_inherits between the root and the leaf; "" for the root
 	Identity  string   `json:"identity"`
 	Key       []string `json:"key"`       // columns of the index that names a row; nil: no index can
 	Generated []string `json:"generated"` // columns of the key, or with FULL of the table
@@ -115,12 +116,12 @@ WITH RECURSIVE wanted AS (
 		WHERE n.nspname = w.schema AND c.relname = w.name)) AS oid
 	FROM unnest($1::text[], $2::text[], $3::oid[]) WITH ORDINALITY AS w (schema, name, oid, i)
 ), tree AS (
-	SELECT oid AS root, oid FROM wanted WHERE oid IS NOT NULL
+	SELECT oid AS root, oid, '' AS attached FROM wanted WHERE oid IS NOT NULL
 	UNION
-	SELECT t.root, i.inhrelid FROM tree t JOIN pg_class c ON c.oid = t.oid AND c.relkind = 'p' JOIN pg_inherits i ON i.inhparent = t.oid
+	SELECT t.root, i.inhrelid, t.attached || ' ' || i.xmin FROM tree t JOIN pg_class c ON c.oid = t.oid AND c.relkind = 'p' JOIN pg_inherits i ON i.inhparent = t.oid
 ), storage AS (
 	SELECT t.root, jsonb_agg(jsonb_build_object('oid', c.oid::bigint, 'name', quote_ident(n.nspname) || '.' || quote_ident(c.relname), 'kind', c.relkind,
-		'persist', c.relpersistence, 'file', c.relfilenode::bigint, 'toast', c.reltoastrelid::bigint, 'identity', c.relreplident,
+		'persist', c.relpersistence, 'file', c.relfilenode::bigint, 'toast', c.reltoastrelid::bigint, 'attached', t.attached, 'identity', c.relreplident,
 		'key', (SELECT jsonb_agg(a.attname ORDER BY array_position(k.columns, a.attnum)) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY (k.columns)),
 		'generated', (SELECT jsonb_agg(a.attname) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped
 			AND (a.attnum = ANY (k.columns) OR c.relreplident = 'f')),

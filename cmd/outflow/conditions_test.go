@@ -114,6 +114,8 @@ func TestGapsAreCopied(t *testing.T) {
 		{"no root", partitioned + full, `ALTER PUBLICATION outflow SET (publish_via_partition_root = false)` + change},
 		{"attached", partitioned, `CREATE TABLE more (LIKE items INCLUDING ALL); INSERT INTO more VALUES ('t1', 200, 'attached'); ALTER TABLE items ATTACH PARTITION more FOR VALUES FROM (200) TO (300)`},
 		{"detached", partitioned, `ALTER TABLE items DETACH PARTITION items_1`},
+		{"detached for a moment", partitioned, `BEGIN; ALTER TABLE items DETACH PARTITION items_1; DELETE FROM items_1 WHERE id = 1;
+			ALTER TABLE items ATTACH PARTITION items_1 FOR VALUES FROM (0) TO (3); COMMIT`},
 		{"dropped", partitioned, `DROP TABLE items_1`},
 		{"partition truncated", partitioned, `TRUNCATE items_1`},
 		{"identity without the tenant for a moment", whole, `DELETE FROM items WHERE tenant = 't2'; ALTER TABLE items REPLICA IDENTITY DEFAULT; ALTER TABLE items DROP CONSTRAINT items_pkey;
