@@ -11,7 +11,7 @@ GOVULNCHECK := v1.8.0
 build := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/outflow ./cmd/outflow
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test/race matrix torture postgres chromium fuzz lint vuln bench demo docker clean
+.PHONY: help build test test/race matrix torture shapes postgres chromium fuzz lint vuln bench demo docker clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z\/]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ matrix: postgres chromium ## all tests on Postgres 14 and 18
 torture: postgres ## the tests of kills, faults and load at full size
 	OUTFLOW_TEST_KILLS=30 OUTFLOW_TEST_TENANTS=20 OUTFLOW_TEST_ROWS=10000 OUTFLOW_TEST_DESTINATIONS=500 \
 		go test -count=1 -timeout 60m -v -run 'Kill|Backfill|Memory|AnyHistory|SlowAndDead' ./cmd/outflow
+
+# The first history has the seed SEED, the next ones those that follow. A failure prints its own seed, and SEED=n RUNS=1 repeats it.
+SEED ?= 1
+RUNS ?= 20
+shapes: postgres ## RUNS histories over random tables, targets and rights, from the seed SEED on
+	OUTFLOW_TEST_SEED=$(SEED) OUTFLOW_TEST_SHAPES=$(RUNS) go test -race -count=1 -timeout 0 -v -run '^TestAnyShape$$' ./cmd/outflow
 
 # Servers are found as internal/pgcluster/doc.go says; install.sh does nothing where there is one.
 postgres: ## install a Postgres server for tests and demo, if there is none
