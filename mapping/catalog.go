@@ -33,9 +33,16 @@ func (m *Mapping) Resolve(table func(from string) (string, error)) (*Mapping, er
 	return &resolved, nil
 }
 
-// CheckTable finds what the steps that read a table cannot do with the table as it is on the primary. tombstones says that a deleted row
-// may come with columns that the table's replica identity does not have. The error is a [strictyaml.Errors]; nil where all is well.
-func (m *Mapping) CheckTable(t *replication.Table, tenant string, tombstones bool) error {
+// Deleted says what the steps of a destination learn of a deleted row of a table, beyond its replica identity's columns.
+type Deleted struct {
+	Tenant     string // the tenant's column, which is always known
+	Tombstones bool   // tombstones keep the row
+	Swept      bool   // a mapping has keys for the table: a copy finds deleted rows by the keys, and knows nothing else of those rows
+}
+
+// CheckTable finds what the steps that read a table cannot do with the table as it is on the primary. The error is a
+// [strictyaml.Errors]; nil where all is well.
+func (m *Mapping) CheckTable(t *replication.Table, deleted Deleted) error {
 	var faults strictyaml.Errors
 	for i := range m.Steps {
 		s := &m.Steps[i]
@@ -44,7 +51,7 @@ func (m *Mapping) CheckTable(t *replication.Table, tenant string, tombstones boo
 		}
 		said := map[string]bool{}
 		for _, r := range s.read {
-			if message := s.fault(r, t, tombstones && s.readsKey(t.Relation, tenant)); message != "" && !said[r.name] {
+			if message := s.fault(r, t, deleted); message != "" && !said[r.name] {
 				said[r.name] = true
 				faults = append(faults, m.fragment(i).Fault(r.offset, "%s", message))
 			}
@@ -57,39 +64,55 @@ func (m *Mapping) CheckTable(t *replication.Table, tenant string, tombstones boo
 	return faults
 }
 
-// readsKey reports whether a step reads a column that names a row among its tenant's. A step that does not would do nothing at all for a
-// DELETE without a tombstone.
-func (s *Step) readsKey(rel *replication.Relation, tenant string) bool {
-	return slices.ContainsFunc(rel.Columns, func(c replication.Column) bool { return c.Identity && c.Name != tenant && s.reads(c.Name) })
-}
-
-// fault says why a step cannot read that column, or is "". more says that deletes may bring more than the replica identity.
-func (s *Step) fault(r reference, t *replication.Table, more bool) string {
+// fault says why a step cannot read that column, or is "".
+func (s *Step) fault(r reference, t *replication.Table, deleted Deleted) string {
 	rel, column := t.Relation, t.Relation.Column(r.name)
 	switch {
 	case slices.Contains(specials, r.name) && (column >= 0 || slices.Contains(t.Generated, r.name)):
 		return fmt.Sprintf("%s has a column %q of its own, and Outflow gives a column of that name: rename the column on the primary, or leave it out of the step", rel, r.name)
 	case r.sure && slices.Contains(t.Generated, r.name):
 		return fmt.Sprintf("column %q of %s is generated, and the stream does not have it: write its expression in its place", r.name, rel)
-	case column < 0 || s.When == Upsert || rel.Columns[column].Identity || more:
-		return ""
-	case s.When == Any && s.reads(opColumn): // it tells deletes apart
-		return ""
+	case column >= 0 && r.name != deleted.Tenant && s.ofDeleted(r):
+		return s.unknown(r, rel, column, deleted)
 	}
-	return fmt.Sprintf("a DELETE of %s brings only the replica identity's columns (%s), so %q is NULL here: let the step name rows by those, or ALTER TABLE %s REPLICA IDENTITY FULL",
-		rel, strings.Join(identityOf(rel), ", "), r.name, quote(rel.Schema)+"."+quote(rel.Name))
+	return ""
 }
 
-// BeyondKey are the columns of a table that delete steps read and that are not of its key: a sweep knows only that.
-func (m *Mapping) BeyondKey(rel *replication.Relation) []string {
-	var beyond []string
-	for i, c := range rel.Columns {
-		reads := func(s Step) bool { return s.From == rel.Table && s.When == Delete && s.reads(c.Name) }
-		if !slices.Contains(rel.Key, i) && slices.ContainsFunc(m.Steps, reads) {
-			beyond = append(beyond, c.Name)
-		}
+// ofDeleted reports whether a step reads the column of deleted rows. A step for all rows that reads _op tells deleted rows apart, but not
+// in the conditions by which it finds rows to delete: to find them by something else needs a step of its own.
+func (s *Step) ofDeleted(r reference) bool {
+	return s.When == Delete || s.When == Any && (r.finds || !s.reads(opColumn))
+}
+
+// unknown says why a step cannot read that column of a deleted row, or is "".
+func (s *Step) unknown(r reference, rel *replication.Relation, column int, deleted Deleted) string {
+	identity, key := rel.Columns[column].Identity, slices.Contains(rel.Key, column)
+	steps := ""
+	if s.When == Any {
+		steps = ", or write one step with when: delete and one with when: upsert"
 	}
-	return beyond
+	switch {
+	case key:
+		return ""
+	case r.finds: // the row may have had another value when the target was written last, and a changed value is no delete
+		return fmt.Sprintf("rows to delete are found by the key of %s (%s), and %q may have changed since the target has it: leave %q out of the condition%s",
+			rel, strings.Join(named(rel, rel.Key), ", "), r.name, r.name, steps)
+	case !identity && !deleted.Tombstones:
+		return fmt.Sprintf("a DELETE of %s brings only the replica identity's columns (%s), so %q is NULL here: let the step read those only%s, or ALTER TABLE %s REPLICA IDENTITY FULL",
+			rel, strings.Join(identityOf(rel), ", "), r.name, steps, quote(rel.Schema)+"."+quote(rel.Name))
+	case deleted.Swept:
+		return fmt.Sprintf("a copy finds deleted rows of %s by keys: and knows only the columns of its key (%s) of them, so %q would be NULL here: let the step read those only%s",
+			rel, strings.Join(named(rel, rel.Key), ", "), r.name, steps)
+	}
+	return ""
+}
+
+func named(rel *replication.Relation, columns []int) []string {
+	var names []string
+	for _, i := range columns {
+		names = append(names, rel.Columns[i].Name)
+	}
+	return names
 }
 
 func identityOf(rel *replication.Relation) []string {

@@ -40,7 +40,7 @@ func (r *reading) parentheses(i, end int, s *scope) int {
 	case r.isQuery(inner, behind):
 		r.query(inner, behind, s)
 	case inner+1 == behind && r.at(inner).name() && s.is(r.at(inner).text) && r.at(behind+1).op(".") && r.at(behind+2).name():
-		r.references = append(r.references, reference{r.at(behind + 2).text, r.at(behind + 2).offset, true}) // (alias).column
+		r.references = append(r.references, reference{name: r.at(behind + 2).text, offset: r.at(behind + 2).offset, sure: true}) // (alias).column
 	case r.at(i-1).is("extract") && r.at(inner+1).is("from"):
 		r.walk(inner+1, behind, s, nil)
 	default:
@@ -52,7 +52,7 @@ func (r *reading) parentheses(i, end int, s *scope) int {
 // qualified notes a name behind a dot.
 func (r *reading) qualified(i int, s *scope) {
 	if before := r.at(i - 2); before.name() && s.is(before.text) && !r.at(i+1).op("(") {
-		r.references = append(r.references, reference{r.at(i).text, r.at(i).offset, true})
+		r.references = append(r.references, reference{name: r.at(i).text, offset: r.at(i).offset, sure: true})
 	}
 }
 
@@ -64,7 +64,7 @@ func (r *reading) unqualified(i int, s *scope) {
 		r.refuse(i, "%s is a whole row of %s, of which only the columns that the SQL names travel: name the columns; a column of that name is written %s.%s",
 			quote(t.text), quote(r.relation), quote(t.text), quote(t.text))
 	case s.visible():
-		r.references = append(r.references, reference{t.text, t.offset, false})
+		r.references = append(r.references, reference{name: t.text, offset: t.offset})
 	}
 }
 

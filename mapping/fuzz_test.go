@@ -80,7 +80,7 @@ func checkReading(t *testing.T, src []byte, m *Mapping) {
 		t.Errorf("resolved: %v", err)
 	}
 	table := &replication.Table{Relation: item, Generated: []string{"g"}}
-	if err := m.CheckTable(table, "tenant", false); err != nil {
+	if err := m.CheckTable(table, Deleted{Tenant: "tenant"}); err != nil {
 		checkFaults(t, src, err)
 	}
 }

@@ -10,6 +10,7 @@ type reference struct {
 	name   string
 	offset int  // in bytes
 	sure   bool // the relation's alias stands in front: the name cannot be anything else's column
+	finds  bool // stands in a condition by which a DELETE or MERGE finds the target's rows
 }
 
 // refusal is a use of the relation that would see only the columns that happen to travel.
@@ -228,7 +229,7 @@ func (r *reading) arm(i, end int, outer *scope) {
 	case !r.keyword(i, "select", "values"): // not understood: all that the text has may be the relation's
 		for ; i < end; i++ {
 			if t := r.at(i); t.name() {
-				r.references = append(r.references, reference{t.text, t.offset, false})
+				r.references = append(r.references, reference{name: t.text, offset: t.offset})
 			}
 		}
 		return
@@ -373,10 +374,20 @@ func (r *reading) deletion(i, end int, outer *scope) {
 	s := &scope{outer: outer}
 	i = r.target(i, s)
 	rest := r.find(i, end, "where", "returning")
+	first, returning := len(r.references), r.find(rest, end, "returning")
 	if r.keyword(i, "using") {
 		r.tables(i+1, rest, s)
 	}
-	r.walk(rest, end, s, nil)
+	r.walk(rest, returning, s, nil)
+	r.finding(first)
+	r.walk(returning, end, s, nil)
+}
+
+// finding notes that the references from that index on find the target's rows.
+func (r *reading) finding(first int) {
+	for i := range r.references[first:] {
+		r.references[first+i].finds = true
+	}
 }
 
 // merge reads behind MERGE INTO.
@@ -384,7 +395,14 @@ func (r *reading) merge(i, end int, outer *scope) {
 	s := &scope{outer: outer}
 	i = r.target(i, s)
 	when := r.find(i, end, "when", "returning")
-	r.tables(i+1, when, s)
+	on := r.find(i, when, "on")
+	for next := on; next < when; next = r.find(next+1, when, "on") { // those before are of joins
+		on = next
+	}
+	r.tables(i+1, on, s)
+	first := len(r.references)
+	r.walk(on, when, s, nil)
+	r.finding(first)
 	for when < end {
 		next := r.find(when+1, end, "when", "returning")
 		then := r.find(when+1, next, "then")

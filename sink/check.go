@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -274,17 +273,5 @@ func (k *check) unswept() {
 	for _, table := range tables {
 		k.found.Warn("keys of "+table, "add keys: to a mapping that reads "+table,
 			"no mapping has them: a TRUNCATE, or changes that are lost to the stream, halt the destination for good")
-	}
-	for _, m := range k.s.d.mappings {
-		for _, table := range m.Tables() {
-			rel := k.s.d.router.relation(table)
-			if rel == nil || m.Keys[table] == "" {
-				continue
-			}
-			if beyond := m.BeyondKey(rel); len(beyond) > 0 {
-				k.found.Warn("keys of "+table, "let the delete step of mapping "+m.Name+" name rows by the key",
-					"the delete step reads %s, and a sweep knows only the key: rows that are deleted while nobody watches stay", strings.Join(beyond, ", "))
-			}
-		}
 	}
 }

@@ -102,9 +102,12 @@ func TestMappingsThatATableRefuses(t *testing.T) {
 	w.tables("items")
 	w.destination("t1", "one", "m")
 	for what, c := range map[string]struct{ step, fault, remedy string }{
-		"delete by another column":  {`items delete: DELETE FROM x t USING items c WHERE t.v = c.v`, `m.yaml:5:85: a DELETE of public.items brings only the replica identity's columns (tenant, id), so "v" is NULL here`, `ALTER TABLE "public"."items" REPLICA IDENTITY FULL`},
+		"delete by another column":  {`items delete: DELETE FROM x t USING items c WHERE t.v = c.v`, `m.yaml:5:85: rows to delete are found by the key of public.items (tenant, id), and "v" may have changed`, `leave "v" out of the condition`},
+		"a value of another column": {`items delete: INSERT INTO x SELECT c.id, c.v FROM items c`, `m.yaml:5:70: a DELETE of public.items brings only the replica identity's columns (tenant, id), so "v" is NULL here`, `ALTER TABLE "public"."items" REPLICA IDENTITY FULL`},
+		"any row by another column": {`items any: DELETE FROM x t USING items c WHERE t.v = c.v AND c._op = 'delete'`, `found by the key of public.items`, `or write one step with when: delete and one with when: upsert`},
+		"a merge by another column": {`items any: MERGE INTO x t USING items c JOIN items d ON c.v = d.v ON c.v = t.v WHEN MATCHED AND c._op = 'delete' THEN DELETE`, `m.yaml:5:98: rows to delete are found by the key`, `leave "v" out`},
 		"any step":                  {`items any: UPDATE x t SET v = 'old' FROM items c WHERE t.v = c.v`, `"v" is NULL here`, `REPLICA IDENTITY FULL`},
-		"without a qualifier":       {`items delete: DELETE FROM x USING items WHERE x.v = v`, `"v" is NULL here`, `REPLICA IDENTITY FULL`},
+		"without a qualifier":       {`items delete: DELETE FROM x USING items WHERE x.v = v`, `"v" may have changed`, `leave "v" out`},
 		"a special name":            {`items upsert: INSERT INTO x SELECT c.id, c._op FROM items c`, `public.items has a column "_op" of its own`, `rename the column on the primary`},
 		"a generated column":        {`items upsert: INSERT INTO x SELECT c.twice, c.v FROM items c`, `column "twice" of public.items is generated`, `write its expression`},
 		"a table that is not there": {`b.items upsert: INSERT INTO x SELECT c.id FROM items c`, `mapping "m" reads from "b.items", which is not in source.tables`, ``},
@@ -120,21 +123,30 @@ func TestMappingsThatATableRefuses(t *testing.T) {
 		w.mapping("m", stepped("m", "", `items upsert: SELECT c.id FROM items c`))
 		w.refused("a name of two tables", `mapping "m" reads from "items", which several schemas of source.tables have: write public.items or b.items`)
 	})
-	// With the whole old row each of them works.
-	w.exec(`ALTER TABLE items REPLICA IDENTITY FULL`)
-	w.mapping("m", stepped("m", `CREATE TABLE IF NOT EXISTS x (id int, v text)`, `items delete: DELETE FROM x t USING items c WHERE t.v = c.v`,
-		`items upsert: INSERT INTO x SELECT c.id, c.v FROM items c`)+"keys:\n  items: SELECT id FROM x\n")
-	w.cfg.Source.Tables[0].Columns = []string{"v", "twice"}
+	// With the whole old row values can be read, where no copy knows less.
+	w.exec(`ALTER TABLE items REPLICA IDENTITY FULL, DROP _op`)
+	w.cfg.Source.Tables[0].Columns = []string{"twice"}
+	steps := stepped("m", `CREATE TABLE IF NOT EXISTS x (id int PRIMARY KEY, v text); CREATE TABLE IF NOT EXISTS gone (id int, v text)`,
+		`items delete: DELETE FROM x t USING items c WHERE t.id = c.id`, `items delete: INSERT INTO gone SELECT c.id, c.v FROM items c`,
+		`items any: INSERT INTO x SELECT c.id, c.v FROM items c WHERE c._op = 'upsert' ON CONFLICT (id) DO UPDATE SET v = excluded.v`)
+	w.with(func(*config.Config) {}, func() {
+		w.mapping("keys", stepped("keys", "", `items upsert: SELECT c.id FROM items c`)+"keys:\n  items: SELECT id FROM x\n")
+		w.mapping("m", steps)
+		w.addDestination("t1", "keys", w.cfg.Destinations.Static[0].DSN.Reveal(), "m", "keys")
+		w.refused("a value that a copy does not know", "t1/keys", `a copy finds deleted rows of public.items by keys: and knows only the columns of its key (tenant, id)`)
+	})
+	w.mapping("m", steps)
 	report := w.checked(checkOptions{})
-	report.says(t, "destination t1/one", replication.Passed, "mapping m", "2 steps", "")
-	report.says(t, "destination t1/one", replication.Warning, "keys of items", "the delete step reads v, and a sweep knows only the key", "name rows by the key")
+	report.says(t, "destination t1/one", replication.Passed, "mapping m", "3 steps", "")
 	report.says(t, "primary", replication.Failed, "table public.items", `column "twice" is generated`, "write its expression")
+	w.cfg.Source.Tables[0].Columns = nil
 	dsn := w.destination("t1", "two", "m")
 	w.exec(`INSERT INTO items VALUES ('t1', 1, 'a'), ('t1', 2, 'b')`)
 	w.start().caughtUp()
-	w.exec(`DELETE FROM items WHERE id = 1`)
+	w.exec(`UPDATE items SET v = 'aa'; DELETE FROM items WHERE id = 1`)
 	w.synced()
-	same(t, dsn, `SELECT id, v FROM x`, `"2"|"b"`)
+	same(t, dsn, `SELECT id, v FROM x`, `"2"|"aa"`)
+	same(t, dsn, `SELECT id, v FROM gone`, `"1"|"aa"`)
 }
 
 // A DELETE and its tombstone are one delete, with all that either of them knows.
@@ -147,20 +159,23 @@ func TestDeleteStepsByATombstonesColumns(t *testing.T) {
 	w.tables("items")
 	w.cfg.Source.Tombstones = &config.Tombstones{Table: "gone", Tenant: "tenant", TableName: "tab", Key: "key", Row: "row"}
 	dsn := w.destination("t1", "one", "m")
-	const step = `items delete: DELETE FROM x t USING items c WHERE t.v = c.v`
-	w.with(func(*config.Config) {}, func() { // a DELETE may come without a tombstone
-		w.mapping("m", stepped("m", `CREATE TABLE IF NOT EXISTS x (id int, v text)`, step+` AND c.tenant <> ''`))
-		w.refused("delete by what only a tombstone has", `"v" is NULL here`)
+	const x = `CREATE TABLE IF NOT EXISTS x (id int PRIMARY KEY, v text); CREATE TABLE IF NOT EXISTS was (id int, v text)`
+	const step = `items delete: DELETE FROM x t USING items c WHERE t.id = c.id`
+	w.with(func(*config.Config) {}, func() { // a DELETE may come without a tombstone, and a changed key does
+		w.mapping("m", stepped("m", x, step+` AND t.v = c.v`))
+		w.refused("delete by what only a tombstone has", `"v" may have changed`)
 	})
-	w.mapping("m", stepped("m", `CREATE TABLE IF NOT EXISTS x (id int, v text PRIMARY KEY)`, step+` AND t.id = c.id`,
+	w.mapping("m", stepped("m", x, step, `items delete: INSERT INTO was SELECT c.id, c.v FROM items c`,
 		`items upsert: INSERT INTO x SELECT c.id, c.v FROM items c ON CONFLICT DO NOTHING`))
 	w.start().caughtUp()
 	const tombstone = `INSERT INTO gone (tenant, tab, key, row) SELECT tenant, 'items', jsonb_build_object('tenant', tenant, 'id', id), to_jsonb(items) FROM items WHERE id IN (%s);`
 	const remove = `DELETE FROM items WHERE id IN (%s);`
 	w.exec(fmt.Sprintf(tombstone+remove, "1, 2", "1, 2"))
 	w.exec(fmt.Sprintf(`CREATE TEMP TABLE old AS SELECT * FROM items WHERE id = 3; `+remove+strings.ReplaceAll(tombstone, "items WHERE id IN (%s)", "old items"), "3"))
+	w.exec(`DELETE FROM items WHERE id = 4; UPDATE items SET id = 7 WHERE id = 5`)
 	w.synced()
-	same(t, dsn, `SELECT v FROM x ORDER BY 1`, `"v4"`, `"v5"`, `"v6"`)
+	same(t, dsn, `SELECT id, v FROM x ORDER BY 1`, `"6"|"v6"`, `"7"|"v5"`)
+	same(t, dsn, `SELECT id, v FROM was ORDER BY 1`, `"1"|"v1"`, `"2"|"v2"`, `"3"|"v3"`, `"4"|NULL`, `"5"|NULL`)
 }
 
 // A function of the whole row that is written as a column is none.

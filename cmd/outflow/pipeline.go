@@ -295,12 +295,19 @@ func (p *plan) order(set mapping.Set, names []string) ([]*mapping.Mapping, error
 	if err != nil {
 		return nil, err
 	}
+	swept := map[string]bool{}
 	for i, m := range ordered {
 		if ordered[i], err = p.resolved(m); err != nil {
 			return nil, err
 		}
+		for table := range ordered[i].Keys {
+			swept[table] = true
+		}
+	}
+	for i, m := range ordered {
 		for _, t := range p.tables {
-			if err := ordered[i].CheckTable(t.Table, t.Rule.Tenant, p.tombstoneRows); err != nil {
+			deleted := mapping.Deleted{Tenant: t.Rule.Tenant, Tombstones: p.tombstoneRows, Swept: swept[t.Relation.Table]}
+			if err := ordered[i].CheckTable(t.Table, deleted); err != nil {
 				return nil, fmt.Errorf("mapping %q: %w", m.Name, err)
 			}
 		}
