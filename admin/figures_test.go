@@ -1,0 +1,95 @@
+package admin
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"outflow/replication"
+	"outflow/sink"
+)
+
+// figures gives a server destinations in these states: n of each, those that stream with that lag.
+func figures(s *Server, lags []time.Duration, others map[sink.State]int) *snapshot {
+	now := time.Now()
+	snap := &snapshot{Status: Status{Role: "streaming", Destinations: map[string]int{}}}
+	add := func(name string, st sink.Status) {
+		snap.rows = append(snap.rows, row{&sink.Destination{Tenant: "t", Name: name}, st})
+	}
+	for i, lag := range lags {
+		st := sink.Status{State: sink.Streaming}
+		if lag > 0 {
+			st.Oldest = now.Add(-lag)
+		}
+		add(fmt.Sprint("streams-", i), st)
+	}
+	for state, n := range others {
+		for i := range n {
+			add(fmt.Sprint(state, "-", i), sink.Status{State: state, Oldest: now.Add(-time.Hour)})
+		}
+	}
+	snap.fromRows(now)
+	snap.Lag = s.pipeline.lag(now, snap.rows)
+	snap.judge(nil)
+	return snap
+}
+
+// The headline counts who is in sync; lag is that of those that stream.
+func TestHeadline(t *testing.T) {
+	s := newServer(t, "", nil)
+	attach(t, s)
+	dead := figures(s, make([]time.Duration, 30), map[sink.State]int{sink.Retrying: 1900, sink.Parked: 70})
+	if *dead.InSync != 30 || dead.Total != 2000 || dead.State != Failing || !strings.Contains(dead.Reasons[0].Message, "of 2\u202f000 destinations fail at once") {
+		t.Errorf("%+v", dead.Status)
+	}
+	if got := InSyncWords(dead.Status); got != "30 of 2000 in sync" {
+		t.Error(got)
+	}
+	lags := make([]time.Duration, 200)
+	for i := range lags {
+		lags[i] = time.Duration(i+1) * 100 * time.Millisecond // up to 20 s
+	}
+	some := figures(s, lags, map[sink.State]int{sink.Halted: 1})
+	about := func(got *float64, want float64) bool { return got != nil && *got > want-0.01 && *got < want+0.5 }
+	if *some.InSync < 98 || *some.InSync > 100 || some.State != Degraded || !about(some.Lag.P50Seconds, 10) || !about(some.Lag.P99Seconds, 19.8) || !about(some.Lag.Seconds, 20) ||
+		some.Lag.Worst.Name != "streams-199" {
+		t.Errorf("%+v %+v", some.Status, some.Lag.Worst)
+	}
+	if none := figures(s, nil, map[sink.State]int{sink.Retrying: 2}); none.Lag.Seconds != nil || none.Lag.P50Seconds != nil || *none.InSync != 0 {
+		t.Errorf("a lag of nobody: %+v", none.Lag)
+	}
+}
+
+// Notes say who reads the slot as far as that is known, and what they do not hold is not shown as a figure.
+func TestNotes(t *testing.T) {
+	for want, r := range map[string]*sink.Reading{
+		"Nobody reads the slot":                                     nil,
+		"box (process 7) reads the slot":                            {Host: "box", Process: 7, Application: "outflow", Address: "10.1.2.3"},
+		"A program at 10.1.2.3, \"pg_recvlogical\", reads the slot": {Walsender: 1, Application: "pg_recvlogical", Address: "10.1.2.3"},
+		"A program, \"psql\", reads the slot":                       {Walsender: 1, Application: "psql"},
+		"A program that this role may not see reads the slot":       {Walsender: 1},
+	} {
+		if got := describeReader(r).Words(); got != want {
+			t.Errorf("%q, expected %q", got, want)
+		}
+	}
+	book := Notebook{At: time.Now(), Destinations: []sink.Noted{{Tenant: "a", State: sink.Streaming, SequenceID: -1}, {Tenant: "b", State: sink.Streaming, SequenceID: 5},
+		{Tenant: "c", State: sink.Halted, Detached: true, Reason: "why", SequenceID: -1}, {Tenant: "d", State: sink.Streaming, SequenceID: -1}},
+		Switches: []sink.Switch{{Kind: sink.SwitchDestination, Tenant: "b", Off: true, By: "Grace"}}}
+	st := Noted("test", "outflow", replication.SlotStatus{}, book)
+	if *st.InSync != 2 || st.Total != 4 || st.Detached != 1 || st.Destinations["paused"] != 1 || st.Destinations["halted"] != 1 || st.Lag.Seconds != nil || st.State != Unknown {
+		t.Errorf("%+v", st)
+	}
+	all := NotedDestinations(book)
+	if all[0].Tenant != "c" || !all[0].Detached || all[1].Tenant != "b" || all[1].LastSequenceID == nil || all[2].LagSeconds != nil || all[2].LastSequenceID != nil {
+		t.Errorf("%+v", all)
+	}
+	if words := Words(all[0]); words[6] != "why; the stream goes on without it" || words[2] != unknown {
+		t.Errorf("%q", words)
+	}
+	book.Switches = append(book.Switches, sink.Switch{Kind: sink.SwitchApplying, Off: true})
+	if st := Noted("test", "outflow", replication.SlotStatus{}, book); *st.InSync != 0 || st.Destinations["paused"] != 3 {
+		t.Errorf("with applying off: %+v", st)
+	}
+}
