@@ -100,7 +100,7 @@ func TestDecodeChanges(t *testing.T) {
 	}
 }
 
-// Before version 15 a publication sends whole tables: what nobody wants is left out of relation and rows alike.
+// A publication without column lists sends whole tables: what nobody wants is left out of relation and rows alike.
 func TestDecodeLeavesColumnsOut(t *testing.T) {
 	d := NewDecoder()
 	described := new(messages).put(byte('R'), uint32(1), "public", "t", byte('d'), uint16(5),

@@ -491,9 +491,7 @@ func (s *session) name(rel *Relation) error {
 	for _, t := range s.Tables {
 		if t.Relation.OID == rel.OID {
 			rel.Schema, rel.Name, rel.Table = t.Relation.Schema, t.Relation.Name, t.Relation.Table
-			if serverVersion(s.conn) < 15 { // its publications have no column lists, and the role may not read the other columns
-				rel.only(t.Columns)
-			}
+			rel.only(t.Columns) // a publication of 14 sends all columns, and one that a person has changed may; the role may not read the others
 			return nil
 		}
 	}

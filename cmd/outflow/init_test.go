@@ -19,6 +19,7 @@ import (
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
 	"outflow/replication"
+	"outflow/sink"
 	"outflow/sql"
 )
 
@@ -114,6 +115,36 @@ func TestInitMakesARoleThatRuns(t *testing.T) {
 			w.canOnly(role)
 		})
 	}
+}
+
+// A publication without column lists describes whole tables in the stream. Copies and look-ups read no more than the role may.
+func TestInitsRoleAndAWiderPublication(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	dsn := w.destination(tenant1, "main")
+	role := w.newRole()
+	w.init(role, true)
+	w.cfg.Source.DSN = secret.New(w.as(role))
+	w.start()
+	w.user(tenant1, "00000000-0000-4000-8000-000000000001", "Ada")
+	w.exec(`UPDATE "ProjectUser" SET "serverMetadata" = ` + big(1))
+	w.synced()
+	w.exec(`ALTER PUBLICATION outflow SET TABLE "ProjectUser", "ContactChannel", "DeletedRow"`)
+	w.exec(`UPDATE "ProjectUser" SET "displayName" = 'Ada L.', "totpSecret" = '\x01'`) // the metadata stays in TOAST: it is looked up
+	w.synced()
+	w.equal(tenant1, dsn)
+	state := &sink.StateStore{Slot: w.cfg.Source.Slot, Connect: w.primary().Connect}
+	defer state.Close()
+	_, err := state.RequestResync(t.Context(), tenant1, "main", "the test", "")
+	must(t, err)
+	exec(t, connect(t, dsn), `DELETE FROM users`)
+	waitFor(t, "the copy", func() error {
+		if diff := w.diff(tenant1, dsn); diff != "" {
+			return errors.New(diff)
+		}
+		return nil
+	})
+	w.waitState(tenant1, "main", "streaming")
 }
 
 // canOnly fails if the role may do what Outflow does not need.
