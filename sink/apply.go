@@ -32,6 +32,11 @@ const (
 		AND pg_current_xact_id()::text = current_setting('outflow.xid', true)`
 )
 
+// searchPath is public and the schemas of extensions: where the operators of an extension's type are not found, the server may compare
+// values as text instead, without a word (citext; the Postgres manual, F.9).
+const searchPath = `SELECT pg_catalog.concat_ws(', ', 'public', pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(n.nspname), ', '))
+	FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE n.nspname NOT IN ('public', 'pg_catalog')`
+
 // settings is the statement that fixes, for one transaction, everything that the work depends on. Not at start-up:
 // pgbouncer refuses start-up parameters, and in transaction mode a session's settings are somebody else's next.
 // $1 is synchronous_commit, $2 plan_cache_mode. It also tells how far the server's WAL is written and flushed. jit compiles for every batch and makes it five to ten times slower.
@@ -44,13 +49,14 @@ func (o Options) settings() string {
 		{"statement_timeout", ms(o.StatementTimeout)}, {"lock_timeout", ms(o.LockTimeout)},
 		{"idle_in_transaction_session_timeout", ms(2 * o.LockTimeout)}, // a frozen process must not keep its locks
 
-		{"search_path", "public"}, {"jit", "off"}, {"DateStyle", "ISO, YMD"}, {"IntervalStyle", "postgres"},
+		{"jit", "off"}, {"DateStyle", "ISO, YMD"}, {"IntervalStyle", "postgres"},
 		{"TimeZone", "UTC"}, {"bytea_output", "hex"}, {"extra_float_digits", "3"}, {"lc_monetary", "C"},
 		{"standard_conforming_strings", "on"}, {"array_nulls", "on"}, {"xmloption", "content"},
 		{"row_security", "off"}, // a policy would hide rows from a DELETE: the server refuses the statement instead
 	} {
 		fmt.Fprintf(&b, ", pg_catalog.set_config('%s', '%s', true)", s[0], s[1])
 	}
+	fmt.Fprintf(&b, ", pg_catalog.set_config('search_path', (%s), true)", searchPath)
 	return b.String()
 }
 

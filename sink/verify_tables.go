@@ -23,7 +23,7 @@ type target struct {
 
 const (
 	// Steps name tables without a schema. With this they write to, and look into, the recomputed ones.
-	recomputedFirst = `SELECT set_config('search_path', 'pg_temp, public', true), set_config('idle_in_transaction_session_timeout', '5min', true)`
+	recomputedFirst = `SELECT set_config('search_path', 'pg_temp, ' || current_setting('search_path'), true), set_config('idle_in_transaction_session_timeout', '5min', true)`
 	// From here on nothing but temporary tables can be written to, whatever a step does.
 	readOnlySQL = `SET LOCAL transaction_read_only = on`
 	copyTable   = `CREATE TEMPORARY TABLE %[1]s (LIKE public.%[1]s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING GENERATED) ON COMMIT DROP`

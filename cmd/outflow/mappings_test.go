@@ -222,6 +222,26 @@ func TestMappingsThatATargetRefuses(t *testing.T) {
 	}
 }
 
+// Values of an extension's type are compared by the type's own operators, in whatever schema the external database has them.
+func TestOperatorsInOtherSchemas(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.exec(`CREATE EXTENSION citext; CREATE TABLE items (tenant text, c citext, v text, PRIMARY KEY (tenant, c)); INSERT INTO items VALUES ('t1', 'foo', '1'), ('t1', 'bar', '1')`)
+	w.tables("items")
+	dsn := w.destination("t1", "one", "m")
+	exec(t, connect(t, dsn), `CREATE SCHEMA "Ext ensions"; CREATE EXTENSION citext SCHEMA "Ext ensions"`)
+	w.mapping("m", stepped("m", `CREATE TABLE IF NOT EXISTS x (c citext PRIMARY KEY, v text)`, `items delete: DELETE FROM x t USING items r WHERE t.c = r.c`,
+		`items upsert: INSERT INTO x SELECT r.c, r.v FROM items r ON CONFLICT (c) DO UPDATE SET v = excluded.v`)+"keys:\n  items: SELECT c FROM x\n")
+	w.start().caughtUp()
+	exec(t, connect(t, dsn), `UPDATE x SET c = upper(c::text)`) // the same keys
+	if report, code := w.verify(verifyOptions{}); code != 1 {
+		t.Errorf("exit code %d: %+v", code, report.Destinations[0])
+	}
+	w.exec(`DELETE FROM items WHERE c = 'foo'; UPDATE items SET v = '2'`)
+	w.synced()
+	same(t, dsn, `SELECT c, v FROM x`, `"BAR"|"2"`)
+}
+
 // A type of an extension is itself in whatever schema the external database has it, arrays too.
 func TestTypesInOtherSchemas(t *testing.T) {
 	t.Parallel()
@@ -240,12 +260,12 @@ func TestTypesInOtherSchemas(t *testing.T) {
 	w.exec(`INSERT INTO items VALUES ('t1', 2, NULL, 'b', '{}', 'bar', NULL)`)
 	w.synced()
 	same(t, dsn, `SELECT id, h, l, ls, c, n, types FROM x ORDER BY id`,
-		`"1"|"\"a\"=\u003e\"1\""|"a.b"|"{a.b,c}"|"Foo"|"{1.50}"|"\"Ext ensions\".hstore \"Ext ensions\".ltree[] text"`,
-		`"2"|NULL|"b"|"{}"|"bar"|NULL|"\"Ext ensions\".hstore \"Ext ensions\".ltree[] text"`)
+		`"1"|"\"a\"=\u003e\"1\""|"a.b"|"{a.b,c}"|"Foo"|"{1.50}"|"hstore ltree[] text"`,
+		`"2"|NULL|"b"|"{}"|"bar"|NULL|"hstore ltree[] text"`)
 	r.end()
-	two := w.destination("t2", "two", "m")
-	exec(t, connect(t, two), `CREATE SCHEMA "Ext ensions"; CREATE EXTENSION hstore SCHEMA "Ext ensions"; CREATE EXTENSION ltree SCHEMA "Ext ensions";
-		CREATE SCHEMA other; CREATE TYPE other.hstore AS RANGE (subtype = int)`)
-	w.checked(checkOptions{}).says(t, "destination t2/two", replication.Failed, "mapping m",
+	w.mapping("two", stepped("two", "", `items upsert: SELECT r.h FROM items r`))
+	exec(t, connect(t, w.destination("t2", "two", "two")), `CREATE SCHEMA one; CREATE TYPE one.hstore AS RANGE (subtype = int);
+		CREATE SCHEMA two; CREATE TYPE two.hstore AS RANGE (subtype = int)`)
+	w.checked(checkOptions{}).says(t, "destination t2/two", replication.Failed, "mapping two",
 		`column "h" of public.items is of type public.hstore, which several schemas of the external database have: `, "leave one of them")
 }
