@@ -135,13 +135,13 @@ func (bf *backfill) mayPutOff(e *Error) bool {
 }
 
 // putOff moves the cursor over one row that the next pass copies. What the external database has of that row is old, and may hold a
-// value that another row has now, so it is deleted.
+// value that another row has now, so it is deleted, unless that takes rows along which this copy does not bring again.
 func (bf *backfill) putOff(ctx context.Context, p *portion, e *Error) error {
 	bf.saysPutOff(e)
 	rest := *p
 	rest.next.PutOff++
 	rest.rows = &mapping.Rows{Relation: p.rows.Relation}
-	if e.SQLState != foreignKeyViolation {
+	if e.SQLState != foreignKeyViolation && !bf.takesAlong() {
 		rest.rows.Deletes = slices.Concat(p.rows.Upserts, p.rows.Deletes)
 		if err := bf.transaction(ctx, &rest); err == nil || newError(err).verdict != rowFault || !bf.s.usable() {
 			return err
@@ -149,6 +149,17 @@ func (bf *backfill) putOff(ctx context.Context, p *portion, e *Error) error {
 		rest.rows.Deletes = nil
 	}
 	return bf.transaction(ctx, &rest)
+}
+
+// takesAlong reports whether a delete of rows that this copy fills deletes or changes rows of tables that it does not fill.
+func (bf *backfill) takesAlong() bool {
+	var group []*mapping.Mapping
+	for i, m := range bf.mappings {
+		if bf.group[i] {
+			group = append(group, m)
+		}
+	}
+	return bf.s.order.acts(group, "", fills(group, "")...)
 }
 
 // saysPutOff logs the first row of a pass that is put off, the second, the fourth, and so on.
@@ -166,7 +177,7 @@ func (bf *backfill) putOffLive(ctx context.Context, b *batch, e *Error) (bool, e
 		return false, nil
 	}
 	for i, behind := range b.mappings {
-		if behind && !bf.group[i] {
+		if behind && !bf.group[i] && (e.Table == "" || slices.Contains(bf.mappings[i].Tables(), e.Table)) {
 			return false, nil
 		}
 	}

@@ -23,17 +23,25 @@ type order struct {
 	mappings []int    // indexes of the mappings, parents first
 	tables   []string // source tables in the order in which they are copied; they are swept in the reverse order
 	print    string   // changes with the order of a copy
+
+	references []reference
 }
 
 type stepPlace struct{ mapping, step int }
 
 // reference is a foreign key of one table that refers to another, each named as [mapping.Write.Name] does.
-type reference struct{ child, parent string }
+type reference struct {
+	child, parent string
+	acts          bool // the delete of a parent deletes or changes its children
+}
 
-// foreignKeysSQL finds the foreign keys among tables, of which $1 is a JSON array. A name without a schema means public.
+// foreignKeysSQL finds the foreign keys that refer to tables, of which $1 is a JSON array. A name without a schema means public. A child
+// that is not among the tables counts only where the delete of a parent changes it.
 const foreignKeysSQL = `WITH named AS (SELECT name, to_regclass(name) AS id FROM json_array_elements_text($1::json) AS t (name))
-	SELECT child.name, parent.name FROM named child, named parent WHERE child.id <> parent.id AND EXISTS (
-		SELECT FROM pg_catalog.pg_constraint c WHERE c.contype = 'f' AND c.conrelid = child.id AND c.confrelid = parent.id)`
+	SELECT coalesce(child.name, c.conrelid::regclass::text), parent.name, bool_or(c.confdeltype IN ('c', 'n', 'd'))
+	FROM pg_catalog.pg_constraint c JOIN named parent ON parent.id = c.confrelid LEFT JOIN named child ON child.id = c.conrelid
+	WHERE c.contype = 'f' AND c.conparentid = 0 AND (child.id <> parent.id OR c.confdeltype IN ('c', 'n', 'd'))
+	GROUP BY 1, 2`
 
 // loadOrder reads the foreign keys of the tables that the mappings write and sets the session's order. It runs in a transaction
 // with the settings of the work.
@@ -58,17 +66,17 @@ func (s *session) loadOrder(ctx context.Context) error {
 	}
 	var references []reference
 	for _, r := range rows {
-		if len(r) != 2 {
+		if len(r) != 3 {
 			return errors.New("reading the foreign keys: the server gives other columns")
 		}
-		references = append(references, reference{string(r[0]), string(r[1])})
+		references = append(references, reference{string(r[0]), string(r[1]), string(r[2]) == "t"})
 	}
 	s.order = newOrder(s.d.mappings, s.d.router.tableNames(), references)
 	return nil
 }
 
 func newOrder(mappings []*mapping.Mapping, tables []string, references []reference) order {
-	var o order
+	o := order{references: references}
 	after := func(i, j int) bool { return slices.Contains(mappings[i].After, mappings[j].Name) }
 	o.mappings = ordered(len(mappings), after, func(i, j int) bool {
 		return refers(fills(mappings[i:i+1], ""), fills(mappings[j:j+1], ""), references)
@@ -79,7 +87,7 @@ func newOrder(mappings []*mapping.Mapping, tables []string, references []referen
 	}) {
 		o.tables = append(o.tables, tables[i])
 	}
-	if len(references) > 0 {
+	if len(references) > 0 || shareTables(mappings) {
 		for _, mi := range slices.Backward(o.mappings) {
 			o.add(mappings, mi, func(m *mapping.Mapping, si int) bool { return m.Steps[si].When == mapping.Delete && m.Removes(si) })
 		}
@@ -119,6 +127,29 @@ func fills(mappings []*mapping.Mapping, from string) []string {
 		}
 	}
 	return tables
+}
+
+// shareTables reports whether two mappings write rows to one table: a row that moves from one source table to the other is deleted by one
+// mapping and written by the other.
+func shareTables(mappings []*mapping.Mapping) bool {
+	var tables []string
+	for i := range mappings {
+		own := fills(mappings[i:i+1], "")
+		if slices.ContainsFunc(own, func(table string) bool { return slices.Contains(tables, table) }) {
+			return true
+		}
+		tables = append(tables, own...)
+	}
+	return false
+}
+
+// acts reports whether a delete of what the mappings write for one source table ("" is all) deletes or changes rows of other tables
+// than those.
+func (o *order) acts(mappings []*mapping.Mapping, from string, except ...string) bool {
+	own := fills(mappings, from)
+	return slices.ContainsFunc(o.references, func(r reference) bool {
+		return r.acts && slices.Contains(own, r.parent) && !slices.Contains(except, r.child)
+	})
 }
 
 // refers reports whether one of the children refers to one of the parents.

@@ -27,7 +27,7 @@ func TestOrder(t *testing.T) {
 	child, parent := load("child", "c"), load("parent", "p")
 	late := load("parent", "p", "after: [child]")
 	tables := []string{"child", "parent"}
-	tied := []reference{{`"c"`, `"p"`}}
+	tied := []reference{{child: `"c"`, parent: `"p"`}}
 	for _, test := range []struct {
 		name       string
 		mappings   []*mapping.Mapping
@@ -37,7 +37,7 @@ func TestOrder(t *testing.T) {
 	}{
 		{"no foreign key: a mapping's deletes come first", []*mapping.Mapping{child, parent}, nil, "[{0 1} {0 0} {1 1} {1 0}]", tables},
 		{"a foreign key", []*mapping.Mapping{child, parent}, tied, "[{0 1} {1 1} {1 0} {0 0}]", []string{"parent", "child"}},
-		{"in a circle", []*mapping.Mapping{child, parent}, []reference{{`"c"`, `"p"`}, {`"p"`, `"c"`}}, "[{1 1} {0 1} {0 0} {1 0}]", tables},
+		{"in a circle", []*mapping.Mapping{child, parent}, []reference{{child: `"c"`, parent: `"p"`}, {child: `"p"`, parent: `"c"`}}, "[{1 1} {0 1} {0 0} {1 0}]", tables},
 		{"after: against a foreign key", []*mapping.Mapping{child, late}, tied, "[{1 1} {0 1} {0 0} {1 0}]", []string{"parent", "child"}},
 	} {
 		o := newOrder(test.mappings, tables, test.references)

@@ -47,13 +47,17 @@ func (r *Router) tombstone(part *replication.Transaction, c *replication.Change,
 	return nil
 }
 
-// withoutEarlierLives leaves out the tombstones of rows that the primary has: of a transaction that is applied in rounds, or change
-// by change, the fold does not see whether the transaction wrote the row again.
+// withoutEarlierLives leaves out what tells of the earlier life of rows that the primary has: of a transaction that is applied in rounds,
+// or change by change, the fold does not see whether the transaction wrote the row again. That concerns tombstones, and deletes that
+// would take rows of other tables along, which nobody writes again.
 func (d *Destination) withoutEarlierLives(ctx context.Context, t *transaction, changes []replication.Change) ([]replication.Change, error) {
-	if !slices.ContainsFunc(changes, func(c replication.Change) bool { return c.Tombstone }) {
+	acts, deleted := map[string]bool{}, map[string]bool{}
+	for table := range d.reads {
+		acts[table] = d.session.order.acts(d.mappings, table)
+	}
+	if !slices.ContainsFunc(changes, func(c replication.Change) bool { return c.Tombstone || acts[c.Relation.Table] }) {
 		return changes, nil
 	}
-	deleted := map[string]bool{}
 	for i := range changes {
 		if c := &changes[i]; c.Kind == replication.Delete && !c.Tombstone {
 			deleted[rowName(c)] = true
@@ -61,8 +65,9 @@ func (d *Destination) withoutEarlierLives(ctx context.Context, t *transaction, c
 	}
 	asked := map[*replication.Relation][]replication.Tuple{}
 	for i := range changes {
-		if c := &changes[i]; c.Tombstone && d.reads[c.Relation.Table] && !deleted[rowName(c)] {
-			asked[c.Relation] = append(asked[c.Relation], c.Old)
+		gone := &splitKeyChange(&changes[i])[0]
+		if table := gone.Relation.Table; gone.Kind == replication.Delete && d.reads[table] && (acts[table] || gone.Tombstone && !deleted[rowName(gone)]) {
+			asked[gone.Relation] = append(asked[gone.Relation], gone.Old)
 		}
 	}
 	if len(asked) == 0 {
@@ -74,10 +79,19 @@ func (d *Destination) withoutEarlierLives(ctx context.Context, t *transaction, c
 			return nil, err
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(changes), func(c replication.Change) bool { return c.Tombstone && live[rowName(&c)] }), nil
+	var left []replication.Change
+	for i := range changes {
+		parts := splitKeyChange(&changes[i])
+		if live[rowName(&parts[0])] && parts[0].Kind == replication.Delete && (parts[0].Tombstone || acts[parts[0].Relation.Table]) {
+			left = append(left, parts[1:]...)
+		} else {
+			left = append(left, changes[i])
+		}
+	}
+	return left, nil
 }
 
-// findLive adds those keys of tombstones to live whose rows the primary has, for this tenant. A key may be written in another way in
+// findLive adds those keys to live whose rows the primary has, for this tenant. A key may be written in another way in
 // a tombstone's JSON than in the row: the primary tells whether they are one.
 func (d *Destination) findLive(ctx context.Context, t *transaction, rel *replication.Relation, keys []replication.Tuple, live map[string]bool) error {
 	found, _, err := d.current(ctx, rel, keys, []uint32{t.xid})
