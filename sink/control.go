@@ -48,12 +48,13 @@ func (s *StateStore) Switches(ctx context.Context) (all []Switch, err error) {
 	return all, nil
 }
 
-// SetSwitch switches something off or on. Every process on the slot has noticed within a second. At is set by the primary.
+// SetSwitch switches something off or on. Every process on the slot has noticed within a second. At is set by the primary; By and Reason
+// may be any text.
 func (s *StateStore) SetSwitch(ctx context.Context, sw Switch) error {
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, `INSERT INTO outflow.switch (slot, kind, tenant_id, name, off, set_by, reason) VALUES ($1, $2, $3, $4, $5, $6, $7)
 			ON CONFLICT (slot, kind, tenant_id, name) DO UPDATE SET off = excluded.off, set_by = excluded.set_by, reason = excluded.reason,
-				set_at = clock_timestamp()`, s.Slot, sw.Kind, sw.Tenant, sw.Name, sw.Off, sw.By, sw.Reason)
+				set_at = clock_timestamp()`, s.Slot, sw.Kind, sw.Tenant, sw.Name, sw.Off, oneLine(sw.By), oneLine(sw.Reason))
 		return err
 	})
 	if err != nil {
@@ -173,5 +174,5 @@ func (sw *Switch) why() string {
 	if sw.Reason != "" {
 		text += ": " + sw.Reason
 	}
-	return text
+	return oneLine(text) // a person may have written the row
 }

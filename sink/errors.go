@@ -139,7 +139,7 @@ func sqlstate(err error) string {
 
 // codeOf is the SQLSTATE of a server's error. What is none, which only a hostile server sends, counts as an internal error.
 func codeOf(e *pgconn.PgError) string {
-	if isSQLState(e.Code) {
+	if IsSQLState(e.Code) {
 		return e.Code
 	}
 	return "XX000"

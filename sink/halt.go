@@ -44,7 +44,7 @@ func (d *Destination) adoptHalt(s destinationState) {
 		return
 	}
 	e := &Error{verdict: needsHuman, class: s.class, Err: errors.New(s.reason)}
-	if isSQLState(s.class) {
+	if IsSQLState(s.class) {
 		e.SQLState, e.class = s.class, ""
 	}
 	d.halt = &halt{err: e, at: s.since, epoch: -1, work: applying, until: d.router.begunAt}

@@ -85,6 +85,7 @@ func (s *StateStore) see(r request) {
 // RequestResync asks the process that reads the slot, or the next one, to copy destinations anew: all of a slot, of a tenant (name ""),
 // or one; those that the configuration no longer has are copied anew anyway should they return. It returns how many there are.
 func (s *StateStore) RequestResync(ctx context.Context, tenant, name, by, why string) (n int64, err error) {
+	by, why = oneLine(by), oneLine(why)
 	reason := "a resync was asked for by " + by
 	if why != "" {
 		reason += ": " + why
@@ -111,7 +112,7 @@ func (s *StateStore) RequestRetry(ctx context.Context, tenant, name string, only
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		tag, err := conn.Exec(ctx, `UPDATE outflow.destination_state SET retry_at = clock_timestamp(), asked_by = $6, asked_why = $7
 			WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3) AND reason <> $4 AND (state = 'halted' OR NOT $5)`,
-			s.Slot, tenant, name, notConfigured, onlyHalted, by, why)
+			s.Slot, tenant, name, notConfigured, onlyHalted, oneLine(by), oneLine(why))
 		n = tag.RowsAffected()
 		return err
 	})

@@ -67,7 +67,7 @@ func (e *Error) Class() string {
 		return e.class
 	case strings.HasPrefix(e.SQLState, "28"):
 		return ClassAuth
-	case isSQLState(e.SQLState):
+	case IsSQLState(e.SQLState):
 		return e.SQLState
 	}
 	if class := classOf(e.Err); class != "" {
@@ -82,8 +82,8 @@ func (e *Error) Class() string {
 	return ClassProtocol
 }
 
-// isSQLState reports whether a code is one: a hostile server may send any text in its place.
-func isSQLState(code string) bool {
+// IsSQLState reports whether a code is one: a hostile server may send any text in its place.
+func IsSQLState(code string) bool {
 	if len(code) != 5 {
 		return false
 	}
@@ -134,14 +134,16 @@ func isTLS(err error) bool {
 }
 
 // operatorText is what an operator reads of an error that may hold a server's text: bounded, in one line.
-func operatorText(err error) string {
-	text := strings.Map(func(r rune) rune {
+func operatorText(err error) string { return truncated(oneLine(err.Error()), operatorBytes) }
+
+// oneLine makes any text fit for a terminal, and for a column of type text in a database of any encoding that has its letters.
+func oneLine(text string) string {
+	return strings.Map(func(r rune) rune {
 		if r < ' ' || (r >= 0x7f && r < 0xa0) || r == '\u2028' || r == '\u2029' {
 			return ' '
 		}
 		return r
-	}, strings.ToValidUTF8(err.Error(), "?"))
-	return truncated(text, operatorBytes)
+	}, strings.ToValidUTF8(text, "?"))
 }
 
 const operatorBytes = 512
