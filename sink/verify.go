@@ -67,7 +67,7 @@ func (c Comparison) Different() int {
 const (
 	looksMax       = 5                // at one comparison
 	streamPatience = 30 * time.Second // for the stream to come to what a look has read
-	slotPatience   = 5 * time.Second  // for somebody to read the slot
+	slotPatience   = 5 * time.Second  // for somebody to read the slot, and for a destination that a person or a copy has to bring back
 	streamPause    = 50 * time.Millisecond
 	firstShown     = 10
 	repairsMax     = 3
@@ -167,18 +167,18 @@ func (c *comparison) certain(ctx context.Context, l look, result Comparison) err
 	if err != nil {
 		return fmt.Errorf("reading _stack_sync_metadata: %w", err)
 	}
-	state, reason, err := c.v.State.stateOf(ctx, c.d.Tenant, c.d.Name)
+	noted, err := c.v.State.find(ctx, c.d.Tenant, c.d.Name)
 	if err != nil {
 		return err
 	}
 	switch {
-	case string(rows[0][0]) != "0" || state == Backfilling:
+	case string(rows[0][0]) != "0" || noted.state == Backfilling:
 		return &Error{Err: errors.New("it is being copied from the primary"), Remedy: "wait until its state is streaming"}
 	case c.unseen > 0:
 		return &Error{Err: fmt.Errorf("%d commits wait for the primary's synchronous standby: they may be here and are not visible there", c.unseen),
 			Remedy: "see to the standby, then verify again"}
-	case state == Parked || state == Halted:
-		return &Error{Err: fmt.Errorf("it is %s: %s", state, reason), Remedy: "see to that first"}
+	case noted.state == Parked || noted.state == Halted:
+		return &Error{Err: fmt.Errorf("it is %s: %s", noted.state, noted.reason), Remedy: "see to that first"}
 	}
 	for i, t := range l {
 		special := t.mapping.Specials()
@@ -244,7 +244,7 @@ func (c *comparison) awaitStream(ctx context.Context, patience time.Duration) er
 				return err
 			}
 			asked = true
-		case time.Now().After(deadline), !now.active && time.Now().After(unread):
+		case time.Now().After(deadline), (!now.active || now.waits()) && time.Now().After(unread):
 			return c.lags(now)
 		}
 		select {
@@ -272,8 +272,7 @@ func (c *comparison) lags(now synced) error {
 		return &Error{Err: errors.New("rows differ, and nobody reads the slot, so changes may be on their way"),
 			Remedy: "start outflow run, then verify again"}
 	}
-	text := fmt.Sprintf("rows differ, and it lags: it is %s, and after %s the stream has not brought it everything up to %s",
-		now.state, streamPatience, c.read)
+	text := fmt.Sprintf("rows differ, and it lags: it is %s, and the stream has not brought it everything up to %s", now.state, c.read)
 	if now.reason != "" {
 		text += ": " + now.reason
 	}
@@ -297,6 +296,9 @@ type synced struct {
 	state     State           // of the destination; "" where nothing is noted
 	reason    string
 }
+
+// waits reports whether the stream brings the destination nothing as long as its state lasts.
+func (s synced) waits() bool { return s.state == Paused || s.state == Halted || s.state == Parked }
 
 // synced reads what is noted of the stream and of one destination.
 func (s *StateStore) synced(ctx context.Context, tenant, name string) (now synced, err error) {
@@ -326,15 +328,4 @@ func (s *StateStore) flushWAL(ctx context.Context) error {
 		_, err := conn.Exec(ctx, `SELECT pg_current_xact_id()`)
 		return err
 	})
-}
-
-// stateOf is what the primary has noted of a destination.
-func (s *StateStore) stateOf(ctx context.Context, tenant, name string) (state State, reason string, err error) {
-	states, err := s.load(ctx)
-	for _, d := range states {
-		if d.tenant == tenant && d.name == name {
-			return d.state, d.reason, err
-		}
-	}
-	return "", "", err
 }
