@@ -129,7 +129,7 @@ func (s *Server) find(tenant, name string) (Detail, bool) {
 	if p == nil || !p.own() {
 		for _, d := range s.look().noted {
 			if d.Tenant == tenant && d.Name == name {
-				return Detail{Destination: d, History: []Event{}}, true
+				return Detail{Destination: d, History: d.notedHistory()}, true
 			}
 		}
 		return Detail{}, false
@@ -161,7 +161,15 @@ func (s *Server) getTables(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *Server) getErrors(w http.ResponseWriter, _ *http.Request) {
-	s.answer(w, map[string]any{"errors": s.sampler.incidents()})
+	s.answer(w, map[string]any{"errors": s.incidents(s.look())})
+}
+
+// incidents are the recent errors, the newest first.
+func (s *Server) incidents(snap *snapshot) []Incident {
+	if snap.Noted != nil {
+		return append([]Incident{}, snap.failures...)
+	}
+	return s.sampler.incidents()
 }
 
 func (s *Server) getSwitches(w http.ResponseWriter, _ *http.Request) {

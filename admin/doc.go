@@ -45,7 +45,8 @@
 //	outflow_foreign_rows_total                   rows of another tenant that a destination refused: a fault of the program
 //	outflow_destination_failures_total           failed attempts of all destinations
 //	outflow_destinations{state}                  number by state: backfilling, streaming, retrying, parked, paused, halted
-//	outflow_destinations_in_sync                 number that stream and are at most 10 s behind
+//	outflow_destinations_in_sync                 number that stream and are at most 10 s behind; of a standby: number that stream, left
+//	                                             out where nobody reads the slot
 //	outflow_destinations_detached                number that the stream goes on without: they are copied anew when they take rows again
 //	outflow_noted_timestamp_seconds              when the notes on the primary were read; only where this process does not read the slot
 //	outflow_slot_reader{host}                    1 for the machine of the process that reads the slot; only where that is another one

@@ -78,6 +78,11 @@ func TestNotes(t *testing.T) {
 		{Tenant: "c", State: sink.Halted, Detached: true, Reason: "why", SequenceID: -1}, {Tenant: "d", State: sink.Streaming, SequenceID: -1}},
 		Switches: []sink.Switch{{Kind: sink.SwitchDestination, Tenant: "b", Off: true, By: "Grace"}}}
 	st := Noted("test", "outflow", replication.SlotStatus{}, book)
+	if st.InSync != nil { // they fall behind
+		t.Errorf("%d in sync while nobody reads the slot", *st.InSync)
+	}
+	book.Reader = &sink.Reading{Host: "box", Process: 7}
+	st = Noted("test", "outflow", replication.SlotStatus{}, book)
 	if *st.InSync != 2 || st.Total != 4 || st.Detached != 1 || st.Destinations["paused"] != 1 || st.Destinations["halted"] != 1 || st.Lag.Seconds != nil || st.State != Unknown {
 		t.Errorf("%+v", st)
 	}
@@ -91,5 +96,22 @@ func TestNotes(t *testing.T) {
 	book.Switches = append(book.Switches, sink.Switch{Kind: sink.SwitchApplying, Off: true})
 	if st := Noted("test", "outflow", replication.SlotStatus{}, book); *st.InSync != 0 || st.Destinations["paused"] != 3 {
 		t.Errorf("with applying off: %+v", st)
+	}
+}
+
+// Where reading has ended because something that is relied on does not hold, a person is needed: nothing goes on by itself.
+func TestNotesOfAnEnd(t *testing.T) {
+	book := Notebook{At: time.Now(), Destinations: []sink.Noted{{Tenant: "a", State: sink.Backfilling, Reason: replication.Ended + "table public.x has no key"}}}
+	st := Noted("test", "outflow", replication.SlotStatus{}, book)
+	if st.Reasons[0].Severity != critical || !strings.Contains(st.Reasons[0].Message, "a person is needed: reading has ended: table public.x has no key") || st.Destinations["halted"] != 1 {
+		t.Errorf("%+v", st)
+	}
+	d := NotedDestinations(book)[0]
+	if words := Words(d); words[1] != "halted" || words[6] != replication.Ended+"table public.x has no key" {
+		t.Errorf("%q", words)
+	}
+	book.Reader = &sink.Reading{Host: "box", Process: 7} // somebody has seen to it, and the copies begin
+	if st := Noted("test", "outflow", replication.SlotStatus{}, book); st.Destinations["backfilling"] != 1 || st.Reasons[0].Severity == critical {
+		t.Errorf("%+v", st)
 	}
 }

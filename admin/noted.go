@@ -63,15 +63,17 @@ func (s *snapshot) fromNotes(book Notebook) {
 		return
 	}
 	s.noted = NotedDestinations(book)
-	s.Total = len(s.noted)
+	s.Total, s.failures = len(s.noted), notedIncidents(book)
 	for _, d := range s.noted {
 		s.Destinations[d.State]++
 		if d.Detached {
 			s.Detached++
 		}
 	}
-	inSync := s.Destinations[string(sink.Streaming)]
-	s.InSync = &inSync
+	if book.Reader != nil { // else they have fallen behind since
+		inSync := s.Destinations[string(sink.Streaming)]
+		s.InSync = &inSync
+	}
 }
 
 func describeReader(r *sink.Reading) *SlotReader {
@@ -98,6 +100,7 @@ func NotedDestinations(book Notebook) []Destination {
 	for i, n := range book.Destinations {
 		d := Destination{Tenant: n.Tenant, Name: n.Name, State: string(n.State), Reason: known(clean(n.Reason)), Since: knownTime(n.Since),
 			Detached: n.Detached, CopiedRows: known(n.Copied), Mappings: []Mapping{}}
+		d.Error = notedFailure(n)
 		if n.SequenceID >= 0 {
 			d.LastSequenceID = &n.SequenceID
 		}
@@ -110,13 +113,48 @@ func NotedDestinations(book Notebook) []Destination {
 				d.Backfill.Estimated = known(max(n.CopyTotal, n.Copied))
 			}
 		}
-		if n.State != sink.Halted && (applying || paused[[2]string{n.Tenant, n.Name}]) {
+		if book.Reader == nil && strings.HasPrefix(n.Reason, replication.Ended) {
+			d.State, d.Backfill = string(sink.Halted), nil // nothing goes on until a person has corrected what ended the reading
+		}
+		if d.State != string(sink.Halted) && (applying || paused[[2]string{n.Tenant, n.Name}]) {
 			d.State = string(sink.Paused)
 		}
 		all[i] = d
 	}
 	slices.SortStableFunc(all, func(a, b Destination) int { return cmp.Compare(rank(sink.State(a.State)), rank(sink.State(b.State))) })
 	return all
+}
+
+// notedFailure is what is noted of a destination's last failure, nil where it has succeeded since.
+func notedFailure(n sink.Noted) *Failure {
+	if n.Class == "" || n.State == sink.Streaming {
+		return nil
+	}
+	f := &Failure{Message: clean(n.Reason), Class: n.Class}
+	if sink.IsSQLState(n.Class) {
+		f.Class, f.SQLState = classOfState(n.Class), &n.Class
+	}
+	return f
+}
+
+// notedHistory is the last change of state: those before are not noted.
+func (d *Destination) notedHistory() []Event {
+	if d.Since == nil {
+		return []Event{}
+	}
+	return []Event{{*d.Since, d.State, *cmp.Or(d.Reason, new(string))}}
+}
+
+// notedIncidents are the last failures of the destinations that fail, the newest first. How often they came is not known.
+func notedIncidents(book Notebook) []Incident {
+	all := []Incident{}
+	for _, n := range book.Destinations {
+		if f := notedFailure(n); f != nil {
+			all = append(all, Incident{Tenant: n.Tenant, Name: n.Name, First: n.Since.UTC(), Last: n.At.UTC(), State: string(n.State), Failure: *f})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Incident) int { return b.Last.Compare(a.Last) })
+	return all[:min(len(all), recentKept)]
 }
 
 // Words say who reads the slot.

@@ -115,7 +115,7 @@ func (s *Server) view(r *http.Request, name string) (*view, error) {
 		}
 		v.Page = s.list(snap, v.Filter)
 		v.Copying = s.list(snap, filter{States: []string{string(sink.Backfilling)}, Limit: maxCopying}).Destinations
-		v.Incidents = s.sampler.incidents()
+		v.Incidents = s.incidents(snap)
 	case "destination":
 		tenant, destination := v.Query.Get("tenant"), v.Query.Get("name")
 		v.page = s.page(r, tenant+"/"+destination, name)

@@ -42,7 +42,7 @@ type Incident struct {
 	Name    string    `json:"name"`
 	First   time.Time `json:"first_at"`
 	Last    time.Time `json:"last_at"`
-	Count   int       `json:"count"` // of seconds or attempts that ended with it
+	Count   int       `json:"count"` // of seconds or attempts that ended with it; 0 is not known
 	State   string    `json:"state"`
 	Failure Failure   `json:"error"`
 

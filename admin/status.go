@@ -3,6 +3,7 @@ package admin
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"outflow/replication"
@@ -15,6 +16,7 @@ type snapshot struct {
 	pipeline *Pipeline
 	rows     []row
 	noted    []Destination // instead of rows, where Noted is not nil; the worst first
+	failures []Incident    // instead of the sampler's, there
 	points   []point
 }
 
@@ -171,11 +173,23 @@ func (s *snapshot) judgeNotes(add func(severity, format string, args ...any)) {
 		add(warning, "What the primary has noted of the destinations cannot be read: %s", *n.Error)
 	case n.At == nil:
 		add(warning, "What the primary has noted of the destinations is not read yet.")
+	case n.Reader == nil && s.ended() != "":
+		add(critical, "Nobody reads the slot, and a person is needed: %s", s.ended())
 	case n.Reader == nil:
 		add(warning, "Nobody reads the slot. The destinations are shown as they were noted last.")
 	default:
 		add(notice, "%s. The destinations are shown as that process has noted them on the primary.", n.Reader.Words())
 	}
+}
+
+// ended is why reading has ended, where that is noted; else "".
+func (s *snapshot) ended() string {
+	for _, d := range s.noted {
+		if d.Reason != nil && strings.HasPrefix(*d.Reason, replication.Ended) {
+			return *d.Reason
+		}
+	}
+	return ""
 }
 
 func (s *snapshot) judgeSlot(add func(severity, format string, args ...any)) {

@@ -217,9 +217,13 @@ func (s Setup) watchRelied(ctx context.Context, conn *pgx.Conn, began facts) (si
 	return since, err
 }
 
+// Ended begins the reason that [Setup.Stop] notes of every destination.
+const Ended = "reading has ended: "
+
 // Stop notes that reading has ended because something that Outflow relies on does not hold: every destination is copied again as soon
-// as it does. Nothing is written where nothing ever ran, or where the reason is noted already.
-func (s Setup) Stop(ctx context.Context, reason string) error {
+// as it does. Nothing is written where nothing ever ran, or where the cause is noted already.
+func (s Setup) Stop(ctx context.Context, cause error) error {
+	reason := Ended + cause.Error()
 	return s.connected(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 			var noted bool

@@ -14,7 +14,8 @@ type Noted struct {
 	Tenant, Name string
 	State        State
 	Reason       string
-	SequenceID   int64 // the external database has at least this; -1 is not known
+	Class        string // of the last error, as [Error.Class] has it; "" is none
+	SequenceID   int64  // the external database has at least this; -1 is not known
 	At           time.Time
 	Since        time.Time       // of the state
 	Detached     bool            // the stream goes on without it
@@ -27,7 +28,7 @@ type Noted struct {
 // that the configuration no longer has are among them, with a reason that says so.
 func (s *StateStore) Noted(ctx context.Context, tenant, name string) (all []Noted, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, `SELECT tenant_id, name, state, reason, last_sequence_id, updated_at, since, detached, coalesce(copied_rows, 0), coalesce(copy_total, -1),
+		rows, err := conn.Query(ctx, `SELECT tenant_id, name, state, reason, coalesce(error_class, ''), last_sequence_id, updated_at, since, detached, coalesce(copied_rows, 0), coalesce(copy_total, -1),
 				coalesce(nullif(mappings, ''), '[]')::json
 			FROM outflow.destination_state WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3)
 			ORDER BY tenant_id, name`, s.Slot, tenant, name)

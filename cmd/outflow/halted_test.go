@@ -150,6 +150,8 @@ func TestRetryAndTheRecord(t *testing.T) {
 	contains(t, command(t, 0, with("retry", "--halted")...), "0 destinations")
 	contains(t, command(t, 0, with("retry", "--all")...), "2 destinations")
 	contains(t, command(t, 1, with("retry", tenant1+"/mian")...), `no destination "`+tenant1+`/mian"`)
+	w.exec(`UPDATE outflow.destination_state SET reason = 'it is not in the configuration' WHERE tenant_id = $1`, tenant2) // as of one that was taken out
+	contains(t, command(t, 1, with("retry", tenant2+"/away")...), `no destination "`+tenant2+`/away" of the configuration`)
 	command(t, 2, with("retry")...)
 	command(t, 2, with("retry", "--all", tenant1+"/main")...)
 
@@ -157,6 +159,9 @@ func TestRetryAndTheRecord(t *testing.T) {
 	p.says(`"msg":"switched off","switch":"backfills","tenant":"","destination":"","by":"Grace","reason":"peak hours"`)
 	w.exec(`UPDATE outflow.switch SET off = false, set_by = 'psql', reason = 'over'`)
 	p.says(`"msg":"switched on","switch":"backfills","tenant":"","destination":"","by":"psql","reason":"over"`)
+	command(t, 0, with("pause", "backfills", "--reason", "bytes \xff,\x1b[31m colours\nand lines")...)
+	p.says(`"msg":"switched off","switch":"backfills","tenant":"","destination":"","by":"Grace","reason":"bytes ?, [31m colours and lines"`)
+	command(t, 0, with("resume", "backfills")...)
 	command(t, 0, with("resync", "--tenant", tenant1, "--no-wait", "--reason", "to see")...)
 	p.says(`"msg":"a resync was asked for","tenant":"` + tenant1 + `","destination":"main","by":"Grace","reason":"to see"`)
 	p.terminate()

@@ -87,7 +87,7 @@ func (r *reloading) stopped(ctx context.Context, err error) error {
 	}
 	primary, fault := replication.NewPrimary(r.cfg.Source.DSN.Reveal())
 	if fault == nil {
-		fault = replication.Setup{Primary: primary, Slot: r.cfg.Source.Slot}.Stop(context.WithoutCancel(ctx), "reading has ended: "+err.Error())
+		fault = replication.Setup{Primary: primary, Slot: r.cfg.Source.Slot}.Stop(context.WithoutCancel(ctx), err)
 	}
 	if fault != nil {
 		r.log.Warn("why reading has ended could not be noted on the primary", zap.Error(fault))

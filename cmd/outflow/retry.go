@@ -81,7 +81,7 @@ func retry(c *cobra.Command, state *sink.StateStore, targets []string, o retryOp
 	return nil
 }
 
-// named finds destinations by TENANT/NAME among those that have run.
+// named finds destinations by TENANT/NAME among those that have run, less those that the configuration no longer has.
 func named(known []sink.Noted, targets []string, slot string) (found [][2]string, err error) {
 	all := map[string]sink.Noted{}
 	for _, n := range known {
@@ -90,14 +90,14 @@ func named(known []sink.Noted, targets []string, slot string) (found [][2]string
 	var missing []string
 	for _, target := range targets {
 		n, ok := all[target]
-		if !ok {
+		if !ok || !n.Configured() {
 			missing = append(missing, fmt.Sprintf("%q", target))
 			continue
 		}
 		found = append(found, [2]string{n.Tenant, n.Name})
 	}
 	if len(missing) > 0 {
-		return nil, fmt.Errorf("no destination %s has ever run on slot %q; expected TENANT/NAME", strings.Join(missing, ", "), slot)
+		return nil, fmt.Errorf("no destination %s of the configuration has ever run on slot %q; expected TENANT/NAME", strings.Join(missing, ", "), slot)
 	}
 	return found, nil
 }

@@ -79,6 +79,13 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 		t.Errorf("the mappings are %+v, noted as %+v", now.Mappings, m)
 	}
 	contains(t, s.get("/"), "1 of 3 in sync", host, "this process is a standby", "I refuse")
+	if f := halted.Error; f == nil || f.Class != "row" || *f.SQLState != "P0001" || len(halted.History) != 1 || halted.History[0].State != "halted" {
+		t.Errorf("the noted error is %+v, the history %+v", f, halted.History)
+	}
+	var recent struct{ Errors []admin.Incident }
+	if s.call("GET", "/api/errors", "", &recent); len(recent.Errors) != 2 || recent.Errors[0].Last.IsZero() || !strings.Contains(recent.Errors[0].Failure.Message+recent.Errors[1].Failure.Message, "I refuse") {
+		t.Errorf("the noted errors are %+v", recent.Errors)
+	}
 	metrics := s.get("/metrics")
 	contains(t, metrics, `outflow_role{role="standby"} 1`, `outflow_destinations{state="halted"} 1`, `outflow_destinations_in_sync 1`, `outflow_slot_reader{host="`+host+`"} 1`,
 		`outflow_destination_state{destination="poisoned",state="halted",tenant="`+tenant2+`"} 1`)
@@ -110,7 +117,7 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 	})
 
 	// Its switches work, and it takes over.
-	if code := s.call("POST", "/api/destinations/"+tenant1+"/main/pause", `{}`, nil); code != 202 {
+	if code := s.call("POST", "/api/destinations/"+tenant1+"/main/pause", `{"reason": "bytes\u0000"}`, nil); code != 202 {
 		t.Errorf("pause: %d", code)
 	}
 	first.destinationIs(tenant1, "main", sink.Paused)
