@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -11,11 +12,16 @@ func ddl(kind string, sql ...string) shapeStep { return shapeStep{kind: kind, sq
 // alter is a change of the tables themselves.
 func (g *stepper) alter() shapeStep {
 	t := g.table()
-	name := t.sql()
-	payload := pick(g.Rand, t.columns[t.keys+1:])
+	if chance(g.Rand, 3) {
+		return g.alterColumn(t)
+	}
+	return g.alterTable(t)
+}
+
+func (g *stepper) alterColumn(t *shapeTable) shapeStep {
+	name, payload := t.sql(), pick(g.Rand, t.columns[t.keys+1:])
 	column := identifier(payload.name)
-	write := func() string { return strings.Join(g.rows(), ";\n        ") }
-	switch g.IntN(11) {
+	switch g.IntN(4) {
 	case 0:
 		g.added++
 		extra := fmt.Sprintf("extra%d", g.added)
@@ -31,19 +37,33 @@ func (g *stepper) alter() shapeStep {
 			return ddl("rename column and back", there, touch, back)
 		}
 		g.later(shapeStep{kind: "rename column back", sql: []string{back}, back: true})
-		return shapeStep{kind: "rename column", sql: []string{there, touch}, ddl: true, away: true}
-	case 2, 3:
-		if payload.wider != "" && chance(g.Rand, 2) {
-			return ddl("wider type", fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s", name, column, payload.wider),
-				fmt.Sprintf("UPDATE %s SET %s = %s WHERE num %% 5 = 0", name, column, payload.of("num * 11")))
-		}
-		if payload.rewrite == "" {
-			return ddl("same type again", fmt.Sprintf("ALTER TABLE %s ALTER COLUMN num TYPE int USING num", name))
-		}
-		return ddl("type with USING", fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s %s", name, column, strings.ReplaceAll(payload.rewrite, "%", column)))
-	case 4:
+		return shapeStep{kind: "rename column", sql: []string{there, touch}, ddl: true}
+	}
+	if payload.wider != "" && chance(g.Rand, 2) {
+		return ddl("wider type", fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s", name, column, payload.wider),
+			fmt.Sprintf("UPDATE %s SET %s = %s WHERE num %% 5 = 0", name, column, payload.of("num * 11")))
+	}
+	if payload.rewrite == "" {
+		return ddl("same type again", fmt.Sprintf("ALTER TABLE %s ALTER COLUMN num TYPE int USING num", name))
+	}
+	return ddl("type with USING", fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s %s", name, column, strings.ReplaceAll(payload.rewrite, "%", column)))
+}
+
+func (g *stepper) alterTable(t *shapeTable) shapeStep {
+	name := t.sql()
+	what := g.IntN(7)
+	if g.isParent(t) && what < 2 {
+		what = 6 // the foreign keys that refer to the table would go with it, and the targets have them still
+	}
+	switch what {
+	case 0:
 		return ddl("drop and create", "DROP TABLE "+name+" CASCADE", t.create(g.shape, t.name), g.insert(t, 0, 1, 20), g.insert(t, 1, 5, 9))
-	case 5:
+	case 1:
+		next := t.name + " next"
+		copied := strings.Replace(g.insert(t, g.IntN(2), 3, 17), name, identifier(t.schema, next), 1)
+		return ddl("swap tables", t.create(g.shape, next), copied, "DROP TABLE "+name+" CASCADE",
+			fmt.Sprintf("ALTER TABLE %s RENAME TO %s", identifier(t.schema, next), identifier(t.name)))
+	case 2:
 		moved := identifier(t.schema, t.name+" moved")
 		there := fmt.Sprintf("ALTER TABLE %s RENAME TO %s", name, identifier(t.name+" moved"))
 		back := fmt.Sprintf("ALTER TABLE %s RENAME TO %s", moved, identifier(t.name))
@@ -52,25 +72,24 @@ func (g *stepper) alter() shapeStep {
 			return ddl("rename table and back", there, insert, back)
 		}
 		g.later(shapeStep{kind: "rename table back", sql: []string{back}, back: true})
-		return shapeStep{kind: "rename table", sql: []string{there, insert}, ddl: true, away: true}
-	case 6:
-		next := t.name + " next"
-		copied := strings.Replace(g.insert(t, g.IntN(2), 3, 17), name, identifier(t.schema, next), 1)
-		return ddl("swap tables", t.create(g.shape, next), copied, "DROP TABLE "+name+" CASCADE",
-			fmt.Sprintf("ALTER TABLE %s RENAME TO %s", identifier(t.schema, next), identifier(t.name)))
-	case 7:
+		return shapeStep{kind: "rename table", sql: []string{there, insert}, ddl: true}
+	case 3:
 		if t.kind != "list" && t.kind != "hash" {
 			return ddl("cluster", "CLUSTER "+name+" USING "+identifier(t.name+t.keySuffix()))
 		}
 		return g.detach(t)
-	case 8:
+	case 4:
 		g.later(ddl("identity back", t.replicaIdentityBack()...))
-		return ddl("identity", fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", name), write())
-	case 9:
+		return ddl("identity", fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", name), strings.Join(g.rows(), ";\n        "))
+	case 5:
 		return ddl("rows of other schema", fmt.Sprintf("CREATE SCHEMA IF NOT EXISTS decoy; CREATE TABLE IF NOT EXISTS decoy.%s (tenant text, num int); INSERT INTO decoy.%[1]s VALUES (%s, 1)",
 			identifier(t.name), g.tenantIs(0)))
 	}
 	return ddl("comment and analyze", fmt.Sprintf("COMMENT ON TABLE %s IS 'x'; ANALYZE %[1]s", name))
+}
+
+func (g *stepper) isParent(t *shapeTable) bool {
+	return slices.ContainsFunc(g.shape.tables, func(child *shapeTable) bool { return child.parent == t })
 }
 
 // replicaIdentityBack is the table's own replica identity again.

@@ -73,10 +73,10 @@ func (l *liveProcess) stop(signal syscall.Signal) error {
 	}
 }
 
-// last is the last line that the process has written.
+// last is what the process has ended with.
 func (l *liveProcess) last() string {
-	lines := strings.Split(strings.TrimSpace(l.out.String()), "\n")
-	return lines[len(lines)-1]
+	out := l.out.String()
+	return strings.TrimSpace(out[max(0, strings.LastIndex(out, "outflow: ")):])
 }
 
 func (p *player) end() {

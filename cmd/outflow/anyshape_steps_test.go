@@ -16,8 +16,7 @@ type shapeStep struct {
 	do   string        // what is done instead, see world.do
 	arg  int           // of do: which tenant
 	wait time.Duration // before the step
-	away bool          // it takes something away that a later step brings back, and the two sides cannot be compared until then
-	back bool          // it brings that back
+	back bool          // it brings back what an earlier step took away, and the two sides cannot be compared before
 }
 
 func (s shapeStep) String() string {

@@ -95,6 +95,7 @@ var keyKinds = []shapeColumn{
 	{typ: "uuid", target: "uuid", value: "md5(#::text)::uuid"},
 	{typ: "text", target: "text", value: "'k' || #"},
 	{typ: `text COLLATE "und-x-icu"`, target: "text", value: "CASE WHEN # % 2 = 0 THEN 'É' ELSE 'e' END || #"},
+	{typ: "text COLLATE shape_caseless", target: "text", value: "CASE WHEN # % 2 = 0 THEN 'Foo' ELSE 'foo' END || # / 2"},
 	{typ: "varchar(20)", target: "text", value: "'v ' || #"},
 	{typ: "numeric(10,2)", target: "numeric(10,2)", value: "#::numeric"},
 	{typ: "numeric(10,2)", target: "bigint", value: "#::numeric"},
@@ -221,7 +222,7 @@ func newShapeTable(r *rand.Rand, i int, has func(string) bool) *shapeTable {
 		t.unmapped = append(t.unmapped, fmt.Sprintf("u%d %s", len(t.unmapped), pick(r, []string{"text DEFAULT 'secret'", "int GENERATED ALWAYS AS (num * 2) STORED",
 			"jsonb DEFAULT '{}'", "timestamptz DEFAULT now()"})))
 	}
-	if chance(r, 4) {
+	if chance(r, 4) && t.identity != "full without key" && t.identity != "full deferrable" { // there it could be taken for the key
 		t.unique = "num"
 	}
 	t.leafDefault = chance(r, 12)

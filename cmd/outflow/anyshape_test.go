@@ -85,7 +85,8 @@ type player struct {
 
 // build makes the primary's tables, the targets and the configuration.
 func (p *player) build() {
-	p.exec(`CREATE TYPE shape_enum AS ENUM ('sad', 'ok', 'happy'); CREATE DOMAIN shape_domain AS int CHECK (VALUE > -1000000); CREATE SCHEMA "Other Schema"`)
+	p.exec(`CREATE TYPE shape_enum AS ENUM ('sad', 'ok', 'happy'); CREATE DOMAIN shape_domain AS int CHECK (VALUE > -1000000); CREATE SCHEMA "Other Schema";
+		CREATE COLLATION shape_caseless (provider = icu, locale = 'und-u-ks-level2', deterministic = false)`)
 	p.cfg.Source.Tables, p.cfg.Source.Tombstones = nil, nil
 	p.cfg.Sink.BatchRows = p.shape.batch
 	var mappings []string
