@@ -128,6 +128,13 @@ func TestGapsAreCopied(t *testing.T) {
 			t.Run(fmt.Sprintf("%s down %v", c.name, down), func(t *testing.T) {
 				t.Parallel()
 				w := newItems(t, pgtest.Shared(t), c.schema)
+				damage := c.damage
+				if w.version() < 15 { // its publications have no column lists and no row filters
+					damage = strings.ReplaceAll(damage, "items (tenant, id, v); COMMIT", "items; COMMIT")
+					if strings.Contains(damage, "TABLE items WHERE") {
+						t.Skip("row filters came with 15")
+					}
+				}
 				if c.name == "filter" && query(t, w.source, `SHOW server_version_num`)[0] < `"15` {
 					t.Skip("row filters came with 15")
 				}
@@ -137,7 +144,7 @@ func TestGapsAreCopied(t *testing.T) {
 						t.Fatalf("exit code %d\n%s", code, p.out)
 					}
 				}
-				for statement := range splitStatements(c.damage) {
+				for statement := range splitStatements(damage) {
 					w.exec(statement)
 				}
 				if down {

@@ -44,7 +44,9 @@ func TestUnreadColumnsStayOnThePrimary(t *testing.T) {
 	w.exec(`INSERT INTO k VALUES ('t1', 2, 'y', 'secret')`)
 	w.synced()
 	same(t, dsn, `SELECT a, ssn FROM x ORDER BY 1`, `"x"|"***"`, `"y"|"***"`)
-	same(t, w.source, `SELECT attnames::text FROM pg_publication_tables WHERE tablename = 'k'`, `"{tenant,id,a}"`)
+	if w.version() >= 15 {
+		same(t, w.source, `SELECT attnames::text FROM pg_publication_tables WHERE tablename = 'k'`, `"{tenant,id,a}"`)
+	}
 }
 
 // One table name in two schemas, a name with a dot, and columns that differ by case only.
