@@ -113,7 +113,7 @@ func (c *comparison) recompute(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if err := c.apply(ctx, c.everyMapping(), &mapping.Rows{Relation: chunk.Relation, Upserts: c.rows(chunk.Rows)}); err != nil {
+			if err := c.recomputeRows(ctx, &mapping.Rows{Relation: chunk.Relation, Upserts: c.rows(chunk.Rows)}); err != nil {
 				return err
 			}
 			c.read = chunk.Horizon
@@ -130,6 +130,32 @@ func (c *comparison) recompute(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// recomputeRows brings rows through the mappings. Its error names the row where the external database refuses one.
+func (c *comparison) recomputeRows(ctx context.Context, rows *mapping.Rows) error {
+	const savepoint, back = "SAVEPOINT outflow_rows", "ROLLBACK TO SAVEPOINT outflow_rows"
+	if _, err := c.s.exec(ctx, savepoint); err != nil {
+		return err
+	}
+	c.s.keepOpen = true
+	defer func() { c.s.keepOpen = false }()
+	refusal := c.apply(ctx, c.everyMapping(), rows)
+	if refusal == nil || newError(refusal).verdict != rowFault {
+		return refusal
+	}
+	for _, row := range rows.Upserts {
+		if _, err := c.s.exec(ctx, back); err != nil {
+			return err
+		}
+		if err := c.apply(ctx, c.everyMapping(), &mapping.Rows{Relation: rows.Relation, Upserts: []mapping.Row{row}}); err != nil {
+			e := *newError(err)
+			e.Table, e.Key = rows.Relation.Table, describeTuple(rows.Relation, row.Tuple)
+			e.Remedy = "correct the row on the primary, then verify again: a table is compared when all its rows can be recomputed"
+			return &e
+		}
+	}
+	return refusal // of rows that do not go together
 }
 
 // analyze lets the planner know the temporary tables, which autovacuum never sees. Without it the steps are only slower.

@@ -59,6 +59,12 @@ func TestBytesThatAreNoUTF8InQuarantine(t *testing.T) {
 	r.caughtUp() // the copy
 	same(t, dsn, `SELECT count(*) FROM items_copy`, `"19"`)
 	same(t, dsn, `SELECT operation, row->>'id', sqlstate FROM _stack_sync_quarantine`, `"upsert"|"7"|"22021"`)
+	report, code := w.verify(verifyOptions{})
+	if code != exitUsage { // could not compare
+		t.Errorf("verify: exit code %d", code)
+	}
+	contains(t, report.Destinations[0].Error, "row of items with tenant=t1, id=7", "22021")
+	contains(t, report.Destinations[0].Remedy, "correct the row on the primary")
 	w.exec(`INSERT INTO items VALUES ('t1', 21, chr(255)), ('t1', 22, 'fine'); UPDATE items SET doc = repeat(chr(200), 5000) WHERE id = 3`)
 	w.exec(`UPDATE items SET v = 'changed' WHERE id IN (3, 4)`) // their long values are looked up
 	w.synced()
