@@ -73,7 +73,11 @@ func (r *reading) unqualified(i int, s *scope) {
 func (r *reading) isColumn(i int) bool {
 	t, before, next := r.at(i), r.at(i-1), r.at(i+1)
 	switch {
-	case t.kind == word && reserved[t.text], next.op("."), next.op("("), next.kind == literal:
+	case t.kind == word && reserved[t.text], next.op("."), next.op("("), next.kind == literal, r.defined[i]:
+		return false
+	case before.op("(") && r.at(i-2).is("over"), before.is("name") && before.kind == word && xmlNamed[r.at(i-3).text]: // a window, an element
+		return false
+	case t.is("name") && xmlNamed[r.at(i-2).text], t.is("partition") && next.is("by"), t.is("nulls") && (next.is("first") || next.is("last")):
 		return false
 	case r.touch(i+1, "=", ">"), r.touch(i+1, ":", "="): // the name of an argument
 		return false
@@ -87,6 +91,9 @@ func (r *reading) isColumn(i int) bool {
 func (r *reading) touch(i int, first, second string) bool {
 	return r.at(i).op(first) && r.at(i+1).op(second) && r.at(i).end == r.at(i+1).offset
 }
+
+// xmlNamed are the functions whose first argument is NAME and a name.
+var xmlNamed = map[string]bool{"xmlelement": true, "xmlpi": true}
 
 // pairs are words that are keywords behind certain words, and may be columns elsewhere.
 var pairs = map[string][]string{
@@ -133,6 +140,8 @@ func (r *reading) isLabel(i int) bool {
 	case before.kind != word:
 		return false
 	case r.at(i - 2).op("."):
+		return true
+	case before.is("zone") && r.at(i-2).is("time") && !r.at(i-3).is("at"): // the end of a type
 		return true
 	}
 	return ends[before.text] || !reserved[before.text] && !openers[before.text]

@@ -29,6 +29,7 @@ type reading struct {
 	partner    []int // by the index of a parenthesis: that of the other one; len(tokens) or -1 where it has none
 	references []reference
 	refusals   []refusal
+	defined    map[int]bool // by index: names and types of columns that a function in FROM gives
 }
 
 // scope is what the FROM of one query makes visible, inside the scopes of the queries around it.
@@ -68,7 +69,7 @@ func (s *scope) visible() bool {
 
 // read reads one statement.
 func read(tokens []token, relation string) *reading {
-	r := &reading{tokens: tokens, relation: relation, partner: make([]int, len(tokens))}
+	r := &reading{tokens: tokens, relation: relation, partner: make([]int, len(tokens)), defined: map[int]bool{}}
 	var open []int
 	for i, t := range tokens {
 		switch {
@@ -406,6 +407,8 @@ func (r *reading) merge(i, end int, outer *scope) {
 	for when < end {
 		next := r.find(when+1, end, "when", "returning")
 		then := r.find(when+1, next, "then")
+		for when++; r.keyword(when, "not", "matched", "by", "source", "target") && when < then; when++ {
+		}
 		r.walk(when, then, s, nil)
 		switch {
 		case r.at(then + 1).is("update"):

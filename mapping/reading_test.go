@@ -109,6 +109,10 @@ var readings = []struct{ sql, want, more string }{
 	{`SELECT g FROM item, generate_series(1, v) WITH ORDINALITY AS g (key, first)`, "v", ""},
 	{`WITH x AS (INSERT INTO t (id, ssn) SELECT id, a FROM item RETURNING ssn) SELECT count(*) FROM x`, "id a", ""},
 	{`SELECT x.ssn FROM item r, jsonb_to_recordset(r.a::jsonb) AS x (ssn text, v int)`, "a", ""},
+	{`SELECT x.ssn FROM item r, ROWS FROM (jsonb_to_recordset(r.a::jsonb) AS (ssn text, v numeric(10,2))) AS x`, "a", ""},
+	{`SELECT xmlelement(name ssn, xmlattributes(r.a AS key), r.id) FROM item r`, "a id", ""},
+	{`SELECT r.date::timestamp with time zone ssn, r.date::timestamp AT TIME ZONE first::text FROM item r`, "date first", ""},
+	{`SELECT sum(r.v) OVER (ssn ORDER BY r.id) FROM item r WINDOW ssn AS (PARTITION BY r.a)`, "v id a", ""},
 	{`SELECT x.ssn FROM item r, (VALUES (1, 'x')) AS x (a, ssn) WHERE x.a = r.id`, "id", ""},
 	{`SELECT a LIKE ssn ESCAPE key, (id, v) IN (SELECT 1, "order" FROM other) FROM item`, "a ssn key id v order", ""},
 	{`DELETE FROM t USING item AS r JOIN twin w USING (ssn) WHERE t.id = r.id`, "id ssn", ""},
@@ -202,6 +206,26 @@ func TestReadColumns(t *testing.T) {
 		slices.Sort(needed)
 		if own := slices.Sorted(slices.Values(strings.Fields(c.want))); !ok || !slices.Equal(needed, own) {
 			t.Errorf("%s\nexpected %v\nthe server needs %v (%t)", c.sql, own, needed, ok)
+		}
+	}
+}
+
+// JSON_TABLE needs a server of 17 to be prepared, and XMLTABLE one that was built with XML.
+func TestReadColumnsOfTableFunctions(t *testing.T) {
+	for _, function := range []string{
+		`JSON_TABLE(r.a::jsonb, '$' PASSING r.v AS ssn COLUMNS (ssn text PATH '$.x', NESTED PATH '$.y' COLUMNS (key numeric(10,2), date date)))`,
+		`XMLTABLE('/x' PASSING r.a::xml COLUMNS ssn text PATH r.v::text, key int PATH 'v' DEFAULT 3, date FOR ORDINALITY)`,
+	} {
+		tokens, err := lex("SELECT x.ssn FROM item r, " + function + " AS x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, r := range read(tokens, "item").references {
+			names = append(names, r.name)
+		}
+		if !slices.Equal(names, []string{"a", "v"}) {
+			t.Errorf("%s reads %q", function, names)
 		}
 	}
 }

@@ -77,6 +77,7 @@ func (r *reading) table(i, end int, s *scope) int {
 		}
 		for r.at(i).op("(") && i < end { // a function
 			relation = false
+			r.define(i+1, min(end, r.partner[i]))
 			r.walk(i+1, min(end, r.partner[i]), s, nil)
 			i = r.partner[i] + 1
 		}
@@ -91,6 +92,36 @@ func (r *reading) table(i, end int, s *scope) int {
 		return i + 1
 	}
 	return r.alias(i, end, s, name, relation)
+}
+
+// define notes the columns that the arguments of XMLTABLE, JSON_TABLE or ROWS FROM define, with their types: what stands before PATH and
+// DEFAULT in the lists behind COLUMNS, and behind AS.
+func (r *reading) define(i, end int) {
+	for ; i < end; i++ {
+		switch {
+		case r.at(i).op("(") && (r.at(i-1).is("columns") || r.at(i-1).is("as")):
+			r.defineList(i+1, r.partner[i])
+		case r.at(i).op("("):
+			i = r.partner[i]
+		case r.at(i).is("columns") && !r.at(i+1).op("("):
+			r.defineList(i+1, end)
+			return
+		}
+	}
+}
+
+func (r *reading) defineList(i, end int) {
+	for head := true; i < end; i++ {
+		head = r.at(i).op(",") || head && !r.keyword(i, "path", "default")
+		r.defined[i] = head
+		switch {
+		case r.at(i).op("(") && r.at(i-1).is("columns"): // nested
+			r.defineList(i+1, r.partner[i])
+			i = r.partner[i]
+		case r.at(i).op("("):
+			i = r.partner[i]
+		}
+	}
 }
 
 // alias reads the alias behind a table, and what may follow.
