@@ -49,8 +49,9 @@ func (m *Mapping) CheckTable(t *replication.Table, deleted Deleted) error {
 		if s.From != t.Relation.Table {
 			continue
 		}
-		said := map[string]bool{}
+		said, removes := map[string]bool{}, m.Removes(i)
 		for _, r := range s.read {
+			r.finds = r.finds || removes // a WITH in front of a DELETE, too
 			if message := s.fault(r, t, deleted); message != "" && !said[r.name] {
 				said[r.name] = true
 				faults = append(faults, m.fragment(i).Fault(r.offset, "%s", message))

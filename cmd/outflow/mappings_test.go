@@ -106,6 +106,7 @@ func TestMappingsThatATableRefuses(t *testing.T) {
 	for what, c := range map[string]struct{ step, fault, remedy string }{
 		"delete by another column":  {`items delete: DELETE FROM x t USING items c WHERE t.v = c.v`, `m.yaml:5:85: rows to delete are found by the key of public.items (tenant, id), and "v" may have changed`, `leave "v" out of the condition`},
 		"a value of another column": {`items delete: INSERT INTO x SELECT c.id, c.v FROM items c`, `m.yaml:5:70: a DELETE of public.items brings only the replica identity's columns (tenant, id), so "v" is NULL here`, `ALTER TABLE "public"."items" REPLICA IDENTITY FULL`},
+		"a query of other columns":  {`items delete: WITH gone AS (SELECT c.v AS w FROM items c) DELETE FROM x t USING gone g WHERE t.v = g.w`, `found by the key of public.items`, `leave "v" out`},
 		"any row by another column": {`items any: DELETE FROM x t USING items c WHERE t.v = c.v AND c._op = 'delete'`, `found by the key of public.items`, `or write one step with when: delete and one with when: upsert`},
 		"a merge by another column": {`items any: MERGE INTO x t USING items c JOIN items d ON c.v = d.v ON c.v = t.v WHEN MATCHED AND c._op = 'delete' THEN DELETE`, `m.yaml:5:98: rows to delete are found by the key`, `leave "v" out`},
 		"any step":                  {`items any: UPDATE x t SET v = 'old' FROM items c WHERE t.v = c.v`, `"v" is NULL here`, `REPLICA IDENTITY FULL`},
