@@ -34,6 +34,11 @@ func (m *Mapping) Removes(step int) bool {
 	return len(writes) > 0 && !slices.ContainsFunc(writes, func(w Write) bool { return !w.Deletes })
 }
 
+// Deletes reports whether a step deletes rows, perhaps among other writes.
+func (m *Mapping) Deletes(step int) bool {
+	return slices.ContainsFunc(m.Steps[step].tokens, func(t token) bool { return t.is("delete") })
+}
+
 // Writes are the tables that the steps write to, each once, as the SQL names them. A name with a schema in front is not
 // among them: it means that table and no other, so nothing can stand in its place.
 func (m *Mapping) Writes() []string {

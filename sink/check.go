@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -261,17 +261,12 @@ func (k *check) step(ctx context.Context, mi, si int) error {
 
 // unswept warns of tables whose rows no mapping's keys can find again.
 func (k *check) unswept() {
-	var tables []string
 	for _, m := range k.s.d.mappings {
 		for _, table := range m.Tables() {
-			swept := slices.ContainsFunc(k.s.d.mappings, func(o *mapping.Mapping) bool { return o.Keys[table] != "" })
-			if !swept && !slices.Contains(tables, table) {
-				tables = append(tables, table)
+			if tables := k.s.d.unkeyed(m, table); len(tables) > 0 {
+				k.found.Warn("keys of "+table, "add keys: to mapping "+m.Name,
+					"no mapping has those of %s: a TRUNCATE, or changes that are lost to the stream, halt the destination for good", strings.Join(tables, ", "))
 			}
 		}
-	}
-	for _, table := range tables {
-		k.found.Warn("keys of "+table, "add keys: to a mapping that reads "+table,
-			"no mapping has them: a TRUNCATE, or changes that are lost to the stream, halt the destination for good")
 	}
 }

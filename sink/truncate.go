@@ -12,25 +12,20 @@ import (
 )
 
 // truncate deletes, through the mappings' own delete steps, every row of a source table that the external database holds:
-// the mappings' keys say which those are. It runs inside the open external transaction, in its place in source order.
+// the mappings' keys say which those are. What a mapping without keys holds then is rows that nobody finds. It runs inside the open external transaction, in its place in source order.
 func (d *Destination) truncate(ctx context.Context, b *batch, rel *replication.Relation) error {
 	table := rel.Table
 	if !d.reads[table] {
 		return nil
 	}
-	asked := false
 	for mi, m := range d.mappings {
 		query, ok := m.Keys[table]
 		if !ok || !b.mappings[mi] {
 			continue
 		}
-		asked = true
 		if err := d.deleteKeys(ctx, b, rel, m, query); err != nil {
 			return err
 		}
-	}
-	if asked {
-		return nil
 	}
 	for mi, m := range d.mappings {
 		if !b.mappings[mi] {

@@ -3,31 +3,49 @@ package sink
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"outflow/mapping"
 )
 
-// Rows that were deleted on the primary while nobody watched are found by a sweep, which needs keys: in a mapping. Where none has them
-// for a table, a copy cannot make the external database equal: the destination stays halted until a mapping has keys, or until the tables
-// that hold such rows are empty. Nothing is noted of that: the tables themselves tell, at every start.
+// Rows that were deleted on the primary while nobody watched are found by a sweep, which needs keys: in a mapping. Where none tells of
+// a table's rows, a copy cannot make the external database equal: the destination stays halted until a mapping has keys, or until the
+// tables that hold such rows are empty. Nothing is noted of that: the tables themselves tell, at every start.
 
-// hasKeys reports whether a mapping says in keys: which rows of a source table the external database holds.
-func (d *Destination) hasKeys(table string) bool {
-	for _, m := range d.mappings {
-		if m.Keys[table] != "" {
-			return true
+// unkeyed are the tables from which a mapping removes rows of a source table, less those whose rows a mapping's keys tell: the tables
+// from which the mapping with the keys removes rows. What a step with when: any removes may be made of other tables, so that the delete
+// of any row makes it right: it counts where no mapping has keys.
+func (d *Destination) unkeyed(m *mapping.Mapping, table string) []string {
+	var told []string
+	keyed := false
+	for _, o := range d.mappings {
+		if o.Keys[table] != "" {
+			keyed = true
+			told = append(told, removedFrom(o, table, true)...)
 		}
 	}
-	return false
+	return slices.DeleteFunc(removedFrom(m, table, !keyed), func(name string) bool { return slices.Contains(told, name) })
+}
+
+// removedFrom are the tables from which a mapping's delete steps for a source table remove rows, and with orAny its any steps.
+func removedFrom(m *mapping.Mapping, table string, orAny bool) (names []string) {
+	for i, step := range m.Steps {
+		if step.From != table || step.When != mapping.Delete && !(orAny && step.When == mapping.Any && m.Deletes(i)) {
+			continue
+		}
+		for _, w := range m.StepWrites(i) {
+			if !slices.Contains(names, w.Name()) {
+				names = append(names, w.Name())
+			}
+		}
+	}
+	return names
 }
 
 // sweepable refuses to fill a mapping anew whose tables hold rows that no sweep can find. It runs in a transaction of the session.
 func (s *session) sweepable(ctx context.Context, m *mapping.Mapping) error {
 	for _, table := range m.Tables() {
-		if s.d.hasKeys(table) {
-			continue
-		}
 		holding, err := s.holdsRows(ctx, m, table)
 		if err != nil {
 			return err
@@ -42,25 +60,20 @@ func (s *session) sweepable(ctx context.Context, m *mapping.Mapping) error {
 // unswept says that rows of a source table cannot be found again.
 func unswept(table string, holding []string, what string) *Error {
 	list := strings.Join(holding, ", ")
-	return &Error{Table: table, verdict: needsHuman, Err: fmt.Errorf("%s: no mapping says in keys: which of its rows the external database holds", what),
-		Remedy: fmt.Sprintf("add keys: to a mapping that reads %s, or empty %s there", table, list)}
+	return &Error{Table: table, verdict: needsHuman, Err: fmt.Errorf("%s: no mapping says in keys: which of its rows the external database holds in %s", what, list),
+		Remedy: fmt.Sprintf("add keys: to the mapping that deletes from %s, or empty %[1]s there", list)}
 }
 
-// holdsRows are those of the tables from which a mapping's delete steps for a source table remove rows that hold any.
+// holdsRows are those of a mapping's unkeyed tables that hold rows.
 func (s *session) holdsRows(ctx context.Context, m *mapping.Mapping, table string) ([]string, error) {
 	var holding []string
-	for i, step := range m.Steps {
-		if step.From != table || step.When != mapping.Delete {
-			continue
+	for _, name := range s.d.unkeyed(m, table) {
+		rows, err := s.exec(ctx, "SELECT EXISTS (SELECT FROM "+name+")")
+		if err != nil {
+			return nil, &Error{Mapping: m.Name, Table: table, verdict: classify(err), SQLState: sqlstate(err), Err: fmt.Errorf("looking for rows in %s: %w", name, err)}
 		}
-		for _, w := range m.StepWrites(i) {
-			rows, err := s.exec(ctx, "SELECT EXISTS (SELECT FROM "+w.Name()+")")
-			if err != nil {
-				return nil, &Error{Mapping: m.Name, Table: table, verdict: classify(err), SQLState: sqlstate(err), Err: fmt.Errorf("looking for rows in %s: %w", w.Name(), err)}
-			}
-			if isTrue(rows) {
-				holding = append(holding, w.Name())
-			}
+		if isTrue(rows) {
+			holding = append(holding, name)
 		}
 	}
 	return holding, nil

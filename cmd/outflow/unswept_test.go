@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"outflow/internal/config"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/sink"
 )
@@ -78,6 +79,60 @@ func TestWhatACopyCannotHealStaysHalted(t *testing.T) {
 			})
 			w.synced()
 			w.mirrored(tenant1, dsn, "item", "id, note")
+		})
+	}
+}
+
+// The keys of one mapping do not tell which rows another one holds: a TRUNCATE or a resync halts the destination rather than leave rows.
+// Steps with when: any that remove rows count like delete steps.
+func TestKeysOfAnotherMappingTellNothing(t *testing.T) {
+	t.Parallel()
+	for name, all := range map[string]string{
+		"delete beside keys": `{from: item, when: delete, sql: "DELETE FROM all_copy t USING item r WHERE t.id = r.id"}`,
+		"any alone":          `{from: item, when: any, sql: "DELETE FROM all_copy t USING item r WHERE t.id = r.id AND r._op = 'delete'"}`,
+		"any with MERGE":     `{from: item, when: any, sql: "MERGE INTO all_copy t USING item r ON t.id = r.id WHEN MATCHED AND r._op = 'delete' THEN DELETE"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, pgtest.Shared(t))
+			if name == "any with MERGE" && w.version() < 15 {
+				t.Skip("MERGE came with Postgres 15")
+			}
+			w.exec(`CREATE TABLE item (tenant uuid, id int, PRIMARY KEY (tenant, id))`)
+			w.exec(`INSERT INTO item SELECT $1, n FROM generate_series(1, 20) n`, tenant1)
+			w.cfg.Source.Tables = append(w.cfg.Source.Tables, config.Table{Name: "item", Tenant: "tenant"})
+			const text = `name: %[1]s
+target: %[1]s_copy
+schema: CREATE TABLE IF NOT EXISTS %[1]s_copy (id int PRIMARY KEY)
+steps:
+  - {from: item, when: upsert, sql: "INSERT INTO %[1]s_copy (id) SELECT r.id FROM item r %[2]s ON CONFLICT (id) DO NOTHING"}
+  - %[3]s
+%[4]s`
+			w.addMapping("all", fmt.Sprintf(text, "all", "", all, ""))
+			mappings := []string{"all"}
+			if name == "delete beside keys" {
+				w.addMapping("some", fmt.Sprintf(text, "some", "WHERE r.id <= 10",
+					`{from: item, when: delete, sql: "DELETE FROM some_copy t USING item r WHERE t.id = r.id"}`, "keys: {item: SELECT id FROM some_copy}\n"))
+				mappings = append(mappings, "some")
+			}
+			dsn := w.destination(tenant1, "main", mappings...)
+			r := w.start()
+			r.caughtUp()
+			d := r.destination("main")
+			must(t, d.Resync(t.Context(), "the test"))
+			contains(t, becomes(t, d, sink.Halted), "no mapping says in keys", `"all_copy"`)
+			exec(t, connect(t, dsn), `TRUNCATE all_copy`)
+			r.caughtUp()
+			w.synced()
+			same(t, dsn, `SELECT count(*) FROM all_copy`, `"20"`)
+			w.exec(`DELETE FROM item WHERE id = 1`)
+			w.synced()
+			w.exec(`TRUNCATE item`)
+			contains(t, becomes(t, d, sink.Halted), "the primary truncated item", `"all_copy"`)
+			same(t, dsn, `SELECT count(*) FROM all_copy`, `"19"`)
+			exec(t, connect(t, dsn), `TRUNCATE all_copy`)
+			w.synced()
+			becomes(t, d, sink.Streaming)
 		})
 	}
 }
