@@ -268,6 +268,12 @@ func (d *Destination) step(ctx context.Context) error {
 			return err
 		}
 	}
+	return d.advance(ctx)
+}
+
+// advance does on the session what comes first: a chunk that waits for nothing more, then what is queued, then the next part of a copy. It
+// returns errNothing where there is nothing to do.
+func (d *Destination) advance(ctx context.Context) error {
 	bf := d.session.backfill
 	if bf != nil && bf.active && bf.mergeable() {
 		d.doing = copying
