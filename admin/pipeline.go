@@ -136,7 +136,9 @@ func (r *row) describe(now time.Time, speed rate) Destination {
 	d.Mappings = []Mapping{}
 	for _, m := range r.MappingStatus() {
 		next := describeMapping(m)
-		next.PendingChanges, next.PendingTransactions = &m.Changes, &m.Transactions
+		if !s.Detached { // else what it lacks is not in the queue
+			next.PendingChanges, next.PendingTransactions = &m.Changes, &m.Transactions
+		}
 		d.Mappings = append(d.Mappings, next)
 	}
 	if behind, ok := r.lag(now); ok {
@@ -166,14 +168,14 @@ func describeMapping(m sink.MappingStatus) Mapping {
 	return d
 }
 
-// lag is the age of the oldest transaction that waits. A destination that is detached gets none, and one that fails or is copied lacks
-// more than what waits: how far such a one is behind is not known.
+// lag is the age of the oldest transaction that waits. A destination that is detached gets none, and one that fails, is copied or was
+// paused before it was filled lacks more than what waits: how far such a one is behind is not known.
 func (r *row) lag(now time.Time) (seconds float64, ok bool) {
 	if r.Detached {
 		return 0, false
 	}
 	if r.Oldest.IsZero() {
-		return 0, r.State == sink.Streaming || r.State == sink.Paused
+		return 0, r.State == sink.Streaming
 	}
 	return max(0, now.Sub(r.Oldest).Seconds()), true
 }

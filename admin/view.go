@@ -178,7 +178,7 @@ type Mapping struct {
 	Name                string     `json:"name"`
 	SequenceID          *int64     `json:"last_synced_sequence_id"`
 	SyncedAt            *time.Time `json:"last_synced_at"`
-	PendingChanges      *int64     `json:"pending_changes"` // nil where only notes are known
+	PendingChanges      *int64     `json:"pending_changes"` // nil where only notes are known, and of a destination that is detached
 	PendingTransactions *int       `json:"pending_transactions"`
 }
 

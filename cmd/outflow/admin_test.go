@@ -137,7 +137,7 @@ func TestAPIInEachState(t *testing.T) {
 		t.Errorf("halted: %+v", halted.Error)
 	}
 	parked := s.destinationIs(tenant3, "away", sink.Parked)
-	if parked.Reason == nil || parked.LagSeconds != nil || len(parked.History) < 2 || parked.History[0].State != "parked" {
+	if parked.Reason == nil || parked.LagSeconds != nil || parked.Mappings[0].PendingChanges != nil || len(parked.History) < 2 || parked.History[0].State != "parked" {
 		t.Errorf("parked: %+v", parked)
 	}
 

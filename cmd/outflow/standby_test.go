@@ -24,6 +24,19 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
+// errorsAreNoted expects the errors of TestStandbyShowsWhatIsNoted, of which the halted destination's is one.
+func (s *site) errorsAreNoted(halted admin.Detail) {
+	s.tb.Helper()
+	if f := halted.Error; f == nil || f.Class != "row" || *f.SQLState != "P0001" || len(halted.History) != 1 || halted.History[0].State != "halted" {
+		s.tb.Errorf("the noted error is %+v, the history %+v", f, halted.History)
+	}
+	var recent struct{ Errors []admin.Incident }
+	if s.call("GET", "/api/errors", "", &recent); len(recent.Errors) != 2 || recent.Errors[0].Last.IsZero() ||
+		!strings.Contains(recent.Errors[0].Failure.Message+recent.Errors[1].Failure.Message, "I refuse") {
+		s.tb.Errorf("the noted errors are %+v", recent.Errors)
+	}
+}
+
 // A standby shows what the process that reads the slot has noted, and names that process: in the API, on the page, in the metrics, and
 // through outflow status, which says the same where no process answers.
 func TestStandbyShowsWhatIsNoted(t *testing.T) {
@@ -79,13 +92,7 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 		t.Errorf("the mappings are %+v, noted as %+v", now.Mappings, m)
 	}
 	contains(t, s.get("/"), "1 of 3 in sync", host, "this process is a standby", "I refuse")
-	if f := halted.Error; f == nil || f.Class != "row" || *f.SQLState != "P0001" || len(halted.History) != 1 || halted.History[0].State != "halted" {
-		t.Errorf("the noted error is %+v, the history %+v", f, halted.History)
-	}
-	var recent struct{ Errors []admin.Incident }
-	if s.call("GET", "/api/errors", "", &recent); len(recent.Errors) != 2 || recent.Errors[0].Last.IsZero() || !strings.Contains(recent.Errors[0].Failure.Message+recent.Errors[1].Failure.Message, "I refuse") {
-		t.Errorf("the noted errors are %+v", recent.Errors)
-	}
+	s.errorsAreNoted(halted)
 	metrics := s.get("/metrics")
 	contains(t, metrics, `outflow_role{role="standby"} 1`, `outflow_destinations{state="halted"} 1`, `outflow_destinations_in_sync 1`, `outflow_slot_reader{host="`+host+`"} 1`,
 		`outflow_destination_state{destination="poisoned",state="halted",tenant="`+tenant2+`"} 1`)
