@@ -31,7 +31,8 @@ func (d *Destination) unkeyed(m *mapping.Mapping, table string) []string {
 // removedFrom are the tables from which a mapping's delete steps for a source table remove rows, and with orAny its any steps.
 func removedFrom(m *mapping.Mapping, table string, orAny bool) (names []string) {
 	for i, step := range m.Steps {
-		if step.From != table || step.When != mapping.Delete && !(orAny && step.When == mapping.Any && m.Deletes(i)) {
+		removes := step.When == mapping.Delete || orAny && step.When == mapping.Any && m.Deletes(i)
+		if step.From != table || !removes {
 			continue
 		}
 		for _, w := range m.StepWrites(i) {
