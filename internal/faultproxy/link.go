@@ -2,6 +2,7 @@ package faultproxy
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -32,6 +33,10 @@ func (l *link) upstream() {
 	for {
 		n, err := l.client.Read(buffer)
 		chunk := buffer[:n]
+		if l.proxy.cut.Load() && isCancel(chunk) { // of the client that was cut: it would undo what the server is to carry out
+			l.reset()
+			return
+		}
 		ended, matched := requests.scan(chunk), 0
 		if t := l.proxy.current().trigger; claimed == nil && t != nil {
 			if at := watched.find(t, chunk); at >= 0 && l.proxy.claim(t) {
@@ -51,6 +56,11 @@ func (l *link) upstream() {
 			return
 		}
 	}
+}
+
+// isCancel reports whether a connection begins as a cancel request does (the Postgres manual, "Message Formats", CancelRequest).
+func isCancel(chunk []byte) bool {
+	return len(chunk) >= 8 && binary.BigEndian.Uint32(chunk) == 16 && binary.BigEndian.Uint32(chunk[4:]) == 80877102
 }
 
 // watch looks for a trigger's text, which may lie across chunks.
@@ -76,6 +86,7 @@ func (w *watch) find(t *trigger, chunk []byte) int {
 // cutClient resets the client's side only. The server reads the request to its end, and then sees that nobody is there
 // any more; its answers are read and dropped by downstream meanwhile.
 func (l *link) cutClient(t *trigger) {
+	l.proxy.cut.Store(true)
 	abort(l.client)
 	close(t.fired)
 	l.server.CloseWrite() //nolint:errcheck // the server may have gone
@@ -121,6 +132,9 @@ func (l *link) forward(to *net.TCPConn, chunk []byte) bool {
 			return true // the request came while this answer was held up: what it still shows is out of date
 		}
 		if _, err := to.Write(piece); err != nil {
+			if to == l.client && l.muted.Load() {
+				return true // cutClient closed the client meanwhile; the server must still carry the request out
+			}
 			l.reset()
 			return false
 		}

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,6 +20,7 @@ type Proxy struct {
 	ctx      context.Context // ends with Close; every wait watches it
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
+	cut      atomic.Bool // a client was cut behind a request: see CutAfterQuery
 
 	mu     sync.Mutex
 	faults faults
@@ -116,7 +118,7 @@ func (p *Proxy) Slice(n int) { p.set(func(f *faults) { f.slice = n }) }
 
 // CutAfterQuery waits for a text in what a client sends, in any case of letters: then that request goes to the server
 // up to its end (the Query, Sync or Flush), and the client's connection is reset before any answer to it. The server
-// carries the request out. It happens once; the channel is closed when the client has been cut, which may be before the
+// carries the request out; cancel requests do not pass from then on. It happens once; the channel is closed when the client has been cut, which may be before the
 // server is done. Another call takes the place of one that has not fired; an empty match takes it away.
 //
 // Where a statement was prepared earlier, only its name is on the wire; where it is prepared in a round trip of its own,

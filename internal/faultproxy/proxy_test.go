@@ -134,8 +134,11 @@ func TestCutAfterQuery(t *testing.T) {
 					t.Errorf("the client got an answer: %v", err)
 				}
 				<-fired
+				deadline := time.Now().Add(20 * time.Second)
 				for n := "0"; n != "1"; { // the server may still be at it
-					n, err = query(t.Context(), watcher, "SELECT count(*)::text FROM t")
+					if n, err = query(t.Context(), watcher, "SELECT count(*)::text FROM t, pg_sleep(0.01)"); err == nil && time.Now().After(deadline) {
+						t.Fatalf("the server did not carry the request out: %s rows", n)
+					}
 					ok(t, err)
 				}
 				_, err = bystander.Exec(t.Context(), "BEGIN; COMMIT") // it fires once
