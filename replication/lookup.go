@@ -127,14 +127,20 @@ func (e *KeyError) Error() string { return e.Err.Error() }
 
 func (e *KeyError) Unwrap() error { return e.Err }
 
-// Present returns which of the keys the tenant has rows of. Whether two keys are one is for the primary to say, by the equality of
-// the key's own index: texts may differ, as of numeric and citext. The chunk has no rows. A text that is no key is a [*KeyError].
-func (c *Copier) Present(ctx context.Context, keys Keys) (present []bool, chunk Chunk, err error) {
-	found, chunk, err := c.find(ctx, keys, func(*shape) string { return "''" })
-	for _, t := range found {
-		present = append(present, !t.IsZero())
-	}
-	return present, chunk, err
+// Present returns the keys as the primary has them, less the tenant's column: one for each key, the zero Tuple where the tenant has no
+// such row. Whether two keys are one is for the primary to say, by the equality of the key's own index: texts may differ, as of numeric
+// and citext. The chunk has no rows. A text that is no key is a [*KeyError].
+func (c *Copier) Present(ctx context.Context, keys Keys) (present []Tuple, chunk Chunk, err error) {
+	return c.find(ctx, keys, func(s *shape) string {
+		if len(s.key) == 0 {
+			return "''"
+		}
+		list := make([]string, len(s.order))
+		for n, o := range s.order {
+			list[n] = o.Name
+		}
+		return strings.Join(list, ", ")
+	})
 }
 
 // Find returns the tenant's rows with those keys in the chunk, one for each key, zero where there is none. See [Copier.Present].

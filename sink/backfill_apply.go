@@ -98,8 +98,16 @@ func (bf *backfill) portion(c *chunk, rows *mapping.Rows, at, n int) *portion {
 			p.next.Copied = bf.cursor.copied(c.table, len(p.rows.Upserts))
 		}
 	}
+	doubles := 0
+	if c.swept != nil { // a delete step may take the other form of the row too: the next pass copies it
+		for _, k := range c.removed[at : at+len(p.rows.Deletes)] {
+			if k.there != nil {
+				doubles++
+			}
+		}
+	}
 	p.next.Pass, p.next.PutOff, p.next.Before, p.next.Strict, p.next.Order =
-		bf.cursor.Pass, bf.cursor.PutOff, bf.cursor.Before, bf.cursor.Strict, bf.s.order.print
+		bf.cursor.Pass, bf.cursor.PutOff+int64(doubles), bf.cursor.Before, bf.cursor.Strict, bf.s.order.print
 	return p
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -33,6 +35,7 @@ type keysID struct {
 type key struct {
 	tuple replication.Tuple // in the types of the primary as far as the database could say so; all else is NULL
 	here  []string          // as the database writes it
+	there []string          // as the primary writes it; nil where the primary lacks the key, or was not asked
 }
 
 // keysOf finds how the external database orders a mapping's keys. It needs an open transaction.
@@ -130,12 +133,15 @@ func (q *keysQuery) list() string {
 	return strings.Join(append(own, source...), ", ")
 }
 
+// all reads all keys.
+func (q *keysQuery) all() string { return fmt.Sprintf("SELECT %s FROM (%s) AS k", q.list(), q.sql) }
+
 // page reads keys behind a place, as many as the limit. The place's texts are its parameters.
 func (q *keysQuery) page(after []string, limit int) string {
 	if len(q.columns) == 0 {
 		return fmt.Sprintf("SELECT FROM (%s) AS k LIMIT 1", q.sql)
 	}
-	sql := fmt.Sprintf("SELECT %s FROM (%s) AS k", q.list(), q.sql)
+	sql := q.all()
 	if after != nil {
 		values := make([]string, len(q.order))
 		for n, o := range q.order {
@@ -188,6 +194,15 @@ func (q *keysQuery) key(row [][]byte, tenant string) (key, error) {
 	return k, nil
 }
 
+// keyOf are the texts of a row's key, less the tenant's.
+func (q *keysQuery) keyOf(t replication.Tuple) []string {
+	texts := make([]string, len(q.columns))
+	for n, i := range q.columns {
+		texts[n] = string(t.Value(i).Text)
+	}
+	return texts
+}
+
 // stillHeld returns which of the keys the external database holds still. It needs an open transaction, and the caller must be the only one
 // who writes.
 //
@@ -225,6 +240,56 @@ func (s *session) stillHeld(ctx context.Context, q *keysQuery, keys []key) (map[
 		still[k.id()] = true
 	}
 	return still, nil
+}
+
+// doubles are those of the keys that the primary writes in another way, and that the external database holds in that way too: it tells
+// keys apart that are one to the primary, as a text column does with those of a citext. They are what is left of a row whose key was
+// written in another way before. It needs an open transaction, which an error ends.
+func (s *session) doubles(ctx context.Context, q *keysQuery, keys []key) (map[string]bool, error) {
+	var asked []key
+	for _, k := range keys {
+		if k.there != nil && !slices.Equal(k.there, k.here) {
+			asked = append(asked, k)
+		}
+	}
+	if len(asked) == 0 {
+		return nil, nil
+	}
+	var arrays, columns, other, own []string
+	for n, o := range q.order {
+		here, there := make([]string, len(asked)), make([]string, len(asked))
+		for i, k := range asked {
+			here[i], there[i] = k.here[n], k.there[n]
+		}
+		arrays = append(arrays, textArray(here), textArray(there))
+		columns = append(columns, fmt.Sprintf("h%d, t%d", n, n))
+		value := fmt.Sprintf("u.t%d::text", n)
+		if q.source != nil {
+			value += "::" + q.source[n]
+		}
+		other, own = append(other, value+"::"+o.Type), append(own, o.Value(fmt.Sprintf("u.h%d", n)))
+	}
+	var unnest []string
+	for n := range arrays {
+		unnest = append(unnest, fmt.Sprintf("$%d::text[]", n+1))
+	}
+	rows, err := s.exec(ctx, fmt.Sprintf("SELECT DISTINCT u.n FROM (%s) AS k JOIN unnest(%s) WITH ORDINALITY AS u (%s, n) ON %s AND NOT (%s)", q.sql,
+		strings.Join(unnest, ", "), strings.Join(columns, ", "), replication.Same(q.order, other), replication.Same(q.order, own)), arrays...)
+	if state := sqlstate(err); state == cannotCoerce || strings.HasPrefix(state, "22") {
+		return nil, nil // the database cannot hold what the primary writes
+	}
+	if err != nil {
+		return nil, q.fault(err)
+	}
+	found := map[string]bool{}
+	for _, row := range rows {
+		n, err := strconv.Atoi(string(row[0]))
+		if err != nil || n < 1 || n > len(asked) {
+			return nil, fmt.Errorf("%q is no place among %d keys", row[0], len(asked))
+		}
+		found[asked[n-1].id()] = true
+	}
+	return found, nil
 }
 
 // id tells keys of one database apart.

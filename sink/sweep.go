@@ -177,9 +177,15 @@ func (bf *backfill) nextSwept(ctx context.Context, copier *replication.Copier) (
 		return c, err
 	}
 	for i, k := range p.keys {
-		if !present[i] {
-			c.gone = append(c.gone, k)
+		if !present[i].IsZero() {
+			for _, v := range present[i].Values(nil)[:len(p.query.columns)] {
+				k.there = append(k.there, string(v.Text))
+			}
+			if slices.Equal(k.there, k.here) {
+				continue
+			}
 		}
+		c.gone = append(c.gone, k)
 	}
 	c.next = bf.cursor
 	c.next.Table, c.next.Mapping, c.next.After, c.next.Sort = p.target.table, p.target.mapping.Name, p.next.After, p.next.Order
@@ -212,7 +218,7 @@ func (bf *backfill) sweep(ctx context.Context, c *chunk) (deletes []mapping.Row,
 	}
 	c.next.Keys = maps.Clone(bf.cursor.Keys)
 	if !bf.cursor.Remove {
-		t.Found += int64(len(p.keys) - len(c.gone))
+		t.Found += int64(len(p.keys) - len(slices.DeleteFunc(slices.Clone(c.gone), func(k key) bool { return k.there != nil })))
 		t.Gone += int64(len(gone))
 		if t.First == "" && len(gone) > 0 {
 			t.First = describeTuple(p.query.relation, gone[0].tuple)
@@ -296,12 +302,37 @@ func (bf *backfill) changes(c *chunk) (keys []replication.Tuple) {
 	return keys
 }
 
-// held are the keys that the external database holds still.
+// held are the keys that the external database holds still: of those that the primary has, the ones of which another form is held.
 func (bf *backfill) held(ctx context.Context, c *chunk, keys []key) ([]key, error) {
 	if err := bf.s.begin(ctx); err != nil {
 		return nil, err
 	}
 	defer bf.s.rollback()
-	still, err := bf.s.stillHeld(ctx, c.swept.query, keys)
-	return slices.DeleteFunc(slices.Clone(keys), func(k key) bool { return !still[k.id()] }), err
+	doubles, err := bf.s.doubles(ctx, c.swept.query, keys)
+	if err != nil {
+		return nil, err
+	}
+	held := slices.DeleteFunc(slices.Clone(keys), func(k key) bool { return k.there != nil && !doubles[k.id()] })
+	if len(held) == 0 {
+		return nil, nil
+	}
+	still, err := bf.s.stillHeld(ctx, c.swept.query, held)
+	if err != nil {
+		return nil, err
+	}
+	held = slices.DeleteFunc(held, func(k key) bool { return !still[k.id()] })
+	for _, k := range held {
+		if k.there != nil && (bf.cursor.Pass > 0 || slices.Equal(k.there, c.swept.query.keyOf(k.tuple))) {
+			return nil, doubled(c.swept, k)
+		}
+	}
+	return held, nil
+}
+
+// doubled says that no delete step can remove one of two rows.
+func doubled(p *page, k key) error {
+	return &Error{Mapping: p.target.mapping.Name, Table: p.target.table, verdict: needsHuman,
+		Err: p.target.mapping.KeysFault(p.target.table, "it gives both %q and %q, which are one key of %s to the primary, and the delete steps do not remove the first one",
+			k.here, k.there, p.target.table),
+		Remedy: "delete the first one in the external database and resync; let its key have the type that it has on the primary"}
 }

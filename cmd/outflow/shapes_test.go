@@ -245,6 +245,25 @@ func TestTruncate(t *testing.T) {
 	}
 }
 
+// The external database keeps keys in other types, whose text the primary's type would not take: the TRUNCATE finds them all the same.
+func TestTruncateOfKeysInOtherTypes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.exec(`CREATE TABLE item (tenant uuid, id bigint, note text, PRIMARY KEY (tenant, id))`)
+	w.exec(`INSERT INTO item SELECT $1, n, 'note' FROM generate_series(1, 300) n`, tenant1)
+	w.table("item", 1, "id numeric(10,2)", "note text")
+	dsn := w.destination(tenant1, "main", "item")
+	w.cfg.Sink.BatchRows = 100
+	r := w.start()
+	r.caughtUp()
+	w.exec(`BEGIN; TRUNCATE item; INSERT INTO item VALUES ('` + tenant1 + `', 7, 'after'); COMMIT`)
+	w.synced()
+	same(t, dsn, `SELECT id, note FROM item_copy`, `"7.00"|"after"`)
+	if s := r.destination("main").Status(); s.State != sink.Streaming || s.Failures > 0 {
+		t.Errorf("the status is %+v", s)
+	}
+}
+
 func TestAlterTable(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))

@@ -123,3 +123,44 @@ func TestKeysThatMoveDuringARepair(t *testing.T) {
 	w.synced()
 	w.equal(tenant1, dsn)
 }
+
+// A text column tells keys apart that are one to the primary. The form that a key had before is not a row of its own: it is removed, or
+// where no delete step can do that the destination halts.
+func TestSweepOfTwoFormsOfOneKey(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, source, value, deletes, old string }{
+		{"citext", "citext", "'Row ' || n", "t.id = r.id::text", "'ROW ' || n"},
+		{"numeric", "numeric", "n", "t.id = r.id::text", "n || '.00'"},
+		{"wide", "citext", "'Row ' || n", "lower(t.id) = lower(r.id::text)", "'ROW ' || n"}, // which takes both forms
+		{"unnamed", "timestamptz", "'2000-01-01'::timestamptz + n * interval '1 s'", "t.id = r.id::text", "('2000-01-01'::timestamp + n * interval '1 s')::text"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, pgtest.Shared(t))
+			w.exec(fmt.Sprintf(`CREATE EXTENSION citext; CREATE TABLE item (tenant uuid, id %s, n int, PRIMARY KEY (tenant, id))`, c.source))
+			w.exec(fmt.Sprintf(`INSERT INTO item SELECT $1, %s, n FROM generate_series(1, 1500) n`, c.value), tenant1)
+			w.tables("item")
+			w.mapping("item", fmt.Sprintf(`name: item
+target: item_copy
+schema: CREATE TABLE IF NOT EXISTS item_copy (id text PRIMARY KEY, n int)
+steps:
+  - {from: item, when: delete, sql: 'DELETE FROM item_copy t USING item r WHERE %s'}
+  - {from: item, when: upsert, sql: 'INSERT INTO item_copy SELECT r.id::text, r.n FROM item r ON CONFLICT (id) DO UPDATE SET n = excluded.n'}
+keys:
+  item: SELECT id FROM item_copy
+`, c.deletes))
+			dsn := w.destination(tenant1, "main", "item")
+			r := w.start()
+			r.caughtUp()
+			exec(t, connect(t, dsn), fmt.Sprintf(`SET timezone = 'UTC'; INSERT INTO item_copy SELECT %s, -1 FROM generate_series(3, 1500, 40) n`, c.old))
+			d := resynced(t, r)
+			if c.name == "unnamed" {
+				contains(t, becomes(t, d, sink.Halted), `"2000-01-01 00:00:03"`, `"2000-01-01 00:00:03+00"`, "one key of item", "remedy: delete the first")
+				exec(t, connect(t, dsn), `DELETE FROM item_copy WHERE n = -1`)
+				resynced(t, r)
+			}
+			r.caughtUp()
+			same(t, dsn, `SELECT format('%s', id), n FROM item_copy ORDER BY n`, query(t, w.source, `SELECT format('%s', id), n FROM item ORDER BY n`)...)
+		})
+	}
+}
