@@ -217,6 +217,10 @@ func (s Setup) watchRelied(ctx context.Context, conn *pgx.Conn, began facts) (si
 	return since, err
 }
 
+// NotConfigured is the reason that is noted of a destination which the configuration no longer has; should the destination return, it is
+// copied again whatever happened meanwhile.
+const NotConfigured = "it is not in the configuration"
+
 // Ended begins the reason that [Setup.Stop] notes of every destination.
 const Ended = "reading has ended: "
 
@@ -227,8 +231,8 @@ func (s Setup) Stop(ctx context.Context, cause error) error {
 	return s.connected(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 			var noted bool
-			err := tx.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM outflow.destination_state WHERE slot = $1 AND (state <> 'backfilling' OR reason <> $2))`,
-				s.Slot, reason).Scan(&noted)
+			err := tx.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM outflow.destination_state WHERE slot = $1 AND reason <> $3 AND (state <> 'backfilling' OR reason <> $2))`,
+				s.Slot, reason, NotConfigured).Scan(&noted)
 			if sqlstate(err) == undefinedTable || err == nil && noted {
 				return nil
 			}

@@ -85,7 +85,7 @@ type execer interface {
 func raiseAll(ctx context.Context, db execer, slot, reason string) error {
 	// An epoch is a time: a primary that was restored from a backup must not give one again which an external database has.
 	_, err := db.Exec(ctx, `UPDATE outflow.destination_state SET epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
-		state = 'backfilling', reason = $2, resync_at = clock_timestamp(), updated_at = now() WHERE slot = $1`, slot, reason)
+		state = 'backfilling', reason = $2, resync_at = clock_timestamp(), updated_at = now() WHERE slot = $1 AND reason <> $3`, slot, reason, NotConfigured)
 	if err != nil {
 		return fmt.Errorf("writing outflow.destination_state: %w", err)
 	}

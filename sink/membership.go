@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"outflow/replication"
 )
 
 // Destinations come, go and change while the router runs. Put and Remove write to the primary what must be known there, so only
@@ -72,7 +74,7 @@ func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 		}
 		d.parking = true // nobody else writes of it meanwhile
 		d.mu.Unlock()
-		if _, err := r.State.raise(ctx, destinationState{tenant: tenant, name: name, state: Parked, reason: notConfigured}); err != nil {
+		if _, err := r.State.raise(ctx, destinationState{tenant: tenant, name: name, state: Parked, reason: replication.NotConfigured}); err != nil {
 			d.mu.Lock()
 			d.parking = false
 			d.mu.Unlock()

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"outflow/replication"
 )
 
 // Noted is what the primary knows of a destination, whether a process runs or not.
@@ -44,7 +46,7 @@ func (s *StateStore) Noted(ctx context.Context, tenant, name string) (all []Note
 }
 
 // Configured reports whether the configuration had the destination when a process last began to read.
-func (n Noted) Configured() bool { return n.Reason != notConfigured }
+func (n Noted) Configured() bool { return n.Reason != replication.NotConfigured }
 
 // Attended reports whether a process reads the slot.
 func (s *StateStore) Attended(ctx context.Context) (attended bool, err error) {

@@ -51,7 +51,7 @@ func (r *Router) Begin(ctx context.Context) error {
 	for _, d := range r.Destinations() {
 		name := [2]string{d.Tenant, d.Name}
 		s := byName[name]
-		if s.reason == notConfigured { // it is back; its database may have been filled under another name meanwhile, in a later epoch
+		if s.reason == replication.NotConfigured { // it is back; its database may have been filled under another name meanwhile, in a later epoch
 			s.state, s.reason = Backfilling, "it is in the configuration again"
 			if s.epoch, err = r.State.raise(ctx, s); err != nil {
 				return err
@@ -61,11 +61,11 @@ func (r *Router) Begin(ctx context.Context) error {
 		delete(byName, name)
 	}
 	for _, s := range byName {
-		if s.reason == notConfigured {
+		if s.reason == replication.NotConfigured {
 			continue
 		}
 		// It was taken out of the configuration. What is acknowledged from here on passes it by, so it is copied anew should it return.
-		s.state, s.reason = Parked, notConfigured
+		s.state, s.reason = Parked, replication.NotConfigured
 		if _, err := r.State.raise(ctx, s); err != nil {
 			return err
 		}
@@ -91,9 +91,6 @@ func (r *Router) beginReading(ctx context.Context) error {
 
 // resetRemedy heals what a restored primary has broken.
 const resetRemedy = "run: outflow run --slot-reset, which raises the ids and copies every destination anew"
-
-// notConfigured is the reason of a destination that the configuration no longer has.
-const notConfigured = "it is not in the configuration"
 
 // begin takes over what the primary has noted, the zero value where it has nothing.
 func (d *Destination) begin(s destinationState) {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
+
+	"outflow/replication"
 )
 
 // A request is a person's word that reaches the process which reads the slot by way of outflow.destination_state, so that the request
@@ -96,7 +98,7 @@ func (s *StateStore) RequestResync(ctx context.Context, tenant, name, by, why st
 			since = CASE WHEN state = 'backfilling' THEN since ELSE now() END, state = 'backfilling', detached = false,
 			reason = $4, copied_rows = NULL, copy_total = NULL, updated_at = now()
 			WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3) AND reason <> $5`,
-			s.Slot, tenant, name, truncated(reason, 512), notConfigured, by, why)
+			s.Slot, tenant, name, truncated(reason, 512), replication.NotConfigured, by, why)
 		n = tag.RowsAffected()
 		return err
 	})
@@ -112,7 +114,7 @@ func (s *StateStore) RequestRetry(ctx context.Context, tenant, name string, only
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		tag, err := conn.Exec(ctx, `UPDATE outflow.destination_state SET retry_at = clock_timestamp(), asked_by = $6, asked_why = $7
 			WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3) AND reason <> $4 AND (state = 'halted' OR NOT $5)`,
-			s.Slot, tenant, name, notConfigured, onlyHalted, oneLine(by), oneLine(why))
+			s.Slot, tenant, name, replication.NotConfigured, onlyHalted, oneLine(by), oneLine(why))
 		n = tag.RowsAffected()
 		return err
 	})

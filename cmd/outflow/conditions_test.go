@@ -198,6 +198,7 @@ func TestConditionsStopTheReading(t *testing.T) {
 				if down {
 					p.terminate()
 				}
+				w.exec(`INSERT INTO outflow.destination_state (slot, tenant_id, name, state, reason) VALUES ($1, 'gone', 'gone', 'parked', 'it is not in the configuration')`, w.cfg.Source.Slot)
 				for statement := range splitStatements(c.damage + "; " + c.change) {
 					w.exec(statement)
 				}
@@ -212,6 +213,10 @@ func TestConditionsStopTheReading(t *testing.T) {
 				reason := query(t, w.source, `SELECT state, reason FROM outflow.destination_state WHERE slot = $1 AND name = 'one'`, w.cfg.Source.Slot)[0]
 				if strings.HasPrefix(reason, `"streaming"`) || !strings.Contains(reason, strings.Split(says[0], `"`)[0]) {
 					t.Errorf("the state is %s", reason)
+				}
+				status := command(t, 0, "status", "--config", w.file, "--set", "admin.listen=127.0.0.1:1")
+				if contains(t, status, "Nobody reads the slot, and a person is needed: reading has ended: ", "halted"); strings.Contains(status, "gone/gone") {
+					t.Errorf("the status has what the configuration no longer has:\n%s", status)
 				}
 				if c.correct == "" {
 					w.cfg.Source.Tables[0].Tenant = "owner"
