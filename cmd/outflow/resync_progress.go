@@ -34,6 +34,7 @@ type copySum struct {
 	rows            int64
 	total           int64 // about; -1 unknown
 	rate            float64
+	goesOn          bool // one is being copied; else no time is left to be told
 }
 
 func newCopyProgress(out io.Writer) *copyProgress {
@@ -87,6 +88,7 @@ func (p *copyProgress) add(all []sink.Noted) {
 			d.CopyTotal = d.Copied
 		} else {
 			p.last[key] = d
+			sum.goesOn = sum.goesOn || d.State == sink.Backfilling
 		}
 		sum.rows += d.Copied
 		if d.CopyTotal < 0 || sum.total < 0 {
@@ -112,7 +114,7 @@ func (s copySum) text() string {
 // left is the rate, and the time that is left at it.
 func (s copySum) left() string {
 	text := fmt.Sprintf("%.0f rows/s", s.rate)
-	if rows := s.total - s.rows; rows > 0 && s.rate > 0 {
+	if rows := s.total - s.rows; rows > 0 && s.rate > 0 && s.goesOn {
 		text += fmt.Sprintf(", about %s left", time.Duration(float64(rows)/s.rate*float64(time.Second)).Round(time.Second))
 	}
 	return text

@@ -149,6 +149,10 @@ func TestProgressOfCopies(t *testing.T) {
 	if got := p.sum().left(); got != "100 rows/s, about 4s left" {
 		t.Error(got)
 	}
+	p.show([]sink.Noted{{Name: "a", State: sink.Halted, Copied: 600, CopyTotal: 1000}, {Name: "b", State: sink.Halted, Copied: 400, CopyTotal: 100}})
+	if got := p.sum().left(); got != "100 rows/s" {
+		t.Errorf("a time left of what stands still: %s", got)
+	}
 	p.show([]sink.Noted{{Name: "a", State: sink.Streaming, CopyTotal: -1}, {Name: "b", State: sink.Backfilling, Copied: 400, CopyTotal: -1}})
 	if got := p.sum().text(); got != "1 of 2 databases, 1000 rows" {
 		t.Error(got)
