@@ -332,6 +332,9 @@ func (m *Mapping) reads(table string) bool { return slices.Contains(m.Tables(), 
 // within the SQL do.
 func (m *Mapping) Fingerprint() string { return m.fingerprint }
 
+// Identity is the name and the fingerprint, as outflow.destination_state notes them.
+func (m *Mapping) Identity() string { return m.Name + ":" + m.fingerprint }
+
 func (m *Mapping) sum() string {
 	b, err := json.Marshal(struct {
 		Name, Target, Schema string

@@ -93,20 +93,49 @@ func CheckTables(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables
 	if err != nil {
 		return nil, err
 	}
+	if f, err = renamed(ctx, conn, version, f, names); err != nil {
+		return nil, err
+	}
 	var found violations
 	for i, rule := range rules {
 		found = append(found, judgeTable(rule, &f.Tables[i], conn.Config().User, version, nil)...)
 		var t *Table
 		if f.Tables[i].Kind == "r" || f.Tables[i].Kind == "p" {
-			if t, err = LoadTable(ctx, conn, rule.Schema, rule.Name); err != nil {
+			if t, err = LoadTable(ctx, conn, f.Tables[i].Schema, f.Tables[i].Name); err != nil {
 				return nil, err
 			}
-			column := f.Tables[i].column(rule.Tenant)
-			t.Ownerless = column != nil && !column.NotNull
+			if column := f.Tables[i].column(rule.Tenant); t != nil && column != nil {
+				t.Ownerless = !column.NotNull
+			}
 		}
 		tables = append(tables, t)
 	}
 	return tables, errors.Join(found.errors()...)
+}
+
+// renamed finds tables that are not there by the OIDs that were noted for their names: they may have other names now. The schema outflow need
+// not exist.
+func renamed(ctx context.Context, conn *pgx.Conn, version int, f facts, tables []wanted) (facts, error) {
+	missing := false
+	for i := range f.Tables {
+		if f.Tables[i].OID != 0 {
+			continue
+		}
+		err := conn.QueryRow(ctx, `SELECT coalesce(max((t ->> 'oid')::bigint), 0)::oid FROM outflow.source, jsonb_path_query(relied, '$.tables[*]') t
+			WHERE t ->> 'schema' = $1 AND t ->> 'name' = $2`, tables[i].schema, tables[i].name).Scan(&tables[i].oid)
+		switch sqlstate(err) {
+		case undefinedTable, insufficientRights, undefinedColumn:
+			return f, nil
+		}
+		if err != nil {
+			return f, fmt.Errorf("reading outflow.source: %w", err)
+		}
+		missing = missing || tables[i].oid != 0
+	}
+	if !missing {
+		return f, nil
+	}
+	return loadFacts(ctx, conn, version, "", tables)
 }
 
 // Names are the names of the columns, in order.

@@ -53,7 +53,10 @@ func judgeTable(rule TableRule, t *tableFacts, role string, version int, columns
 		kind := map[string]string{"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index", "I": "an index", "c": "a type"}[t.Kind]
 		found.add("name in source.tables the table that holds the rows", "%s is %s: only a table has changes in the WAL", name, cmp.Or(kind, "no table"))
 		return found
-	case t.Schema != rule.Schema || t.Name != rule.Name:
+	case t.Schema != rule.Schema:
+		found.add(fmt.Sprintf("ALTER TABLE %s SET SCHEMA %s (where the schema was renamed: ALTER SCHEMA %s RENAME TO %[2]s), or correct source.tables and the mappings",
+			quoted, quoteIdentifier(rule.Schema), quoteIdentifier(t.Schema)), "table %s is %s.%s now", name, t.Schema, t.Name)
+	case t.Name != rule.Name:
 		found.add(fmt.Sprintf("ALTER TABLE %s RENAME TO %s, or correct source.tables and the mappings", quoted, quoteIdentifier(rule.Name)),
 			"table %s was renamed to %s.%s", name, t.Schema, t.Name)
 	}
@@ -218,11 +221,34 @@ func judgeColumns(publication string, m membershipFacts, t PublishedTable, lists
 // gap is why the stream does not show all that happened between two looks; the zero value is that it does.
 type gap struct {
 	reasons []string
-	plan    bool // what is planned for the tables is out of date as well
+	whole   bool             // every destination is concerned
+	tables  []PublishedTable // else those destinations whose mappings read one of these
+	plan    bool             // what is planned for the tables is out of date as well
 }
 
+// add adds a reason that concerns every destination.
 func (g *gap) add(format string, args ...any) {
 	g.reasons = append(g.reasons, fmt.Sprintf(format, args...))
+	g.whole = true
+}
+
+// addOf adds a reason that concerns only the destinations whose mappings read the table, since every change of it that the stream has
+// can be understood.
+func (g *gap) addOf(t PublishedTable, format string, args ...any) {
+	g.reasons = append(g.reasons, fmt.Sprintf(format, args...))
+	g.tables = append(g.tables, t)
+}
+
+// apart are the mappings that read none of the tables of the gap.
+func (g *gap) apart() []string {
+	var all []string
+	for i, t := range g.tables {
+		if i == 0 {
+			all = slices.Clone(t.Apart)
+		}
+		all = slices.DeleteFunc(all, func(m string) bool { return !slices.Contains(t.Apart, m) })
+	}
+	return all
 }
 
 // outdate adds a reason that makes the plan out of date.
@@ -241,7 +267,8 @@ func between(publication string, before, now facts, tables []PublishedTable) (g 
 	for i, t := range tables {
 		at := slices.IndexFunc(before.Tables, func(b tableFacts) bool { return b.Schema == t.Relation.Schema && b.Name == t.Relation.Name })
 		if at < 0 {
-			continue // It was not configured: the mappings that read it are new, or have failed so far.
+			g.addOf(t, "table %s was not in source.tables", t.Relation)
+			continue
 		}
 		b, n := &before.Tables[at], &now.Tables[i]
 		switch {
@@ -252,10 +279,11 @@ func between(publication string, before, now facts, tables []PublishedTable) (g 
 			g.outdate("table %s was replaced by another one", t.Relation)
 			continue
 		case member(before.Publication, b) != member(now.Publication, n):
-			g.add("publication %q had lost %s, or published it otherwise", publication, t.Relation)
+			g.addOf(t, "publication %q had lost %s, or published it otherwise", publication, t.Relation)
 		}
 		if !t.Rule.InsertsOnly { // else nobody copies the table
-			g.rewritten(t, b, n)
+			g.altered(t, b, n)
+			g.rewritten(t, b, n, now.Publication == nil || len(now.Publication.Schemas) > 0)
 		}
 	}
 	return g
@@ -279,12 +307,8 @@ func member(p *publicationFacts, t *tableFacts) rowVersion {
 	return rowVersion{}
 }
 
-// rewritten tells what changed of a table's rows without the stream: its partitions, their files, the columns that mappings read.
-//
-// TRUNCATE, which the stream shows, VACUUM FULL and CLUSTER, which change no row, give a table another file, and keep its TOAST table.
-// ALTER TABLE, where it writes rows again, makes another TOAST table too (ATRewriteTables in tablecmds.c), so that the two are told apart
-// where there is a TOAST table. A partition's file counts by itself: TRUNCATE of one partition is not in the stream of its root.
-func (g *gap) rewritten(t PublishedTable, before, now *tableFacts) {
+// altered tells what changed of the columns that mappings read.
+func (g *gap) altered(t PublishedTable, before, now *tableFacts) {
 	for _, c := range t.Relied {
 		b, n := before.column(c), now.column(c)
 		switch {
@@ -292,24 +316,38 @@ func (g *gap) rewritten(t PublishedTable, before, now *tableFacts) {
 		case b == nil || n == nil || b.Number != n.Number:
 			g.outdate("column %q of %s is another one", c, t.Relation)
 		case b.Type != n.Type:
-			g.add("the type of column %q of %s was changed", c, t.Relation)
+			g.addOf(t, "the type of column %q of %s was changed", c, t.Relation)
 		case b.Labels != nil && n.Labels != nil && relabelled(*b.Labels, *n.Labels):
-			g.add("labels of the type of column %q of %s were renamed", c, t.Relation)
+			g.addOf(t, "labels or attributes of the type of column %q of %s were changed", c, t.Relation)
 		}
 	}
+}
+
+// rewritten tells what changed of a table's rows without the stream: its partitions and their files.
+//
+// TRUNCATE, which the stream shows, VACUUM FULL and CLUSTER, which change no row, give a table another file, and keep its TOAST table.
+// ALTER TABLE, where it writes rows again, makes another TOAST table too (ATRewriteTables in tablecmds.c). Where there is no TOAST table,
+// another version of a column's row in pg_attribute tells the two apart: ALTER COLUMN writes both. unlogged says that the publication
+// does not keep a table from being unlogged for a time, which writes no row of pg_attribute. A partition's file counts by itself:
+// TRUNCATE of one partition is not in the stream of its root.
+func (g *gap) rewritten(t PublishedTable, before, now *tableFacts, unlogged bool) {
+	altered := unlogged || slices.ContainsFunc(t.Relied, func(c string) bool {
+		b, n := before.column(c), now.column(c)
+		return b != nil && n != nil && b.Version != n.Version
+	})
 	for i := range before.Storage {
 		b := &before.Storage[i]
 		at := slices.IndexFunc(now.Storage, func(n storageFacts) bool { return n.OID == b.OID })
 		if at < 0 {
-			g.add("partition %s of %s was detached or dropped", b.Name, t.Relation)
+			g.addOf(t, "partition %s of %s was detached or dropped", b.Name, t.Relation)
 			continue
 		}
 		n := &now.Storage[at]
 		if b.Attached != n.Attached {
-			g.add("partition %s of %s was detached and attached again", b.Name, t.Relation)
+			g.addOf(t, "partition %s of %s was detached and attached again", b.Name, t.Relation)
 		}
-		if b.File != n.File && (b.Toast != n.Toast || b.Toast == 0 || b.OID != now.OID) {
-			g.add("%s was rewritten", n.Name)
+		if b.File != n.File && (b.Toast != n.Toast || b.Toast == 0 && altered || b.OID != now.OID) {
+			g.addOf(t, "%s was rewritten", n.Name)
 		}
 		if b.Identity != n.Identity || !sameNames(b.Key, n.Key) {
 			g.outdate("the replica identity of %s was changed", n.Name)
@@ -317,13 +355,23 @@ func (g *gap) rewritten(t PublishedTable, before, now *tableFacts) {
 	}
 	for i := range now.Storage {
 		n := &now.Storage[i]
-		if !slices.ContainsFunc(before.Storage, func(b storageFacts) bool { return n.OID == b.OID }) {
-			g.add("partition %s of %s was attached", n.Name, t.Relation)
+		if !slices.ContainsFunc(before.Storage, func(b storageFacts) bool { return n.OID == b.OID }) && !streamed(n, before) {
+			g.addOf(t, "partition %s of %s was attached", n.Name, t.Relation)
 		}
 	}
 }
 
-// relabelled reports whether a label that was there has another name now. New labels are no matter.
+// streamed reports whether every row of a partition that is new came through the stream of its root. The partition was made by CREATE
+// TABLE ... PARTITION OF, and so were the tables between the partition and the root, or they were attached before the last look: no row
+// is older than the partition's place in the tree. The file is the partition's first one, whose number is the table's own
+// (heap_create in heap.c): no TRUNCATE of the partition alone removed rows that the stream had brought.
+func streamed(n *storageFacts, before *tableFacts) bool {
+	return n.File == n.OID && (n.Filled == "" || n.Filled != n.Attached && slices.ContainsFunc(before.Storage, func(b storageFacts) bool {
+		return strings.HasPrefix(b.Attached+" ", n.Filled+" ")
+	}))
+}
+
+// relabelled reports whether a label that was there has another name now, or a composite type other attributes. New labels are no matter.
 func relabelled(before, now string) bool {
 	lines := strings.Split(now, "\n")
 	for line := range strings.SplitSeq(before, "\n") {

@@ -14,6 +14,7 @@ const (
 	objectInUse         = "55006"
 	undefinedObject     = "42704"
 	undefinedTable      = "42P01"
+	undefinedColumn     = "42703"
 	notInPrerequisite   = "55000"
 	insufficientRights  = "42501"
 	configLimitExceeded = "53400"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -65,6 +66,7 @@ type storageFacts struct {
 	File      uint32   `json:"file"`     // pg_class.relfilenode
 	Toast     uint32   `json:"toast"`    // pg_class.reltoastrelid; 0: none
 	Attached  string   `json:"attached"` // versions of the rows of pg_inherits between the root and the leaf; "" for the root
+	Filled    string   `json:"filled"`   // beginning of Attached up to the last table that may have had rows before it was attached
 	Identity  string   `json:"identity"`
 	Key       []string `json:"key"`       // columns of the index that names a row; nil: no index can
 	Generated []string `json:"generated"` // columns of the key, or with FULL of the table
@@ -75,9 +77,17 @@ type columnFacts struct {
 	Number   int     `json:"number"` // pg_attribute.attnum
 	Name     string  `json:"name"`
 	Type     uint32  `json:"type"`
-	Labels   *string `json:"labels"` // of an enum, or of an array's
+	Version  string  `json:"version"` // of the row of pg_attribute
+	Labels   *string `json:"labels"`  // lines for the enums and the composite types that the type is made of; nil: none
 	NotNull  bool    `json:"notnull"`
 	Readable bool    `json:"readable"`
+}
+
+// has reports whether a relation is a table or a partition.
+func (f *facts) has(oid uint32) bool {
+	return slices.ContainsFunc(f.Tables, func(t tableFacts) bool {
+		return slices.ContainsFunc(t.Storage, func(s storageFacts) bool { return s.OID == oid })
+	})
 }
 
 func (t *tableFacts) column(name string) *columnFacts {
@@ -109,6 +119,24 @@ const keyIndex = `(SELECT i.indexrelid, (i.indkey::int2[])[0:i.indnkeyatts - 1] 
 				AND (NOT a.attnotnull OR a.attgenerated <> '')) ELSE false END
 	ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1)`
 
+// bornAttached is a condition that the table i.inhrelid (pg_inherits) was made by CREATE TABLE ... PARTITION OF, which writes all of its
+// rows of pg_attribute in one command (AddNewAttributeTuples in heap.c). ATTACH PARTITION writes those of the columns again
+// (MergeAttributesIntoExisting in tablecmds.c). Attribute -6 is tableoid, whose row is never written again.
+const bornAttached = `EXISTS (SELECT FROM pg_attribute s JOIN pg_attribute u ON u.attrelid = s.attrelid AND u.attnum > 0 AND u.xmin = s.xmin AND u.cmin = s.cmin
+	WHERE s.attrelid = i.inhrelid AND s.attnum = -6)`
+
+// labels is a subquery for what the texts of the values of column a (pg_attribute) depend on beside the type itself: a line for each label
+// of an enum, and for each composite type a line with its attributes. Names of attributes are in no text.
+const labels = `(WITH RECURSIVE part AS (
+		SELECT a.atttypid AS oid
+		UNION SELECT u.oid FROM part p JOIN pg_type t ON t.oid = p.oid LEFT JOIN pg_range r ON t.oid IN (r.rngtypid, (to_jsonb(r) ->> 'rngmultitypid')::oid)
+			CROSS JOIN LATERAL (SELECT unnest(ARRAY[t.typbasetype, t.typelem, r.rngsubtype]) UNION ALL SELECT atttypid FROM pg_attribute
+				WHERE t.typtype = 'c' AND attrelid = t.typrelid AND attnum > 0 AND NOT attisdropped) u (oid) WHERE u.oid <> 0
+	) SELECT string_agg(line, E'\n' ORDER BY line) FROM part p CROSS JOIN LATERAL (
+		SELECT e.oid || ' ' || e.enumlabel FROM pg_enum e WHERE e.enumtypid = p.oid
+		UNION ALL SELECT p.oid || ': ' || string_agg(b.attnum || ' ' || b.atttypid, ', ' ORDER BY b.attnum) FROM pg_type t JOIN pg_attribute b ON b.attrelid = t.typrelid
+			WHERE t.oid = p.oid AND t.typtype = 'c' AND b.attnum > 0 AND NOT b.attisdropped HAVING count(*) > 0) l (line))`
+
 // factsSQL asks for the tables with the given OIDs, or where an OID is 0 with the given names. Nothing here waits for a lock.
 const factsSQL = `
 WITH RECURSIVE wanted AS (
@@ -116,12 +144,13 @@ WITH RECURSIVE wanted AS (
 		WHERE n.nspname = w.schema AND c.relname = w.name)) AS oid
 	FROM unnest($1::text[], $2::text[], $3::oid[]) WITH ORDINALITY AS w (schema, name, oid, i)
 ), tree AS (
-	SELECT oid AS root, oid, '' AS attached FROM wanted WHERE oid IS NOT NULL
+	SELECT oid AS root, oid, '' AS attached, '' AS filled FROM wanted WHERE oid IS NOT NULL
 	UNION
-	SELECT t.root, i.inhrelid, t.attached || ' ' || i.xmin FROM tree t JOIN pg_class c ON c.oid = t.oid AND c.relkind = 'p' JOIN pg_inherits i ON i.inhparent = t.oid
+	SELECT t.root, i.inhrelid, t.attached || ' ' || i.xmin, CASE WHEN ` + bornAttached + ` THEN t.filled ELSE t.attached || ' ' || i.xmin END
+	FROM tree t JOIN pg_class c ON c.oid = t.oid AND c.relkind = 'p' JOIN pg_inherits i ON i.inhparent = t.oid
 ), storage AS (
 	SELECT t.root, jsonb_agg(jsonb_build_object('oid', c.oid::bigint, 'name', quote_ident(n.nspname) || '.' || quote_ident(c.relname), 'kind', c.relkind,
-		'persist', c.relpersistence, 'file', c.relfilenode::bigint, 'toast', c.reltoastrelid::bigint, 'attached', t.attached, 'identity', c.relreplident,
+		'persist', c.relpersistence, 'file', c.relfilenode::bigint, 'toast', c.reltoastrelid::bigint, 'attached', t.attached, 'filled', t.filled, 'identity', c.relreplident,
 		'key', (SELECT jsonb_agg(a.attname ORDER BY array_position(k.columns, a.attnum)) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY (k.columns)),
 		'generated', (SELECT jsonb_agg(a.attname) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped
 			AND (a.attnum = ANY (k.columns) OR c.relreplident = 'f')),
@@ -139,8 +168,7 @@ SELECT coalesce(jsonb_agg(CASE WHEN c.oid IS NULL THEN jsonb_build_object('oid',
 	'storage', s.facts,
 	'columns', (SELECT jsonb_agg(jsonb_build_object('number', a.attnum, 'name', a.attname, 'type', a.atttypid::bigint, 'notnull', a.attnotnull,
 			'readable', has_column_privilege(c.oid, a.attnum, 'SELECT'),
-			'labels', (SELECT string_agg(e.oid || ' ' || e.enumlabel, E'\n' ORDER BY e.oid) FROM pg_type t JOIN pg_enum e ON e.enumtypid IN (t.oid, t.typelem)
-				WHERE t.oid = a.atttypid)) ORDER BY a.attnum)
+			'version', a.xmin::text, 'labels', ` + labels + `) ORDER BY a.attnum)
 		FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)) END ORDER BY w.i), '[]'),
 	(SELECT jsonb_build_object('oid', p.oid::bigint, 'xmin', p.xmin::text, 'owner', quote_ident(pg_get_userbyid(p.pubowner)), 'all', p.puballtables,
 		'kinds', p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate, 'viaroot', p.pubviaroot,

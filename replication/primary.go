@@ -23,6 +23,7 @@ var sessionSettings = map[string]string{
 	"timezone":           "UTC",
 	"lc_monetary":        "C",
 	"search_path":        "pg_catalog", // so that reg* values print qualified
+	"jit":                "off",        // compiling takes longer than any statement of Outflow's, whose cost the planner overestimates
 	"row_security":       "off",        // the server refuses a query that a policy would hide rows from
 	"statement_timeout":  "0",
 	"lock_timeout":       "0",

@@ -484,41 +484,6 @@ func (s *session) relation(rel *Relation) error {
 	return nil
 }
 
-// name gives a configured table its configured names, whatever the stream calls the table: a table is its OID, and a transaction may
-// have renamed it for a moment. Another table under a configured name is no configured table. Where that name is the other table's on
-// the primary now, the tables were swapped, and the stream does not have all rows of the new one.
-func (s *session) name(rel *Relation) error {
-	for _, t := range s.Tables {
-		if t.Relation.OID == rel.OID {
-			rel.Schema, rel.Name, rel.Table = t.Relation.Schema, t.Relation.Name, t.Relation.Table
-			rel.only(t.Columns) // a publication of 14 sends all columns, and one that a person has changed may; the role may not read the others
-			return nil
-		}
-	}
-	for _, t := range s.Tables {
-		if t.Relation.Schema == rel.Schema && t.Relation.Name == rel.Name {
-			return s.swapped(t.Relation)
-		}
-	}
-	return nil
-}
-
-// swapped is a [*Gap] where the name of a configured table is another table's on the primary now.
-func (s *session) swapped(rel *Relation) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	conn, err := s.Primary.Connect(ctx)
-	if err != nil {
-		return fmt.Errorf("looking for %s: %w", rel, err)
-	}
-	defer conn.Close(ctx)
-	now, err := LoadTable(ctx, conn, rel.Schema, rel.Name)
-	if err != nil || now != nil && now.Relation.OID == rel.OID {
-		return err
-	}
-	return &Gap{Reason: fmt.Sprintf("table %s was replaced by another table of the same name", rel)}
-}
-
 func (s *session) handOver() error {
 	part := s.part
 	s.part, s.bytes = nil, 0

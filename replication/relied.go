@@ -158,18 +158,24 @@ func (s Setup) unpublishable(p *publicationFacts, found violations, statement st
 		Remedy: "as " + who + " run: " + statement, Relied: true}
 }
 
-// note writes the facts. Where there is a gap, every destination is copied again, from a place in the WAL that is noted too.
+// note writes the facts. Where there is a gap, the destinations concerned are copied again. Where that is every destination, changes from before
+// the copies need not be understood, and the place in the WAL is noted too.
 func (s Setup) note(ctx context.Context, tx pgx.Tx, now facts, since gap) error {
 	text, err := json.Marshal(now)
 	if err != nil {
 		return err
 	}
-	if len(since.reasons) > 0 {
+	switch {
+	case since.whole:
 		if err := raiseAll(ctx, tx, s.Slot, since.String()); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, `UPDATE outflow.source SET covered_lsn = pg_current_wal_insert_lsn() WHERE slot = $1`, s.Slot); err != nil {
 			return fmt.Errorf("writing outflow.source: %w", err)
+		}
+	case len(since.tables) > 0:
+		if err := raiseReaders(ctx, tx, s.Slot, since.String(), since.apart()); err != nil {
+			return err
 		}
 	}
 	if _, err := tx.Exec(ctx, `UPDATE outflow.source SET relied = $2::text::jsonb WHERE slot = $1 AND relied IS DISTINCT FROM $2::text::jsonb`, s.Slot, string(text)); err != nil {
@@ -209,10 +215,8 @@ func (s Setup) watchRelied(ctx context.Context, conn *pgx.Conn, began facts) (si
 		case len(fatal) > 0:
 			return errors.Join(fatal...)
 		}
-		if since = s.since(noted, now); len(since.reasons) > 0 {
-			return s.note(ctx, tx, now, since)
-		}
-		return nil
+		since = s.since(noted, now)
+		return s.note(ctx, tx, now, since) // without a gap too: a partition or a label that is noted now may go before the next look
 	})
 	return since, err
 }

@@ -83,9 +83,20 @@ type execer interface {
 
 // raiseAll has every destination copied again: by the process that runs, or by the next one.
 func raiseAll(ctx context.Context, db execer, slot, reason string) error {
+	return raise(ctx, db, slot, reason, "true")
+}
+
+// raiseReaders is raiseAll for the destinations that have other mappings than apart, each its name and fingerprint as outflow.destination_state has
+// them. One of which no mapping is noted is among them.
+func raiseReaders(ctx context.Context, db execer, slot, reason string, apart []string) error {
+	return raise(ctx, db, slot, reason, `(fingerprint = '' OR NOT string_to_array(fingerprint, ' ') <@ coalesce($4::text[], '{}'))`, apart)
+}
+
+func raise(ctx context.Context, db execer, slot, reason, which string, args ...any) error {
 	// An epoch is a time: a primary that was restored from a backup must not give one again which an external database has.
 	_, err := db.Exec(ctx, `UPDATE outflow.destination_state SET epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
-		state = 'backfilling', reason = $2, resync_at = clock_timestamp(), updated_at = now() WHERE slot = $1 AND reason <> $3`, slot, reason, NotConfigured)
+		state = 'backfilling', reason = $2, resync_at = clock_timestamp(), updated_at = now() WHERE slot = $1 AND reason <> $3 AND `+which,
+		append([]any{slot, reason, NotConfigured}, args...)...)
 	if err != nil {
 		return fmt.Errorf("writing outflow.destination_state: %w", err)
 	}

@@ -72,6 +72,7 @@ type PublishedTable struct {
 	Rule    TableRule
 	Columns []string // the replica identity's columns among them
 	Relied  []string // columns that mappings read, and the key; names that the table does not have among them
+	Apart   []string // mappings that do not read the table, as "name:fingerprint"; every other one may
 }
 
 // Ensure creates what is missing and returns the source and the slot's confirmed flush LSN. It is safe to run again.

@@ -122,7 +122,7 @@ func (w *Watcher) judge(ctx context.Context, conn *pgx.Conn) error {
 		return err
 	}
 	if len(since.reasons) > 0 {
-		w.Log.Warn("the stream does not show all that happened on the primary; every destination is copied again", zap.Stringer("reason", &since))
+		w.Log.Warn("the stream does not show all that happened on the primary; destinations are copied again", zap.Stringer("reason", &since))
 	}
 	return nil
 }

@@ -163,6 +163,7 @@ func (d *Destination) retarget() {
 	}
 	d.config, d.mappings, d.reads, d.fault = config, d.next.Mappings, tablesOf(d.next.Mappings), d.next.Fault
 	d.next = nil
+	d.forsake()
 	d.caughtUp, d.unnamed, d.conflicts, d.chunkRows = false, false, false, 0 // what is there shows when it is connected
 	d.unhalt()
 	d.status.Attempts, d.status.Err = 0, nil // not failing: who gives it another target all the time must not hold the slot

@@ -65,9 +65,16 @@ func (s *session) open(ctx context.Context) error {
 	if err := s.checkContinuity(ctx, known); err != nil {
 		return err
 	}
+	if err := s.d.announce(ctx); err != nil {
+		return err
+	}
+	s.followed = s.d.followed()
 	if !s.ready(known) || (s.d.router.Options.Quarantine && !s.hasQuarantine(ctx)) {
 		if err := s.install(ctx, known == nil); err != nil {
 			return err
+		}
+		for _, m := range s.d.mappings {
+			s.followed[m.Name] = true
 		}
 		if known, err = s.metadata(ctx); err != nil {
 			return err
@@ -198,6 +205,18 @@ func (s *session) hasQuarantine(ctx context.Context) bool {
 	return err == nil && isTrue(rows)
 }
 
+// announce makes sure that the primary has noted the destination and its mappings before rows are copied for them: where the stream turns out not
+// to show all, what is noted is copied again.
+func (d *Destination) announce(ctx context.Context) error {
+	d.mu.Lock()
+	noted := d.noted.epoch != 0 && d.noted.fingerprint == d.fingerprint()
+	d.mu.Unlock()
+	if noted {
+		return nil
+	}
+	return d.router.checkpoint(ctx, true)
+}
+
 // ready reports whether every mapping has its row, its tables and the stream's continuity.
 func (s *session) ready(known map[string]metadata) bool {
 	for _, m := range s.d.mappings {
@@ -210,11 +229,11 @@ func (s *session) ready(known map[string]metadata) bool {
 
 func (s *session) readyFor(m *mapping.Mapping, known map[string]metadata) bool {
 	row, ok := known[m.Name]
-	return ok && row.source != "" && row.fingerprint == m.Fingerprint() && row.epoch == s.epoch
+	return ok && row.source != "" && row.fingerprint == m.Fingerprint() && row.epoch == s.epoch && s.followed[m.Name]
 }
 
-// install creates what is missing in one transaction. A mapping that is new, has changed, or is of an earlier epoch has
-// its schema run and is filled anew.
+// install creates what is missing in one transaction. A mapping that is new, has changed, is of an earlier epoch, or was not
+// the destination's for a time has its schema run and is filled anew.
 func (s *session) install(ctx context.Context, fresh bool) error {
 	if err := s.begin(ctx); err != nil {
 		return err
@@ -268,7 +287,7 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 		if s.conn.TxStatus() != 'T' {
 			return &Error{Mapping: m.Name, verdict: needsHuman, Err: fmt.Errorf("its schema ended the transaction that it ran in")}
 		}
-		if row, ok := known[m.Name]; !ok || row.epoch != s.epoch { // else only the mapping has changed, and no change was lost
+		if row, ok := known[m.Name]; !ok || row.epoch != s.epoch || !s.followed[m.Name] { // else only the mapping has changed, and no change was lost
 			if err := s.sweepable(ctx, m); err != nil {
 				return err
 			}

@@ -117,9 +117,10 @@ func (d *Destination) adopt(s destinationState) {
 		return
 	}
 	if first {
-		d.caughtUp = s.state == Streaming && s.fingerprint == d.fingerprint()
+		d.caughtUp = d.fault == nil && s.state == Streaming && s.fingerprint == d.fingerprint()
 		d.noted, d.status.Copied = s, s.copied
 		d.synced, d.syncedNote = parseMappings(s.mappings), s.mappings
+		d.forsake()
 		d.noted.since = time.Time{}
 		d.adoptHalt(s)
 	}
@@ -255,11 +256,15 @@ func (r *Router) checkpoint(ctx context.Context, now bool) error {
 	return nil
 }
 
-// fingerprint changes when one of the destination's mappings does.
+// fingerprint changes when one of the destination's mappings does. Of a destination that cannot be used as it is configured, the mappings
+// are not known: the note keeps those from before.
 func (d *Destination) fingerprint() string {
+	if d.fault != nil && len(d.mappings) == 0 {
+		return d.noted.fingerprint
+	}
 	prints := make([]string, len(d.mappings))
 	for i, m := range d.mappings {
-		prints[i] = m.Name + ":" + m.Fingerprint()
+		prints[i] = m.Identity()
 	}
 	return strings.Join(prints, " ")
 }

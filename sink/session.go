@@ -26,11 +26,12 @@ type session struct {
 	prepared   map[string]bool
 	order      order
 	keys       map[keysID]*keysQuery
-	backfill   *backfill // nil: every mapping is complete
-	epoch      int64     // the destination's when the session was opened, and so the metadata's
-	least      int64     // what the database had at that time
-	plan       string    // plan_cache_mode of the open transaction
-	keepOpen   bool      // an error does not end the transaction: a savepoint is set
+	backfill   *backfill       // nil: every mapping is complete
+	epoch      int64           // the destination's when the session was opened, and so the metadata's
+	least      int64           // what the database had at that time
+	followed   map[string]bool // see [Destination.followed]
+	plan       string          // plan_cache_mode of the open transaction
+	keepOpen   bool            // an error does not end the transaction: a savepoint is set
 }
 
 type statementKey struct {

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"slices"
 	"time"
+
+	"outflow/mapping"
 )
 
 // MappingStatus is how far one mapping of a destination is.
@@ -63,6 +65,31 @@ func (d *Destination) noteSynced(s *session, at []time.Time) {
 		}
 	}
 	d.synced, d.syncedNote = known, ""
+}
+
+// forsake forgets how far mappings are that the destination no longer has: the stream goes on without them, so that they are filled anew should
+// they return. It is called with mu held.
+func (d *Destination) forsake() {
+	if d.fault != nil {
+		return // its mappings are not known, and the stream does not go on without them
+	}
+	rest := slices.DeleteFunc(slices.Clone(d.synced), func(s MappingStatus) bool {
+		return !slices.ContainsFunc(d.mappings, func(m *mapping.Mapping) bool { return m.Name == s.Name })
+	})
+	if len(rest) < len(d.synced) {
+		d.synced, d.syncedNote = rest, ""
+	}
+}
+
+// followed are the mappings that the destination has had, as the primary knows, without a time in which it did not have them.
+func (d *Destination) followed() map[string]bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	names := map[string]bool{}
+	for _, s := range d.synced {
+		names[s.Name] = true
+	}
+	return names
 }
 
 // noteOfMappings is how far the mappings are, for outflow.destination_state. It is called with mu held.

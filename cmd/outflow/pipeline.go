@@ -113,7 +113,13 @@ func planWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mappi
 			wanted = append(wanted, named...)
 			rowNeeded = rowNeeded || !onlyKey(tables[i].Relation, deletes)
 		}
-		p.tables = append(p.tables, tables[i].Publish(rules[i], wanted))
+		published := tables[i].Publish(rules[i], wanted)
+		for _, m := range p.mappings {
+			if !slices.Contains(m.Tables(), tables[i].Relation.Table) {
+				published.Apart = append(published.Apart, m.Identity())
+			}
+		}
+		p.tables = append(p.tables, published)
 		p.named = append(p.named, wanted)
 	}
 	if ts != nil {

@@ -1,0 +1,69 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// name gives a configured table its configured names, whatever the stream calls the table: a table is its OID, and a transaction may
+// have renamed it for a moment. Another table under a configured name is no configured table. Where that name is the other table's on
+// the primary now, the tables were swapped, and the stream does not have all rows of the new one.
+func (s *session) name(rel *Relation) error {
+	for _, t := range s.Tables {
+		if t.Relation.OID == rel.OID {
+			rel.Schema, rel.Name, rel.Table = t.Relation.Schema, t.Relation.Name, t.Relation.Table
+			rel.only(t.Columns) // a publication of 14 sends all columns, and one that a person has changed may; the role may not read the others
+			return nil
+		}
+	}
+	for _, t := range s.Tables {
+		if t.Relation.Schema == rel.Schema && t.Relation.Name == rel.Name {
+			return s.swapped(t.Relation)
+		}
+	}
+	return s.stray(rel)
+}
+
+// stray is a [*Gap] where a table whose changes the stream has was a partition that no look has seen: partitions are described too, and
+// the changes are those of the root. Rows that went with the partition are not in the stream.
+func (s *session) stray(rel *Relation) error {
+	if !s.wanted || s.part.CommitLSN < s.Source.Covered || s.relations[rel.OID] != nil || s.Source.relied.has(rel.OID) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	conn, err := s.Primary.Connect(ctx)
+	if err != nil {
+		return fmt.Errorf("looking for %s: %w", rel, err)
+	}
+	defer conn.Close(ctx)
+	var known bool
+	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM (SELECT $1::oid AS oid UNION SELECT relid FROM pg_partition_ancestors($1::oid::regclass)) a JOIN pg_class c ON c.oid = a.oid
+			JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_publication_tables p ON p.pubname = $2 AND p.schemaname = n.nspname AND p.tablename = c.relname)
+		OR EXISTS (SELECT FROM outflow.source s, jsonb_path_query(s.relied, '$.tables[*].storage[*].oid') o WHERE s.slot = $3 AND o = to_jsonb($1::oid::bigint))`,
+		rel.OID, s.Publication, s.Slot).Scan(&known)
+	switch {
+	case err != nil:
+		return fmt.Errorf("looking for %s: %w", rel, err)
+	case !known:
+		return &Gap{Reason: fmt.Sprintf("%s, whose changes the stream has, is neither published nor a partition any more", rel), Unseen: true}
+	}
+	return nil
+}
+
+// swapped is a [*Gap] where the name of a configured table is another table's on the primary now.
+func (s *session) swapped(rel *Relation) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	conn, err := s.Primary.Connect(ctx)
+	if err != nil {
+		return fmt.Errorf("looking for %s: %w", rel, err)
+	}
+	defer conn.Close(ctx)
+	now, err := LoadTable(ctx, conn, rel.Schema, rel.Name)
+	if err != nil || now != nil && now.Relation.OID == rel.OID {
+		return err
+	}
+	return &Gap{Reason: fmt.Sprintf("table %s was replaced by another table of the same name", rel)}
+}
