@@ -44,6 +44,9 @@ type world struct {
 	source  string // superuser's connection string
 	db      *pgx.Conn
 	cfg     *config.Config
+	// unwatched is for tests that alter tables under a pipeline in this process: the watch would end the pipeline for another one to be
+	// opened, as `outflow run` does.
+	unwatched bool
 }
 
 var slots atomic.Int64
@@ -143,6 +146,9 @@ func (w *world) start() *running {
 	if err != nil {
 		cancel()
 		w.tb.Fatal(err)
+	}
+	if w.unwatched {
+		pl.watcher.Streaming = func() bool { return false }
 	}
 	pl.reader.StatusInterval = 100 * time.Millisecond // so that tests need not wait a second for every acknowledgement
 	r := &running{pipeline: pl, tb: w.tb, stop: cancel, done: make(chan error, 1)}

@@ -89,6 +89,7 @@ keys:
 	r.caughtUp()
 	check("copied")
 	// Rows that the external database has alone: the sweep removes these.
+	db := connect(t, dsn)
 	for i, k := range keyTypes {
 		target := k.target
 		if target == "" {
@@ -96,7 +97,7 @@ keys:
 		}
 		rows := query(t, w.source, fmt.Sprintf(`SELECT (%s)::text FROM generate_series(2501, 2520) n`, k.value))
 		for _, text := range rows {
-			exec(t, connect(t, dsn), fmt.Sprintf(`INSERT INTO %s_copy VALUES ('%s'::text::%s, -1) ON CONFLICT DO NOTHING`, names[i],
+			exec(t, db, fmt.Sprintf(`INSERT INTO %s_copy VALUES ('%s'::text::%s, -1) ON CONFLICT DO NOTHING`, names[i],
 				strings.ReplaceAll(unquoted(t, text), "'", "''"), target))
 			if i%5 > 0 {
 				break // one will do

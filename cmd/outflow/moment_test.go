@@ -15,6 +15,7 @@ import (
 func TestCopyWithTheTypesOfItsMoment(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
+	w.unwatched = true
 	w.exec(`CREATE TABLE item (tenant uuid, id int, a varchar(10), b numeric(6,1), c numeric(10,2), d char(3), e bit(4), f varchar(5)[], g interval(0), PRIMARY KEY (tenant, id));
 		ALTER TABLE item REPLICA IDENTITY FULL`) // before Postgres 18 a column of a column list keeps its type
 	columns := []string{"id bigint", "a text", "b numeric", "c numeric", "d bpchar", "e text", "f text", "g text"}
@@ -67,6 +68,7 @@ func resynced(t *testing.T, r *running) *sink.Destination {
 func TestTableWrittenAnewDuringASweep(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
+	w.unwatched = true
 	w.existing(300, tenant1)
 	w.exec(`ALTER TABLE "ContactChannel" REPLICA IDENTITY FULL; ALTER TABLE "ProjectUser" REPLICA IDENTITY FULL`)
 	dsn := w.destination(tenant1, "main")
@@ -86,6 +88,7 @@ func TestTableWrittenAnewDuringASweep(t *testing.T) {
 func TestSweepThatWouldRemoveTheCopy(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
+	w.unwatched = true
 	w.exec(`CREATE TABLE item (tenant uuid, id text, note text, PRIMARY KEY (tenant, id))`)
 	w.exec(`INSERT INTO item SELECT $1, 'Row ' || n, 'x' FROM generate_series(1, 300) n`, tenant1)
 	w.cfg.Source.Tables = append(w.cfg.Source.Tables, w.cfg.Source.Tables[0])
@@ -111,6 +114,7 @@ func TestSweepThatWouldRemoveTheCopy(t *testing.T) {
 func TestCopyIntoASlowTable(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
+	w.unwatched = true
 	w.exec(`CREATE TABLE item (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
 	w.exec(`INSERT INTO item SELECT $1, n, 'x' FROM generate_series(1, 700) n`, tenant1)
 	w.exec(`INSERT INTO item VALUES ($1, 1000, 'slow')`, tenant1)
@@ -139,6 +143,7 @@ func TestCopyIntoASlowTable(t *testing.T) {
 func TestReadsOnThePrimaryThatAreCanceled(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
+	w.unwatched = true
 	w.existing(300, tenant1)
 	dsn := w.destination(tenant1, "main")
 	r := w.start()
@@ -168,6 +173,7 @@ func TestReadsOnThePrimaryThatAreCanceled(t *testing.T) {
 func TestLookUpOfAnotherTenantsRow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
+	w.unwatched = true
 	w.exec(`CREATE EXTENSION citext; CREATE TABLE item (tenant citext, id int, note text, doc text, PRIMARY KEY (tenant, id));
 		ALTER TABLE item ALTER doc SET STORAGE EXTERNAL`)
 	w.cfg.Source.Tombstones, w.cfg.Sink.BatchRows = nil, 1

@@ -82,7 +82,7 @@ func TestCopyOfATableThatRefersToItself(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.exec(`CREATE TABLE node (tenant uuid, id int, up int, PRIMARY KEY (tenant, id))`)
-	w.exec(`INSERT INTO node SELECT $1, n, nullif(n + 1, 3000) FROM generate_series(1, 2999) n`, tenant1)
+	w.exec(`INSERT INTO node SELECT $1, n, nullif(n + 1, 1300) FROM generate_series(1, 1299) n`, tenant1)
 	w.table("node", 1, "id int", "up int")
 	dsn := w.destination(tenant1, "main", "node")
 	exec(t, connect(t, dsn), `CREATE TABLE node_copy (id int PRIMARY KEY, up int REFERENCES node_copy)`)
