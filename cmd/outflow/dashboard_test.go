@@ -98,7 +98,13 @@ func (b *browser) visit(path string) {
 func (b *browser) press(selector string) {
 	b.Helper()
 	do(b, chromedp.Evaluate[bool](`window.pressed = true`))
-	b.run(chromedp.Click(selector))
+	waitFor(b, selector+" to be pressed", func() error { // a live update may take the node away under the mouse
+		_, err := chromedp.Run(b.ctx, chromedp.Click(selector))
+		if err != nil && !strings.Contains(err.Error(), "Could not find node") {
+			b.Fatal(err)
+		}
+		return err
+	})
 	waitFor(b, "the next page", func() error {
 		old, err := chromedp.Run(b.ctx, chromedp.Evaluate[bool](`window.pressed === true || document.readyState != "complete"`))
 		if err == nil && old {
