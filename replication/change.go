@@ -82,6 +82,7 @@ type Relation struct {
 	Identity byte     // pg_class.relreplident: 'd'efault, 'n'othing, 'f'ull or 'i'ndex
 	Columns  []Column // the published ones, in the order of the tuples
 	Key      []int    // indexes of the columns that name a row: primary key, or replica identity
+	Fault    string   // why the names of the columns do not tell what the rows hold; "" where they do
 	skip     []bool   // which of the columns that the server sends are left out; nil: none
 }
 

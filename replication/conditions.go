@@ -371,7 +371,7 @@ func streamed(n *storageFacts, before *tableFacts) bool {
 	}))
 }
 
-// relabelled reports whether a label that was there has another name now, or a composite type other attributes. New labels are no matter.
+// relabelled reports whether a label that was there has got another name since, or a composite type other attributes. New labels are no matter.
 func relabelled(before, now string) bool {
 	lines := strings.Split(now, "\n")
 	for line := range strings.SplitSeq(before, "\n") {

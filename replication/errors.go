@@ -97,8 +97,8 @@ func explainFatal(slot, publication string, err error) error {
 	var gone *publicationGone
 	switch state := sqlstate(err); {
 	case errors.As(err, &gone), state == undefinedObject && strings.Contains(err.Error(), "publication"):
-		return &Problem{What: fmt.Sprintf("publication %q is gone, and what was committed since is not in the stream", publication),
-			Remedy: "it is made again by: " + resetCommand, Err: err}
+		return &Problem{What: fmt.Sprintf("publication %q is gone or was for a time (dropped, or renamed), and what was committed then is not in the stream", publication),
+			Remedy: "the publication and the slot are made again by: " + resetCommand, Err: err, Relied: true}
 	case state == undefinedObject:
 		return slotGone(slot)
 	case state == notInPrerequisite && strings.Contains(err.Error(), "wal_level"):

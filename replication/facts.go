@@ -126,14 +126,15 @@ const bornAttached = `EXISTS (SELECT FROM pg_attribute s JOIN pg_attribute u ON 
 	WHERE s.attrelid = i.inhrelid AND s.attnum = -6)`
 
 // labels is a subquery for what the texts of the values of column a (pg_attribute) depend on beside the type itself: a line for each label
-// of an enum, and for each composite type a line with its attributes. Names of attributes are in no text.
+// of an enum, with the version of its row, which a renaming and its undoing change too, and for each composite type a line with its attributes.
+// Names of attributes are in no text.
 const labels = `(WITH RECURSIVE part AS (
 		SELECT a.atttypid AS oid
 		UNION SELECT u.oid FROM part p JOIN pg_type t ON t.oid = p.oid LEFT JOIN pg_range r ON t.oid IN (r.rngtypid, (to_jsonb(r) ->> 'rngmultitypid')::oid)
 			CROSS JOIN LATERAL (SELECT unnest(ARRAY[t.typbasetype, t.typelem, r.rngsubtype]) UNION ALL SELECT atttypid FROM pg_attribute
 				WHERE t.typtype = 'c' AND attrelid = t.typrelid AND attnum > 0 AND NOT attisdropped) u (oid) WHERE u.oid <> 0
 	) SELECT string_agg(line, E'\n' ORDER BY line) FROM part p CROSS JOIN LATERAL (
-		SELECT e.oid || ' ' || e.enumlabel FROM pg_enum e WHERE e.enumtypid = p.oid
+		SELECT e.oid || ' ' || e.xmin || ' ' || e.enumlabel FROM pg_enum e WHERE e.enumtypid = p.oid
 		UNION ALL SELECT p.oid || ': ' || string_agg(b.attnum || ' ' || b.atttypid, ', ' ORDER BY b.attnum) FROM pg_type t JOIN pg_attribute b ON b.attrelid = t.typrelid
 			WHERE t.oid = p.oid AND t.typtype = 'c' AND b.attnum > 0 AND NOT b.attisdropped HAVING count(*) > 0) l (line))`
 

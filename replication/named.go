@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -13,6 +14,7 @@ func (s *session) name(rel *Relation) error {
 	for _, t := range s.Tables {
 		if t.Relation.OID == rel.OID {
 			rel.Schema, rel.Name, rel.Table = t.Relation.Schema, t.Relation.Name, t.Relation.Table
+			rel.Fault = t.faultOf(rel)
 			rel.only(t.Columns) // a publication of 14 sends all columns, and one that a person has changed may; the role may not read the others
 			return nil
 		}
@@ -23,6 +25,40 @@ func (s *session) name(rel *Relation) error {
 		}
 	}
 	return s.stray(rel)
+}
+
+// faultOf tells why rows that the stream describes like rel cannot be told by the names of their columns; "" where they can. A Relation
+// message has no column numbers, so the order counts: it is that of the numbers, of all columns or of those of a column list. A column in another
+// one's place had that one's name for a time. Another replica identity names rows by other columns than the copies do.
+func (t PublishedTable) faultOf(rel *Relation) string {
+	known := t.Relation
+	if listed := known.Project(t.Columns); len(listed.Columns) == len(rel.Columns) {
+		known = listed
+	}
+	last, unknown := -1, false
+	for i, c := range rel.Columns {
+		switch at := known.Column(c.Name); {
+		case at < 0:
+			unknown = true // a column that was renamed, or added: then no known one comes after it
+		case at < last, unknown && at != i && len(known.Columns) == len(rel.Columns):
+			return fmt.Sprintf("column %q of %s had another column's place when a transaction changed rows: columns were renamed", c.Name, t.Relation)
+		default:
+			last = at
+		}
+	}
+	if key := rel.keyNames(); rel.Identity != 'f' && !t.Rule.InsertsOnly && !sameNames(key, t.Relation.keyNames()) {
+		return fmt.Sprintf("the replica identity of %s had the columns (%s) when a transaction changed rows", t.Relation, strings.Join(key, ", "))
+	}
+	return ""
+}
+
+// keyNames are the columns that name a row.
+func (r *Relation) keyNames() []string {
+	names := make([]string, len(r.Key))
+	for i, k := range r.Key {
+		names[i] = r.Columns[k].Name
+	}
+	return names
 }
 
 // stray is a [*Gap] where a table whose changes the stream has was a partition that no look has seen: partitions are described too, and

@@ -67,6 +67,8 @@ func (rt *route) faultOf(rel *replication.Relation, tenant string) string {
 	switch {
 	case rt.tenant < 0:
 		return fmt.Sprintf("the stream has no column %q of %s, which source.tables names as its tenant", tenant, rel)
+	case rel.Fault != "":
+		return rel.Fault
 	case rt.tombstone:
 		return ""
 	case len(rel.Key) == 0:

@@ -92,7 +92,10 @@ const (
 	partitioned = `CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id)) PARTITION BY RANGE (id);
 		CREATE TABLE items_1 PARTITION OF items FOR VALUES FROM (0) TO (3); CREATE TABLE items_2 PARTITION OF items FOR VALUES FROM (3) TO (100);`
 	whole = `CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id)); ALTER TABLE items REPLICA IDENTITY FULL;`
+	wide  = `CREATE TABLE items (tenant text, id int, v text, w text, PRIMARY KEY (tenant, id)); ALTER TABLE items REPLICA IDENTITY FULL`
 	full  = `ALTER TABLE items REPLICA IDENTITY FULL; ALTER TABLE items_1 REPLICA IDENTITY FULL; ALTER TABLE items_2 REPLICA IDENTITY FULL`
+
+	swapped = `ALTER TABLE items RENAME v TO tmp; ALTER TABLE items RENAME w TO v; ALTER TABLE items RENAME tmp TO w`
 )
 
 // What the stream does not show is copied from the tables, whether it happens while outflow runs or while it is down.
@@ -133,6 +136,14 @@ func TestGapsAreCopied(t *testing.T) {
 			ALTER TABLE items ADD PRIMARY KEY (id)` + change + `; ALTER TABLE items DROP CONSTRAINT items_pkey;
 			ALTER TABLE items ADD PRIMARY KEY (tenant, id); ALTER TABLE items REPLICA IDENTITY FULL`},
 		{"leaf without FULL for a moment", partitioned + full, `ALTER TABLE items_2 REPLICA IDENTITY DEFAULT` + change + `; DELETE FROM items WHERE id = 5; ALTER TABLE items_2 REPLICA IDENTITY FULL`},
+		{"columns swapped for a moment", wide, `BEGIN; ` + swapped + `; UPDATE items SET v = 'of w' WHERE id = 3; ` + swapped + `; COMMIT`},
+		{"tenant swapped for a moment", wide, `BEGIN; ` + strings.ReplaceAll(swapped, " w", " tenant") + `; UPDATE items SET tenant = 't2' WHERE v = 't1' AND id = 3; ` +
+			strings.ReplaceAll(swapped, " w", " tenant") + `; COMMIT`},
+		{"another key for a moment", `CREATE TABLE items (tenant text, id int, v text NOT NULL, PRIMARY KEY (tenant, id)); CREATE UNIQUE INDEX other ON items (tenant, v)`,
+			`ALTER TABLE items REPLICA IDENTITY USING INDEX other` + change + `; ALTER TABLE items REPLICA IDENTITY DEFAULT; ALTER TABLE items ALTER v DROP NOT NULL`},
+		{"label renamed for a moment", `CREATE TYPE mood AS ENUM ('v1', 'v2', 'v3', 'v4', 'v5'); CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id));
+			ALTER TABLE items ALTER v TYPE mood USING v::mood; CREATE CAST (text AS mood) WITH INOUT AS ASSIGNMENT`,
+			`ALTER TYPE mood RENAME VALUE 'v1' TO 'for a moment'; UPDATE items SET v = 'for a moment' WHERE id = 4; ALTER TYPE mood RENAME VALUE 'for a moment' TO 'v1'`},
 		{"tenant renamed for a moment", "", `ALTER TABLE items RENAME tenant TO owner` + change + `; ALTER TABLE items RENAME owner TO tenant`},
 	} {
 		for _, down := range []bool{false, true} {
@@ -251,6 +262,34 @@ func TestConditionsStopTheReading(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// What was committed without the publication ends the reading for good: the slot cannot decode it.
+func TestPublicationAwayForAMoment(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string][2]string{
+		"renamed": {`ALTER PUBLICATION outflow RENAME TO other`, `ALTER PUBLICATION other RENAME TO outflow`},
+		"dropped": {`DROP PUBLICATION outflow`, `CREATE PUBLICATION outflow FOR TABLE items`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newItems(t, pgtest.Shared(t), "")
+			p := w.run()
+			w.exec(`BEGIN`)
+			w.exec(damage[0])
+			w.exec(`DELETE FROM items WHERE id = 2`)
+			w.exec(damage[1])
+			w.exec(`COMMIT`)
+			p.fails(1, `publication "outflow" is gone or was for a time`, "remedy: ", "--slot-reset")
+			reason := query(t, w.source, `SELECT state, reason FROM outflow.destination_state WHERE slot = $1 AND name = 'one'`, w.cfg.Source.Slot)[0]
+			if strings.HasPrefix(reason, `"streaming"`) || !strings.Contains(reason, "reading has ended: ") || !strings.Contains(reason, "publication") {
+				t.Errorf("the state is %s", reason)
+			}
+			launch(t, "run", "--config", w.file, "--slot-reset", "--yes")
+			w.equal()
+			w.waitState("t1", "one", "streaming")
+		})
 	}
 }
 
