@@ -18,28 +18,29 @@ import (
 const (
 	beginSQL  = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 	commitSQL = "COMMIT"
-	// advanceSQL moves last_synced_sequence_id from what this process holds, in the transaction that began the batch, or
-	// fails: another process wrote, the owner is another one, or a mapping ended the transaction. The division is the
-	// shortest way to fail inside a pipeline, where nobody reads the count before COMMIT is sent.
+	// advanceSQL moves last_synced_sequence_id from the value held by this process, in the transaction that began the batch, or
+	// fails: another process wrote, the owner is another one, or a mapping ended the transaction. The division is the shortest
+	// way to fail inside a pipeline, where the count cannot be read before COMMIT is sent.
 	advanceSQL = `WITH moved AS (
 		UPDATE "_stack_sync_metadata" m SET "last_synced_sequence_id" = $1::bigint, "mark" = $7, "updated_at" = now()
 		FROM unnest($2::text[], $3::bigint[]) AS h (name, held)
 		WHERE m."mapping_name" = h.name AND m."last_synced_sequence_id" = h.held AND ` + ownedSQL + `
 		RETURNING 1)
 	SELECT 1 / (count(*) = cardinality($2::text[]))::int FROM moved`
-	// ownedSQL is what both kinds of batch demand of the metadata: its owner, its epoch, and the transaction that began.
+	// ownedSQL is the condition of both kinds of batch on the metadata: its owner, its epoch, and the transaction that began.
 	ownedSQL = `m."tenant" = $4 AND m."source" = $5 AND m."epoch" = $6::bigint
 		AND pg_current_xact_id()::text = current_setting('outflow.xid', true)`
 )
 
-// searchPath is public and the schemas of extensions: where the operators of an extension's type are not found, the server may compare
-// values as text instead, without a word (citext; the Postgres manual, F.9).
+// searchPath is public and the schemas of extensions: where the operators of an extension's type are not found, the server may
+// silently compare values as text instead (citext; the Postgres manual, F.9).
 const searchPath = `SELECT pg_catalog.concat_ws(', ', 'public', pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(n.nspname), ', '))
 	FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE n.nspname NOT IN ('public', 'pg_catalog')`
 
-// settings is the statement that fixes, for one transaction, everything that the work depends on. Not at start-up:
-// pgbouncer refuses start-up parameters, and in transaction mode a session's settings are somebody else's next.
-// $1 is synchronous_commit, $2 plan_cache_mode. It also tells how far the server's WAL is written and flushed. jit compiles for every batch and makes it five to ten times slower.
+// settings is the statement that fixes, for one transaction, all settings that affect the work. Start-up parameters do not serve:
+// pgbouncer refuses start-up parameters, and in transaction mode a session's settings pass to another client next. $1 is
+// synchronous_commit, $2 plan_cache_mode. The statement also tells how far the server's WAL is written and flushed. jit compiles
+// for every batch and makes a batch five to ten times slower.
 func (o Options) settings() string {
 	ms := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 	var b strings.Builder
@@ -60,19 +61,19 @@ func (o Options) settings() string {
 	return b.String()
 }
 
-// round is the pipeline of one round trip: what was sent, in order, so that an error finds its statement.
+// round is the pipeline of one round trip: the requests sent, in order, so that an error finds its statement.
 type round struct {
 	s    *session
 	p    *pgconn.Pipeline
 	sent []sent
 
-	answered int // so many of them succeeded
+	answered int // so many requests succeeded
 }
 
 // sent is one request of a round.
 type sent struct {
-	prepare   string             // name of a statement that is being prepared; "" is an execution
-	statement *mapping.Statement // nil for ours
+	prepare   string             // name of a statement being prepared; "" is an execution
+	statement *mapping.Statement // nil for Outflow's own statements
 	stage     string             // for messages: BEGIN, settings, ...
 }
 
@@ -80,8 +81,8 @@ func (s *session) round(ctx context.Context) *round {
 	return &round{s: s, p: s.conn.StartPipeline(ctx)}
 }
 
-// run queues a statement. Prepared statements save the parsing and planning of each batch; where a pooler does not keep
-// them (pgbouncer before 1.21 in transaction mode), they go unnamed.
+// run queues a statement. Prepared statements save the parsing and planning of each batch; where a pooler does not keep prepared
+// statements (pgbouncer before 1.21 in transaction mode), statements go unnamed.
 func (r *round) run(stage, name, sql string, st *mapping.Statement, params [][]byte, oids []uint32, formats []int16) {
 	if r.s.d.unnamed {
 		r.p.SendQueryParams(sql, params, oids, formats, nil)
@@ -106,13 +107,13 @@ func (r *round) begin(b *batch) {
 	r.run("settings", "outflow_settings", r.s.d.router.settings, nil, texts(commit, r.s.plan), nil, nil)
 }
 
-// manyRows is the number of rows from which on a statement is planned anew.
+// manyRows is the number of rows above which the server plans a statement again.
 const manyRows = 200
 
 const genericPlan, customPlan = "force_generic_plan", "force_custom_plan"
 
-// planFor has the server plan the statement anew where its rows are many and joined with something: a generic plan takes every
-// array for ten elements.
+// planFor has the server plan the statement again where the rows are many and joined with something: a generic plan takes every array
+// for ten elements.
 func (r *round) planFor(st *mapping.Statement, rows int) {
 	plan := genericPlan
 	if rows > manyRows && !st.Simple {
@@ -124,7 +125,7 @@ func (r *round) planFor(st *mapping.Statement, rows int) {
 	}
 }
 
-// steps queues the statements of all mappings that are behind, for the tables that the batch changed: see order.
+// steps queues the statements of all mappings that are behind, for the tables changed by the batch: see order.
 func (r *round) steps(ctx context.Context, b *batch, rows map[string]*mapping.Rows) error {
 	if err := r.s.d.refuseForeign(rows); err != nil {
 		return err
@@ -162,7 +163,7 @@ func (r *round) advance(b *batch) {
 		r.s.d.router.SourceID, strconv.FormatInt(r.s.epoch, 10), *r.s.d.router.mark.Load()), nil, nil)
 }
 
-// holding are the chosen mappings and the ids that they have when everything that was sent is committed, as array literals.
+// holding are the chosen mappings and their ids after the commit of everything sent so far, as array literals.
 func (s *session) holding(chosen []bool) (names, ids string) {
 	var n, h []string
 	for i, m := range s.d.mappings {
@@ -184,7 +185,7 @@ func (r *round) flush() error {
 	return nil
 }
 
-// receive reads all answers and ends the round. The error is that of the first request that failed.
+// receive reads all answers and ends the round. The error is the error of the first failed request.
 func (r *round) receive() error {
 	failed := r.read()
 	if err := r.p.Close(); failed == nil && err != nil {
@@ -219,7 +220,7 @@ func (r *round) read() error {
 	return failed
 }
 
-// failed puts the session in order after a round that failed, when its pipeline has ended.
+// failed puts the session in order after a failed round, when the round's pipeline has ended.
 func (r *round) failed() {
 	r.s.expected = append(r.s.expected[:0], r.s.held...)
 	if !r.s.keepOpen {
@@ -228,8 +229,8 @@ func (r *round) failed() {
 	r.unprepare()
 }
 
-// unprepare forgets the statements whose preparation was not answered. Closing a statement that does not exist is no error (the
-// Postgres manual, "Message Flow", "Extended Query").
+// unprepare forgets the statements without an answer to their preparation. Closing a statement that does not exist is no error
+// (the Postgres manual, "Message Flow", "Extended Query").
 func (r *round) unprepare() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -273,7 +274,7 @@ func (r *round) answer(q sent) error {
 	return nil
 }
 
-// explain gives an error its place.
+// explain adds the failing request or statement to an error.
 func (r *round) explain(q sent, err error) error {
 	state := sqlstate(err)
 	switch {
@@ -306,7 +307,7 @@ func asPgError(err error) *pgconn.PgError {
 
 var quotedValue = regexp.MustCompile(`"[^"]*"`)
 
-// serverText is what an operator reads of a server's error: bounded, in one line.
+// serverText is a server's error as shown to an operator: bounded, in one line.
 func serverText(e *pgconn.PgError) string {
 	text := e.Message
 	switch classify(e) {
@@ -337,7 +338,7 @@ func serverText(e *pgconn.PgError) string {
 	return text
 }
 
-// compile makes the statements that the batch needs before the pipeline starts: it may ask the server for types.
+// compile makes the batch's statements before the pipeline starts: compiling may ask the server for types.
 func (s *session) compile(ctx context.Context, all map[string]*mapping.Rows) error {
 	for mi, m := range s.d.mappings {
 		for si, step := range m.Steps {
@@ -351,7 +352,7 @@ func (s *session) compile(ctx context.Context, all map[string]*mapping.Rows) err
 	return nil
 }
 
-// committed notes what the external database has now.
+// committed notes the ids that the external database has now.
 func (d *Destination) committed(b *batch) {
 	for i := range b.mappings {
 		if b.mappings[i] {

@@ -15,27 +15,27 @@ import (
 	"outflow/replication"
 )
 
-// cursor is how far a backfill is. It is kept in the external database, in the metadata of each mapping that is being
-// filled, and moves in the transaction that applies a chunk.
+// cursor is the progress of a backfill. The external database keeps the cursor in the metadata of each mapping being filled, and
+// the cursor moves in the transaction that applies a chunk.
 type cursor struct {
 	Phase   string   `json:"phase"`             // copy, then sweep
-	Table   string   `json:"table,omitempty"`   // "" is before the first one
+	Table   string   `json:"table,omitempty"`   // "" is before the first table
 	Mapping string   `json:"mapping,omitempty"` // whose keys are swept
 	Done    bool     `json:"done,omitempty"`    // the table is copied whole
 	After   []string `json:"after,omitempty"`   // key of the last row that is done, less the tenant
 	Sort    string   `json:"sort,omitempty"`    // the order of rows in which After is a place
 	Rows    int64    `json:"rows,omitempty"`    // copied so far
-	Remove  bool     `json:"remove,omitempty"`  // the sweep has counted what is gone, and removes it
+	Remove  bool     `json:"remove,omitempty"`  // the sweep has counted the rows gone from the primary, and removes such rows
 
 	Copied map[string]int64 `json:"copied,omitempty"` // rows by table
 	Keys   map[string]tally `json:"keys,omitempty"`   // by mapping and table
 
 	// A pass is a copy and a sweep of everything: see putOff.
 	Pass   int    `json:"pass,omitempty"`    // from 0
-	PutOff int64  `json:"put_off,omitempty"` // rows that this pass has put off to the next one
+	PutOff int64  `json:"put_off,omitempty"` // rows that the pass has put off to the next pass
 	Before int64  `json:"before,omitempty"`  // rows that the pass before put off
-	Strict bool   `json:"strict,omitempty"`  // this pass puts nothing off
-	Order  string `json:"order,omitempty"`   // the order of mappings and tables that it follows
+	Strict bool   `json:"strict,omitempty"`  // the pass puts nothing off
+	Order  string `json:"order,omitempty"`   // the order of mappings and tables followed by the cursor
 }
 
 const (
@@ -53,7 +53,7 @@ func (c cursor) String() string {
 	return string(b)
 }
 
-// copied is how many rows of each table are copied with so many more of one.
+// copied is how many rows of each table are copied with so many more rows of a single table.
 func (c cursor) copied(table string, rows int) map[string]int64 {
 	all := maps.Clone(c.Copied)
 	if all == nil {
@@ -66,7 +66,7 @@ func (c cursor) copied(table string, rows int) map[string]int64 {
 	return all
 }
 
-// Chunks adapt in size so that one takes about chunkTime to read and apply.
+// Chunks adapt in size so that a chunk takes about chunkTime to read and apply.
 const (
 	chunkRows    = 1000 // the first
 	chunkMin     = 50
@@ -75,46 +75,46 @@ const (
 	horizonPause = 5 * time.Millisecond // between looks at whether the stream has passed a chunk's horizon
 )
 
-// backfill copies the tenant's rows from the tables into mappings that are new, changed or cannot go on from the stream,
-// while live changes keep flowing through the same worker. It belongs to the session's worker; only ready is set
-// from outside, under the destination's mu.
+// backfill copies the tenant's rows from the tables into mappings that are new, changed or cannot go on from the stream, while
+// live changes keep flowing through the same worker. A backfill belongs to the session's worker; only ready is set from outside,
+// under the destination's mu.
 //
-// The order that makes it right: keys are tracked first, then snapshots are taken, then a chunk waits until
-// the stream has passed its horizon, and then it is merged (see merge).
+// The order of steps makes the copy right: first keys are tracked, then snapshots are taken, then a chunk waits until the stream
+// has passed the chunk's horizon, and then the chunk is merged (see merge).
 type backfill struct {
 	d        *Destination
 	s        *session
 	mappings []*mapping.Mapping // the session's: the destination may be given others while a chunk is read
-	group    []bool             // which of them are being filled
+	group    []bool             // which of the mappings are being filled
 	cursor   cursor
 	stored   string // the cursor as the metadata has it
 
-	active   bool // it has a place among the backfills, and tracks keys
+	active   bool // the backfill has a place among the backfills, and tracks keys
 	tracked  []tracked
-	tracking int             // counts the beginnings of tracking: a chunk that was read for an earlier one is of no use
+	tracking int             // counts the beginnings of tracking: a chunk read for an earlier tracking is of no use
 	suspects map[uint32]bool // may have been applied before keys were tracked, and were not visible then; nil is not known yet
 	reading  bool
 	ready    *chunk
-	page     *page                            // what is swept next
+	page     *page                            // the page to be swept next
 	known    map[string]*replication.Relation // tables as the last chunks found them
 	started  time.Time                        // of the chunk in hand
-	limit    int                              // rows of it
+	limit    int                              // rows of the chunk
 }
 
-// maxTracked is how many keys are tracked at the most, which are some 100 bytes each. A transaction that changes more has the
-// chunk in hand read again, when it is visible.
+// maxTracked is how many keys are tracked at the most, at some 100 bytes each. A transaction that changes more has the chunk in
+// hand read again, when the transaction is visible.
 const maxTracked = 500_000
 
-// chunk is what came from the primary and waits to be merged.
+// chunk is a part of the primary's data that waits to be merged.
 type chunk struct {
 	replication.Chunk
 	table    string
 	relation *replication.Relation
-	swept    *page // whose keys are not on the primary; nil: the rows are
+	swept    *page // the page whose keys are not on the primary; nil: the rows are
 	gone     []key // those of the page
-	removed  []key // of those, what rows.Deletes are
+	removed  []key // the keys of gone that rows.Deletes are
 	next     cursor
-	done     bool // nothing is left after it
+	done     bool // nothing is left after the chunk
 	err      error
 
 	tracking int             // the backfill's when the read began
@@ -137,7 +137,7 @@ func (c *chunk) behind(rows *mapping.Rows, i int) []string {
 	return c.KeyOf(rows.Upserts[i].Tuple)
 }
 
-// newBackfill finds which mappings are incomplete; nil where none is.
+// newBackfill finds the incomplete mappings; nil where all are complete.
 func newBackfill(s *session, known map[string]metadata) (*backfill, error) {
 	bf := &backfill{d: s.d, s: s, mappings: s.d.mappings, group: make([]bool, len(s.d.mappings))}
 	for i, m := range s.d.mappings {
@@ -154,13 +154,13 @@ func newBackfill(s *session, known map[string]metadata) (*backfill, error) {
 	if bf.stored == "" {
 		return nil, nil
 	}
-	if bf.cursor.Order != s.order.print { // its place says nothing of another order
+	if bf.cursor.Order != s.order.print { // the cursor's place says nothing of another order
 		bf.cursor = cursor{Phase: phaseCopy, Pass: bf.cursor.Pass, PutOff: bf.cursor.PutOff, Before: bf.cursor.Before, Strict: bf.cursor.Strict, Order: s.order.print}
 	}
 	return bf, nil
 }
 
-// track notes the keys that a committed batch changed.
+// track notes the keys changed by a committed batch.
 func (bf *backfill) track(transactions []*transaction) {
 	if bf == nil || !bf.active {
 		return
@@ -196,7 +196,7 @@ func (bf *backfill) trackChanges(xid uint32, changes []replication.Change) {
 	}
 }
 
-// standDown ends what only a backfill with a place does; the cursor stays.
+// standDown ends the work of a backfill with a place; the cursor stays.
 func (bf *backfill) standDown() {
 	if bf.active {
 		bf.active = false
@@ -204,8 +204,8 @@ func (bf *backfill) standDown() {
 	}
 }
 
-// forget begins tracking anew, as if the backfill had just been taken up at its cursor: what was read so far is of no use, and
-// every transaction that the next snapshot does not see may have been applied before.
+// forget begins tracking again, as if the backfill had just been taken up at its cursor: the chunks read so far are of no use,
+// and every transaction invisible to the next snapshot may have been applied before.
 func (bf *backfill) forget() {
 	bf.tracking++
 	bf.tracked, bf.suspects = nil, nil
@@ -214,8 +214,8 @@ func (bf *backfill) forget() {
 	bf.d.mu.Unlock()
 }
 
-// mergeable reports whether a chunk is here and the stream has passed its horizon: every transaction that committed before
-// it was applied.
+// mergeable reports whether a chunk is here and the stream has passed the chunk's horizon: every transaction that committed
+// before the horizon was applied.
 func (bf *backfill) mergeable() bool {
 	d := bf.d
 	position := d.router.Reader.Position() // before the queue is looked at
@@ -233,12 +233,12 @@ func (bf *backfill) mergeable() bool {
 	return d.applied == len(d.queue) || d.queue[d.applied].id > d.router.SequenceID(bf.ready.Horizon)
 }
 
-// advance does what can be done without a chunk in hand: it takes a place among the backfills, or begins to read.
+// advance does the work possible without a chunk in hand: take a place among the backfills, or begin to read.
 func (bf *backfill) advance(ctx context.Context) error {
 	d := bf.d
 	if !d.router.places.take(d) {
 		bf.standDown() // backfills were switched off
-		return nil     // somebody's end wakes us
+		return nil     // the end of another backfill wakes us
 	}
 	if !bf.active {
 		bf.active = true
@@ -270,7 +270,7 @@ func (bf *backfill) advance(ctx context.Context) error {
 	return nil
 }
 
-// ask is what the worker asks of the external database before a chunk is read: the connection is its.
+// ask is the worker's question to the external database before a chunk is read: the connection belongs to the worker.
 func (bf *backfill) ask(ctx context.Context) (err error) {
 	if bf.cursor.Phase == phaseSweep {
 		bf.page, err = bf.readPage(ctx)
@@ -279,7 +279,7 @@ func (bf *backfill) ask(ctx context.Context) (err error) {
 	return bf.countHeld(ctx)
 }
 
-// read gets the next chunk. It runs beside the worker, which goes on with live changes.
+// read gets the next chunk. The reading runs beside the worker, which goes on with live changes.
 func (bf *backfill) read(tracking int, settle bool) {
 	d := bf.d
 	ctx, cancel := context.WithTimeout(d.router.ctx, time.Minute)
@@ -287,7 +287,7 @@ func (bf *backfill) read(tracking int, settle bool) {
 	copier := &replication.Copier{Primary: d.router.Primary}
 	defer copier.Close()
 	c, err := bf.nextSafely(ctx, copier, settle)
-	if err == nil && c.Relation != nil && len(c.Relation.Columns) < len(d.router.relation(c.table).Columns) { // what was known is gone
+	if err == nil && c.Relation != nil && len(c.Relation.Columns) < len(d.router.relation(c.table).Columns) { // a known column is gone
 		_, err = d.router.relearn(ctx, c.table)
 	}
 	if err != nil {
@@ -303,7 +303,7 @@ func (bf *backfill) read(tracking int, settle bool) {
 	d.nudge()
 }
 
-// nextSafely makes an error of a panic, which would end the process: the cursor comes from the external database.
+// nextSafely turns a panic, which would end the process, into an error: the cursor comes from the external database.
 func (bf *backfill) nextSafely(ctx context.Context, copier *replication.Copier, settle bool) (c *chunk, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -332,7 +332,8 @@ func (bf *backfill) next(ctx context.Context, copier *replication.Copier, settle
 	return c, err
 }
 
-// estimate tells the status how many rows there are to copy. It is for people only: where it fails it is not known.
+// estimate tells the status how many rows there are to copy. The estimate is for people only: where estimating fails the number
+// is not known.
 func (bf *backfill) estimate(ctx context.Context, copier *replication.Copier) {
 	total := int64(0)
 	for _, table := range bf.tables() {
@@ -347,7 +348,7 @@ func (bf *backfill) estimate(ctx context.Context, copier *replication.Copier) {
 	bf.d.status.CopyTotal = total
 }
 
-// chunk reads what is behind the cursor.
+// chunk reads the rows behind the cursor.
 func (bf *backfill) chunk(ctx context.Context, copier *replication.Copier) (*chunk, error) {
 	if bf.cursor.Phase == phaseSweep {
 		return bf.nextSwept(ctx, copier)
@@ -366,7 +367,7 @@ func (bf *backfill) chunk(ctx context.Context, copier *replication.Copier) (*chu
 	c.next.Table, c.next.Done, c.next.After, c.next.Sort = table, false, read.Next.After, read.Next.Order
 	c.next.Rows += int64(len(read.Rows))
 	from := bf.cursor
-	if place.Order != read.Next.Order { // it is begun again
+	if place.Order != read.Next.Order { // the table is begun again
 		from.After = nil
 	}
 	c.next.Copied = from.copied(table, len(read.Rows))
@@ -376,7 +377,7 @@ func (bf *backfill) chunk(ctx context.Context, copier *replication.Copier) (*chu
 	return c, nil
 }
 
-// relation is the table as the last chunk found it, or as the stream describes it.
+// relation is the table as the last chunk found the table, or as described by the stream.
 func (bf *backfill) relation(table string) *replication.Relation {
 	if rel := bf.known[table]; rel != nil {
 		return rel
@@ -393,7 +394,7 @@ func (d *Destination) part(rel *replication.Relation) replication.Part {
 	return replication.Part{Relation: rel, Tenant: d.router.tenantColumn(rel), Value: d.Tenant}
 }
 
-// tables are the source tables that the group reads, in the order in which they are copied.
+// tables are the source tables read by the group, in the order of copying.
 func (bf *backfill) tables() []string {
 	var tables []string
 	for _, table := range bf.s.order.tables {
@@ -407,7 +408,7 @@ func (bf *backfill) tables() []string {
 	return tables
 }
 
-// nextTable is the table that is copied now; not ok when all are.
+// nextTable is the table being copied now; not ok when all are.
 func (bf *backfill) nextTable() (table string, place replication.Place, ok bool) {
 	tables := bf.tables()
 	i := slices.Index(tables, bf.cursor.Table)

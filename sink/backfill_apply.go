@@ -12,9 +12,9 @@ import (
 	"outflow/replication"
 )
 
-// moveCursorSQL moves the cursor from what this process holds, or fails the transaction: as advanceSQL does for live changes.
-// The ids must be what this process holds too: a chunk that was read before newer changes were applied is not merged any more.
-// They move with the cursor: everything below the chunk's horizon is applied.
+// moveCursorSQL moves the cursor from the value held by this process, or fails the transaction: as advanceSQL does for live
+// changes. The ids must be those held by this process too: a chunk read before newer changes were applied is not merged any more.
+// The ids move with the cursor: everything below the chunk's horizon is applied.
 const moveCursorSQL = `WITH moved AS (
 	UPDATE "_stack_sync_metadata" m SET "backfill" = nullif($1, '')::jsonb, "mark" = $8, "updated_at" = now(),
 		"last_synced_sequence_id" = greatest(m."last_synced_sequence_id", $9::bigint)
@@ -23,21 +23,21 @@ const moveCursorSQL = `WITH moved AS (
 	RETURNING 1)
 SELECT 1 / (count(*) = cardinality($2::text[]))::int FROM moved`
 
-// portion is a part of a chunk that is applied in one transaction, with the cursor behind it.
+// portion is the part of a chunk applied in one transaction, with the cursor behind the part.
 type portion struct {
 	chunk *chunk
 	rows  *mapping.Rows
 	next  cursor
-	done  bool         // nothing is left after it
-	aside *quarantined // its one row, which goes to the quarantine instead; nil mostly
+	done  bool         // nothing is left after the portion
+	aside *quarantined // the portion's single row, which goes to the quarantine instead; nil mostly
 }
 
-// chunkPatience is how long one chunk may keep live changes waiting when the external database refuses parts of it. What is left is
-// read again.
+// chunkPatience is how long one chunk may keep live changes waiting when the external database refuses parts of the chunk. The
+// rest is read again.
 const chunkPatience = 4 * chunkTime
 
-// applyChunk brings a chunk's rows and the cursor behind it into the external database. A chunk that is refused is halved until the
-// row is found or the rest is taken, and grows again behind it.
+// applyChunk brings a chunk's rows and the cursor behind the rows into the external database. A refused chunk is halved until the
+// refused row is found or the rest is taken, and grows again behind the row.
 func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows) error {
 	d, total := bf.d, rows.Len(mapping.Any)
 	for at, size, begun := 0, total, time.Now(); ; {
@@ -79,7 +79,8 @@ func tooMuch(err error) bool {
 	return newError(err).verdict == rowFault || timedOut(err)
 }
 
-// portion is n rows of a chunk from one on. The cursor behind them is the chunk's own where they are its last.
+// portion is n rows of a chunk, starting at a given row. The cursor behind the rows is the chunk's own where the portion ends the
+// chunk.
 func (bf *backfill) portion(c *chunk, rows *mapping.Rows, at, n int) *portion {
 	p := &portion{chunk: c, rows: rows, next: c.next, done: c.done}
 	if n < rows.Len(mapping.Any) {
@@ -99,7 +100,7 @@ func (bf *backfill) portion(c *chunk, rows *mapping.Rows, at, n int) *portion {
 		}
 	}
 	doubles := 0
-	if c.swept != nil { // a delete step may take the other form of the row too: the next pass copies it
+	if c.swept != nil { // a delete step may take the other form of the row too: the next pass copies the row
 		for _, k := range c.removed[at : at+len(p.rows.Deletes)] {
 			if k.there != nil {
 				doubles++
@@ -111,7 +112,7 @@ func (bf *backfill) portion(c *chunk, rows *mapping.Rows, at, n int) *portion {
 	return p
 }
 
-// apply applies a portion. One row that is refused is put off or set aside.
+// apply applies a portion. A single refused row is put off or set aside.
 func (bf *backfill) apply(ctx context.Context, p *portion) error {
 	err := bf.transaction(ctx, p)
 	if err == nil || p.rows.Len(mapping.Any) != 1 || newError(err).verdict != rowFault || !bf.s.usable() {
@@ -129,9 +130,10 @@ func (bf *backfill) apply(ctx context.Context, p *portion) error {
 	return err
 }
 
-// mayPutOff reports whether a refusal may have to do with rows that are still to be copied or swept: the row is then copied in the
-// next pass. The sweep removes what is gone from the primary and may hold a unique value, so there is none to wait for after the
-// first pass; rows that refer to others of their table may take several. A pass that does not help is followed by a strict one.
+// mayPutOff reports whether a refusal may have to do with rows still to be copied or swept: the refused row is then copied in the
+// next pass. The sweep removes rows that are gone from the primary and may hold a unique value, so there is no such row to wait
+// for after the first pass; rows that refer to others of their table may take several passes. A pass that does not help is
+// followed by a strict pass.
 func (bf *backfill) mayPutOff(e *Error) bool {
 	switch e.SQLState {
 	case foreignKeyViolation:
@@ -142,8 +144,9 @@ func (bf *backfill) mayPutOff(e *Error) bool {
 	return false
 }
 
-// putOff moves the cursor over one row that the next pass copies. What the external database has of that row is old, and may hold a
-// value that another row has now, so it is deleted, unless that takes rows along which this copy does not bring again.
+// putOff moves the cursor over one row that the next pass copies. The external database's version of the row is old, and may hold
+// a value that another row has now. So the version is deleted, unless the delete takes along rows that the copy does not bring
+// again.
 func (bf *backfill) putOff(ctx context.Context, p *portion, e *Error) error {
 	bf.saysPutOff(e)
 	rest := *p
@@ -159,7 +162,7 @@ func (bf *backfill) putOff(ctx context.Context, p *portion, e *Error) error {
 	return bf.transaction(ctx, &rest)
 }
 
-// takesAlong reports whether a delete of rows that this copy fills deletes or changes rows of tables that it does not fill.
+// takesAlong reports whether a delete of rows filled by the copy deletes or changes rows of other tables.
 func (bf *backfill) takesAlong() bool {
 	var group []*mapping.Mapping
 	for i, m := range bf.mappings {
@@ -170,7 +173,7 @@ func (bf *backfill) takesAlong() bool {
 	return bf.s.order.acts(group, "", fills(group, "")...)
 }
 
-// saysPutOff logs the first row of a pass that is put off, the second, the fourth, and so on.
+// saysPutOff logs the first row put off in a pass, the second, the fourth, and so on.
 func (bf *backfill) saysPutOff(e *Error) {
 	if n := bf.cursor.PutOff + 1; n&(n-1) == 0 {
 		bf.d.log.Warn("the external database refuses a row, which is copied again in another pass", zap.Int64("rows", n),
@@ -178,8 +181,8 @@ func (bf *backfill) saysPutOff(e *Error) {
 	}
 }
 
-// putOffLive puts a live change off to the next pass of the copy, where one fills all the mappings that the change is for. The
-// cursor in the metadata says so in the transaction that leaves the change out.
+// putOffLive puts a live change off to the next pass of the copy, where a copy fills all the mappings of the change. The cursor
+// in the metadata says so in the same transaction, which leaves the change out.
 func (bf *backfill) putOffLive(ctx context.Context, b *batch, e *Error) (bool, error) {
 	if bf == nil || !bf.mayPutOff(e) {
 		return false, nil
@@ -200,7 +203,7 @@ func (bf *backfill) putOffLive(ctx context.Context, b *batch, e *Error) (bool, e
 	return true, err
 }
 
-// following is the cursor behind a portion, "" where the backfill is complete: what was put off takes another pass.
+// following is the cursor behind a portion, "" where the backfill is complete: rows put off take another pass.
 func (p *portion) following() (next cursor, text string) {
 	next = p.next
 	if !p.done {
@@ -214,7 +217,7 @@ func (p *portion) following() (next cursor, text string) {
 	return next, next.String()
 }
 
-// setAside is the one row of a portion that the external database refuses, for its quarantine.
+// setAside is a portion's single row, refused by the external database, for its quarantine.
 func (bf *backfill) setAside(rows *mapping.Rows, e *Error) *quarantined {
 	row, op := slices.Concat(rows.Upserts, rows.Deletes)[0], string(mapping.Upsert)
 	if len(rows.Deletes) > 0 {
@@ -223,7 +226,7 @@ func (bf *backfill) setAside(rows *mapping.Rows, e *Error) *quarantined {
 	return &quarantined{relation: rows.Relation, op: op, row: row.Tuple, sequenceID: row.SequenceID, err: e}
 }
 
-// transaction is one round trip: steps, a row for the quarantine if there is one, cursor, COMMIT.
+// transaction is one round trip: steps, a row for the quarantine if there is any, cursor, COMMIT.
 func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 	b := &batch{mappings: bf.group, changes: p.rows.Len(mapping.Any), large: &transaction{}}
 	all := map[string]*mapping.Rows{p.chunk.table: p.rows}
@@ -258,8 +261,8 @@ func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 	return nil
 }
 
-// appliedAt is the id that everything below a horizon has at the most, when the stream has passed it. The next commit record may begin at
-// the horizon itself.
+// appliedAt is the highest id possible below a horizon, when the stream has passed the horizon. The next commit record may begin
+// at the horizon itself.
 func (r *Router) appliedAt(horizon replication.LSN) int64 { return r.SequenceID(horizon) - 1 }
 
 // reached notes that the chosen mappings have everything up to an id.
@@ -272,7 +275,7 @@ func (s *session) reached(chosen []bool, id int64) {
 	}
 }
 
-// nameRow says which row an error is about, where it is about one.
+// nameRow names the row of an error, where the error concerns a single row.
 func (bf *backfill) nameRow(err error, rows *mapping.Rows) error {
 	e := newError(err)
 	slow := timedOut(err)

@@ -38,14 +38,15 @@ func (bf *backfill) merge(ctx context.Context) error {
 	}
 	for xid := range bf.suspects {
 		if !c.Snapshot.Sees(xid) {
-			// It was applied before keys were tracked, and the chunk does not see it: the chunk may hold older rows. Read it again.
+			// The transaction was applied before keys were tracked, and is invisible to the chunk: the chunk may hold older rows.
+			// Read the chunk again.
 			time.AfterFunc(20*horizonPause, d.nudge)
 			if err := d.askFlushNowAndThen(ctx); err != nil {
 				return err
 			}
 			return errNothing
 		}
-		delete(bf.suspects, xid) // later snapshots see it too
+		delete(bf.suspects, xid) // later snapshots see the transaction too
 	}
 	rows := &mapping.Rows{Relation: c.relation}
 	switch {
@@ -62,9 +63,9 @@ func (bf *backfill) merge(ctx context.Context) error {
 	return bf.applyChunk(ctx, c, rows)
 }
 
-// unread follows a read that failed. One that took too long is tried again with fewer rows.
+// unread follows a failed read. A read that took too long is tried again with fewer rows.
 func (bf *backfill) unread(ctx context.Context, c *chunk) error {
-	if errors.Is(c.err, replication.ErrAnotherKey) { // the next page gives this one
+	if errors.Is(c.err, replication.ErrAnotherKey) { // the next page gives the new key
 		return bf.advance(ctx)
 	}
 	if timedOut(c.err) && bf.smaller(bf.limit) {
@@ -101,13 +102,13 @@ func sameKey(a, b *replication.Relation) bool {
 	})
 }
 
-// smaller makes the next chunks smaller than one of so many rows; false is that there are none.
+// smaller makes the next chunks smaller than a chunk of so many rows; false means that there are no smaller chunks.
 func (bf *backfill) smaller(rows int) bool {
 	bf.d.chunkRows = max(rows/2, 1)
 	return rows > 1
 }
 
-// resize adapts the size of chunks to the time that they take.
+// resize adapts the size of chunks to their time.
 func (bf *backfill) resize() {
 	switch took := time.Since(bf.started); {
 	case took > 2*chunkTime:
@@ -129,7 +130,7 @@ func keyFunc(rel *replication.Relation) func(replication.Tuple) string {
 	return func(t replication.Tuple) string { return string(f.keyOf(rel, t)) }
 }
 
-// rowsOf gives a chunk's rows the id up to which the stream was applied: they are at least as new as that.
+// rowsOf gives a chunk's rows the id up to which the stream was applied: the rows are at least as new as the id.
 func (bf *backfill) rowsOf(c *chunk, tuples []replication.Tuple) []mapping.Row {
 	rows := make([]mapping.Row, len(tuples))
 	now, id := time.Now(), max(bf.s.lowest(), bf.d.router.appliedAt(c.Horizon))

@@ -8,10 +8,10 @@ import (
 	"outflow/replication"
 )
 
-// batch is what goes to the external database in one transaction: whole source transactions, folded; or one large one.
+// batch is the content of one external transaction: whole source transactions, folded; or one large source transaction.
 type batch struct {
 	transactions []*transaction // in order, the front of the queue
-	large        *transaction   // set instead of rows: it is applied in rounds
+	large        *transaction   // set instead of rows: the transaction is applied in rounds
 	// (larger than a batch, not yet sent whole by the primary, with a TRUNCATE, or over an ALTER TABLE)
 	mappings []bool // which of the session's mappings are behind the batch
 	rows     map[string]*mapping.Rows
@@ -19,18 +19,18 @@ type batch struct {
 	changes  int   // net changes
 	bytes    int64 // of the transactions, unless large
 	taken    time.Time
-	hopeful  bool // rows that are new on the source are inserted without ON CONFLICT
+	hopeful  bool // rows new on the source are inserted without ON CONFLICT
 	async    bool // COMMIT does not wait for the disk of the external server
 
 	careful bool    // large: rounds stand behind savepoints, and constraints are checked after each statement
 	guarded bool    // the round stands behind a savepoint
-	refused refused // changes of a large one that the external database has not taken yet
+	refused refused // changes of a large transaction not yet taken by the external database
 	cursor  *cursor // of the backfill, where changes were put off to its next pass; nil mostly
 }
 
-// take makes a batch of what is at the front of the queue, behind the batch before (nil: none) that is still in flight. It
-// returns nil when there is nothing. Transactions stay in the queue until they are committed. What every mapping has
-// already is released on the way.
+// take makes a batch of the transactions at the front of the queue, behind the batch before (nil: none) that is still in flight.
+// The result is nil when there is nothing. Transactions stay in the queue until the commit. Transactions already in every mapping
+// are released on the way.
 func (d *Destination) take(s *session, before *batch) *batch {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -76,8 +76,8 @@ func (d *Destination) take(s *session, before *batch) *batch {
 	return b
 }
 
-// skipApplied passes over transactions that the external database has already: the stream was read again. It returns the
-// place of the first one that it lacks. It is called with mu held.
+// skipApplied passes over transactions that the external database already has: the stream was read again. The result is the place
+// of the first missing transaction. The caller holds mu.
 func (d *Destination) skipApplied(s *session) int {
 	for d.applied < len(d.queue) && d.queue[d.applied].complete && d.queue[d.applied].id <= s.lowest() {
 		d.lagging += d.queue[d.applied].bytes
@@ -86,7 +86,7 @@ func (d *Destination) skipApplied(s *session) int {
 	return d.applied
 }
 
-// fold adds a transaction's changes of the tables that the mappings read.
+// fold adds a transaction's changes of the tables read by the mappings.
 func (d *Destination) fold(f *fold, t *transaction, changes []replication.Change) {
 	for i := range changes {
 		if name := changes[i].Relation.Table; d.reads[name] {
@@ -125,10 +125,9 @@ func truncates(t *transaction) bool {
 	return false
 }
 
-// rewind prepares for another try: what is in the queue is taken again from its front, since only the metadata can tell
-// what was committed. Where a large transaction was let go of in part it returns true: the stream must be read again.
-// Until that has happened nothing is taken, or the rest of the transaction would pass for the whole. It is called with mu
-// held.
+// rewind prepares for another try: the queue is taken again from the front, since only the metadata can tell which transactions
+// were committed. Where parts of a large transaction were dropped, the result is true: the stream must be read again. Until the
+// stream is read again nothing is taken, or the rest of the transaction would pass for the whole. The caller holds mu.
 func (d *Destination) rewind() (replay bool) {
 	d.applied, d.lagging = 0, 0
 	d.flying(-d.inFlight)
@@ -139,7 +138,7 @@ func (d *Destination) rewind() (replay bool) {
 	if !replay {
 		return false
 	}
-	// Their tickets stay held: holding says which, and they are not held again when the changes come again.
+	// The tickets stay held: holding marks the newest held ticket, and no ticket is held again when the changes come again.
 	for _, t := range d.queue {
 		d.kept[t.id] = t.ticket
 	}

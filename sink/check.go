@@ -14,20 +14,21 @@ import (
 	"outflow/replication"
 )
 
-// Checker finds out beforehand what would keep an external database from being filled. It works in transactions that it
-// rolls back, and leaves nothing behind. Safe for concurrent use.
+// Checker finds out beforehand which faults would keep an external database from being filled. A check works in transactions that
+// end in a rollback, and leaves nothing behind. Safe for concurrent use.
 type Checker struct {
 	Options  Options
 	SourceID string  // the owner mark in external databases, "" where nothing ever ran
-	Tables   []Table // those of the primary that are in order
-	Highest  int64   // the highest id that the primary can have given, -1 where that is not known
+	Tables   []Table // the primary's tables that are in order
+	Highest  int64   // the highest id that the primary can have given, -1 where the id is not known
 }
 
-// checkLocks is how long a check waits for a lock: the process that fills the database holds them for moments only.
+// checkLocks is how long a check waits for a lock: the process that fills the database holds its locks for moments only.
 const checkLocks = 2 * time.Second
 
-// Check looks at one external database. The target's mappings may be empty where the primary could not be asked. server tells which
-// database of which server it is, so that two destinations that share one are found; it is "" where it did not answer.
+// Check looks at one external database. The target's mappings may be empty where the primary could not be asked. server
+// identifies the database and its server, so that two destinations with one database are found; server is "" where the database
+// did not answer.
 func (c *Checker) Check(ctx context.Context, t Target) (found replication.Findings, server string) {
 	if t.Fault != nil {
 		fail(&found, "configuration", t.Fault)
@@ -42,7 +43,7 @@ func (c *Checker) Check(ctx context.Context, t Target) (found replication.Findin
 		fail(&found, "connection", err)
 		return found, ""
 	}
-	d.unnamed = true // a pooler would keep what is prepared
+	d.unnamed = true // a pooler would keep prepared statements
 	if err := r.connections.acquire(ctx); err != nil {
 		fail(&found, "connection", err)
 		return found, ""
@@ -79,11 +80,11 @@ type check struct {
 	found *replication.Findings
 }
 
-// fail notes an error with the remedy that goes with it.
+// fail notes an error with its remedy.
 func fail(found *replication.Findings, check string, err error) {
 	e := newError(err)
 	plain := *e
-	plain.Mapping, plain.Remedy = "", "" // they stand beside it
+	plain.Mapping, plain.Remedy = "", "" // both stand beside the error
 	found.Fail(check, e.Remedy, "%s", truncated(plain.Error(), 512))
 }
 
@@ -100,7 +101,7 @@ const inspectServer = `SELECT current_setting('server_version'), current_setting
 // oldestExternal is the first version of Postgres that mappings are applied to.
 const oldestExternal = 130000
 
-// server looks at the server and at what the role may do there.
+// server looks at the server and at the rights of the role there.
 func (k *check) server(ctx context.Context) (identity string, writable bool) {
 	asked := time.Now()
 	rows, err := k.s.exec(ctx, inspectServer)
@@ -114,7 +115,7 @@ func (k *check) server(ctx context.Context) (identity string, writable bool) {
 	}
 	column := func(i int) string { return string(rows[0][i]) }
 	number := func(i int) int64 {
-		n, _ := strconv.ParseInt(column(i), 10, 64) // the query casts it
+		n, _ := strconv.ParseInt(column(i), 10, 64) // the query casts the column
 		return n
 	}
 	user, recovery, readOnly := column(8), column(2) == "t", column(3) == "t"
@@ -144,7 +145,7 @@ func (k *check) server(ctx context.Context) (identity string, writable bool) {
 	return column(9), !recovery && !readOnly
 }
 
-// owner looks at whose rows the database holds.
+// owner finds the owner of the rows in the database.
 func (k *check) owner(ctx context.Context) (known map[string]metadata, ok bool) {
 	const check = "_stack_sync_metadata"
 	known, err := k.s.metadata(ctx)
@@ -175,7 +176,7 @@ func (k *check) owner(ctx context.Context) (known map[string]metadata, ok bool) 
 	return known, true
 }
 
-// mappings runs what would be run at first, in one transaction that is rolled back, and prepares every step.
+// mappings runs the statements of a first fill in one transaction, which is rolled back, and prepares every step.
 func (k *check) mappings(ctx context.Context, known map[string]metadata) {
 	if len(k.s.d.mappings) == 0 {
 		return
@@ -191,7 +192,7 @@ func (k *check) mappings(ctx context.Context, known map[string]metadata) {
 	for mi, m := range k.s.d.mappings {
 		check := "mapping " + m.Name
 		row, exists := known[m.Name]
-		if !exists || row.fingerprint != m.Fingerprint() { // else its tables are there, and need not be touched
+		if !exists || row.fingerprint != m.Fingerprint() { // else the mapping's tables are there, and need not be touched
 			if !k.try(ctx, check, func() error { return k.schema(ctx, m) }) {
 				continue
 			}
@@ -210,7 +211,7 @@ func (k *check) mappings(ctx context.Context, known map[string]metadata) {
 	k.unswept()
 }
 
-// try does something behind a savepoint, so that what comes after it can still be looked at.
+// try runs f behind a savepoint, so that the check can go on after a failure of f.
 func (k *check) try(ctx context.Context, check string, f func() error) bool {
 	_, err := k.s.exec(ctx, "SAVEPOINT outflow_check")
 	if err == nil {
@@ -220,7 +221,7 @@ func (k *check) try(ctx context.Context, check string, f func() error) bool {
 		return true
 	}
 	fail(k.found, check, err)
-	_, _ = k.s.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_check") // where that fails, so does what follows
+	_, _ = k.s.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_check") // where the rollback fails, the next statement fails too
 	return false
 }
 
@@ -242,7 +243,7 @@ func (k *check) schema(ctx context.Context, m *mapping.Mapping) error {
 	return nil
 }
 
-// step prepares a step, and has it planned without rows: only that looks at rights on tables.
+// step prepares a step, and has the server plan the step without rows: only planning looks at rights on tables.
 func (k *check) step(ctx context.Context, mi, si int) error {
 	if err := k.s.prepareStep(ctx, mi, si); err != nil {
 		return err

@@ -8,16 +8,16 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// dialsAtOnce bounds how many connections are being made at the same time, so that five hundred databases that come back
-// together are met in turn.
+// dialsAtOnce bounds how many connections are being made at the same time, so that five hundred databases that come back together
+// are met in turn.
 const dialsAtOnce = 8
 
-// doubtfulAtOnce bounds those among them that failed the last time: however long they keep a handshake waiting, there is room
-// for others.
+// doubtfulAtOnce bounds the dials to databases that failed the last time: however long such databases keep a handshake waiting,
+// there is room for others.
 const doubtfulAtOnce = dialsAtOnce / 2
 
-// connections is the budget of connections to external databases. An idle connection is kept for a while, and given up
-// early when another destination waits for one.
+// connections is the budget of connections to external databases. An idle connection is kept for a while, and given up early when
+// another destination waits for a connection.
 type connections struct {
 	open     *semaphore.Weighted
 	dials    *semaphore.Weighted
@@ -33,8 +33,8 @@ func newConnections(limit int) *connections {
 		doubtful: semaphore.NewWeighted(doubtfulAtOnce)}
 }
 
-// acquireFor waits for the right to hold a connection. One that failed the last time waits its turn before it takes a place; admitted
-// ends its turn, when it is connected or has failed.
+// acquireFor waits for the right to hold a connection. A destination that failed the last time waits its turn before taking a
+// place; admitted ends the turn, when the destination is connected or has failed.
 func (c *connections) acquireFor(ctx context.Context, doubtful bool) (admitted func(), err error) {
 	admitted = func() {}
 	if doubtful {
@@ -74,7 +74,7 @@ func (c *connections) acquire(ctx context.Context) error {
 
 func (c *connections) release() { c.open.Release(1) }
 
-// rest notes an idle connection. It returns false when somebody waits and it should be closed at once.
+// rest notes an idle connection. The result is false when another destination waits and the connection should be closed at once.
 func (c *connections) rest(d *Destination) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -85,7 +85,7 @@ func (c *connections) rest(d *Destination) bool {
 	return true
 }
 
-// busy takes a connection back from the idle ones.
+// busy takes a connection back from the idle connections.
 func (c *connections) busy(d *Destination) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

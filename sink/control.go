@@ -15,24 +15,24 @@ import (
 const (
 	SwitchReading     = "reading"     // of the slot: the primary keeps its WAL meanwhile
 	SwitchApplying    = "applying"    // in all external databases: as if each were paused
-	SwitchBackfills   = "backfills"   // copying rows: those in progress stay where they are
+	SwitchBackfills   = "backfills"   // copying rows: copies in progress stay where they are
 	SwitchDestination = "destination" // one destination: it is paused
 )
 
-// Switch is something that a person may switch off. Switches are kept in outflow.switch on the primary, so they outlive the
-// process, and may be set where none runs.
+// Switch is something that a person may switch off. Switches are kept in outflow.switch on the primary, so switches outlive the
+// process, and may be set while no process runs.
 type Switch struct {
 	Kind         string
 	Tenant, Name string // of the destination, for SwitchDestination; else ""
 	Off          bool
-	By, Reason   string    // who, and why
+	By, Reason   string    // the person, and the reason
 	At           time.Time // since when, on the primary's clock
 }
 
 // switchEvery is how often the switches are looked at.
 const switchEvery = 500 * time.Millisecond
 
-// Switches reads what has ever been switched, on and off.
+// Switches reads all switches ever set, on and off.
 func (s *StateStore) Switches(ctx context.Context) (all []Switch, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `SELECT kind, tenant_id, name, off, set_by, reason, set_at FROM outflow.switch WHERE slot = $1
@@ -48,7 +48,7 @@ func (s *StateStore) Switches(ctx context.Context) (all []Switch, err error) {
 	return all, nil
 }
 
-// SetSwitch switches something off or on. Every process on the slot has noticed within a second. At is set by the primary; By and Reason
+// SetSwitch switches something off or on. Every process on the slot notices within a second. The primary sets At; By and Reason
 // may be any text.
 func (s *StateStore) SetSwitch(ctx context.Context, sw Switch) error {
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
@@ -63,14 +63,14 @@ func (s *StateStore) SetSwitch(ctx context.Context, sw Switch) error {
 	return nil
 }
 
-// Switches are those in effect in this process, as it last read them.
+// Switches are the switches in effect in this process, as last read.
 func (r *Router) Switches() []Switch {
 	r.switchMu.Lock()
 	defer r.switchMu.Unlock()
 	return append([]Switch(nil), r.switches...)
 }
 
-// loadSwitches reads the switches and sees to what has changed.
+// loadSwitches reads the switches and puts changes into effect.
 func (r *Router) loadSwitches(ctx context.Context) error {
 	all, err := r.State.Switches(ctx)
 	if err != nil {
@@ -93,7 +93,7 @@ func (r *Router) loadSwitches(ctx context.Context) error {
 	return nil
 }
 
-// logFlips puts on record what was switched, by whoever and from wherever: a process that starts logs what it finds off.
+// logFlips logs every change of a switch, by any person and from any machine: a starting process logs the switches already off.
 func (r *Router) logFlips(before, now []Switch) {
 	log := func(text string, sw Switch) {
 		r.Log.Info(text, zap.String("switch", sw.Kind), zap.String("tenant", sw.Tenant), zap.String("destination", sw.Name),
@@ -120,10 +120,10 @@ func (r *Router) logFlips(before, now []Switch) {
 	}
 }
 
-// key names what is switched.
+// key is the identity of the switched thing.
 func (sw Switch) key() [3]string { return [3]string{sw.Kind, sw.Tenant, sw.Name} }
 
-// pausing finds the switch that pauses a destination: its own, or that of all; nil is none.
+// pausing finds the switch that pauses a destination: its own, or the switch for all destinations; nil is none.
 func pausing(all []Switch) func(*Destination) *Switch {
 	var applying *Switch
 	one := map[[2]string]*Switch{}
@@ -139,11 +139,11 @@ func pausing(all []Switch) func(*Destination) *Switch {
 	return func(d *Destination) *Switch { return cmp.Or(one[[2]string{d.Tenant, d.Name}], applying) }
 }
 
-// pausedBy is the switch that pauses a destination now, as it was last read.
+// pausedBy is the switch that pauses a destination now, as last read.
 func (r *Router) pausedBy(d *Destination) *Switch { return pausing(r.Switches())(d) }
 
-// pause stops the destination's work after the batch in flight, or lets it go on where sw is nil. Its queue fills meanwhile:
-// see mustPark.
+// pause stops the destination's work after the batch in flight, or lets the work go on where sw is nil. The queue fills
+// meanwhile: see mustPark.
 func (d *Destination) pause(sw *Switch) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -165,7 +165,7 @@ func (d *Destination) pause(sw *Switch) {
 	d.observe()
 }
 
-// why is who paused a destination and for which reason, for people.
+// why tells people which person paused a destination and for which reason.
 func (sw *Switch) why() string {
 	text := "by " + sw.By
 	if sw.Kind == SwitchApplying {

@@ -27,65 +27,65 @@ type Destination struct {
 	config   *pgconn.Config
 	mappings []*mapping.Mapping
 	reads    map[string]bool // source tables that the mappings read
-	fault    *Error          // why it cannot be used as it is configured, nil mostly
+	fault    *Error          // why the configured destination cannot be used, nil mostly
 	log      *zap.Logger
 
 	mu       sync.Mutex
 	queue    []*transaction
 	applied  int   // so many at the front are committed in the external database, but not known to be flushed there
-	released int64 // sequence id up to which tickets were released: the source may forget those changes
+	released int64 // sequence id up to which tickets were released: the source may forget the changes up to there
 	bytes    int64
-	inFlight int64 // bytes of what is being applied: bounded by the size of two batches, and no reason for the reader to wait
-	lagging  int64 // bytes of what is applied and not known to be flushed: see mayLag; no reason to wait either
+	inFlight int64 // bytes being applied: bounded by the size of two batches, and no reason for the reader to wait
+	lagging  int64 // bytes applied and not known to be flushed: see mayLag; no reason to wait either
 	over     bool  // counted in the gate
 	accepted position
-	holding  int64                        // the newest transaction whose ticket is held; reading again does not hold it twice
+	holding  int64                        // the newest transaction whose ticket is held; reading again does not hold the ticket twice
 	kept     map[int64]replication.Ticket // of transactions that must be read again, by id; see rewind
-	dialing  time.Time                    // since when it has waited for a connection, zero while it does not
+	dialing  time.Time                    // since when the destination has waited for a connection, zero while not waiting
 	reading  int                          // the reading of the stream that the newest part came from
-	unwanted int                          // parts of that reading and of earlier ones are not taken: see rewind
+	unwanted int                          // parts of readings up to and including unwanted are not taken: see rewind
 	working  bool
 	retryAt  *time.Timer // runs while the destination waits to try again
-	idle     *time.Timer // runs while a connection is kept without work, or until the next look at what is flushed
+	idle     *time.Timer // runs while a connection is kept without work, or until the next look at the flushed WAL
 	more     chan struct{}
 	status   Status
 	backoff  *backoff.ExponentialBackOff
 	limit    int // rows a batch; halved when a statement ran into its timeout
 
-	epoch      int64 // what the external database's metadata must say, or it is copied anew
-	note       int64 // the primary knows that it has this
+	epoch      int64 // the epoch that the external database's metadata must have; with any other, the database is copied again
+	note       int64 // the primary knows that the external database has this id
 	noted      destinationState
-	caughtUp   bool      // as far as is known, the stream alone keeps it up to date
+	caughtUp   bool      // as far as is known, the stream alone keeps the external database up to date
 	due        bool      // there is something to do beside the queue
-	failing    time.Time // since when it has failed without a success, zero while all is well
-	overSince  time.Time // since when its queue has been full, zero while it is not
-	parking    bool      // somebody is writing to the primary that it is parked
+	failing    time.Time // since when the destination has failed without a success, zero while all is well
+	overSince  time.Time // since when the queue has been full, zero while not full
+	parking    bool      // a goroutine is writing the parking to the primary
 	parks      int       // lately; see parkMemory
 	parkedAt   time.Time // the last time
 	parked     bool
 	parkReason string
-	paused     *Switch // nil: it works
+	paused     *Switch // nil: not paused
 	pausedAt   time.Time
 	history    []Event            // of its states, newest last
-	halt       *halt              // nil: nobody is needed
+	halt       *halt              // nil: no person is needed
 	synced     []MappingStatus    // how far the mappings are, as the worker last knew, or as was noted before
-	syncedNote string             // their note; "": see noteOfMappings
+	syncedNote string             // the note of synced; "": see noteOfMappings
 	fresh      bool               // the connection is given up before the next piece of work
-	met        bool               // its external database was reached since the process started: see visit
+	met        bool               // the external database was reached since the process started: see visit
 	visiting   bool               // a visit waits for an answer
 	visited    time.Time          // when the last visit began, zero before the first one
-	stale      bool               // with fresh: and the queue is dropped, since everything is copied anew
-	next       *Target            // what it is to be from then on, nil: as it is
-	again      bool               // its worker was stopped to take next, and goes on at once
-	gone       bool               // it was removed: it takes nothing, and no worker starts
-	lastRound  atomic.Int64       // when the external server last did what it was asked, in nanoseconds since 1970
+	stale      bool               // with fresh: and the queue is dropped, since everything is copied again
+	next       *Target            // the target from then on, nil: unchanged
+	again      bool               // the worker was stopped to take next, and goes on at once
+	gone       bool               // removed: the destination takes nothing, and no worker starts
+	lastRound  atomic.Int64       // when the external server last answered a round without an error, in nanoseconds since 1970
 	lastCommit atomic.Int64       // when, in nanoseconds since 1970
 	cancelWork context.CancelFunc // of the worker's current run
 
 	doing     work      // the worker's
 	asked     time.Time // when askFlush was last called beside a backfill; the worker's
-	conflicts bool      // rows that are new on the source were there: from then on ON CONFLICT is kept; the worker's
-	careful   int64     // id of a large transaction in which a row was refused: see batch.careful; the worker's
+	conflicts bool      // rows new on the source were there already: from then on ON CONFLICT is kept; the worker's
+	careful   int64     // id of a large transaction with a refused row: see batch.careful; the worker's
 	unnamed   bool      // a pooler does not keep prepared statements; the worker's
 	chunkRows int       // rows a chunk of a backfill, 0 before the first; the worker's
 	session   *session  // the worker's; the idle timer's while there is no worker
@@ -105,7 +105,7 @@ func newDestination(r *Router, t Target) (*Destination, error) {
 	return d, nil
 }
 
-// tablesOf are the source tables that mappings read.
+// tablesOf are the source tables read by mappings.
 func tablesOf(mappings []*mapping.Mapping) map[string]bool {
 	reads := map[string]bool{}
 	for _, m := range mappings {
@@ -116,7 +116,7 @@ func tablesOf(mappings []*mapping.Mapping) map[string]bool {
 	return reads
 }
 
-// Address is where the external database is, without user and password; "" where its connection string cannot be used.
+// Address is the place of the external database, without user and password; "" where the connection string cannot be used.
 func (d *Destination) Address() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -126,7 +126,7 @@ func (d *Destination) Address() string {
 	return fmt.Sprintf("%s/%s", net.JoinHostPort(d.config.Host, strconv.Itoa(int(d.config.Port))), d.config.Database)
 }
 
-// Mappings are the names of the destination's mappings, in the order in which they run.
+// Mappings are the names of the destination's mappings, in running order.
 func (d *Destination) Mappings() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -141,7 +141,7 @@ func mappingNames(mappings []*mapping.Mapping) []string {
 	return names
 }
 
-// signal wakes the worker that waits for more of a large transaction, or starts one.
+// signal wakes the worker waiting for more of a large transaction, or starts a worker.
 func (d *Destination) signal() {
 	select {
 	case d.more <- struct{}{}:
@@ -150,7 +150,7 @@ func (d *Destination) signal() {
 	d.wake()
 }
 
-// wake starts a worker where there is work and none runs. It is called with mu held.
+// wake starts a worker where there is work and no worker runs. The caller holds mu.
 func (d *Destination) wake() {
 	if d.working || d.retryAt != nil || d.paused != nil || !d.hasWork() {
 		return
@@ -158,7 +158,7 @@ func (d *Destination) wake() {
 	d.startWork()
 }
 
-// startWork starts the worker, and takes the connection back from the idle ones. It is called with mu held, while none works.
+// startWork starts the worker, and takes the connection back from the idle ones. The caller holds mu, while no worker runs.
 func (d *Destination) startWork() {
 	if !d.run(d.work) {
 		return
@@ -170,7 +170,7 @@ func (d *Destination) startWork() {
 	}
 }
 
-// run starts the worker. It is called with mu held.
+// run starts the worker. The caller holds mu.
 func (d *Destination) run(work func(context.Context)) bool {
 	if d.gone || d.epoch == 0 { // removed, or this process has not had the slot yet
 		return false
@@ -189,8 +189,8 @@ func (d *Destination) run(work func(context.Context)) bool {
 	return true
 }
 
-// recovered makes of a panic a fault of this one destination: an external server may answer what nobody thought of, and that must
-// not end the process for all others.
+// recovered turns a panic into a fault of the single destination: an external server may send an unforeseen answer, and such an
+// answer must not end the process for all others.
 func (d *Destination) recovered() {
 	if cause := recover(); cause != nil {
 		d.log.Error("a fault of Outflow's", zap.Any("panic", cause), zap.Stack("stack"))
@@ -207,7 +207,7 @@ func (d *Destination) nudge() {
 	d.wake()
 }
 
-// work is the worker: it takes what is queued and applies it until nothing is left or something fails.
+// work is the worker's loop: take queued transactions and apply them until nothing is left or something fails.
 func (d *Destination) work(ctx context.Context) {
 	for {
 		err := d.step(ctx)
@@ -227,8 +227,8 @@ func (d *Destination) work(ctx context.Context) {
 // errNothing says that there is nothing to do.
 var errNothing = errors.New("nothing is queued")
 
-// step connects where that is needed, and does one piece of work: a chunk of a backfill whose time has come, a batch of
-// live changes, or the next move of a backfill.
+// step connects where needed, and does one piece of work: a chunk of a backfill whose time has come, a batch of live changes, or
+// the next move of a backfill.
 func (d *Destination) step(ctx context.Context) error {
 	d.mu.Lock()
 	if d.gone {
@@ -271,8 +271,8 @@ func (d *Destination) step(ctx context.Context) error {
 	return d.advance(ctx)
 }
 
-// advance does on the session what comes first: a chunk that waits for nothing more, then what is queued, then the next part of a copy. It
-// returns errNothing where there is nothing to do.
+// advance does the most urgent work on the session: a chunk with nothing more to wait for, then the queue, then the next part of
+// a copy. The result is errNothing where there is nothing to do.
 func (d *Destination) advance(ctx context.Context) error {
 	bf := d.session.backfill
 	if bf != nil && bf.active && bf.mergeable() {
@@ -291,7 +291,7 @@ func (d *Destination) advance(ctx context.Context) error {
 		if err := bf.advance(ctx); err != nil {
 			return err
 		}
-		// The idle timer may never come to run out beside a backfill that waits.
+		// The idle timer may never come to run out beside a waiting backfill.
 		if err := d.askFlushNowAndThen(ctx); err != nil {
 			return err
 		}
@@ -315,10 +315,10 @@ func (d *Destination) rest() bool {
 	case s == nil || d.router.stopping():
 	case d.applied > 0:
 		d.idle = time.AfterFunc(flushPause, d.confirmFlush)
-	case !paused && s.backfill != nil && s.backfill.active: // its chunk comes
+	case !paused && s.backfill != nil && s.backfill.active: // the backfill's chunk comes
 	case !paused && d.router.Options.IdleClose > 0 && d.router.connections.rest(d):
 		d.idle = time.AfterFunc(d.router.Options.IdleClose, d.closeIdle)
-	default: // where it waits for a place it is woken without a connection
+	default: // a backfill waiting for a place is woken without a connection
 		d.session = nil
 	}
 	closed := s != nil && d.session == nil
@@ -332,10 +332,10 @@ func (d *Destination) rest() bool {
 	return true
 }
 
-// settlePause is how often a destination that a restart found halted looks whether the stream has brought what failed.
+// settlePause is how often a destination found halted by a restart looks whether the stream has brought the failed change.
 const settlePause = 200 * time.Millisecond
 
-// closeIdle gives up the connection unless somebody works.
+// closeIdle gives up the connection unless a worker runs.
 func (d *Destination) closeIdle() {
 	d.mu.Lock()
 	var s *session
@@ -351,7 +351,7 @@ func (d *Destination) closeIdle() {
 	}
 }
 
-// stop closes what is left after the router has stopped.
+// stop closes the rest after the router has stopped.
 func (d *Destination) stop() {
 	d.mu.Lock()
 	if d.retryAt != nil {

@@ -9,21 +9,21 @@ import (
 	"outflow/replication"
 )
 
-// A batch commits with synchronous_commit off: the answer comes without waiting for the external server's disk. Its
-// transactions stay in the queue, and their tickets held, until that server says that it has flushed its WAL beyond them.
-// If it crashes before, rows and metadata go back together, and the same transactions are taken from the queue again.
+// A batch commits with synchronous_commit off: the answer comes without waiting for the external server's disk. The batch's
+// transactions stay in the queue, and their tickets held, until the server reports its WAL flushed beyond the transactions. If
+// the server crashes before, rows and metadata go back together, and the same transactions are taken from the queue again.
 
 const (
-	// flushPause is how often an idle destination asks whether its last commits are flushed. The server's WAL writer
-	// needs at most three of its rounds, 200 ms each by default (the Postgres manual, "Asynchronous Commit").
+	// flushPause is how often an idle destination asks whether its last commits are flushed. The server's WAL writer needs at
+	// most three of its rounds, 200 ms each by default (the Postgres manual, "Asynchronous Commit").
 	flushPause = 100 * time.Millisecond
-	// flushPatience is how long that server's word is waited for; then a commit that waits for its disk brings it about. A server
-	// whose WAL writer does not run, or that only says so, must not hold the slot.
+	// flushPatience is how long a destination waits for the server to report the flush; then a commit that waits for the disk
+	// forces the flush. A server whose WAL writer does not run, or only claims not to have flushed, must not hold the slot.
 	flushPatience = 5 * time.Second
 )
 
-// mayLag decides whether a batch commits without waiting for the disk. One that would have too much wait to be flushed does wait,
-// and flushes all before it.
+// mayLag decides whether a batch commits without waiting for the disk. A batch that would leave too many bytes waiting for the
+// flush does wait for the disk, and flushes all commits before.
 func (d *Destination) mayLag(b *batch) bool {
 	if b.large != nil {
 		return false
@@ -33,12 +33,12 @@ func (d *Destination) mayLag(b *batch) bool {
 	return d.lagging+b.bytes <= d.router.Options.QueueBytes && !d.overdue()
 }
 
-// overdue reports whether the oldest commit has waited too long to be flushed. It is called with mu held.
+// overdue reports whether the oldest commit has waited too long to be flushed. The caller holds mu.
 func (d *Destination) overdue() bool {
 	return d.applied > 0 && !d.queue[0].asked.IsZero() && time.Since(d.queue[0].asked) > flushPatience
 }
 
-// flushed takes the external server's WAL positions, written and flushed, as it told them now.
+// flushed takes the external server's WAL positions, written and flushed, as just reported by the server.
 func (d *Destination) flushed(row [][]byte) {
 	if len(row) < 2 {
 		return
@@ -55,7 +55,7 @@ func (d *Destination) flushed(row [][]byte) {
 	n := 0
 	for _, t := range d.queue[:d.applied] {
 		if t.external == 0 {
-			t.external, t.asked = insert, time.Now() // it was committed before this, so its record is below
+			t.external, t.asked = insert, time.Now() // committed before this answer, so the commit record is below insert
 		}
 		if t.external <= flush {
 			n++
@@ -66,7 +66,7 @@ func (d *Destination) flushed(row [][]byte) {
 	d.router.Acks.Release(tickets...)
 }
 
-// letGo drops the first n transactions from the queue; the caller releases the tickets. It is called with mu held.
+// letGo drops the first n transactions from the queue; the caller releases the tickets. The caller holds mu.
 func (d *Destination) letGo(n int) []replication.Ticket {
 	if n == 0 {
 		return nil
@@ -103,7 +103,7 @@ func (d *Destination) confirmFlush() {
 	})
 }
 
-// askFlushNowAndThen asks once every flushPause while something waits to be flushed.
+// askFlushNowAndThen asks once every flushPause while commits wait to be flushed.
 func (d *Destination) askFlushNowAndThen(ctx context.Context) error {
 	d.mu.Lock()
 	waiting := d.applied > 0
@@ -142,12 +142,12 @@ func (d *Destination) askFlush(ctx context.Context) error {
 	return nil
 }
 
-// flushSQL commits something with a wait for the disk, and so for all before it.
+// flushSQL commits an update with a wait for the disk, and thereby flushes all commits before.
 const flushSQL = `WITH waiting AS MATERIALIZED (SELECT pg_catalog.set_config('synchronous_commit', 'local', true) AS is)
 	UPDATE public."_stack_sync_metadata" SET "updated_at" = "updated_at" FROM waiting WHERE waiting.is = 'local'`
 
-// settle waits, at the end of the process, until the last commits are flushed, so that the next process need not read
-// them again. What takes longer than the server's defaults allow is read again and skipped.
+// settle waits, at the end of the process, until the last commits are flushed, so that the next process need not read the
+// transactions again. Transactions not flushed within the time of the server's defaults are read again and skipped.
 func (d *Destination) settle() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()

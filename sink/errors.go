@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// verdict is what an error of an external database asks for.
+// verdict is the action that an error of an external database asks for.
 type verdict int
 
 const (
@@ -19,11 +19,11 @@ const (
 	retryLong                 // disk full, login refused: try again, but seldom
 	rowFault                  // the data of a row
 	needsHuman                // the mapping or a permission: nothing changes by trying
-	conflict                  // the metadata is not what we hold: read it again
+	conflict                  // the metadata is not as this process left the row: read the metadata again
 	outdated                  // the queued changes no longer fit: copy the rows as they are now
 )
 
-// SQLSTATEs that are looked at by themselves (the Postgres manual, appendix A).
+// SQLSTATEs with a handling of their own (the Postgres manual, appendix A).
 const (
 	divisionByZero         = "22012"
 	undefinedTable         = "42P01"
@@ -48,11 +48,11 @@ const (
 	generatedAlways        = "428C9"
 )
 
-// Error is a failure of one destination. It is also what an operator reads.
+// Error is a failure of one destination. An operator reads the same text.
 type Error struct {
 	Mapping  string // "" where no mapping is concerned
-	Table    string // the source table, "" where none is
-	Key      string // of the row that failed: column=value, ...; "" where it is not one row
+	Table    string // the source table, "" where no table is
+	Key      string // of the row that failed: column=value, ...; "" where the error is not about a single row
 	SQLState string // "" where the server did not answer
 	Remedy   string // "" where none is known
 	Err      error
@@ -78,7 +78,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Place is where in a mapping's file the fault stands; ok is false where that is not known.
+// Place is the place of the fault in a mapping's file; ok is false where the place is not known.
 func (e *Error) Place() (file string, line, column int, ok bool) {
 	fault := (*mapping.Fault)(nil)
 	if !errors.As(e.Err, &fault) || fault.Line == 0 {
@@ -87,7 +87,7 @@ func (e *Error) Place() (file string, line, column int, ok bool) {
 	return fault.File, fault.Line, fault.Column, true
 }
 
-// newError classifies err unless that was done further down.
+// newError classifies err unless a callee has done so.
 func newError(err error) *Error {
 	if e := (*Error)(nil); errors.As(err, &e) {
 		return e
@@ -99,7 +99,7 @@ func newError(err error) *Error {
 	return e
 }
 
-// classify is the one place that decides what an error of an external database means.
+// classify is the only place that decides the meaning of an error of an external database.
 func classify(err error) verdict {
 	pgErr := (*pgconn.PgError)(nil)
 	if !errors.As(err, &pgErr) {
@@ -127,7 +127,7 @@ func classify(err error) verdict {
 	case "42", "0A", "2B", "2F", "3F":
 		return needsHuman
 	}
-	return rowFault // 22 data, 23 constraints, P0001 a trigger's RAISE, and what else a statement can say of its rows
+	return rowFault // 22 data, 23 constraints, P0001 a trigger's RAISE, and all else that a statement can say of its rows
 }
 
 func sqlstate(err error) string {
@@ -137,7 +137,7 @@ func sqlstate(err error) string {
 	return ""
 }
 
-// codeOf is the SQLSTATE of a server's error. What is none, which only a hostile server sends, counts as an internal error.
+// codeOf is the SQLSTATE of a server's error. A malformed code, which only a hostile server sends, counts as an internal error.
 func codeOf(e *pgconn.PgError) string {
 	if IsSQLState(e.Code) {
 		return e.Code

@@ -8,9 +8,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Two batches may be in flight on a connection: the second one is sent while the server works on the first, so that it need
-// not wait for this process in between. That is safe without more ado: the second one's compare-and-set expects what the first
-// one leaves, so when the first fails the second fails too, and both are taken from the queue again.
+// Two batches may be in flight on a connection: the second is sent while the server works on the first, so that the server need
+// not wait for this process in between. No further protection is needed: the second batch's compare-and-set expects the result of
+// the first, so when the first fails the second fails too, and both are taken from the queue again.
 
 // flight is a pipeline that several batches go through, one after the other.
 type flight struct {
@@ -36,7 +36,7 @@ func (d *Destination) answerTimeout() time.Duration {
 	return d.router.Options.StatementTimeout + d.router.Options.LockTimeout
 }
 
-// land ends the pipeline. What was sent and not answered is read and passed over.
+// land ends the pipeline. Answers not yet read are read and passed over.
 func (f *flight) land() error {
 	err := f.p.Close()
 	f.timeout.Stop()
@@ -55,7 +55,7 @@ func (d *Destination) apply(ctx context.Context, b *batch) error {
 		next, ahead := d.prefetch(b), (*round)(nil)
 		if next != nil && d.session.compiled(next) && d.fetchToast(ctx, next.transactions, next.rows) == nil {
 			if ahead, err = f.send(next); err != nil {
-				break // the connection is lost, and b with it
+				break // the connection is lost, and b too
 			}
 		}
 		if failed := f.receive(sent); failed != nil {
@@ -64,7 +64,7 @@ func (d *Destination) apply(ctx context.Context, b *batch) error {
 			if ahead != nil {
 				ahead.failed()
 			}
-			if b.hopeful && conflicts(failed) { // or it fails again as it is written
+			if b.hopeful && conflicts(failed) { // or the unchanged batch fails again
 				d.conflicts = true
 				return d.reconnect(ctx)
 			}
@@ -90,7 +90,7 @@ func (f *flight) receive(r *round) error {
 	return err
 }
 
-// prepareBatch does what needs the connection, or the primary, before the pipeline begins.
+// prepareBatch does the work that needs the connection, or the primary, before the pipeline begins.
 func (d *Destination) prepareBatch(ctx context.Context, b *batch) error {
 	if err := d.fetchToast(ctx, b.transactions, b.rows); err != nil {
 		return err
@@ -118,7 +118,7 @@ func conflicts(err error) bool {
 	return state == uniqueViolation || state == exclusionViolation
 }
 
-// expect notes what the database has when the batch is committed; a later one may be in flight already.
+// expect notes the ids that the database has when the batch is committed; a later batch may be in flight already.
 func (s *session) expect(b *batch) {
 	for i := range b.mappings {
 		if b.mappings[i] {
@@ -127,7 +127,7 @@ func (s *session) expect(b *batch) {
 	}
 }
 
-// compiled reports whether the batch's statements are known: making them may ask the server, which a pipeline does not allow.
+// compiled reports whether the batch's statements are known: compiling may ask the server, which a pipeline does not allow.
 func (s *session) compiled(b *batch) bool {
 	for mi, m := range s.d.mappings {
 		for si, step := range m.Steps {
@@ -139,11 +139,11 @@ func (s *session) compiled(b *batch) bool {
 	return true
 }
 
-// prefetchChanges is how many changes must wait for sending them early to be worth it; fewer are better gathered until
-// the server is free.
+// prefetchChanges is how many changes must wait to be worth sending early; fewer changes are better gathered until the server is
+// free.
 const prefetchChanges = 1000
 
-// prefetch takes the batch behind b, which is in flight, where enough waits; nil where not.
+// prefetch takes the batch behind b, which is in flight, where enough changes wait; nil where not.
 func (d *Destination) prefetch(b *batch) *batch {
 	if d.session.backfill != nil || d.router.stopping() {
 		return nil // chunks are merged between batches

@@ -26,7 +26,7 @@ type tableFold struct {
 type entry struct {
 	row       mapping.Row
 	delete    bool
-	tombstone bool // of a delete: no more than a tombstone tells of it
+	tombstone bool // of a delete: known only from a tombstone
 }
 
 // add takes one insert, update or delete. table is the name by which mappings know the change's table.
@@ -81,9 +81,9 @@ func appendKey(key []byte, rel *replication.Relation, values []replication.Value
 	return key
 }
 
-// put sets the net change of a key. What an update left in TOAST comes from the row that the batch already has. A tombstone tells of
-// the row's earlier life where its own transaction wrote the row, whichever of the two comes first in the stream. A tombstone and
-// the real delete are one delete, with the tombstone's columns where the stream brings only the key.
+// put sets the net change of a key. The columns that an update left in TOAST come from the row that the batch already has. A
+// tombstone tells of the row's earlier life where its own transaction wrote the row, whichever of the two comes first in the
+// stream. A tombstone and the real delete are one delete, with the tombstone's columns where the stream brings only the key.
 func (tf *tableFold) put(key []byte, e entry) {
 	i, ok := tf.index[string(key)]
 	if !ok {
@@ -116,7 +116,7 @@ func known(t replication.Tuple) (n int) {
 	return n
 }
 
-// moved fills a row whose key changed from what the batch has under the old key.
+// moved fills a row whose key changed from the batch's row under the old key.
 func (tf *tableFold) moved(old []byte, row *mapping.Row) {
 	if i, ok := tf.index[string(old)]; ok && !tf.entries[i].delete {
 		row.Tuple = row.Tuple.Fill(tf.entries[i].row.Tuple)

@@ -2,8 +2,8 @@ package sink
 
 import "sync"
 
-// gate tells the reader whether it may go on: while all queues together are within the memory budget, and no
-// destination is over its own bound.
+// gate tells the reader whether to go on: while all queues together are within the memory budget, and no destination is over its
+// own bound.
 type gate struct {
 	mu    sync.Mutex
 	limit int64 // bytes for all queues together
@@ -14,7 +14,7 @@ type gate struct {
 	resumed chan struct{} // not nil while reading is switched off
 }
 
-// add accounts for bytes that were queued (n > 0) or done with (n < 0), and for destinations that went over or under.
+// add accounts for bytes queued (n > 0) or done with (n < 0), and for destinations that went over or under.
 func (g *gate) add(n int64, over int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -26,8 +26,8 @@ func (g *gate) add(n int64, over int) {
 	}
 }
 
-// full returns nil when there is room, else a channel that is closed when there is. A gate that has closed opens again at
-// a lower mark, so that it does not flutter.
+// full returns nil when there is room, else a channel that is closed when there is. A closed gate opens again at a lower mark, so
+// as not to flutter.
 func (g *gate) full() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -67,7 +67,7 @@ func (g *gate) hold(off bool) {
 	}
 }
 
-// held is a channel that is closed when reading is switched on again, nil while it is on.
+// held is a channel that is closed when reading is switched on again, nil while reading is on.
 func (g *gate) held() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()

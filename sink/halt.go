@@ -7,7 +7,7 @@ import (
 	"outflow/replication"
 )
 
-// work is what a destination's worker does.
+// work is the kind of work a destination's worker does.
 type work int
 
 const (
@@ -16,19 +16,19 @@ const (
 	copying              // rows of the primary's tables
 )
 
-// halt is why a destination needs a person. A halt ends when the destination has done what failed, and by nothing else: a server that
-// is away meanwhile, a queue that was dropped or a restart of the process changes nothing of what the person has to do.
+// halt is why a destination needs a person. A halt ends when the destination has done the failed work, and by nothing else: the
+// person's task stays the same when the server is away meanwhile, the queue is dropped or the process restarts.
 type halt struct {
 	err   *Error
 	at    time.Time
 	epoch int64 // the destination's when the work failed; -1 where another process noted the halt
-	work  work  // that failed
+	work  work  // the failed work
 
-	// The stream has brought what failed once more when it has passed this place: where another process noted the halt. Else 0.
+	// For a halt noted by another process: the stream has brought the failed change once more after passing this place. Else 0.
 	until replication.LSN
 }
 
-// halted notes a failure that needs a person. It is called with mu held.
+// halted notes a failure that needs a person. The caller holds mu.
 func (d *Destination) halted(e *Error) {
 	at := time.Now()
 	if d.halt != nil {
@@ -37,8 +37,7 @@ func (d *Destination) halted(e *Error) {
 	d.halt = &halt{err: e, at: at, epoch: d.epoch, work: d.doing}
 }
 
-// adoptHalt takes over a halt that is noted on the primary. A mapping that was changed since has to be tried first. It is called with
-// mu held.
+// adoptHalt takes over a halt noted on the primary. A mapping that was changed since has to be tried first. The caller holds mu.
 func (d *Destination) adoptHalt(s destinationState) {
 	if s.state != Halted || s.fingerprint != d.fingerprint() {
 		return
@@ -51,14 +50,14 @@ func (d *Destination) adoptHalt(s destinationState) {
 	d.status.State, d.due = Halted, true
 }
 
-// mended reports whether a success shows that nobody is needed any more. It is called with mu held.
+// mended reports whether a success shows that no person is needed any more. The caller holds mu.
 func (d *Destination) mended(done work) bool {
 	h := d.halt
 	return h == nil || d.caughtUp || h.work == opening || h.epoch == d.epoch && h.work == done
 }
 
-// settled ends a time of failures where a connection was made and nothing is left to do. It returns false while the stream may still
-// bring what a noted halt is about. It is called with mu held, by the worker.
+// settled ends a time of failures where a connection was made and nothing is left to do. The result is false while the stream may
+// still bring the change behind a noted halt. The worker calls settled with mu held.
 func (d *Destination) settled() bool {
 	if d.session == nil || !d.caughtUp || d.parked || len(d.queue) > d.applied || d.halt == nil && d.status.Err == nil {
 		return true
@@ -70,7 +69,7 @@ func (d *Destination) settled() bool {
 	return true
 }
 
-// unhalt forgets a halt because a person has changed what was wrong, or says so. It is called with mu held.
+// unhalt forgets a halt because a person has changed the cause, or says so. The caller holds mu.
 func (d *Destination) unhalt() {
 	if d.halt != nil {
 		d.halt = nil

@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// HighestSequenceID asks external databases for the highest id that any of them has; -1 is none. Those that do not answer
-// are left out: who settles a sequence base leaves a margin for them.
+// HighestSequenceID asks external databases for the highest id that any of the databases has; -1 is none. Silent databases are
+// left out: the process that settles a sequence base leaves a margin for such databases.
 func HighestSequenceID(ctx context.Context, targets []Target, o Options) int64 {
 	var mu sync.Mutex
 	var all sync.WaitGroup

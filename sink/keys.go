@@ -14,7 +14,7 @@ import (
 	"outflow/replication"
 )
 
-// keysQuery is what a mapping says in keys: of one table, as an external database answers it.
+// keysQuery is a mapping's query under keys: for one table, as an external database answers the query.
 type keysQuery struct {
 	mapping  *mapping.Mapping
 	table    string
@@ -23,7 +23,7 @@ type keysQuery struct {
 	tenant   int
 	columns  []int                 // of the relation: the key's less the tenant's
 	order    []replication.Ordered // of the columns, in the external database's own types
-	source   []string              // their types on the primary, as far as this database has a cast to them; else none
+	source   []string              // types of the same columns on the primary, as far as this database has a cast to the types; else none
 }
 
 type keysID struct {
@@ -31,14 +31,14 @@ type keysID struct {
 	relation *replication.Relation
 }
 
-// key is one that an external database holds.
+// key is a key held by an external database.
 type key struct {
-	tuple replication.Tuple // in the types of the primary as far as the database could say so; all else is NULL
-	here  []string          // as the database writes it
-	there []string          // as the primary writes it; nil where the primary lacks the key, or was not asked
+	tuple replication.Tuple // in the types of the primary as far as the database has a cast; all else is NULL
+	here  []string          // as written by the database
+	there []string          // as written by the primary; nil where the primary lacks the key, or was not asked
 }
 
-// keysOf finds how the external database orders a mapping's keys. It needs an open transaction.
+// keysOf finds the external database's order of a mapping's keys. The caller has opened a transaction.
 func (s *session) keysOf(ctx context.Context, m *mapping.Mapping, rel *replication.Relation) (*keysQuery, error) {
 	id := keysID{m.Name, rel}
 	if q := s.keys[id]; q != nil {
@@ -86,7 +86,7 @@ func (s *session) keysOf(ctx context.Context, m *mapping.Mapping, rel *replicati
 	return q, nil
 }
 
-// describeKeys are the types of the keys' columns. Where the database has no cast to the primary's types there is none.
+// describeKeys are the types of the keys' columns. Where the database has no cast to the primary's types, q.source becomes nil.
 func (s *session) describeKeys(ctx context.Context, q *keysQuery) (oids []uint32, err error) {
 	err = s.orUncast(ctx, q, cannotCoerce, func() error {
 		d, err := s.conn.Prepare(ctx, "", q.page(nil, 1), nil)
@@ -100,7 +100,7 @@ func (s *session) describeKeys(ctx context.Context, q *keysQuery) (oids []uint32
 	return oids, err
 }
 
-// orUncast does f, and again without casts where those fail with an SQLSTATE that begins so.
+// orUncast runs f, and again without casts where the casts fail with an SQLSTATE beginning with state.
 func (s *session) orUncast(ctx context.Context, q *keysQuery, state string, f func() error) error {
 	if q.source == nil {
 		return f()
@@ -121,7 +121,7 @@ func (s *session) orUncast(ctx context.Context, q *keysQuery, state string, f fu
 
 const cannotCoerce = "42846"
 
-// list is what is selected: the key in the database's own types, and then in those of the primary.
+// list is the select list: the key in the database's own types, and then in the types of the primary.
 func (q *keysQuery) list() string {
 	var own, source []string
 	for n, o := range q.order {
@@ -155,8 +155,8 @@ func (q *keysQuery) page(after []string, limit int) string {
 	return sql + fmt.Sprintf(" ORDER BY %s LIMIT %d", replication.OrderBy(q.order), limit)
 }
 
-// readKeys reads a page. Where a value has no form in the primary's types all keys come in the database's own, and the primary
-// says which one it cannot read.
+// readKeys reads a page. Where a value has no form in the primary's types, all keys come in the database's own types, and the
+// primary names the key with the unreadable value.
 func (s *session) readKeys(ctx context.Context, q *keysQuery, after []string, limit int) ([]key, error) {
 	var rows [][][]byte
 	err := s.orUncast(ctx, q, "22", func() (err error) {
@@ -203,11 +203,11 @@ func (q *keysQuery) keyOf(t replication.Tuple) []string {
 	return texts
 }
 
-// stillHeld returns which of the keys the external database holds still. It needs an open transaction, and the caller must be the only one
-// who writes.
+// stillHeld returns which of the keys the external database still holds. The caller has opened a transaction, and must be the
+// only writer.
 //
-// A delete step may name less than a key. A key that the database holds no longer is another row's by now, under its new key, and
-// the delete would take that one.
+// A delete step may name less than a key. A key that the database no longer holds may by now belong to another row, under the
+// row's new key, and the delete would take the other row.
 func (s *session) stillHeld(ctx context.Context, q *keysQuery, keys []key) (map[string]bool, error) {
 	still := map[string]bool{}
 	if len(q.columns) == 0 {
@@ -242,9 +242,9 @@ func (s *session) stillHeld(ctx context.Context, q *keysQuery, keys []key) (map[
 	return still, nil
 }
 
-// doubles are those of the keys that the primary writes in another way, and that the external database holds in that way too: it tells
-// keys apart that are one to the primary, as a text column does with those of a citext. They are what is left of a row whose key was
-// written in another way before. It needs an open transaction, which an error ends.
+// doubles are the keys that the primary writes in another way, and that the external database holds in the primary's way too: the
+// database tells keys apart that are equal to the primary, as a text column does with the keys of a citext column. Doubles are
+// the remains of a row whose key was written in another way before. The caller has opened a transaction, which an error ends.
 func (s *session) doubles(ctx context.Context, q *keysQuery, keys []key) (map[string]bool, error) {
 	var asked []key
 	for _, k := range keys {
@@ -276,7 +276,7 @@ func (s *session) doubles(ctx context.Context, q *keysQuery, keys []key) (map[st
 	rows, err := s.exec(ctx, fmt.Sprintf("SELECT DISTINCT u.n FROM (%s) AS k JOIN unnest(%s) WITH ORDINALITY AS u (%s, n) ON %s AND NOT (%s)", q.sql,
 		strings.Join(unnest, ", "), strings.Join(columns, ", "), replication.Same(q.order, other), replication.Same(q.order, own)), arrays...)
 	if state := sqlstate(err); state == cannotCoerce || strings.HasPrefix(state, "22") {
-		return nil, nil // the database cannot hold what the primary writes
+		return nil, nil // the database cannot hold the key as written by the primary
 	}
 	if err != nil {
 		return nil, q.fault(err)
@@ -327,7 +327,7 @@ func (q *keysQuery) names() []string {
 	return names
 }
 
-// timedOut reports whether a statement took too long, by the server's limit or by the client's: with fewer rows it may not.
+// timedOut reports whether a statement took too long, by the server's limit or by the client's: fewer rows may not.
 func timedOut(err error) bool {
 	if e := (*Error)(nil); errors.As(err, &e) && e.SQLState != "" {
 		return e.SQLState == queryCanceled

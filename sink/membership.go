@@ -10,12 +10,14 @@ import (
 	"outflow/replication"
 )
 
-// Destinations come, go and change while the router runs. Put and Remove write to the primary what must be known there, so only
-// the process that has the slot may call them; before the first Begin they only prepare what Begin then takes over.
+// Destinations come, go and change while the router runs. Put and Remove write to the primary the facts that must be known there,
+// so only the process with the slot may call either; before the first Begin both only prepare the destinations that Begin then
+// takes over.
 
-// Put adds a destination, or gives one that there is another target. A new one takes changes from the next transaction on and is
-// copied from the tables. One with another connection string goes on with its queue: when it connects, it is found whether the
-// database there can go on from the stream. Mappings whose fingerprint differs are filled anew.
+// Put adds a destination, or gives an existing destination another target. A new destination takes changes from the next
+// transaction on and is copied from the tables. A destination with another connection string goes on with its queue: on
+// connecting, the worker finds whether the database there can go on from the stream. Mappings with another fingerprint are filled
+// again from the start.
 func (r *Router) Put(ctx context.Context, t Target) error {
 	r.membership.Lock()
 	defer r.membership.Unlock()
@@ -34,7 +36,7 @@ func (r *Router) Put(ctx context.Context, t Target) error {
 	if err != nil {
 		return err
 	}
-	if noted.epoch != 0 { // the stream went on without it
+	if noted.epoch != 0 { // the stream went on without the destination
 		noted.state, noted.reason = Backfilling, "it is in the configuration again"
 		if noted.epoch, err = r.State.raise(ctx, noted); err != nil {
 			return err
@@ -46,7 +48,7 @@ func (r *Router) Put(ctx context.Context, t Target) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	r.insert(d) // before a worker can read a snapshot: what is committed after that must come through the queue
+	r.insert(d) // before a worker can read a snapshot: later commits must come through the queue
 	d.adopt(noted)
 	if d.paused = r.pausedBy(d); d.paused != nil {
 		d.pausedAt = time.Now()
@@ -57,8 +59,9 @@ func (r *Router) Put(ctx context.Context, t Target) error {
 	return nil
 }
 
-// Remove lets the stream go on without a destination for good. That is written to the primary first, as when it is parked; then
-// its queue is dropped and its transactions are acknowledged. Its database is left as it is. It does not wait for the worker.
+// Remove lets the stream go on without a destination for good. The removal is written to the primary first, like a parking; then
+// the queue is dropped and its transactions are acknowledged. The external database is left as is. Remove does not wait for the
+// worker.
 func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 	r.membership.Lock()
 	defer r.membership.Unlock()
@@ -72,7 +75,7 @@ func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 			d.mu.Unlock()
 			return fmt.Errorf("destination %s is being parked", d)
 		}
-		d.parking = true // nobody else writes of it meanwhile
+		d.parking = true // no other goroutine writes about the destination meanwhile
 		d.mu.Unlock()
 		if _, err := r.State.raise(ctx, destinationState{tenant: tenant, name: name, state: Parked, reason: replication.NotConfigured}); err != nil {
 			d.mu.Lock()
@@ -86,7 +89,7 @@ func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 	return nil
 }
 
-// Begun reports whether this process has had the slot: what comes and goes since is written to the primary.
+// Begun reports whether this process has had the slot: from then on added and removed destinations are written to the primary.
 func (r *Router) Begun() bool { return r.begun.Load() }
 
 func (r *Router) find(tenant, name string) *Destination {
@@ -100,7 +103,8 @@ func (r *Router) find(tenant, name string) *Destination {
 	return nil
 }
 
-// insert makes the destination known. The transaction whose parts are coming passes it by: it would get the rest of it only.
+// insert makes the destination known. A transaction whose parts are arriving passes the destination by: only the rest of the
+// transaction would come.
 func (r *Router) insert(d *Destination) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -110,7 +114,7 @@ func (r *Router) insert(d *Destination) {
 	r.destinations = append(r.destinations, d)
 }
 
-// drop makes the destination unknown. Others may still hold the lists as they were.
+// drop makes the destination unknown. Other goroutines may still hold the lists as before.
 func (r *Router) drop(d *Destination) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,8 +134,8 @@ func without(list []*Destination, d *Destination) []*Destination {
 	return rest
 }
 
-// replace has the worker take another target, or takes it itself while nothing has begun. Work in flight is rolled back, and done
-// again there.
+// replace has the worker take another target, or takes the target itself while nothing has begun. Work in flight is rolled back,
+// and done again there.
 func (d *Destination) replace(t Target, begun bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -152,40 +156,40 @@ func (d *Destination) replace(t Target, begun bool) {
 	d.wake()
 }
 
-// retarget takes over the target that replace has left. It is called by the worker, without a session and with mu held.
+// retarget takes over the target left by replace. The worker calls retarget without a session and with mu held.
 func (d *Destination) retarget() {
 	if d.next == nil {
 		return
 	}
 	config, err := d.next.config(d.router.Options)
 	if err != nil {
-		panic(err) // Put has tried it
+		panic(err) // Put has tried the target
 	}
 	d.config, d.mappings, d.reads, d.fault = config, d.next.Mappings, tablesOf(d.next.Mappings), d.next.Fault
 	d.next = nil
 	d.forsake()
-	d.caughtUp, d.unnamed, d.conflicts, d.chunkRows = false, false, false, 0 // what is there shows when it is connected
+	d.caughtUp, d.unnamed, d.conflicts, d.chunkRows = false, false, false, 0 // the next connection shows the new state
 	d.unhalt()
-	d.status.Attempts, d.status.Err = 0, nil // not failing: who gives it another target all the time must not hold the slot
+	d.status.Attempts, d.status.Err = 0, nil // not failing: a stream of new targets must not hold the slot
 	d.backoff.Reset()
 	d.log.Info("the destination has another target", zap.Strings("mappings", mappingNames(d.mappings)))
 }
 
-// leave ends a destination that nobody gives changes to any more.
+// leave ends a destination that no caller gives changes to any more.
 func (d *Destination) leave() {
 	d.router.places.leave(d)
 	d.mu.Lock()
 	d.gone = true
-	if d.working { // the queue is its worker's, which drops it in failed
+	if d.working { // the queue belongs to the worker, which drops the queue in failed
 		d.cancelWork()
 		d.mu.Unlock()
 		return
 	}
 	tickets := d.drop()
 	d.mu.Unlock()
-	d.router.places.leave(d) // its worker may have taken one meanwhile
+	d.router.places.leave(d) // the worker may have taken a place meanwhile
 	d.router.Acks.Release(tickets...)
-	d.router.connections.busy(d) // or it would be asked to give up what it no longer has
+	d.router.connections.busy(d) // or the destination would be asked to give up a connection already gone
 	d.stop()
 	d.log.Info("the destination is no longer in the configuration")
 }

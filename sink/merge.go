@@ -6,7 +6,7 @@ import (
 	"outflow/replication"
 )
 
-// tracked is a key that a transaction of the stream changed while a backfill runs.
+// tracked is a key changed by a transaction of the stream while a backfill runs.
 type tracked struct {
 	xid      uint32
 	table    string
@@ -14,22 +14,23 @@ type tracked struct {
 	relation *replication.Relation
 }
 
-// counts reports whether the change concerns what was read from the table.
+// counts reports whether the change concerns the rows read from the table.
 func (c tracked) counts(i int, table string, snapshot replication.Snapshot, since int) bool {
 	return c.table == table && (i >= since || !snapshot.Sees(c.xid))
 }
 
-// merge is the rule by which rows that were read from a table go among the changes of the stream: a row may be applied
-// unless its key was changed by a transaction that the read did not see. Such a transaction has been applied, since the
-// stream has passed the read's horizon, and what it left is newer than the row.
+// merge is the rule for placing rows read from a table among the changes of the stream: a row may be applied unless a transaction
+// invisible to the read has changed the row's key. Such a transaction has been applied, since the stream has passed the read's
+// horizon, and its result is newer than the row.
 //
 // A sweep deletes keys that a page of the external database held and the primary lacks. A delete step may name less than the
-// whole key, so the delete of a key that a row has left would take the row under its new key. From since on, where the page
-// was read, every change therefore counts, whether the read saw it or not. A read of rows has no such place: since is len(changes).
+// whole key, so the delete of a key that a row has left would take the row under its new key. From since on, where the page was
+// read, every change therefore counts, whether the read saw the change or not. A read of rows has no such place: since is
+// len(changes).
 //
-// Visibility is compared by transaction id, not by LSN: a commit can be in the WAL, and decoded, before it is visible. With
-// synchronous replication that takes seconds, and a rule that compares positions in the WAL would put the old row
-// over the new one.
+// Visibility is compared by transaction id, not by LSN: a commit can be in the WAL, and decoded, before the commit is visible.
+// With synchronous replication the gap lasts seconds, and a rule comparing positions in the WAL would put the old row over the
+// new row.
 func merge[T any](rows []T, keyOf func(T) string, table string, snapshot replication.Snapshot, changes []tracked, since int) []T {
 	newer := map[string]bool{}
 	for i, c := range changes {
@@ -52,14 +53,14 @@ func merge[T any](rows []T, keyOf func(T) string, table string, snapshot replica
 	return kept
 }
 
-// xids remembers which transactions the stream has shown: one bit for each of the last 2^24 transaction ids, 2 MiB. A
-// backfill asks it whether a transaction that its first snapshot does not see may have been applied before it began to
-// track keys.
+// xids remembers which transactions the stream has shown: one bit for each of the last 2^24 transaction ids, 2 MiB. A backfill
+// asks xids whether a transaction invisible to its first snapshot may have been applied before the backfill began to track keys.
 type xids struct {
 	seen   []uint64
 	newest uint32
 	any    bool
-	// before are the transactions that were in progress when this process began to read: an earlier one may have applied them.
+	// before are the transactions that were in progress when this process began to read: an earlier process may have applied
+	// them.
 	before map[uint32]bool
 }
 
@@ -75,7 +76,7 @@ func (x *xids) add(xid uint32) {
 		x.newest, x.any = xid-1, true
 	}
 	ahead := int32(xid - x.newest)
-	if x.newest/xidWindow != xid/xidWindow { // seldom: none of them may be taken for a later one when ids come round again
+	if x.newest/xidWindow != xid/xidWindow { // seldom: no old bit may be taken for a later id when ids come round again
 		maps.DeleteFunc(x.before, func(old uint32, _ bool) bool { return int32(xid-old) > 1<<30 })
 	}
 	if ahead >= xidWindow {
@@ -114,9 +115,9 @@ func (x *xids) maybe(xid uint32) bool {
 	return x.seen[i/64]&(1<<(i%64)) != 0
 }
 
-// unseen are the transactions that may have been in the stream and that the snapshot does not see. Those are not only
-// what it lists as in progress: it ends behind the newest transaction that is visible, and a commit that waits for a standby may
-// well have a later id.
+// unseen are the transactions that may have been in the stream and are invisible to the snapshot. The snapshot's list of
+// transactions in progress is not enough: the snapshot ends behind the newest visible transaction, and a commit waiting for a
+// standby may well have a later id.
 func (x *xids) unseen(s replication.Snapshot) map[uint32]bool {
 	unseen := map[uint32]bool{}
 	for _, xid := range s.InProgress() {
@@ -131,7 +132,7 @@ func (x *xids) unseen(s replication.Snapshot) map[uint32]bool {
 	}
 	for xid := range x.before {
 		if s.Sees(xid) {
-			delete(x.before, xid) // and every later snapshot sees it
+			delete(x.before, xid) // and every later snapshot sees xid
 		} else {
 			unseen[xid] = true
 		}

@@ -15,7 +15,7 @@ import (
 	"outflow/replication"
 )
 
-// The metadata table is a contract: the first three columns are read by others, the rest is ours.
+// The metadata table is a contract: other programs read the first three columns, the rest is Outflow's own.
 const (
 	createMetadata = `CREATE TABLE IF NOT EXISTS "_stack_sync_metadata" (
 		"mapping_name" text PRIMARY KEY,
@@ -30,31 +30,31 @@ const (
 		ADD COLUMN IF NOT EXISTS "mark" text`
 	readMetadata = `SELECT "mapping_name", "last_synced_sequence_id", "fingerprint", "tenant", "source", "epoch", "backfill", "mark", coalesce(extract(epoch FROM "updated_at"), 0)::float8::text
 		FROM public."_stack_sync_metadata"`
-	// A table that has no owner yet is an older system's: its ids are not ours.
+	// A table without an owner is an older system's: its ids are not Outflow's.
 	adoptMetadata = `UPDATE "_stack_sync_metadata"
 		SET "tenant" = $1, "source" = $2, "last_synced_sequence_id" = -1, "fingerprint" = NULL WHERE "source" IS NULL`
-	// A mapping that is filled anew: it takes live changes from what the stream still has, the rest is copied.
+	// A mapping to be filled from the start takes live changes from the rest of the stream; all earlier rows are copied.
 	fillMapping = `INSERT INTO "_stack_sync_metadata" AS m
 			("mapping_name", "tenant", "source", "fingerprint", "epoch", "backfill", "last_synced_sequence_id", "mark")
 		VALUES ($1, $2, $3, $4, $5::bigint, $6::jsonb, $7::bigint, $8)
 		ON CONFLICT ("mapping_name") DO UPDATE SET "fingerprint" = excluded."fingerprint", "epoch" = excluded."epoch",
 			"backfill" = excluded."backfill", "mark" = excluded."mark", "updated_at" = now(),
 			"last_synced_sequence_id" = greatest(m."last_synced_sequence_id", excluded."last_synced_sequence_id")`
-	// Others that are being filled begin again with it, so that all of them are at one place.
+	// Other mappings being filled begin again along with the new mapping, so that all are at one place.
 	refillMappings = `UPDATE "_stack_sync_metadata" SET "backfill" = $1::jsonb WHERE "backfill" IS NOT NULL`
 )
 
-// metadata is what the external database says of a mapping.
+// metadata is the external database's row about a mapping.
 type metadata struct {
 	id                          int64
 	fingerprint, tenant, source string
-	epoch                       int64     // 0 where it has none
+	epoch                       int64     // 0 where the row has none
 	backfill                    string    // cursor of a backfill in progress, "" where there is none
 	written                     time.Time // when the row was last written, on the external server's clock
 	mark                        string    // the primary's newest checkpoint when the row was last written
 }
 
-// open reads the metadata and makes ready what is missing: the metadata table, each mapping's row and tables.
+// open reads the metadata and makes ready all missing parts: the metadata table, each mapping's row and tables.
 func (s *session) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.d.router.Options.StatementTimeout)
 	defer cancel()
@@ -92,8 +92,9 @@ func (s *session) open(ctx context.Context) error {
 	return err
 }
 
-// checkContinuity compares what the external database has with what the primary was told that it has. Less means that it
-// was restored from a backup, emptied or swapped: the stream cannot fill the gap, so a new epoch has it copied anew.
+// checkContinuity compares the external database's ids with the ids noted on the primary. Lower ids mean that the external
+// database was restored from a backup, emptied or swapped: the stream cannot fill the gap, so a new epoch has the database copied
+// again.
 func (s *session) checkContinuity(ctx context.Context, known map[string]metadata) error {
 	d := s.d
 	if err := s.checkAhead(ctx, known); err != nil {
@@ -101,7 +102,7 @@ func (s *session) checkContinuity(ctx context.Context, known map[string]metadata
 	}
 	s.remember()
 	if s.least < 0 {
-		return nil // the primary knows nothing of it: it is new
+		return nil // the primary knows nothing of the database: the database is new
 	}
 	gap := known == nil
 	for _, m := range d.mappings {
@@ -120,14 +121,14 @@ func (s *session) checkContinuity(ctx context.Context, known map[string]metadata
 	return nil
 }
 
-// wantedEpoch is what the external database's metadata must say, or it is copied anew.
+// wantedEpoch is the epoch that the external database's metadata must have; with any other, the database is copied again.
 func (d *Destination) wantedEpoch() int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.epoch
 }
 
-// remember notes for the whole session what the destination is to be: another goroutine may raise the epoch meanwhile, and
+// remember notes the destination's epoch and least id for the whole session: another goroutine may raise the epoch meanwhile, and
 // the session then ends.
 func (s *session) remember() {
 	s.d.mu.Lock()
@@ -135,15 +136,15 @@ func (s *session) remember() {
 	s.epoch, s.least = s.d.epoch, max(s.d.note, s.d.released)
 }
 
-// checkAhead refuses an external database that has ids which the primary has not given yet: the primary went back. Changes
-// with lower ids would be taken for old ones and skipped.
+// checkAhead refuses an external database with ids that the primary has not given yet: the primary went back. Changes with lower
+// ids would be taken for old changes and skipped.
 func (s *session) checkAhead(ctx context.Context, known map[string]metadata) error {
 	r := s.d.router
 	highest := int64(-1)
 	for _, m := range known {
 		highest = max(highest, m.id)
 		if m.epoch != s.d.wantedEpoch() {
-			continue // it is copied anew, with ids above all that were given
+			continue // the database is copied again, with ids above all given ids
 		}
 		if remembers, err := r.State.knows(ctx, m.mark); err != nil {
 			return err
@@ -167,7 +168,7 @@ func (s *session) checkAhead(ctx context.Context, known map[string]metadata) err
 		Remedy: resetRemedy}
 }
 
-// metadata reads the table; nil means that it does not exist, or not with our columns.
+// metadata reads the table; nil means that the table does not exist, or lacks Outflow's columns.
 func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
 	rows, err := s.exec(ctx, readMetadata)
 	if state := sqlstate(err); state == undefinedTable || state == undefinedColumn {
@@ -205,8 +206,8 @@ func (s *session) hasQuarantine(ctx context.Context) bool {
 	return err == nil && isTrue(rows)
 }
 
-// announce makes sure that the primary has noted the destination and its mappings before rows are copied for them: where the stream turns out not
-// to show all, what is noted is copied again.
+// announce makes sure that the primary has noted the destination and its mappings before rows are copied for the mappings: where
+// the stream turns out to have gaps, all noted destinations are copied again.
 func (d *Destination) announce(ctx context.Context) error {
 	d.mu.Lock()
 	noted := d.noted.epoch != 0 && d.noted.fingerprint == d.fingerprint()
@@ -232,8 +233,8 @@ func (s *session) readyFor(m *mapping.Mapping, known map[string]metadata) bool {
 	return ok && row.source != "" && row.fingerprint == m.Fingerprint() && row.epoch == s.epoch && s.followed[m.Name]
 }
 
-// install creates what is missing in one transaction. A mapping that is new, has changed, is of an earlier epoch, or was not
-// the destination's for a time has its schema run and is filled anew.
+// install creates the missing parts in one transaction. A mapping that is new, has changed, is of an earlier epoch, or was not
+// the destination's for a time has its schema run and is filled from the start.
 func (s *session) install(ctx context.Context, fresh bool) error {
 	if err := s.begin(ctx); err != nil {
 		return err
@@ -270,7 +271,7 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 		return err
 	}
 	anew := map[string]bool{}
-	for _, m := range s.d.mappings { // each after those that it reads
+	for _, m := range s.d.mappings { // each after the mappings whose tables it reads
 		reads := slices.ContainsFunc(m.After, func(name string) bool { return anew[name] })
 		if s.readyFor(m, known) && !reads {
 			continue

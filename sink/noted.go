@@ -11,23 +11,23 @@ import (
 	"outflow/replication"
 )
 
-// Noted is what the primary knows of a destination, whether a process runs or not.
+// Noted is the primary's knowledge of a destination, whether a process runs or not.
 type Noted struct {
 	Tenant, Name string
 	State        State
 	Reason       string
 	Class        string // of the last error, as [Error.Class] has it; "" is none
-	SequenceID   int64  // the external database has at least this; -1 is not known
+	SequenceID   int64  // the external database has at least this id; -1 is not known
 	At           time.Time
 	Since        time.Time       // of the state
-	Detached     bool            // the stream goes on without it
-	Copied       int64           // rows of the copy in progress, or else of the last one; 0 is not known
-	CopyTotal    int64           // about how many there will be; -1 is not known
-	Mappings     []MappingStatus // how far each is, less what waits; empty where that is not known
+	Detached     bool            // the stream goes on without the destination
+	Copied       int64           // rows of the copy in progress, or else of the last copy; 0 is not known
+	CopyTotal    int64           // about how many rows there will be; -1 is not known
+	Mappings     []MappingStatus // how far each mapping is, less the waiting changes; empty where not known
 }
 
-// Noted reads what is noted of the destinations of a slot: all that have ever run, those of a tenant (name ""), or one. Those
-// that the configuration no longer has are among them, with a reason that says so.
+// Noted reads the notes on the destinations of a slot: all that have ever run, all of a tenant (name ""), or a single
+// destination. Destinations no longer in the configuration are included, with a reason that says so.
 func (s *StateStore) Noted(ctx context.Context, tenant, name string) (all []Noted, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `SELECT tenant_id, name, state, reason, coalesce(error_class, ''), last_sequence_id, updated_at, since, detached, coalesce(copied_rows, 0), coalesce(copy_total, -1),
@@ -59,18 +59,18 @@ func (s *StateStore) Attended(ctx context.Context) (attended bool, err error) {
 	return attended, nil
 }
 
-// Reading is who reads the slot, as far as the primary knows and this role may see.
+// Reading is the reader of the slot, as far as the primary knows and this role may see.
 type Reading struct {
 	Walsender   int       // process on the primary that serves the slot
 	Application string    // application_name; "" is not known
 	Address     string    // of the client; "" is a socket of the primary's machine, or not known
-	Host        string    // machine of the process of Outflow that reads, as the process noted; "" is not known
-	Process     int       // its id there; 0 is not known
+	Host        string    // machine of Outflow's reading process, as the process noted; "" is not known
+	Process     int       // the process's id there; 0 is not known
 	Since       time.Time // when the reading began; zero is not known
 }
 
-// Reading reads who reads the slot; nil is nobody. What the slot's own process of Outflow noted is left out where another program has the
-// slot.
+// Reading finds the reader of the slot; nil is no reader. The notes of the slot's own Outflow process are left out where another
+// program has the slot.
 func (s *StateStore) Reading(ctx context.Context) (*Reading, error) {
 	var r Reading
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
