@@ -13,16 +13,16 @@ import (
 	"outflow/sink"
 )
 
-// order is something that somebody wants done, and the body of every POST of the API.
+// order is a requested change, and the body of every POST of the API.
 type order struct {
 	Off     *bool  `json:"off"`     // of a switch
-	By      string `json:"by"`      // who wants it
+	By      string `json:"by"`      // who gives the order
 	Reason  string `json:"reason"`  // why
-	Halted  bool   `json:"halted"`  // of a retry of many: only those that need a person
-	Confirm bool   `json:"confirm"` // it is meant: where something is copied anew, or the primary keeps WAL
+	Halted  bool   `json:"halted"`  // of a retry of many: only destinations that need a person
+	Confirm bool   `json:"confirm"` // the order is meant: where rows are copied again, or the primary keeps WAL
 }
 
-// refusal is an order that was not carried out, and the status that says so.
+// refusal is an order that was not carried out, with the status for the reason.
 type refusal struct {
 	status int
 	error
@@ -60,7 +60,7 @@ func (s *Server) act(r *http.Request, tenant, name, action string, o order) erro
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), actionTimeout)
 	defer cancel()
-	defer s.Store.Close() // an action is rare; the connection need not be kept for the next one
+	defer s.Store.Close() // actions are rare; the connection need not be kept for the next action
 	var err error
 	switch action {
 	case "pause", "resume":
@@ -83,7 +83,7 @@ func (s *Server) act(r *http.Request, tenant, name, action string, o order) erro
 	return s.done(r, err, o, action, zap.String("tenant", tenant), zap.String("destination", name))
 }
 
-// retryAll asks for a try of all destinations, or of those that are halted.
+// retryAll asks for a try of all destinations, or of the halted ones.
 func (s *Server) retryAll(r *http.Request, o order) error {
 	if err := o.check(); err != nil {
 		return err
@@ -126,7 +126,7 @@ func (s *Server) turn(r *http.Request, name string, o order) error {
 	return s.done(r, err, o, "switch", zap.String("switch", name), zap.Bool("off", *o.Off))
 }
 
-// done puts on record who wanted what, and why.
+// done puts on record who gave the order, and why.
 func (s *Server) done(r *http.Request, err error, o order, action string, fields ...zap.Field) error {
 	fields = append(fields, zap.String("action", action), zap.String("by", s.who(r, o)), zap.String("reason", o.Reason), zap.Error(err))
 	if err != nil {
@@ -140,7 +140,7 @@ func (s *Server) done(r *http.Request, err error, o order, action string, fields
 	return nil
 }
 
-// who is the name that the record gets: what the request says of itself, and where it came from.
+// who is the name for the record: the name given in the request, and the address of the client.
 func (s *Server) who(r *http.Request, o order) string {
 	return fmt.Sprintf("%s from %s", orElse(o.By, "admin api"), remote(r))
 }
@@ -160,7 +160,7 @@ func (s *Server) refused(w http.ResponseWriter, r *http.Request, err error) {
 	s.fail(w, r, status, "%v", clean(err.Error()))
 }
 
-// accepted answers an order: it stands on the primary, and every process notices within a second.
+// accepted answers an order: the order stands on the primary, and every process notices within a second.
 type accepted struct {
 	Accepted bool `json:"accepted"`
 }

@@ -15,9 +15,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// Problem is how every error of the API looks: RFC 9457, application/problem+json.
+// Problem is the form of every error of the API: RFC 9457, application/problem+json.
 type Problem struct {
-	Type   string `json:"type"` // about:blank: the status says it all
+	Type   string `json:"type"` // about:blank: the status says everything
 	Title  string `json:"title"`
 	Status int    `json:"status"`
 	Detail string `json:"detail"`
@@ -123,7 +123,7 @@ func (s *Server) getDestinations(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, s.list(s.look(), f))
 }
 
-// find returns one destination as it is now, or as it is noted.
+// find returns one destination, live or from the notes.
 func (s *Server) find(tenant, name string) (Detail, bool) {
 	p, _ := s.current()
 	if p == nil || !p.own() {
@@ -177,12 +177,12 @@ func (s *Server) getSwitches(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *Server) getOpenAPI(w http.ResponseWriter, _ *http.Request) {
-	document, _ := files.ReadFile("openapi.json") // it is embedded
+	document, _ := files.ReadFile("openapi.json") // embedded, so always present
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(document)
 }
 
-// decode reads a body of JSON into v: one value, and no field that v does not have. No body is the zero value.
+// decode reads a body of JSON into v: one value, and no field unknown to v. No body is the zero value.
 func decode(r *http.Request, v any) error {
 	if r.ContentLength == 0 {
 		return nil

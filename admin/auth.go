@@ -25,8 +25,8 @@ const (
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
 	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
-// guard is in front of every handler: it bounds the request, refuses hosts that it does not know and other sites' pages, and sets
-// the headers of each answer.
+// guard is in front of every handler: guard bounds the request, refuses unknown hosts and other sites' pages, and sets the
+// headers of each answer.
 func (s *Server) guard(next http.Handler) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection()
 	crossOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -50,10 +50,10 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	})
 }
 
-// open are the probes: they say nothing but yes or no.
+// open are the probes: a probe answers yes or no, and nothing else.
 func open(r *http.Request) bool { return r.URL.Path == "/livez" || r.URL.Path == "/readyz" }
 
-// knows reports whether a request for that host can be meant for this server. A numeric address always is: only names can be
+// knows reports whether a request for the host can be meant for this server. A numeric address always is: only names can be
 // made to resolve to another's address.
 func (s *Server) knows(host string) bool {
 	name := hostName(host)
@@ -68,7 +68,7 @@ func hostName(host string) string {
 	return strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
 }
 
-// valid compares digests, in a time that does not depend on either.
+// valid compares digests, in a time independent of both.
 func (s *Server) valid(token string) bool {
 	digest := sha256.Sum256([]byte(token))
 	return subtle.ConstantTimeCompare(digest[:], s.digest[:]) == 1
@@ -79,7 +79,7 @@ func (s *Server) bearer(r *http.Request) bool {
 	return ok && strings.EqualFold(scheme, "Bearer") && s.valid(token)
 }
 
-// withToken lets in who has the token in the Authorization header, or everybody where there is none.
+// withToken lets in requests with the token in the Authorization header, or every request where no token is set.
 func (s *Server) withToken(next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s.Token != "" && !s.bearer(r) {
@@ -91,7 +91,7 @@ func (s *Server) withToken(next http.HandlerFunc) http.Handler {
 	})
 }
 
-// withSession lets in who has logged in; others are shown the login form.
+// withSession lets in logged-in browsers; others are shown the login form.
 func (s *Server) withSession(next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s.Token == "" || s.bearer(r) || s.session(r) {
@@ -106,8 +106,8 @@ func (s *Server) withSession(next http.HandlerFunc) http.Handler {
 	})
 }
 
-// A session is the time at which it ends, signed with a key that only who has the token can make. So it outlives a restart and ends
-// when the token is changed.
+// A session is the time of its end, signed with a key that only a holder of the token can make. So a session outlives a
+// restart and ends when the token is changed.
 func (s *Server) sign(expires string) string {
 	mac := hmac.New(sha256.New, s.digest[:])
 	mac.Write([]byte("outflow dashboard session\x00" + expires))
@@ -167,7 +167,7 @@ func local(target string) string {
 	return target
 }
 
-// remote is who asks, for the record.
+// remote is the address of the client, for the record.
 func remote(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -176,7 +176,7 @@ func remote(r *http.Request) string {
 	return host
 }
 
-// quiet takes what net/http says of clients that go away or send nonsense.
+// quiet takes the messages of net/http about clients that go away or send nonsense.
 func quiet(l *zap.Logger) *log.Logger {
 	std, err := zap.NewStdLogAt(l.With(zap.String("component", "admin")), zap.DebugLevel)
 	if err != nil {

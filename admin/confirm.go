@@ -7,14 +7,14 @@ import (
 	"outflow/sink"
 )
 
-// confirmPage asks whether something is meant, says what it does, and takes a reason.
+// confirmPage asks for a confirmation, names the effect of the order, and takes a reason.
 type confirmPage struct {
 	page
 	Question string
 	Means    []string
 	Button   string
 	Post     string            // where the form goes
-	Fields   map[string]string // that go with it
+	Fields   map[string]string // sent with the form
 	Back     string
 }
 
@@ -60,7 +60,7 @@ func (s *Server) actOnDestination(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, destinationURL(tenant, name), http.StatusSeeOther)
 }
 
-// orderOf is what a form of the dashboard asks for. The form itself is the confirmation.
+// orderOf is the order in a form of the dashboard. The form itself is the confirmation.
 func orderOf(r *http.Request) order {
 	off := r.PostFormValue("off") == "true"
 	return order{Off: &off, By: orElse(r.PostFormValue("by"), "dashboard"), Reason: r.PostFormValue("reason"), Confirm: r.PostFormValue("confirm") == "true"}
@@ -76,7 +76,7 @@ func (s *Server) confirmSwitch(w http.ResponseWriter, r *http.Request) {
 		Means: s.costs(name), Button: "Switch off", Post: "/switches/" + name, Fields: map[string]string{"off": "true"}, Back: "/switches"})
 }
 
-// costs says what a switch that is off costs, with what the primary has left where it keeps WAL for that.
+// costs names the price of a switch that is off, with the room left on the primary where the primary keeps WAL for the switch.
 func (s *Server) costs(name string) []string {
 	switch name {
 	case sink.SwitchApplying:

@@ -1,25 +1,27 @@
 // Package admin is the front of the control plane: status API, dashboard, metrics and probes, on one HTTP server.
 //
-// It reads the state of the sink and the reader when it is asked, and owns none of it. Once a second a sampler looks at all
-// destinations: rates, sparklines and recent errors come from there. Actions (pause, resume, resync, switches) are written to
-// the primary, where every process, this one included, notices them; so a standby's dashboard works as well.
+// The server reads the state of the sink and the reader at each request, and owns none of the state. Once a second a sampler
+// looks at all destinations: rates, sparklines and recent errors come from there. Actions (pause, resume, resync, switches)
+// are written to the primary, where every process, this process included, notices the actions; so a standby's dashboard
+// works as well.
 //
 // The server lives as long as the process: before the primary is reachable, as a standby, and over restarts of the pipeline,
 // which is given to it by [Server.Attach].
 //
 // # Security
 //
-// Without a token the server listens on loopback only. With one, everything but /livez and /readyz wants it: as
-// "Authorization: Bearer" or, for the dashboard, as a cookie that a login form sets. The cookie is no entry to the API. GET
-// changes nothing; every other method is refused to another site's page. A Host that is a name must be known, or a page
-// of a stranger whose name resolves to this address could read everything. Server texts and tenants' names are hostile: they are
-// escaped, cut, and never a metric's label but for a tenant's name where admin.tenant_metrics asks for it.
+// Without a token the server listens on loopback only. With a token, everything but /livez and /readyz wants the token: as
+// "Authorization: Bearer" or, for the dashboard, as a cookie set by a login form. The cookie is no entry to the API. GET
+// changes nothing; every other method is refused to another site's page. A Host header with a name must be known, or a page of a
+// stranger whose name resolves to the server's address could read everything. Server texts and tenants' names are hostile:
+// they are escaped, cut, and never a metric's label, except a tenant's name where admin.tenant_metrics asks for the label.
 //
 // # Metrics
 //
-// All are read at the time of the scrape; those of one pipeline start at 0 with it. A value that is not known is left out. A standby
-// has outflow_destinations, _in_sync, _detached and outflow_destination_state as the process that reads the slot has noted them on the
-// primary, and leaves out what only that process knows: lag, queues, and what was read, applied and copied.
+// All are read at the time of the scrape; metrics of one pipeline start at 0 with the pipeline. Unknown values are left
+// out. A standby has outflow_destinations, _in_sync, _detached and outflow_destination_state as noted on the primary by the
+// process that reads the slot, and leaves out values that only the reading process knows: lag, queues, and the numbers read,
+// applied and copied.
 //
 //	outflow_build_info{version}                  1
 //	outflow_ready                                1 if /readyz says yes
@@ -27,41 +29,41 @@
 //	outflow_health{state}                        1 for healthy, degraded or failing, 0 for the others
 //	outflow_slot_active                          1 if a process reads the slot
 //	outflow_slot_wal_status{wal_status}          1 for reserved, extended, unreserved or lost, 0 for the others
-//	outflow_slot_retained_bytes                  WAL that the primary keeps for the slot
+//	outflow_slot_retained_bytes                  WAL kept by the primary for the slot
 //	outflow_slot_safe_bytes                      WAL that may still be written before the slot is lost; left out: no limit
 //	outflow_slot_checked_timestamp_seconds       when the four above were read
-//	outflow_lag_bytes                            WAL of the primary that is not acknowledged
-//	outflow_lag_seconds                          age of the oldest transaction that waits, of the worst destination that streams; left
+//	outflow_lag_bytes                            unacknowledged WAL of the primary
+//	outflow_lag_seconds                          age of the oldest waiting transaction, of the worst streaming destination; left
 //	                                             out if none streams
-//	outflow_lag_p50_seconds                      the same of the median of those that stream
-//	outflow_lag_p99_seconds                      the same of 99 of 100 of those that stream
+//	outflow_lag_p50_seconds                      the same of the median of the streaming destinations
+//	outflow_lag_p99_seconds                      the same of 99 of 100 of the streaming destinations
 //	outflow_heartbeat_latency_seconds            from written on the primary to read here, last heartbeat
-//	outflow_heartbeat_timestamp_seconds          when that one came
+//	outflow_heartbeat_timestamp_seconds          when the last heartbeat came
 //	outflow_outstanding_transactions             read and not acknowledged
 //	outflow_table_changes_total{table,operation} read from the stream: insert, update, delete, truncate; skipped: to nobody, on purpose
 //	outflow_applied_rows_total                   net changes committed in external databases
 //	outflow_applied_transactions_total           source transactions committed there
 //	outflow_applied_batches_total                external transactions
-//	outflow_foreign_rows_total                   rows of another tenant that a destination refused: a fault of the program
+//	outflow_foreign_rows_total                   rows of another tenant refused by a destination: a fault of the program
 //	outflow_destination_failures_total           failed attempts of all destinations
 //	outflow_destinations{state}                  number by state: backfilling, streaming, retrying, parked, paused, halted
-//	outflow_destinations_in_sync                 number that stream and are at most 10 s behind; of a standby: number that stream, left
-//	                                             out where nobody reads the slot
-//	outflow_destinations_detached                number that the stream goes on without: they are copied anew when they take rows again
+//	outflow_destinations_in_sync                 number streaming at most 10 s behind; of a standby: number streaming, left
+//	                                             out where no process reads the slot
+//	outflow_destinations_detached                number that the stream goes on without: copied again when they take rows again
 //	outflow_noted_timestamp_seconds              when the notes on the primary were read; only where this process does not read the slot
 //	outflow_slot_reader{host}                    1 for the machine of the process that reads the slot; only where that is another one
-//	outflow_destinations_failing{class}          number that fail, by class: see below
+//	outflow_destinations_failing{class}          failing destinations by class: see below
 //	outflow_queue_transactions                   queued for all destinations
 //	outflow_queue_changes
 //	outflow_queue_bytes
 //	outflow_queue_limit_bytes                    sink.memory_bytes
 //	outflow_backfill_rows                        copied by the backfills in progress
-//	outflow_backfill_estimated_rows              that they will have copied; left out if one has no estimate
+//	outflow_backfill_estimated_rows              estimated total of the backfills in progress; left out if any has no estimate
 //	outflow_switch_off{switch}                   1 if reading, applying or backfills is switched off
-//	outflow_scrape_duration_seconds              what it took to read all this
+//	outflow_scrape_duration_seconds              time taken to read all metrics
 //
-// Classes of errors: dns, refused, blocked (by destinations.policy), tls, auth, timeout, protocol (what answers is not Postgres, or
-// went away), configuration, conflict (somebody else writes), database, mapping, permission, row, constraint, resources, lock,
+// Classes of errors: dns, refused, blocked (by destinations.policy), tls, auth, timeout, protocol (the server is not Postgres, or
+// went away), configuration, conflict (another writer), database, mapping, permission, row, constraint, resources, lock,
 // shutdown, other.
 //
 // With admin.tenant_metrics each of these has one series a destination:

@@ -10,10 +10,10 @@ import (
 	"go.uber.org/zap"
 )
 
-// eventEvery is how often a page that is open gets its regions anew.
+// eventEvery is the time between two updates of an open page's regions.
 const eventEvery = time.Second
 
-// streamEvents sends the regions of a page that have changed, as long as somebody listens.
+// streamEvents sends the changed regions of a page, as long as a client listens.
 func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
 	name := r.URL.Query().Get("page")
 	if regions[name] == nil {
@@ -40,7 +40,7 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
 		}
 		event, err := s.event(r, name, sent)
 		if err != nil {
-			return // such as a destination that is gone: the page says so when it is loaded again
+			return // such as a removed destination: the page says so when loaded again
 		}
 		_ = control.SetWriteDeadline(time.Now().Add(10 * time.Second))
 		if _, err := w.Write(event); err != nil || control.Flush() != nil {
@@ -56,7 +56,7 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// event renders the regions that differ from what was sent.
+// event renders the regions that differ from the regions sent last.
 func (s *Server) event(r *http.Request, name string, sent map[string]string) ([]byte, error) {
 	v, err := s.view(r, name)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"outflow/sink"
 )
 
-// maxMessage cuts what a server says; the log has the whole text.
+// maxMessage cuts a server's message; the log has the whole text.
 const maxMessage = 1024
 
 func failureOf(err error) *Failure {
@@ -28,7 +28,7 @@ func failureOf(err error) *Failure {
 	return f
 }
 
-// Short is the message without what the other fields say already.
+// Short is the message without the parts repeated in other fields.
 func (f Failure) Short() string {
 	text := f.Message
 	for _, known := range []*string{f.Mapping, f.Key, f.File} {
@@ -64,7 +64,7 @@ func noDigit(r rune) rune {
 	return r
 }
 
-// clean cuts a text of somebody else and takes out what a terminal or a log would act on.
+// clean cuts a foreign text and removes characters with an effect on a terminal or a log.
 func clean(s string) string {
 	if len(s) > maxMessage {
 		s = strings.ToValidUTF8(s[:maxMessage], "") + "…"
@@ -80,12 +80,12 @@ func clean(s string) string {
 	}, s)
 }
 
-// classes are all that classOf gives.
+// classes are all results of classOf.
 var classes = []string{sink.ClassDNS, sink.ClassRefused, sink.ClassBlocked, sink.ClassTLS, sink.ClassAuth, sink.ClassTimeout, sink.ClassProtocol,
 	sink.ClassConfiguration, sink.ClassConflict, "database", "mapping", "permission", "row", "constraint", "resources", "lock", "shutdown", "other"}
 
-// classOf gives an error's class: one of a few words, so that a metric may carry it. It is [sink.Error.Class], with a word for a
-// SQLSTATE.
+// classOf gives an error's class: one of a few words, so that a metric may carry the class. The class is [sink.Error.Class],
+// with a word for a SQLSTATE.
 func classOf(err error) string {
 	e := (*sink.Error)(nil)
 	if !errors.As(err, &e) {

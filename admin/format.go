@@ -13,7 +13,7 @@ import (
 	"outflow/sink"
 )
 
-// unknown stands for what is not known; never 0.
+// unknown stands for an unknown value; never 0.
 const unknown = "—"
 
 func bytesText(n int64) string {
@@ -49,7 +49,7 @@ func durationText(seconds float64) string {
 	}
 }
 
-// wholeText is for moments: nobody wants tenths of a second there.
+// wholeText is for moments: tenths of a second are of no use there.
 func wholeText(d time.Duration) string {
 	if d < time.Minute {
 		return fmt.Sprintf("%d s", int(d.Seconds()))
@@ -72,7 +72,7 @@ func numberText(n int64) string {
 	return sign + strings.Join(append([]string{text}, groups...), "\u202f")
 }
 
-// functions are what the templates call. Those for what may be unknown take pointers.
+// functions are for the templates. Functions for values that may be unknown take pointers.
 var functions = template.FuncMap{
 	"bytes": func(n *int64) string {
 		if n == nil {
@@ -160,7 +160,8 @@ func until(t *time.Time) template.HTML {
 	return stamp(*t, "now")
 }
 
-// icons are drawn in the text's colour on a grid of 16. Each shape is its own: colour says nothing that they do not.
+// icons are drawn in the text's colour on a grid of 16. Each icon has a shape of its own: colour carries no meaning beyond
+// the shape.
 var icons = map[string]string{
 	"ok":    `<circle cx="8" cy="8" r="6.5"/><path d="M5 8.3 7.2 10.5 11 6"/>`,
 	"warn":  `<path d="M8 2 14.5 13.5h-13z"/><path d="M8 6.5v3.2M8 11.6v.2"/>`,
@@ -186,7 +187,7 @@ func stateIcon(state string) template.HTML {
 		string(Degraded): "warn", string(Failing): "bad", critical: "bad", warning: "warn", notice: "info"}[state])
 }
 
-// stateWords says what a state means for a person.
+// stateWords explains a state to a person.
 func stateWords(state string) string {
 	return map[string]string{
 		string(sink.Halted):      "A mapping, a row or a right needs a person. It is tried again seldom, and stays halted until it has done what failed.",
@@ -210,7 +211,7 @@ func switchTitle(name string) string {
 		sink.SwitchBackfills: "Backfills"}[name]
 }
 
-// percent is for a bar: how much n is of total, from 0 to 100.
+// percent is for a bar: the share of n in total, from 0 to 100.
 func percent(n, total int64) int {
 	if total <= 0 {
 		return 0
@@ -220,7 +221,7 @@ func percent(n, total int64) int {
 
 const sparkWidth, sparkHeight = 300, 44
 
-// spark draws values, the newest at the right. Its words say what it shows to who cannot see it.
+// spark draws values, the newest at the right. The label describes the drawing to readers who cannot see.
 func spark(values []float64, words string) template.HTML {
 	top := 0.0
 	for _, v := range values {

@@ -11,7 +11,7 @@ import (
 	"outflow/sink"
 )
 
-// collector reads the state when it is scraped: nothing is counted for it while changes flow.
+// collector reads the state at the scrape: nothing is counted for a scrape while changes flow.
 type collector struct {
 	server *Server
 	all    map[string]*prometheus.Desc
@@ -116,7 +116,7 @@ func (s *scrape) counter(name string, value int64, labels ...string) {
 	s.out <- prometheus.MustNewConstMetric(s.all[name], prometheus.CounterValue, float64(value), labels...)
 }
 
-// maybe leaves out what is not known.
+// maybe leaves out unknown values.
 func (s *scrape) maybe(name string, value *float64) {
 	if value != nil {
 		s.gauge(name, *value)
@@ -201,7 +201,7 @@ func (s *scrape) stream() {
 	s.maybeBytes("queue_limit_bytes", s.Queue.LimitBytes)
 }
 
-// summary is what this process, or the one that reads the slot, knows of all destinations.
+// summary is the knowledge of this process, or of the process reading the slot, about all destinations.
 func (s *scrape) summary() {
 	if n := s.Noted; n != nil {
 		if n.Error != nil || n.At == nil {

@@ -15,16 +15,16 @@ import (
 // Unknown is the role and state of a process that cannot be asked.
 const Unknown = "unknown"
 
-// Notebook is what the primary has noted of a slot and its destinations.
+// Notebook holds the primary's notes on a slot and its destinations.
 type Notebook struct {
-	At           time.Time // when it was read; zero: not yet
+	At           time.Time // of the reading; zero: not yet
 	Destinations []sink.Noted
 	Switches     []sink.Switch
-	Reader       *sink.Reading // nil: nobody reads the slot
+	Reader       *sink.Reading // nil: no process reads the slot
 	Err          error         // why the rest is not known
 }
 
-// ReadNotebook reads what the primary has noted, less destinations that the configuration no longer has.
+// ReadNotebook reads the primary's notes, less destinations removed from the configuration.
 func ReadNotebook(ctx context.Context, store *sink.StateStore) (b Notebook) {
 	noted, err := store.Noted(ctx, "", "")
 	if err == nil {
@@ -38,7 +38,7 @@ func ReadNotebook(ctx context.Context, store *sink.StateStore) (b Notebook) {
 	return b
 }
 
-// Noted makes a status of what the primary has noted, where no process can be asked. What only a process knows is nil.
+// Noted makes a status of the primary's notes, where no process can be asked. Fields known only to a process are nil.
 func Noted(version, slot string, st replication.SlotStatus, book Notebook) Status {
 	s := snapshot{Status: Status{Version: version, At: time.Now().UTC(), Role: Unknown, Reasons: []Reason{}, Slot: Slot{Name: slot},
 		Destinations: map[string]int{}, Switches: describeSwitches(book.Switches)}}
@@ -49,7 +49,7 @@ func Noted(version, slot string, st replication.SlotStatus, book Notebook) Statu
 	return s.Status
 }
 
-// fromNotes shows the destinations as they are noted.
+// fromNotes shows the noted destinations.
 func (s *snapshot) fromNotes(book Notebook) {
 	s.Noted = &Notes{At: knownTime(book.At), Reader: describeReader(book.Reader)}
 	for _, d := range states {
@@ -84,7 +84,7 @@ func describeReader(r *sink.Reading) *SlotReader {
 		Address: known(r.Address), Since: knownTime(r.Since)}
 }
 
-// NotedDestinations are the destinations of which the primary knows, the worst first.
+// NotedDestinations are the destinations known to the primary, the worst first.
 func NotedDestinations(book Notebook) []Destination {
 	paused := map[[2]string]bool{}
 	applying := false
@@ -114,7 +114,7 @@ func NotedDestinations(book Notebook) []Destination {
 			}
 		}
 		if book.Reader == nil && strings.HasPrefix(n.Reason, replication.Ended) {
-			d.State, d.Backfill = string(sink.Halted), nil // nothing goes on until a person has corrected what ended the reading
+			d.State, d.Backfill = string(sink.Halted), nil // nothing goes on until a person has corrected the cause of the end of reading
 		}
 		if d.State != string(sink.Halted) && (applying || paused[[2]string{n.Tenant, n.Name}]) {
 			d.State = string(sink.Paused)
@@ -125,7 +125,7 @@ func NotedDestinations(book Notebook) []Destination {
 	return all
 }
 
-// notedFailure is what is noted of a destination's last failure, nil where it has succeeded since.
+// notedFailure is the noted last failure of a destination, nil where the destination has succeeded since.
 func notedFailure(n sink.Noted) *Failure {
 	if n.Class == "" || n.State == sink.Streaming {
 		return nil
@@ -137,7 +137,7 @@ func notedFailure(n sink.Noted) *Failure {
 	return f
 }
 
-// notedHistory is the last change of state: those before are not noted.
+// notedHistory is the last change of state: earlier changes are not noted.
 func (d *Destination) notedHistory() []Event {
 	if d.Since == nil {
 		return []Event{}
@@ -145,7 +145,7 @@ func (d *Destination) notedHistory() []Event {
 	return []Event{{*d.Since, d.State, *cmp.Or(d.Reason, new(string))}}
 }
 
-// notedIncidents are the last failures of the destinations that fail, the newest first. How often they came is not known.
+// notedIncidents are the last failures of the failing destinations, the newest first. The number of repetitions is not known.
 func notedIncidents(book Notebook) []Incident {
 	all := []Incident{}
 	for _, n := range book.Destinations {

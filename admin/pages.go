@@ -13,7 +13,7 @@ import (
 	"outflow/sink"
 )
 
-// templates are one set a page: the layout, the parts that several pages have, and the page's own content.
+// templates are one set a page: the layout, the parts shared by several pages, and the page's own content.
 var templates = parseTemplates()
 
 func parseTemplates() map[string]*template.Template {
@@ -25,13 +25,13 @@ func parseTemplates() map[string]*template.Template {
 	return all
 }
 
-// page is what the layout wants to know.
+// page is the data of the layout.
 type page struct {
 	Title   string
-	Active  string // which entry of the menu
-	Program string // its version
+	Active  string // entry of the menu
+	Program string // version of the program
 	Login   bool   // there is a session to end
-	Events  string // where live updates come from, "" for none
+	Events  string // source of the live updates, "" for none
 }
 
 func (s *Server) page(r *http.Request, title, active string) page {
@@ -75,7 +75,7 @@ func (s *Server) pages() map[string]http.HandlerFunc {
 	}
 }
 
-// view is all that a live page shows. Each of its regions is rendered again with every event.
+// view is the data of a live page. Each region is rendered again with every event.
 type view struct {
 	page
 	*Status
@@ -90,7 +90,7 @@ type view struct {
 	Paused    []Switch
 }
 
-// regions are the parts of each live page that change.
+// regions are the changing parts of each live page.
 var regions = map[string][]string{
 	"overview":    {"banner", "tiles", "counts", "table", "backfills", "errors"},
 	"destination": {"banner", "detail"},
@@ -98,10 +98,10 @@ var regions = map[string][]string{
 	"tables":      {"banner", "changes"},
 }
 
-// maxCopying bounds the backfills that the overview shows.
+// maxCopying bounds the backfills on the overview.
 const maxCopying = 10
 
-// view collects what a page shows. The error is for a person who asked for it.
+// view collects the data of a page. The error is for the person asking for the page.
 func (s *Server) view(r *http.Request, name string) (*view, error) {
 	snap := s.look()
 	v := &view{Status: &snap.Status, points: snap.points, Query: r.URL.Query()}
@@ -162,7 +162,7 @@ func (v *view) Fuses() []Switch {
 	return all
 }
 
-// States are all states with how many destinations are in them, the worst first.
+// States are all states with their numbers of destinations, the worst first.
 func (v *view) States() []StateCount {
 	all := make([]StateCount, len(states))
 	for i, st := range states {
@@ -171,13 +171,13 @@ func (v *view) States() []StateCount {
 	return all
 }
 
-// StateCount is a state and how many destinations are in it.
+// StateCount is a state and the number of destinations in the state.
 type StateCount struct {
 	State string
 	Count int
 }
 
-// Selected reports whether the filter asks for that state alone.
+// Selected reports whether the filter asks for the given state alone.
 func (v *view) Selected(state string) bool {
 	return len(v.Filter.States) == 1 && v.Filter.States[0] == state || state == "" && len(v.Filter.States) == 0
 }
@@ -202,7 +202,7 @@ func (v *view) With(key string, value any) string {
 // Last is the number of the last destination on this page of the list.
 func (v *view) Last() int { return v.Page.Offset + len(v.Page.Destinations) }
 
-// Previous is where the page before this one begins.
+// Previous is the offset of the previous page.
 func (v *view) Previous() int { return max(0, v.Page.Offset-v.Page.Limit) }
 
 // Lags are the sparkline of the lag.
@@ -219,7 +219,7 @@ func (v *view) values(of func(point) float64) []float64 {
 	return all
 }
 
-// Kept is how much of what the primary may keep for the slot is used, in percent; -1 where there is no limit.
+// Kept is the used part of the WAL that the primary may keep for the slot, in percent; -1 where there is no limit.
 func (v *view) Kept() int {
 	if v.Slot.RetainedBytes == nil || v.Slot.SafeBytes == nil {
 		return -1
@@ -232,7 +232,7 @@ type problemPage struct {
 	Detail string
 }
 
-// configLine is a line of the configuration and where it came from.
+// configLine is a line of the configuration with its origin.
 type configLine struct{ Text, Origin string }
 
 type configPage struct {

@@ -11,22 +11,22 @@ import (
 	"outflow/sink"
 )
 
-// reader is what is asked of the reader of the slot; see [replication.Reader].
+// reader is the part of [replication.Reader] that the server asks.
 type reader interface {
 	State() replication.State
 	Position() replication.LSN
 	Latency() (time.Duration, time.Time)
 }
 
-// Pipeline is what runs between the slot and the external databases.
+// Pipeline is the machinery between the slot and the external databases.
 type Pipeline struct {
 	Reader reader
 	Router *sink.Router
 	Acks   *replication.AckTracker
-	// SlotStatus is what the primary last said of the slot; nil before that.
+	// SlotStatus is the primary's last report on the slot; nil before the first report.
 	SlotStatus func() *replication.SlotStatus
-	// Configuration is what is wrong with the configuration that should have taken effect while the older one goes on, nil where
-	// nothing is. The function may be nil.
+	// Configuration is the fault of the configuration that should have taken effect while the older configuration goes on,
+	// nil without a fault. The function may be nil.
 	Configuration func() error
 }
 
@@ -40,13 +40,13 @@ func rank(s sink.State) int {
 	return len(states)
 }
 
-// row is a destination with its status, as it was collected.
+// row is a destination with its collected status.
 type row struct {
 	*sink.Destination
 	sink.Status
 }
 
-// collect reads the status of every destination. Each is locked for an instant, one after the other.
+// collect reads the status of every destination. Each destination is locked for an instant, one after the other.
 func (p *Pipeline) collect(into []row) []row {
 	into = into[:0]
 	for _, d := range p.Router.Destinations() {
@@ -55,7 +55,7 @@ func (p *Pipeline) collect(into []row) []row {
 	return into
 }
 
-// worstFirst orders by state, then by how far behind, then by name.
+// worstFirst orders by state, then by distance behind the primary, then by name.
 func worstFirst(a, b row) int {
 	if c := cmp.Compare(rank(a.State), rank(b.State)); c != 0 {
 		return c
@@ -78,7 +78,7 @@ func compareOldest(a, b time.Time) int {
 	return a.Compare(b)
 }
 
-// filter says which destinations a list has, and which part of it.
+// filter selects destinations for a list, and a part of the list.
 type filter struct {
 	States        []string
 	Tenant        string // exactly
@@ -91,7 +91,7 @@ func (f *filter) matches(tenant, name, state string) bool {
 		(f.Search == "" || strings.Contains(strings.ToLower(tenant+"/"+name), strings.ToLower(f.Search)))
 }
 
-// list gives the part of the destinations that the filter asks for, the worst first, and how many match it.
+// list gives the requested part of the destinations, the worst first, and the number of matches.
 func (f *filter) list(all []row) (part []row, total int) {
 	matching := make([]*row, 0, len(all))
 	for i := range all {
@@ -106,7 +106,7 @@ func (f *filter) list(all []row) (part []row, total int) {
 	return part, len(matching)
 }
 
-// listNoted is list for destinations of which only the notes are known.
+// listNoted is list for destinations known from the notes only.
 func (f *filter) listNoted(all []Destination) (part []Destination, total int) {
 	var matching []Destination
 	for _, d := range all {
@@ -117,13 +117,13 @@ func (f *filter) listNoted(all []Destination) (part []Destination, total int) {
 	return cutOut(matching, f), len(matching)
 }
 
-// cutOut is the part of a list that the filter asks for.
+// cutOut is the part of a list requested by the filter.
 func cutOut[T any](list []T, f *filter) []T {
 	from := min(f.Offset, len(list))
 	return list[from:min(from+f.Limit, len(list))]
 }
 
-// describe shows a destination as the API does.
+// describe shows a destination in the form of the API.
 func (r *row) describe(now time.Time, speed rate) Destination {
 	s := &r.Status
 	d := Destination{Tenant: r.Tenant, Name: r.Name, Address: known(r.Address()), State: string(s.State), Reason: known(clean(s.Reason)),
@@ -136,7 +136,7 @@ func (r *row) describe(now time.Time, speed rate) Destination {
 	d.Mappings = []Mapping{}
 	for _, m := range r.MappingStatus() {
 		next := describeMapping(m)
-		if !s.Detached { // else what it lacks is not in the queue
+		if !s.Detached { // else the missing rows are not in the queue
 			next.PendingChanges, next.PendingTransactions = &m.Changes, &m.Transactions
 		}
 		d.Mappings = append(d.Mappings, next)
@@ -148,7 +148,7 @@ func (r *row) describe(now time.Time, speed rate) Destination {
 	if s.Copying {
 		d.Backfill = &Backfill{Table: known(s.CopyTable), Rows: s.Copied}
 		if s.CopyTotal > 0 {
-			total := max(s.CopyTotal, s.Copied) // it is an estimate
+			total := max(s.CopyTotal, s.Copied) // CopyTotal is an estimate
 			d.Backfill.Estimated = &total
 			if speed.copied != nil && *speed.copied > 0 {
 				left := float64(total-s.Copied) / *speed.copied
@@ -159,7 +159,7 @@ func (r *row) describe(now time.Time, speed rate) Destination {
 	return d
 }
 
-// describeMapping leaves out what waits for the mapping.
+// describeMapping leaves out the changes waiting for the mapping.
 func describeMapping(m sink.MappingStatus) Mapping {
 	d := Mapping{Name: clean(m.Name), SyncedAt: knownTime(m.At)}
 	if m.SequenceID >= 0 {
@@ -168,8 +168,9 @@ func describeMapping(m sink.MappingStatus) Mapping {
 	return d
 }
 
-// lag is the age of the oldest transaction that waits. A destination that is detached gets none, and one that fails, is copied or was
-// paused before it was filled lacks more than what waits: how far such a one is behind is not known.
+// lag is the age of the oldest waiting transaction. A detached destination gets none. A destination that fails, is copied,
+// or was paused before the first copy was complete lacks more than the waiting transactions: the distance behind the primary
+// is not known.
 func (r *row) lag(now time.Time) (seconds float64, ok bool) {
 	if r.Detached {
 		return 0, false
@@ -214,7 +215,7 @@ func describeSwitch(s sink.Switch) Switch {
 // fuses are the global switches, in the order of the stream.
 var fuses = []string{sink.SwitchReading, sink.SwitchApplying, sink.SwitchBackfills}
 
-// describeSwitches are the three fuses, also those that nobody ever touched, and the destinations that are paused.
+// describeSwitches are the three fuses, including fuses never touched, and the paused destinations.
 func describeSwitches(set []sink.Switch) []Switch {
 	all := make([]Switch, 0, len(fuses))
 	for _, kind := range fuses {

@@ -15,7 +15,7 @@ import (
 //go:embed static templates openapi.json
 var files embed.FS
 
-// routes are all that the server answers.
+// routes are all routes of the server.
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", s.livez)
@@ -32,7 +32,7 @@ func (s *Server) routes() http.Handler {
 		mux.Handle("GET /debug/pprof/symbol", s.withToken(pprof.Symbol))
 		mux.Handle("GET /debug/pprof/cmdline", s.withToken(http.NotFound)) // a command line may hold a secret
 	}
-	static, _ := fs.Sub(files, "static") // it is embedded
+	static, _ := fs.Sub(files, "static") // embedded, so the error is always nil
 	mux.Handle("GET /static/", http.StripPrefix("/static/", http.FileServerFS(static)))
 	mux.HandleFunc("POST /login", s.login)
 	mux.HandleFunc("POST /logout", s.logout)
@@ -70,7 +70,7 @@ func longer(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// livez says whether the process' own loops run. It asks no database.
+// livez says whether the process' own loops run, without asking a database.
 func (s *Server) livez(w http.ResponseWriter, _ *http.Request) {
 	if !s.sampler.alive(time.Now()) {
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -80,7 +80,7 @@ func (s *Server) livez(w http.ResponseWriter, _ *http.Request) {
 	_, _ = io.WriteString(w, "alive\n")
 }
 
-// readyz says whether the process streams, or waits as a standby. What single destinations do is no matter here.
+// readyz says whether the process streams, or waits as a standby. The state of single destinations is no matter here.
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	role := "connecting"
 	if p, _ := s.current(); p != nil {

@@ -12,23 +12,23 @@ import (
 
 const (
 	sampleEvery = time.Second
-	window      = 10  // samples that a rate is taken over
+	window      = 10  // samples under a rate
 	pointsKept  = 300 // of the sparklines
 	recentKept  = 50  // errors
 )
 
-// rate is how fast a destination goes, over the last seconds.
+// rate is the speed of a destination over the last seconds.
 type rate struct {
 	rows, copied *float64
 }
 
-// track is what the sampler remembers of one destination.
+// track is the sampler's memory of one destination.
 type track struct {
 	rate
 	n            int // samples so far
 	rows, copied [window + 1]int64
 	last         *Incident
-	seen         uint64 // the turn in which it was there
+	seen         uint64 // the last turn with the destination present
 }
 
 // point is one second of the sparklines.
@@ -36,13 +36,13 @@ type point struct {
 	lagBytes, lagSeconds, rows, transactions float64
 }
 
-// Incident is an error of a destination, and how often it came again.
+// Incident is an error of a destination, with a count of repetitions.
 type Incident struct {
 	Tenant  string    `json:"tenant"`
 	Name    string    `json:"name"`
 	First   time.Time `json:"first_at"`
 	Last    time.Time `json:"last_at"`
-	Count   int       `json:"count"` // of seconds or attempts that ended with it; 0 is not known
+	Count   int       `json:"count"` // of seconds or attempts that ended with the error; 0 is not known
 	State   string    `json:"state"`
 	Failure Failure   `json:"error"`
 
@@ -65,14 +65,14 @@ type sampler struct {
 	buffer     []row // the sampling goroutine's
 }
 
-// reset forgets what belonged to another pipeline. The sparklines and errors stay.
+// reset forgets the samples of another pipeline. The sparklines and errors stay.
 func (s *sampler) reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.n, s.tracks, s.throughput = 0, map[*sink.Destination]*track{}, Throughput{}
 }
 
-// sample takes one look. Nothing is locked while the destinations are asked but one of them at a time.
+// sample takes one look. Nothing is locked while the destinations are asked, except one destination at a time.
 func (s *sampler) sample(now time.Time, p *Pipeline) {
 	if p == nil {
 		s.mu.Lock()
@@ -104,7 +104,7 @@ func (s *sampler) sample(now time.Time, p *Pipeline) {
 		}
 	}
 	s.push(s.point(lag))
-	clear(s.buffer) // a destination that was removed must not stay in memory for it
+	clear(s.buffer) // so that removed destinations do not stay in memory
 }
 
 // follow notes one destination.
@@ -121,7 +121,7 @@ func (s *sampler) follow(now time.Time, at uint64, r *row) {
 	s.note(now, t, r)
 }
 
-// note keeps an error that is new, or counts it.
+// note keeps a new error, or counts a known one.
 func (s *sampler) note(now time.Time, t *track, r *row) {
 	if r.Err == nil || (t.last != nil && t.last.err == r.Err) { //nolint:errorlint // the same failure, not the same kind
 		return
@@ -142,7 +142,7 @@ func (s *sampler) note(now time.Time, t *track, r *row) {
 // oldest is the place of the oldest of n samples.
 func (s *sampler) oldest(n int) uint64 { return (s.turn - uint64(max(n, 1)-1)) % (window + 1) }
 
-// speed is what was added in a second, over n samples; nil where that cannot be said yet.
+// speed is the gain per second over n samples; nil while too little is known.
 func (s *sampler) speed(ring *[window + 1]int64, n int) *float64 {
 	from, to := s.oldest(n), s.turn%(window+1)
 	seconds := s.times[to].Sub(s.times[from]).Seconds()
@@ -175,7 +175,7 @@ func (s *sampler) push(p point) {
 	s.points = append(s.points, p)
 }
 
-// rateOf is the rate of one destination, empty where it is not known.
+// rateOf is the rate of one destination, empty where the rate is not known.
 func (s *sampler) rateOf(d *sink.Destination) rate {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,14 +202,14 @@ func (s *sampler) incidents() []Incident {
 	return all
 }
 
-// alive reports whether the sampler ran lately: it passes every lock of the router and of each destination.
+// alive reports whether the sampler ran lately: the sampler passes every lock of the router and of each destination.
 func (s *sampler) alive(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return now.Sub(s.ticked) < 30*sampleEvery
 }
 
-// lag is how far the external databases that stream are behind.
+// lag is the distance of the streaming external databases behind the primary.
 func (p *Pipeline) lag(now time.Time, all []row) Lag {
 	var l Lag
 	slot, read, flush := replication.SlotStatus{}, p.Reader.Position(), p.Acks.Flush()
@@ -251,7 +251,7 @@ func (p *Pipeline) lag(now time.Time, all []row) Lag {
 	return l
 }
 
-// quantile is the smallest of the sorted values that so large a share of them does not exceed.
+// quantile is the smallest of the sorted values not exceeded by the given share of the values.
 func quantile(sorted []float64, share float64) *float64 {
 	return &sorted[int(math.Ceil(share*float64(len(sorted))))-1]
 }

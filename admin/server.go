@@ -19,7 +19,7 @@ import (
 	"outflow/sink"
 )
 
-// Options are what a Server is made of.
+// Options are the parts of a Server.
 type Options struct {
 	Listen        string   // host:port; port 0 takes a free one
 	Token         string   // "": none, and then Listen must be loopback
@@ -28,29 +28,29 @@ type Options struct {
 	TenantMetrics bool     // one series a destination
 	Version       string
 	Slot          string
-	// Store writes switches and requests to the primary. It is the server's own, which closes it.
+	// Store writes switches and requests to the primary. The server owns the store, and closes the store.
 	Store *sink.StateStore
 	// Configuration prints the configuration with its origins, without secrets.
 	Configuration func(io.Writer) error
 	Log           *zap.Logger
 }
 
-// Server is the HTTP server. New makes it, Listen takes the port, Run serves.
+// Server is the HTTP server. New makes a server, Listen takes the port, Run serves.
 type Server struct {
 	Options
 	digest   [sha256.Size]byte // of the token
 	started  time.Time
 	hosts    map[string]bool
 	sampler  sampler
-	events   chan struct{} // one place for each who listens to /events
-	ending   chan struct{} // closed when the server ends: streams of events do then
+	events   chan struct{} // one place for each client of /events
+	ending   chan struct{} // closed when the server ends: streams of events end then
 	registry *prometheus.Registry
 	handler  http.Handler
 	listener net.Listener
 
 	mu       sync.Mutex
 	pipeline *Pipeline
-	problem  error // why there is no pipeline
+	problem  error // the reason for the missing pipeline
 
 	lookMu sync.Mutex
 	looked *snapshot
@@ -59,7 +59,7 @@ type Server struct {
 	notes   Notebook // the newest; zero while this process knows the destinations itself
 }
 
-// maxEvents bounds who may listen to /events at the same time.
+// maxEvents bounds the clients listening to /events at the same time.
 const maxEvents = 32
 
 // New checks the options. Nothing runs and no port is taken yet.
@@ -84,7 +84,7 @@ func New(o Options) (*Server, error) {
 	return s, nil
 }
 
-// loopback reports whether only this machine can reach an address with that host.
+// loopback reports whether only this machine can reach an address with the given host.
 func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
@@ -103,10 +103,11 @@ func (s *Server) Listen(ctx context.Context) error {
 	return nil
 }
 
-// URL is where the dashboard is, once Listen has returned.
+// URL is the address of the dashboard, once Listen has returned.
 func (s *Server) URL() string { return "http://" + s.listener.Addr().String() + "/" }
 
-// Attach shows and steers that pipeline from now on; nil: there is none, and problem says why (nil where that is not known).
+// Attach shows and steers the given pipeline from now on; nil: there is none, and problem says why (nil where the reason is
+// not known).
 func (s *Server) Attach(p *Pipeline, problem error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,7 +123,7 @@ func (s *Server) current() (*Pipeline, error) {
 	return s.pipeline, s.problem
 }
 
-// shutdownTimeout bounds the answers that are under way when the process ends.
+// shutdownTimeout bounds the unfinished answers when the process ends.
 const shutdownTimeout = 3 * time.Second
 
 // Run serves until ctx is done.
@@ -160,7 +161,7 @@ func (s *Server) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// notesEvery is how often a process that does not read the slot reads what is noted of the destinations.
+// notesEvery is the time between two looks at the notes on the destinations, in a process not reading the slot.
 const notesEvery = time.Second
 
 // readNotesUntil keeps the notebook new while another process may be reading the slot.

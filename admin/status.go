@@ -10,7 +10,7 @@ import (
 	"outflow/sink"
 )
 
-// snapshot is the whole process at one moment. It is not changed once it is made.
+// snapshot is the whole process at one moment. A snapshot never changes.
 type snapshot struct {
 	Status
 	pipeline *Pipeline
@@ -20,7 +20,7 @@ type snapshot struct {
 	points   []point
 }
 
-// snapshotFor is how long a snapshot may be used again: many who ask at the same time share one.
+// snapshotFor is the time of reuse of a snapshot: many clients asking at the same time share one snapshot.
 const snapshotFor = 200 * time.Millisecond
 
 // look returns the state of now, or of a moment ago.
@@ -65,14 +65,14 @@ func (s *Server) take(now time.Time, p *Pipeline, problem error) *snapshot {
 	return snap
 }
 
-// own reports whether this process knows the destinations itself: it reads the slot, or has only lost the primary. Else another process
-// may be reading, and what is noted on the primary is nearer to the truth.
+// own reports whether this process knows the destinations itself: the process reads the slot, or has only lost the primary.
+// Else another process may be reading, and the notes on the primary are nearer to the truth.
 func (p *Pipeline) own() bool {
 	state := p.Reader.State()
 	return state == replication.Streaming || state == replication.Connecting && p.Router.Begun()
 }
 
-// inSyncWithin is how far behind a destination may be that counts as in sync.
+// inSyncWithin is the largest lag of a destination that counts as in sync.
 const inSyncWithin = 10 * time.Second
 
 // fromRows sums up the destinations of this process.
@@ -115,7 +115,7 @@ func (p *Pipeline) slot(name string) Slot {
 	return s
 }
 
-// fill takes over what the primary said.
+// fill takes over the primary's answers.
 func (s *Slot) fill(st replication.SlotStatus) {
 	s.CheckedAt, s.Active, s.WALStatus, s.Invalidation = knownTime(st.At), &st.Active, known(st.WALStatus), known(st.InvalidationReason)
 	s.ConfirmedLSN, s.RestartLSN, s.WALEnd = position(st.ConfirmedFlush), position(st.Restart), position(st.WALEnd)
@@ -129,7 +129,7 @@ const (
 	critical = "critical"
 )
 
-// judge finds the reasons, the worst first, and what they add up to.
+// judge finds the reasons, the worst first, and the health that follows.
 func (s *snapshot) judge(problem error) {
 	add := func(severity, format string, args ...any) {
 		s.Reasons = append(s.Reasons, Reason{severity, fmt.Sprintf(format, args...)})
@@ -164,7 +164,7 @@ func (s *snapshot) judge(problem error) {
 	}
 }
 
-// judgeNotes says whose words the figures are.
+// judgeNotes names the source of the figures.
 func (s *snapshot) judgeNotes(add func(severity, format string, args ...any)) {
 	n := s.Noted
 	switch {
@@ -182,7 +182,7 @@ func (s *snapshot) judgeNotes(add func(severity, format string, args ...any)) {
 	}
 }
 
-// ended is why reading has ended, where that is noted; else "".
+// ended is the noted reason for the end of reading; "" without a note.
 func (s *snapshot) ended() string {
 	for _, d := range s.noted {
 		if d.Reason != nil && strings.HasPrefix(*d.Reason, replication.Ended) {
@@ -221,13 +221,13 @@ func (s *snapshot) judgeSwitches(add func(severity, format string, args ...any))
 	}
 }
 
-// manyFail is how many destinations have to fail at once, and which share of all, until they count as one large fault.
+// manyFail is the number of destinations, and the share of all, that must fail at once to count as one large fault.
 const (
 	manyFail      = 3
 	manyFailShare = 0.2
 )
 
-// judgeDestinations says how many are in trouble. A few do not make the process fail: it goes on for all others.
+// judgeDestinations counts the destinations in trouble. A few do not make the process fail: the process goes on for all others.
 func (s *snapshot) judgeDestinations(add func(severity, format string, args ...any)) {
 	n := s.Destinations[string(sink.Halted)] + s.Destinations[string(sink.Parked)] + s.Destinations[string(sink.Retrying)]
 	if n > manyFail && float64(n) > manyFailShare*float64(s.Total) {

@@ -6,10 +6,10 @@ import (
 	"outflow/replication"
 )
 
-// Role is what the process does with the slot: connecting, standby or streaming.
+// Role is the work of the process on the slot: connecting, standby or streaming.
 type Role string
 
-// Health sums up the reasons: healthy, degraded (something wants attention, the stream goes on) or failing (it does not).
+// Health sums up the reasons: healthy, degraded (the stream goes on, but needs attention) or failing (the stream does not go on).
 type Health string
 
 // The values of Health.
@@ -19,13 +19,13 @@ const (
 	Failing  Health = "failing"
 )
 
-// Reason is one thing that an operator should know, in words.
+// Reason is a fact for the operator, in words.
 type Reason struct {
 	Severity string `json:"severity"` // notice, warning or critical
 	Message  string `json:"message"`
 }
 
-// Position is an LSN as text and as the integer that it is.
+// Position is an LSN as text and as an integer.
 type Position struct {
 	Text    string `json:"text"`
 	Integer uint64 `json:"integer"`
@@ -38,7 +38,7 @@ func position(lsn replication.LSN) *Position {
 	return &Position{lsn.String(), uint64(lsn)}
 }
 
-// Status is the whole process at one moment: GET /api/status. What is not known is nil.
+// Status is the whole process at one moment: GET /api/status. Unknown fields are nil.
 type Status struct {
 	Version      string         `json:"version"`
 	StartedAt    time.Time      `json:"started_at"`
@@ -54,30 +54,30 @@ type Status struct {
 	Queue        Queue          `json:"queue"`
 	Destinations map[string]int `json:"destinations"` // by state, all states
 	Total        int            `json:"total"`        // of the destinations
-	InSync       *int           `json:"in_sync"`      // those that stream and are at most inSyncWithin behind; nil is not known
-	Detached     int            `json:"detached"`     // those that the stream goes on without
+	InSync       *int           `json:"in_sync"`      // destinations streaming at most inSyncWithin behind; nil is not known
+	Detached     int            `json:"detached"`     // destinations that the stream goes on without
 	Noted        *Notes         `json:"noted"`        // nil: this process reads the slot, and knows the destinations itself
 	Switches     []Switch       `json:"switches"`
 }
 
-// Notes say that the destinations are shown as the process that reads the slot has noted them on the primary.
+// Notes say that the destinations are shown from the primary's notes, written by the process reading the slot.
 type Notes struct {
 	At     *time.Time  `json:"at"`     // when the notes were read; nil: not yet
-	Reader *SlotReader `json:"reader"` // nil: nobody reads the slot
+	Reader *SlotReader `json:"reader"` // nil: no process reads the slot
 	Error  *string     `json:"error"`  // why the notes cannot be read
 }
 
-// SlotReader is who reads the slot, as the primary sees it.
+// SlotReader is the reader of the slot, as the primary sees the reader.
 type SlotReader struct {
 	Host        *string    `json:"host"`             // machine of the process of Outflow
-	Process     *int       `json:"process"`          // its id there
-	Walsender   int        `json:"walsender"`        // the process of the primary that serves it
-	Application *string    `json:"application_name"` // nil also where this role may not see it
+	Process     *int       `json:"process"`          // id of the process on the host
+	Walsender   int        `json:"walsender"`        // the process of the primary that serves the reader
+	Application *string    `json:"application_name"` // nil also where this role may not see the name
 	Address     *string    `json:"client_address"`
 	Since       *time.Time `json:"since"`
 }
 
-// Slot is the replication slot, as the primary had it when it was last asked.
+// Slot is the replication slot, as the primary last reported the slot.
 type Slot struct {
 	Name          string     `json:"name"`
 	CheckedAt     *time.Time `json:"checked_at"`
@@ -87,17 +87,17 @@ type Slot struct {
 	ConfirmedLSN  *Position  `json:"confirmed_flush_lsn"`
 	RestartLSN    *Position  `json:"restart_lsn"`
 	WALEnd        *Position  `json:"wal_end_lsn"`
-	FlushLSN      *Position  `json:"flush_lsn"` // what this process acknowledges
-	ReadLSN       *Position  `json:"read_lsn"`  // how far this process has read
+	FlushLSN      *Position  `json:"flush_lsn"` // acknowledged by this process
+	ReadLSN       *Position  `json:"read_lsn"`  // read by this process
 	RetainedBytes *int64     `json:"retained_bytes"`
 	SafeBytes     *int64     `json:"safe_bytes"` // nil also where there is no limit
 	Outstanding   *int       `json:"outstanding_transactions"`
 }
 
-// IsActive reports whether somebody reads the slot.
+// IsActive reports whether a process reads the slot.
 func (s Slot) IsActive() bool { return s.Active != nil && *s.Active }
 
-// Lag is how far the external databases that stream are behind the primary.
+// Lag is the distance of the streaming external databases behind the primary.
 type Lag struct {
 	Bytes           *int64     `json:"bytes"`
 	Seconds         *float64   `json:"seconds"` // of the worst; nil: none streams, or nothing is known
@@ -108,14 +108,14 @@ type Lag struct {
 	EndToEndAt      *time.Time `json:"end_to_end_at"`
 }
 
-// Laggard is the destination that is the farthest behind of those that stream.
+// Laggard is the streaming destination farthest behind.
 type Laggard struct {
 	Tenant  string  `json:"tenant"`
 	Name    string  `json:"name"`
 	Seconds float64 `json:"seconds"`
 }
 
-// Throughput is what was committed in external databases a second, over the last seconds.
+// Throughput is the work committed in external databases per second, over the last seconds.
 type Throughput struct {
 	Rows         *float64 `json:"rows_per_second"`
 	Transactions *float64 `json:"transactions_per_second"`
@@ -130,7 +130,7 @@ type Totals struct {
 	Failures     int64 `json:"failures"`
 }
 
-// Queue is what waits, for all destinations or for one.
+// Queue is the waiting work, for all destinations or for one.
 type Queue struct {
 	Transactions int    `json:"transactions"`
 	Changes      int64  `json:"changes"`
@@ -157,10 +157,10 @@ type Destination struct {
 	State          string     `json:"state"`
 	Reason         *string    `json:"reason"`
 	Since          *time.Time `json:"since"`
-	Detached       bool       `json:"detached"` // the stream goes on without it, and it is copied anew when it takes rows again
+	Detached       bool       `json:"detached"` // the stream goes on without the destination; rows are copied again when it takes rows again
 	DetachedReason *string    `json:"detached_reason"`
 	LastSequenceID *int64     `json:"last_sequence_id"`
-	LastCommitAt   *time.Time `json:"last_commit_at"` // on the primary, of the last transaction that is applied
+	LastCommitAt   *time.Time `json:"last_commit_at"` // on the primary, of the last applied transaction
 	Backlog        *Queue     `json:"backlog"`
 	LagSeconds     *float64   `json:"lag_seconds"`
 	Rows           *int64     `json:"rows"`
@@ -169,20 +169,20 @@ type Destination struct {
 	NextRetryAt    *time.Time `json:"next_retry_at"`
 	Error          *Failure   `json:"error"`
 	Backfill       *Backfill  `json:"backfill"`
-	CopiedRows     *int64     `json:"copied_rows"` // of the copy in progress, or else of the last one
-	Mappings       []Mapping  `json:"mappings"`    // in the order in which they run
+	CopiedRows     *int64     `json:"copied_rows"` // of the copy in progress, or else of the last copy
+	Mappings       []Mapping  `json:"mappings"`    // in the order of execution
 }
 
-// Mapping is how far one mapping of a destination is.
+// Mapping is the progress of one mapping of a destination.
 type Mapping struct {
 	Name                string     `json:"name"`
 	SequenceID          *int64     `json:"last_synced_sequence_id"`
 	SyncedAt            *time.Time `json:"last_synced_at"`
-	PendingChanges      *int64     `json:"pending_changes"` // nil where only notes are known, and of a destination that is detached
+	PendingChanges      *int64     `json:"pending_changes"` // nil where only notes are known, and for a detached destination
 	PendingTransactions *int       `json:"pending_transactions"`
 }
 
-// Detail is a destination with what only its own page shows.
+// Detail is a destination with the fields that only the destination's own page shows.
 type Detail struct {
 	Destination
 	History []Event `json:"history"` // newest first
@@ -195,7 +195,7 @@ type Event struct {
 	Reason string    `json:"reason"`
 }
 
-// Failure is the last error of a destination that has not succeeded since.
+// Failure is the last error of a destination without a success since.
 type Failure struct {
 	Message  string  `json:"message"`
 	Class    string  `json:"class"`
@@ -217,7 +217,7 @@ type Backfill struct {
 	SecondsLeft *float64 `json:"seconds_left"`
 }
 
-// Table is what was read of one source table since the pipeline started.
+// Table counts the changes of one source table read since the pipeline started.
 type Table struct {
 	Name          string `json:"name"`
 	Inserts       int64  `json:"inserts"`
@@ -229,10 +229,10 @@ type Table struct {
 	MaxSequenceID *int64 `json:"max_sequence_id"`
 }
 
-// Page is a part of a list, and how long the list is.
+// Page is a part of a list, and the length of the list.
 type Page struct {
 	Destinations []Destination `json:"destinations"`
-	Total        int           `json:"total"` // that match the filter
+	Total        int           `json:"total"` // entries matching the filter
 	Limit        int           `json:"limit"`
 	Offset       int           `json:"offset"`
 }

@@ -1,4 +1,4 @@
-// Package testdata holds the application's schema that Outflow's defaults are made for. The demo and the tests use it.
+// Package testdata holds the application's schema, the base of Outflow's defaults. The demo and the tests use the schema.
 package testdata
 
 import _ "embed" // for the schema

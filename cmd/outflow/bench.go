@@ -15,12 +15,12 @@ import (
 	"outflow/internal/config"
 )
 
-// workload is a backlog that is drained: so many changes in each transaction.
+// workload is a backlog to drain: so many changes in each transaction.
 type workload struct {
 	name  string
 	what  string
 	batch int
-	call  string // the procedure of the source that writes it
+	call  string // the procedure of the source that writes the backlog
 }
 
 var workloads = []workload{
@@ -30,10 +30,10 @@ var workloads = []workload{
 	{"w100u", "updates, 100 a transaction", 100, "bench_update"},
 }
 
-// latencyName is what --only calls the measurement of latency.
+// latencyName is the name of the latency measurement for --only.
 const latencyName = "latency"
 
-// benchOptions are what the flags say.
+// benchOptions are the flags.
 type benchOptions struct {
 	rounds          int
 	changes         int
@@ -113,7 +113,7 @@ func (o *benchOptions) wants(name string) bool {
 func (o *benchOptions) run(ctx context.Context, out, errOut io.Writer) (err error) {
 	defer func() {
 		if ctx.Err() != nil {
-			err = errors.New("interrupted") // what broke off then is of no interest
+			err = errors.New("interrupted") // the errors of the interrupted work are of no interest
 		}
 	}()
 	w, err := newBenchWorld(ctx, errOut)

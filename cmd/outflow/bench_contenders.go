@@ -15,19 +15,19 @@ import (
 	"outflow/sink"
 )
 
-// contender is one of the two that are compared, in one arena.
+// contender is one of the two compared programs, in one arena.
 type contender interface {
 	name() string
-	// db is a connection to the contender's database on the target, for whoever watches and verifies.
+	// db is a connection to the contender's database on the target, for watching and verifying.
 	db() *pgx.Conn
-	// slotName is the slot that prepare makes; what is committed after that is its backlog.
+	// slotName is the slot made by prepare; later commits are the slot's backlog.
 	slotName() string
 	prepare(ctx context.Context) error
-	// start begins to replicate. failed is closed when that ended by itself.
+	// start begins to replicate. failed is closed when replication ended by itself.
 	start(ctx context.Context) (failed <-chan struct{}, err error)
-	// fault says what is known of a contender that does not get on.
+	// fault tells the known facts about a contender that does not get on.
 	fault() error
-	// remove ends replication and takes away what dropping the databases does not. It may be called without prepare.
+	// remove ends replication and takes away the objects that dropping the databases leaves. remove may be called without prepare.
 	remove(ctx context.Context) error
 }
 
@@ -74,7 +74,7 @@ func (s *subscription) remove(ctx context.Context) error {
 		return nil
 	}
 	s.made = false
-	conn, err := pgx.ConnectConfig(ctx, s.target.Config()) // an interruption closes the one that was in use
+	conn, err := pgx.ConnectConfig(ctx, s.target.Config()) // an interruption closes the connection in use
 	if err != nil {
 		return err
 	}
@@ -104,8 +104,8 @@ func (p *pipelined) name() string     { return oursName }
 func (p *pipelined) db() *pgx.Conn    { return p.target }
 func (p *pipelined) slotName() string { return p.slot }
 
-// prepare makes publication and slot, and has the pipeline run until what is in the table is copied: only the backlog after
-// that is measured, as it is with the subscription.
+// prepare makes publication and slot, and has the pipeline run until the rows in the table are copied: only the backlog
+// after the copy is measured, as with the subscription.
 func (p *pipelined) prepare(ctx context.Context) error {
 	cfg := config.Default()
 	cfg.Source.DSN, cfg.Source.Slot, cfg.Source.Publication = secret.New(p.dsn), p.slot, p.slot

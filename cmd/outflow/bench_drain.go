@@ -17,7 +17,7 @@ import (
 // drainTimeout bounds one drain.
 const drainTimeout = 10 * time.Minute
 
-// drain is one backlog brought over by one contender. CPU times are in seconds, -1 where they cannot be known.
+// drain is a backlog brought over by a contender. CPU times are in seconds, -1 where unknown.
 type drain struct {
 	Seconds    float64 `json:"seconds"`
 	RowsPerSec float64 `json:"rows_per_second"`
@@ -26,7 +26,7 @@ type drain struct {
 	Self       float64 `json:"outflow_cpu_seconds"` // of this process
 }
 
-// drainRound writes one backlog and has both contenders drain it, one after the other, in an order that alternates.
+// drainRound writes a backlog and has both contenders drain the backlog in turn, in an order that alternates.
 func (w *benchWorld) drainRound(ctx context.Context, load workload, round, changes int, result *drainResult) (err error) {
 	there := 0
 	if load.call == "bench_update" {
@@ -55,7 +55,7 @@ func (w *benchWorld) drainRound(ctx context.Context, load workload, round, chang
 	return nil
 }
 
-// drain runs one contender until it has everything, and verifies that.
+// drain runs a contender until the target has everything, and verifies the result.
 func (a *arena) drain(ctx context.Context, c contender, changes int) (drain, error) {
 	if err := a.settle(ctx); err != nil {
 		return drain{}, err
@@ -82,8 +82,8 @@ func (a *arena) drain(ctx context.Context, c contender, changes int) (drain, err
 	return d, a.verify(ctx, c.db())
 }
 
-// awaitRow waits until a row is visible on the target. 10 ms are nothing beside a drain, and 100 look-ups by key a second cost
-// next to nothing.
+// awaitRow waits until a row is visible on the target. 10 ms are nothing beside a drain, and 100 look-ups by key a second
+// cost next to nothing.
 func awaitRow(ctx context.Context, c contender, failed <-chan struct{}, id int) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -122,7 +122,7 @@ func (a *arena) verify(ctx context.Context, target *pgx.Conn) error {
 	return nil
 }
 
-// serverCPU reads what the contender's two server processes have used. Both began with the drain.
+// serverCPU reads the CPU time of the contender's two server processes. Both began with the drain.
 func (a *arena) serverCPU(ctx context.Context, c contender, d *drain) error {
 	var sender, backend int
 	err := a.source.QueryRow(ctx, `SELECT coalesce(active_pid, 0) FROM pg_replication_slots WHERE slot_name = $1`, c.slotName()).Scan(&sender)
@@ -135,7 +135,7 @@ func (a *arena) serverCPU(ctx context.Context, c contender, d *drain) error {
 	return err
 }
 
-// processCPU is the CPU time of a Postgres process of this machine in seconds, -1 where it is not to be found.
+// processCPU is the CPU time of a local Postgres process in seconds, -1 where the process is not to be found.
 func processCPU(pid int) float64 {
 	const ticks = 100 // USER_HZ, the same on every Linux
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

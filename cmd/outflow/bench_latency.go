@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// benchSeen has the target tell of each row by NOTIFY. Its delivery is part of COMMIT, so it comes when the row is visible,
-// and it costs both contenders the same. A reader that polls instead would take a good part of two cores to see a tenth
-// of a millisecond, and so slow down what it watches. Apply workers fire ALWAYS triggers only.
+// benchSeen has the target tell of each row by NOTIFY. The delivery is part of COMMIT, so the notification comes when the
+// row is visible, and costs both contenders the same. A polling reader would take a good part of two cores to see a tenth of
+// a millisecond, and so slow down the watched contender. Apply workers fire ALWAYS triggers only.
 const benchSeen = `
 CREATE FUNCTION bench_seen() RETURNS trigger LANGUAGE plpgsql AS
 	$$ BEGIN PERFORM pg_notify('bench_seen', NEW.id::text); RETURN NULL; END $$;
@@ -24,7 +24,7 @@ ALTER TABLE item ENABLE ALWAYS TRIGGER bench_seen`
 // arrivalTimeout bounds how long a row may be under way before the measurement is given up.
 const arrivalTimeout = 20 * time.Second
 
-// latency is what one contender needed in one round, in milliseconds.
+// latency is the times of one contender in one round, in milliseconds.
 type latency struct {
 	P50     float64 `json:"p50_ms"`
 	P99     float64 `json:"p99_ms"`
@@ -57,9 +57,9 @@ func (w *benchWorld) latencyRound(ctx context.Context, round int, result *latenc
 	return nil
 }
 
-// latency writes n rows with ids from first, in transactions of one row each, while a watcher notes when they arrive.
+// latency writes n rows with ids from first, in transactions of one row each, while a watcher notes when the rows arrive.
 func (a *arena) latency(ctx context.Context, c contender, rate, first, n, warmUp int) (latency, error) {
-	marker := markerID + first // behind what the other contender's turn has written
+	marker := markerID + first // behind the rows from the other contender's turn
 	if err := errors.Join(a.mark(ctx, marker), a.settle(ctx)); err != nil {
 		return latency{}, err
 	}
@@ -128,7 +128,7 @@ func watchArrivals(ctx context.Context, db *pgx.Conn, first int, seen []time.Tim
 	return nil
 }
 
-// summarize makes percentiles. A row that was seen before its writer had the answer took no time.
+// summarize makes percentiles. A row seen before the answer to its writer took no time.
 func summarize(committed, seen []time.Time) latency {
 	took := make([]float64, len(seen))
 	for i := range seen {
@@ -138,7 +138,7 @@ func summarize(committed, seen []time.Time) latency {
 	return latency{P50: percentile(took, 50), P99: percentile(took, 99), Max: took[len(took)-1], Samples: len(took)}
 }
 
-// percentile is the smallest value that at least p percent of the sorted ones do not exceed.
+// percentile is the smallest value not exceeded by at least p percent of the sorted values.
 func percentile(sorted []float64, p int) float64 {
 	return sorted[max(0, (len(sorted)*p+99)/100-1)]
 }

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// benchReport is what a bench found.
+// benchReport is the result of a bench.
 type benchReport struct {
 	Environment benchEnvironment `json:"environment"`
 	Rounds      int              `json:"rounds"`
@@ -22,7 +22,7 @@ type benchReport struct {
 	Latency     *latencyResult   `json:"latency,omitempty"`
 }
 
-// benchEnvironment is where it was found.
+// benchEnvironment describes the machine of the bench.
 type benchEnvironment struct {
 	Outflow  string  `json:"outflow"`
 	Postgres string  `json:"postgres"`
@@ -168,7 +168,7 @@ func (w *benchWorld) environment(ctx context.Context) benchEnvironment {
 	return e
 }
 
-// fsyncTime is how long 8 KB need to get to disk in that directory: the median of 50 writes.
+// fsyncTime is the time of 8 KB to disk in the given directory: the median of 50 writes.
 func fsyncTime(dir string) (time.Duration, error) {
 	f, err := os.Create(filepath.Join(dir, "fsync.tmp"))
 	if err != nil {

@@ -18,9 +18,10 @@ import (
 
 const (
 	benchTenant = "b0000000-0000-4000-8000-000000000000"
-	// markerID is the row that is written after a backlog: who sees it has seen everything before it. Later ones follow it.
+	// markerID is the row written after a backlog: a reader of the row has seen everything before the row. Later markers
+	// follow the first.
 	markerID = 1_000_000_000
-	// benchCleanup bounds what is done after a measurement ended, or was interrupted.
+	// benchCleanup bounds the cleaning after a measurement ended, or was interrupted.
 	benchCleanup = 30 * time.Second
 )
 
@@ -30,7 +31,8 @@ const benchTable = `CREATE TABLE IF NOT EXISTS item (
 	active boolean NOT NULL, score integer NOT NULL, data jsonb NOT NULL, created_at timestamp(3) NOT NULL,
 	updated_at timestamptz NOT NULL, PRIMARY KEY (tenant, id))`
 
-// benchRows makes rows out of their ids, the same ones in every run and on both servers. STABLE lets the planner inline it.
+// benchRows makes rows out of their ids, the same rows in every run and on both servers. STABLE lets the planner inline the
+// function.
 const benchRows = `CREATE FUNCTION bench_rows(low bigint, high bigint) RETURNS SETOF item LANGUAGE sql STABLE AS $$
 	SELECT '` + benchTenant + `'::uuid, i, md5(i::text)::uuid, 'user number ' || i, 'user' || i || '@example.com',
 		repeat(md5((i + 1)::text), 4), i % 3 = 0, (i % 1000)::int,
@@ -56,7 +58,7 @@ BEGIN
 	END LOOP;
 END $$`
 
-// benchMapping is what a subscription does: the same columns into a table of the same shape.
+// benchMapping does the work of a subscription: the same columns into a table of the same shape.
 const benchMapping = `name: item
 target: item
 schema: |
@@ -86,7 +88,7 @@ type benchWorld struct {
 	arenas         int
 }
 
-// benchSettings keep what runs beside the measured work from disturbing it; both contenders have the same.
+// benchSettings keep background work from disturbing the measured work; both contenders have the same.
 var benchSettings = map[string]string{
 	"autovacuum":                  "off",
 	"shared_buffers":              "256MB",
@@ -132,13 +134,13 @@ func (w *benchWorld) close() error {
 }
 
 // arena is one measurement's own databases: one on the source, and one on the target for each contender. Nothing of an
-// earlier measurement is in them.
+// earlier measurement is there.
 type arena struct {
 	w          *benchWorld
 	name       string
 	source     *pgx.Conn
 	contenders []contender
-	undo       []func(context.Context) error // what close does, last first
+	undo       []func(context.Context) error // the steps of close, last first
 }
 
 // newArena makes databases with rows 1 to n in the table, and a slot for each contender.
@@ -187,8 +189,8 @@ func (a *arena) database(ctx context.Context, on *pgcluster.Cluster, name string
 		return nil, "", err
 	}
 	a.undo = append(a.undo, conn.Close)
-	// A generic plan of the look-up for the last row is made while the table is empty: a scan of all of it, a hundred times a
-	// second, which took most of a core from whoever was measured.
+	// A generic plan of the look-up for the last row is made while the table is empty: a full scan, a hundred times a
+	// second, which took most of a core from the measured contender.
 	for _, statement := range []string{benchTable, benchRows, `SET synchronous_commit = off`, `SET timezone = 'UTC'`, `SET plan_cache_mode = force_custom_plan`,
 		fmt.Sprintf(`INSERT INTO item SELECT * FROM bench_rows(1, %d)`, n), `ANALYZE item`} {
 		if _, err := conn.Exec(ctx, statement); err != nil {
@@ -198,13 +200,13 @@ func (a *arena) database(ctx context.Context, on *pgcluster.Cluster, name string
 	return conn, dsn, nil
 }
 
-// mark writes the row with that id, which ends a backlog.
+// mark writes the row with the given id, which ends a backlog.
 func (a *arena) mark(ctx context.Context, id int) error {
 	_, err := a.source.Exec(ctx, `INSERT INTO item SELECT * FROM bench_rows($1, $1)`, id)
 	return err
 }
 
-// settle writes what is dirty on both servers, so that no contender pays for what came before it.
+// settle writes dirty pages on both servers, so that no contender pays for earlier work.
 func (a *arena) settle(ctx context.Context) error {
 	return errors.Join(a.w.source.Exec(ctx, "", "CHECKPOINT"), a.w.target.Exec(ctx, "", "CHECKPOINT"))
 }

@@ -59,7 +59,7 @@ Exit codes: 0 nothing failed, 1 something failed, 2 usage or configuration.`,
 	return c
 }
 
-// checkOutcome is what check prints with -o json.
+// checkOutcome is the output of check with -o json.
 type checkOutcome struct {
 	Result   string       `json:"result"` // ok or fail
 	Passed   int          `json:"passed"`
@@ -69,14 +69,14 @@ type checkOutcome struct {
 	Groups   []checkGroup `json:"groups"`
 }
 
-// checkGroup is what was found of one thing.
+// checkGroup is the findings on one thing.
 type checkGroup struct {
 	Name   string               `json:"name"` // primary, mappings, destinations, or "destination tenant/name"
 	Checks replication.Findings `json:"checks"`
 }
 
 const (
-	primaryPatience     = time.Minute // for all that is asked of the primary
+	primaryPatience     = time.Minute // for all questions to the primary
 	destinationPatience = 30 * time.Second
 	checksAtOnce        = 8
 )
@@ -138,7 +138,7 @@ func (r *checkOutcome) write(w io.Writer, output string) error {
 	return nil
 }
 
-// marks are the verdicts as they are printed: words, for who sees no colours.
+// marks are the printed verdicts: words, for readers who see no colours.
 var marks = map[replication.Verdict]string{replication.Passed: "ok", replication.Warning: "warn",
 	replication.Failed: "FAIL", replication.Unchecked: "skip"}
 

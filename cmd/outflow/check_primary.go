@@ -39,7 +39,7 @@ func (k *checking) close() {
 	}
 }
 
-// checkMappings loads every mapping by itself, so that one with a fault does not hide the others.
+// checkMappings loads every mapping by itself, so that a faulty mapping does not hide the others.
 func (k *checking) checkMappings() {
 	var found replication.Findings
 	k.set = mapping.Set{}
@@ -93,7 +93,7 @@ func (k *checking) checkPrimary(ctx context.Context) {
 	k.readSource(ctx, setup)
 }
 
-// checkTables looks at each table by itself and plans with those that are in order.
+// checkTables looks at each table by itself and plans with the tables in order.
 func (k *checking) checkTables(ctx context.Context) (found replication.Findings, complete bool) {
 	good := *k.cfg
 	good.Source.Tables = nil
@@ -117,7 +117,7 @@ func (k *checking) checkTables(ctx context.Context) (found replication.Findings,
 	if len(good.Source.Tables) == 0 {
 		return found, false
 	}
-	// What is wrong with the tables is found already.
+	// Faults of the tables are found already.
 	p, err := planWith(ctx, k.conn, &good, k.set, func(ctx context.Context, conn *pgx.Conn, rules []replication.TableRule) ([]*replication.Table, error) {
 		tables, err := replication.CheckTables(ctx, conn, rules)
 		if slices.Contains(tables, nil) || len(tables) < len(rules) {
@@ -182,7 +182,7 @@ func (in *installation) checkSchema(ctx context.Context) (found replication.Find
 	return found
 }
 
-// missingRights are the GRANTs that the role lacks; without those on the schema outflow where that is to be made.
+// missingRights are the GRANTs that the role lacks; without rights on the schema outflow where the schema is still to be made.
 func (in *installation) missingRights(ctx context.Context, pending bool) (missing []string, err error) {
 	for _, g := range in.grants() {
 		var held bool
@@ -198,7 +198,7 @@ func (in *installation) missingRights(ctx context.Context, pending bool) (missin
 	return missing, nil
 }
 
-// readSource reads what external databases are compared with. Where nothing ever ran there is nothing to compare.
+// readSource reads the reference for external databases. Where nothing ever ran there is nothing to compare.
 func (k *checking) readSource(ctx context.Context, setup replication.Setup) {
 	source, err := setup.Known(ctx, k.conn)
 	if err != nil {
@@ -210,7 +210,7 @@ func (k *checking) readSource(ctx context.Context, setup replication.Setup) {
 	}
 }
 
-// chosen are the destinations that the flags name. Where the primary does not answer they are as they are configured.
+// chosen are the destinations named by the flags. Where the primary does not answer, the list is the configured one.
 func (k *checking) chosen(ctx context.Context, o checkOptions) ([]sink.Target, error) {
 	var all []sink.Target
 	var found replication.Findings
@@ -243,7 +243,7 @@ func (k *checking) chosen(ctx context.Context, o checkOptions) ([]sink.Target, e
 	return all, nil
 }
 
-// checker is what looks at external databases.
+// checker looks at external databases.
 func (k *checking) checker() *sink.Checker {
 	c := &sink.Checker{Options: sinkOptions(k.cfg.Sink), SourceID: k.source, Highest: k.highest}
 	if k.plan != nil {

@@ -66,7 +66,7 @@ func (d *demo) check() error {
 	return nil
 }
 
-// run is the whole demonstration. Its last line says that the result was verified.
+// run is the whole demonstration. The last line says that the result was verified.
 func (d *demo) run(ctx context.Context) error {
 	err := d.work(ctx)
 	if err = errors.Join(err, d.leave()); err != nil {
@@ -90,7 +90,7 @@ func (d *demo) work(ctx context.Context) error {
 	return d.verify(context.WithoutCancel(ctx))
 }
 
-// prepare does what comes before the stream is read: servers, slot, and the first users behind it.
+// prepare does the work before the stream is read: servers, slot, and the first users behind the slot.
 func (d *demo) prepare(ctx context.Context) error {
 	err := d.servers.start(ctx, d.tenants)
 	if err != nil {
@@ -137,7 +137,7 @@ func (d *demo) live(ctx context.Context) error {
 // stalledAfter is how long the slot may stand still, with changes to come, before the demo gives up.
 const stalledAfter = 30 * time.Second
 
-// catchUp waits until the primary knows that everything it has committed is in the external databases.
+// catchUp waits until the primary knows that all commits are in the external databases.
 func (d *demo) catchUp(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, d.servers.source)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 
 const (
 	demoUsers   = 10_000 // written before the stream is read
-	seedUsers   = 1000   // in one transaction of those
-	bulkUsers   = 20     // in one transaction of the load's larger ones
+	seedUsers   = 1000   // in one of the transactions for demoUsers
+	bulkUsers   = 20     // in one of the load's larger transactions
 	demoWriters = 2      // so that transactions overlap
 )
 
@@ -27,7 +27,7 @@ type demoLoad struct {
 	changes, transactions atomic.Int64 // committed by run
 }
 
-// demoWriter is one of the application's connections. Each has users of its own, so that none waits for another's locks.
+// demoWriter is one of the application's connections. Each has users of its own, so that no connection waits for another's locks.
 type demoWriter struct {
 	load  *demoLoad
 	rand  *rand.Rand
@@ -39,7 +39,7 @@ type demoTenantUsers struct {
 	ids    []string
 }
 
-// newDemoLoad writes the first users, and deals them out to the writers.
+// newDemoLoad writes the first users, and deals the users out to the writers.
 func newDemoLoad(ctx context.Context, source string, tenants []demoTenant, rate int) (*demoLoad, error) {
 	conn, err := pgx.Connect(ctx, source)
 	if err != nil {
@@ -84,8 +84,8 @@ func (l *demoLoad) deal(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// run writes until ctx is done, which is not an error. What it has begun then it commits, so that nothing is written after
-// it has returned.
+// run writes until ctx is done, which is not an error. A transaction begun before then is committed, so that nothing is
+// written after run has returned.
 func (l *demoLoad) run(ctx context.Context) error {
 	var g errgroup.Group
 	failing, stop := context.WithCancel(ctx)
@@ -131,7 +131,7 @@ func (w *demoWriter) run(ctx context.Context) error {
 	}
 }
 
-// transaction runs one transaction and returns how many rows it changed. All statements of a batch are one transaction.
+// transaction runs a transaction and returns the number of changed rows. All statements of a batch are one transaction.
 func (w *demoWriter) transaction(ctx context.Context, conn *pgx.Conn) (int64, error) {
 	statements, committed := w.choose()
 	batch := &pgx.Batch{}
@@ -161,10 +161,10 @@ func (w *demoWriter) transaction(ctx context.Context, conn *pgx.Conn) (int64, er
 type demoStatement struct {
 	sql    string
 	args   []any
-	weight int64 // changes for each row in its command tag, where that is not 1: cascades are not counted there
+	weight int64 // changes for each row in the command tag, where not 1: cascades are not counted in the tag
 }
 
-// choose makes up a transaction. committed, unless nil, is to be called when it is there. As many users come as go.
+// choose makes up a transaction. committed, unless nil, is to be called after the commit. As many users come as go.
 func (w *demoWriter) choose() (statements []demoStatement, committed func()) {
 	u := &w.users[w.rand.IntN(len(w.users))]
 	if len(u.ids) < bulkUsers {
@@ -202,7 +202,7 @@ func (w *demoWriter) signUps(u *demoTenantUsers, n int) ([]demoStatement, func()
 	return statements, func() { u.ids = append(u.ids, ids...) }
 }
 
-// switchEmail gives the user one more address and makes another one the primary one.
+// switchEmail gives the user another address and makes a different address the primary one.
 func (w *demoWriter) switchEmail(tenant, user string) []demoStatement {
 	args := []any{tenant, user}
 	return []demoStatement{{sql: moreEmailSQL, args: args}, {sql: demoteSQL, args: args}, {sql: promoteSQL, args: args}}
@@ -222,7 +222,7 @@ func (w *demoWriter) remove(u *demoTenantUsers, i int) ([]demoStatement, func())
 	}
 }
 
-// text is a name with what breaks careless quoting.
+// text is a name with characters breaking careless quoting.
 func (w *demoWriter) text() string {
 	names := []string{"Ada", "Blaise", "Çelik", "Дмитрий", "Émilie", "林", "O'Neill", `Back\slash`, "New\nLine", "Smile 🙂", ""}
 	return fmt.Sprintf("%s %d", names[w.rand.IntN(len(names))], w.rand.IntN(1000))

@@ -16,7 +16,8 @@ import (
 	"outflow/testdata"
 )
 
-// demoSlot is also the name of the publication. It is not the default's, since a given server may have that already.
+// demoSlot is also the name of the publication. The default's name is avoided, since a given server may have the default
+// slot already.
 const demoSlot = "outflow_demo"
 
 // demoServers are a primary, and a server with the tenants' external databases.
@@ -27,7 +28,7 @@ type demoServers struct {
 	tenants           []demoTenant
 }
 
-// demoDatabase is a database and the server that it is on.
+// demoDatabase is a database and its server.
 type demoDatabase struct {
 	cluster *pgcluster.Cluster
 	name    string
@@ -40,11 +41,11 @@ type demoTenant struct {
 	dsn  string
 }
 
-// start starts both servers and creates the databases, with the application's schema in that of the primary.
+// start starts both servers and creates the databases, with the application's schema in the primary's.
 func (s *demoServers) start(ctx context.Context, tenants int) error {
-	// Nobody's data: nothing is waited for to be on the disk.
+	// Disposable data: no wait for the disk.
 	options := pgcluster.Options{Settings: map[string]string{"fsync": "off", "full_page_writes": "off"}}
-	var g errgroup.Group // no shared context: one that failed must not leave the other half started
+	var g errgroup.Group // no shared context: a failed half must not leave the other half started
 	for _, cluster := range []**pgcluster.Cluster{&s.primary, &s.external} {
 		g.Go(func() (err error) {
 			*cluster, err = pgcluster.Start(ctx, options)
@@ -76,8 +77,8 @@ func (s *demoServers) create(ctx context.Context, cluster *pgcluster.Cluster, na
 	return dsn, err
 }
 
-// openPipeline builds the pipeline and the dashboard that outflow run builds. Their log would run through the table, which
-// shows the states and errors instead.
+// openPipeline builds the same pipeline and dashboard as outflow run. The log would run through the table, which shows the
+// states and errors instead.
 func (s *demoServers) openPipeline(ctx context.Context) (*pipeline, *front, error) {
 	cfg := config.Default()
 	cfg.Admin.Listen = "127.0.0.1:0" // a free port
@@ -98,7 +99,7 @@ func (s *demoServers) openPipeline(ctx context.Context) (*pipeline, *front, erro
 	return pl, f, err
 }
 
-// close removes the servers; of given ones, which stay, the databases.
+// close removes the servers; on given servers, which stay, the databases.
 func (s *demoServers) close(ctx context.Context) error {
 	var faults []error
 	for _, d := range s.databases {
@@ -112,7 +113,7 @@ func (s *demoServers) close(ctx context.Context) error {
 	return errors.Join(faults...)
 }
 
-// detach lets the servers outlive this process, and says how to reach and to stop them.
+// detach lets the servers outlive this process, and says how to reach and to stop the servers.
 func (s *demoServers) detach(ctx context.Context, out io.Writer) error {
 	fmt.Fprintf(out, "\nThe servers are left running.\n  primary   %s\n", s.source)
 	for _, t := range s.tenants {
@@ -127,7 +128,7 @@ func (s *demoServers) detach(ctx context.Context, out io.Writer) error {
 	for _, cluster := range []*pgcluster.Cluster{s.primary, s.external} {
 		stop, err := cluster.Detach(ctx)
 		switch {
-		case errors.Is(err, pgcluster.ErrNotOurs): // it runs anyway
+		case errors.Is(err, pgcluster.ErrNotOurs): // the server runs anyway
 			for _, d := range s.databases {
 				if d.cluster == cluster {
 					fmt.Fprintf(out, "  psql '%s' -c 'DROP DATABASE %s WITH (FORCE)'\n", cluster.DSN(""), d.name)

@@ -18,7 +18,7 @@ const (
 	printEvery  = 2 * time.Second
 )
 
-// show draws the table until ctx is done, in place where that is possible. loading ends with the load.
+// show draws the table until ctx is done, in place where possible. loading ends with the load.
 func (d *demo) show(ctx, loading context.Context) error {
 	terminal := cwriter.New(d.out)
 	every := printEvery
@@ -47,8 +47,8 @@ func (d *demo) show(ctx, loading context.Context) error {
 	}
 }
 
-// redraw writes over what was drawn before. Lines are cut to the terminal, since one that wraps, or scrolls away, is not
-// written over. What follows the last drawing is printed below it.
+// redraw writes over the last drawing. Lines are cut to the terminal, since a line that wraps, or scrolls away, is not
+// written over. Lines after the last drawing are printed below the drawing.
 func redraw(terminal *cwriter.Writer, text string, last bool) error {
 	lines := strings.SplitAfter(strings.TrimSuffix(text, "\n"), "\n")
 	if width, height, err := terminal.GetTermSize(); err == nil && width > 0 && height > 1 {
@@ -110,8 +110,8 @@ func (t *demoTable) draw(now time.Time, loading bool) string {
 	return b.String()
 }
 
-// lag is the age of the newest transaction that the external database has: how far its rows are behind, at the most. It
-// is nothing when there is nothing to come.
+// lag is the age of the newest transaction in the external database: how far the database's rows are behind, at the most.
+// lag is nothing when there is nothing to come.
 func lag(s sink.Status, now time.Time, idle bool) string {
 	switch {
 	case idle && s.Queued == 0:

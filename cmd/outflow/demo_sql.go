@@ -42,7 +42,7 @@ const (
 	demoteSQL = `
 		UPDATE "ContactChannel" SET "isPrimary" = NULL, "updatedAt" = now()
 		WHERE "tenancyId" = $1 AND "projectUserId" = $2 AND "isPrimary" = 'TRUE'`
-	// The one that was touched the longest ago, so never the one that was just demoted where there is another.
+	// The address touched the longest ago, so never the one just demoted where there is another.
 	promoteSQL = `
 		UPDATE "ContactChannel" SET "isPrimary" = 'TRUE', "updatedAt" = now()
 		WHERE "tenancyId" = $1 AND "projectUserId" = $2 AND "id" = (SELECT "id" FROM "ContactChannel"

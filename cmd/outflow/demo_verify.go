@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// projections say what an external database must hold, as SQL that shares nothing with Outflow: no mapping, no decoder.
-// Each query gives one JSON text a row; on the primary, $1 is the tenant. The external side takes whole rows, so that a column
+// projections say what an external database must hold, as SQL that shares nothing with Outflow: no mapping, no decoder. Each
+// query gives one JSON text a row; on the primary, $1 is the tenant. The external side takes whole rows, so that a column
 // too many is a difference.
 var projections = []struct{ table, primary, external string }{
 	{"contact_channels", `
@@ -36,7 +36,7 @@ var projections = []struct{ table, primary, external string }{
 		`SELECT to_jsonb(t)::text FROM "users" t`},
 }
 
-// verify compares every external database with the primary, and prints what it compared.
+// verify compares every external database with the primary, and prints the comparison.
 func (d *demo) verify(ctx context.Context) error {
 	fmt.Fprintf(d.out, "\nComparing with the primary, both ways, by SQL that is not Outflow's:\n")
 	primary, err := pgx.Connect(ctx, d.servers.source)
@@ -58,7 +58,7 @@ func (d *demo) verify(ctx context.Context) error {
 	return nil
 }
 
-// verifyTenant returns how many rows are on one side only.
+// verifyTenant returns the number of rows present on a single side.
 func (d *demo) verifyTenant(ctx context.Context, primary *pgx.Conn, t demoTenant) (different int, err error) {
 	external, err := pgx.Connect(ctx, t.dsn)
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 	"outflow/sink"
 )
 
-// destinations are all that are configured: the operator's own, and those that destinations.query gives.
+// destinations are all configured destinations: the operator's own, and the rows of destinations.query.
 func (p *plan) destinations(ctx context.Context, conn *pgx.Conn, cfg *config.Config) ([]sink.Target, error) {
 	all, err := p.static(ctx, conn, cfg)
 	dir := newDirectory(p, cfg, all, zap.NewNop())
@@ -40,7 +40,7 @@ func destinationFault(tenant, name string, err error) error {
 	return usageError{fmt.Errorf("destination %s/%s: %w", tenant, name, err)}
 }
 
-// static are the operator's own destinations. Those without a fault are given beside an error.
+// static are the operator's own destinations. Destinations without a fault are returned beside an error.
 func (p *plan) static(ctx context.Context, conn *pgx.Conn, cfg *config.Config) ([]sink.Target, error) {
 	var faults []error
 	var all []sink.Target
@@ -72,7 +72,7 @@ func orDefault(names []string) []string {
 // destinationID names a destination.
 type destinationID struct{ tenant, name string }
 
-// destinationRow is what destinations.query gives of one.
+// destinationRow is one row of destinations.query.
 type destinationRow struct {
 	dsn, ca               string
 	mappings, definitions []string
@@ -83,19 +83,19 @@ func (r destinationRow) equal(o destinationRow) bool {
 	return r.dsn == o.dsn && r.ca == o.ca && r.fault == o.fault && slices.Equal(r.mappings, o.mappings) && slices.Equal(r.definitions, o.definitions)
 }
 
-// directory follows the destinations that destinations.query gives: rows that an application writes for its tenants. One row's
+// directory follows the destinations from destinations.query: rows that an application writes for its tenants. One row's
 // fault halts its destination and touches no other.
 type directory struct {
 	plan    *plan
 	query   string
 	refresh time.Duration
 	policy  tenantdsn.Policy
-	offered []string            // the operator's mappings that tenants may ask for, empty: all
-	allowed map[string][]string // by table: the columns that tenants' own mappings may name
+	offered []string            // the operator's mappings open to tenants, empty: all
+	allowed map[string][]string // by table: the columns open to tenants' own mappings
 	timeout time.Duration       // of a connection
 	static  map[destinationID]bool
 	log     *zap.Logger
-	rows    map[destinationID]destinationRow // as the router has them
+	rows    map[destinationID]destinationRow // as the router has the rows
 	said    map[destinationID]string         // warnings
 
 	mu      sync.Mutex
@@ -113,7 +113,7 @@ func newDirectory(p *plan, cfg *config.Config, static []sink.Target, log *zap.Lo
 		dir.static[destinationID{t.Tenant, t.Name}] = true
 	}
 	for i, t := range p.tables {
-		dir.allowed[t.Relation.Table] = p.named[i] // not all that is published: REPLICA IDENTITY FULL publishes everything
+		dir.allowed[t.Relation.Table] = p.named[i] // not all published columns: REPLICA IDENTITY FULL publishes everything
 		if own := cfg.Source.Tables[i].Columns; len(own) > 0 {
 			dir.allowed[t.Relation.Table] = append(slices.Clone(own), cfg.Source.Tables[i].Tenant)
 		}
@@ -126,12 +126,12 @@ func newDirectory(p *plan, cfg *config.Config, static []sink.Target, log *zap.Lo
 
 const (
 	queryTimeout  = 10 * time.Second
-	notifications = "outflow_destination" // the channel on which outflow.destination says that it has changed
-	// gathering is how long more changes are waited for after a first one: a thousand INSERTs are read once.
+	notifications = "outflow_destination" // channel for changes of outflow.destination
+	// gathering is the wait for more changes after a first one: a thousand INSERTs are read once.
 	gathering = 200 * time.Millisecond
 )
 
-// read runs the query. An error means that nothing is known: not that there are none.
+// read runs the query. An error means that nothing is known: not that there are no destinations.
 func (dir *directory) read(ctx context.Context, conn *pgx.Conn) (map[destinationID]destinationRow, error) {
 	if dir.query == "" {
 		return nil, nil
@@ -194,7 +194,7 @@ func sqlstateOf(err error) string {
 	return ""
 }
 
-// explainQuery says what is to be done about a query that failed. What the server's state makes of it passes.
+// explainQuery tells the remedy for a failed query. Failures caused by the server's state pass.
 func explainQuery(err error) error {
 	switch state := sqlstateOf(err); {
 	case state == "42501":
@@ -213,7 +213,7 @@ type scanned struct {
 // scanDestinations reads rows by the names of their columns.
 func scanDestinations(rows pgx.Rows) ([]scanned, error) {
 	defer rows.Close()
-	more := rows.Next() // before it, neither an error nor the columns are known
+	more := rows.Next() // before the first row, neither an error nor the columns are known
 	if err := rows.Err(); err != nil {
 		return nil, err
 	}
@@ -264,14 +264,14 @@ func scanDestinations(rows pgx.Rows) ([]scanned, error) {
 	return list, rows.Err()
 }
 
-// Bounds of what a tenant writes.
+// Bounds of a tenant's definitions.
 const (
 	maxName        = 200
 	maxDefinitions = 50
 	maxDefinition  = 64 << 10 // bytes
 )
 
-// target is what a row asks for, checked. A fault of it is the destination's.
+// target is the checked request of a row. A fault of the request is the destination's.
 func (dir *directory) target(id destinationID, row destinationRow) sink.Target {
 	t := sink.Target{Tenant: id.tenant, Name: id.name}
 	if row.fault != "" {
@@ -293,7 +293,7 @@ func (dir *directory) target(id destinationID, row destinationRow) sink.Target {
 	return t
 }
 
-// mappings are those that a row names, or else its own ones, or else the default ones.
+// mappings are the mappings named by a row, or else the row's own ones, or else the default ones.
 func (dir *directory) mappings(id destinationID, row destinationRow) ([]*mapping.Mapping, error) {
 	if len(id.name) > maxName {
 		return nil, fmt.Errorf("its name is longer than %d bytes", maxName)
@@ -349,7 +349,7 @@ func sorted(rows map[destinationID]destinationRow) []destinationID {
 	})
 }
 
-// apply brings the router to what the rows say. What fails is tried again with the next reading.
+// apply brings the router to the state in the rows. Failures are tried again with the next reading.
 func (dir *directory) apply(ctx context.Context, router *sink.Router, found map[destinationID]destinationRow) {
 	for _, id := range sorted(dir.rows) {
 		if _, still := found[id]; still {
@@ -376,7 +376,8 @@ func (dir *directory) apply(ctx context.Context, router *sink.Router, found map[
 	}
 }
 
-// run keeps the router's destinations as the query gives them, until ctx is done. A query that fails leaves them as they are.
+// run keeps the router's destinations as the query gives the rows, until ctx is done. A failed query leaves the destinations
+// as they are.
 func (dir *directory) run(ctx context.Context, pl *pipeline) error {
 	if dir.query == "" {
 		return nil
@@ -395,7 +396,7 @@ func (dir *directory) run(ctx context.Context, pl *pipeline) error {
 	}
 }
 
-// follow reads the query on one connection, whenever it is told that something has changed, and else every refresh.
+// follow reads the query on one connection: after each notification of a change, and else every refresh.
 func (dir *directory) follow(ctx context.Context, pl *pipeline) error {
 	conn, err := pl.primary.Connect(ctx)
 	if err != nil {
@@ -420,8 +421,8 @@ func (dir *directory) follow(ctx context.Context, pl *pipeline) error {
 	}
 }
 
-// mayChange reports whether this process may write of destinations to the primary: it has the slot, or has never had it, when
-// nothing is written.
+// mayChange reports whether this process may write of destinations to the primary: the process has the slot, or has never
+// had the slot, when nothing is written.
 func (pl *pipeline) mayChange() bool {
 	return !pl.router.Begun() || pl.reader.State() == replication.Streaming
 }
@@ -446,7 +447,7 @@ func wait(ctx context.Context, conn *pgx.Conn, d time.Duration) error {
 	}
 }
 
-// failed says once what is wrong, and once that it is well again.
+// failed logs a fault once, and the recovery once.
 func (dir *directory) failed(err error) {
 	dir.mu.Lock()
 	defer dir.mu.Unlock()
@@ -460,7 +461,7 @@ func (dir *directory) failed(err error) {
 	}
 }
 
-// Err is why the destinations cannot be read at the moment, nil where they can. Safe for concurrent use.
+// Err is the reason why the destinations cannot be read at the moment, nil where the reading works. Safe for concurrent use.
 func (dir *directory) Err() error {
 	dir.mu.Lock()
 	defer dir.mu.Unlock()

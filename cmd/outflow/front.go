@@ -19,7 +19,7 @@ import (
 // front is the status API and dashboard, nil where admin.listen is "".
 type front struct{ server *admin.Server }
 
-// newFront takes the port: that it is taken is known before anything else is done.
+// newFront takes the port: a taken port is known before anything else is done.
 func newFront(ctx context.Context, current func() *config.Config, log *zap.Logger) (*front, error) {
 	cfg := current()
 	if cfg.Admin.Listen == "" {
@@ -56,7 +56,7 @@ func (f *front) around(ctx context.Context, run func(context.Context) error) err
 	return g.Wait()
 }
 
-// attach shows a pipeline. refused is why a newer configuration is not in effect; it may be nil.
+// attach shows a pipeline. refused is the reason why a newer configuration is not in effect; nil without a reason.
 func (f *front) attach(pl *pipeline, refused func() error) {
 	if f != nil {
 		fault := pl.directory.Err

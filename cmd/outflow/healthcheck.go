@@ -49,10 +49,10 @@ asks /livez: do its loops run, whatever the primary does? Exit code 0 is yes, 1 
 // adminTimeout bounds a question to the process on this machine.
 const adminTimeout = 3 * time.Second
 
-// errNoAdmin says that there is nobody to ask.
+// errNoAdmin says that there is no process to ask.
 var errNoAdmin = errors.New("admin.listen is \"\": the process has no status API")
 
-// askAdmin asks the status API of the process on this machine.
+// askAdmin asks the status API of the local process.
 func askAdmin(ctx context.Context, cfg *config.Config, path string) ([]byte, error) {
 	if cfg.Admin.Listen == "" {
 		return nil, errNoAdmin

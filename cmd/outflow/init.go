@@ -45,7 +45,7 @@ let source.dsn name the new role.`,
 	return c
 }
 
-// installation is what the primary needs, and the way to it.
+// installation is the set-up that the primary needs, and the way there.
 type installation struct {
 	cfg     *config.Config
 	primary *replication.Primary
@@ -64,7 +64,7 @@ func initPrimary(ctx context.Context, out io.Writer, cfg *config.Config, role st
 		return replication.ExplainConnect(primary, err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	// The server's settings and the rights of who asks are no obstacle to printing.
+	// The server's settings and the rights of the current role are no obstacle to printing.
 	p, err := newPlanAfter(ctx, conn, cfg, replication.CheckTables)
 	if err != nil {
 		return err
@@ -76,7 +76,7 @@ func initPrimary(ctx context.Context, out io.Writer, cfg *config.Config, role st
 	return in.print(ctx, out)
 }
 
-// print writes all statements; those that are done as comments, so that pasting the whole again does no harm.
+// print writes all statements; finished ones as comments, so that pasting the whole again does no harm.
 func (in *installation) print(ctx context.Context, out io.Writer) error {
 	prepare, err := in.preparation(ctx)
 	if err != nil {
@@ -101,7 +101,7 @@ func (in *installation) print(ctx context.Context, out io.Writer) error {
 	return nil
 }
 
-// apply runs what is not done. Each statement commits by itself: a slot cannot be made in a transaction that has written.
+// apply runs the unfinished statements. Each statement commits by itself: a slot cannot be made in a transaction that has written.
 func (in *installation) apply(ctx context.Context, out io.Writer) error {
 	const remedy = "let source.dsn name a superuser for this command, or give the output of outflow init to one"
 	if err := replication.CheckServer(ctx, in.conn); err != nil {
@@ -141,7 +141,7 @@ func report(out io.Writer, st replication.Statement) {
 	}
 }
 
-// preparation is what comes before the publication and the slot, in the order in which it is made.
+// preparation is the statements before the publication and the slot, in the order of execution.
 func (in *installation) preparation(ctx context.Context) ([]replication.Statement, error) {
 	level, err := in.walLevel(ctx)
 	if err != nil {
@@ -176,8 +176,8 @@ func (in *installation) walLevel(ctx context.Context) (replication.Statement, er
 	return st, err
 }
 
-// roleStatement makes the role. On Amazon RDS and Aurora nobody may give the attribute REPLICATION: membership of rds_replication is what
-// a role has there.
+// roleStatement makes the role. Amazon RDS and Aurora let no role give the attribute REPLICATION: there, a role has
+// membership of rds_replication instead.
 func (in *installation) roleStatement(ctx context.Context) (replication.Statement, error) {
 	name := pgx.Identifier{in.role}.Sanitize()
 	st := replication.Statement{What: "role " + name + ": may log in and replicate"}

@@ -91,7 +91,7 @@ func newVersion() *cobra.Command {
 type settings struct {
 	file    string
 	set     []string
-	environ []string // as it was before load scrubbed it
+	environ []string // the environment before load scrubbed it
 }
 
 func (s *settings) flags(c *cobra.Command) {
@@ -99,8 +99,8 @@ func (s *settings) flags(c *cobra.Command) {
 	c.Flags().StringArrayVar(&s.set, "set", nil, "one setting, as in --set sink.batch_rows=1000; wins over environment and file")
 }
 
-// load reads the configuration and then removes from the process what tenants' connections must not inherit. It may be called
-// again: files are read anew.
+// load reads the configuration and then removes from the process the variables that tenants' connections must not inherit.
+// load may be called again: files are read again.
 func (s *settings) load() (*config.Config, error) {
 	flags := map[string]string{}
 	for _, kv := range s.set {

@@ -78,7 +78,7 @@ func stateStore(cfg *config.Config) (*sink.StateStore, error) {
 	return &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}, nil
 }
 
-// whoami is for the record only: anybody may say anything.
+// whoami is for the record only: any person may say anything.
 func whoami() string {
 	host, _ := os.Hostname()
 	user := os.Getenv("SUDO_USER")
@@ -91,7 +91,8 @@ func whoami() string {
 	return user + "@" + host
 }
 
-// findTargets makes a switch of each target. A destination must have run on the slot once: a name that is misspelt would pause nobody.
+// findTargets makes a switch of each target. A destination must have run on the slot once: a misspelt name would pause no
+// destination.
 func findTargets(ctx context.Context, state *sink.StateStore, targets []string) ([]sink.Switch, error) {
 	known, err := state.Noted(ctx, "", "")
 	if err != nil {

@@ -32,13 +32,13 @@ type pipeline struct {
 	directory *directory
 }
 
-// plan is what the configuration asks of the primary, checked against its catalog.
+// plan is the configuration's demands on the primary, checked against the primary's catalog.
 type plan struct {
 	mappings   mapping.Set
-	tenants    []tenantColumn               // by table, that of the tombstones last
-	tables     []replication.PublishedTable // those of source.tables, in order
+	tenants    []tenantColumn               // by table, the tombstones' last
+	tables     []replication.PublishedTable // the tables of source.tables, in order
 	tombstones *replication.PublishedTable  // nil: none
-	named      [][]string                   // by table: what the operator's mappings and columns: name
+	named      [][]string                   // by table: the columns named by the operator's mappings and columns:
 	// tombstoneRows: tombstones keep the deleted rows.
 	tombstoneRows bool
 }
@@ -65,15 +65,15 @@ func loadMappings(cfg *config.Config) (mapping.Set, error) {
 	return set, nil
 }
 
-// defaultMappings are what a destination gets that names none.
+// defaultMappings are the mappings of a destination that names none.
 var defaultMappings = []string{"contact_channels", "users"}
 
-// newPlan checks the primary and reads the catalog. It changes nothing on the primary.
+// newPlan checks the primary and reads the catalog. newPlan changes nothing on the primary.
 func newPlan(ctx context.Context, conn *pgx.Conn, cfg *config.Config) (*plan, error) {
 	return newPlanAfter(ctx, conn, cfg, replication.Check)
 }
 
-// checkFunc is one of replication's checks, or a part of them.
+// checkFunc is one of replication's checks, or a part of the checks.
 type checkFunc func(context.Context, *pgx.Conn, []replication.TableRule) ([]*replication.Table, error)
 
 func newPlanAfter(ctx context.Context, conn *pgx.Conn, cfg *config.Config, check checkFunc) (*plan, error) {
@@ -84,7 +84,7 @@ func newPlanAfter(ctx context.Context, conn *pgx.Conn, cfg *config.Config, check
 	return planWith(ctx, conn, cfg, set, check)
 }
 
-// planWith is newPlan with these mappings.
+// planWith is newPlan with the given mappings.
 func planWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mapping.Set, check checkFunc) (*plan, error) {
 	var rules []replication.TableRule
 	for _, t := range cfg.Source.Tables {
@@ -124,7 +124,7 @@ func planWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mappi
 	}
 	if ts != nil {
 		wanted := []string{ts.Tenant, ts.TableName, ts.Key}
-		if rowNeeded { // else the old row, with columns that nobody may see, stays on the primary
+		if rowNeeded { // else the old row, with columns that no reader may see, stays on the primary
 			wanted = append(wanted, ts.Row)
 		}
 		published := tables[len(tables)-1].Publish(rules[len(rules)-1], wanted)
@@ -170,8 +170,8 @@ type outline struct {
 	directory *directory
 }
 
-// prepare connects to the primary and finds all that a person may have to correct. It changes nothing there. The connection is the
-// caller's where there is no error.
+// prepare connects to the primary and finds all faults that a person may have to correct. prepare changes nothing on the
+// primary. The connection is the caller's where there is no error.
 func prepare(ctx context.Context, cfg *config.Config, log *zap.Logger) (*replication.Primary, *pgx.Conn, *outline, error) {
 	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
 	if err != nil {
@@ -193,7 +193,7 @@ func prepare(ctx context.Context, cfg *config.Config, log *zap.Logger) (*replica
 	return primary, conn, o, nil
 }
 
-// openPipeline connects to the primary, prepares it, and builds the pipeline. Nothing runs until run is called.
+// openPipeline connects to the primary, prepares the primary, and builds the pipeline. Nothing runs until run is called.
 func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pipeline, error) {
 	return reopenPipeline(ctx, cfg, "", log)
 }
@@ -208,7 +208,7 @@ func reopenPipeline(ctx context.Context, cfg *config.Config, gap string, log *za
 	if err := migrate(ctx, primary); err != nil {
 		return nil, err
 	}
-	// All that a person may have to correct comes before a slot is made, which would hold the primary's WAL from then on.
+	// All faults for a person to correct come before a slot is made, since a slot would hold the primary's WAL from then on.
 	found, err := p.directory.read(ctx, conn)
 	if err != nil {
 		return nil, err
@@ -243,7 +243,7 @@ func reopenPipeline(ctx context.Context, cfg *config.Config, gap string, log *za
 	return pl, nil
 }
 
-// name gives each table the name by which mappings know it: its own, with its schema where another one has the same.
+// name gives each table its name in mappings: the table's own, with the schema where another table has the same name.
 func (p *plan) name(tables []*replication.Table) {
 	for _, t := range tables {
 		rel := t.Relation
@@ -256,8 +256,8 @@ func (p *plan) name(tables []*replication.Table) {
 	}
 }
 
-// resolve keeps the set with the names that tables have here. A mapping that reads others stays as it is: order says so to the
-// destination that wants it.
+// resolve keeps the set with the names of the tables here. A mapping that reads other tables stays as before: order tells
+// the destination that wants the mapping.
 func (p *plan) resolve(set mapping.Set, tables []*replication.Table) {
 	p.mappings = mapping.Set{}
 	for name, m := range set {
@@ -268,7 +268,7 @@ func (p *plan) resolve(set mapping.Set, tables []*replication.Table) {
 	}
 }
 
-// tableOf is the name in the configuration of what a step's from means. Its error goes on behind the name.
+// tableOf is the configuration's name for the table in a step's from. The error text goes on behind the name.
 func tableOf(from string, tables []*replication.Table) (string, error) {
 	schema, name, _ := replication.SplitTable(from)
 	var found []string
@@ -286,7 +286,7 @@ func tableOf(from string, tables []*replication.Table) (string, error) {
 	return "", fmt.Errorf("which several schemas of source.tables have: write %s", strings.Join(found, " or "))
 }
 
-// resolved is a mapping with the names that tables have here.
+// resolved is a mapping with the names of the tables here.
 func (p *plan) resolved(m *mapping.Mapping) (*mapping.Mapping, error) {
 	var tables []*replication.Table
 	for _, t := range p.tables {
@@ -295,7 +295,7 @@ func (p *plan) resolved(m *mapping.Mapping) (*mapping.Mapping, error) {
 	return m.Resolve(func(from string) (string, error) { return tableOf(from, tables) })
 }
 
-// order finds the named mappings and checks that their tables are read, and that they can be.
+// order finds the named mappings and checks that their tables are read, and can be read.
 func (p *plan) order(set mapping.Set, names []string) ([]*mapping.Mapping, error) {
 	ordered, err := set.Order(names)
 	if err != nil {
@@ -346,7 +346,7 @@ func sinkOptions(s config.Sink) sink.Options {
 		Checkpoint: s.Checkpoint, Quarantine: s.OnError == "quarantine", Backfills: s.Backfills}
 }
 
-// run reads the slot until ctx is done; then it finishes or rolls back what is in flight and reports for the last time.
+// run reads the slot until ctx is done; then run finishes or rolls back the work in flight and reports for the last time.
 func (pl *pipeline) run(ctx context.Context) error {
 	defer pl.state.Close()
 	defer pl.lookup.Close()

@@ -24,7 +24,7 @@ type reloading struct {
 
 	mu      sync.Mutex
 	cfg     *config.Config
-	refused error // why the newest configuration was, nil where it was taken
+	refused error // of the newest configuration, nil where the configuration was taken
 }
 
 // current is the configuration in effect.
@@ -38,14 +38,14 @@ func (r *reloading) run(ctx context.Context, front *front) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	var before *config.Config // what took effect last, while cfg has not
+	var before *config.Config // the configuration that took effect last, while cfg has not
 	gap := ""                 // why every destination is to be copied again
 	for {
 		pl, err := openWhenReachable(ctx, r.cfg, gap, front, r.log)
 		switch {
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // a wanted stop is not an error
-		case err != nil && before != nil: // it was in order a moment ago
+		case err != nil && before != nil: // the configuration was in order a moment ago
 			r.take(before)
 			r.refuse(err)
 			before = nil
@@ -80,7 +80,7 @@ func (r *reloading) run(ctx context.Context, front *front) error {
 	}
 }
 
-// stopped notes on the primary why reading has ended, where something that Outflow relies on does not hold.
+// stopped notes on the primary why reading has ended, where a condition for Outflow does not hold.
 func (r *reloading) stopped(ctx context.Context, err error) error {
 	if !replication.Relied(err) {
 		return err
@@ -95,7 +95,7 @@ func (r *reloading) stopped(ctx context.Context, err error) error {
 	return err
 }
 
-// until runs the pipeline until it ends, or until there is another configuration to go on with.
+// until runs the pipeline until the pipeline ends, or until there is another configuration to go on with.
 func (r *reloading) until(ctx context.Context, pl *pipeline, hangup <-chan os.Signal) (next *config.Config, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -117,7 +117,7 @@ func (r *reloading) until(ctx context.Context, pl *pipeline, hangup <-chan os.Si
 	}
 }
 
-// read gets the configuration anew and tries whether a pipeline can be made of it. It changes nothing on the primary.
+// read reads the configuration again and tries whether a pipeline can be made of it. read changes nothing on the primary.
 func (r *reloading) read(ctx context.Context) (*config.Config, error) {
 	cfg, err := r.load()
 	if err != nil {
@@ -153,7 +153,7 @@ func (r *reloading) refuse(err error) {
 	r.refused = err
 }
 
-// fault is why the newest configuration is not in effect.
+// fault is the reason why the newest configuration is not in effect.
 func (r *reloading) fault() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -15,7 +15,7 @@ import (
 	"outflow/sink"
 )
 
-// resetSlot drops the slot and creates it anew. On a healthy slot it asks first: all destinations are copied anew.
+// resetSlot drops the slot and creates the slot again. On a healthy slot resetSlot asks first: all destinations are copied again.
 func resetSlot(c *cobra.Command, cfg *config.Config, yes bool, log *zap.Logger) error {
 	ctx := c.Context()
 	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
@@ -57,7 +57,7 @@ func resetSlot(c *cobra.Command, cfg *config.Config, yes bool, log *zap.Logger) 
 	return nil
 }
 
-// confirm asks a person at a terminal. Without one the answer must come as --yes.
+// confirm asks a person at a terminal. Without a terminal the answer must come as --yes.
 func confirm(c *cobra.Command, question string) error {
 	in, ok := c.InOrStdin().(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {

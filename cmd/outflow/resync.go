@@ -81,11 +81,11 @@ func resync(ctx context.Context, cfg *config.Config, o resyncOptions, out, progr
 
 const (
 	copyLookEvery  = 500 * time.Millisecond
-	copyStuck      = 10 * time.Second // of standing still in a state that does not end by itself, until that is said
-	copyUnattended = 20 * time.Second // of a slot that nobody reads: a hand-over takes less
+	copyStuck      = 10 * time.Second // standstill in a state with no end of its own, before the standstill is reported
+	copyUnattended = 20 * time.Second // of a slot without a reader: a hand-over takes less
 )
 
-// copies are what is noted of the chosen destinations, less those that the configuration no longer has, and whether a process
+// copies are the notes on the chosen destinations, less destinations removed from the configuration, and whether a process
 // reads the slot.
 func copies(ctx context.Context, state *sink.StateStore, tenant, name string) (all []sink.Noted, attended bool, err error) {
 	if attended, err = state.Attended(ctx); err != nil {
@@ -97,17 +97,17 @@ func copies(ctx context.Context, state *sink.StateStore, tenant, name string) (a
 	return slices.DeleteFunc(all, func(n sink.Noted) bool { return !n.Configured() }), attended, nil
 }
 
-// copyWatch follows copies by what the running process notes on the primary.
+// copyWatch follows copies by the running process' notes on the primary.
 type copyWatch struct {
 	slot               string
 	patience, handOver time.Duration // copyStuck and copyUnattended
 	look               func(context.Context) (all []sink.Noted, attended bool, err error)
 
 	stuck      map[[2]string]time.Time // since when
-	unattended time.Time               // since when nobody has read the slot, zero while somebody does
+	unattended time.Time               // since when no process has read the slot, zero while a process does
 }
 
-// run shows what is noted until all copies are done, or none of the others goes on.
+// run shows the notes until all copies are done, or none of the others goes on.
 func (w *copyWatch) run(ctx context.Context, show func([]sink.Noted)) error {
 	w.stuck = map[[2]string]time.Time{}
 	tick := time.NewTicker(copyLookEvery)
@@ -138,7 +138,7 @@ func (w *copyWatch) judge(all []sink.Noted, attended bool, now time.Time) (over 
 		switch d.State {
 		case sink.Streaming:
 		case sink.Halted, sink.Parked, sink.Paused:
-			if w.stuck[key].IsZero() { // it may be the state from before, which has not changed yet
+			if w.stuck[key].IsZero() { // may be the state from before, not changed yet
 				w.stuck[key] = now
 			}
 			if now.Sub(w.stuck[key]) >= w.patience {

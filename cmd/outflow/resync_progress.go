@@ -14,7 +14,7 @@ import (
 	"outflow/sink"
 )
 
-// copyProgress shows how far copies are: a bar at a terminal, a line now and then elsewhere.
+// copyProgress shows the progress of copies: a bar at a terminal, a line now and then elsewhere.
 type copyProgress struct {
 	out  io.Writer
 	bars *mpb.Progress // nil: no terminal
@@ -24,8 +24,8 @@ type copyProgress struct {
 	now   copySum
 	began time.Time
 	told  time.Time
-	state map[[2]string]sink.State // what a line was written about
-	last  map[[2]string]sink.Noted // the last look while it was copied
+	state map[[2]string]sink.State // in the last line about the destination
+	last  map[[2]string]sink.Noted // the last look during the copy
 }
 
 // copySum is all copies together.
@@ -34,7 +34,7 @@ type copySum struct {
 	rows            int64
 	total           int64 // about; -1 unknown
 	rate            float64
-	goesOn          bool // one is being copied; else no time is left to be told
+	goesOn          bool // some destination is being copied; else no remaining time is told
 }
 
 func newCopyProgress(out io.Writer) *copyProgress {
@@ -54,7 +54,7 @@ func (p *copyProgress) sum() copySum {
 	return p.now
 }
 
-// show takes over what was noted.
+// show takes over the notes.
 func (p *copyProgress) show(all []sink.Noted) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -77,12 +77,12 @@ func (p *copyProgress) show(all []sink.Noted) {
 	}
 }
 
-// add sums up. It is called with mu held.
+// add sums up. Called with mu held.
 func (p *copyProgress) add(all []sink.Noted) {
 	sum := copySum{databases: len(all)}
 	for _, d := range all {
 		key := [2]string{d.Tenant, d.Name}
-		if d.State == sink.Streaming { // all that there was
+		if d.State == sink.Streaming { // everything there was
 			sum.done++
 			d.Copied = max(d.Copied, p.last[key].Copied)
 			d.CopyTotal = d.Copied
@@ -111,7 +111,7 @@ func (s copySum) text() string {
 	return fmt.Sprintf("%d of %d databases, %s", s.done, s.databases, rows)
 }
 
-// left is the rate, and the time that is left at it.
+// left is the rate, and the time left at the rate.
 func (s copySum) left() string {
 	text := fmt.Sprintf("%.0f rows/s", s.rate)
 	if rows := s.total - s.rows; rows > 0 && s.rate > 0 && s.goesOn {

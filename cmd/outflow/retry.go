@@ -81,7 +81,7 @@ func retry(c *cobra.Command, state *sink.StateStore, targets []string, o retryOp
 	return nil
 }
 
-// named finds destinations by TENANT/NAME among those that have run, less those that the configuration no longer has.
+// named finds destinations by TENANT/NAME among the destinations that have run, less destinations removed from the configuration.
 func named(known []sink.Noted, targets []string, slot string) (found [][2]string, err error) {
 	all := map[string]sink.Noted{}
 	for _, n := range known {

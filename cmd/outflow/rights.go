@@ -11,7 +11,7 @@ import (
 	"outflow/sql"
 )
 
-// grant is one GRANT, and a query that tells whether the role has it.
+// grant is one GRANT, and a query for whether the role has the right.
 type grant struct {
 	sql  string // up to " TO ..."
 	held string // over pg_roles r; $1 is the role
@@ -19,8 +19,8 @@ type grant struct {
 	ours bool   // on the schema outflow
 }
 
-// rights are what outflow run uses, in one statement. The table of tombstones is not among them: it is read from the slot
-// only, and the slot asks for no rights on tables.
+// rights are the rights used by outflow run, in one statement. The table of tombstones is absent: outflow reads tombstones
+// from the slot only, and the slot asks for no rights on tables.
 func (in *installation) rights(ctx context.Context) (replication.Statement, error) {
 	name := pgx.Identifier{in.role}.Sanitize()
 	grants := in.grants()

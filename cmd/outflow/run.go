@@ -68,7 +68,7 @@ func run(ctx context.Context, cfg *config.Config, load func() (*config.Config, e
 		defer func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tracesPatience)
 			defer cancel()
-			_ = provider.Shutdown(ctx) // what it loses is logged
+			_ = provider.Shutdown(ctx) // losses are logged
 		}()
 	}
 	front, err := newFront(ctx, r.current, log)
@@ -78,8 +78,8 @@ func run(ctx context.Context, cfg *config.Config, load func() (*config.Config, e
 	return front.around(ctx, func(ctx context.Context) error { return r.run(ctx, front) })
 }
 
-// tuneMemory lets the heap grow to five times what is live before it is collected, which takes half of the garbage collector's work
-// off a busy process, as long as all is below a limit. GOGC and GOMEMLIMIT have precedence.
+// tuneMemory lets the heap grow to five times the live heap before a collection, which takes half of the garbage collector's
+// work off a busy process, as long as the total is below a limit. GOGC and GOMEMLIMIT have precedence.
 func tuneMemory(cfg *config.Config) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(400)
@@ -89,7 +89,7 @@ func tuneMemory(cfg *config.Config) {
 	}
 }
 
-// openWhenReachable waits for a primary that does not answer yet. What a person must change is an error at once.
+// openWhenReachable waits for a primary that does not answer yet. A fault for a person to correct is an error at once.
 func openWhenReachable(ctx context.Context, cfg *config.Config, gap string, front *front, log *zap.Logger) (*pipeline, error) {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = 200*time.Millisecond, 10*time.Second
@@ -109,7 +109,7 @@ func openWhenReachable(ctx context.Context, cfg *config.Config, gap string, fron
 	}
 }
 
-// unreachable tells a primary that is down, starting up or full from one that refuses.
+// unreachable tells a primary that is down, starting up or full from a refusing primary.
 func unreachable(err error) bool {
 	if problem, usage := (*replication.Problem)(nil), (usageError{}); errors.As(err, &problem) || errors.As(err, &usage) {
 		return false

@@ -20,9 +20,9 @@ import (
 	"outflow/sink"
 )
 
-// statusReport is what outflow status shows, and prints with -o json.
+// statusReport is the output of outflow status, printed with -o json too.
 type statusReport struct {
-	From         string              `json:"from"` // process, or primary where none answers
+	From         string              `json:"from"` // process, or primary where no process answers
 	Status       admin.Status        `json:"status"`
 	Destinations []admin.Destination `json:"destinations"` // the worst first
 	Total        int                 `json:"total"`

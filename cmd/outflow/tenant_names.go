@@ -12,7 +12,7 @@ import (
 	"outflow/replication"
 )
 
-// tenantColumn is the column that names a table's tenants.
+// tenantColumn is the tenant column of a table.
 type tenantColumn struct {
 	table    string
 	oid      uint32
@@ -47,8 +47,8 @@ func (f *tenantFault) Error() string { return f.err.Error() }
 
 func (f *tenantFault) Unwrap() error { return f.err }
 
-// canonicalTenant is the tenant as the primary writes it, by the output function of the tenant columns' type: a uuid in capitals
-// would never match, nor a char(8) without its blanks. All tables must write it alike.
+// canonicalTenant is the tenant in the primary's own writing, by the output function of the tenant columns' type: a uuid in
+// capitals would never match, nor a char(8) without its blanks. All tables must write the tenant alike.
 func canonicalTenant(ctx context.Context, conn *pgx.Conn, p *plan, tenant string) (string, error) {
 	canonical := tenant
 	for i := range p.tenants {
@@ -66,8 +66,8 @@ func canonicalTenant(ctx context.Context, conn *pgx.Conn, p *plan, tenant string
 	return canonical, nil
 }
 
-// write is the tenant as the column's type writes it. A cast with a modifier may cut it (varchar, bit) or round it (numeric), and then
-// it would be the name of another tenant.
+// write is the tenant in the writing of the column's type. A cast with a modifier may cut the text (varchar, bit) or round
+// the text (numeric), and then the result would be the name of another tenant.
 func (c *tenantColumn) write(ctx context.Context, conn *pgx.Conn, tenant string) (written string, err error) {
 	if plain, ok := plainTenants[c.oid]; ok && c.modifier == -1 && plain.MatchString(tenant) {
 		return tenant, nil
@@ -78,7 +78,7 @@ func (c *tenantColumn) write(ctx context.Context, conn *pgx.Conn, tenant string)
 		}
 	}
 	same := "true"
-	if c.plain != "text" { // which enums arrive as
+	if c.plain != "text" { // the form in which enums arrive
 		same = fmt.Sprintf("$1::text::%s = $1::text::%s", c.name, c.plain)
 	}
 	var kept bool
@@ -93,8 +93,7 @@ func (c *tenantColumn) write(ctx context.Context, conn *pgx.Conn, tenant string)
 	return written, err
 }
 
-// plainTenants are, by a type's OID, texts that are certainly as the primary writes them, so that ten thousand need not be asked for
-// one by one.
+// plainTenants are, by a type's OID, texts certain to equal the primary's writing, so that ten thousand need no query each.
 var plainTenants = map[uint32]*regexp.Regexp{
 	pgtype.UUIDOID:    regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`),
 	pgtype.TextOID:    regexp.MustCompile(`^`),

@@ -29,5 +29,5 @@ func tracing(ctx context.Context, cfg config.Tracing, log *zap.Logger) (*trace.T
 	return trace.NewTracerProvider(trace.WithBatcher(exporter), trace.WithSampler(trace.TraceIDRatioBased(cfg.Sample)), trace.WithResource(about)), nil
 }
 
-// tracesPatience is how long the last spans may take on their way.
+// tracesPatience is the time for the last spans on their way.
 const tracesPatience = 2 * time.Second

@@ -72,7 +72,7 @@ const (
 	resultUnknown   = "could not compare"
 )
 
-// verifyReport is what verify prints with -o json.
+// verifyReport is the output of verify with -o json.
 type verifyReport struct {
 	Result       string               `json:"result"`
 	Destinations []*verifyDestination `json:"destinations"`
@@ -83,7 +83,7 @@ type verifyDestination struct {
 	Name    string        `json:"name"`
 	Result  string        `json:"result"`
 	Tables  []verifyTable `json:"tables"`
-	Looks   int           `json:"looks"` // how often it was recomputed
+	Looks   int           `json:"looks"` // number of recomputations
 	Seconds float64       `json:"seconds"`
 	Error   string        `json:"error,omitempty"`
 	Remedy  string        `json:"remedy,omitempty"`
@@ -92,7 +92,7 @@ type verifyDestination struct {
 type verifyTable struct {
 	Mapping string      `json:"mapping"`
 	Table   string      `json:"table"`
-	Rows    int64       `json:"rows"` // as the primary's rows make them
+	Rows    int64       `json:"rows"` // as computed from the primary's rows
 	Missing int         `json:"missing"`
 	Extra   int         `json:"extra"`
 	Changed int         `json:"changed"`
@@ -108,7 +108,7 @@ type verifyRow struct {
 // verifiesAtOnce bounds the load on the primary: each comparison reads all rows of its tenant.
 const verifiesAtOnce = 2
 
-// verify compares the chosen destinations. The error is one that keeps all of them from being compared.
+// verify compares the chosen destinations. The error is one that keeps all destinations from being compared.
 func verify(ctx context.Context, cfg *config.Config, o verifyOptions, stderr io.Writer) (*verifyReport, error) {
 	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
 	if err != nil {
@@ -152,7 +152,7 @@ func verify(ctx context.Context, cfg *config.Config, o verifyOptions, stderr io.
 	return report, ctx.Err()
 }
 
-// chosen are the destinations that the flags name.
+// chosen are the destinations named by the flags.
 func (p *plan) chosen(ctx context.Context, conn *pgx.Conn, cfg *config.Config, o verifyOptions) ([]sink.Target, error) {
 	all, err := p.destinations(ctx, conn, cfg)
 	if err != nil {
@@ -203,7 +203,7 @@ func verifyOne(ctx context.Context, v *sink.Verifier, d sink.Target) *verifyDest
 	return r
 }
 
-// conclude finds the worst: what was found different counts for more than what could not be compared.
+// conclude finds the worst result: a found difference counts for more than a failed comparison.
 func (r *verifyReport) conclude() {
 	r.Result = resultEqual
 	for _, d := range r.Destinations {

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/term"
 )
 
-// verifyProgress shows how far verify is: a line that moves at a terminal, a line now and then elsewhere. How many rows
-// there will be is not known before they are read.
+// verifyProgress shows the progress of verify: a line that moves at a terminal, a line now and then elsewhere. The number of
+// rows is not known before the rows are read.
 type verifyProgress struct {
 	mu    sync.Mutex
 	out   io.Writer
@@ -47,7 +47,7 @@ func (p *verifyProgress) databases() string {
 	return fmt.Sprintf("%d of %d databases", p.done, p.total)
 }
 
-// rows notes that so many rows more were recomputed.
+// rows adds to the number of recomputed rows.
 func (p *verifyProgress) rows(n int) {
 	p.mu.Lock()
 	p.read += n
@@ -62,7 +62,7 @@ func (p *verifyProgress) rows(n int) {
 	}
 }
 
-// waiting shows what a comparison waits for.
+// waiting shows the reason for a comparison's wait.
 func (p *verifyProgress) waiting(what string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
