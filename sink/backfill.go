@@ -196,7 +196,7 @@ func (bf *backfill) trackChanges(xid uint32, changes []replication.Change) {
 	}
 }
 
-// standDown ends the work of a backfill with a place; the cursor stays.
+// standDown ends the work reserved to a backfill with a place; the cursor stays.
 func (bf *backfill) standDown() {
 	if bf.active {
 		bf.active = false

@@ -162,7 +162,7 @@ func (bf *backfill) putOff(ctx context.Context, p *portion, e *Error) error {
 	return bf.transaction(ctx, &rest)
 }
 
-// takesAlong reports whether a delete of rows filled by the copy deletes or changes rows of other tables.
+// takesAlong reports whether a delete of rows filled by the copy deletes or changes rows of tables outside the copy.
 func (bf *backfill) takesAlong() bool {
 	var group []*mapping.Mapping
 	for i, m := range bf.mappings {

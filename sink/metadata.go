@@ -40,7 +40,7 @@ const (
 		ON CONFLICT ("mapping_name") DO UPDATE SET "fingerprint" = excluded."fingerprint", "epoch" = excluded."epoch",
 			"backfill" = excluded."backfill", "mark" = excluded."mark", "updated_at" = now(),
 			"last_synced_sequence_id" = greatest(m."last_synced_sequence_id", excluded."last_synced_sequence_id")`
-	// Other mappings being filled begin again along with the new mapping, so that all are at one place.
+	// Other mappings being filled begin again along with the mapping, so that all are at one place.
 	refillMappings = `UPDATE "_stack_sync_metadata" SET "backfill" = $1::jsonb WHERE "backfill" IS NOT NULL`
 )
 
