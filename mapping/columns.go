@@ -2,8 +2,8 @@ package mapping
 
 import "slices"
 
-// Restrict hides the other columns of a source table from the mapping: to its steps they do not exist. The key is always there.
-// It is for mappings that tenants write: which columns they may name is the operator's word.
+// Restrict hides the other columns of a source table from the mapping: to the steps those columns do not exist. The key is always there.
+// Restrict is for mappings that tenants write: the operator decides which columns a tenant's mapping may name.
 func (m *Mapping) Restrict(table string, columns []string) {
 	if m.only == nil {
 		m.only = map[string][]string{}
@@ -11,7 +11,7 @@ func (m *Mapping) Restrict(table string, columns []string) {
 	m.only[table] = columns
 }
 
-// Visible are those of a source table's columns that the mapping's steps may name.
+// Visible are the columns of a source table that the mapping's steps may name.
 func (m *Mapping) Visible(table string, all []string) []string {
 	only, restricted := m.only[table]
 	if !restricted {
@@ -26,8 +26,8 @@ func (m *Mapping) Visible(table string, all []string) []string {
 	return visible
 }
 
-// Columns are those of the given columns of a source table that the mapping's steps name, in the given order. Deleted
-// rows carry only their key unless the source has more, so deletes is what only "when: delete" and "when: any" steps name.
+// Columns are the given columns of a source table that the mapping's steps name, in the given order. Deleted rows carry only the key
+// unless the source has more, so deletes are the columns that only "when: delete" and "when: any" steps name.
 func (m *Mapping) Columns(table string, all []string) (named, deletes []string) {
 	all = m.Visible(table, all)
 	inAny, inDelete := map[string]bool{}, map[string]bool{}

@@ -4,11 +4,11 @@ import "slices"
 
 // Write is one table that a step writes to.
 type Write struct {
-	Schema, Table string // as the SQL names them; Schema is "" where it names none
+	Schema, Table string // as the SQL names them; Schema is "" without a schema in the SQL
 	Deletes       bool   // the step deletes rows of the table, and writes none there
 }
 
-// Name is the table's name as SQL: quoted, with its schema where it has one.
+// Name is the table's name as SQL: quoted, with the schema where Write has a schema.
 func (w Write) Name() string {
 	if w.Schema == "" {
 		return quote(w.Table)
@@ -16,7 +16,7 @@ func (w Write) Name() string {
 	return quote(w.Schema) + "." + quote(w.Table)
 }
 
-// StepWrites are the tables that one step writes to, in the order of its SQL. A table that is written twice is there twice.
+// StepWrites are the tables that one step writes to, in the order of the step's SQL. A table written twice is there twice.
 func (m *Mapping) StepWrites(step int) []Write {
 	var all []Write
 	tokens := m.Steps[step].tokens
@@ -39,8 +39,8 @@ func (m *Mapping) Deletes(step int) bool {
 	return slices.ContainsFunc(m.Steps[step].tokens, func(t token) bool { return t.is("delete") })
 }
 
-// Writes are the tables that the steps write to, each once, as the SQL names them. A name with a schema in front is not
-// among them: it means that table and no other, so nothing can stand in its place.
+// Writes are the tables that the steps write to, each once, as the SQL names the tables. A name with a schema in front is left out: the
+// name means exactly one table, so nothing can stand in its place.
 func (m *Mapping) Writes() []string {
 	var tables []string
 	for i := range m.Steps {
@@ -53,7 +53,7 @@ func (m *Mapping) Writes() []string {
 	return tables
 }
 
-// written is the table that INSERT INTO, MERGE INTO, UPDATE or DELETE FROM at the front of the tokens writes to, or nothing.
+// written is the target table of INSERT INTO, MERGE INTO, UPDATE or DELETE FROM at the front of the tokens, or nothing.
 func written(tokens []token) Write {
 	at := func(i int) token {
 		if i < len(tokens) {
@@ -84,11 +84,11 @@ func written(tokens []token) Write {
 	return w
 }
 
-// What follows an UPDATE that is none: ON CONFLICT DO UPDATE SET, WHEN MATCHED THEN UPDATE SET, SELECT ... FOR UPDATE OF.
+// Words behind an UPDATE that starts no statement: ON CONFLICT DO UPDATE SET, WHEN MATCHED THEN UPDATE SET, SELECT ... FOR UPDATE OF.
 var afterOtherUpdates = []string{"set", "of", "nowait", "skip", "limit", "offset", "as"}
 
-// Specials are the columns that the steps name and that tell of the change which brought a row: what the row is made of is
-// then more than the source's row.
+// Specials are the columns that the steps name and that describe the change behind a row: the row is then made of more than the source's
+// row.
 func (m *Mapping) Specials() []string {
 	var specials []string
 	for _, special := range []string{sequenceColumn, committedColumn} {

@@ -13,15 +13,15 @@ import (
 	"outflow/mapping"
 )
 
-// order is the order in which a session's steps run and its tables are copied. A mapping's delete steps run before its other steps,
-// so that a key which is the same to the external database and another text to the source is removed before it is written.
+// order is the order in which a session's steps run and its tables are copied. A mapping's delete steps run before its other steps: a key
+// may be the same to the external database and another text to the source, and is removed before the key is written.
 //
-// Foreign keys between the tables that the mappings write tie them together: parents are written before children, and children are
-// deleted before parents. What a mapping says in after: goes before a foreign key.
+// Foreign keys between the tables that the mappings write tie the tables together: parents are written before children, and children are
+// deleted before parents. The after: of a mapping goes before a foreign key.
 type order struct {
 	steps    []stepPlace
 	mappings []int    // indexes of the mappings, parents first
-	tables   []string // source tables in the order in which they are copied; they are swept in the reverse order
+	tables   []string // source tables in the order of the copy; a sweep goes in the reverse order
 	print    string   // changes with the order of a copy
 
 	references []reference
@@ -36,14 +36,14 @@ type reference struct {
 }
 
 // foreignKeysSQL finds the foreign keys that refer to tables, of which $1 is a JSON array. A name without a schema means public. A child
-// that is not among the tables counts only where the delete of a parent changes it.
+// outside the tables counts only where the delete of a parent changes the child.
 const foreignKeysSQL = `WITH named AS (SELECT name, to_regclass(name) AS id FROM json_array_elements_text($1::json) AS t (name))
 	SELECT coalesce(child.name, c.conrelid::regclass::text), parent.name, bool_or(c.confdeltype IN ('c', 'n', 'd'))
 	FROM pg_catalog.pg_constraint c JOIN named parent ON parent.id = c.confrelid LEFT JOIN named child ON child.id = c.conrelid
 	WHERE c.contype = 'f' AND c.conparentid = 0 AND (child.id <> parent.id OR c.confdeltype IN ('c', 'n', 'd'))
 	GROUP BY 1, 2`
 
-// loadOrder reads the foreign keys of the tables that the mappings write and sets the session's order. It runs in a transaction
+// loadOrder reads the foreign keys of the tables that the mappings write and sets the session's order. loadOrder runs in a transaction
 // with the settings of the work.
 func (s *session) loadOrder(ctx context.Context) error {
 	names := []string{}
@@ -105,7 +105,7 @@ func newOrder(mappings []*mapping.Mapping, tables []string, references []referen
 	return o
 }
 
-// add appends those of a mapping's steps that are chosen and not there yet, in the order of its file.
+// add appends the chosen steps of a mapping that are not there yet, in the order of the mapping's file.
 func (o *order) add(mappings []*mapping.Mapping, mi int, chosen func(m *mapping.Mapping, step int) bool) {
 	for si := range mappings[mi].Steps {
 		if place := (stepPlace{mi, si}); chosen(mappings[mi], si) && !slices.Contains(o.steps, place) {
@@ -114,7 +114,7 @@ func (o *order) add(mappings []*mapping.Mapping, mi int, chosen func(m *mapping.
 	}
 }
 
-// fills are the tables that the mappings' steps write rows to: all steps, or those that read one source table.
+// fills are the tables that the mappings' steps write rows to: all steps, or the steps of one source table.
 func fills(mappings []*mapping.Mapping, from string) []string {
 	var tables []string
 	for _, m := range mappings {
@@ -143,8 +143,8 @@ func shareTables(mappings []*mapping.Mapping) bool {
 	return false
 }
 
-// acts reports whether a delete of what the mappings write for one source table ("" is all) deletes or changes rows of other tables
-// than those.
+// acts reports whether a delete of the rows that the mappings write for one source table ("" is all) deletes or changes rows of tables
+// outside except.
 func (o *order) acts(mappings []*mapping.Mapping, from string, except ...string) bool {
 	own := fills(mappings, from)
 	return slices.ContainsFunc(o.references, func(r reference) bool {
@@ -159,8 +159,8 @@ func refers(children, parents []string, references []reference) bool {
 	})
 }
 
-// ordered are the numbers below n, each after those that it must follow, and as far as that and a circle allow after those that it
-// should follow; else lower numbers come first.
+// ordered are the numbers below n. Each number comes after the numbers that it must follow, and as far as must and a circle allow after
+// the numbers that it should follow; else lower numbers come first.
 func ordered(n int, must, should func(i, j int) bool) []int {
 	var order []int
 	free := func(i int, follows func(i, j int) bool) bool {

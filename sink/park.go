@@ -12,8 +12,8 @@ import (
 	"outflow/replication"
 )
 
-// Begin implements [replication.Sink]. It reads what the primary has noted of the destinations, which another process may have
-// changed since, and sets those to work that are not known to be up to date.
+// Begin implements [replication.Sink]. Begin reads the primary's notes of the destinations, which another process may have changed since,
+// and starts the destinations that are not known to be up to date.
 func (r *Router) Begin(ctx context.Context) error {
 	r.membership.Lock()
 	defer r.membership.Unlock()
@@ -51,7 +51,7 @@ func (r *Router) Begin(ctx context.Context) error {
 	for _, d := range r.Destinations() {
 		name := [2]string{d.Tenant, d.Name}
 		s := byName[name]
-		if s.reason == replication.NotConfigured { // it is back; its database may have been filled under another name meanwhile, in a later epoch
+		if s.reason == replication.NotConfigured { // back; its database may have been filled under another name meanwhile, in a later epoch
 			s.state, s.reason = Backfilling, "it is in the configuration again"
 			if s.epoch, err = r.State.raise(ctx, s); err != nil {
 				return err
@@ -64,7 +64,8 @@ func (r *Router) Begin(ctx context.Context) error {
 		if s.reason == replication.NotConfigured {
 			continue
 		}
-		// It was taken out of the configuration. What is acknowledged from here on passes it by, so it is copied anew should it return.
+		// The destination was taken out of the configuration. Later acknowledgements pass the destination by, so a returning destination
+		// is copied again.
 		s.state, s.reason = Parked, replication.NotConfigured
 		if _, err := r.State.raise(ctx, s); err != nil {
 			return err
@@ -73,7 +74,7 @@ func (r *Router) Begin(ctx context.Context) error {
 	return r.checkpoint(ctx, true) // so that every destination has its row before anything is acknowledged
 }
 
-// beginReading takes a new mark. A primary that does not know the last one any more was restored while this process ran.
+// beginReading takes a new mark. A primary that no longer knows the last mark was restored while this process ran.
 func (r *Router) beginReading(ctx context.Context) error {
 	known, err := r.State.knows(ctx, *r.mark.Load())
 	if err != nil {
@@ -89,10 +90,10 @@ func (r *Router) beginReading(ctx context.Context) error {
 	return err
 }
 
-// resetRemedy heals what a restored primary has broken.
+// resetRemedy heals the damage of a restored primary.
 const resetRemedy = "run: outflow run --slot-reset, which raises the ids and copies every destination anew"
 
-// begin takes over what the primary has noted, the zero value where it has nothing.
+// begin takes over the primary's note, the zero value where the primary has nothing.
 func (d *Destination) begin(s destinationState) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -106,8 +107,8 @@ func (d *Destination) adopt(s destinationState) {
 	if first {
 		d.epoch, d.note = s.epoch, -1
 		if s.epoch == 0 {
-			// The primary knows nothing of it. Its database may: it was a destination under another name, say. An epoch that no
-			// other has makes sure that it is filled.
+			// The primary knows nothing of the destination. The database of the destination may: as a destination under another name, say.
+			// An epoch that no other destination has makes sure of a copy.
 			d.epoch = time.Now().UnixMicro()
 		}
 	}
@@ -125,7 +126,8 @@ func (d *Destination) adopt(s destinationState) {
 		d.adoptHalt(s)
 	}
 	if s.epoch > d.epoch || (d.parked && !first) {
-		// Another process may have brought it up to date meanwhile. From the start of this reading on it misses nothing.
+		// Another process may have brought the destination up to date meanwhile. From the start of this reading on the destination misses
+		// nothing.
 		d.parked = false
 		d.fresh = !first
 	}
@@ -133,7 +135,7 @@ func (d *Destination) adopt(s destinationState) {
 	d.due = d.due || !d.caughtUp || d.fresh
 }
 
-// Run notes checkpoints, parks who must be parked and sees to requests, until ctx is done. Begin comes before it.
+// Run notes checkpoints, parks destinations, and carries out requests, until ctx is done. Begin comes before Run.
 func (r *Router) Run(ctx context.Context) error {
 	checkpoint, watch, switches := time.NewTicker(r.Options.Checkpoint), time.NewTicker(watchEvery), time.NewTicker(switchEvery)
 	defer checkpoint.Stop()
@@ -188,28 +190,28 @@ func (r *Router) Run(ctx context.Context) error {
 	}
 }
 
-// parkGrace is how long a destination that fails with a full queue may keep the reader waiting: a restart of its server, or
-// one broken connection, is over sooner than a copy of all its rows.
+// parkGrace is how long a destination that fails with a full queue may keep the reader waiting: a restart of its server, or one broken
+// connection, is over sooner than a copy of all its rows.
 const parkGrace = 2 * time.Second
 
-// parkMemory is how long a parking counts: one that is parked again and again within it stays away longer each time, since
-// each return of a slow destination costs the others a wait.
+// parkMemory is how long a parking counts: a destination parked again and again within parkMemory stays away longer each time, since each
+// return of a slow destination costs the others a wait.
 const parkMemory = 10 * time.Minute
 
 // watchEvery is how often destinations are looked at for parking.
 const watchEvery = 100 * time.Millisecond
 
-// A flush LSN that is less than idleBytes ahead is noted once in idleCheckpoints checkpoints.
+// A flush LSN less than idleBytes ahead is noted once in idleCheckpoints checkpoints.
 const (
 	idleBytes       = 64 << 10
 	idleCheckpoints = 10
 )
 
-// checkpoint notes on the primary what each destination that moved is known to have, and only then lets the reader
-// acknowledge it. The flush LSN is taken first: what a destination has is at least what that LSN promises.
+// checkpoint notes on the primary the known position of each destination that moved, and only then lets the reader acknowledge the
+// position. The flush LSN is taken first: a destination has at least the changes up to the flush LSN.
 //
-// A checkpoint is itself WAL, which the next one would acknowledge, and so on while the primary is idle. Where only the flush
-// LSN has moved, and not far, it is therefore noted seldom, unless now is set.
+// A checkpoint is itself WAL, which the next checkpoint would acknowledge, and so on while the primary is idle. Where only the flush LSN
+// has moved, and not far, the flush LSN is therefore noted seldom, unless now is set.
 func (r *Router) checkpoint(ctx context.Context, now bool) error {
 	r.checkpoints.Lock() // an older state must not be written over a newer one
 	defer r.checkpoints.Unlock()
@@ -256,8 +258,8 @@ func (r *Router) checkpoint(ctx context.Context, now bool) error {
 	return nil
 }
 
-// fingerprint changes when one of the destination's mappings does. Of a destination that cannot be used as it is configured, the mappings
-// are not known: the note keeps those from before.
+// fingerprint changes when one of the destination's mappings does. The mappings of an unusable destination are not known: the note keeps
+// the earlier fingerprint.
 func (d *Destination) fingerprint() string {
 	if d.fault != nil && len(d.mappings) == 0 {
 		return d.noted.fingerprint
@@ -312,8 +314,8 @@ func (r *Router) mustPark(d *Destination) string {
 	return ""
 }
 
-// othersWait reports whether somebody else had work shortly before the queue was full: a destination that is alone may take
-// its time. It is called with slow.mu held.
+// othersWait reports whether another destination had work shortly before the queue was full: a destination without others may take its
+// time. It is called with slow.mu held.
 func (r *Router) othersWait(slow *Destination) bool {
 	for _, d := range r.Destinations() {
 		if d != slow && d.lastCommit.Load() > slow.overSince.Add(-time.Minute).UnixNano() {
@@ -323,8 +325,8 @@ func (r *Router) othersWait(slow *Destination) bool {
 	return false
 }
 
-// park lets the stream go on without a destination. That is written to the primary first; then its queue is dropped and
-// its transactions are acknowledged. When it answers again it is copied anew.
+// park lets the stream go on without a destination. The parking is written to the primary first; then the destination's queue is dropped
+// and the queued transactions are acknowledged. When the destination answers again the destination is copied again.
 func (r *Router) park(d *Destination, reason string) {
 	d.mu.Lock()
 	if d.parking || d.parked || d.gone {
@@ -371,8 +373,8 @@ func (r *Router) park(d *Destination, reason string) {
 	r.Acks.Release(tickets...)
 }
 
-// drop empties the queue of a destination that is parked and returns the tickets that it held. Only its worker may call it,
-// or somebody who holds mu while there is none. It is called with mu held.
+// drop empties the queue of a parked destination and returns the tickets of the queue. Only the worker of the destination may call drop,
+// or a holder of mu while there is no worker. It is called with mu held.
 func (d *Destination) drop() []replication.Ticket {
 	tickets := make([]replication.Ticket, 0, len(d.queue)+len(d.kept))
 	for _, ticket := range d.kept {
@@ -382,8 +384,8 @@ func (d *Destination) drop() []replication.Ticket {
 	for _, t := range d.queue {
 		tickets = append(tickets, t.ticket)
 	}
-	// The rest of a transaction whose parts are coming is not wanted either. rewind may have put accepted back, to read again:
-	// that will not happen.
+	// The rest of a transaction whose parts are coming is not wanted either. rewind may have put accepted back, to read again: the parking
+	// cancels the second read.
 	d.router.mu.RLock()
 	d.holding = max(d.holding, d.accepted.id, d.router.open)
 	d.router.mu.RUnlock()
@@ -393,19 +395,19 @@ func (d *Destination) drop() []replication.Ticket {
 	return tickets
 }
 
-// attach lets changes come again to a destination that was parked and answers. Its backfill's first snapshot is taken later.
+// attach lets changes come again to a parked destination that answers. The first snapshot of the destination's backfill is taken later.
 func (d *Destination) attach() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.parked {
-		// What it failed for before it was parked must not park it again before its first commit.
+		// A failure from before the parking must not park the destination again before the first commit.
 		d.parked, d.caughtUp, d.failing = false, false, time.Time{}
 		d.log.Info("the parked destination answers again")
 		d.observe()
 	}
 }
 
-// raiseEpoch has the external database copied anew: the metadata's epoch no longer fits.
+// raiseEpoch has the external database copied again: the metadata's epoch no longer fits.
 func (d *Destination) raiseEpoch(ctx context.Context, reason string) error {
 	epoch, err := d.router.State.raise(ctx, destinationState{tenant: d.Tenant, name: d.Name, state: Backfilling, reason: reason})
 	if err != nil {

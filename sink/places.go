@@ -6,29 +6,29 @@ import (
 	"time"
 )
 
-// places bounds how many destinations copy rows from the primary at the same time: each has one short read at a time. The
-// others wait. Who has had a place for a turn lets those go first who wait, so that slow databases do not keep all others
-// from being filled.
+// places bounds how many destinations copy rows from the primary at the same time: each has one short read at a time. The other
+// destinations wait. A destination that has had a place for a turn lets the waiting destinations go first, so that slow databases do not
+// keep all others from being filled.
 type places struct {
 	turn time.Duration
 
 	mu      sync.Mutex
 	free    int
 	holders map[*Destination]time.Time // since when
-	waiting []waiter                   // who waits longest comes first
-	off     bool                       // nobody gets a place, or keeps one
+	waiting []waiter                   // the longest waiting destination comes first
+	off     bool                       // no destination gets or keeps a place
 }
 
 type waiter struct {
 	d     *Destination
-	after time.Time // until then it lets others go first
+	after time.Time // until then the destination lets others go first
 }
 
 func newPlaces(n int, turn time.Duration) *places {
 	return &places{turn: turn, free: n, holders: map[*Destination]time.Time{}}
 }
 
-// take gives d a place, or notes that it waits for one and is to be nudged.
+// take gives d a place, or notes that d waits for a place and is to be nudged.
 func (p *places) take(d *Destination) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -50,7 +50,7 @@ func (p *places) take(d *Destination) bool {
 	return true
 }
 
-// yield gives up the place of one that has had it for a turn while others wait, and puts it at the end of their line.
+// yield gives up the place of a destination after a turn while others wait, and puts the destination at the end of the line.
 func (p *places) yield(d *Destination) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -60,12 +60,12 @@ func (p *places) yield(d *Destination) bool {
 	}
 	p.release(d)
 	p.waiting = append(p.waiting, waiter{d, time.Now().Add(p.turn)})
-	time.AfterFunc(p.turn, d.nudge) // those before it may never come
+	time.AfterFunc(p.turn, d.nudge) // the destinations ahead in the line may never come
 	p.nudgeNext()
 	return true
 }
 
-// leave gives the place back and nudges who waits longest. A destination without a place only stops waiting.
+// leave gives the place back and nudges the longest waiting destination. A destination without a place only stops waiting.
 func (p *places) leave(d *Destination) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -74,7 +74,7 @@ func (p *places) leave(d *Destination) {
 	p.nudgeNext()
 }
 
-// hold switches backfills off or on. Who has a place gives it up before the next chunk.
+// hold switches backfills off or on. A destination with a place gives the place up before the next chunk.
 func (p *places) hold(off bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -85,7 +85,7 @@ func (p *places) hold(off bool) {
 	p.nudgeNext()
 }
 
-// release takes d's place, if it has one. It is called with mu held, as those below are.
+// release takes d's place, if d has a place. It is called with mu held, like the functions below.
 func (p *places) release(d *Destination) {
 	if _, holds := p.holders[d]; holds {
 		delete(p.holders, d)
@@ -98,7 +98,7 @@ func (p *places) forget(d *Destination) {
 	p.waiting = slices.DeleteFunc(p.waiting, func(w waiter) bool { return w.d == d })
 }
 
-// nudgeNext wakes who is next while a place is free. The lock mu comes before a destination's.
+// nudgeNext wakes the next destination in the line while a place is free. The lock mu comes before a destination's.
 func (p *places) nudgeNext() {
 	if p.free == 0 || len(p.waiting) == 0 || p.off {
 		return

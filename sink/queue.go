@@ -7,15 +7,15 @@ import (
 	"outflow/replication"
 )
 
-// position is a place in the stream. A destination accepts only what is after the last it accepted, so reading the
-// stream again harms nobody.
+// position is a place in the stream. A destination accepts only changes after the last accepted change, so reading the stream again does
+// no harm.
 type position struct {
 	id       int64
-	ordinal  int64 // of the first change that is not accepted yet
+	ordinal  int64 // of the first change not accepted yet
 	complete bool
 }
 
-// transaction is what a destination has queued of one source transaction.
+// transaction is the queued part of one source transaction at a destination.
 type transaction struct {
 	id        int64
 	xid       uint32
@@ -24,14 +24,15 @@ type transaction struct {
 	ticket    replication.Ticket
 	changes   []replication.Change
 	bytes     int64
-	complete  bool            // the source has sent it whole
-	next      int             // changes that were applied in an open external transaction
-	dropped   bool            // some of those were let go of, to make room for the rest
-	asked     time.Time       // when that became known
+	complete  bool            // the source has sent the whole transaction
+	next      int             // changes applied in an open external transaction
+	dropped   bool            // some applied changes were let go of, to make room for the rest
+	asked     time.Time       // when external became known
 	external  replication.LSN // of the external server: flushed there, the transaction survives a crash; 0 is not known yet
 }
 
-// enqueue queues changes of a part, less those that were accepted before. It returns false when the whole transaction was.
+// enqueue queues changes of a part, less the changes accepted before. enqueue returns false when the whole transaction was accepted
+// before.
 func (d *Destination) enqueue(part *replication.Transaction, changes []replication.Change) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -43,7 +44,7 @@ func (d *Destination) enqueue(part *replication.Transaction, changes []replicati
 	if part.SequenceID < a.id || (part.SequenceID == a.id && a.complete) {
 		return false
 	}
-	if d.parked { // it takes whole transactions again when it is back
+	if d.parked { // a returning destination takes whole transactions again
 		*a = position{id: part.SequenceID, complete: true}
 		d.holding = max(d.holding, part.SequenceID)
 		return false
@@ -80,7 +81,7 @@ func (d *Destination) enqueue(part *replication.Transaction, changes []replicati
 	return true
 }
 
-// complete marks the newest transaction as sent whole, and sees to it that somebody works.
+// complete marks the newest transaction as sent whole, and makes sure of a worker.
 func (d *Destination) complete(id int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -116,7 +117,7 @@ func (d *Destination) hasWork() bool {
 	return d.ready(d.queue[d.applied])
 }
 
-// ready reports whether a transaction can be applied: it is whole, or too large to wait for its end. It is called with mu
+// ready reports whether a transaction can be applied: the transaction is whole, or too large to wait for its end. It is called with mu
 // held.
 func (d *Destination) ready(t *transaction) bool {
 	return t.complete || t.bytes >= d.router.Options.QueueBytes || len(t.changes) > d.limit ||

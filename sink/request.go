@@ -11,29 +11,29 @@ import (
 	"outflow/replication"
 )
 
-// A request is a person's word that reaches the process which reads the slot by way of outflow.destination_state, so that the request
-// can be made anywhere.
+// A request is a person's word to the process which reads the slot. The request travels by way of outflow.destination_state, so a person
+// can make the request anywhere.
 type request struct {
 	destinationState
-	resync bool   // copy the destination anew; its epoch is raised already
+	resync bool   // copy the destination again; the epoch is raised already
 	retry  bool   // try now
-	by     string // who asks
+	by     string // the asking person
 	why    string
-	until  int64 // the destination is to say when it has every change up to this sequence id; -1: nobody asks
+	until  int64 // the destination is to say when it has every change up to this sequence id; -1: not asked
 
 	at time.Time
 }
 
-// requestOverlap is how far back requests are looked at again: their times are given before they are committed.
+// requestOverlap is how far back requests are looked at again: the time of a request is given before the commit.
 const requestOverlap = 10 * time.Second
 
-// requestsSQL finds what was asked for after $2.
+// requestsSQL finds the requests after $2.
 const requestsSQL = `SELECT ` + readColumns + `, coalesce(resync_at > $2, false), coalesce(retry_at > $2, false), asked_by, asked_why,
 		CASE WHEN sync_asked > coalesce(sync_reached, -1) THEN sync_asked ELSE -1 END, coalesce(greatest(resync_at, retry_at), 'epoch')
 	FROM outflow.destination_state
 	WHERE slot = $1 AND (resync_at > $2 OR retry_at > $2 OR sync_asked > coalesce(sync_reached, -1))`
 
-// requests returns what somebody has asked for since the last call.
+// requests returns the requests since the last call.
 func (s *StateStore) requests(ctx context.Context) (fresh []request, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		all, err := s.readRequests(ctx, conn)
@@ -52,7 +52,7 @@ func (s *StateStore) requests(ctx context.Context) (fresh []request, err error) 
 	return fresh, err
 }
 
-// skipRequests counts all that was asked for so far as seen.
+// skipRequests counts all requests so far as seen.
 func (s *StateStore) skipRequests(ctx context.Context, conn *pgx.Conn) error {
 	s.seen = map[[2]string]time.Time{}
 	if err := conn.QueryRow(ctx, `SELECT coalesce(max(greatest(resync_at, retry_at)), 'epoch')
@@ -84,8 +84,9 @@ func (s *StateStore) see(r request) {
 	}
 }
 
-// RequestResync asks the process that reads the slot, or the next one, to copy destinations anew: all of a slot, of a tenant (name ""),
-// or one; those that the configuration no longer has are copied anew anyway should they return. It returns how many there are.
+// RequestResync asks the process that reads the slot, or the next such process, to copy destinations again: all of a slot, of a tenant
+// (name ""), or one. Destinations no longer in the configuration are copied again anyway should they return. RequestResync returns the
+// number of destinations.
 func (s *StateStore) RequestResync(ctx context.Context, tenant, name, by, why string) (n int64, err error) {
 	by, why = oneLine(by), oneLine(why)
 	reason := "a resync was asked for by " + by
@@ -108,8 +109,9 @@ func (s *StateStore) RequestResync(ctx context.Context, tenant, name, by, why st
 	return n, nil
 }
 
-// RequestRetry asks the process that reads the slot to try destinations now that wait after a failure: all of a slot, of a tenant
-// (name ""), or one; with onlyHalted those that need a person. One that works already is not disturbed. It returns how many are asked.
+// RequestRetry asks the process that reads the slot to try destinations now that wait after a failure: all of a slot, of a tenant (name
+// ""), or one; with onlyHalted only destinations that need a person. A working destination is not disturbed. RequestRetry returns the
+// number of asked destinations.
 func (s *StateStore) RequestRetry(ctx context.Context, tenant, name string, onlyHalted bool, by, why string) (n int64, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		tag, err := conn.Exec(ctx, `UPDATE outflow.destination_state SET retry_at = clock_timestamp(), asked_by = $6, asked_why = $7
@@ -124,7 +126,7 @@ func (s *StateStore) RequestRetry(ctx context.Context, tenant, name string, only
 	return n, nil
 }
 
-// askSync asks the process that reads the slot to note when the destination has every change up to that sequence id.
+// askSync asks the process that reads the slot to note when the destination has every change up to the sequence id.
 func (s *StateStore) askSync(ctx context.Context, tenant, name string, id int64) error {
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, `UPDATE outflow.destination_state SET sync_asked = greatest(sync_asked, $4)
@@ -155,7 +157,7 @@ func (s *StateStore) noteSynced(ctx context.Context, reached []request) error {
 	return nil
 }
 
-// takeRequests carries out what somebody asked for on the primary.
+// takeRequests carries out the requests on the primary.
 func (r *Router) takeRequests(ctx context.Context) error {
 	requests, err := r.State.requests(ctx)
 	if err != nil || len(requests) == 0 {
@@ -187,7 +189,7 @@ func (r *Router) takeRequests(ctx context.Context) error {
 	return r.State.noteSynced(ctx, reached)
 }
 
-// resync has the destination copied anew, in the epoch of the request. The person who asks has seen why it was halted.
+// resync has the destination copied again, in the epoch of the request. The asking person has seen why the destination was halted.
 func (d *Destination) resync(q request) {
 	d.mu.Lock()
 	d.epoch, d.caughtUp = max(d.epoch, q.epoch), false
@@ -212,7 +214,7 @@ func (d *Destination) tryNow(q request) {
 	d.wake()
 }
 
-// hasAll reports whether the stream has brought the destination every change up to that sequence id.
+// hasAll reports whether the stream has brought the destination every change up to the sequence id.
 func (d *Destination) hasAll(id int64) bool {
 	position := d.router.SequenceID(d.router.Reader.Position()) // before the queue is looked at
 	d.mu.Lock()

@@ -12,9 +12,9 @@ import (
 	"outflow/replication"
 )
 
-// A sweep finds what the external database holds and the primary has no longer: rows that were deleted while nobody
-// watched. The mapping's keys say what it holds, page by page; the primary says which of those exist; the others go through
-// the mappings' delete steps, merged like any other chunk.
+// A sweep finds the rows that the external database holds and the primary no longer has: rows deleted while no process watched. The
+// mapping's keys list the held rows, page by page; the primary says which rows exist; the missing rows go through the mappings' delete
+// steps, merged like any other chunk.
 
 // sweepTarget is one query of a mapping's keys.
 type sweepTarget struct {
@@ -23,7 +23,7 @@ type sweepTarget struct {
 	query   string
 }
 
-// sweepTargets are the group's keys, in the reverse order of the copy: rows that refer to others go first.
+// sweepTargets are the group's keys, in the reverse order of the copy: referring rows go before the rows that they refer to.
 func (bf *backfill) sweepTargets() []sweepTarget {
 	var targets []sweepTarget
 	for _, i := range slices.Backward(bf.s.order.mappings) {
@@ -40,7 +40,7 @@ func (bf *backfill) sweepTargets() []sweepTarget {
 	return targets
 }
 
-// nextTarget is the one that the cursor is in, and the one after it; nil where there is none.
+// nextTarget is the target of the cursor, and the target after; nil where there is none.
 func (bf *backfill) nextTarget() (current, following *sweepTarget) {
 	targets := bf.sweepTargets()
 	i := slices.IndexFunc(targets, func(t sweepTarget) bool {
@@ -58,23 +58,23 @@ func (bf *backfill) nextTarget() (current, following *sweepTarget) {
 	return current, following
 }
 
-// A sweep goes over a mapping's keys twice. First it counts, which is all where nothing is to be removed; then it removes. What
-// was counted tells a mapping whose keys cannot name the primary's rows, because it stores another form of them: it would lose
-// everything (see [tally.fault]).
+// A sweep goes over a mapping's keys twice. First the sweep counts, which is all where nothing is to be removed; then the sweep removes.
+// The counts tell a mapping whose keys cannot name the primary's rows, because the mapping stores another form of the keys: such a mapping
+// would lose everything (see [tally.fault]).
 
-// tally is what is known of one table's keys in a mapping while it is copied.
+// tally counts one table's keys in a mapping during the copy of the mapping.
 type tally struct {
-	Held  int64  `json:"held"`            // keys that the external database held before the copy; -1 is not known
-	Found int64  `json:"found,omitempty"` // of those counted by the sweep, which the primary has
-	Gone  int64  `json:"gone,omitempty"`  // and which not
-	First string `json:"first,omitempty"` // of those that are gone, for people
+	Held  int64  `json:"held"`            // keys in the external database before the copy; -1 is not known
+	Found int64  `json:"found,omitempty"` // keys counted by the sweep and present on the primary
+	Gone  int64  `json:"gone,omitempty"`  // keys counted by the sweep and missing on the primary
+	First string `json:"first,omitempty"` // of the gone keys, for people
 }
 
-// fault says why the keys that are gone must not be removed: "" is no fault. copied is how many rows of the table this copy has read.
+// fault says why the gone keys must not be removed: "" is no fault. copied is how many rows of the table this copy has read.
 //
-// What is gone was there before the copy, for whatever the copy wrote is there on the primary, less what the stream deleted since.
-// And of what the copy wrote at least half is found; less may be left of it by a mapping that keeps few of the rows, but then
-// there is less to remove, too.
+// Every gone key was there before the copy: all rows that the copy wrote are on the primary, less the rows that the stream deleted since.
+// And of the rows that the copy wrote at least half are found. A mapping that keeps few of the rows may leave less, but then there is less
+// to remove, too.
 func (t tally) fault(copied int64) string {
 	switch {
 	case t.Held >= 0 && t.Gone > t.Held:
@@ -85,7 +85,8 @@ func (t tally) fault(copied int64) string {
 	return ""
 }
 
-// countHeld notes how many keys the external database holds before the first row is copied. Where that takes too long it is not known.
+// countHeld notes how many keys the external database holds before the first row is copied. Where the count takes too long the number is
+// not known.
 func (bf *backfill) countHeld(ctx context.Context) error {
 	if bf.cursor.Phase != phaseCopy || bf.cursor.Table != "" || bf.cursor.Keys != nil {
 		return nil
@@ -112,7 +113,7 @@ func (bf *backfill) countHeld(ctx context.Context) error {
 
 func (t sweepTarget) id() string { return t.mapping.Name + " " + t.table }
 
-// withKeys opens a transaction, for its settings, and ends it.
+// withKeys opens a transaction, for the settings of the transaction, and ends the transaction.
 func (bf *backfill) withKeys(ctx context.Context, t *sweepTarget, f func(*keysQuery) error) error {
 	if err := bf.s.begin(ctx); err != nil {
 		return err
@@ -125,7 +126,7 @@ func (bf *backfill) withKeys(ctx context.Context, t *sweepTarget, f func(*keysQu
 	return f(q)
 }
 
-// page is what the worker read of a mapping's keys, for the primary to be asked about.
+// page is a page of a mapping's keys that the worker has read, for a question to the primary.
 type page struct {
 	target    sweepTarget
 	following *sweepTarget
@@ -133,10 +134,10 @@ type page struct {
 	keys      []key
 	last      bool
 	next      replication.Place
-	since     int // place among the tracked keys at which it was read
+	since     int // place among the tracked keys at the time of the read
 }
 
-// readPage reads the next page of keys from the external database. The worker calls it: the connection is its.
+// readPage reads the next page of keys from the external database. The worker calls readPage: the connection belongs to the worker.
 func (bf *backfill) readPage(ctx context.Context) (p *page, err error) {
 	current, following := bf.nextTarget()
 	if current == nil {
@@ -162,7 +163,7 @@ func (bf *backfill) readPage(ctx context.Context) (p *page, err error) {
 	return p, err
 }
 
-// nextSwept asks the primary which keys of the page exist; those that do not are the chunk.
+// nextSwept asks the primary which keys of the page exist; the missing keys are the chunk.
 func (bf *backfill) nextSwept(ctx context.Context, copier *replication.Copier) (*chunk, error) {
 	p := bf.page
 	if p == nil {
@@ -200,8 +201,8 @@ func (bf *backfill) keysOf(q *keysQuery, keys []key) replication.Keys {
 	return k
 }
 
-// sweep finds what of a page is to be removed: keys that nothing has changed since, and that are held still. At the end of the
-// counting it says whether they may be.
+// sweep finds the keys of a page to remove: keys without a change since, and still held. At the end of the counting sweep says whether the
+// keys may be removed.
 func (bf *backfill) sweep(ctx context.Context, c *chunk) (deletes []mapping.Row, err error) {
 	gone, err := bf.unchanged(ctx, c)
 	if err == nil && len(gone) > 0 {
@@ -264,8 +265,8 @@ func refusedSweep(p *page, t tally, why string) error {
 			p.target.table)}
 }
 
-// unchanged are the keys of a chunk that are gone, less those that a change concerns. Whether two keys are one is for the primary to
-// say where their texts differ.
+// unchanged are the gone keys of a chunk, less the keys that a change concerns. Where the texts of two keys differ, the primary says
+// whether the keys are equal.
 func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]key, error) {
 	keyOf := keyFunc(c.relation)
 	gone := merge(c.gone, func(k key) string { return keyOf(k.tuple) }, c.table, c.Snapshot, bf.tracked, c.swept.since)
@@ -290,7 +291,7 @@ func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]key, error) {
 	return left, nil
 }
 
-// changes are the keys that a chunk was changed in since it was read.
+// changes are the keys of a chunk that changed since the chunk was read.
 func (bf *backfill) changes(c *chunk) (keys []replication.Tuple) {
 	seen := map[string]bool{}
 	for i, t := range bf.tracked {
@@ -302,7 +303,7 @@ func (bf *backfill) changes(c *chunk) (keys []replication.Tuple) {
 	return keys
 }
 
-// held are the keys that the external database holds still: of those that the primary has, the ones of which another form is held.
+// held are the keys that the external database still holds. A key that the primary has counts only where another form of the key is held.
 func (bf *backfill) held(ctx context.Context, c *chunk, keys []key) ([]key, error) {
 	if err := bf.s.begin(ctx); err != nil {
 		return nil, err

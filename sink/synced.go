@@ -8,16 +8,16 @@ import (
 	"outflow/mapping"
 )
 
-// MappingStatus is how far one mapping of a destination is.
+// MappingStatus is the progress of a single mapping of a destination.
 type MappingStatus struct {
 	Name         string    `json:"name"`
 	SequenceID   int64     `json:"id"` // last_synced_sequence_id in the external database; -1 before this process has connected
-	At           time.Time `json:"at"` // when the external database last wrote that, on its clock or, for writes of this process, on ours; zero: unknown
-	Changes      int64     `json:"-"`  // that wait for this mapping
-	Transactions int       `json:"-"`  // that bring them
+	At           time.Time `json:"at"` // time of the last write of SequenceID, on the external clock or, for our writes, on ours; zero: unknown
+	Changes      int64     `json:"-"`  // waiting for this mapping
+	Transactions int       `json:"-"`  // bringing the waiting changes
 }
 
-// MappingStatus returns how far each mapping is, in the order in which they run.
+// MappingStatus returns the progress of each mapping, in the order in which the mappings run.
 func (d *Destination) MappingStatus() []MappingStatus {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -32,7 +32,7 @@ func (d *Destination) MappingStatus() []MappingStatus {
 	return all
 }
 
-// pending counts what waits for a mapping that reads those tables. It is called with mu held.
+// pending counts the waiting changes and transactions of a mapping that reads the tables. It is called with mu held.
 func (d *Destination) pending(s *MappingStatus, tables []string) {
 	for _, t := range d.queue[d.applied:] {
 		if t.id <= s.SequenceID {
@@ -51,8 +51,8 @@ func (d *Destination) pending(s *MappingStatus, tables []string) {
 	}
 }
 
-// noteSynced takes over how far the session's mappings are. at is when each was written, nil: what has moved was written now. It is
-// called with mu held, by the worker.
+// noteSynced takes over the progress of the session's mappings. at is when each progress was written, nil: a mapping that has moved was
+// written now. It is called with mu held, by the worker.
 func (d *Destination) noteSynced(s *session, at []time.Time) {
 	known := make([]MappingStatus, len(s.held))
 	for i, id := range s.held {
@@ -67,11 +67,11 @@ func (d *Destination) noteSynced(s *session, at []time.Time) {
 	d.synced, d.syncedNote = known, ""
 }
 
-// forsake forgets how far mappings are that the destination no longer has: the stream goes on without them, so that they are filled anew should
-// they return. It is called with mu held.
+// forsake forgets the progress of mappings that the destination no longer has: the stream goes on without such mappings, so a mapping is
+// filled again should the mapping return. It is called with mu held.
 func (d *Destination) forsake() {
 	if d.fault != nil {
-		return // its mappings are not known, and the stream does not go on without them
+		return // the mappings are not known, and the stream does not go on without the mappings
 	}
 	rest := slices.DeleteFunc(slices.Clone(d.synced), func(s MappingStatus) bool {
 		return !slices.ContainsFunc(d.mappings, func(m *mapping.Mapping) bool { return m.Name == s.Name })
@@ -81,7 +81,7 @@ func (d *Destination) forsake() {
 	}
 }
 
-// followed are the mappings that the destination has had, as the primary knows, without a time in which it did not have them.
+// followed are the mappings that the destination has had without interruption, as the primary knows.
 func (d *Destination) followed() map[string]bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -92,7 +92,7 @@ func (d *Destination) followed() map[string]bool {
 	return names
 }
 
-// noteOfMappings is how far the mappings are, for outflow.destination_state. It is called with mu held.
+// noteOfMappings is the progress of the mappings, for outflow.destination_state. It is called with mu held.
 func (d *Destination) noteOfMappings() string {
 	if d.syncedNote == "" && len(d.synced) > 0 {
 		text, err := json.Marshal(d.synced)
@@ -104,7 +104,7 @@ func (d *Destination) noteOfMappings() string {
 	return d.syncedNote
 }
 
-// parseMappings reads such a note; what cannot be read is not known.
+// parseMappings reads a note of noteOfMappings; an unreadable note means nothing is known.
 func parseMappings(note string) (all []MappingStatus) {
 	if json.Unmarshal([]byte(note), &all) != nil {
 		return nil

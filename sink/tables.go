@@ -6,14 +6,14 @@ import (
 	"outflow/replication"
 )
 
-// TableStatus is what the stream has brought of a source table since the process started, for all tenants together.
+// TableStatus is the traffic of a source table in the stream since the process started, for all tenants together.
 type TableStatus struct {
 	Table                                string // schema and name
 	Inserts, Updates, Deletes, Truncates int64
-	// Skipped counts changes that went to nobody, on purpose: of a table that is not configured, without a tenant, or tombstones that name
-	// no row of a synced table.
+	// Skipped counts changes that reached no destination, on purpose: of a table that is not configured, without a tenant, or tombstones
+	// that name no row of a synced table.
 	Skipped                      int64
-	MinSequenceID, MaxSequenceID int64 // of its first and its newest change; -1 where there was none
+	MinSequenceID, MaxSequenceID int64 // of the first and the newest change; -1 where there was none
 }
 
 // tableCount counts the changes of a table: the reader's goroutine adds, anybody reads.
@@ -46,14 +46,14 @@ func (c *tableCount) add(kind replication.Kind, id int64) {
 	c.last.Store(id)
 }
 
-// skip counts a change that is passed over; it was counted as a change before.
+// skip counts a change as passed over; the change was counted as a change before.
 func (c *tableCount) skip() {
 	if c != nil {
 		c.skipped.Add(1)
 	}
 }
 
-// count adds the changes of a part to the tables that they are of.
+// count adds the changes of a part to the tables of the changes.
 func (r *Router) count(part *replication.Transaction) {
 	for i := range part.Changes {
 		if rt := r.route(part.Changes[i].Relation); rt.table != "" {
@@ -62,9 +62,8 @@ func (r *Router) count(part *replication.Transaction) {
 	}
 }
 
-// TableStatus is of each source table, in the configuration's order, the tombstones behind them, and then
-// of those that nobody configured. Changes that come again after a lost
-// connection are counted again.
+// TableStatus is of each source table, in the configuration's order, the tombstones behind the source tables, and then of the unconfigured
+// tables. Changes that come again after a lost connection are counted again.
 func (r *Router) TableStatus() []TableStatus {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

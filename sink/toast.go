@@ -11,13 +11,13 @@ import (
 	"outflow/replication"
 )
 
-// fetchToast fills values that an UPDATE left in TOAST and that a step names, where the batch itself did not have them: from
-// the primary, by key, in one query a table.
+// fetchToast fills values that an UPDATE left in TOAST and that a step names, where the batch itself did not have the values: from the
+// primary, by key, in one query a table.
 //
-// The primary may be ahead of the batch. A newer value is then applied a little early, and again in its turn. A row that is
-// gone has its delete still to come, so its upsert is left out: a value that nobody has any more cannot be written, and must
-// not be written as NULL. Both hold only if the primary shows at least the transaction that made the row: else the value
-// would be an older one, and a row whose key has changed would pass for deleted.
+// The primary may be ahead of the batch. A newer value is then applied a little early, and again in its turn. The delete of a missing row
+// is still to come, so the upsert of the row is left out: the value no longer exists anywhere, cannot be written, and must not be written
+// as NULL. Both hold only if the primary shows at least the transaction that made the row: else the value would be an older one, and a row
+// whose key has changed would pass for deleted.
 func (d *Destination) fetchToast(ctx context.Context, transactions []*transaction, rows map[string]*mapping.Rows) error {
 	for table, r := range rows {
 		var keys []replication.Tuple
@@ -48,8 +48,8 @@ func (d *Destination) fetchToast(ctx context.Context, transactions []*transactio
 	return nil
 }
 
-// current reads the tenant's rows from the primary by key, one for each, zero where it has none; now is the table as they describe it. The
-// primary shows at least those transactions.
+// current reads the tenant's rows from the primary by key: a row for each key, zero where the primary has no row. now is the table as the
+// read rows describe the table. The primary shows at least the transactions xids.
 func (d *Destination) current(ctx context.Context, rel *replication.Relation, keys []replication.Tuple, xids []uint32) ([]replication.Tuple, *replication.Relation, error) {
 	found, now, err := d.lookUp(ctx, replication.Keys{Part: d.part(rel), Tuples: keys}, xids)
 	switch {
@@ -63,7 +63,7 @@ func (d *Destination) current(ctx context.Context, rel *replication.Relation, ke
 	return found, now, nil
 }
 
-// How long a commit that is not visible yet is waited for: usually it is a matter of microseconds.
+// The wait for a commit that is not visible yet: usually a matter of microseconds.
 const (
 	visiblePause = time.Millisecond // doubles
 	visibleWait  = time.Second      // in all, about; then the batch is tried again later
@@ -85,8 +85,8 @@ func (d *Destination) lookUp(ctx context.Context, keys replication.Keys, xids []
 	}
 }
 
-// fillToast takes what rows lack from the rows that were found, one for each that lacks something, zero where it is gone. now is the
-// table as they describe it: where a column has another type by now all rows of the batch get that type.
+// fillToast takes the missing values of rows from the found rows: a found row for each incomplete row, zero where the row is gone. now is
+// the table as the found rows describe the table: where a column has another type by now all rows of the batch get the new type.
 func (d *Destination) fillToast(ctx context.Context, table string, r *mapping.Rows, found []replication.Tuple, now *replication.Relation) error {
 	at, typed := placesIn(r.Relation, now)
 	kept := r.Upserts[:0]
@@ -110,7 +110,7 @@ func (d *Destination) fillToast(ctx context.Context, table string, r *mapping.Ro
 	return nil
 }
 
-// outdated follows a look-up that finds another table than is known, as when a column that was widened is gone again.
+// outdated follows a look-up that finds another table than the known table, for example when a widened column is gone again.
 func (d *Destination) outdated(ctx context.Context, rel *replication.Relation, cause error) error {
 	if _, err := d.router.relearn(ctx, rel.Table); err != nil {
 		return err
@@ -118,8 +118,8 @@ func (d *Destination) outdated(ctx context.Context, rel *replication.Relation, c
 	return &Error{verdict: outdated, Table: rel.Table, SQLState: sqlstate(cause), Err: fmt.Errorf("%s has changed on the primary: %w", rel, cause)}
 }
 
-// placesIn are those of a relation's columns in another one, -1 where it lacks them; typed is the relation with the types that
-// they have there.
+// placesIn are the places of a relation's columns in another relation, -1 where the other relation lacks the column; typed is the relation
+// with the column types of the other.
 func placesIn(rel, in *replication.Relation) (places []int, typed *replication.Relation) {
 	typed = rel
 	for i, c := range rel.Columns {

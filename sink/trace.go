@@ -8,8 +8,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// trace records a batch that is committed, from the receipt of its first transaction: how long that waited in the queue, and how
-// long the external database took. It is called with mu held.
+// trace records a committed batch, from the receipt of the first transaction: the wait of the transaction in the queue, and the time of
+// the external database. It is called with mu held.
 func (d *Destination) trace(b *batch) {
 	if d.router.Tracer == nil || len(b.transactions) == 0 {
 		return

@@ -9,8 +9,9 @@ import (
 	"outflow/replication"
 )
 
-// truncate deletes, through the mappings' own delete steps, every row of a source table that the external database holds:
-// the mappings' keys say which those are. What a mapping without keys holds then is rows that nobody finds. It runs inside the open external transaction, in its place in source order.
+// truncate deletes, through the mappings' own delete steps, every row of a source table that the external database holds: the mappings'
+// keys name those rows. No query finds the rows of a mapping without keys. truncate runs inside the open external transaction, in the
+// place of the TRUNCATE in source order.
 func (d *Destination) truncate(ctx context.Context, b *batch, rel *replication.Relation) error {
 	table := rel.Table
 	if !d.reads[table] {
@@ -39,7 +40,7 @@ func (d *Destination) truncate(ctx context.Context, b *batch, rel *replication.R
 	return nil
 }
 
-// deleteKeys walks one keys query with a cursor, which sees the rows as they were when it was declared.
+// deleteKeys walks one keys query with a cursor. The cursor sees the rows as of its declaration.
 func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *replication.Relation, m *mapping.Mapping) error {
 	s := d.session
 	q, err := s.keysOf(ctx, m, rel)
@@ -76,7 +77,7 @@ func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *replication
 
 func committedAt(b *batch) time.Time { return b.transactions[len(b.transactions)-1].committed }
 
-// tenantColumn is the index of the tenant's column, -1 where it is not known.
+// tenantColumn is the index of the tenant's column, -1 where the column is not known.
 func (r *Router) tenantColumn(rel *replication.Relation) int {
 	for _, t := range r.Tables {
 		if t.Relation.OID == rel.OID {

@@ -13,16 +13,16 @@ import (
 	"outflow/replication"
 )
 
-// target is a table that a mapping writes to, and that is recomputed under the same name in front of it.
+// target is a table that a mapping writes to. The recomputed table stands under the same name in front of the target.
 type target struct {
 	mapping *mapping.Mapping
 	name    string
-	key     []string // columns of its primary key; none: rows are told apart whole
-	columns []string // those that can be written
+	key     []string // columns of the primary key; none: rows are told apart whole
+	columns []string // writable columns
 }
 
 const (
-	// Steps name tables without a schema. With this they write to, and look into, the recomputed ones.
+	// Steps name tables without a schema. With recomputedFirst the steps write to, and look into, the recomputed tables.
 	recomputedFirst = `SELECT set_config('search_path', 'pg_temp, ' || current_setting('search_path'), true), set_config('idle_in_transaction_session_timeout', '5min', true)`
 	// From here on nothing but temporary tables can be written to, whatever a step does.
 	readOnlySQL = `SET LOCAL transaction_read_only = on`
@@ -35,8 +35,8 @@ const (
 	verifyRows = 5000
 )
 
-// begin opens a transaction with an empty table in front of each that the mappings write to. One transaction, so that it
-// works through a pooler too; it is rolled back in the end.
+// begin opens a transaction with an empty table in front of each target of the mappings. One transaction works through a pooler too; the
+// transaction is rolled back in the end.
 func (c *comparison) begin(ctx context.Context) error {
 	if err := c.s.begin(ctx); err != nil {
 		return err
@@ -132,7 +132,7 @@ func (c *comparison) recompute(ctx context.Context) error {
 	return nil
 }
 
-// recomputeRows brings rows through the mappings. Its error names the row where the external database refuses one.
+// recomputeRows brings rows through the mappings. The error names the row where the external database refuses a row.
 func (c *comparison) recomputeRows(ctx context.Context, rows *mapping.Rows) error {
 	const savepoint, back = "SAVEPOINT outflow_rows", "ROLLBACK TO SAVEPOINT outflow_rows"
 	if _, err := c.s.exec(ctx, savepoint); err != nil {
@@ -158,7 +158,7 @@ func (c *comparison) recomputeRows(ctx context.Context, rows *mapping.Rows) erro
 	return refusal // of rows that do not go together
 }
 
-// analyze lets the planner know the temporary tables, which autovacuum never sees. Without it the steps are only slower.
+// analyze lets the planner know the temporary tables, which autovacuum never sees. Without analyze the steps are only slower.
 func (c *comparison) analyze(ctx context.Context) {
 	for _, t := range c.tables {
 		_, _ = c.s.exec(ctx, `ANALYZE pg_temp.`+quoteColumn(t.name))
@@ -200,27 +200,27 @@ func (c *comparison) apply(ctx context.Context, mappings []bool, rows *mapping.R
 	return err
 }
 
-// seen is what a look found of one table.
+// seen is the finding of a look at one table.
 type seen struct {
 	*target
 	rows        int64
-	differences map[string]difference // by what identifies the row
+	differences map[string]difference // by the identity of the row
 }
 
-// difference is one row: hashes of the row as the primary's rows make it and as it is; "" is none.
+// difference is one row: hashes of the row as the primary's rows make the row and of the actual row; "" is none.
 type difference struct {
 	key            string // for people
 	expected, here string
-	again          bool // it was so at the look before
+	again          bool // the look before found the same
 }
 
-// look is what was found of every table.
+// look is the findings of every table.
 type look []*seen
 
-// differencesMax bounds the differences that are kept of one table. More than this is told as this many.
+// differencesMax bounds the differences kept of one table. More differences are told as this many.
 const differencesMax = 100_000
 
-// identity is the SQL that tells a row r from others, and that describes it to people.
+// identity is the SQL that tells a row r from others, and the SQL that describes r to people.
 func (t *target) identity() (id, key string) {
 	if len(t.key) == 0 {
 		return "encode(" + rowHash + ", 'hex')", `left("_row"::text, 200)`
@@ -233,12 +233,12 @@ func (t *target) identity() (id, key string) {
 	return id, id
 }
 
-// rowHash stands for the text of a whole row: text, since not every type can be compared (json), and what prints alike in
-// one session is alike.
+// rowHash stands for the text of a whole row: text, since not every type can be compared (json), and rows that print alike in one session
+// are alike.
 const rowHash = `sha256(convert_to("_row"::text, 'UTF8'))`
 
-// compareTable compares a table with the recomputed one as multisets of rows, both ways, in one statement and so in one
-// snapshot: what EXCEPT ALL would find in either direction has a count other than zero.
+// compareTable compares a table with the recomputed table as multisets of rows, both ways, in one statement and so in one snapshot: every
+// row that EXCEPT ALL would find in either direction has a count other than zero.
 func (c *comparison) compareTable(ctx context.Context, t *target) (*seen, error) {
 	id, key := t.identity()
 	sql := fmt.Sprintf(`SELECT id, min(key), hash, sum(n) FROM (
@@ -270,7 +270,8 @@ func (c *comparison) compareTable(ctx context.Context, t *target) (*seen, error)
 	return s, nil
 }
 
-// keep drops what did not differ before and notes what differed in the same way, where the look before proves something.
+// keep drops the differences that were not there before and notes the differences that are the same, where the look before proves
+// something.
 func (l look) keep(before look, proof bool) {
 	for i, s := range l {
 		for id, now := range s.differences {
@@ -294,7 +295,7 @@ func (l look) open() int {
 	return n
 }
 
-// settled is how many of those differed in the same way at the look before.
+// settled is how many differences were the same at the look before.
 func (l look) settled() int {
 	n := 0
 	for _, s := range l {
@@ -317,7 +318,7 @@ func (s *seen) settledIDs() []string {
 	return ids
 }
 
-// comparison is what is told of a look.
+// comparison is the report of a look.
 func (l look) comparison() Comparison {
 	var c Comparison
 	for _, s := range l {

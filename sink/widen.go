@@ -10,18 +10,18 @@ import (
 	"outflow/replication"
 )
 
-// The stream describes a table as it was published when a change was made. Changes from before the publication got a column
-// lack it, and a mapping that names it could not take them. They are widened: the column is Unchanged in them, as a value that
-// stayed in TOAST is, and comes from the primary like one.
+// The stream describes a table as published at the time of a change. Changes from before the publication got a column lack the column, and
+// a mapping that names the column could not take such changes. The changes are widened: the column is Unchanged, like a value left in
+// TOAST, and comes from the primary in the same way.
 
-// learn notes a table as the stream describes it now; columns that are known beside it stay known. It is called with mu held.
+// learn notes a table as the stream describes the table now; other known columns stay known. It is called with mu held.
 func (r *Router) learn(rel *replication.Relation) {
 	r.known[rel.Table] = union(rel, r.known[rel.Table])
 	clear(r.wide)
 }
 
-// widened is the relation with all columns that the table is known to have; often it is rel itself. The same relation gives the
-// same pointer until something is learnt.
+// widened is the relation with all known columns of the table; often widened is rel itself. The same relation gives the same pointer until
+// something is learnt.
 func (r *Router) widened(rel *replication.Relation) *replication.Relation {
 	r.mu.RLock()
 	w := r.wide[rel]
@@ -36,14 +36,14 @@ func (r *Router) widened(rel *replication.Relation) *replication.Relation {
 	return w
 }
 
-// relation is what is known of a source table, nil where there is no such table.
+// relation is the known relation of a source table, nil where there is no such table.
 func (r *Router) relation(table string) *replication.Relation {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.known[table]
 }
 
-// union is rel with the columns of other (which may be nil) that it lacks behind its own.
+// union is rel with the columns of other (which may be nil) that rel lacks behind its own.
 func union(rel, other *replication.Relation) *replication.Relation {
 	if other == nil || other == rel {
 		return rel
@@ -69,7 +69,7 @@ func (d *Destination) net(f *fold) map[string]*mapping.Rows {
 		wide := d.router.widened(rows.Relation)
 		if more := len(wide.Columns) - len(rows.Relation.Columns); more > 0 {
 			widen(rows.Upserts, more, replication.Unchanged)
-			widen(rows.Deletes, more, replication.Null) // what a deleted row had is not to be found any more
+			widen(rows.Deletes, more, replication.Null) // the value of a deleted row can no longer be found
 			rows.Relation = wide
 		}
 	}
@@ -86,8 +86,8 @@ func widen(rows []mapping.Row, more int, presence replication.Presence) {
 	}
 }
 
-// relearn reads from the primary which columns a table has now: those that are known or configured and exist. A column may have been
-// renamed or dropped, and may have come back. It returns nil where there is no such table.
+// relearn reads from the primary which columns a table has now: the known or configured columns that exist. A column may have been renamed
+// or dropped, and may have come back. relearn returns nil where there is no such table.
 func (r *Router) relearn(ctx context.Context, table string) (*replication.Relation, error) {
 	rel := r.relation(table)
 	i := slices.IndexFunc(r.Tables, func(t Table) bool { return t.Relation.Table == table })
