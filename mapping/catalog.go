@@ -10,8 +10,8 @@ import (
 	"outflow/replication"
 )
 
-// Resolve is the mapping with its source tables called as the configuration calls them. table gives the configuration's name for a
-// step's from, or an error.
+// Resolve is the mapping with the configuration's names of the source tables. table gives the configuration's name for a step's from, or
+// an error.
 func (m *Mapping) Resolve(table func(from string) (string, error)) (*Mapping, error) {
 	resolved := *m
 	resolved.Steps, resolved.Keys, resolved.written = slices.Clone(m.Steps), map[string]string{}, map[string]string{}
@@ -33,15 +33,16 @@ func (m *Mapping) Resolve(table func(from string) (string, error)) (*Mapping, er
 	return &resolved, nil
 }
 
-// Deleted says what the steps of a destination learn of a deleted row of a table, beyond its replica identity's columns.
+// Deleted describes the values of a deleted row of a table that the steps of a destination learn, beyond the columns of the replica
+// identity.
 type Deleted struct {
 	Tenant     string // the tenant's column, which is always known
 	Tombstones bool   // tombstones keep the row
-	Swept      bool   // a mapping has keys for the table: a copy finds deleted rows by the keys, and knows nothing else of those rows
+	Swept      bool   // a mapping has keys for the table: a copy finds deleted rows by the keys, and knows nothing else of the rows
 }
 
-// CheckTable finds what the steps that read a table cannot do with the table as it is on the primary. The error is a
-// [strictyaml.Errors]; nil where all is well.
+// CheckTable finds the faults of the steps that read a table, given the table on the primary. The error is a [strictyaml.Errors]; nil
+// where all is well.
 func (m *Mapping) CheckTable(t *replication.Table, deleted Deleted) error {
 	var faults strictyaml.Errors
 	for i := range m.Steps {
@@ -65,7 +66,7 @@ func (m *Mapping) CheckTable(t *replication.Table, deleted Deleted) error {
 	return faults
 }
 
-// fault says why a step cannot read that column, or is "".
+// fault says why a step cannot read the column, or is "".
 func (s *Step) fault(r reference, t *replication.Table, deleted Deleted) string {
 	rel, column := t.Relation, t.Relation.Column(r.name)
 	switch {
@@ -80,12 +81,12 @@ func (s *Step) fault(r reference, t *replication.Table, deleted Deleted) string 
 }
 
 // ofDeleted reports whether a step reads the column of deleted rows. A step for all rows that reads _op tells deleted rows apart, but not
-// in the conditions by which it finds rows to delete: to find them by something else needs a step of its own.
+// in the conditions for finding rows to delete: other conditions need a step of their own.
 func (s *Step) ofDeleted(r reference) bool {
 	return s.When == Delete || s.When == Any && (r.finds || !s.reads(opColumn))
 }
 
-// unknown says why a step cannot read that column of a deleted row, or is "".
+// unknown says why a step cannot read the column of a deleted row, or is "".
 func (s *Step) unknown(r reference, rel *replication.Relation, column int, deleted Deleted) string {
 	identity, key := rel.Columns[column].Identity, slices.Contains(rel.Key, column)
 	steps := ""
@@ -126,11 +127,11 @@ func identityOf(rel *replication.Relation) []string {
 	return names
 }
 
-// specials are the columns that each step's relation has beside the source's own.
+// specials are the columns of each step's relation beside the source's own.
 var specials = []string{opColumn, sequenceColumn, committedColumn}
 
-// Disguised finds a function of the whole row that is written as a column is (the Postgres manual, 4.2.6): a name behind the relation's
-// alias that is no column of it, in a step that the server took. nil where there is none.
+// Disguised finds a function of the whole row written like a column (the Postgres manual, 4.2.6): a name behind the relation's alias that
+// is no column of the relation, in a step that the server took. nil where there is none.
 func (m *Mapping) Disguised(step int, rel *replication.Relation) *Fault {
 	s := m.Steps[step]
 	known := slices.Concat(m.Visible(s.From, rel.Names()), specials)

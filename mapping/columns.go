@@ -27,7 +27,7 @@ func (m *Mapping) Visible(table string, all []string) []string {
 }
 
 // Columns are the given columns of a source table that the mapping's steps name, in the given order. Deleted rows carry only the key
-// unless the source has more, so deletes are the columns that only "when: delete" and "when: any" steps name.
+// unless the source has more, so deletes are the columns named only by "when: delete" and "when: any" steps.
 func (m *Mapping) Columns(table string, all []string) (named, deletes []string) {
 	all = m.Visible(table, all)
 	inAny, inDelete := map[string]bool{}, map[string]bool{}

@@ -12,7 +12,7 @@ import (
 	"outflow/replication"
 )
 
-// The columns that every step's relation has beside the source's own. They are filled only where they are named.
+// The columns of every step's relation beside the source's own. Such a column is filled only where a step names the column.
 const (
 	opColumn        = "_op"
 	sequenceColumn  = "_sequence_id"
@@ -27,28 +27,28 @@ type Statement struct {
 	When    When
 	SQL     string
 	Name    string // for a prepared statement; the same SQL has the same name
-	// Simple says that the statement inserts what it selects from the step's relation alone. How many rows there are is then no
-	// matter to its plan, and planning it anew for each batch would only copy the rows several times.
+	// Simple says that the statement inserts what it selects from the step's relation alone. The number of rows is then no matter to the
+	// plan, and a new plan for each batch would only copy the rows several times.
 	Simple bool
-	// Plain is SQL without its ON CONFLICT: the same where nothing conflicts, at three quarters of the cost; else it fails with a
-	// unique or exclusion violation. "" where the step is not Simple or has none.
+	// Plain is SQL without its ON CONFLICT: the same where nothing conflicts, at three quarters of the cost; else Plain fails with a
+	// unique or exclusion violation. "" where the step is not Simple or has no ON CONFLICT.
 	Plain     string
 	PlainName string // as Name
 	columns   []parameterColumn
 
 	fragment Fragment
 	prefix   int // characters of SQL before the mapping's own text
-	cut      int // bytes of the mapping's own text that were left out in front (its WITH)
+	cut      int // bytes of the mapping's own text left out in front (its WITH)
 }
 
-// parameterColumn is what fills one parameter: a column of the relation, or one of the special columns.
+// parameterColumn is the source of one parameter: a column of the relation, or one of the special columns.
 type parameterColumn struct {
 	index   int // of the relation; -1 for a special column
 	special string
 }
 
-// Compile makes a step's statement for rows of that relation. typeName is what the external database calls a type of the primary, ""
-// where it has none: a column of such a type arrives as text, its array as text[].
+// Compile makes a step's statement for rows of the relation. typeName gives the external database's name of a type of the primary, ""
+// where there is none: a column of such a type arrives as text, an array of the type as text[].
 func (m *Mapping) Compile(step int, rel *replication.Relation, typeName func(string) string) *Statement {
 	s := m.Steps[step]
 	st := &Statement{Mapping: m, Step: step, Table: s.From, When: s.When, Simple: simple(s), fragment: m.fragment(step)}
@@ -71,8 +71,8 @@ func (m *Mapping) Compile(step int, rel *replication.Relation, typeName func(str
 	if s.reads(opColumn) {
 		add(parameterColumn{-1, opColumn}, opColumn, "text")
 	}
-	// unnest in the select list goes row by row; one unnest of all arrays in FROM is stored first, which costs a fifth of the
-	// whole statement. The arrays are of one length, and so expand in step (the Postgres manual, 38.5.8).
+	// unnest in the select list goes row by row; one unnest of all arrays in FROM is stored first, which costs a fifth of the whole
+	// statement. The arrays are of one length, and so expand in step (the Postgres manual, 38.5.8).
 	cte := fmt.Sprintf("%s AS (SELECT %s FROM (SELECT %s) AS u)", quote(relationName(s.From)),
 		strings.Join(output, ", "), strings.Join(arrays, ", "))
 	st.inFront(cte, s)
@@ -102,7 +102,7 @@ func (st *Statement) withoutConflict(s Step) {
 	}
 }
 
-// inFront puts the CTE before the step's SQL, joining a WITH of its own.
+// inFront puts the CTE before the step's SQL, joining a WITH of the step.
 func (st *Statement) inFront(cte string, s Step) {
 	front, end := "WITH "+cte+" ", s.tokens[len(s.tokens)-1].end
 	if s.tokens[0].is("with") {
@@ -143,11 +143,11 @@ func simple(s Step) bool {
 	return s.tokens[0].is("insert") && count["select"] == 1 && count["from"] == 1 && count["join"] == 0
 }
 
-// What may follow a table and its alias.
+// Words that may follow a table and its alias.
 var afterFrom = []string{"on", "where", "group", "having", "order", "limit", "returning"}
 
-// stepColumns are the indexes of the relation's columns that the step names; the key where it names none, since a
-// relation needs a column.
+// stepColumns are the indexes of the relation's columns that the step names; the key where the step names none, since a relation needs a
+// column.
 func (m *Mapping) stepColumns(s Step, rel *replication.Relation) []int {
 	visible := m.Visible(s.From, rel.Names())
 	var indexes []int
@@ -162,7 +162,7 @@ func (m *Mapping) stepColumns(s Step, rel *replication.Relation) []int {
 	return indexes
 }
 
-// TargetType is the type in which a column arrives: its own where the external database has it, else text.
+// TargetType is the type of an arriving column: the column's own type where the external database has the type, else text.
 func TargetType(name string, typeName func(string) string) string {
 	if found := typeName(name); found != "" {
 		return found
@@ -173,7 +173,7 @@ func TargetType(name string, typeName func(string) string) string {
 	return "text"
 }
 
-// Names reports whether the statement needs that column of the relation.
+// Names reports whether the statement needs the column of the relation.
 func (st *Statement) Names(column int) bool {
 	for _, c := range st.columns {
 		if c.index == column {
@@ -183,7 +183,7 @@ func (st *Statement) Names(column int) bool {
 	return false
 }
 
-// Fault makes an error at a position that the external server gave: characters from 1 of SQL; 0 is unknown.
+// Fault makes an error at a position from the external server: characters from 1 of SQL; 0 is unknown.
 func (st *Statement) Fault(position int32, format string, args ...any) *strictyaml.Error {
 	own := int(position) - 1 - st.prefix
 	if position <= 0 || own < 0 {
@@ -200,7 +200,7 @@ func (st *Statement) Fault(position int32, format string, args ...any) *strictya
 	return st.fragment.Fault(offset, format, args...)
 }
 
-// FaultAt makes an error at a position that the external server gave for one statement of a schema.
+// FaultAt makes an error at a position from the external server for one statement of a schema.
 func (f Fragment) FaultAt(position int32, format string, args ...any) *strictyaml.Error {
 	offset := 0
 	for range max(0, int(position)-1) {
@@ -213,7 +213,7 @@ func (f Fragment) FaultAt(position int32, format string, args ...any) *strictyam
 	return f.Fault(offset, format, args...)
 }
 
-// relationName is the name under which a step's SQL knows its source table: that of the table, without a schema.
+// relationName is the name of the source table in a step's SQL: the name of the table, without a schema.
 func relationName(table string) string {
 	_, name, _ := replication.SplitTable(table)
 	return name

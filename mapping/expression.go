@@ -2,8 +2,8 @@ package mapping
 
 import "slices"
 
-// walk reads expressions in [i, end), a list of them or whole clauses, and gives the labels that it met. sorted are the labels of
-// the query whose ORDER BY this is: there, a label alone is the label and not a column.
+// walk reads expressions in [i, end), a list of expressions or whole clauses, and gives the labels on the way. sorted are the labels of
+// the query of an ORDER BY: there, a label alone is the label and not a column.
 func (r *reading) walk(i, end int, s *scope, sorted map[string]bool) (labels map[string]bool) {
 	labels = map[string]bool{}
 	for i < end {
@@ -33,7 +33,7 @@ func (r *reading) walk(i, end int, s *scope, sorted map[string]bool) (labels map
 	return labels
 }
 
-// parentheses reads what they enclose and gives the place behind them.
+// parentheses reads the tokens inside and gives the place behind.
 func (r *reading) parentheses(i, end int, s *scope) int {
 	behind := min(end, r.partner[i])
 	switch inner := i + 1; {
@@ -101,7 +101,7 @@ var pairs = map[string][]string{
 	"update": {"do"}, "nothing": {"do"}, "time": {"at"}, "zone": {"time"}, "precision": {"double"}, "varying": {"character", "char", "bit"},
 }
 
-// behindType is the place behind a name; where it is the name of a type with several words, behind all of them.
+// behindType is the place behind a name; behind all words of the name of a type with several words.
 func (r *reading) behindType(i int) int {
 	if !r.touch(i-2, ":", ":") && !r.at(i-1).is("as") {
 		return i + 1
@@ -116,14 +116,14 @@ func (r *reading) behindType(i int) int {
 	return i + 1
 }
 
-// sortsAlone reports whether a name is all that a sort key has.
+// sortsAlone reports whether a name is the whole sort key.
 func (r *reading) sortsAlone(i, end int) bool {
 	alone := i+1 >= end || r.at(i+1).op(",") || r.keyword(i+1, "asc", "desc", "nulls", "using")
 	return alone && (r.at(i-1).op(",") || r.at(i-1).is("by"))
 }
 
-// isLabel reports whether a name is the label of the expression before it, or the type of a CAST: it stands behind AS, or
-// behind the end of an expression, where only a label or a keyword can stand.
+// isLabel reports whether a name is the label of the expression before, or the type of a CAST: the name stands behind AS, or behind the
+// end of an expression, where only a label or a keyword can stand.
 func (r *reading) isLabel(i int) bool {
 	t, before := r.at(i), r.at(i-1)
 	switch {

@@ -20,7 +20,7 @@ var (
 		system_user table then to trailing true union unique user using variadic when where window with
 		authorization binary collation concurrently cross current_schema freeze full ilike inner is isnull join left like natural notnull
 		outer overlaps right similar tablesample verbose`)
-	// ends are those of them that end an expression.
+	// ends are the reserved keywords that end an expression.
 	ends = words(`end null true false current_catalog current_date current_role current_schema current_time current_timestamp
 		current_user localtime localtimestamp session_user system_user user isnull notnull`)
 	// openers are other keywords behind which an expression may begin.

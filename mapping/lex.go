@@ -8,12 +8,12 @@ import (
 	"unicode/utf8"
 )
 
-// kind is what a token is.
+// kind is the kind of a token.
 type kind byte
 
 const (
 	word   kind = iota // an unquoted identifier or keyword, folded to lower case
-	quoted             // a quoted identifier, without its quotes
+	quoted             // a quoted identifier, without the quotes
 	literal
 	number
 	parameter // $1
@@ -28,7 +28,7 @@ type token struct {
 	end    int
 }
 
-// is reports whether the token is that keyword.
+// is reports whether the token is the keyword.
 func (t token) is(keyword string) bool { return t.kind == word && t.text == keyword }
 
 func (t token) op(c string) bool { return t.kind == operator && t.text == c }
@@ -44,7 +44,7 @@ type lexError struct {
 
 func (e *lexError) Error() string { return e.message }
 
-// lex splits SQL into tokens, leaving comments and white space out. It follows the Postgres manual, section 4.1, with
+// lex splits SQL into tokens, leaving comments and white space out. lex follows the Postgres manual, section 4.1, with
 // standard_conforming_strings on.
 func lex(sql string) ([]token, error) {
 	l := lexer{sql: sql}
@@ -101,7 +101,7 @@ func lineEnd(s string) int {
 	return len(s)
 }
 
-// comment skips a block comment; they nest.
+// comment skips a block comment; block comments nest.
 func (l *lexer) comment() error {
 	start, depth := l.pos, 0
 	for l.pos < len(l.sql) {
@@ -122,8 +122,8 @@ func (l *lexer) comment() error {
 	return &lexError{start, "a comment that does not end"}
 }
 
-// continued is what may stand between the parts of a string that goes on after a line break. It matters for E'...', whose
-// other parts have escapes too.
+// continued is the text between the parts of a string that goes on after a line break. The text matters for E'...', whose other parts have
+// escapes too.
 var continued = regexp.MustCompile(`^(?:[ \t\f\v]|--[^\r\n]*)*[\r\n](?:[ \t\r\n\f\v]|--[^\r\n]*[\r\n])*'`)
 
 // str reads a string whose opening quote is at open; escapes says whether a backslash escapes (E'...').
@@ -220,8 +220,8 @@ func (l *lexer) word() error {
 	return nil
 }
 
-// downcase folds as the server does: letters of ASCII only (downcase_identifier in scansup.c; in a database with an encoding of one
-// byte a character the server folds others too, and then says that there is no such column).
+// downcase folds like the server: letters of ASCII only (downcase_identifier in scansup.c; in a database with an encoding of one byte a
+// character the server folds others too, and then says that there is no such column).
 func downcase(name string) string {
 	return strings.Map(func(r rune) rune {
 		if r >= 'A' && r <= 'Z' {
@@ -256,8 +256,8 @@ func isIdentStart(s string) bool {
 	return r == '_' || unicode.IsLetter(r) || r >= 0x80
 }
 
-// statements splits tokens at semicolons. Those inside parentheses, and inside the BEGIN ATOMIC ... END body of a function,
-// do not separate.
+// statements splits tokens at semicolons. Semicolons inside parentheses, and inside the BEGIN ATOMIC ... END body of a function, do not
+// separate.
 func statements(tokens []token) [][]token {
 	var all [][]token
 	var current []token

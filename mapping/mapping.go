@@ -23,20 +23,20 @@ const (
 	Any    When = "any"
 )
 
-// Mapping is one loaded mapping. It is not changed after [Load] and [Mapping.Restrict], and safe for concurrent use then.
+// Mapping is one loaded mapping. A Mapping is not changed after [Load] and [Mapping.Restrict], and safe for concurrent use then.
 type Mapping struct {
 	Name   string            `yaml:"name"`
-	Target string            `yaml:"target"` // the table that it fills, for people
+	Target string            `yaml:"target"` // the filled table, for people
 	Schema string            `yaml:"schema"` // idempotent DDL
 	Steps  []Step            `yaml:"steps"`
-	Keys   map[string]string `yaml:"keys"`  // source table to a query of what the target holds
+	Keys   map[string]string `yaml:"keys"`  // source table to a query of the target's keys
 	After  []string          `yaml:"after"` // mappings that run before this one
 
 	doc         *strictyaml.Document
 	fingerprint string // of the file, whatever Resolve makes of the tables' names
 	ddl         []Fragment
 	only        map[string][]string // by source table, see Restrict
-	written     map[string]string   // by source table: as keys: in the file names it, where Resolve called it otherwise
+	written     map[string]string   // by source table: the name in keys: of the file, where Resolve called the table otherwise
 }
 
 // Step is one set-based statement over the net changes of one source table.
@@ -46,15 +46,15 @@ type Step struct {
 	SQL  string `yaml:"sql"`
 
 	tokens []token
-	read   []reference // what may be columns of From
+	read   []reference // names that may be columns of From
 }
 
-// reads reports whether the step's SQL names that column of its relation.
+// reads reports whether the step's SQL names the column of the step's relation.
 func (s Step) reads(column string) bool {
 	return slices.ContainsFunc(s.read, func(r reference) bool { return r.name == column })
 }
 
-// Fragment is a piece of a mapping's SQL that runs as one statement, and knows where it stands.
+// Fragment is a piece of a mapping's SQL that runs as one statement, and knows the place of the piece.
 type Fragment struct {
 	SQL     string
 	mapping *Mapping
@@ -62,7 +62,7 @@ type Fragment struct {
 	offset  int // byte offset of SQL in the value at path
 }
 
-// Fault is an error with its file, line and column.
+// Fault is an error with file, line and column.
 type Fault = strictyaml.Error
 
 // Fault makes an error at a byte offset of the fragment, with file, line and column.
@@ -74,8 +74,7 @@ func (f Fragment) Fault(offset int, format string, args ...any) *strictyaml.Erro
 
 var nameRule = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_-]{0,62}$`)
 
-// Load reads and checks one mapping. file is for messages. The error is a [strictyaml.Errors] with every fault, each with
-// line and column.
+// Load reads and checks one mapping. file is for messages. The error is a [strictyaml.Errors] with every fault, each with line and column.
 func Load(file string, src []byte) (*Mapping, error) {
 	m := &Mapping{}
 	doc, err := strictyaml.Decode(file, src, m)
@@ -96,10 +95,10 @@ func Load(file string, src []byte) (*Mapping, error) {
 	return m, nil
 }
 
-// maxFaults is how many are found at the most: each is looked for in the whole text, and who writes a mapping may be hostile.
+// maxFaults bounds the found faults: each is looked for in the whole text, and the writer of a mapping may be hostile.
 const maxFaults = 20
 
-// reporter takes a fault, and returns false when it has enough.
+// reporter takes a fault, and returns false when the reporter has enough.
 type reporter func(*strictyaml.Error) bool
 
 func (m *Mapping) check(report reporter) {
@@ -131,7 +130,7 @@ func (m *Mapping) check(report reporter) {
 	}
 }
 
-// checkKeys checks a query of keys. It stands in parentheses when it runs, behind parameters of Outflow's.
+// checkKeys checks a query of keys. The query runs in parentheses, behind parameters of Outflow's.
 func (m *Mapping) checkKeys(table string, report reporter) {
 	query := m.Keys[table]
 	f := Fragment{SQL: query, mapping: m, path: "keys." + table}
@@ -159,7 +158,7 @@ func (m *Mapping) checkKeys(table string, report reporter) {
 	}
 }
 
-// checkSchema splits the DDL into statements, each run by itself, and refuses those that end our transaction.
+// checkSchema splits the DDL into statements, each run by itself, and refuses statements that end our transaction.
 func (m *Mapping) checkSchema(report reporter) bool {
 	whole := Fragment{SQL: m.Schema, mapping: m, path: "schema"}
 	tokens, err := lex(m.Schema)
@@ -181,15 +180,15 @@ func (m *Mapping) checkSchema(report reporter) bool {
 	return true
 }
 
-// What may not stand first in a statement. COPY would wait for data on the connection.
+// Words that may not stand first in a statement. COPY would wait for data on the connection.
 var (
 	forbiddenInSchema = []string{"begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release", "prepare",
 		"copy", "vacuum", "listen", "unlisten", "discard", "set", "reset", "checkpoint", "cluster", "load", "declare", "fetch", "move", "close"}
 	allowedInStep = []string{"insert", "update", "delete", "merge", "select", "with"}
 )
 
-// outsideTransactions finds in one statement what the server refuses in a transaction block (PreventInTransactionBlock in its
-// sources): what it is, its place and the remedy; "" where there is nothing.
+// outsideTransactions finds in one statement the command that the server refuses in a transaction block (PreventInTransactionBlock in the
+// server's sources): the command, the place and the remedy; "" where there is nothing.
 func outsideTransactions(statement []token) (place int, what, remedy string) {
 	const byHand = "run it by hand, once"
 	first := statement[0]
@@ -252,7 +251,7 @@ func (m *Mapping) checkStep(i int, report reporter) bool {
 	return true
 }
 
-// isStar reports whether a * behind those tokens is "all columns" and not a multiplication, count(*) or OPERATOR(schema.*).
+// isStar reports whether a * behind the tokens before is "all columns" and not a multiplication, count(*) or OPERATOR(schema.*).
 func isStar(before []token) bool {
 	if len(before) == 0 {
 		return false
@@ -268,7 +267,7 @@ func (m *Mapping) fragment(step int) Fragment {
 	return Fragment{SQL: m.Steps[step].SQL, mapping: m, path: fmt.Sprintf("steps[%d].sql", step)}
 }
 
-// single checks that the fragment is one statement that begins with an allowed word, and returns its tokens.
+// single checks that the fragment is a single statement beginning with an allowed word, and returns the tokens.
 func (f Fragment) single(report reporter, allowed ...string) ([]token, bool) {
 	tokens, err := lex(f.SQL)
 	if err != nil {
@@ -315,7 +314,7 @@ func (f Fragment) lexFault(err error) *strictyaml.Error {
 // DDL are the statements of the schema, in order.
 func (m *Mapping) DDL() []Fragment { return m.ddl }
 
-// Tables are the source tables that the steps read, each once, in the order of the steps.
+// Tables are the source tables read by the steps, each once, in the order of the steps.
 func (m *Mapping) Tables() []string {
 	var tables []string
 	for _, s := range m.Steps {
@@ -328,11 +327,10 @@ func (m *Mapping) Tables() []string {
 
 func (m *Mapping) reads(table string) bool { return slices.Contains(m.Tables(), table) }
 
-// Fingerprint changes when anything changes that the mapping does; layout and comments of the file do not count, those
-// within the SQL do.
+// Fingerprint changes with every change of the mapping's work; layout and comments of the file do not count, comments within the SQL do.
 func (m *Mapping) Fingerprint() string { return m.fingerprint }
 
-// Identity is the name and the fingerprint, as outflow.destination_state notes them.
+// Identity is the name and the fingerprint, as outflow.destination_state notes both.
 func (m *Mapping) Identity() string { return m.Name + ":" + m.fingerprint }
 
 func (m *Mapping) sum() string {

@@ -19,24 +19,24 @@ type refusal struct {
 	message string
 }
 
-// reading finds the columns of a relation that a statement reads. Only those leave the primary, so a name counts unless its place
-// in the statement says that it belongs to something else: the target's columns (an INSERT's column list, ON CONFLICT, the left
-// sides of SET), labels, types, functions, other relations. A place that is not recognized counts: the answer may be too large,
-// never too small. The structure follows gram.y in the server's sources; the server itself decides what is an error.
+// reading finds the columns of a relation that a statement reads. Only the columns found leave the primary, so a name counts unless its
+// place in the statement gives the name to something else: the target's columns (an INSERT's column list, ON CONFLICT, the left sides of
+// SET), labels, types, functions, other relations. A place that is not recognized counts: the answer may be too large, never too small.
+// The structure follows gram.y in the server's sources; the server itself decides what is an error.
 type reading struct {
 	tokens     []token
 	relation   string
-	partner    []int // by the index of a parenthesis: that of the other one; len(tokens) or -1 where it has none
+	partner    []int // by the index of a parenthesis: the index of the other parenthesis; len(tokens) or -1 where there is none
 	references []reference
 	refusals   []refusal
 	defined    map[int]bool // by index: names and types of columns that a function in FROM gives
 }
 
-// scope is what the FROM of one query makes visible, inside the scopes of the queries around it.
+// scope is the relations visible from the FROM of one query, inside the scopes of the queries around.
 type scope struct {
 	outer *scope
-	reads bool            // the relation is among them
-	names map[string]bool // by alias: whether it is the relation
+	reads bool            // the relation is in the FROM
+	names map[string]bool // by alias: whether the alias stands for the relation
 }
 
 func (s *scope) add(name string, relation bool) {
@@ -47,7 +47,7 @@ func (s *scope) add(name string, relation bool) {
 	s.reads = s.reads || relation
 }
 
-// is reports whether a name stands for the relation: the innermost query that has the name decides.
+// is reports whether a name stands for the relation: the innermost query with the name decides.
 func (s *scope) is(name string) bool {
 	for ; s != nil; s = s.outer {
 		if relation, ok := s.names[name]; ok {
@@ -93,10 +93,10 @@ func read(tokens []token, relation string) *reading {
 	return r
 }
 
-// maxDepth bounds the work on a text that a hostile tenant writes.
+// maxDepth bounds the work on the text of a hostile tenant.
 const maxDepth = 200
 
-// at is the token with that index, or one that is nothing.
+// at is the token at the index, or an empty token.
 func (r *reading) at(i int) token {
 	if i < 0 || i >= len(r.tokens) {
 		return token{kind: operator}
@@ -171,8 +171,8 @@ func (r *reading) query(i, end int, outer *scope) {
 	}
 }
 
-// with reads the queries of a WITH and gives the place of the statement behind them. They see what the whole statement sees,
-// and not its FROM.
+// with reads the queries of a WITH and gives the place of the statement behind the queries. The queries see everything that the whole
+// statement sees, but not the FROM of the statement.
 func (r *reading) with(i, end int, outer *scope) int {
 	if r.at(i).is("recursive") {
 		i++
@@ -198,7 +198,7 @@ func (r *reading) with(i, end int, outer *scope) int {
 	return end
 }
 
-// selection reads SELECT, VALUES or TABLE, and what UNION and the like put together.
+// selection reads SELECT, VALUES or TABLE, and combinations by UNION and the like.
 func (r *reading) selection(i, end int, outer *scope) {
 	for i < end {
 		arm := r.find(i, end, "union", "intersect", "except")
@@ -227,7 +227,7 @@ func (r *reading) arm(i, end int, outer *scope) {
 			r.refuse(i, "TABLE %s gives whatever columns travel: name the columns in a SELECT", quote(r.relation))
 		}
 		return
-	case !r.keyword(i, "select", "values"): // not understood: all that the text has may be the relation's
+	case !r.keyword(i, "select", "values"): // not understood: every name in the text may be the relation's
 		for ; i < end; i++ {
 			if t := r.at(i); t.name() {
 				r.references = append(r.references, reference{name: t.text, offset: t.offset})
@@ -261,7 +261,7 @@ func (r *reading) fromClause(i, end int) int {
 	}
 }
 
-// target skips a table that is written to, with its alias, and notes how the statement calls it.
+// target skips a written table, with its alias, and notes the statement's name of the table.
 func (r *reading) target(i int, s *scope) int {
 	if r.at(i).is("only") {
 		i++
@@ -284,7 +284,7 @@ func (r *reading) target(i int, s *scope) int {
 	return i + 1
 }
 
-// insert reads behind INSERT INTO. What stands behind the query names the target's columns only.
+// insert reads behind INSERT INTO. The words behind the query name the target's columns only.
 func (r *reading) insert(i, end int, outer *scope) {
 	i = r.target(i, &scope{})
 	if r.at(i).op("(") && !r.isQuery(i+1, r.partner[i]) {
@@ -300,7 +300,7 @@ func (r *reading) insert(i, end int, outer *scope) {
 	r.walk(own, end, &scope{outer: outer}, nil)
 }
 
-// conflict is the place of an INSERT's ON CONFLICT, or end. It has a DO, which is reserved; the ON of a join has none.
+// conflict is the place of an INSERT's ON CONFLICT, or end. ON CONFLICT has a DO, which is reserved; the ON of a join has none.
 func (r *reading) conflict(i, end int) int {
 	do := r.find(i, end, "do")
 	if do == end {
@@ -331,7 +331,7 @@ func (r *reading) update(i, end int, outer *scope) {
 	r.walk(behind, end, s, nil)
 }
 
-// assignments reads the list of a SET: its left sides are the target's columns.
+// assignments reads the list of a SET: the left sides are the target's columns.
 func (r *reading) assignments(i, end int, s *scope) {
 	for i < end {
 		for ; i < end && !r.at(i).op("="); i++ {
@@ -355,7 +355,7 @@ func (r *reading) assignments(i, end int, s *scope) {
 	}
 }
 
-// bracket is the place of the bracket that closes the one at i.
+// bracket is the place of the bracket that closes the bracket at i.
 func (r *reading) bracket(i, end int) int {
 	for depth := 0; i < end; i++ {
 		switch t := r.at(i); {
@@ -384,7 +384,7 @@ func (r *reading) deletion(i, end int, outer *scope) {
 	r.walk(returning, end, s, nil)
 }
 
-// finding notes that the references from that index on find the target's rows.
+// finding notes that the references from the index first on find the target's rows.
 func (r *reading) finding(first int) {
 	for i := range r.references[first:] {
 		r.references[first+i].finds = true
@@ -397,7 +397,7 @@ func (r *reading) merge(i, end int, outer *scope) {
 	i = r.target(i, s)
 	when := r.find(i, end, "when", "returning")
 	on := r.find(i, when, "on")
-	for next := on; next < when; next = r.find(next+1, when, "on") { // those before are of joins
+	for next := on; next < when; next = r.find(next+1, when, "on") { // earlier ONs are of joins
 		on = next
 	}
 	r.tables(i+1, on, s)

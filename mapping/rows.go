@@ -9,8 +9,8 @@ import (
 	"outflow/replication"
 )
 
-// Rows are the net changes of one table in one batch: at most one row a key, all of one relation. Fill Upserts and Deletes,
-// then ask statements for their parameters; arrays are encoded once and shared by the statements.
+// Rows are the net changes of one table in one batch: at most one row a key, all of one relation. Fill Upserts and Deletes, then ask
+// statements for parameters; arrays are encoded once and shared by the statements.
 type Rows struct {
 	Relation *replication.Relation
 	Upserts  []Row
@@ -20,7 +20,7 @@ type Rows struct {
 	encoded map[encodedKey][]byte
 }
 
-// Row is a net change: the row as it is now, or what is known of the row that is gone.
+// Row is a net change: the present row, or the known values of a deleted row.
 type Row struct {
 	Tuple       replication.Tuple
 	SequenceID  int64
@@ -32,7 +32,7 @@ type encodedKey struct {
 	column parameterColumn
 }
 
-// Len is how many rows a step with that when sees.
+// Len is how many rows a step with the given when sees.
 func (r *Rows) Len(when When) int {
 	switch when {
 	case Upsert:
@@ -47,10 +47,10 @@ func (r *Rows) Len(when When) int {
 // TextArrayOID is the type of every parameter: text[].
 const TextArrayOID = 1009
 
-// Parameters are the values of the statement's parameters for those rows, each a text[] in the binary format. The
-// binary format of an array of text needs no quoting; the elements are still text, read by the types' input functions.
+// Parameters are the values of the statement's parameters for the rows, each a text[] in the binary format. The binary format of an array
+// of text needs no quoting; the elements are still text, read by the types' input functions.
 //
-// It fails where a column is still unchanged TOAST: that must be filled in before, never sent as NULL.
+// Parameters fails where a column is still unchanged TOAST: the value must be filled in before, never sent as NULL.
 func (st *Statement) Parameters(r *Rows) ([][]byte, error) {
 	params := make([][]byte, len(st.columns))
 	var missing []parameterColumn
@@ -146,7 +146,7 @@ const (
 	textOID     = 25
 )
 
-// grow reserves room for all rows: at first a guess, later from the size of those so far.
+// grow reserves room for all rows: at first a guess, later from the size of the rows so far.
 func (a *textArray) grow(total int) {
 	switch {
 	case a.b == nil:

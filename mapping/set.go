@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// Set is a collection of mappings by name. A later one with the same name replaces an earlier one, so that an operator
-// can put his own in the place of a default. It is not safe for concurrent change.
+// Set is a collection of mappings by name. A later mapping with the same name replaces an earlier one, so that an operator can put his own
+// in the place of a default. A Set is not safe for concurrent change.
 type Set map[string]*Mapping
 
 // LoadFS adds the *.yaml and *.yml files at the top of a file system.
@@ -57,7 +57,7 @@ func (s Set) add(file string, src []byte) error {
 	return nil
 }
 
-// With is the set and those mappings, which hide others of the same name.
+// With is the set and more. A mapping of more hides the mapping of the same name in the set.
 func (s Set) With(more []*Mapping) Set {
 	all := maps.Clone(s)
 	for _, m := range more {
@@ -66,8 +66,8 @@ func (s Set) With(more []*Mapping) Set {
 	return all
 }
 
-// Order returns the named mappings so that each comes after those in its "after". Names in "after" which are not among
-// the chosen ones are no constraint: the destination does without them. No names means every mapping of defaults.
+// Order returns the named mappings so that each comes after the mappings in its "after". Names in "after" which are not among the chosen
+// ones are no constraint: the destination does without the mappings. No names means every mapping of defaults.
 func (s Set) Order(names []string) ([]*Mapping, error) {
 	var ordered []*Mapping
 	const visiting, done = 1, 2

@@ -1,6 +1,6 @@
 package mapping
 
-// tables reads the list behind FROM or USING: what it makes visible, and the expressions in it.
+// tables reads the list behind FROM or USING: the visible relations, and the expressions in the list.
 func (r *reading) tables(i, end int, s *scope) {
 	natural := -1
 	for i < end {
@@ -46,7 +46,7 @@ func (r *reading) condition(i, end int) int {
 	return end
 }
 
-// table reads one table, subquery, function or join in parentheses, with its alias, and gives the place behind it.
+// table reads one table, subquery, function or join in parentheses, with its alias, and gives the place behind.
 func (r *reading) table(i, end int, s *scope) int {
 	relation := false
 	name := ""
@@ -94,7 +94,7 @@ func (r *reading) table(i, end int, s *scope) int {
 	return r.alias(i, end, s, name, relation)
 }
 
-// define notes the columns that the arguments of XMLTABLE, JSON_TABLE or ROWS FROM define, with their types: what stands before PATH and
+// define notes the columns that the arguments of XMLTABLE, JSON_TABLE or ROWS FROM define, with their types: the names before PATH and
 // DEFAULT in the lists behind COLUMNS, and behind AS.
 func (r *reading) define(i, end int) {
 	for ; i < end; i++ {
@@ -124,7 +124,7 @@ func (r *reading) defineList(i, end int) {
 	}
 }
 
-// alias reads the alias behind a table, and what may follow.
+// alias reads the alias behind a table, and the words that may follow.
 func (r *reading) alias(i, end int, s *scope, name string, relation bool) int {
 	if r.at(i).is("as") && i < end {
 		i++
@@ -144,7 +144,7 @@ func (r *reading) alias(i, end int, s *scope, name string, relation bool) int {
 	} else {
 		s.reads = s.reads || relation
 	}
-	if i < end && r.at(i).is("tablesample") { // its arguments have no columns
+	if i < end && r.at(i).is("tablesample") { // the arguments of TABLESAMPLE have no columns
 		for i < end && !r.at(i).op("(") {
 			i++
 		}

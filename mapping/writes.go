@@ -2,9 +2,9 @@ package mapping
 
 import "slices"
 
-// Write is one table that a step writes to.
+// Write is a table to which a step writes.
 type Write struct {
-	Schema, Table string // as the SQL names them; Schema is "" without a schema in the SQL
+	Schema, Table string // as the SQL names the table; Schema is "" without a schema in the SQL
 	Deletes       bool   // the step deletes rows of the table, and writes none there
 }
 
@@ -39,8 +39,8 @@ func (m *Mapping) Deletes(step int) bool {
 	return slices.ContainsFunc(m.Steps[step].tokens, func(t token) bool { return t.is("delete") })
 }
 
-// Writes are the tables that the steps write to, each once, as the SQL names the tables. A name with a schema in front is left out: the
-// name means exactly one table, so nothing can stand in its place.
+// Writes are the tables to which the steps write, each once, as the SQL names the tables. A name with a schema in front is left out: the
+// name means exactly one table, so nothing can stand in the place of the table.
 func (m *Mapping) Writes() []string {
 	var tables []string
 	for i := range m.Steps {

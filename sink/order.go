@@ -13,11 +13,11 @@ import (
 	"outflow/mapping"
 )
 
-// order is the order in which a session's steps run and its tables are copied. A mapping's delete steps run before its other steps: a key
-// may be the same to the external database and another text to the source, and is removed before the key is written.
+// order is the order of a session's steps and of the tables in a copy. A mapping's delete steps run before its other steps: a key may be
+// the same to the external database and another text to the source, and is removed before the key is written.
 //
-// Foreign keys between the tables that the mappings write tie the tables together: parents are written before children, and children are
-// deleted before parents. The after: of a mapping goes before a foreign key.
+// Foreign keys between the written tables tie the tables together: parents are written before children, and children are deleted before
+// parents. The after: of a mapping goes before a foreign key.
 type order struct {
 	steps    []stepPlace
 	mappings []int    // indexes of the mappings, parents first
@@ -35,15 +35,15 @@ type reference struct {
 	acts          bool // the delete of a parent deletes or changes its children
 }
 
-// foreignKeysSQL finds the foreign keys that refer to tables, of which $1 is a JSON array. A name without a schema means public. A child
-// outside the tables counts only where the delete of a parent changes the child.
+// foreignKeysSQL finds the foreign keys to tables, of which $1 is a JSON array. A name without a schema means public. A child outside the
+// tables counts only where the delete of a parent changes the child.
 const foreignKeysSQL = `WITH named AS (SELECT name, to_regclass(name) AS id FROM json_array_elements_text($1::json) AS t (name))
 	SELECT coalesce(child.name, c.conrelid::regclass::text), parent.name, bool_or(c.confdeltype IN ('c', 'n', 'd'))
 	FROM pg_catalog.pg_constraint c JOIN named parent ON parent.id = c.confrelid LEFT JOIN named child ON child.id = c.conrelid
 	WHERE c.contype = 'f' AND c.conparentid = 0 AND (child.id <> parent.id OR c.confdeltype IN ('c', 'n', 'd'))
 	GROUP BY 1, 2`
 
-// loadOrder reads the foreign keys of the tables that the mappings write and sets the session's order. loadOrder runs in a transaction
+// loadOrder reads the foreign keys of the tables written by the mappings and sets the session's order. loadOrder runs in a transaction
 // with the settings of the work.
 func (s *session) loadOrder(ctx context.Context) error {
 	names := []string{}
@@ -114,7 +114,7 @@ func (o *order) add(mappings []*mapping.Mapping, mi int, chosen func(m *mapping.
 	}
 }
 
-// fills are the tables that the mappings' steps write rows to: all steps, or the steps of one source table.
+// fills are the tables to which the mappings' steps write rows: all steps, or the steps of one source table.
 func fills(mappings []*mapping.Mapping, from string) []string {
 	var tables []string
 	for _, m := range mappings {
@@ -143,8 +143,7 @@ func shareTables(mappings []*mapping.Mapping) bool {
 	return false
 }
 
-// acts reports whether a delete of the rows that the mappings write for one source table ("" is all) deletes or changes rows of tables
-// outside except.
+// acts reports whether a delete of the mappings' rows for one source table ("" is all) deletes or changes rows of tables outside except.
 func (o *order) acts(mappings []*mapping.Mapping, from string, except ...string) bool {
 	own := fills(mappings, from)
 	return slices.ContainsFunc(o.references, func(r reference) bool {
@@ -159,8 +158,8 @@ func refers(children, parents []string, references []reference) bool {
 	})
 }
 
-// ordered are the numbers below n. Each number comes after the numbers that it must follow, and as far as must and a circle allow after
-// the numbers that it should follow; else lower numbers come first.
+// ordered are the numbers below n. Each number comes after its predecessors by must, and as far as must and a circle allow after its
+// predecessors by should; else lower numbers come first.
 func ordered(n int, must, should func(i, j int) bool) []int {
 	var order []int
 	free := func(i int, follows func(i, j int) bool) bool {

@@ -10,12 +10,12 @@ import (
 	"outflow/replication"
 )
 
-// A queued change may no longer fit its table: a column that it has, or lacks, was renamed or dropped since, and perhaps back again.
-// No further try brings such a change into the external database. The rows are read from the tables as they are now instead, and the
+// A queued change may no longer fit its table: a column present in, or missing from, the change was renamed or dropped since, and perhaps
+// back again. No further try brings such a change into the external database. The rows are read from the present tables instead, and the
 // queue is dropped.
 
-// outdate has the external database copied anew where that is what an error asks for. It reports whether the queue is to be dropped,
-// which may be done only then: the new epoch is durable.
+// outdate has the external database copied again where an error asks for a copy. outdate reports whether the queue is to be dropped. Only
+// then may the queue be dropped: the new epoch is durable.
 func (d *Destination) outdate(e *Error) bool {
 	if e.verdict != outdated && !d.misfits(e) {
 		return false
@@ -30,8 +30,8 @@ func (d *Destination) outdate(e *Error) bool {
 	return true
 }
 
-// misfits reports whether a step failed for a column that it does not find, and a queued change has another set of columns than the
-// table has now. Else the mapping is at fault, until the table changes: see lookAgain.
+// misfits reports whether a step failed for a missing column, and a queued change has another set of columns than the table has now. Else
+// the mapping is at fault, until the table changes: see lookAgain.
 func (d *Destination) misfits(e *Error) bool {
 	if e.SQLState != undefinedColumn || e.Table == "" {
 		return false
@@ -51,7 +51,7 @@ func (d *Destination) misfits(e *Error) bool {
 	})
 }
 
-// doubt has a table looked at until its columns change.
+// doubt has a table looked at until the columns of the table change.
 func (r *Router) doubt(table string, now *replication.Relation) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -65,7 +65,7 @@ func columnsOf(rel *replication.Relation) string {
 	return fmt.Sprintf("%q", rel.Names())
 }
 
-// lookAgain looks at the tables that lacked a column. Where one has other columns now, who waits for that tries again at once.
+// lookAgain looks at the tables that lacked a column. Where a table has other columns now, the waiting destinations try again at once.
 func (r *Router) lookAgain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
 	defer cancel()
@@ -89,7 +89,7 @@ func (r *Router) lookAgain(ctx context.Context) {
 	}
 }
 
-// tryForTable ends the pause after a failure that is about a column of a table.
+// tryForTable ends the pause after a failure about a column of a table.
 func (d *Destination) tryForTable(table string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -384,8 +384,8 @@ func (d *Destination) drop() []replication.Ticket {
 	for _, t := range d.queue {
 		tickets = append(tickets, t.ticket)
 	}
-	// The rest of a transaction whose parts are coming is not wanted either. rewind may have put accepted back, to read again: the parking
-	// cancels the second read.
+	// The rest of a transaction whose parts are coming is not wanted either. rewind may have put accepted back, to read again: the second
+	// read will not happen.
 	d.router.mu.RLock()
 	d.holding = max(d.holding, d.accepted.id, d.router.open)
 	d.router.mu.RUnlock()
@@ -420,7 +420,7 @@ func (d *Destination) raiseEpoch(ctx context.Context, reason string) error {
 	return nil
 }
 
-// Resync has the external database copied anew while live changes go on.
+// Resync has the external database copied again while live changes go on.
 func (d *Destination) Resync(ctx context.Context, reason string) error {
 	if err := d.raiseEpoch(ctx, reason); err != nil {
 		return err

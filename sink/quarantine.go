@@ -14,9 +14,9 @@ import (
 	"outflow/replication"
 )
 
-// With on_error: quarantine, a row that the external database refuses is set aside in a table there, in the transaction that
-// brings the rest. What it holds of the row is what the mappings name: nothing else may leave the primary. Whatever made the external
-// database refuse the row, it takes the quarantine's: see plain.
+// With on_error: quarantine, a row refused by the external database is set aside in a table there, in the transaction of the other rows.
+// The quarantine holds only the columns that the mappings name: nothing else may leave the primary. The external database takes the
+// quarantine's row, whatever the reason of the refusal: see plain.
 const (
 	createQuarantine = `CREATE TABLE IF NOT EXISTS "_stack_sync_quarantine" (
 		"id" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -32,7 +32,7 @@ const (
 		("source_table", "operation", "row", "sequence_id", "mapping_name", "sqlstate", "message") VALUES ($1, $2, $3::jsonb, $4::bigint, $5, $6, $7)`
 )
 
-// quarantined is a row that is set aside.
+// quarantined is a row set aside.
 type quarantined struct {
 	relation   *replication.Relation
 	op         string
@@ -93,8 +93,9 @@ func (q quarantined) parameters(s *session) [][]byte {
 // escapedColumns is the field of a quarantined row that lists the columns whose values are escaped.
 const escapedColumns = "_escaped"
 
-// plain is a text that any server takes. What is not UTF-8, or has characters beyond ASCII where the server's encoding may lack them,
-// is escaped as in the server's literals E'...': a character as \u65e5, a byte as \xff, a backslash as \\ (the Postgres manual, 4.1.2.2).
+// plain is a text that any server takes. Text outside UTF-8, or with characters beyond ASCII where the server's encoding may lack such
+// characters, is escaped as in the server's literals E'...': a character as \u65e5, a byte as \xff, a backslash as \\ (the Postgres
+// manual, 4.1.2.2).
 func plain(s string, ascii bool) (text string, escaped bool) {
 	if utf8.ValidString(s) && (!ascii || strings.IndexFunc(s, func(r rune) bool { return r > unicode.MaxASCII }) < 0) {
 		return s, false

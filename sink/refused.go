@@ -10,12 +10,12 @@ import (
 	"outflow/replication"
 )
 
-// A round of a careful transaction that the external database refuses goes change by change, in source order. A change that is refused then waits for
-// the others, with all later ones of its row: a row may only be deleted when those that refer to it are gone, which the source may
-// have written in another order. What is left at the end is tried as a whole, with deferrable constraints deferred. Only what the
-// database refuses even then is at fault: it is put off to the copy that runs, or set aside, or it halts the destination.
+// A round of a careful transaction that the external database refuses goes change by change, in source order. A refused change then waits
+// for the others, with all later changes of the same row: a row may only be deleted after the referring rows, and the source may have
+// written the rows in another order. The changes left at the end are tried as a whole, with deferrable constraints deferred. Only a change
+// that the database refuses even then is at fault: the change is put off to the running copy, or set aside, or halts the destination.
 
-// refused are changes of a transaction that wait.
+// refused are waiting changes of a transaction.
 type refused struct {
 	changes []replication.Change
 	rows    map[string]bool // their tables and keys; of a TRUNCATE the table alone
@@ -36,8 +36,8 @@ func (f *refused) concern(changes []replication.Change) bool {
 	})
 }
 
-// waits reports whether a change has to wait because an earlier one of its row, or of its whole table, does. A TRUNCATE has to wait for
-// every row of its table.
+// waits reports whether a change has to wait because an earlier change of the same row, or of the whole table, waits. A TRUNCATE has to
+// wait for every row of the table.
 func (f *refused) waits(c *replication.Change) bool {
 	if c.Kind == replication.Truncate {
 		return slices.ContainsFunc(f.changes, func(o replication.Change) bool { return o.Relation.OID == c.Relation.OID })
@@ -45,7 +45,7 @@ func (f *refused) waits(c *replication.Change) bool {
 	return f.rows[rowName(c)] || f.rows[c.Relation.String()]
 }
 
-// rowName names a change's row: its table and key.
+// rowName names a change's row: table and key.
 func rowName(c *replication.Change) string {
 	if c.Kind == replication.Truncate {
 		return c.Relation.String()
@@ -54,7 +54,8 @@ func rowName(c *replication.Change) string {
 	return c.Relation.String() + "\x00" + string(f.keyOf(c.Relation, rowOf(c)))
 }
 
-// splitKeyChange is a change as changes of one row each: an update of the key is a delete of the old row and an upsert of the new one.
+// splitKeyChange splits a change into changes of one row each: an update of the key is a delete of the old row and an upsert of the new
+// row.
 func splitKeyChange(c *replication.Change) []replication.Change {
 	if c.Kind != replication.Update || c.Old.IsZero() {
 		return []replication.Change{*c}
@@ -68,7 +69,7 @@ func splitKeyChange(c *replication.Change) []replication.Change {
 	return []replication.Change{gone, came}
 }
 
-// applyGuarded applies some changes of a transaction: of a careful one behind a savepoint, and change by change where that fails.
+// applyGuarded applies some changes of a transaction: of a careful one behind a savepoint, and change by change where the round fails.
 func (d *Destination) applyGuarded(ctx context.Context, b *batch, changes []replication.Change) error {
 	if !b.careful {
 		return d.applyRound(ctx, b, changes)
@@ -76,7 +77,7 @@ func (d *Destination) applyGuarded(ctx context.Context, b *batch, changes []repl
 	if !b.refused.concern(changes) {
 		refusal, err := d.attempt(ctx, b, changes)
 		if err == nil && refusal == nil && len(changes) > 0 && changes[0].Kind == replication.Truncate {
-			err = d.retryRefused(ctx, b) // a table that refers to this one, perhaps: it must be empty before rows come
+			err = d.retryRefused(ctx, b) // perhaps a table refers to the truncated table: the referring table must be empty before rows come
 		}
 		if err != nil || refusal == nil {
 			return err
@@ -100,7 +101,7 @@ func (d *Destination) applyGuarded(ctx context.Context, b *batch, changes []repl
 	return nil
 }
 
-// applyOne applies one change, unless it has to wait.
+// applyOne applies one change, unless the change has to wait.
 func (d *Destination) applyOne(ctx context.Context, b *batch, waiting *refused, c *replication.Change) error {
 	if waiting.waits(c) {
 		waiting.add(c)
@@ -113,7 +114,7 @@ func (d *Destination) applyOne(ctx context.Context, b *batch, waiting *refused, 
 	return err
 }
 
-// attempt applies changes behind a savepoint. A refusal is a row fault, after which the external transaction is as it was before.
+// attempt applies changes behind a savepoint. A refusal is a row fault, after which the external transaction is as before the attempt.
 func (d *Destination) attempt(ctx context.Context, b *batch, changes []replication.Change) (refusal *Error, err error) {
 	applied := b.changes
 	truncate := len(changes) > 0 && changes[0].Kind == replication.Truncate // of many round trips
@@ -142,7 +143,7 @@ func (d *Destination) attempt(ctx context.Context, b *batch, changes []replicati
 	return e, nil
 }
 
-// retryRefused applies those of the changes that wait which the external database takes now.
+// retryRefused applies the waiting changes that the external database takes now.
 func (d *Destination) retryRefused(ctx context.Context, b *batch) error {
 	for before := 0; len(b.refused.changes) > 0 && len(b.refused.changes) != before; {
 		before = len(b.refused.changes)
@@ -157,7 +158,7 @@ func (d *Destination) retryRefused(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// settleRefused decides on the changes that wait, when all others of the transaction are applied.
+// settleRefused decides on the waiting changes, when all others of the transaction are applied.
 func (d *Destination) settleRefused(ctx context.Context, b *batch) error {
 	if err := d.retryRefused(ctx, b); err != nil {
 		return err
@@ -179,7 +180,7 @@ func (d *Destination) settleRefused(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// settleDeferred tries what waits with deferrable constraints deferred to the end: rows may refer to each other in a circle.
+// settleDeferred tries the waiting changes with deferrable constraints deferred to the end: rows may refer to each other in a circle.
 func (d *Destination) settleDeferred(ctx context.Context, b *batch) error {
 	if len(b.refused.changes) < 2 {
 		return nil
@@ -222,7 +223,7 @@ func (d *Destination) refuse(ctx context.Context, b *batch, c *replication.Chang
 	return named
 }
 
-// ofRow is the error with the name of its row.
+// ofRow is the error with the name of the row.
 func (e *Error) ofRow(c *replication.Change) *Error {
 	named := *e
 	named.Table, named.Key = c.Relation.Table, describeKey(c)
@@ -232,5 +233,5 @@ func (e *Error) ofRow(c *replication.Change) *Error {
 	return &named
 }
 
-// ofOtherRows are refusals that may have to do with the rows that are there, and not with the row alone: another order may help.
+// ofOtherRows are refusals that may come from other rows, and not from the row alone: another order may help.
 var ofOtherRows = []string{foreignKeyViolation, uniqueViolation, exclusionViolation}

@@ -13,12 +13,11 @@ import (
 	"outflow/replication"
 )
 
-// applyLarge brings one transaction into the external database in several rounds inside one external transaction. Its
-// changes may still be arriving; those that were applied are let go of when the queue needs the room, and then a failure
-// means reading the stream again.
+// applyLarge brings one transaction into the external database in several rounds inside one external transaction. The changes may still be
+// arriving; applied changes are let go of when the queue needs the room, and then a failure means reading the stream again.
 //
 // Where the external database refuses a row, the transaction is applied again carefully: each round stands behind a savepoint, and a
-// round that is refused goes change by change (see refused).
+// refused round goes change by change (see refused).
 func (d *Destination) applyLarge(ctx context.Context, b *batch) error {
 	b.careful = b.careful || d.careful == b.large.id
 	err := d.rounds(ctx, b)
@@ -43,7 +42,7 @@ func (d *Destination) applyLarge(ctx context.Context, b *batch) error {
 	return d.applyLarge(ctx, b)
 }
 
-// fromItsFirst has the changes of a transaction applied from the first one on, and reports whether they are all here.
+// fromItsFirst has the changes of a transaction applied from the first one on, and reports whether all changes are here.
 func (d *Destination) fromItsFirst(t *transaction) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -51,7 +50,7 @@ func (d *Destination) fromItsFirst(t *transaction) bool {
 	return !t.dropped
 }
 
-// rounds applies all changes of a transaction within an external transaction, and leaves that open.
+// rounds applies all changes of a transaction within an external transaction, and leaves the external transaction open.
 func (d *Destination) rounds(ctx context.Context, b *batch) error {
 	if err := d.open(ctx, b); err != nil {
 		return err
@@ -71,8 +70,8 @@ func (d *Destination) rounds(ctx context.Context, b *batch) error {
 	return d.settleRefused(ctx, b)
 }
 
-// open begins an external transaction that takes several rounds. A careful one has its deferred constraints checked after each
-// statement, so that a refusal has a row.
+// open begins an external transaction with several rounds. A careful one has its deferred constraints checked after each statement, so
+// that a refusal has a row.
 func (d *Destination) open(ctx context.Context, b *batch) error {
 	return d.exchange(ctx, func(_ context.Context, r *round) error {
 		r.begin(b)
@@ -83,7 +82,7 @@ func (d *Destination) open(ctx context.Context, b *batch) error {
 	})
 }
 
-// close ends it: metadata and COMMIT.
+// close ends the external transaction: metadata and COMMIT.
 func (d *Destination) close(ctx context.Context, b *batch) error {
 	err := d.exchange(ctx, func(_ context.Context, r *round) error {
 		r.advance(b)
@@ -112,10 +111,10 @@ func (d *Destination) exchange(ctx context.Context, fill func(context.Context, *
 	return r.receive()
 }
 
-// nextChanges waits for changes of t that were not applied yet and returns them, at most a batch, of one shape, a TRUNCATE
-// by itself. done says that they are the last ones.
+// nextChanges waits for unapplied changes of t and returns the changes, at most a batch, of one shape, a TRUNCATE by itself. done says
+// that the changes are the last of t.
 func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes []replication.Change, done bool, err error) {
-	// The open external transaction is kept alive: the server ends one that is idle, and would notice a dead client so.
+	// The open external transaction is kept alive: the server ends an idle transaction, in order to notice a dead client.
 	alive := time.NewTicker(d.router.Options.LockTimeout / 2)
 	defer alive.Stop()
 	for {
@@ -159,8 +158,8 @@ func (d *Destination) sameShape(changes []replication.Change) int {
 	return len(changes)
 }
 
-// release lets go of applied changes when the queue is filling up and the transaction's end has not come. After that the room would be free
-// at the commit anyway, and a failure would have the stream read again.
+// release lets go of applied changes when the queue is filling up and the transaction's end has not come. After the end the room would be
+// free at the commit anyway, and a failure would have the stream read again.
 func (d *Destination) release(t *transaction) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -216,7 +215,7 @@ func (d *Destination) applyRows(ctx context.Context, b *batch, rows map[string]*
 	})
 }
 
-// recover follows a failed batch. A row error sends its transactions again one by one, in source order.
+// recover follows a failed batch. A row error sends the transactions of the batch again one by one, in source order.
 func (d *Destination) recover(ctx context.Context, b *batch, err error) error {
 	if newError(err).verdict != rowFault {
 		return err
@@ -234,7 +233,7 @@ func (d *Destination) recover(ctx context.Context, b *batch, err error) error {
 	return nil
 }
 
-// rowOf is the row that a change is about.
+// rowOf is the row of a change.
 func rowOf(c *replication.Change) replication.Tuple {
 	if c.New.IsZero() {
 		return c.Old
@@ -242,7 +241,7 @@ func rowOf(c *replication.Change) replication.Tuple {
 	return c.New
 }
 
-// reconnect makes sure of a usable session that is where the queue is.
+// reconnect makes sure of a usable session at the place of the queue.
 func (d *Destination) reconnect(ctx context.Context) error {
 	if d.session.usable() {
 		return nil

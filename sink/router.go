@@ -14,9 +14,9 @@ import (
 	"outflow/replication"
 )
 
-// Options bound what the sink uses. Every field must be set; the configuration has the defaults.
+// Options bound the resources of the sink. Every field must be set; the configuration has the defaults.
 type Options struct {
-	QueueBytes       int64 // of one destination's queue
+	QueueBytes       int64 // of each destination's queue
 	MemoryBytes      int64 // of all queues together
 	BatchRows        int   // net changes in one round of statements
 	MaxConnections   int   // to external databases, all together
@@ -24,31 +24,31 @@ type Options struct {
 	ConnectTimeout   time.Duration
 	StatementTimeout time.Duration
 	LockTimeout      time.Duration
-	RetryMin         time.Duration // first pause after a failure; it doubles, with jitter, up to RetryMax
+	RetryMin         time.Duration // first pause after a failure; the pause doubles, with jitter, up to RetryMax
 	RetryMax         time.Duration
-	ShutdownTimeout  time.Duration // what a batch in flight may take when the process stops
-	ParkAfter        time.Duration // a destination that has failed for so long is parked
-	SlowAfter        time.Duration // one that has kept all others waiting for so long is parked; a backfill lets others go first
-	RetainedWAL      int64         // bytes of WAL that the slot may retain before who holds it back is parked
+	ShutdownTimeout  time.Duration // time for a batch in flight when the process stops
+	ParkAfter        time.Duration // a destination that fails for so long is parked
+	SlowAfter        time.Duration // a destination that keeps all others waiting for so long is parked; a backfill lets others go first
+	RetainedWAL      int64         // bytes of WAL that the slot may retain before the destination holding the slot back is parked
 	Checkpoint       time.Duration // between notes on the primary of how far each destination is
-	Quarantine       bool          // a row that is refused is set aside and the rest goes on; else the destination halts
+	Quarantine       bool          // a refused row is set aside and the rest goes on; else the destination halts
 	Backfills        int           // destinations that copy rows from the primary at the same time
 }
 
-// Table tells the router where a table's tenant stands, and by which name mappings know it.
+// Table tells the router a table's tenant column, and the name of the table in mappings.
 type Table struct {
-	Relation *replication.Relation // as the catalog has it; the stream may bring newer ones
+	Relation *replication.Relation // from the catalog; the stream may bring newer ones
 	Tenant   string                // column
 	Nullable bool                  // rows may be without a tenant
 }
 
-// Tombstones is a table whose inserted rows say that rows of other tables are gone.
+// Tombstones is a table whose inserted rows name deleted rows of other tables.
 type Tombstones struct {
 	Table               Table
 	TableName, Key, Row string // columns; Row may be "" where no mapping needs more than the key
 }
 
-// Config is what a Router is made of.
+// Config is the parts of a Router.
 type Config struct {
 	Options    Options
 	SourceID   string // the owner mark in external databases, with the tenant
@@ -60,17 +60,18 @@ type Config struct {
 	Primary *replication.Primary // where backfills read
 	State   *StateStore
 	Reader  Reader
-	// Covered is a place in the WAL: every destination is copied from the tables after it, so that changes before it need not be understood.
+	// Covered is a place in the WAL: every destination is copied from the tables after Covered, so that earlier changes need not be
+	// understood.
 	Covered replication.LSN
-	// SequenceID is the id of a transaction that committed at that place.
+	// SequenceID is the id of a transaction that committed at the given place.
 	SequenceID func(replication.LSN) int64
 	Log        *zap.Logger
 	Tracer     trace.Tracer // of batches; nil: none
 }
 
-// Reader is what the router asks of the reader of the stream.
+// Reader is the router's view of the reader of the stream.
 type Reader interface {
-	// Position is how far the stream was read: every transaction that committed before it was given to Write.
+	// Position is how far the stream was read: every transaction committed before Position was given to Write.
 	Position() replication.LSN
 	// Restart has the stream read again from the flush LSN.
 	Restart()
@@ -78,8 +79,8 @@ type Reader interface {
 	State() replication.State
 }
 
-// Router hands every change to the destinations of its tenant. It implements [replication.Sink]; the reader's goroutine
-// calls Write, everything else is safe for concurrent use.
+// Router hands every change to the destinations of its tenant. Router implements [replication.Sink]; the reader's goroutine calls Write,
+// everything else is safe for concurrent use.
 type Router struct {
 	Config
 	gate        *gate
@@ -88,7 +89,7 @@ type Router struct {
 	places      *places
 
 	checkpoints  sync.Mutex // one at a time
-	checkpointed time.Time  // when the last one was written
+	checkpointed time.Time  // when the last checkpoint was written
 
 	mark atomic.Pointer[string] // the newest checkpoint: see mark
 
@@ -103,21 +104,21 @@ type Router struct {
 	xids  *xids
 
 	membership sync.Mutex      // one change of the destinations at a time
-	begun      atomic.Bool     // Begin was called: what comes or goes now must be noted on the primary
+	begun      atomic.Bool     // Begin was called: a destination that comes or goes now must be noted on the primary
 	begunAt    replication.LSN // where the primary's WAL ended then
 
 	mu           sync.RWMutex
 	tenants      map[string][]*Destination
 	destinations []*Destination
-	counts       []*tableCount                                   // by table; those that nobody configured last
+	counts       []*tableCount                                   // by table; the unconfigured tables last
 	known        map[string]*replication.Relation                // by table: see learn
 	wide         map[*replication.Relation]*replication.Relation // see widened
-	doubtful     map[string]string                               // tables that lacked a column, and the columns that they had: see lookAgain
-	open         int64                                           // sequence id of the transaction whose parts are coming; only the reader's goroutine sets it
+	doubtful     map[string]string                               // tables that lacked a column, and their columns then: see lookAgain
+	open         int64                                           // sequence id of the arriving transaction; set by the reader only
 
 	// Owned by the reader's goroutine.
 	routes  map[*replication.Relation]*route
-	inside  bool // its last part has not come
+	inside  bool // the last part of the transaction has not come
 	touched []*Destination
 
 	ctx     context.Context // ends the work in flight
@@ -128,12 +129,12 @@ type Router struct {
 	stop    chan struct{}
 }
 
-// route is what the router knows of a relation.
+// route is the router's knowledge of a relation.
 type route struct {
-	table     string // as mappings name it; "" is not routed
+	table     string // as mappings name the table; "" is not routed
 	tenant    int    // index of the tenant column
-	nullable  bool   // the tenant column may be NULL: such rows are nobody's
-	fault     string // why the stream does not say whose rows are changed; "" where it does
+	nullable  bool   // the tenant column may be NULL: such rows have no tenant
+	fault     string // why the stream does not say whose rows are changed; "" where the stream does
 	tombstone bool
 	count     *tableCount
 }
@@ -167,15 +168,15 @@ func (r *Router) Add(t Target) (*Destination, error) {
 	return d, nil
 }
 
-// Destinations are all destinations, in the order in which they were added.
+// Destinations are all destinations, in the order of their addition.
 func (r *Router) Destinations() []*Destination {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return append([]*Destination(nil), r.destinations...)
 }
 
-// Full implements [replication.Sink]. Reading that is switched off stops between transactions: the end of an open one must
-// come, or it would keep locks in external databases.
+// Full implements [replication.Sink]. A reading switched off stops between transactions: the end of an open transaction must come, or the
+// transaction would keep locks in external databases.
 func (r *Router) Full() <-chan struct{} {
 	if held := r.gate.held(); held != nil && !r.inside {
 		return held
@@ -187,9 +188,9 @@ func (r *Router) Full() <-chan struct{} {
 func (r *Router) Write(part *replication.Transaction) error {
 	if part.SequenceID != r.open {
 		r.xidMu.Lock()
-		r.xids.add(part.XID) // before a destination can come that does not get it
+		r.xids.add(part.XID) // before the arrival of a destination that does not get the transaction
 		r.xidMu.Unlock()
-		r.mu.Lock() // a destination that comes now gets whole transactions: this one, or from the next one on
+		r.mu.Lock() // a destination that comes now gets whole transactions: from this transaction or from the next on
 		r.open = part.SequenceID
 		r.mu.Unlock()
 		r.touched = r.touched[:0]
@@ -234,7 +235,7 @@ func (r *Router) Write(part *replication.Transaction) error {
 	return nil
 }
 
-// sameRun reports whether the change is one that goes to that tenant as it is.
+// sameRun reports whether the change goes unchanged to the tenant.
 func (r *Router) sameRun(c *replication.Change, tenant []byte) bool {
 	rt := r.route(c.Relation)
 	return rt.table != "" && !rt.tombstone && c.Kind != replication.Truncate && rt.unclear(c) == "" && !rt.nobody(c) &&
@@ -252,7 +253,7 @@ func (r *Router) tenantMoved(c *replication.Change, rt *route) bool {
 	return !c.Old.IsZero() && string(c.Old.Value(rt.tenant).Text) != string(c.New.Value(rt.tenant).Text)
 }
 
-// moveTenant makes of an update that gave a row to another tenant a delete at the old and an insert at the new one.
+// moveTenant splits an update that gave a row to another tenant into a delete at the old tenant and an insert at the new tenant.
 func (r *Router) moveTenant(part *replication.Transaction, c *replication.Change, rt *route) {
 	gone, came := *c, *c
 	gone.Kind, gone.New = replication.Delete, replication.Tuple{}
@@ -320,8 +321,8 @@ func (r *Router) route(rel *replication.Relation) *route {
 	return rt
 }
 
-// Settle implements [replication.Sink]: no batch begins any more; those in flight have ShutdownTimeout to commit and are
-// then rolled back. Connections are closed. It may be called again.
+// Settle implements [replication.Sink]: no batch begins any more; batches in flight have ShutdownTimeout to commit and are then rolled
+// back. Connections are closed. Settle may be called again.
 func (r *Router) Settle() {
 	r.stopMu.Lock()
 	if !r.stopped {

@@ -13,22 +13,22 @@ import (
 	"outflow/replication"
 )
 
-// session is a connection to an external database together with what is known of that database: how far each mapping is,
-// which types it has, which statements are prepared. It belongs to one goroutine at a time.
+// session is a connection to an external database together with the knowledge of the database: the progress of each mapping, the types,
+// the prepared statements. A session belongs to one goroutine at a time.
 type session struct {
 	d          *Destination
 	conn       *pgconn.PgConn
-	held       []int64           // by mapping: last_synced_sequence_id as we last saw or set it
-	written    []time.Time       // by mapping: when that was written, as of open
-	expected   []int64           // the same when what is in flight is committed
-	types      map[string]string // by the primary's name of a type: the external database's, "" where it has none
+	held       []int64           // by mapping: last_synced_sequence_id as we last saw or set the id
+	written    []time.Time       // by mapping: time of the write of held, as of open
+	expected   []int64           // held after the commit of the work in flight
+	types      map[string]string // by the primary's name of a type: the external database's name, "" where there is none
 	statements map[statementKey]*mapping.Statement
 	prepared   map[string]bool
 	order      order
 	keys       map[keysID]*keysQuery
 	backfill   *backfill       // nil: every mapping is complete
 	epoch      int64           // the destination's when the session was opened, and so the metadata's
-	least      int64           // what the database had at that time
+	least      int64           // the id that the database had at the opening
 	followed   map[string]bool // see [Destination.followed]
 	plan       string          // plan_cache_mode of the open transaction
 	keepOpen   bool            // an error does not end the transaction: a savepoint is set
@@ -39,8 +39,8 @@ type statementKey struct {
 	relation      *replication.Relation
 }
 
-// dialConfig reads an operator's connection string: any host and any sslmode, but nothing of ours that it could
-// override. The process has no PG* variables any more when this is called.
+// dialConfig reads an operator's connection string: any host and any sslmode, but nothing that could override our settings. The process
+// has no PG* variables any more when dialConfig is called.
 func dialConfig(dsn string, o Options) (*pgconn.Config, error) {
 	config, err := pgconn.ParseConfig(dsn)
 	if err != nil {
@@ -54,7 +54,7 @@ func dialConfig(dsn string, o Options) (*pgconn.Config, error) {
 	return config, nil
 }
 
-// connect opens the destination's session and makes its metadata and tables ready.
+// connect opens the destination's session and makes the metadata and the tables ready.
 func (d *Destination) connect(ctx context.Context) error {
 	if d.fault != nil {
 		return d.fault
@@ -126,7 +126,7 @@ func explainConnect(err error) error {
 	return e
 }
 
-// close ends the connection and gives its place back.
+// close ends the connection and gives the place of the connection back.
 func (s *session) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -145,7 +145,7 @@ func (s *session) lowest() int64 {
 	return slices.Min(s.held)
 }
 
-// behind tells, by mapping, which have not applied the transaction with that id.
+// behind tells, by mapping, which have not applied the transaction with the id.
 func (s *session) behind(id int64) []bool {
 	b := make([]bool, len(s.held))
 	for i, held := range s.held {
@@ -166,7 +166,7 @@ func (s *session) exec(ctx context.Context, sql string, args ...string) ([][][]b
 	return r.Rows, r.Err
 }
 
-// isTrue reports whether the answer is one row with one column that is true.
+// isTrue reports whether the answer is one row with one true column.
 func isTrue(rows [][][]byte) bool {
 	return len(rows) == 1 && len(rows[0]) == 1 && string(rows[0][0]) == "t"
 }
@@ -183,7 +183,7 @@ func (s *session) begin(ctx context.Context) error {
 	return nil
 }
 
-// rollback ends a failed transaction; a connection where that fails is closed.
+// rollback ends a failed transaction; a failed rollback closes the connection.
 func (s *session) rollback() {
 	if s.conn.IsClosed() {
 		return

@@ -8,9 +8,9 @@ import (
 	"outflow/replication"
 )
 
-// skip reports whether a change goes to nobody on purpose: it is of a table that nobody configured, its row has no tenant, or it is not
-// understood and every destination is copied from a later state of the tables. Such changes are counted. Any other change that is not
-// understood is a [*replication.Gap]: it is never skipped.
+// skip reports whether a change goes to no destination on purpose: the table of the change is not configured, the row has no tenant, or
+// the change is not understood and every destination is copied from a later state of the tables. Such changes are counted. Any other
+// change not understood is a [*replication.Gap]: such a change is never skipped.
 func (r *Router) skip(part *replication.Transaction, c *replication.Change, rt *route) (bool, error) {
 	switch reason := rt.unclear(c); {
 	case rt.table == "", reason == "" && rt.nobody(c):
@@ -26,10 +26,10 @@ func (r *Router) skip(part *replication.Transaction, c *replication.Change, rt *
 	return true, nil
 }
 
-// unclear tells why nobody can know whose row a change is of; "" where that is known.
+// unclear tells why the tenant of a change's row cannot be known; "" where the tenant is known.
 func (rt *route) unclear(c *replication.Change) string {
 	if rt.table == "" || c.Kind == replication.Truncate || rt.tombstone && c.Kind != replication.Insert {
-		return "" // a tombstone that is cleaned up brings nobody back
+		return "" // the clean-up of a tombstone brings no row back
 	}
 	switch {
 	case rt.fault != "":
@@ -44,7 +44,7 @@ func (rt *route) unclear(c *replication.Change) string {
 	return ""
 }
 
-// lacks reports whether a row that is there does not tell its tenant.
+// lacks reports whether an existing row does not tell its tenant.
 func (rt *route) lacks(t replication.Tuple) bool {
 	if t.IsZero() {
 		return false
@@ -53,7 +53,7 @@ func (rt *route) lacks(t replication.Tuple) bool {
 	return v.Presence != replication.Text && (!rt.nullable || v.Presence != replication.Null)
 }
 
-// nobody reports whether a row has no tenant, before the change and after it.
+// nobody reports whether a row has no tenant, before the change and after the change.
 func (rt *route) nobody(c *replication.Change) bool {
 	if !rt.nullable || c.Kind == replication.Truncate || rt.tombstone {
 		return false
@@ -62,7 +62,7 @@ func (rt *route) nobody(c *replication.Change) bool {
 	return none(c.Old) && none(c.New)
 }
 
-// fault tells why the stream does not say whose rows a relation has; "" where it does.
+// faultOf tells why the stream does not say whose rows a relation has; "" where the stream does.
 func (rt *route) faultOf(rel *replication.Relation, tenant string) string {
 	switch {
 	case rt.tenant < 0:
@@ -79,7 +79,7 @@ func (rt *route) faultOf(rel *replication.Relation, tenant string) string {
 	return ""
 }
 
-// unconfigured notes a table that is published and that nobody configured.
+// unconfigured notes a published table that is not configured.
 func (r *Router) unconfigured(rel *replication.Relation) *tableCount {
 	r.Log.Warn("a table is published that source.tables does not name; its changes are skipped. Take it out of the publication, or add it to source.tables",
 		zap.Stringer("table", rel))

@@ -19,16 +19,16 @@ type StateStore struct {
 
 	mu     sync.Mutex
 	conn   *pgx.Conn
-	polled time.Time               // of the newest request that was seen
-	seen   map[[2]string]time.Time // the newest request for each destination that was seen
+	polled time.Time               // of the newest request seen
+	seen   map[[2]string]time.Time // the newest request seen for each destination
 	mark   mark                    // the newest
 }
 
-// mark names a checkpoint that the primary has noted. External databases carry the newest one in their metadata: if the primary
-// does not know it any more, it was restored from a backup, and its ids are given a second time.
+// mark names a checkpoint that the primary has noted. External databases carry the newest mark in the metadata. If the primary no longer
+// knows the mark, the primary was restored from a backup, and its ids are given a second time.
 type mark struct{ reading, checkpoint int64 }
 
-// String is its form in the metadata; the zero mark is "".
+// String is the form of the mark in the metadata; the zero mark is "".
 func (m mark) String() string {
 	if m == (mark{}) {
 		return ""
@@ -36,8 +36,8 @@ func (m mark) String() string {
 	return fmt.Sprintf("%d/%d", m.reading, m.checkpoint)
 }
 
-// begin notes that a reading of the slot begins and which process reads, and returns the reading's first mark. Its number is a time in
-// microseconds, so that a primary which was restored from a backup does not give the same one again.
+// begin notes the start of a reading of the slot and the reading process, and returns the reading's first mark. The number of a reading is
+// a time in microseconds, so that a primary restored from a backup does not give the same number again.
 func (s *StateStore) begin(ctx context.Context) (string, error) {
 	host, _ := os.Hostname() // "" is not known
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
@@ -53,7 +53,7 @@ func (s *StateStore) begin(ctx context.Context) (string, error) {
 	return s.mark.String(), nil
 }
 
-// knows reports whether the primary has noted the checkpoint of a mark; it knows of "".
+// knows reports whether the primary has noted the checkpoint of a mark; the mark "" counts as noted.
 func (s *StateStore) knows(ctx context.Context, text string) (known bool, err error) {
 	if text == "" {
 		return true, nil
@@ -76,19 +76,19 @@ func (s *StateStore) knows(ctx context.Context, text string) (known bool, err er
 type destinationState struct {
 	tenant, name string
 	epoch        int64
-	note         int64 // the external database is at or above this
+	note         int64 // the external database is at or above note
 	fingerprint  string
 	state        State
 	reason       string
 	class        string    // of the last error, for the tenant: see [Error.Class]
-	detached     bool      // the stream goes on without it
-	copied       int64     // rows of the backfill in progress, or else of the last one
-	copyTotal    int64     // about how many there will be, 0 where none is in progress or that is unknown
-	since        time.Time // of the state, on the primary's clock; only where it was read
+	detached     bool      // the stream goes on without the destination
+	copied       int64     // rows of the backfill in progress, or else of the last backfill
+	copyTotal    int64     // about how many there will be, 0 where none is in progress or the number is unknown
+	since        time.Time // of the state, on the primary's clock; only in a read row
 	mappings     string    // JSON of how far each is; "" is not known
 }
 
-// sinceSQL keeps the time of a state that has not changed.
+// sinceSQL keeps the time of an unchanged state.
 const sinceSQL = `CASE WHEN s.state = excluded.state THEN s.since ELSE now() END`
 
 // stateTimeout bounds one statement on the primary.
@@ -138,7 +138,7 @@ func (d *destinationState) columns() []any {
 	return []any{&d.tenant, &d.name, &d.epoch, &d.note, &d.fingerprint, &d.state, &d.reason, &d.class, &d.detached, &d.copied, &d.since, &d.mappings}
 }
 
-// load reads everything that is noted, and from when on requests are new.
+// load reads all notes, and the time from which on requests are new.
 func (s *StateStore) load(ctx context.Context) (states []destinationState, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		if err := s.skipRequests(ctx, conn); err != nil {
@@ -157,7 +157,7 @@ func (s *StateStore) load(ctx context.Context) (states []destinationState, err e
 	return states, nil
 }
 
-// find reads what is noted of one destination; the zero epoch is nothing.
+// find reads the note of one destination; the zero epoch means no note.
 func (s *StateStore) find(ctx context.Context, tenant, name string) (destinationState, error) {
 	found := destinationState{tenant: tenant, name: name}
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
@@ -177,8 +177,8 @@ func (s *StateStore) find(ctx context.Context, tenant, name string) (destination
 	return found, nil
 }
 
-// checkpoint notes the flush LSN that is about to be reported, and the destinations that moved, in one statement. It returns
-// the checkpoint's mark.
+// checkpoint notes the flush LSN before the report of the LSN, and the destinations that moved, in one statement. checkpoint returns the
+// checkpoint's mark.
 func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, moved []destinationState) (string, error) {
 	tenants, names := make([]string, len(moved)), make([]string, len(moved))
 	fingerprints, states := make([]string, len(moved)), make([]string, len(moved))
@@ -215,8 +215,8 @@ func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, move
 	return s.mark.String(), nil
 }
 
-// raise gives a destination its next epoch, which is durable when raise returns: its external database is copied anew. An
-// epoch is a time in microseconds, so that a primary which was restored from a backup does not give the same one again.
+// raise gives a destination its next epoch, which is durable when raise returns: the external database is copied again. An epoch is a time
+// in microseconds, so that a primary restored from a backup does not give the same epoch again.
 func (s *StateStore) raise(ctx context.Context, d destinationState) (epoch int64, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, `INSERT INTO outflow.destination_state AS s (slot, tenant_id, name, epoch, state, reason, detached)

@@ -9,8 +9,8 @@ import (
 	"outflow/replication"
 )
 
-// check prepares every step for the tables as they are known now, so that a mapping that cannot work is found before it
-// is used, with its line, and finds the order of the steps.
+// check prepares every step for the tables as known now, and finds the order of the steps. A mapping that cannot work is found before its
+// first use, with its line.
 func (s *session) check(ctx context.Context) error {
 	if err := s.begin(ctx); err != nil {
 		return err
@@ -31,7 +31,7 @@ func (s *session) check(ctx context.Context) error {
 	return s.loadOrder(ctx)
 }
 
-// prepareKeys prepares the query that says what the target holds of a table, where the mapping has one and rows have a key.
+// prepareKeys prepares the query for the rows of a table in the target, where the mapping has such a query and rows have a key.
 func (s *session) prepareKeys(ctx context.Context, m *mapping.Mapping, table string) error {
 	_, ok := m.Keys[table]
 	rel := s.d.router.relation(table)
@@ -42,7 +42,7 @@ func (s *session) prepareKeys(ctx context.Context, m *mapping.Mapping, table str
 	return err
 }
 
-// prepareStep prepares one step on the external server, which finds what is wrong with it.
+// prepareStep prepares one step on the external server. The server finds the faults of the step.
 func (s *session) prepareStep(ctx context.Context, mi, si int) error {
 	m := s.d.mappings[mi]
 	from := m.Steps[si].From
@@ -89,7 +89,7 @@ func (s *session) statement(ctx context.Context, mi, si int, rel *replication.Re
 	return st, nil
 }
 
-// loadTypes asks what the external database calls the relation's types.
+// loadTypes asks for the external database's names of the relation's types.
 func (s *session) loadTypes(ctx context.Context, rel *replication.Relation) error {
 	for _, c := range rel.Columns {
 		if _, known := s.types[c.Type]; known {
@@ -114,8 +114,8 @@ func (s *session) loadTypes(ctx context.Context, rel *replication.Relation) erro
 	return nil
 }
 
-// findTypes gives the names of a type of the primary: its own where the external database has that, else those of the types that are
-// called so in other schemas, where an extension may be; one in the search path alone, if there is one.
+// findTypes gives the names of a type of the primary: the type's own name where the external database has the type, else the types of the
+// same name in other schemas, where an extension may be; of these a type in the search path alone, if there is one.
 const findTypes = `WITH wanted AS (SELECT regexp_replace($1, '(\(.*\))?(\[\])*$', '') AS plain, coalesce(substring($1 from '(?:\(.*\))?(?:\[\])*$'), '') AS rest),
 	others AS (
 		SELECT format('%I.%I', n.nspname, t.typname) || w.rest AS name, pg_type_is_visible(t.oid) AS visible
@@ -125,10 +125,10 @@ const findTypes = `WITH wanted AS (SELECT regexp_replace($1, '(\(.*\))?(\[\])*$'
 	UNION ALL SELECT name FROM others o WHERE to_regtype($1) IS NULL AND (o.visible OR NOT EXISTS (SELECT FROM others WHERE visible))`
 
 // hiddenByPolicy is the routine of the server that refuses a query which row security would filter (src/backend/utils/misc/rls.c): the
-// SQLSTATE is that of every missing right, and the message may be in any language.
+// SQLSTATE is the SQLSTATE of every missing right, and the message may be in any language.
 const hiddenByPolicy = "check_enable_rls"
 
-// explainStatement gives an error of a step the place in the mapping's file, and where a column is missing, what there is.
+// explainStatement gives an error of a step the place in the mapping's file, and where a column is missing, the existing columns.
 func (s *session) explainStatement(st *mapping.Statement, err error) *Error {
 	e := newError(faultOf(st.Mapping.Name, st.Fault, err))
 	e.Table = st.Table
@@ -148,7 +148,7 @@ func (s *session) explainStatement(st *mapping.Statement, err error) *Error {
 	return e
 }
 
-// faultOf turns an error with a position into one with file, line and column.
+// faultOf turns an error with a position into an error with file, line and column.
 func faultOf(name string, fault func(position int32, format string, args ...any) *mapping.Fault, err error) *Error {
 	e := &Error{Mapping: name, verdict: classify(err), SQLState: sqlstate(err), Err: err}
 	if pgErr := asPgError(err); pgErr != nil {

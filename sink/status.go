@@ -8,43 +8,43 @@ import (
 	"outflow/replication"
 )
 
-// State is what a destination is doing, by the names that are used everywhere.
+// State is the activity of a destination, by the names used everywhere.
 type State string
 
 // The states of a destination.
 const (
 	Backfilling State = "backfilling" // rows are copied from the primary's tables, beside the live changes
-	Streaming   State = "streaming"   // applies what comes, or has nothing to do
+	Streaming   State = "streaming"   // applies changes, or has nothing to do
 	Retrying    State = "retrying"    // failed, and tries again at NextRetry
-	Parked      State = "parked"      // away for longer than its queue holds: it is detached, and is copied anew when it answers
-	Paused      State = "paused"      // by a person; its queue fills, and then it is detached too
-	Halted      State = "halted"      // a mapping or a row needs a person; it tries again seldom, and may be detached too
+	Parked      State = "parked"      // away for longer than its queue holds: detached, and copied again when the destination answers
+	Paused      State = "paused"      // by a person; the queue fills, and then the destination is detached too
+	Halted      State = "halted"      // a mapping or a row needs a person; the destination tries again seldom, and may be detached too
 )
 
 // Status is a destination at one moment.
 type Status struct {
 	State         State
-	Since         time.Time // of that state
-	Reason        string    // of that state, for people; "" where it says enough
+	Since         time.Time // of the state
+	Reason        string    // of the state, for people; "" where State says enough
 	SequenceID    int64     // last committed in the external database, -1 before it is known
-	CommitTime    time.Time // of that transaction on the primary, zero before there was one
+	CommitTime    time.Time // of the last committed transaction on the primary, zero before there was one
 	Rows          int64     // net changes committed since the process started
 	Batches       int64     // external transactions committed since then
-	Transactions  int64     // of the source, committed by them
+	Transactions  int64     // of the source, committed by the batches
 	Failures      int64     // since the process started
-	Queued        int       // transactions that wait
+	Queued        int       // waiting transactions
 	QueuedChanges int64
 	QueueBytes    int64
-	Oldest        time.Time // when the first of them committed on the primary; zero where none waits
+	Oldest        time.Time // commit of the first queued transaction on the primary; zero where none waits
 	Attempts      int       // failures in a row
 	NextRetry     time.Time // zero unless Retrying or Halted
-	Err           error     // the last failure, nil while all is well; that which needs a person where it is Halted
-	Detached      bool      // the stream goes on without the destination, which is copied anew when it takes rows again
+	Err           error     // the last failure, nil while all is well; the failure for a person where State is Halted
+	Detached      bool      // the stream goes on without the destination, which is copied again when it takes rows again
 	DetachedWhy   string    // for people; "" unless Detached
 	Copying       bool      // a backfill goes on, whatever the state
-	Copied        int64     // rows that the backfill in progress has copied
+	Copied        int64     // rows copied by the backfill in progress
 	CopyTotal     int64     // how many there are, by the planner's estimate; -1 is not known
-	CopyTable     string    // the source table that is copied or swept; "" where none is
+	CopyTable     string    // the copied or swept source table; "" where there is none
 }
 
 // Event is a change of a destination's state.
@@ -57,7 +57,7 @@ type Event struct {
 // historyEvents is how many changes of state a destination remembers.
 const historyEvents = 50
 
-// Status returns what the destination is doing.
+// Status returns the status of the destination.
 func (d *Destination) Status() Status {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -113,7 +113,7 @@ func (d *Destination) statusLocked() Status {
 	return s
 }
 
-// observe notes in the history what has changed. It is called with mu held.
+// observe notes changes in the history. It is called with mu held.
 func (d *Destination) observe() {
 	s := d.statusLocked()
 	if n := len(d.history); n > 0 && d.history[n-1].State == s.State {
@@ -126,7 +126,7 @@ func (d *Destination) observe() {
 	d.history = append(d.history, Event{At: time.Now(), State: s.State, Reason: s.Reason})
 }
 
-// failed decides what follows a failure: when to try again, and in which state. The connection is not kept.
+// failed decides on the time and the state of the next try after a failure. The connection is not kept.
 func (d *Destination) failed(e *Error) {
 	d.router.places.leave(d)
 	misfit := d.outdate(e)
@@ -143,7 +143,7 @@ func (d *Destination) failed(e *Error) {
 	case d.gone:
 		d.log.Info("the destination is no longer in the configuration")
 	case isCanceled(e) && d.router.stopping():
-	case d.again: // no failure: it goes on with its new target
+	case d.again: // no failure: the destination goes on with its new target
 		d.again, d.due = false, true
 		d.wake()
 	default:
@@ -166,10 +166,10 @@ func (d *Destination) pauseAfter(e *Error) {
 	}
 	d.status.Attempts++
 	d.status.Failures++
-	if !d.parked || !isCanceled(e) { // parking ended the work; why it was parked says more
+	if !d.parked || !isCanceled(e) { // parking ended the work; the reason of the parking says more
 		d.status.Err = e
 	}
-	if d.failing.IsZero() && !d.hasNothing() { // work that comes has its own time to succeed
+	if d.failing.IsZero() && !d.hasNothing() { // later work has its own time to succeed
 		d.failing = time.Now()
 	}
 	d.status.State = Retrying
@@ -201,7 +201,7 @@ func (d *Destination) pauseAfter(e *Error) {
 	d.observe()
 }
 
-// logFailure says once what is wrong, and again with every doubling of the attempts.
+// logFailure logs a failure once, and again with every doubling of the attempts.
 func (d *Destination) logFailure(e *Error, wait time.Duration) {
 	n := d.status.Attempts
 	if n&(n-1) != 0 {
@@ -222,7 +222,7 @@ func (d *Destination) retry() {
 	d.wake()
 }
 
-// succeeded notes a commit. flushed says that it and everything before it survives a crash of the external server.
+// succeeded notes a commit. flushed says that the commit and everything before survive a crash of the external server.
 func (d *Destination) succeeded(b *batch, flushed bool) {
 	d.mu.Lock()
 	d.well(applying)
@@ -249,7 +249,7 @@ func (d *Destination) succeeded(b *batch, flushed bool) {
 	d.router.Acks.Release(tickets...)
 }
 
-// well ends a time of failures, and a halt where what was done shows that nobody is needed any more. It is called with mu held.
+// well ends a time of failures, and a halt where the done work shows that no person is needed any more. It is called with mu held.
 func (d *Destination) well(done work) {
 	d.lastCommit.Store(time.Now().UnixNano())
 	if d.mended(done) {
@@ -272,13 +272,13 @@ func (d *Destination) progress(c cursor, complete bool) {
 	d.caughtUp = complete
 	d.well(copying)
 	d.status.Copied, d.status.CopyTable = c.Rows, c.Table
-	// A chunk's commit waited for the disk, so the primary may be told of it.
+	// A chunk's commit waited for the disk, so the primary may be told of the commit.
 	d.status.SequenceID = max(d.status.SequenceID, d.session.lowest())
 	d.released = max(d.released, d.session.lowest())
 	d.noteSynced(d.session, nil)
 	if complete {
 		d.status.CopyTable = ""
 	}
-	d.due = true // for the next one
+	d.due = true // for the next chunk
 	d.observe()
 }

@@ -12,7 +12,7 @@ import (
 type MappingStatus struct {
 	Name         string    `json:"name"`
 	SequenceID   int64     `json:"id"` // last_synced_sequence_id in the external database; -1 before this process has connected
-	At           time.Time `json:"at"` // time of the last write of SequenceID, on the external clock or, for our writes, on ours; zero: unknown
+	At           time.Time `json:"at"` // time of the write, on the external clock or, for writes of this process, on ours; zero: unknown
 	Changes      int64     `json:"-"`  // waiting for this mapping
 	Transactions int       `json:"-"`  // bringing the waiting changes
 }
@@ -32,7 +32,7 @@ func (d *Destination) MappingStatus() []MappingStatus {
 	return all
 }
 
-// pending counts the waiting changes and transactions of a mapping that reads the tables. It is called with mu held.
+// pending counts the waiting changes and transactions of a mapping that reads the tables. Called with mu held.
 func (d *Destination) pending(s *MappingStatus, tables []string) {
 	for _, t := range d.queue[d.applied:] {
 		if t.id <= s.SequenceID {

@@ -17,16 +17,16 @@ import (
 	"outflow/mapping"
 )
 
-// Target is what a destination is to be: where it is and what is kept there.
+// Target is the configuration of a destination: the place, and the mappings kept there.
 type Target struct {
 	Tenant, Name string
-	// DSN is an operator's connection string: any host and sslmode. It does not count where Connect is set.
+	// DSN is an operator's connection string: any host and sslmode. DSN does not count where Connect is set.
 	DSN string
-	// Connect is a configuration that is ready: of a tenant's connection string, which is hostile input to whoever reads it.
+	// Connect is a ready configuration: of a tenant's connection string, which is hostile input to every reader.
 	Connect  *pgconn.Config
 	Mappings []*mapping.Mapping
-	// Fault says why the target cannot be used as it is. The destination is halted with it, without a connection, until it is
-	// given another target.
+	// Fault says why the target cannot be used unchanged. The destination is halted with Fault, without a connection, until the
+	// destination is given another target.
 	Fault *Error
 }
 
@@ -41,7 +41,7 @@ func (t Target) config(o Options) (*pgconn.Config, error) {
 	return dialConfig(t.DSN, o)
 }
 
-// NewFault is an error that only a person can mend. class is what the tenant may be told.
+// NewFault is an error that only a person can correct. class is the part that the tenant may read.
 func NewFault(class string, err error, remedy string) *Error {
 	return &Error{Err: err, Remedy: remedy, verdict: needsHuman, class: class}
 }
@@ -49,18 +49,18 @@ func NewFault(class string, err error, remedy string) *Error {
 // The classes of errors that do not come from a server's SQLSTATE.
 const (
 	ClassDNS           = "dns"
-	ClassRefused       = "refused" // also: nobody answers there
+	ClassRefused       = "refused" // also: nothing answers there
 	ClassBlocked       = "blocked" // by the operator's policy
 	ClassTLS           = "tls"
 	ClassAuth          = "auth"
 	ClassTimeout       = "timeout"
-	ClassProtocol      = "protocol"      // what answers is not Postgres, or went away in the middle
-	ClassConfiguration = "configuration" // the destination or its mappings, as they are written
+	ClassProtocol      = "protocol"      // the peer is not Postgres, or went away in the middle
+	ClassConfiguration = "configuration" // the destination or its mappings, as written
 	ClassConflict      = "conflict"      // another process writes to the same database
 )
 
-// Class is what a tenant may read of the error: a class, or a SQLSTATE. The text is for the operator alone: it holds internal
-// addresses, and bytes of whatever answered.
+// Class is the part of the error that a tenant may read: a class, or a SQLSTATE. The text is for the operator alone: the text holds
+// internal addresses, and bytes of any answering peer.
 func (e *Error) Class() string {
 	switch {
 	case e.class != "":
@@ -82,7 +82,7 @@ func (e *Error) Class() string {
 	return ClassProtocol
 }
 
-// IsSQLState reports whether a code is one: a hostile server may send any text in its place.
+// IsSQLState reports whether a code is a SQLSTATE: a hostile server may send any text in its place.
 func IsSQLState(code string) bool {
 	if len(code) != 5 {
 		return false
@@ -114,7 +114,7 @@ func classOf(err error) string {
 		return ClassRefused
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return ClassProtocol
-	case err != nil && strings.Contains(err.Error(), "SASL"): // pgx has no type for what it finds wrong in the exchange
+	case err != nil && strings.Contains(err.Error(), "SASL"): // pgx has no type for faults of the exchange
 		return ClassAuth
 	}
 	return ""
@@ -133,10 +133,10 @@ func isTLS(err error) bool {
 		errors.As(err, &host) || errors.As(err, &invalid) || (err != nil && strings.Contains(err.Error(), "server refused TLS connection"))
 }
 
-// operatorText is what an operator reads of an error that may hold a server's text: bounded, in one line.
+// operatorText is the operator's text of an error that may hold a server's text: bounded, in one line.
 func operatorText(err error) string { return truncated(oneLine(err.Error()), operatorBytes) }
 
-// oneLine makes any text fit for a terminal, and for a column of type text in a database of any encoding that has its letters.
+// oneLine makes any text fit for a terminal, and for a column of type text in a database of any encoding that has the letters of the text.
 func oneLine(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || (r >= 0x7f && r < 0xa0) || r == '\u2028' || r == '\u2029' {

@@ -12,11 +12,11 @@ import (
 	"outflow/replication"
 )
 
-// tombstone turns an inserted row of the tombstone table into a delete of the row that it names. A tombstone and a real
-// DELETE of the same row fold to one delete; the later one deletes what is gone already, which is nothing.
+// tombstone turns an inserted row of the tombstone table into a delete of the named row. A tombstone and a real DELETE of the same row
+// fold to one delete; a later second delete finds the row gone and deletes nothing.
 func (r *Router) tombstone(part *replication.Transaction, c *replication.Change, rt *route) error {
 	if c.Kind != replication.Insert {
-		return nil // tombstones that are cleaned up bring nobody back
+		return nil // the clean-up of tombstones brings no row back
 	}
 	text := func(column string) []byte {
 		if i := c.Relation.Column(column); column != "" && i >= 0 {
@@ -47,9 +47,9 @@ func (r *Router) tombstone(part *replication.Transaction, c *replication.Change,
 	return nil
 }
 
-// withoutEarlierLives leaves out what tells of the earlier life of rows that the primary has: of a transaction that is applied in rounds,
-// or change by change, the fold does not see whether the transaction wrote the row again. That concerns tombstones, and deletes that
-// would take rows of other tables along, which nobody writes again.
+// withoutEarlierLives leaves out changes of the earlier life of rows that the primary has: of a transaction applied in rounds, or change
+// by change, the fold does not see whether the transaction wrote the row again. Tombstones are concerned, and deletes that would take rows
+// of other tables along, because no change writes the taken rows again.
 func (d *Destination) withoutEarlierLives(ctx context.Context, t *transaction, changes []replication.Change) ([]replication.Change, error) {
 	acts, deleted := map[string]bool{}, map[string]bool{}
 	for table := range d.reads {
@@ -91,8 +91,8 @@ func (d *Destination) withoutEarlierLives(ctx context.Context, t *transaction, c
 	return left, nil
 }
 
-// findLive adds those keys to live whose rows the primary has, for this tenant. A key may be written in another way in
-// a tombstone's JSON than in the row: the primary tells whether they are one.
+// findLive adds to live the keys whose rows the primary has, for this tenant. A key may be written in another way in a tombstone's JSON
+// than in the row: the primary tells whether the two are equal.
 func (d *Destination) findLive(ctx context.Context, t *transaction, rel *replication.Relation, keys []replication.Tuple, live map[string]bool) error {
 	found, _, err := d.current(ctx, rel, keys, []uint32{t.xid})
 	if err != nil {
@@ -106,8 +106,8 @@ func (d *Destination) findLive(ctx context.Context, t *transaction, rel *replica
 	return nil
 }
 
-// deletedRow makes the old row from a tombstone's JSON: its key, and its other columns where the row was kept. The tenant is that of
-// the tombstone itself, and the JSON may leave it out.
+// deletedRow makes the old row from a tombstone's JSON: the key, and the other columns where the row was kept. The tenant is the tenant of
+// the tombstone itself, and the JSON may leave the tenant out.
 func deletedRow(rel *replication.Relation, tenantColumn int, tenant replication.Value, key, row []byte) (replication.Tuple, error) {
 	fields := map[string]json.RawMessage{}
 	for _, object := range [][]byte{row, key} { // the key wins
@@ -138,8 +138,7 @@ func deletedRow(rel *replication.Relation, tenantColumn int, tenant replication.
 	return replication.NewTuple(values), nil
 }
 
-// jsonText is the text form of a JSON value as to_jsonb made it from a column: a string's content, anything else as it
-// stands.
+// jsonText is the text form of a JSON value as to_jsonb made the value from a column: a string's content, any other value unchanged.
 func jsonText(raw json.RawMessage) (replication.Value, error) {
 	if len(raw) == 0 || string(raw) == "null" {
 		return replication.Value{Presence: replication.Null}, nil

@@ -9,13 +9,13 @@ import (
 	"outflow/mapping"
 )
 
-// Rows that were deleted on the primary while nobody watched are found by a sweep, which needs keys: in a mapping. Where none tells of
-// a table's rows, a copy cannot make the external database equal: the destination stays halted until a mapping has keys, or until the
-// tables that hold such rows are empty. Nothing is noted of that: the tables themselves tell, at every start.
+// A sweep finds rows deleted on the primary while no process watched. A sweep needs keys in a mapping. Where no mapping has keys for a
+// table's rows, a copy cannot make the external database equal: the destination stays halted until a mapping has keys, or until the tables
+// with such rows are empty. Nothing is noted of the halt: the tables themselves tell, at every start.
 
-// unkeyed are the tables from which a mapping removes rows of a source table, less those whose rows a mapping's keys tell: the tables
-// from which the mapping with the keys removes rows. What a step with when: any removes may be made of other tables, so that the delete
-// of any row makes it right: it counts where no mapping has keys.
+// unkeyed are the tables from which a mapping removes rows of a source table, less the tables whose rows a mapping's keys tell: the tables
+// from which the mapping with the keys removes rows. The rows removed by a step with when: any may be made of other tables, and then the
+// delete of any row makes the rows right: such a step counts where no mapping has keys.
 func (d *Destination) unkeyed(m *mapping.Mapping, table string) []string {
 	var told []string
 	keyed := false
@@ -28,7 +28,7 @@ func (d *Destination) unkeyed(m *mapping.Mapping, table string) []string {
 	return slices.DeleteFunc(removedFrom(m, table, !keyed), func(name string) bool { return slices.Contains(told, name) })
 }
 
-// removedFrom are the tables from which a mapping's delete steps for a source table remove rows, and with orAny its any steps.
+// removedFrom are the tables from which a mapping's delete steps for a source table remove rows, and with orAny the mapping's any steps.
 func removedFrom(m *mapping.Mapping, table string, orAny bool) (names []string) {
 	for i, step := range m.Steps {
 		removes := step.When == mapping.Delete || orAny && step.When == mapping.Any && m.Deletes(i)
@@ -44,7 +44,7 @@ func removedFrom(m *mapping.Mapping, table string, orAny bool) (names []string) 
 	return names
 }
 
-// sweepable refuses to fill a mapping anew whose tables hold rows that no sweep can find. It runs in a transaction of the session.
+// sweepable refuses to fill a mapping again whose tables hold rows that no sweep can find. It runs in a transaction of the session.
 func (s *session) sweepable(ctx context.Context, m *mapping.Mapping) error {
 	for _, table := range m.Tables() {
 		holding, err := s.holdsRows(ctx, m, table)
@@ -65,7 +65,7 @@ func unswept(table string, holding []string, what string) *Error {
 		Remedy: fmt.Sprintf("add keys: to the mapping that deletes from %s, or empty %[1]s there", list)}
 }
 
-// holdsRows are those of a mapping's unkeyed tables that hold rows.
+// holdsRows are the unkeyed tables of a mapping that hold rows.
 func (s *session) holdsRows(ctx context.Context, m *mapping.Mapping, table string) ([]string, error) {
 	var holding []string
 	for _, name := range s.d.unkeyed(m, table) {

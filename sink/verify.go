@@ -14,9 +14,9 @@ import (
 	"outflow/replication"
 )
 
-// Verifier proves that external databases equal the primary, beside a process that keeps them so. It recomputes each
-// mapping from the primary's rows into temporary tables of the external database, by the mapping's own steps, and
-// compares. Safe for concurrent use.
+// Verifier proves that external databases equal the primary, beside a process that keeps the databases equal. Verifier recomputes each
+// mapping from the primary's rows into temporary tables of the external database, by the mapping's own steps, and compares. Safe for
+// concurrent use.
 type Verifier struct {
 	Options    Options
 	SourceID   string // the owner mark in external databases
@@ -25,31 +25,31 @@ type Verifier struct {
 	State      *StateStore
 	SequenceID func(replication.LSN) int64
 	Log        *zap.Logger
-	Repair     bool              // mend what differs
+	Repair     bool              // correct the differing rows
 	Progress   func(rows int)    // is called when rows were recomputed; nil is allowed
-	Waiting    func(what string) // is called when a comparison begins to wait, with what it waits for; nil is allowed
+	Waiting    func(what string) // is called when a comparison begins to wait, with the awaited event; nil is allowed
 }
 
-// Comparison is what was found at one external database.
+// Comparison is the findings at one external database.
 type Comparison struct {
 	Tables []TableComparison
-	Looks  int // how often it was recomputed
+	Looks  int // number of times that everything was recomputed
 }
 
-// TableComparison is what was found of one table that a mapping writes.
+// TableComparison is the findings of one table that a mapping writes.
 type TableComparison struct {
 	Mapping                 string
 	Table                   string
-	Rows                    int64 // that the primary's rows make
+	Rows                    int64 // made by the primary's rows
 	Missing, Extra, Changed int
 	Mended                  int
-	First                   []Difference // of those that are missing, extra or changed
+	First                   []Difference // of the missing, extra or changed rows
 }
 
-// Difference is a row that is not what the primary's rows make.
+// Difference is a row that differs from the row made by the primary's rows.
 type Difference struct {
 	Kind string // missing, extra or changed
-	Key  string // of the row, or where the table has no primary key its beginning
+	Key  string // of the row, or the beginning of the row where the table has no primary key
 }
 
 // Different is how many rows differ.
@@ -66,15 +66,15 @@ func (c Comparison) Different() int {
 
 const (
 	looksMax       = 5                // at one comparison
-	streamPatience = 30 * time.Second // for the stream to come to what a look has read
-	slotPatience   = 5 * time.Second  // for somebody to read the slot, and for a destination that a person or a copy has to bring back
+	streamPatience = 30 * time.Second // for the stream to come to the primary's state at the look
+	slotPatience   = 5 * time.Second  // for a process to read the slot, and for a destination that a person or a copy has to bring back
 	streamPause    = 50 * time.Millisecond
 	firstShown     = 10
 	repairsMax     = 3
 	verifyTimeout  = 30 * time.Minute // of one statement: the comparison of a whole table is one
 )
 
-// Verify compares one external database with the primary. An error means that it could not be compared.
+// Verify compares one external database with the primary. An error means that the comparison failed.
 func (v *Verifier) Verify(ctx context.Context, t Target) (Comparison, error) {
 	if t.Fault != nil {
 		return Comparison{}, t.Fault
@@ -88,7 +88,7 @@ func (v *Verifier) Verify(ctx context.Context, t Target) (Comparison, error) {
 	if err != nil {
 		return Comparison{}, err
 	}
-	d.unnamed = true // nothing that is prepared would be used often, and a pooler need not keep it
+	d.unnamed = true // no prepared statement would be used often, and a pooler need not keep prepared statements
 	if err := r.connections.acquire(ctx); err != nil {
 		return Comparison{}, err
 	}
@@ -119,16 +119,16 @@ type comparison struct {
 	read   replication.LSN // up to which the look has read the primary
 	passed bool            // the stream came there before the look compared
 	unseen int             // commits that were in the WAL and not visible on the primary when the look began
-	wanted []wanted        // source rows of what differs, for a repair
+	wanted []wanted        // source rows of the differing rows, for a repair
 }
 
-// compare looks until what differs is certain.
+// compare looks until the differences are certain.
 //
-// The live system moves while it is looked at: rows are read from the primary at one moment, and what the stream has made
-// of them is seen at another. So a look proves something only if, between reading the primary's rows and comparing, the
-// stream has passed the place where they were read; all looks but the first wait for that. A row that differs at two such
-// looks in a row, both times in the same way, has not changed on the primary in between, and the stream had brought it as
-// it is: it is different. One that differs each time in another way is being changed.
+// The live system moves during a look: rows are read from the primary at one moment, and the stream's work on the rows is seen at another.
+// So a look proves something only if, between reading the primary's rows and comparing, the stream has passed the place of the read; all
+// looks but the first wait for the stream. A row that differs at two such looks in a row, both times in the same way, has not changed on
+// the primary in between, and the stream had brought the row unchanged: the row is different. A row that differs each time in another way
+// is being changed.
 func (c *comparison) compare(ctx context.Context) (Comparison, error) {
 	defer c.s.rollback()
 	before, err := c.look(ctx, 0)
@@ -161,7 +161,7 @@ func (c *comparison) compare(ctx context.Context) (Comparison, error) {
 	return result, err
 }
 
-// certain says why what differs proves nothing, where that is so.
+// certain says why the differences prove nothing, where the differences prove nothing.
 func (c *comparison) certain(ctx context.Context, l look, result Comparison) error {
 	rows, err := c.s.exec(ctx, `SELECT count(*) FROM public."_stack_sync_metadata" WHERE "backfill" IS NOT NULL`)
 	if err != nil {
@@ -190,8 +190,8 @@ func (c *comparison) certain(ctx context.Context, l look, result Comparison) err
 	return nil
 }
 
-// look recomputes everything once and compares. The transaction stays open, with the temporary tables in it. A look that
-// has patience fails where the stream does not come in that time.
+// look recomputes everything once and compares. The transaction stays open, with the temporary tables inside. A look with patience fails
+// where the stream does not come within the patience.
 func (c *comparison) look(ctx context.Context, patience time.Duration) (look, error) {
 	c.s.rollback()
 	if err := c.begin(ctx); err != nil {
@@ -218,9 +218,9 @@ func (c *comparison) look(ctx context.Context, patience time.Duration) (look, er
 	return l, nil
 }
 
-// awaitStream waits until the stream has brought this destination everything that the look has read from the primary: the process that
-// reads the slot says so of this destination, the metadata does, or the slot was told that all destinations have it. What other
-// destinations do is no matter.
+// awaitStream waits until the stream has brought the destination everything that the look has read from the primary. The process reading
+// the slot says so of the destination, or the metadata says so, or the slot was told that all destinations have everything. The progress
+// of other destinations does not matter.
 func (c *comparison) awaitStream(ctx context.Context, patience time.Duration) error {
 	deadline, unread, asked := time.Now().Add(patience), time.Now().Add(slotPatience), false
 	id := c.v.SequenceID(c.read)
@@ -255,7 +255,7 @@ func (c *comparison) awaitStream(ctx context.Context, patience time.Duration) er
 	}
 }
 
-// askStream asks the process that reads the slot to say when the destination has everything up to that id.
+// askStream asks the process reading the slot to say when the destination has everything up to the id.
 func (c *comparison) askStream(ctx context.Context, now synced, id int64) error {
 	if err := c.v.State.flushWAL(ctx); err != nil {
 		return err
@@ -297,10 +297,10 @@ type synced struct {
 	reason    string
 }
 
-// waits reports whether the stream brings the destination nothing as long as its state lasts.
+// waits reports whether the stream brings the destination nothing as long as the state lasts.
 func (s synced) waits() bool { return s.state == Paused || s.state == Halted || s.state == Parked }
 
-// synced reads what is noted of the stream and of one destination.
+// synced reads the notes of the stream and of one destination.
 func (s *StateStore) synced(ctx context.Context, tenant, name string) (now synced, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		var confirmed string
@@ -320,9 +320,8 @@ func (s *StateStore) synced(ctx context.Context, tenant, name string) (now synce
 	return now, nil
 }
 
-// flushWAL has the primary write its WAL to disk up to here within a moment, by a transaction that has an id and nothing
-// else. What is not flushed is not sent, and reading leaves records there (pruning) that an idle primary flushes only
-// after many seconds.
+// flushWAL has the primary write its WAL to disk up to here within a moment, by a transaction that has an id and nothing else. Unflushed
+// WAL is not sent, and reading leaves records there (pruning) that an idle primary flushes only after many seconds.
 func (s *StateStore) flushWAL(ctx context.Context) error {
 	return s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, `SELECT pg_current_xact_id()`)

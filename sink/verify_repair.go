@@ -14,7 +14,7 @@ import (
 	"outflow/replication"
 )
 
-// wanted are source rows, by key, that one mapping is to be given again.
+// wanted are source rows, by key, for a mapping to apply again.
 type wanted struct {
 	mapping  int
 	relation *replication.Relation
@@ -28,8 +28,8 @@ const (
 	openPatience   = 5 * time.Second
 )
 
-// sourceKeys finds which source rows the differing rows come from: each mapping's keys, asked while its tables hold only
-// what differs, first as it should be and then as it is. It uses up the look's temporary tables.
+// sourceKeys finds the source rows of the differing rows: each mapping's keys, asked while the mapping's tables hold only the differing
+// rows, first the expected rows and then the actual rows. sourceKeys uses up the look's temporary tables.
 func (c *comparison) sourceKeys(ctx context.Context, l look) ([]wanted, error) {
 	all := c.nothingWanted()
 	for _, side := range []func(context.Context, *seen) error{c.onlyExpected, c.onlyHere} {
@@ -82,7 +82,7 @@ func (c *comparison) onlyHere(ctx context.Context, s *seen) error {
 	return err
 }
 
-// askKeys adds what a mapping's keys say now, each key once.
+// askKeys adds the present answer of a mapping's keys, each key once.
 func (c *comparison) askKeys(ctx context.Context, w *wanted) error {
 	q, err := c.s.keysOf(ctx, c.d.mappings[w.mapping], w.relation)
 	if err != nil {
@@ -106,7 +106,7 @@ func (c *comparison) askKeys(ctx context.Context, w *wanted) error {
 	return nil
 }
 
-// repair mends what differs and compares again, a few times where a mended row makes another one wrong.
+// repair corrects the differing rows and compares again, a few times where a corrected row makes another row wrong.
 func (c *comparison) repair(ctx context.Context, found Comparison) (Comparison, error) {
 	now := found
 	for range repairsMax {
@@ -154,20 +154,19 @@ func (c *comparison) mendAgain(ctx context.Context, w wanted) error {
 	}
 }
 
-// mendRows gives a mapping rows of the primary again, in one transaction: those that exist as upserts, the others as
-// deletes.
+// mendRows gives a mapping rows of the primary again, in one transaction: existing rows as upserts, the others as deletes.
 //
-// The live worker is kept from committing by the lock on the metadata, so the external database stays at one id, E.
-// The rows are read after that, from a snapshot that sees every transaction with an id up to E. What the snapshot
-// does not see has an id above E, so it is still to come in the stream and wins over what is written here: a row
-// that is deleted on the primary after it was read is deleted here when its DELETE comes. What the snapshot sees beyond E
-// is only early: the stream brings the rows of E+1, E+2, ... once more and ends at the same. The id does not move.
+// The lock on the metadata keeps the live worker from committing, so the external database stays at one id, E. The rows are read after the
+// lock, from a snapshot that sees every transaction with an id up to E. A transaction outside the snapshot has an id above E, so the
+// transaction is still to come in the stream and wins over the rows written here: a row deleted on the primary after the read is deleted
+// here when the DELETE comes. Transactions beyond E in the snapshot are only early: the stream brings the rows of E+1, E+2, ... once more
+// and ends at the same. The id does not move.
 //
-// The keys were read before the lock. Those that the primary lacks are asked for again under the lock: see stillHeld.
+// The keys were read before the lock. The keys that the primary lacks are asked for again under the lock: see stillHeld.
 //
-// A commit is in the WAL, and may have been applied here, before it is visible to snapshots (with synchronous replication
-// long before). Such a transaction runs, as far as snapshots tell, when the lock is taken; so the snapshot that counts is
-// one in which all that ran then have ended. The place in the WAL, pg_current_wal_insert_lsn, could not tell that.
+// A commit is in the WAL, and may have been applied here, before the commit is visible to snapshots (with synchronous replication long
+// before). Such a transaction runs, as far as snapshots tell, when the lock is taken. So only a snapshot counts in which all transactions
+// running then have ended. The place in the WAL, pg_current_wal_insert_lsn, could not tell the end of a transaction.
 func (c *comparison) mendRows(ctx context.Context, w wanted) error {
 	if err := c.s.begin(ctx); err != nil {
 		return err
@@ -196,7 +195,7 @@ func (c *comparison) mendRows(ctx context.Context, w wanted) error {
 	return err
 }
 
-// wantedRows are the rows that were found as upserts, and the keys of the others, as far as they are held still, as deletes.
+// wantedRows are the found rows as upserts, and the keys of the others, as far as still held, as deletes.
 func (c *comparison) wantedRows(ctx context.Context, w wanted, found replication.Chunk) (*mapping.Rows, error) {
 	var gone []key
 	var upserts, deletes []replication.Tuple
@@ -222,7 +221,7 @@ func (c *comparison) wantedRows(ctx context.Context, w wanted, found replication
 	return &mapping.Rows{Relation: found.Relation, Upserts: c.rows(upserts), Deletes: c.rows(deletes)}, nil
 }
 
-// present reads the rows from a snapshot in which every transaction has ended that was running when it was called.
+// present reads the rows from a snapshot in which every transaction running at the call of present has ended.
 func (c *comparison) present(ctx context.Context, w wanted) (replication.Chunk, error) {
 	before, err := c.copier.Unfinished(ctx)
 	if err != nil {

@@ -2,15 +2,15 @@ package sink
 
 import "time"
 
-// A destination without work has no connection, so that its external database was emptied or replaced while no process ran would show
-// at the tenant's next change only. The router therefore visits each once after a start: it connects, which compares the metadata with
-// the primary's notes. Visits are slow, and a database that does not answer is visited again after all others: ten thousand dead ones
-// must not take the places of those that have work.
+// A destination without work has no connection, so an external database emptied or replaced while no process ran would show at the
+// tenant's next change only. The router therefore visits each destination once after a start: the destination connects, and the connection
+// compares the metadata with the primary's notes. Visits are slow, and a silent database is visited again after all others: ten thousand
+// dead databases must not take the places of databases with work.
 
 // visitsAtOnce bounds how many visits wait for an answer. Each tick of the watch begins one at the most.
 const visitsAtOnce = 2
 
-// visit begins the next visit, if there is one and a place for it.
+// visit begins the next visit, if there are a next destination and a place for the visit.
 func (r *Router) visit(all []*Destination) {
 	var next *Destination
 	var oldest time.Time
@@ -36,15 +36,14 @@ func (r *Router) visit(all []*Destination) {
 	}
 }
 
-// awaitsVisit reports whether the external database was not reached since the start, and nothing else is about to reach it. It is
-// called with mu held.
+// awaitsVisit reports whether the external database was not reached since the start, and nothing else is about to reach the database. It
+// is called with mu held.
 func (d *Destination) awaitsVisit(pause time.Duration) bool {
 	return !d.met && !d.visiting && !d.working && !d.gone && d.epoch != 0 && d.fault == nil && d.paused == nil && d.retryAt == nil &&
 		time.Since(d.visited) > pause
 }
 
-// hasNothing reports whether a failure keeps no work waiting: the next visit, or the next change, tries again. It is called with mu
-// held.
+// hasNothing reports whether a failure keeps no work waiting: the next visit, or the next change, tries again. It is called with mu held.
 func (d *Destination) hasNothing() bool {
 	return !d.met && d.caughtUp && !d.parked && len(d.queue) == 0 && d.halt == nil
 }
