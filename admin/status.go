@@ -129,7 +129,7 @@ const (
 	critical = "critical"
 )
 
-// judge finds the reasons, the worst first, and the health that follows.
+// judge finds the reasons, the worst first, and the health from their sum.
 func (s *snapshot) judge(problem error) {
 	add := func(severity, format string, args ...any) {
 		s.Reasons = append(s.Reasons, Reason{severity, fmt.Sprintf(format, args...)})

@@ -168,7 +168,7 @@ func (w *benchWorld) environment(ctx context.Context) benchEnvironment {
 	return e
 }
 
-// fsyncTime is the time of 8 KB to disk in the given directory: the median of 50 writes.
+// fsyncTime is the time needed to get 8 KB to disk in the given directory: the median of 50 writes.
 func fsyncTime(dir string) (time.Duration, error) {
 	f, err := os.Create(filepath.Join(dir, "fsync.tmp"))
 	if err != nil {

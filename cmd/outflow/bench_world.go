@@ -21,7 +21,7 @@ const (
 	// markerID is the row written after a backlog: a reader of the row has seen everything before the row. Later markers
 	// follow the first.
 	markerID = 1_000_000_000
-	// benchCleanup bounds the cleaning after a measurement ended, or was interrupted.
+	// benchCleanup bounds the clean-up after a measurement ended, or was interrupted.
 	benchCleanup = 30 * time.Second
 )
 

@@ -93,7 +93,7 @@ func (k *checking) checkPrimary(ctx context.Context) {
 	k.readSource(ctx, setup)
 }
 
-// checkTables looks at each table by itself and plans with the tables in order.
+// checkTables looks at each table by itself and plans with the tables without faults.
 func (k *checking) checkTables(ctx context.Context) (found replication.Findings, complete bool) {
 	good := *k.cfg
 	good.Source.Tables = nil
@@ -182,7 +182,7 @@ func (in *installation) checkSchema(ctx context.Context) (found replication.Find
 	return found
 }
 
-// missingRights are the GRANTs that the role lacks; without rights on the schema outflow where the schema is still to be made.
+// missingRights are the GRANTs that the role lacks, less rights on the schema outflow where the schema is still to be made.
 func (in *installation) missingRights(ctx context.Context, pending bool) (missing []string, err error) {
 	for _, g := range in.grants() {
 		var held bool
@@ -210,7 +210,7 @@ func (k *checking) readSource(ctx context.Context, setup replication.Setup) {
 	}
 }
 
-// chosen are the destinations named by the flags. Where the primary does not answer, the list is the configured one.
+// chosen are the destinations named by the flags. Where the primary does not answer, the destinations are as configured.
 func (k *checking) chosen(ctx context.Context, o checkOptions) ([]sink.Target, error) {
 	var all []sink.Target
 	var found replication.Findings

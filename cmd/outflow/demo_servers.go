@@ -16,8 +16,8 @@ import (
 	"outflow/testdata"
 )
 
-// demoSlot is also the name of the publication. The default's name is avoided, since a given server may have the default
-// slot already.
+// demoSlot is also the name of the publication. The default's name is avoided, since a given server may use the default's
+// name already.
 const demoSlot = "outflow_demo"
 
 // demoServers are a primary, and a server with the tenants' external databases.

@@ -264,7 +264,7 @@ func scanDestinations(rows pgx.Rows) ([]scanned, error) {
 	return list, rows.Err()
 }
 
-// Bounds of a tenant's definitions.
+// Bounds of a tenant's input.
 const (
 	maxName        = 200
 	maxDefinitions = 50

@@ -80,7 +80,7 @@ func (r *reloading) run(ctx context.Context, front *front) error {
 	}
 }
 
-// stopped notes on the primary why reading has ended, where a condition for Outflow does not hold.
+// stopped notes on the primary why reading has ended, where a condition that Outflow relies on does not hold.
 func (r *reloading) stopped(ctx context.Context, err error) error {
 	if !replication.Relied(err) {
 		return err

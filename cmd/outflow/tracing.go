@@ -29,5 +29,5 @@ func tracing(ctx context.Context, cfg config.Tracing, log *zap.Logger) (*trace.T
 	return trace.NewTracerProvider(trace.WithBatcher(exporter), trace.WithSampler(trace.TraceIDRatioBased(cfg.Sample)), trace.WithResource(about)), nil
 }
 
-// tracesPatience is the time for the last spans on their way.
+// tracesPatience bounds the way of the last spans to the collector.
 const tracesPatience = 2 * time.Second
