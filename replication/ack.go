@@ -9,13 +9,13 @@ import (
 
 // AckTracker finds the flush LSN: the end of the last transaction before which nothing is outstanding.
 //
-// A transaction enters with [AckTracker.Begin], before its first part is handed over, and then has one holder, the
-// reader. Each destination that it touches adds itself with Hold and leaves with Release; the reader leaves with Commit,
-// which also tells the end LSN. The flush LSN moves over a transaction when nobody holds it and nobody holds an
-// earlier one: a contiguous low mark, never the highest that happens to be done.
+// A transaction enters with [AckTracker.Begin], before the first part is handed over, and then has a single holder, the
+// reader. Each destination touched adds itself with Hold and leaves with Release; the reader leaves with Commit, which
+// also tells the end LSN. The flush LSN moves over a transaction when neither the transaction nor an earlier
+// transaction has a holder: a contiguous low mark, never the highest finished transaction.
 //
-// The stream may be read again from the flush LSN (a lost connection). Begin then finds the transaction that it knows,
-// with the holders that it still has. Safe for concurrent use.
+// The stream may be read again from the flush LSN (a lost connection). Begin then finds the known transaction, with the
+// remaining holders. Safe for concurrent use.
 type AckTracker struct {
 	mu      sync.Mutex
 	pending []pending // outstanding and done-but-not-contiguous ones, in commit order
@@ -33,11 +33,11 @@ type pending struct {
 	reading     bool // the reader is one of the holders
 }
 
-// NewAckTracker returns a tracker whose flush LSN is that of the slot, at which the stream starts.
+// NewAckTracker returns a tracker with the flush LSN of the slot, at which the stream starts.
 func NewAckTracker(confirmed LSN) *AckTracker { return &AckTracker{flush: confirmed, noted: confirmed} }
 
-// Begin registers the transaction that commits at that LSN, held by the reader. ok is false when it was acknowledged
-// before, in an earlier reading of the same WAL: then nobody wants it.
+// Begin registers the transaction committing at the LSN, held by the reader. ok is false when the transaction was
+// acknowledged before, in an earlier reading of the same WAL: then no destination wants the transaction.
 func (t *AckTracker) Begin(commit LSN) (ticket Ticket, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -59,14 +59,15 @@ func (t *AckTracker) Begin(commit LSN) (ticket Ticket, ok bool) {
 	return t.base + Ticket(i), true
 }
 
-// Hold adds a holder. The caller must know that the ticket is held already (by the reader, for one).
+// Hold adds a holder. The caller must know of another holder (the reader, for example).
 func (t *AckTracker) Hold(ticket Ticket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.at(ticket).holders++
 }
 
-// Commit ends the reader's own hold: the transaction was handed over whole, and acknowledging it means reporting end.
+// Commit ends the reader's own hold: the transaction was handed over whole, and acknowledging the transaction means
+// reporting end.
 func (t *AckTracker) Commit(ticket Ticket, end LSN) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -79,7 +80,7 @@ func (t *AckTracker) Commit(ticket Ticket, end LSN) {
 	t.advance()
 }
 
-// Release removes one holder of each ticket. A ticket that nobody holds is a fault of the program, and panics.
+// Release removes a holder of each ticket. A ticket without a holder is a fault of the program, and panics.
 func (t *AckTracker) Release(tickets ...Ticket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -93,8 +94,8 @@ func (t *AckTracker) Release(tickets ...Ticket) {
 	t.advance()
 }
 
-// Idle tells that the server has sent everything before end (a keepalive). The flush LSN follows only when nothing is
-// outstanding; on an idle primary it must, or the slot retains WAL that holds nothing for us.
+// Idle tells of a server which has sent everything before end (a keepalive). The flush LSN follows only when nothing is
+// outstanding; on an idle primary the flush LSN must follow, or the slot retains WAL with nothing for us.
 func (t *AckTracker) Idle(end LSN) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -103,22 +104,22 @@ func (t *AckTracker) Idle(end LSN) {
 	}
 }
 
-// Flush is the LSN up to which everything is durable where it belongs.
+// Flush is the LSN up to which everything is durable at the destinations.
 func (t *AckTracker) Flush() LSN {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.flush
 }
 
-// Note allows the reader to report up to that LSN. It is called when outflow.destination_state says of every destination
-// that it has what was acknowledged before, so that one that went back is noticed after any restart.
+// Note allows the reader to report up to flush. The caller calls Note when outflow.destination_state notes of every
+// destination the acknowledged position, so a destination gone back is noticed after any restart.
 func (t *AckTracker) Note(flush LSN) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.noted = max(t.noted, flush)
 }
 
-// Noted is what the reader reports as the flush LSN.
+// Noted is the flush LSN in the reader's reports.
 func (t *AckTracker) Noted() LSN {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -8,16 +8,16 @@ import (
 	"github.com/jackc/pglogrepl"
 )
 
-// LSN is a position in the primary's write-ahead log, in bytes. Its text form is the server's: "16/B374D848".
+// LSN is a position in the primary's write-ahead log, in bytes. The text form is the server's: "16/B374D848".
 type LSN = pglogrepl.LSN
 
 // ParseLSN reads the text form of an LSN.
 func ParseLSN(s string) (LSN, error) { return pglogrepl.ParseLSN(s) }
 
-// Kind says what a change did to its row.
+// Kind says what a change did to the row.
 type Kind byte
 
-// The kinds of change that pgoutput sends.
+// The kinds of change sent by pgoutput.
 const (
 	Insert   Kind = 'I'
 	Update   Kind = 'U'
@@ -39,18 +39,18 @@ func (k Kind) String() string {
 	return fmt.Sprintf("Kind(%q)", byte(k))
 }
 
-// Change is one row's change (or one table's truncation). It is immutable once it was handed over, and may be shared.
+// Change is a row's change (or a table's truncation). A Change is immutable once handed over, and may be shared.
 type Change struct {
 	Kind Kind
-	// Tombstone marks a delete of which only a row of the tombstone table tells. A trigger may have written that row after the
-	// transaction wrote the deleted key again.
+	// Tombstone marks a delete known only from a row of the tombstone table. A trigger may have written the tombstone after the transaction
+	// wrote the deleted key again.
 	Tombstone bool
 	Ordinal   uint32 // place in the source transaction, from 0
 	Relation  *Relation
 	// Old is the row before the change: for a delete always, for an update only if the replica identity's columns
 	// changed or the identity is FULL. Unless the identity is FULL only the identity's columns are filled, the rest is NULL.
 	Old Tuple
-	// New is the row after an insert or update. Columns that an update left in TOAST are [Unchanged], unless Old has them.
+	// New is the row after an insert or update. Columns left in TOAST by an update are [Unchanged], unless Old has them.
 	New Tuple
 }
 
@@ -66,36 +66,36 @@ type Transaction struct {
 	XID        uint32    // the low 32 bits of the transaction id
 	CommitLSN  LSN       // of the commit record
 	CommitTime time.Time // on the primary's clock
-	Changes    []Change  // of this part; may be empty in the last part
+	Changes    []Change  // of the part; may be empty in the last part
 	Last       bool      // no more parts follow
-	Session    int       // counts the readings of the stream; a lost connection starts a new one
-	Ticket     Ticket    // what a holder releases when it has made the transaction durable
+	Session    int       // counts the readings of the stream; a lost connection starts a new reading
+	Ticket     Ticket    // released by a holder once the transaction is durable
 }
 
-// Relation describes a published table as it was when the changes that refer to it were made. A table that was altered
-// gets a new Relation; an unaltered one keeps its pointer within a session.
+// Relation describes a published table at the time of the changes referring to the Relation. An altered table gets a
+// new Relation; an unaltered table keeps the pointer within a session.
 type Relation struct {
 	OID      uint32
 	Schema   string
 	Name     string
-	Table    string   // the name by which configuration and mappings know the table; "" is a table that is not configured
+	Table    string   // the name by which configuration and mappings know the table; "" is a table not configured
 	Identity byte     // pg_class.relreplident: 'd'efault, 'n'othing, 'f'ull or 'i'ndex
 	Columns  []Column // the published ones, in the order of the tuples
-	Key      []int    // indexes of the columns that name a row: primary key, or replica identity
-	Fault    string   // why the names of the columns do not tell what the rows hold; "" where they do
-	skip     []bool   // which of the columns that the server sends are left out; nil: none
+	Key      []int    // indexes of the columns naming a row: primary key, or replica identity
+	Fault    string   // why the names of the columns are no guide to the values of the rows; "" where the names are a guide
+	skip     []bool   // the columns left out of those sent by the server; nil: no column
 }
 
-// Column is one published column.
+// Column is a published column.
 type Column struct {
 	Name     string
 	TypeOID  uint32
 	TypeMod  int32  // pg_attribute.atttypmod; -1 is none
-	Type     string // as format_type prints it, without modifier, a domain as its base type; empty until resolved
+	Type     string // as format_type prints it, without modifier, a domain as the base type; empty until resolved
 	Identity bool   // part of the replica identity
 }
 
-// Column returns the index of the column with that name, or -1.
+// Column returns the index of the column with the name, or -1.
 func (r *Relation) Column(name string) int {
 	for i := range r.Columns {
 		if r.Columns[i].Name == name {
@@ -126,8 +126,7 @@ func (r *Relation) SameShape(o *Relation) bool {
 	return true
 }
 
-// only leaves out the columns that are neither wanted nor part of the replica identity, of this relation and of the rows that are
-// decoded with it.
+// only leaves out the columns neither wanted nor part of the replica identity, of the relation and of the rows decoded with the relation.
 func (r *Relation) only(wanted []string) {
 	skip := make([]bool, len(r.Columns))
 	var names []string

@@ -10,21 +10,21 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// TableRule says which table is read and which of its columns names the tenant.
+// TableRule names a table to read and the table's tenant column.
 type TableRule struct {
 	Schema, Name, Tenant string
 	InsertsOnly          bool // only inserted rows matter, so deletes need not tell the tenant
 }
 
-// Check finds what would keep the primary from being read, and returns all of it at once, each a [*Problem]. It changes
-// nothing. tables are the rules' tables, in order, where it finds them.
+// Check finds obstacles to reading the primary, and returns all obstacles at once, each a [*Problem]. Check changes
+// nothing. tables are the rules' tables, in order, as far as found.
 func Check(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables []*Table, err error) {
 	server := CheckServer(ctx, conn)
 	tables, err = CheckTables(ctx, conn, rules)
 	return tables, errors.Join(server, err)
 }
 
-// CheckServer is the part of Check that is about the server and the role which connects.
+// CheckServer is the part of Check about the server and the connecting role.
 func CheckServer(ctx context.Context, conn *pgx.Conn) error {
 	if err := checkVersion(conn); err != nil {
 		return err
@@ -60,8 +60,8 @@ func checkVersion(conn *pgx.Conn) error {
 	return nil
 }
 
-// mayReplicate asks whether the role may replicate. Where it has neither the attribute nor a superuser's rights, a walsender's session
-// tells: on Amazon RDS a member of rds_replication gets one without the attribute, and attribute says false.
+// mayReplicate asks whether the role may replicate. Where the role has neither the attribute nor a superuser's rights, a walsender's
+// session tells: on Amazon RDS a member of rds_replication gets a session without the attribute, and attribute says false.
 func mayReplicate(ctx context.Context, conn *pgx.Conn) (attribute bool, err error) {
 	err = conn.QueryRow(ctx, `SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user`).Scan(&attribute)
 	if err != nil || attribute {
@@ -79,7 +79,7 @@ func replicateRemedy(role string) string {
 	return fmt.Sprintf("ALTER ROLE %s REPLICATION, or on Amazon RDS and Aurora: GRANT rds_replication TO %[1]s", quoteIdentifier(role))
 }
 
-// CheckTables is the part of Check that is about the tables.
+// CheckTables is the part of Check about the tables.
 func CheckTables(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables []*Table, err error) {
 	if err := checkVersion(conn); err != nil {
 		return nil, err
@@ -113,8 +113,7 @@ func CheckTables(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables
 	return tables, errors.Join(found.errors()...)
 }
 
-// renamed finds tables that are not there by the OIDs that were noted for their names: they may have other names now. The schema outflow need
-// not exist.
+// renamed finds missing tables by the OIDs noted for their names: the tables may have other names now. The schema outflow need not exist.
 func renamed(ctx context.Context, conn *pgx.Conn, version int, f facts, tables []wanted) (facts, error) {
 	missing := false
 	for i := range f.Tables {
@@ -147,8 +146,8 @@ func (r *Relation) Names() []string {
 	return names
 }
 
-// Publish chooses what of t is published: the wanted columns and the replica identity. Names that the table does not have
-// are left out: the statement that uses one fails on the external server, where its line is known.
+// Publish chooses the published part of t: the wanted columns and the replica identity. Names missing in the table are
+// left out: the statement with such a name fails on the external server, where the line is known.
 func (t *Table) Publish(rule TableRule, wanted []string) PublishedTable {
 	p := PublishedTable{Table: t, Rule: rule, Relied: slices.Clone(wanted)}
 	for _, i := range t.Relation.Key {
@@ -162,8 +161,8 @@ func (t *Table) Publish(rule TableRule, wanted []string) PublishedTable {
 	return p
 }
 
-// watchCreation tells once a second how many transactions the creation of the slot waits for: it needs all that run now
-// to end (the Postgres manual, "Logical Decoding Concepts"; SnapBuildWaitSnapshot).
+// watchCreation tells once a second how many transactions the creation of the slot waits for: the creation needs all
+// transactions running now to end (the Postgres manual, "Logical Decoding Concepts"; SnapBuildWaitSnapshot).
 func (s Setup) watchCreation(ctx context.Context, creator uint32) {
 	if s.Waiting == nil {
 		return
@@ -188,8 +187,9 @@ func (s Setup) watchCreation(ctx context.Context, creator uint32) {
 	}
 }
 
-// oldTransactions counts the transactions of the whole cluster that have an id and have been open for that time, without those of the
-// process except (0: none), and describes the oldest one with the statement that ends it. A prepared transaction has no process: only pg_prepared_xacts has it.
+// oldTransactions counts the transactions of the whole cluster with an id and open for at least the duration open, without transactions of
+// the process except (0: none), and describes the oldest transaction with the statement to end it. A prepared transaction has no process:
+// only pg_prepared_xacts has it.
 func oldTransactions(ctx context.Context, conn *pgx.Conn, except uint32, open time.Duration) (n int, oldest string, err error) {
 	err = conn.QueryRow(ctx, `WITH old AS (
 			SELECT xact_start AS since, format('process %s of %s in database %s, open since %s: SELECT pg_terminate_backend(%s) ends it',

@@ -9,18 +9,18 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// What Outflow relies on is the one list of this file. It serves `outflow check`, the start of `outflow run`, the watch, and through
-// [Conditions] each read of a table. The list has two parts. judgeTable and judgePublication find what is wrong now: a violation
-// stops the reading, or altering the publication heals it. between finds what differs from what was noted before: the stream does not show how the
-// difference came about, so that every destination is copied again.
+// The conditions Outflow relies on are in a single list, in conditions.go. The list serves `outflow check`, the start of `outflow run`, the
+// watch, and through [Conditions] each read of a table. The list has two parts. judgeTable and judgePublication find present violations: a
+// violation stops the reading, or altering the publication heals the violation. between finds differences from the earlier notes: the
+// stream does not show how a difference came about, so every destination is copied again.
 
-// violation is a condition that does not hold.
+// violation is a broken condition.
 type violation struct {
 	Problem
 	heals bool // altering the publication makes the condition hold
 }
 
-// violations is a list that grows.
+// violations is a growing list.
 type violations []violation
 
 func (v *violations) add(remedy, format string, args ...any) {
@@ -40,8 +40,8 @@ func (v violations) errors() []error {
 	return all
 }
 
-// judgeTable finds what keeps the stream and the copies of a table from being the whole truth. columns are those that copies read, nil
-// where they are not known yet.
+// judgeTable finds the conditions which keep the stream and the copies of a table from being the whole truth. columns are the columns read
+// by copies, nil where not known yet.
 func judgeTable(rule TableRule, t *tableFacts, role string, version int, columns []string) (found violations) {
 	name := rule.Schema + "." + rule.Name
 	quoted := pgx.Identifier{t.Schema, t.Name}.Sanitize()
@@ -74,7 +74,7 @@ func judgeTable(rule TableRule, t *tableFacts, role string, version int, columns
 	return found
 }
 
-// judgeReading looks at what this role may read.
+// judgeReading looks at the role's right to read.
 func judgeReading(name string, t *tableFacts, role string, columns []string, found *violations) {
 	if t.Secured {
 		found.add("ALTER ROLE "+quoteIdentifier(role)+" BYPASSRLS", "row security hides rows of %s from role %q: copies would lack them", name, role)
@@ -136,7 +136,8 @@ func leafRemedy(root *storageFacts, identity string) string {
 	return fmt.Sprintf("%sUSING INDEX <unique index on %s>, or ... DEFAULT where that is the primary key", identity, strings.Join(root.Key, ", "))
 }
 
-// judgeTenant looks for the tenant's column, which must be of the identity of the root. That of each leaf is the same.
+// judgeTenant looks for the tenant's column, which must be of the identity of the root. The identity of each leaf is
+// the same.
 func judgeTenant(rule TableRule, t *tableFacts, quoted string, found *violations) {
 	root := t.root()
 	if t.column(rule.Tenant) == nil {
@@ -160,7 +161,7 @@ func sameNames(a, b []string) bool {
 	return slices.Equal(a, b)
 }
 
-// judgePublication finds what the publication lacks, and whether it has more than is wanted.
+// judgePublication finds the gaps of the publication, and whether the publication has more than is wanted.
 func judgePublication(name string, p *publicationFacts, tables []PublishedTable, lists bool) (found violations, excess bool) {
 	quoted := quoteIdentifier(name)
 	switch {
@@ -218,28 +219,28 @@ func judgeColumns(publication string, m membershipFacts, t PublishedTable, lists
 	*excess = *excess || len(m.Columns) > len(t.Columns)
 }
 
-// gap is why the stream does not show all that happened between two looks; the zero value is that it does.
+// gap tells why the stream does not show everything between two looks; the zero value means a complete stream.
 type gap struct {
 	reasons []string
 	whole   bool             // every destination is concerned
-	tables  []PublishedTable // else those destinations whose mappings read one of these
-	plan    bool             // what is planned for the tables is out of date as well
+	tables  []PublishedTable // else destinations whose mappings read any of the tables
+	plan    bool             // the plan for the tables is out of date as well
 }
 
-// add adds a reason that concerns every destination.
+// add adds a reason concerning every destination.
 func (g *gap) add(format string, args ...any) {
 	g.reasons = append(g.reasons, fmt.Sprintf(format, args...))
 	g.whole = true
 }
 
-// addOf adds a reason that concerns only the destinations whose mappings read the table, since every change of it that the stream has
-// can be understood.
+// addOf adds a reason concerning only the destinations whose mappings read the table, since every change of the table in the stream can be
+// understood.
 func (g *gap) addOf(t PublishedTable, format string, args ...any) {
 	g.reasons = append(g.reasons, fmt.Sprintf(format, args...))
 	g.tables = append(g.tables, t)
 }
 
-// apart are the mappings that read none of the tables of the gap.
+// apart are the mappings which read no table of the gap.
 func (g *gap) apart() []string {
 	var all []string
 	for i, t := range g.tables {
@@ -251,7 +252,7 @@ func (g *gap) apart() []string {
 	return all
 }
 
-// outdate adds a reason that makes the plan out of date.
+// outdate adds a reason and marks the plan as out of date.
 func (g *gap) outdate(format string, args ...any) {
 	g.add(format, args...)
 	g.plan = true
@@ -259,7 +260,7 @@ func (g *gap) outdate(format string, args ...any) {
 
 func (g *gap) String() string { return strings.Join(g.reasons, "; ") }
 
-// between finds the gap between two looks. The facts of before are those of the tables that were configured then.
+// between finds the gap between two looks. The facts of before are the facts of the tables configured then.
 func between(publication string, before, now facts, tables []PublishedTable) (g gap) {
 	if before.Publication == nil || now.Publication == nil || before.Publication.rowVersion != now.Publication.rowVersion {
 		g.add("publication %q was altered", publication)
@@ -281,7 +282,7 @@ func between(publication string, before, now facts, tables []PublishedTable) (g 
 		case member(before.Publication, b) != member(now.Publication, n):
 			g.addOf(t, "publication %q had lost %s, or published it otherwise", publication, t.Relation)
 		}
-		if !t.Rule.InsertsOnly { // else nobody copies the table
+		if !t.Rule.InsertsOnly { // else no destination copies the table
 			g.altered(t, b, n)
 			g.rewritten(t, b, n, now.Publication == nil || len(now.Publication.Schemas) > 0)
 		}
@@ -289,7 +290,7 @@ func between(publication string, before, now facts, tables []PublishedTable) (g 
 	return g
 }
 
-// member is the row that publishes a table.
+// member is the row of the catalog publishing a table.
 func member(p *publicationFacts, t *tableFacts) rowVersion {
 	if p == nil {
 		return rowVersion{}
@@ -307,7 +308,7 @@ func member(p *publicationFacts, t *tableFacts) rowVersion {
 	return rowVersion{}
 }
 
-// altered tells what changed of the columns that mappings read.
+// altered tells of changes to the columns read by mappings.
 func (g *gap) altered(t PublishedTable, before, now *tableFacts) {
 	for _, c := range t.Relied {
 		b, n := before.column(c), now.column(c)
@@ -323,13 +324,13 @@ func (g *gap) altered(t PublishedTable, before, now *tableFacts) {
 	}
 }
 
-// rewritten tells what changed of a table's rows without the stream: its partitions and their files.
+// rewritten tells of changes to a table's rows without the stream: the partitions and their files.
 //
 // TRUNCATE, which the stream shows, VACUUM FULL and CLUSTER, which change no row, give a table another file, and keep its TOAST table.
-// ALTER TABLE, where it writes rows again, makes another TOAST table too (ATRewriteTables in tablecmds.c). Where there is no TOAST table,
-// another version of a column's row in pg_attribute tells the two apart: ALTER COLUMN writes both. unlogged says that the publication
-// does not keep a table from being unlogged for a time, which writes no row of pg_attribute. A partition's file counts by itself:
-// TRUNCATE of one partition is not in the stream of its root.
+// ALTER TABLE, where the command writes rows again, makes another TOAST table too (ATRewriteTables in tablecmds.c). Where there is no TOAST
+// table, another version of a column's row in pg_attribute tells the two apart: ALTER COLUMN writes both. unlogged: the publication does
+// not keep a table from being unlogged for a time, which writes no row of pg_attribute. A partition's file counts by itself: TRUNCATE of
+// one partition is not in the stream of its root.
 func (g *gap) rewritten(t PublishedTable, before, now *tableFacts, unlogged bool) {
 	altered := unlogged || slices.ContainsFunc(t.Relied, func(c string) bool {
 		b, n := before.column(c), now.column(c)
@@ -361,17 +362,17 @@ func (g *gap) rewritten(t PublishedTable, before, now *tableFacts, unlogged bool
 	}
 }
 
-// streamed reports whether every row of a partition that is new came through the stream of its root. The partition was made by CREATE
-// TABLE ... PARTITION OF, and so were the tables between the partition and the root, or they were attached before the last look: no row
-// is older than the partition's place in the tree. The file is the partition's first one, whose number is the table's own
-// (heap_create in heap.c): no TRUNCATE of the partition alone removed rows that the stream had brought.
+// streamed reports whether every row of a new partition came through the stream of the root. The partition was made by CREATE TABLE ...
+// PARTITION OF, and so were the tables between the partition and the root, or those tables were attached before the last look: no row is
+// older than the partition's place in the tree. The file is the partition's first one, whose number is the table's own (heap_create in
+// heap.c): no TRUNCATE of the partition alone removed rows brought by the stream.
 func streamed(n *storageFacts, before *tableFacts) bool {
 	return n.File == n.OID && (n.Filled == "" || n.Filled != n.Attached && slices.ContainsFunc(before.Storage, func(b storageFacts) bool {
 		return strings.HasPrefix(b.Attached+" ", n.Filled+" ")
 	}))
 }
 
-// relabelled reports whether a label that was there has got another name since, or a composite type other attributes. New labels are no matter.
+// relabelled reports whether an existing label has got another name since, or a composite type other attributes. New labels are no matter.
 func relabelled(before, now string) bool {
 	lines := strings.Split(now, "\n")
 	for line := range strings.SplitSeq(before, "\n") {

@@ -43,34 +43,33 @@ func ParseSnapshot(s string) (Snapshot, error) {
 	return snapshot, nil
 }
 
-// Sees reports whether the transaction with those low 32 bits had become visible. Begin messages carry no more; a
+// Sees reports whether the transaction with the low 32 bits xid had become visible. Begin messages carry no more; a
 // transaction is never 2^31 away from the snapshot, so the low halves compare in a circle, as in Postgres itself
 // (TransactionIdPrecedes).
 func (s Snapshot) Sees(xid uint32) bool {
 	return int32(xid-uint32(s.xmax)) < 0 && !slices.Contains(s.inProgress, xid)
 }
 
-// InProgress are the low 32 bits of the transactions that had an id and were not visible yet. A transaction among them may
-// have committed, and may have been decoded, already: it becomes visible a moment later, or with synchronous replication
-// perhaps much later.
+// InProgress are the low 32 bits of the transactions with an id and not visible yet. Such a transaction may have committed, and may have
+// been decoded, already: the transaction becomes visible a moment later, or with synchronous replication perhaps much later.
 func (s Snapshot) InProgress() []uint32 { return s.inProgress }
 
-// End is where the snapshot ends: it sees no transaction with this id or a later one. It is behind the newest transaction
-// that was visible, so transactions that run may have later ids, and those are not among InProgress.
+// End is the end of the snapshot: the snapshot sees no transaction with the id End or a later id. End is behind the
+// newest visible transaction, so running transactions may have later ids, and are then not among InProgress.
 func (s Snapshot) End() uint32 { return uint32(s.xmax) }
 
-// Chunk is a piece of a table as one moment showed it.
+// Chunk is a piece of a table at a single moment.
 type Chunk struct {
 	Rows     []Tuple   // in key order, all columns of Relation
-	Relation *Relation // the table in that moment: the columns asked for that it has, and the key's
+	Relation *Relation // the table in the moment of the read: the existing columns of the request, and the key's
 	Tenant   int       // index of the tenant's column
-	Snapshot Snapshot  // what it does not see counts as not seen; the rows may be newer
-	Horizon  LSN       // everything that the rows show committed before this position
+	Snapshot Snapshot  // transactions outside the snapshot count as not seen; the rows may be newer
+	Horizon  LSN       // everything shown by the rows committed before the horizon
 	Last     bool      // no row follows
 	Next     Place     // behind the last row
 }
 
-// KeyOf is a row's key less the tenant's column: what Place.After holds.
+// KeyOf is a row's key less the tenant's column: the value of Place.After.
 func (c Chunk) KeyOf(row Tuple) []string {
 	var key []string
 	for _, i := range c.Relation.Key {
@@ -84,7 +83,7 @@ func (c Chunk) KeyOf(row Tuple) []string {
 // Place is where a reading of a table goes on. The zero Place is the beginning.
 type Place struct {
 	After []string // the key's columns of the last row, less the tenant's; nil is the beginning
-	Order string   // the order in which that is a place; in another one the table begins anew
+	Order string   // the order of the place; in another order the table begins again
 }
 
 // Range says which rows of a part are read.
@@ -94,14 +93,14 @@ type Range struct {
 	Limit int // rows at the most
 }
 
-// Copier reads pieces of tables on a connection of its own, each in a short read-only transaction that describes the table and
-// reads it in the same moment. It belongs to one goroutine at a time.
+// Copier reads pieces of tables on a connection of its own, each in a short read-only transaction, describing and reading the table in the
+// same moment. A Copier belongs to a single goroutine at a time.
 type Copier struct {
 	Primary *Primary
 	conn    *pgx.Conn
 }
 
-// KeyColumns are the names of the key's columns less the tenant's: what Place.After holds.
+// KeyColumns are the names of the key's columns less the tenant's: the columns of Place.After.
 func (p Part) KeyColumns() []string {
 	var names []string
 	for _, i := range p.Relation.Key {
@@ -112,8 +111,8 @@ func (p Part) KeyColumns() []string {
 	return names
 }
 
-// chunkBytes is the size at which a chunk ends, whatever its limit in rows: rows may be megabytes wide. They are fetched a few
-// at first, then as many as make about an eighth of it.
+// chunkBytes is the size at which a chunk ends, whatever its limit in rows: rows may be megabytes wide. A few rows are fetched at first,
+// then as many as make about an eighth of chunkBytes.
 const chunkBytes = 8 << 20
 
 // Read reads the next chunk of a range.
@@ -171,7 +170,7 @@ func fetch(ctx context.Context, conn *pgx.Conn, n int) (fetched []Tuple, size in
 	return fetched, size, rows.Err()
 }
 
-// Now returns an empty chunk: the snapshot and the horizon of this moment.
+// Now returns an empty chunk: the snapshot and the horizon of the moment.
 func (c *Copier) Now(ctx context.Context) (Chunk, error) {
 	var chunk Chunk
 	var snapshot string
@@ -191,8 +190,8 @@ func (c *Copier) Now(ctx context.Context) (Chunk, error) {
 // countCost is the planner's cost up to which rows are counted: some 100 ms of a server's time.
 const countCost = 20_000
 
-// Estimate is how many rows the tenant has in a table: counted where the planner finds that cheap, which holds for small tables with and
-// without statistics, or else as the planner guesses.
+// Estimate is the number of the tenant's rows in a table: counted where the planner finds counting cheap, which holds for small tables with
+// and without statistics, or else as the planner guesses.
 func (c *Copier) Estimate(ctx context.Context, part Part) (rows int64, err error) {
 	err = c.moment(ctx, part, &Chunk{}, func(conn *pgx.Conn, s *shape) error {
 		from := "FROM " + s.from()
@@ -221,7 +220,7 @@ func (c *Copier) Estimate(ctx context.Context, part Part) (rows int64, err error
 	return rows, err
 }
 
-// Once returns the snapshot and the horizon of this moment and closes the connection.
+// Once returns the snapshot and the horizon of the moment and closes the connection.
 func (c *Copier) Once(ctx context.Context) (Chunk, error) {
 	defer c.Close()
 	return c.Now(ctx)
@@ -239,8 +238,8 @@ func (c *Copier) connect(ctx context.Context) error {
 	return nil
 }
 
-// moment runs f in a transaction in which the table cannot be altered, and notes its shape and a snapshot from before f. f reads
-// with one statement, which has a snapshot of its own, and notes the horizon behind it.
+// moment runs f in a transaction in which the table cannot be altered, and notes the table's shape and a snapshot from before f. f reads
+// with a single statement, which has a snapshot of its own, and notes the horizon after the statement.
 func (c *Copier) moment(ctx context.Context, part Part, chunk *Chunk, f func(*pgx.Conn, *shape) error) error {
 	if err := c.connect(ctx); err != nil {
 		return err
@@ -251,7 +250,7 @@ func (c *Copier) moment(ctx context.Context, part Part, chunk *Chunk, f func(*pg
 	})
 }
 
-// inMoment finds the table by its OID: under the name that it had, else under the one that it has.
+// inMoment finds the table by OID: under the earlier name, else under the present name.
 func inMoment(ctx context.Context, p *Primary, conn *pgx.Conn, part Part, f func(*shape, Snapshot) error) error {
 	rel := part.Relation
 	err := lockedAs(ctx, p, conn, part, tableName{rel.Schema, rel.Name}, f)
@@ -318,7 +317,7 @@ func (s *shape) rangeSQL(r Range) (string, []any) {
 	return sql + fmt.Sprintf(" ORDER BY %s LIMIT %d", OrderBy(s.order), r.Limit), args
 }
 
-// explain names the tenant where the type of the tenant's column refuses its name.
+// explain names the tenant where the type of the tenant's column refuses the tenant's name.
 func (s *shape) explain(tenant string, err error) error {
 	if state := sqlstate(err); strings.HasPrefix(state, "22") {
 		return &Problem{What: fmt.Sprintf("%q names no tenant of %s, whose column %s is %s", tenant, s.Table, s.tenantAs.Name[2:], s.tenantAs.Type),

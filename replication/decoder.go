@@ -8,23 +8,24 @@ import (
 	"time"
 )
 
-// Decoder turns pgoutput's messages (protocol 1) into events. It does no I/O; it remembers the relations that it was told
-// of, and the transaction that is open.
+// Decoder turns pgoutput's messages (protocol 1) into events. A Decoder does no I/O; it remembers the relations
+// described so far, and the open transaction.
 //
-// It is written out here, and not taken from pglogrepl, because that one indexes past the end of truncated messages and
-// makes about three allocations a column where this makes one a change; a test compares the two on a real stream.
+// The decoder is written out here, and not taken from pglogrepl, because the decoder of pglogrepl indexes past the end
+// of truncated messages and makes about three allocations a column instead of a single allocation a change; a test
+// compares the two on a real stream.
 type Decoder struct {
 	relations map[uint32]*Relation
 	open      bool
 	commit    LSN
 	ordinal   uint32
-	changes   [1]Change // scratch for the one change of a row message
+	changes   [1]Change // scratch for the single change of a row message
 }
 
 // NewDecoder returns a decoder for a fresh session.
 func NewDecoder() *Decoder { return &Decoder{relations: map[uint32]*Relation{}} }
 
-// Event is what one message means: one of Begin, Commit, *Relation, Changes, Message or nil (a message of no interest).
+// Event is the meaning of a message: Begin, Commit, *Relation, Changes, Message or nil (a message of no interest).
 type Event any
 
 // Begin opens a transaction. pgoutput sends only committed ones, so the commit LSN is known already.
@@ -34,26 +35,26 @@ type Begin struct {
 	XID        uint32
 }
 
-// Commit closes a transaction. EndLSN is what is acknowledged: the byte after the commit record.
+// Commit closes a transaction. EndLSN is the position to acknowledge: the byte after the commit record.
 type Commit struct {
 	CommitLSN, EndLSN LSN
 }
 
-// Changes are the changes of one message: one row, or the tables of one TRUNCATE. The slice is valid until the next call
-// of Decode; the changes in it own their memory.
+// Changes are the changes of a message: a single row, or the tables of one TRUNCATE. The slice is valid until the next
+// call of Decode; the changes in it own their memory.
 type Changes []Change
 
-// Message is a logical message that somebody wrote with pg_logical_emit_message. Content owns its memory.
+// Message is a logical message written with pg_logical_emit_message. Content owns its memory.
 type Message struct {
 	Prefix  string
 	Content []byte
 }
 
-// errShort says that a message ended before its fields did.
+// errShort tells of a message shorter than its fields.
 var errShort = errors.New("the message is truncated")
 
-// Decode reads one pgoutput message. msg may be overwritten afterwards. An error means that the stream can no longer be
-// understood; nothing may be acknowledged past it.
+// Decode reads one pgoutput message. msg may be overwritten afterwards. After an error the stream can no longer be
+// understood; nothing may be acknowledged past the message.
 func (d *Decoder) Decode(msg []byte) (Event, error) {
 	if len(msg) == 0 {
 		return nil, errors.New("pgoutput: an empty message")
@@ -120,7 +121,7 @@ func (d *Decoder) relation(r *wire) (Event, error) {
 		return nil, errShort
 	}
 	if rel.Schema == "" {
-		rel.Schema = "pg_catalog" // pgoutput abbreviates it so (logicalrep_write_namespace)
+		rel.Schema = "pg_catalog" // pgoutput's abbreviation (logicalrep_write_namespace)
 	}
 	for i := range n {
 		c := Column{Identity: r.byte()&1 != 0, Name: r.string(), TypeOID: r.uint32(), TypeMod: int32(r.uint32())}
@@ -136,7 +137,7 @@ func (d *Decoder) relation(r *wire) (Event, error) {
 	return rel, nil
 }
 
-// row decodes an insert, update or delete. It reads old and new tuples in the order of the protocol: 'K' or 'O' before 'N'.
+// row decodes an insert, update or delete. row reads old and new tuples in the order of the protocol: 'K' or 'O' before 'N'.
 func (d *Decoder) row(kind Kind, r *wire) (Event, error) {
 	rel, err := d.known(r.uint32())
 	if err != nil {
@@ -144,7 +145,7 @@ func (d *Decoder) row(kind Kind, r *wire) (Event, error) {
 	}
 	c := Change{Kind: kind, Relation: rel, Ordinal: d.ordinal}
 	tag := r.byte()
-	complete := tag == 'O' // REPLICA IDENTITY FULL: the whole row as it was
+	complete := tag == 'O' // REPLICA IDENTITY FULL: the whole old row
 	if kind != Insert && (tag == 'K' || tag == 'O') {
 		if c.Old, err = d.tuple(rel, r); err != nil {
 			return nil, err
@@ -202,7 +203,7 @@ func (d *Decoder) truncate(r *wire) (Event, error) {
 }
 
 func (d *Decoder) message(r *wire) (Event, error) {
-	r.byte() // flags: whether it is transactional
+	r.byte() // flags: whether the message is transactional
 	r.uint64()
 	m := Message{Prefix: r.string()}
 	m.Content = bytes.Clone(r.take(int(int32(r.uint32()))))
@@ -223,8 +224,8 @@ func (d *Decoder) known(oid uint32) (*Relation, error) {
 	return rel, nil
 }
 
-// wire reads big-endian fields. Past the end it sets short and gives zeros, so that a message's fields can be read in one
-// expression and checked once.
+// wire reads big-endian fields. Past the end wire sets short and gives zeros, so a message's fields can be read in a
+// single expression and checked once.
 type wire struct {
 	b     []byte
 	off   int

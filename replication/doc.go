@@ -1,23 +1,24 @@
-// Package replication reads one logical-replication slot of the primary and hands over what was committed, in commit
-// order.
+// Package replication reads one logical-replication slot of the primary and hands over the committed transactions, in
+// commit order.
 //
 // # What it guarantees
 //
-// Every committed transaction that touches a published table is given to the [Sink] at least once, in the order of
-// commit, whole or in parts (part n before part n+1, nothing between them). After a lost connection the stream starts
-// again at the slot's confirmed flush LSN, so transactions that were not acknowledged come again; they have the same
-// sequence id and the same ordinals as before, and who has seen them skips them.
+// Every committed transaction on a published table is given to the [Sink] at least once, in the order of commit, whole
+// or in parts (part n before part n+1, nothing between them). After a lost connection the stream starts again at the
+// slot's confirmed flush LSN, so unacknowledged transactions come again, with the same sequence id and the same
+// ordinals as before, and a receiver skips transactions seen before.
 //
-// The flush LSN that is reported to the primary never passes a transaction that somebody still holds in the [AckTracker].
+// The flush LSN reported to the primary never passes a transaction still held in the [AckTracker].
 //
 // # Sequence ids
 //
 // Only commit LSNs are ordered; the LSNs of single changes interleave between transactions. The sequence id of a change
-// is therefore that of its transaction: base + commit LSN. It is a function of the WAL alone: a replay gives the same id.
+// is therefore the sequence id of the transaction: base + commit LSN. The sequence id is a function of the WAL alone: a
+// replay gives the same id.
 //
 // # Goroutines and memory
 //
-// One goroutine, the caller of [Reader.Run], owns the replication connection. It reads, decodes, calls the Sink and sends
-// standby status updates, also while the Sink is full: else wal_sender_timeout would end the session. Decoded changes own
-// their memory (one allocation a change); nothing refers to the connection's read buffer.
+// One goroutine, the caller of [Reader.Run], owns the replication connection. The goroutine reads, decodes, calls the
+// Sink and sends standby status updates, also while the Sink is full: else wal_sender_timeout would end the session.
+// Decoded changes own their memory (one allocation a change); nothing refers to the connection's read buffer.
 package replication

@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// SQLSTATEs that decide what the reader does (the Postgres manual, appendix A).
+// SQLSTATEs which decide the reader's reaction (the Postgres manual, appendix A).
 const (
 	objectInUse         = "55006"
 	undefinedObject     = "42704"
@@ -26,12 +26,12 @@ const (
 	untranslatable      = "22P05"
 )
 
-// A Problem is something that a person must change on the primary. It names the thing and the remedy.
+// A Problem is something for a person to change on the primary. A Problem names the thing and the remedy.
 type Problem struct {
-	What   string // what is wrong, with the name of the thing
-	Remedy string // what to do, as a statement to run where there is one
-	Err    error  // what the server said, nil where Outflow found it by itself
-	Relied bool   // what Outflow relies on does not hold: once it does, every destination is copied again
+	What   string // the fault, with the name of the thing
+	Remedy string // the remedy, as a statement to run where a statement helps
+	Err    error  // the server's error, nil where Outflow found the fault by itself
+	Relied bool   // a condition of Outflow does not hold: once the condition holds, every destination is copied again
 }
 
 func (p *Problem) Error() string {
@@ -44,8 +44,8 @@ func (p *Problem) Error() string {
 
 func (p *Problem) Unwrap() error { return p.Err }
 
-// A Gap ends the reading where the stream does not show all that happened on the primary, and nothing keeps it from doing so from
-// now on: every destination is copied again, and reading goes on.
+// A Gap ends the reading where the stream does not show every change on the primary, and nothing keeps the stream from showing every change
+// from now on: every destination is copied again, and reading goes on.
 type Gap struct {
 	Reason string
 	Unseen bool // only the stream tells; the primary's catalog does not
@@ -53,7 +53,7 @@ type Gap struct {
 
 func (g *Gap) Error() string { return "the stream does not show all: " + g.Reason }
 
-// Relied reports whether an error is that something which Outflow relies on does not hold: see [Problem.Relied].
+// Relied reports whether an error tells of a broken condition of Outflow: see [Problem.Relied].
 func Relied(err error) bool {
 	for _, one := range Flatten(err) {
 		if problem := (*Problem)(nil); errors.As(one, &problem) && problem.Relied {
@@ -91,8 +91,8 @@ func isFatal(err error) bool {
 	return false
 }
 
-// explainFatal adds the remedy to an error that ended the stream for good. The texts of a lost slot differ by version;
-// its SQLSTATE does not.
+// explainFatal adds the remedy to an error ending the stream for good. The texts of a lost slot differ by version; the
+// SQLSTATE does not.
 func explainFatal(slot, publication string, err error) error {
 	var gone *publicationGone
 	switch state := sqlstate(err); {
@@ -113,7 +113,7 @@ func explainFatal(slot, publication string, err error) error {
 	return fmt.Errorf("replication slot %q: %w", slot, err)
 }
 
-// slotLost names why the primary invalidated a slot, and the setting that keeps the next slot. reason is invalidation_reason of
+// slotLost names why the primary invalidated a slot, and the setting to keep the next slot. reason is invalidation_reason of
 // pg_replication_slots (the Postgres manual, "pg_replication_slots"); "" is a server before 17, which invalidates for missing WAL only.
 func slotLost(slot, reason string) *Problem {
 	cause, keep := "the primary removed WAL that the slot needs", "raise max_slot_wal_keep_size on the primary"
@@ -129,7 +129,7 @@ func slotLost(slot, reason string) *Problem {
 	return &Problem{What: fmt.Sprintf("replication slot %q is lost: %s", slot, cause), Remedy: keep + " and run: " + resetCommand}
 }
 
-// isStandby refuses a server in recovery: it has neither the slot nor a place for notes.
+// isStandby refuses a server in recovery: such a server has neither the slot nor a place for notes.
 func isStandby(conn *pgx.Conn) *Problem {
 	c := conn.Config()
 	return &Problem{What: fmt.Sprintf("the server at %s:%d is a standby (in recovery), and nothing can be noted there", c.Host, c.Port),
@@ -163,7 +163,7 @@ func ExplainConnect(p *Primary, err error) error {
 	return fmt.Errorf("connecting to the primary at %s: %w", p.Address(), err)
 }
 
-// Explain adds a remedy to an error of missing rights on the primary; other errors stay as they are.
+// Explain adds a remedy to an error of missing rights on the primary; other errors stay unchanged.
 func Explain(err error, remedy string) error {
 	if sqlstate(err) == insufficientRights {
 		return &Problem{What: "the role lacks a right on the primary", Remedy: remedy, Err: err}

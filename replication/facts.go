@@ -9,11 +9,11 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// facts are what the catalog says of the publication and of the configured tables, in one snapshot. Their JSON form is what
+// facts are the catalog's rows about the publication and the configured tables, in a single snapshot. Their JSON form is what
 // outflow.source notes.
 type facts struct {
 	Publication *publicationFacts `json:"publication"` // nil: there is none
-	Tables      []tableFacts      `json:"tables"`      // in the order in which they were asked for
+	Tables      []tableFacts      `json:"tables"`      // in the order of the request
 }
 
 type publicationFacts struct {
@@ -26,7 +26,7 @@ type publicationFacts struct {
 	Schemas   []publishedSchemas `json:"schemas"` // from 15 on
 }
 
-// rowVersion names a version of a row of the catalog: any change of the row gives another one.
+// rowVersion names a version of a row of the catalog: any change of the row gives another version.
 type rowVersion struct {
 	OID  uint32 `json:"oid"`
 	XMin string `json:"xmin"`
@@ -52,8 +52,8 @@ type tableFacts struct {
 	Kind       string         `json:"kind"` // pg_class.relkind
 	Secured    bool           `json:"secured"`
 	Restricted bool           `json:"restricted"` // the role may not use the schema
-	Children   []string       `json:"children"`   // tables that inherit and are no partitions
-	Storage    []storageFacts `json:"storage"`    // of the table itself, and of every leaf where it is partitioned, by OID
+	Children   []string       `json:"children"`   // inheriting tables which are no partitions
+	Storage    []storageFacts `json:"storage"`    // of the table itself, and of every leaf of a partitioned table, by OID
 	Columns    []columnFacts  `json:"columns"`
 }
 
@@ -66,11 +66,11 @@ type storageFacts struct {
 	File      uint32   `json:"file"`     // pg_class.relfilenode
 	Toast     uint32   `json:"toast"`    // pg_class.reltoastrelid; 0: none
 	Attached  string   `json:"attached"` // versions of the rows of pg_inherits between the root and the leaf; "" for the root
-	Filled    string   `json:"filled"`   // beginning of Attached up to the last table that may have had rows before it was attached
+	Filled    string   `json:"filled"`   // beginning of Attached up to the last table with possible rows from before its attachment
 	Identity  string   `json:"identity"`
 	Key       []string `json:"key"`       // columns of the index that names a row; nil: no index can
 	Generated []string `json:"generated"` // columns of the key, or with FULL of the table
-	Deferred  bool     `json:"deferred"`  // the index that would name a row is DEFERRABLE
+	Deferred  bool     `json:"deferred"`  // the index for naming a row is DEFERRABLE
 }
 
 type columnFacts struct {
@@ -78,7 +78,7 @@ type columnFacts struct {
 	Name     string  `json:"name"`
 	Type     uint32  `json:"type"`
 	Version  string  `json:"version"` // of the row of pg_attribute
-	Labels   *string `json:"labels"`  // lines for the enums and the composite types that the type is made of; nil: none
+	Labels   *string `json:"labels"`  // lines for the enums and the composite types inside the type; nil: none
 	NotNull  bool    `json:"notnull"`
 	Readable bool    `json:"readable"`
 }
@@ -125,9 +125,9 @@ const keyIndex = `(SELECT i.indexrelid, (i.indkey::int2[])[0:i.indnkeyatts - 1] 
 const bornAttached = `EXISTS (SELECT FROM pg_attribute s JOIN pg_attribute u ON u.attrelid = s.attrelid AND u.attnum > 0 AND u.xmin = s.xmin AND u.cmin = s.cmin
 	WHERE s.attrelid = i.inhrelid AND s.attnum = -6)`
 
-// labels is a subquery for what the texts of the values of column a (pg_attribute) depend on beside the type itself: a line for each label
-// of an enum, with the version of its row, which a renaming and its undoing change too, and for each composite type a line with its attributes.
-// Names of attributes are in no text.
+// labels is a subquery for everything the texts of the values of column a (pg_attribute) depend on beside the type itself: a line for each
+// label of an enum, with the version of the label's row, which a renaming and an undone renaming change too, and for each composite type a
+// line with its attributes. Names of attributes are in no text.
 const labels = `(WITH RECURSIVE part AS (
 		SELECT a.atttypid AS oid
 		UNION SELECT u.oid FROM part p JOIN pg_type t ON t.oid = p.oid LEFT JOIN pg_range r ON t.oid IN (r.rngtypid, (to_jsonb(r) ->> 'rngmultitypid')::oid)

@@ -15,17 +15,18 @@ import (
 // heartbeatPrefix marks our logical messages; others' are passed over.
 const heartbeatPrefix = "outflow.heartbeat"
 
-// Heartbeat measures how long a commit on the primary takes to come through the stream: it writes a logical message there
-// now and then, and the reader tells it when that comes. Both times are of this process' clock. The zero value is ready; nil
-// is off. Safe for concurrent use.
+// Heartbeat measures how long a commit on the primary takes to come through the stream: Heartbeat writes a logical message there now and
+// then, and the reader reports the message's arrival. Both times are of the process' own clock. The zero value is ready; nil is off. Safe
+// for concurrent use.
 type Heartbeat struct {
 	mu      sync.Mutex
-	process string // tells our messages from those of an earlier or other process; "" before the first
+	process string // tells our messages from messages of an earlier or other process; "" before the first
 	latency time.Duration
 	at      time.Time
 }
 
-// Latency is what the newest heartbeat that came back took, and when it came; a zero time is that none has.
+// Latency is the duration of the newest returned heartbeat, and the time of the return; a zero time means no heartbeat
+// has come back.
 func (h *Heartbeat) Latency() (time.Duration, time.Time) {
 	if h == nil {
 		return 0, time.Time{}
@@ -35,7 +36,7 @@ func (h *Heartbeat) Latency() (time.Duration, time.Time) {
 	return h.latency, h.at
 }
 
-// emit writes one, as a transaction: what it measures is the way of a commit.
+// emit writes a heartbeat, as a transaction: Latency measures the way of a commit.
 func (h *Heartbeat) emit(ctx context.Context, db *pgx.Conn) error {
 	h.mu.Lock()
 	if h.process == "" {

@@ -12,10 +12,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// oldestServer is the first version that can be read: `messages` of pgoutput, which bring the heartbeat, came with it.
+// oldestServer is the first readable version: `messages` of pgoutput, which bring the heartbeat, came with 14.
 const oldestServer = 14
 
-// serverFacts are what one query tells of the primary.
+// serverFacts are the answer of a single query about the primary.
 type serverFacts struct {
 	version              string
 	number               int
@@ -51,8 +51,8 @@ func readServer(ctx context.Context, conn *pgx.Conn) (f serverFacts, err error) 
 	return f, nil
 }
 
-// InspectServer finds what of the primary's server would keep it from being read. It changes nothing; it opens a replication
-// connection, as a reader would, and closes it.
+// InspectServer finds obstacles to reading on the primary's server. InspectServer changes nothing, and only opens and closes a replication
+// connection, as a reader would.
 func (s Setup) InspectServer(ctx context.Context, conn *pgx.Conn) Findings {
 	var found Findings
 	f, err := readServer(ctx, conn)
@@ -89,8 +89,8 @@ func (f serverFacts) inspectLevel(ctx context.Context, conn *pgx.Conn, found *Fi
 	}
 }
 
-// inspectReplication opens a walsender's session: only that tells what pg_hba.conf, max_wal_senders and a pooler in between
-// let through.
+// inspectReplication opens a walsender's session: only a session tells whether pg_hba.conf, max_wal_senders and a pooler in between let a
+// reader through.
 func (s Setup) inspectReplication(ctx context.Context, f serverFacts, found *Findings) {
 	const check = "replication connection"
 	settings, err := s.Primary.walsenderSettings(ctx)
@@ -127,7 +127,7 @@ func (s Setup) inspectReplication(ctx context.Context, f serverFacts, found *Fin
 	}
 }
 
-// walsenderSettings opens a replication connection and returns the settings that values are printed with.
+// walsenderSettings opens a replication connection and returns the settings for printing values.
 func (p *Primary) walsenderSettings(ctx context.Context) (map[string]string, error) {
 	conn, err := p.connectReplication(ctx, &stream{})
 	if err != nil {
@@ -169,10 +169,11 @@ func (f serverFacts) inspectLimits(found *Findings) {
 	InspectClock(f.clock, f.asked, f.answered, found)
 }
 
-// spareConnections are what a process opens on the primary at times: notes, look-ups, the watch, and two copies.
+// spareConnections are the occasional connections of a process to the primary: notes, look-ups, the watch, and two
+// copies.
 const spareConnections = 5
 
-// InspectClock compares a server's clock, read between asked and answered, with that of this machine.
+// InspectClock compares a server's clock, read between asked and answered, with the clock of the machine.
 func InspectClock(server, asked, answered time.Time, found *Findings) {
 	here := asked.Add(answered.Sub(asked) / 2)
 	if apart := server.Sub(here).Abs(); apart-answered.Sub(asked)/2 > clockPatience {
@@ -182,7 +183,7 @@ func InspectClock(server, asked, answered time.Time, found *Findings) {
 	}
 }
 
-// usable reports whether more can be found out of a table than what is wrong with it.
+// usable reports whether more can be found out of a table than the table's faults.
 func (t *Table) usable(rule TableRule) bool {
 	if t == nil || len(t.Relation.Key) == 0 {
 		return false
@@ -191,7 +192,7 @@ func (t *Table) usable(rule TableRule) bool {
 	return tenant >= 0 && (t.Relation.Columns[tenant].Identity || rule.InsertsOnly)
 }
 
-// InspectTable finds what would keep a table from being read. The table is nil where it cannot be used.
+// InspectTable finds obstacles to reading a table. The returned table is nil where the table cannot be used.
 func InspectTable(ctx context.Context, conn *pgx.Conn, rule TableRule) (*Table, Findings) {
 	var found Findings
 	check := "table " + rule.Schema + "." + rule.Name
@@ -208,7 +209,7 @@ func InspectTable(ctx context.Context, conn *pgx.Conn, rule TableRule) (*Table, 
 		found.Pass(check, "replica identity %s, tenant %q", identity, rule.Tenant)
 	}
 	if rule.InsertsOnly {
-		return t, found // it is read from the slot only
+		return t, found // a table read from the slot only
 	}
 	var indexed bool
 	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a
@@ -225,7 +226,7 @@ func InspectTable(ctx context.Context, conn *pgx.Conn, rule TableRule) (*Table, 
 	return t, found
 }
 
-// Flatten gives the errors that errors.Join has joined, however deep.
+// Flatten gives the errors joined by errors.Join, however deep.
 func Flatten(err error) []error {
 	if err == nil {
 		return nil

@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// InspectPublication finds whether the publication publishes what is named. It changes nothing.
+// InspectPublication finds whether the publication publishes the named tables. InspectPublication changes nothing.
 func (s Setup) InspectPublication(ctx context.Context, conn *pgx.Conn) (found Findings) {
 	check := fmt.Sprintf("publication %q", s.Publication)
 	version := serverVersion(conn.PgConn())
@@ -70,8 +70,8 @@ func (s Setup) mayPublish(ctx context.Context, conn rowQuerier, exists bool) (ma
 	return may, nil
 }
 
-// InspectSlot finds what of the slot and of outflow.source would keep a reader from going on. It changes nothing. The schema
-// outflow need not exist.
+// InspectSlot finds obstacles to a reader in the slot and in outflow.source. InspectSlot changes nothing. The schema outflow need not
+// exist.
 func (s Setup) InspectSlot(ctx context.Context, conn *pgx.Conn) (found Findings) {
 	check := fmt.Sprintf("slot %q", s.Slot)
 	confirmed, exists, err := s.findSlot(ctx, conn)
@@ -99,7 +99,7 @@ func (s Setup) InspectSlot(ctx context.Context, conn *pgx.Conn) (found Findings)
 	return found
 }
 
-// inspectCreation looks at what the creation of the slot needs.
+// inspectCreation checks the needs of the slot's creation.
 func (s Setup) inspectCreation(ctx context.Context, conn *pgx.Conn, found *Findings) {
 	check := fmt.Sprintf("slot %q", s.Slot)
 	var used, room, running int
@@ -152,7 +152,7 @@ func (s Setup) inspectHealth(ctx context.Context, conn *pgx.Conn, confirmed LSN,
 	}
 }
 
-// inspectSource compares what was noted of the slot with what it is now.
+// inspectSource compares the notes on the slot with the slot's present state.
 func (s Setup) inspectSource(ctx context.Context, source Source, confirmed LSN, exists bool, found *Findings) {
 	now, err := identify(ctx, s.Primary)
 	if err == nil {

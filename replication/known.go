@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Known returns what outflow.source says of the slot, for who only looks on. It changes nothing.
+// Known returns the row of outflow.source about the slot, for a caller that only reads. Known changes nothing.
 func (s Setup) Known(ctx context.Context, conn *pgx.Conn) (Source, error) {
 	source, known, err := s.loadSource(ctx, conn)
 	switch {
@@ -21,9 +21,9 @@ func (s Setup) Known(ctx context.Context, conn *pgx.Conn) (Source, error) {
 	return source, err
 }
 
-// Unfinished are the transactions of this database that have an id and are not visible yet. A transaction whose commit is in
-// the WAL already, and was perhaps decoded, is among them until snapshots see it: it holds the lock on its own id until then.
-// Those of other databases, which never come in the stream, are left out: nobody need wait for them.
+// Unfinished are the transactions of the database with an id and not visible yet. A transaction whose commit is in the WAL already, and was
+// perhaps decoded, is included until snapshots see the transaction: until then the transaction holds the lock on its own id. Transactions
+// of other databases never come in the stream and are left out: no caller need wait for such a transaction.
 func (c *Copier) Unfinished(ctx context.Context) (xids []uint32, err error) {
 	var xid int64
 	err = c.connect(ctx)
@@ -43,8 +43,9 @@ func (c *Copier) Unfinished(ctx context.Context) (xids []uint32, err error) {
 	return xids, nil
 }
 
-// AwaitingStandby is how many commits of this database wait for a synchronous standby, as far as this role may know
-// (pg_read_all_stats): they are in the WAL, and perhaps in external databases, and nobody sees them on the primary.
+// AwaitingStandby is how many commits of the database wait for a synchronous standby, as far as the role may know
+// (pg_read_all_stats): the commits are in the WAL, and perhaps in external databases, and no session sees them on the
+// primary.
 func (c *Copier) AwaitingStandby(ctx context.Context) (n int, err error) {
 	if err = c.connect(ctx); err == nil {
 		err = c.conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'SyncRep'`).Scan(&n)

@@ -11,8 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Lookup reads current rows of the primary by key. It keeps one connection, so lookups of many destinations queue up: they
-// must not become a load on the primary. Safe for concurrent use.
+// Lookup reads current rows of the primary by key. Lookup keeps a single connection, so lookups of many destinations queue up: lookups must
+// not become a load on the primary. Safe for concurrent use.
 type Lookup struct {
 	Primary *Primary
 
@@ -20,11 +20,11 @@ type Lookup struct {
 	conn *pgx.Conn
 }
 
-// ErrNotVisible says that the primary does not show yet what it has sent in the stream already: a commit is decoded when it
-// is in the WAL, and visible a moment later, or with an absent synchronous standby much later.
+// ErrNotVisible tells of a transaction sent in the stream already and not shown by the primary yet: a commit is decoded once in the WAL,
+// and visible a moment later, or with an absent synchronous standby much later.
 var ErrNotVisible = errors.New("the primary does not show the transaction yet")
 
-// ErrAnotherKey says that the key of a table is not the one by which rows are looked for any more.
+// ErrAnotherKey tells of a table whose key is no longer the key of the look-up.
 var ErrAnotherKey = errors.New("the key of the table has changed")
 
 // Keys names rows of a part: of each tuple only the key's columns count.
@@ -33,9 +33,9 @@ type Keys struct {
 	Tuples []Tuple
 }
 
-// Rows returns the current rows with those keys, one for each, the zero Tuple where the tenant has none: it was deleted, or is
-// another tenant's now. The columns are those of the relation that is returned, the table as it is now. The rows are at least as
-// new as the transactions with those ids leave them; while one of those is not visible the error is ErrNotVisible, and the caller
+// Rows returns the current rows with the keys, a row for each key, the zero Tuple where the tenant has no row: the row was deleted, or is
+// another tenant's now. The columns are the columns of the returned relation, the table as of now. The rows are at least as new as the
+// transactions with the ids of after leave the rows; while any such transaction is not visible the error is ErrNotVisible, and the caller
 // asks again.
 func (l *Lookup) Rows(ctx context.Context, keys Keys, after []uint32) (rows []Tuple, rel *Relation, err error) {
 	l.mu.Lock()
@@ -56,13 +56,13 @@ func (l *Lookup) Rows(ctx context.Context, keys Keys, after []uint32) (rows []Tu
 			}
 		}
 		rel = s.Table
-		rows, err = s.lookUp(ctx, l.conn, keys, s.columns()) // its snapshot is a later one, and sees what the first one does
+		rows, err = s.lookUp(ctx, l.conn, keys, s.columns()) // the snapshot is later, and sees everything of the first snapshot
 		return err
 	})
 	return rows, rel, err
 }
 
-// lookUp gives the wanted columns of the rows with those keys, one tuple for each key; zero where the tenant has no such row.
+// lookUp gives the wanted columns of the rows with the keys, a tuple for each key; zero where the tenant has no such row.
 func (s *shape) lookUp(ctx context.Context, conn *pgx.Conn, keys Keys, wanted string) ([]Tuple, error) {
 	arrays, values, err := s.keyArrays(keys)
 	if err != nil {
@@ -117,9 +117,9 @@ func unnested(name string, arrays, first int) string {
 	return fmt.Sprintf("unnest(%s) WITH ORDINALITY AS %s (%s, n)", strings.Join(parameters, ", "), name, strings.Join(columns, ", "))
 }
 
-// KeyError says that a text is no key of the table.
+// KeyError tells of a text which is no key of the table.
 type KeyError struct {
-	Key int // index of it
+	Key int // index of the key
 	Err error
 }
 
@@ -127,9 +127,9 @@ func (e *KeyError) Error() string { return e.Err.Error() }
 
 func (e *KeyError) Unwrap() error { return e.Err }
 
-// Present returns the keys as the primary has them, less the tenant's column: one for each key, the zero Tuple where the tenant has no
-// such row. Whether two keys are one is for the primary to say, by the equality of the key's own index: texts may differ, as of numeric
-// and citext. The chunk has no rows. A text that is no key is a [*KeyError].
+// Present returns the keys as stored on the primary, less the tenant's column: a tuple for each key, the zero Tuple where the tenant has no
+// such row. Whether two keys are equal is for the primary to say, by the equality of the key's own index: texts may differ, as of numeric
+// and citext. The chunk has no rows. For a text which is no key the error is a [*KeyError].
 func (c *Copier) Present(ctx context.Context, keys Keys) (present []Tuple, chunk Chunk, err error) {
 	return c.find(ctx, keys, func(s *shape) string {
 		if len(s.key) == 0 {
@@ -143,7 +143,7 @@ func (c *Copier) Present(ctx context.Context, keys Keys) (present []Tuple, chunk
 	})
 }
 
-// Find returns the tenant's rows with those keys in the chunk, one for each key, zero where there is none. See [Copier.Present].
+// Find returns the tenant's rows with the keys in the chunk, a row for each key, zero where there is no row. See [Copier.Present].
 func (c *Copier) Find(ctx context.Context, keys Keys) (Chunk, error) {
 	found, chunk, err := c.find(ctx, keys, (*shape).columns)
 	chunk.Rows = found
@@ -167,7 +167,7 @@ func (c *Copier) find(ctx context.Context, keys Keys, columns func(*shape) strin
 	return found, chunk, nil
 }
 
-// findBadKey names the first key that the primary cannot read. cause is why a look for all of them failed; it is returned where
+// findBadKey names the first key unreadable for the primary. cause is the failure of a look for all keys; findBadKey returns cause where
 // every key can be read.
 func (c *Copier) findBadKey(ctx context.Context, keys Keys, cause error) error {
 	readable := func(n int) error {

@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// name gives a configured table its configured names, whatever the stream calls the table: a table is its OID, and a transaction may
-// have renamed it for a moment. Another table under a configured name is no configured table. Where that name is the other table's on
-// the primary now, the tables were swapped, and the stream does not have all rows of the new one.
+// name gives a configured table its configured names, whatever the stream calls the table: a table is its OID, and a transaction may have
+// renamed it for a moment. Another table under a configured name is no configured table. Where the name is the other table's on the primary
+// now, the tables were swapped, and the stream does not have all rows of the new table.
 func (s *session) name(rel *Relation) error {
 	for _, t := range s.Tables {
 		if t.Relation.OID == rel.OID {
 			rel.Schema, rel.Name, rel.Table = t.Relation.Schema, t.Relation.Name, t.Relation.Table
 			rel.Fault = t.faultOf(rel)
-			rel.only(t.Columns) // a publication of 14 sends all columns, and one that a person has changed may; the role may not read the others
+			rel.only(t.Columns) // a publication of 14 sends all columns, and a publication changed by a person may; the role may not read the others
 			return nil
 		}
 	}
@@ -27,9 +27,10 @@ func (s *session) name(rel *Relation) error {
 	return s.stray(rel)
 }
 
-// faultOf tells why rows that the stream describes like rel cannot be told by the names of their columns; "" where they can. A Relation
-// message has no column numbers, so the order counts: it is that of the numbers, of all columns or of those of a column list. A column in another
-// one's place had that one's name for a time. Another replica identity names rows by other columns than the copies do.
+// faultOf tells why the names of the columns are no guide to rows described by the stream as in rel; "" where the names are a guide. A
+// Relation message has no column numbers, so the order counts: the order of the numbers, of all columns or of the columns of a column list.
+// A column in another column's place had the other column's name for a time. Another replica identity names rows by columns other than the
+// columns used by the copies.
 func (t PublishedTable) faultOf(rel *Relation) string {
 	known := t.Relation
 	if listed := known.Project(t.Columns); len(listed.Columns) == len(rel.Columns) {
@@ -39,7 +40,7 @@ func (t PublishedTable) faultOf(rel *Relation) string {
 	for i, c := range rel.Columns {
 		switch at := known.Column(c.Name); {
 		case at < 0:
-			unknown = true // a column that was renamed, or added: then no known one comes after it
+			unknown = true // a renamed or added column: then no known column comes after
 		case at < last, unknown && at != i && len(known.Columns) == len(rel.Columns):
 			return fmt.Sprintf("column %q of %s had another column's place when a transaction changed rows: columns were renamed", c.Name, t.Relation)
 		default:
@@ -52,7 +53,7 @@ func (t PublishedTable) faultOf(rel *Relation) string {
 	return ""
 }
 
-// keyNames are the columns that name a row.
+// keyNames are the columns naming a row.
 func (r *Relation) keyNames() []string {
 	names := make([]string, len(r.Key))
 	for i, k := range r.Key {
@@ -61,8 +62,8 @@ func (r *Relation) keyNames() []string {
 	return names
 }
 
-// stray is a [*Gap] where a table whose changes the stream has was a partition that no look has seen: partitions are described too, and
-// the changes are those of the root. Rows that went with the partition are not in the stream.
+// stray is a [*Gap] where a table whose changes the stream has was a partition unseen by any look: partitions are described too, and the
+// changes are the root's. Rows gone with the partition are not in the stream.
 func (s *session) stray(rel *Relation) error {
 	if !s.wanted || s.part.CommitLSN < s.Source.Covered || s.relations[rel.OID] != nil || s.Source.relied.has(rel.OID) {
 		return nil

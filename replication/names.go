@@ -2,9 +2,9 @@ package replication
 
 import "strings"
 
-// SplitTable splits a table's name as configuration and mappings write it: name, schema.name, and either part in double quotes as in
-// SQL, so that a part may have a dot. Without quotes a name is taken as it stands, in its own case, and the first dot divides. schema
-// is "" where the text has none; ok is false where the quotes do not match.
+// SplitTable splits a table's name as written in configuration and mappings: name, schema.name, and either part in double quotes as in SQL,
+// so a part may have a dot. Without quotes a name is taken as written, in its own case, and the first dot divides. schema is "" where the
+// text has none; ok is false where the quotes do not match.
 func SplitTable(text string) (schema, name string, ok bool) {
 	if !strings.HasPrefix(text, `"`) {
 		before, rest, divided := strings.Cut(text, ".")
@@ -47,7 +47,7 @@ func unquote(text string) (part, rest string, closed bool) {
 	return "", "", false
 }
 
-// JoinTable writes a table's name so that SplitTable gives it back. schema may be "".
+// JoinTable writes a table's name in the form read by SplitTable. schema may be "".
 func JoinTable(schema, name string) string {
 	for _, part := range []*string{&schema, &name} {
 		if strings.Contains(*part, ".") || strings.HasPrefix(*part, `"`) {

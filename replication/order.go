@@ -5,25 +5,25 @@ import (
 	"strings"
 )
 
-// Ordered is a column as a server orders it: by the operators of a btree operator class, each named with its schema. A bare
-// "=" or ">" is looked for along search_path, and where an extension's schema is not on it the server falls back to the operator
-// of another type (the Postgres manual, 10.2, "Operators"): a citext would be ordered as citext and compared as text.
+// Ordered is a column in the order of a server: by the operators of a btree operator class, each named with its schema. A bare "=" or ">"
+// is looked for along search_path, and where an extension's schema is not on the path the server falls back to the operator of another type
+// (the Postgres manual, 10.2, "Operators"): a citext would be ordered as citext and compared as text.
 type Ordered struct {
-	Name      string // as it stands in SQL
-	Type      string // the type's name on that server, a domain as its base type, without modifier
+	Name      string // as written in SQL
+	Type      string // the type's name on the server, a domain as the base type, without modifier
 	Domain    bool
-	Collation string // of the key's index, as it stands behind COLLATE; "" is the column's own
+	Collation string // of the key's index, as written behind COLLATE; "" is the column's own
 	Less      string // OPERATOR(schema.name); "" where the type has no order
 	Equal     string
 	AtLeast   string
 	Greater   string
 	Exact     bool // values are equal only where their texts are
-	Indexed   bool // a column of the index that names rows
+	Indexed   bool // a column of the index naming rows
 }
 
-// OrderSQL is a query for the operators of columns. %s is a query for their n, type, opclass (0 is the type's default) and
-// coll (0 is none). Its columns are those of [Ordered] from Type to Exact. Types that are Exact print each value in one way,
-// and compare all of it; text only where the collation tells all strings apart.
+// OrderSQL is a query for the operators of columns. %s is a query for their n, type, opclass (0 is the type's default) and coll (0 is
+// none). The columns are the fields of [Ordered] from Type to Exact. Exact types print each value in a single way, and compare the whole
+// value; text only where the collation tells all strings apart.
 const OrderSQL = `WITH wanted (n, type, opclass, coll) AS (%s),
 	base AS (
 		SELECT w.*, b.oid, b.typtype, b.typcategory, b.oid <> w.type AS domain FROM wanted w CROSS JOIN LATERAL (
@@ -51,7 +51,7 @@ const OrderSQL = `WITH wanted (n, type, opclass, coll) AS (%s),
 		WHERE a.amopfamily = c.opcfamily AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype AND a.amopstrategy IN (1, 3, 4, 5)) o ON true
 	ORDER BY b.n`
 
-// Value is a parameter that holds the text of a value of the column.
+// Value is a parameter holding the text of a value of the column.
 func (o Ordered) Value(parameter string) string {
 	return parameter + "::text::" + o.Type + o.collate()
 }
@@ -63,7 +63,7 @@ func (o Ordered) collate() string {
 	return " COLLATE " + o.Collation
 }
 
-// expression is the column as it is compared. A domain counts as its base type: not all operators take domains.
+// expression is the column as compared. A domain counts as its base type: not all operators take domains.
 func (o Ordered) expression() string {
 	e := o.Name
 	if o.Domain {
@@ -81,7 +81,7 @@ func OrderBy(columns []Ordered) string {
 	return strings.Join(list, ", ")
 }
 
-// Same is the condition that the columns equal values.
+// Same is the condition for columns equal to values.
 func Same(columns []Ordered, values []string) string {
 	list := make([]string, len(columns))
 	for i, c := range columns {
@@ -90,8 +90,8 @@ func Same(columns []Ordered, values []string) string {
 	return strings.Join(list, " AND ")
 }
 
-// Behind is the condition that the columns are behind values in their order. Where all have one operator it is a comparison of
-// rows; else it is spelled out, with a bound in front that an index can begin at.
+// Behind is the condition for columns behind values in their order. Where all columns share an operator the condition is a comparison of
+// rows; else the condition is spelled out, with a bound in front for an index to begin at.
 func Behind(columns []Ordered, values []string) string {
 	uniform := true
 	expressions := make([]string, len(columns))
@@ -115,7 +115,7 @@ func spelledOut(columns []Ordered, values []string) string {
 		e, c.AtLeast, c.Greater, c.Equal, value, spelledOut(columns[1:], values[1:]))
 }
 
-// Signature tells orders apart: a place in one is none in another.
+// Signature tells orders apart: a place in an order is no place in another.
 func Signature(columns []Ordered) string {
 	var b strings.Builder
 	for _, c := range columns {

@@ -10,9 +10,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// sessionSettings fix the text form of values. pgoutput prints with the settings of the walsender's session, and those
-// may come from the database or the role (ALTER DATABASE ... SET datestyle): left alone they corrupt dates, lose digits
-// of floats, or print money in a local form.
+// sessionSettings fix the text form of values. pgoutput prints with the settings of the walsender's session, and the
+// settings may come from the database or the role (ALTER DATABASE ... SET datestyle): left alone, such settings corrupt
+// dates, lose digits of floats, or print money in a local form.
 var sessionSettings = map[string]string{
 	"application_name":   "outflow",
 	"client_encoding":    "UTF8",
@@ -22,24 +22,24 @@ var sessionSettings = map[string]string{
 	"bytea_output":       "hex",
 	"timezone":           "UTC",
 	"lc_monetary":        "C",
-	"search_path":        "pg_catalog", // so that reg* values print qualified
+	"search_path":        "pg_catalog", // so reg* values print qualified
 	"jit":                "off",        // compiling takes longer than any statement of Outflow's, whose cost the planner overestimates
-	"row_security":       "off",        // the server refuses a query that a policy would hide rows from
+	"row_security":       "off",        // the server refuses a query from which a policy would hide rows
 	"statement_timeout":  "0",
 	"lock_timeout":       "0",
-	// Our own few writes (checkpoints, epochs) need not outlive the primary's disk: on a promoted standby the slot is reset and
-	// everything is copied anew. Waiting for a synchronous standby that is away would only keep the slot from moving.
+	// Our own few writes (checkpoints, epochs) need not outlive the primary's disk: on a promoted standby the slot is reset and everything
+	// is copied again. Waiting for an absent synchronous standby would only keep the slot from moving.
 	"synchronous_commit": "local",
 }
 
-// Primary is the way to the source database: it makes connections with fixed settings. Safe for concurrent use.
+// Primary is the way to the source database: Primary makes connections with fixed settings. Safe for concurrent use.
 type Primary struct {
 	config *pgx.ConnConfig
 	shapes shapes
 }
 
-// NewPrimary reads a connection string. Environment variables of libpq (PG*) fill what it leaves out, so call it before
-// they are removed from the process. No connection is made.
+// NewPrimary reads a connection string. Environment variables of libpq (PG*) fill the missing settings, so call
+// NewPrimary before the variables are removed from the process. No connection is made.
 func NewPrimary(dsn string) (*Primary, error) {
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
@@ -55,12 +55,13 @@ func NewPrimary(dsn string) (*Primary, error) {
 	return &Primary{config: config}, nil
 }
 
-// sqlASCII is the encoding of a database that checks no bytes: its texts may be in any encoding, and mostly are UTF-8.
+// sqlASCII is the encoding of a database without a check of bytes: the texts may be in any encoding, and mostly are
+// UTF-8.
 const sqlASCII = "SQL_ASCII"
 
-// asStored has a database of SQL_ASCII send its bytes as they are. Asked for UTF-8 it would end a statement, and the whole stream, at
-// the first byte that is none (pg_server_to_any in the server's mbutils.c). External databases check what they store: there it is one
-// row's fault.
+// asStored has a database of SQL_ASCII send the bytes as stored. Asked for UTF-8 the server would end a statement, and the whole stream, at
+// the first byte outside UTF-8 (pg_server_to_any in the server's mbutils.c). External databases check the bytes on storing: there a wrong
+// byte is the fault of a single row.
 func asStored(ctx context.Context, conn *pgconn.PgConn) error {
 	if conn.ParameterStatus("server_encoding") != sqlASCII {
 		return nil
@@ -69,15 +70,15 @@ func asStored(ctx context.Context, conn *pgconn.PgConn) error {
 	return err
 }
 
-// Address is host, port and database for messages; it holds no secret.
+// Address is host, port and database for messages; Address holds no secret.
 func (p *Primary) Address() string {
 	return fmt.Sprintf("%s:%d/%s", p.config.Host, p.config.Port, p.config.Database)
 }
 
-// User is the role that connects.
+// User is the connecting role.
 func (p *Primary) User() string { return p.config.User }
 
-// Config returns a copy of the connection's configuration, for libraries that connect by themselves (migrations).
+// Config returns a copy of the connection's configuration, for libraries with connections of their own (migrations).
 func (p *Primary) Config() *pgx.ConnConfig { return p.config.Copy() }
 
 // Connect opens an ordinary connection.

@@ -18,35 +18,37 @@ import (
 	"go.uber.org/zap"
 )
 
-// Sink takes what the reader reads. The reader's goroutine calls it, one call at a time.
+// Sink takes the transactions of the reader. The reader's goroutine calls the Sink, a single call at a time.
 type Sink interface {
-	// Begin is called at the start of each reading of the stream, when this process has the slot and nobody else can have
-	// it, before the first Write.
+	// Begin is called at the start of each reading of the stream, when the process has the slot and no other process
+	// can have the slot, before the first Write.
 	Begin(ctx context.Context) error
-	// Write takes one part of a transaction. It must not wait for anything; whoever keeps the part holds its ticket in
+	// Write takes a part of a transaction. Write must not wait for anything; a keeper of the part holds the ticket in
 	// the tracker before Write returns. The same transaction may come again after a lost connection.
 	Write(part *Transaction) error
-	// Full returns nil when there is room. Otherwise it returns a channel that is closed when there is; until then the
+	// Full returns nil when there is room. Otherwise Full returns a channel closed once there is room; until then the
 	// reader reads nothing, and goes on reporting to the primary.
 	Full() <-chan struct{}
-	// Settle finishes or rolls back what is in flight. It is called when reading has ended for good, before the last
-	// status update, which acknowledges what Settle finished. It is bounded in time, and may be called again.
+	// Settle finishes or rolls back the work in flight. The reader calls Settle when reading has ended for good, before
+	// the last status update, which acknowledges the work finished by Settle. Settle is bounded in time, and may be
+	// called again.
 	Settle()
 }
 
-// Reader reads one slot. Set the fields, then call Run once.
+// Reader reads a slot. Set the fields, then call Run once.
 type Reader struct {
 	Primary     *Primary
 	Slot        string // name of the slot, which exists
 	Publication string
 	Tables      []PublishedTable // the configured ones
-	Source      Source           // what the stream must come from, and the sequence base
+	Source      Source           // the required origin of the stream, and the sequence base
 	Confirmed   LSN              // of the slot when Source was read
 	Acks        *AckTracker
 	Sink        Sink
 	Log         *zap.Logger
 	Heartbeat   *Heartbeat // nil: none, and logical messages are not asked for
-	// StatusInterval is how often the primary hears from us; 0 means 1 s. It must be well below wal_sender_timeout.
+	// StatusInterval is the interval of status updates to the primary; 0 means 1 s. The interval must be well below
+	// wal_sender_timeout.
 	StatusInterval time.Duration
 
 	state   atomic.Int32
@@ -55,56 +57,56 @@ type Reader struct {
 	current *stream // of the running session
 	again   bool    // Restart was called
 
-	reported LSN // the highest flush LSN that was sent; the reading goroutine's
+	reported LSN // the highest flush LSN sent; the reading goroutine's
 
-	sessions  int                  // started so far; the reading goroutine's, as is what follows
+	sessions  int                  // started so far; the reading goroutine's, as are the next fields
 	relations map[uint32]*Relation // resolved ones by oid, kept over sessions
 }
 
-// State is what a Reader is doing.
+// State is the activity of a Reader.
 type State int32
 
 // The states of a Reader.
 const (
 	Connecting State = iota
-	Standby          // another process has the slot; this one waits for it
+	Standby          // another process has the slot; the reader waits for the slot
 	Streaming
 )
 
 func (s State) String() string { return [...]string{"connecting", "standby", "streaming"}[s] }
 
-// State returns what the reader is doing. Safe for concurrent use.
+// State returns the reader's activity. Safe for concurrent use.
 func (r *Reader) State() State { return State(r.state.Load()) }
 
-// Latency is what the newest heartbeat took from the primary through the stream, and when it came; see [Heartbeat.Latency].
+// Latency is the duration of the newest heartbeat from the primary through the stream, and the time of arrival; see [Heartbeat.Latency].
 func (r *Reader) Latency() (time.Duration, time.Time) { return r.Heartbeat.Latency() }
 
-// Position is how far the stream was read: the sink has every transaction that committed before it. It is 0 before the
-// server said anything. Safe for concurrent use.
+// Position is how far the stream was read: the sink has every transaction committed before Position. Position is 0
+// before the server said anything. Safe for concurrent use.
 func (r *Reader) Position() LSN { return LSN(r.wal.Load()) }
 
-// A part is handed over at this size at the latest, so that a large transaction is never held whole.
+// A part is handed over at partChanges or partBytes at the latest, so a large transaction is never held whole.
 const (
 	partChanges = 2000
 	partBytes   = 1 << 20
 )
 
-// ErrMoved ends Run because the slot moved without this process: another one had it meanwhile, or somebody advanced it. What
-// this process holds in memory may be out of date; it starts over from what the primary has noted.
+// ErrMoved ends Run because the slot moved without the process: another process had the slot meanwhile, or a person advanced the slot. The
+// state in the memory of the process may be out of date; the process starts over from the notes on the primary.
 var ErrMoved = errors.New("the slot has moved since this process last read it")
 
-// errSilent ends a session in which the server has said nothing for silenceLimit, though it was asked to.
+// errSilent ends a session in which the server has said nothing for silenceLimit, though asked to.
 var errSilent = errors.New("the primary has gone silent")
 
-// silenceLimit is how long the server may say nothing; it is asked for a sign of life at half of it. A half-open connection is
-// noticed in no other way.
+// silenceLimit is the longest allowed silence of the server; the reader asks for a sign of life at half the limit. A half-open connection
+// is noticed in no other way.
 const silenceLimit = 30 * time.Second
 
-// errRestart ends a session because somebody wants the stream again from the flush LSN.
+// errRestart ends a session because a caller wants the stream again from the flush LSN.
 var errRestart = errors.New("the stream is read again")
 
-// Restart ends the current session; the next one starts at the flush LSN, so that what was not acknowledged comes
-// again. Safe for concurrent use; it does not wait.
+// Restart ends the current session; the next session starts at the flush LSN, so unacknowledged transactions come
+// again. Safe for concurrent use; Restart does not wait.
 func (r *Reader) Restart() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -114,9 +116,9 @@ func (r *Reader) Restart() {
 	}
 }
 
-// Run reads until ctx is done, which is not an error. It reconnects by itself and waits as a standby while another
-// process has the slot. It returns an error where a person must act: the slot is gone, the publication was dropped, the
-// primary is another one.
+// Run reads until ctx is done, which is not an error. Run reconnects by itself and waits as a standby while another
+// process has the slot. Run returns an error where a person must act: the slot is gone, the publication was dropped,
+// the primary is another server.
 func (r *Reader) Run(ctx context.Context) error {
 	if r.StatusInterval == 0 {
 		r.StatusInterval = time.Second
@@ -166,7 +168,7 @@ func (r *Reader) Run(ctx context.Context) error {
 	}
 }
 
-// session is one connection: it starts the stream and reads it until it breaks or ctx is done.
+// session is a single connection: session starts the stream and reads until the stream breaks or ctx is done.
 func (r *Reader) session(ctx context.Context) error {
 	s := &stream{}
 	conn, err := r.start(ctx, s)
@@ -231,9 +233,9 @@ func (r *Reader) start(ctx context.Context, s *stream) (*pgconn.PgConn, error) {
 	return conn, nil
 }
 
-// refusal says that the server answers and takes no writes, where a server's error comes from that: a standby stands in the primary's
-// place (a standby has no slot, or does not decode), or the primary is read-only. A failover or the end of a maintenance ends both, so the
-// reader tries again. refusal returns nil for every other error.
+// refusal tells of a server which answers and takes no writes, where the server's error comes from the refusal of writes: a standby stands
+// in the primary's place (a standby has no slot, or does not decode), or the primary is read-only. A failover or the end of a maintenance
+// ends both, so the reader tries again. refusal returns nil for every other error.
 func (r *Reader) refusal(ctx context.Context, err error) *Problem {
 	if sqlstate(err) == "" {
 		return nil
@@ -256,8 +258,8 @@ func (r *Reader) refusal(ctx context.Context, err error) *Problem {
 	return nil
 }
 
-// explainFatal names the cause and the remedy of an error that ended the stream for good. The text of a lost slot's error differs by
-// version; the slot's row says why the server invalidated the slot.
+// explainFatal names the cause and the remedy of an error ending the stream for good. The text of a lost slot's error differs by version;
+// the slot's row says why the server invalidated the slot.
 func (r *Reader) explainFatal(ctx context.Context, err error) error {
 	explained := explainFatal(r.Slot, r.Publication, err)
 	if sqlstate(err) != notInPrerequisite {
@@ -274,7 +276,7 @@ func (r *Reader) explainFatal(ctx context.Context, err error) error {
 	return explained
 }
 
-// checkSlot compares the slot, which nobody else can move now, with what this process has made of it.
+// checkSlot compares the slot, which no other process can move now, with the state of the process.
 func (r *Reader) checkSlot(ctx context.Context) error {
 	conn, err := r.Primary.Connect(ctx)
 	if err != nil {
@@ -291,7 +293,7 @@ func (r *Reader) checkSlot(ctx context.Context) error {
 	return nil
 }
 
-// session is the state of one connection's reading.
+// session is the state of a connection's reading.
 type session struct {
 	*Reader
 	conn    *pgconn.PgConn
@@ -303,7 +305,7 @@ type session struct {
 	bytes   int64        // of the part
 }
 
-// read is the loop: it waits, and calls one step a message.
+// read is the loop: read waits, and calls a step for each message.
 func (r *Reader) read(ctx context.Context, s *session) error {
 	status := time.Now()
 	s.stream.heard = status
@@ -334,7 +336,7 @@ func (r *Reader) read(ctx context.Context, s *session) error {
 			case <-time.After(time.Until(status)):
 			case <-ctx.Done():
 			}
-			s.stream.heard = time.Now() // it may have said something; nobody has listened
+			s.stream.heard = time.Now() // the server may have said something; the reader has not listened
 			continue
 		}
 		if err := s.drain(); err != nil {
@@ -363,7 +365,7 @@ func (s *session) drain() error {
 	}
 }
 
-// step takes one message of the server; handed says that a part went to the sink.
+// step takes a message of the server; handed: a part went to the sink.
 func (s *session) step(msg pgproto3.BackendMessage) (handed bool, err error) {
 	switch msg := msg.(type) {
 	case *pgproto3.CopyData:
@@ -446,7 +448,7 @@ func (s *session) event(event Event) (handed bool, err error) {
 		if err := s.handOver(); err != nil {
 			return true, err
 		}
-		s.wal.Store(uint64(e.EndLSN)) // after the sink has it: see Position
+		s.wal.Store(uint64(e.EndLSN)) // after the sink has the transaction: see Position
 		s.Acks.Commit(s.ticket, e.EndLSN)
 		return true, nil
 	case *Relation:
@@ -457,15 +459,15 @@ func (s *session) event(event Event) (handed bool, err error) {
 	return false, nil
 }
 
-// serverVersion is the server's major version, 0 where it does not tell.
+// serverVersion is the server's major version, 0 where the server does not tell.
 func serverVersion(conn *pgconn.PgConn) int {
 	var major int
 	_, _ = fmt.Sscanf(conn.ParameterStatus("server_version"), "%d", &major) // 15.18, 18beta1
 	return major
 }
 
-// relation completes a relation from the catalog, or finds it unchanged: the server describes a table again after each
-// connection and each VACUUM.
+// relation completes a relation from the catalog, or finds the relation unchanged: the server describes a table again
+// after each connection and each VACUUM.
 func (s *session) relation(rel *Relation) error {
 	if err := s.name(rel); err != nil {
 		return err
@@ -490,8 +492,8 @@ func (s *session) handOver() error {
 	return s.Sink.Write(part)
 }
 
-// report sends a standby status update. All three positions are set explicitly: pglogrepl copies the written one over
-// those that are 0, which would acknowledge what nobody has made durable.
+// report sends a standby status update. All three positions are set explicitly: pglogrepl copies the written position
+// over positions of 0, which would acknowledge transactions not durable anywhere.
 func (s *session) report() error {
 	flush := s.Acks.Noted()
 	if flush == 0 {

@@ -10,16 +10,16 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Table is a table of the primary as the catalog describes it now.
+// Table is a table of the primary as described by the catalog now.
 type Table struct {
-	Relation  *Relation // with all columns that can be published
-	Generated []string  // columns that pgoutput does not send
+	Relation  *Relation // with all publishable columns
+	Generated []string  // columns not sent by pgoutput
 	Partition bool      // a partitioned table
 	Persist   byte      // pg_class.relpersistence: 'p'ermanent, 'u'nlogged, 't'emporary
 	Ownerless bool      // the tenant column may be NULL; [CheckTables] sets it
 }
 
-// LoadTable reads a table from the catalog. It returns nil where there is no such table.
+// LoadTable reads a table from the catalog. LoadTable returns nil where there is no such table.
 func LoadTable(ctx context.Context, conn *pgx.Conn, schema, name string) (*Table, error) {
 	t := &Table{Relation: &Relation{Schema: schema, Name: name, Table: name}}
 	var kind, persist, identity string
@@ -72,8 +72,8 @@ func (r *Relation) Project(columns []string) *Relation {
 	return &p
 }
 
-// resolve completes a relation that came from the stream with what only the catalog knows. The reader waits for it: it
-// happens once a table and session.
+// resolve completes a relation of the stream with facts only in the catalog. The reader waits for resolve, once a table
+// and session.
 func (s Source) resolve(p *Primary, r *Relation) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -87,10 +87,10 @@ func (s Source) resolve(p *Primary, r *Relation) error {
 
 // resolveRelation sets the type names and the key.
 //
-// Types: without a modifier, for a value that the primary has fits it, and one that comes from another moment need not. format_type
-// with -1 gives names that take any length ("bit", bpchar), with NULL those of the standard, which mean one character. A domain
-// counts as its base type. Enums and composite types are text, and arrays of those text[]: the external database need not have
-// them. A type that was dropped meanwhile is text.
+// Types: without a modifier, for a value on the primary fits the modifier, and a value from another moment need not. format_type with -1
+// gives names for any length ("bit", bpchar), with NULL the names of the standard, which mean a single character. A domain counts as its
+// base type. Enums and composite types are text, and arrays of either are text[]: the external database need not have the types. A type
+// dropped meanwhile is text.
 //
 // Key: with REPLICA IDENTITY FULL every column is of the identity, and rows are named by the primary key or another unique index without NULLs.
 func resolveRelation(ctx context.Context, conn *pgx.Conn, r *Relation) error {

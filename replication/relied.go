@@ -11,8 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// outflow.source notes the facts that Outflow relies on. The transaction that notes other ones also raises every destination's epoch,
-// and one in which Outflow alters the publication itself notes the outcome.
+// outflow.source notes the facts Outflow relies on. The transaction noting other facts also raises every destination's epoch, and a
+// transaction in which Outflow alters the publication itself notes the outcome.
 
 // facts reads the facts of the publication and of the configured tables, which are named by their OIDs: see [Table].
 func (s Setup) facts(ctx context.Context, db rowQuerier, version int) (facts, error) {
@@ -23,7 +23,7 @@ func (s Setup) facts(ctx context.Context, db rowQuerier, version int) (facts, er
 	return loadFacts(ctx, db, version, s.Publication, tables)
 }
 
-// judge finds what does not hold. excess says that the publication has more than is wanted, which is no violation.
+// judge finds the broken conditions. excess: the publication has more than is wanted, which is no violation.
 func (s Setup) judge(f facts, role string, version int) (found violations, excess bool) {
 	for i, t := range s.Tables {
 		columns := t.Columns
@@ -46,7 +46,7 @@ func (s Setup) judge(f facts, role string, version int) (found violations, exces
 	return append(found, about...), excess
 }
 
-// relied reads what was noted; known says whether the slot has a source at all.
+// relied reads the noted facts; known says whether the slot has a source at all.
 func (s Setup) relied(ctx context.Context, db rowQuerier) (before *facts, known bool, err error) {
 	var text []byte
 	err = db.QueryRow(ctx, `SELECT relied FROM outflow.source WHERE slot = $1`, s.Slot).Scan(&text)
@@ -63,7 +63,7 @@ func (s Setup) relied(ctx context.Context, db rowQuerier) (before *facts, known 
 	return before, true, nil
 }
 
-// since finds the gap between the facts that were noted and those of now.
+// since finds the gap between the noted facts and the present facts.
 func (s Setup) since(before *facts, now facts) (g gap) {
 	if before == nil {
 		g.add("nothing was noted of what the stream relies on") // by an earlier version
@@ -74,10 +74,11 @@ func (s Setup) since(before *facts, now facts) (g gap) {
 
 const serializationFailure = "40001"
 
-// ensureRelied brings the publication to what is wanted, where it is not and the role may, notes the facts, and has every destination
-// copied again where the stream has a gap. It fails where a person must act, and changes nothing then.
+// ensureRelied brings the publication to the wanted state, where the publication differs and the role may, notes the facts, and has every
+// destination copied again where the stream has a gap. ensureRelied fails where a person must act, and changes nothing then.
 //
-// The transaction is REPEATABLE READ: what others change meanwhile is not in its facts, so that the next look finds it.
+// The transaction is REPEATABLE READ: changes by others meanwhile are not in the facts, so the next look finds such
+// changes.
 func (s Setup) ensureRelied(ctx context.Context, conn *pgx.Conn) (now facts, err error) {
 	for range 5 {
 		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
@@ -113,8 +114,8 @@ func (s Setup) ensureIn(ctx context.Context, tx pgx.Tx) (now facts, err error) {
 	return now, s.note(ctx, tx, now, since)
 }
 
-// alterPublication makes the publication what is wanted. What this role may not alter is an error with the statement that helps; where
-// the publication only has more than is wanted, it stays.
+// alterPublication brings the publication to the wanted state. Where the role may not alter the publication the error has the statement to
+// run; a publication with only an excess stays.
 func (s Setup) alterPublication(ctx context.Context, tx pgx.Tx, now facts, version int) (facts, error) {
 	role := tx.Conn().Config().User
 	found, excess := s.judge(now, role, version)
@@ -144,7 +145,7 @@ func (s Setup) alterPublication(ctx context.Context, tx pgx.Tx, now facts, versi
 	return now, errors.Join(found.errors()...)
 }
 
-// unpublishable says what a person must run.
+// unpublishable gives the statement a person must run.
 func (s Setup) unpublishable(p *publicationFacts, found violations, statement string) *Problem {
 	who := "the tables' owner"
 	if p != nil {
@@ -158,8 +159,8 @@ func (s Setup) unpublishable(p *publicationFacts, found violations, statement st
 		Remedy: "as " + who + " run: " + statement, Relied: true}
 }
 
-// note writes the facts. Where there is a gap, the destinations concerned are copied again. Where that is every destination, changes from before
-// the copies need not be understood, and the place in the WAL is noted too.
+// note writes the facts. Where there is a gap, the destinations concerned are copied again. Where the gap concerns every destination,
+// changes from before the copies need not be understood, and the place in the WAL is noted too.
 func (s Setup) note(ctx context.Context, tx pgx.Tx, now facts, since gap) error {
 	text, err := json.Marshal(now)
 	if err != nil {
@@ -184,10 +185,10 @@ func (s Setup) note(ctx context.Context, tx pgx.Tx, now facts, since gap) error 
 	return nil
 }
 
-// watchRelied compares the primary with what was noted. A gap is noted, and the destinations of the running process are copied again; what
-// another process has noted, which altered the publication for a newer configuration, is no gap. began are the facts with which this
-// process began: where its plan is out of date, opening the pipeline again heals that, and the error is a [*Gap]. Where a person must act
-// it is a [*Problem].
+// watchRelied compares the primary with the noted facts. A gap is noted, and the destinations of the running process are copied again;
+// facts noted by another process, which altered the publication for a newer configuration, are no gap. began are the facts at the start of
+// the process: where the plan of the process is out of date, opening the pipeline again heals the plan, and the error is a [*Gap]. Where a
+// person must act the error is a [*Problem].
 func (s Setup) watchRelied(ctx context.Context, conn *pgx.Conn, began facts) (since gap, err error) {
 	version := serverVersion(conn.PgConn())
 	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
@@ -216,20 +217,20 @@ func (s Setup) watchRelied(ctx context.Context, conn *pgx.Conn, began facts) (si
 			return errors.Join(fatal...)
 		}
 		since = s.since(noted, now)
-		return s.note(ctx, tx, now, since) // without a gap too: a partition or a label that is noted now may go before the next look
+		return s.note(ctx, tx, now, since) // without a gap too: a partition or a label noted now may go before the next look
 	})
 	return since, err
 }
 
-// NotConfigured is the reason that is noted of a destination which the configuration no longer has; should the destination return, it is
-// copied again whatever happened meanwhile.
+// NotConfigured is the reason noted of a destination no longer in the configuration; a returning destination is copied again whatever
+// happened meanwhile.
 const NotConfigured = "it is not in the configuration"
 
-// Ended begins the reason that [Setup.Stop] notes of every destination.
+// Ended begins the reason noted of every destination by [Setup.Stop].
 const Ended = "reading has ended: "
 
-// Stop notes that reading has ended because something that Outflow relies on does not hold: every destination is copied again as soon
-// as it does. Nothing is written where nothing ever ran, or where the cause is noted already.
+// Stop notes the end of the reading because a condition of Outflow does not hold: every destination is copied again as soon as the
+// condition holds. Nothing is written where nothing ever ran, or where the cause is noted already.
 func (s Setup) Stop(ctx context.Context, cause error) error {
 	reason := Ended + cause.Error()
 	return s.connected(ctx, func(ctx context.Context, conn *pgx.Conn) error {
@@ -251,8 +252,9 @@ func (s Setup) Stop(ctx context.Context, cause error) error {
 	})
 }
 
-// Conditions reports whether a read of the table in the open transaction gives all of its rows: it is the table of the configuration, no
-// policy hides rows, no children add any, and the role may read the columns. An error is a [*Problem], or that the catalog cannot be read.
+// Conditions reports whether a read of the table in the open transaction gives all rows of the table: the table is the table of the
+// configuration, no policy hides rows, no children add rows, and the role may read the columns. An error is a [*Problem], or the failure to
+// read the catalog.
 func Conditions(ctx context.Context, conn *pgx.Conn, rel *Relation) error {
 	f, err := loadFacts(ctx, conn, serverVersion(conn.PgConn()), "", []wanted{{rel.OID, rel.Schema, rel.Name}})
 	if err != nil {

@@ -12,11 +12,11 @@ import (
 // resetCommand heals a slot whose stream cannot be proved continuous.
 const resetCommand = "outflow run --slot-reset"
 
-// baseMargin is left between the ids of two histories whose places in the WAL cannot be compared, for ids that were given
-// after the last note that survived: a tebibyte of WAL.
+// baseMargin is left between the ids of two histories whose places in the WAL cannot be compared, for ids given after
+// the last surviving note: a tebibyte of WAL.
 const baseMargin = 1 << 40
 
-// Healthy reports whether the slot exists, fits, and goes on where it was left: a reset of it would be a resync for nothing.
+// Healthy reports whether the slot exists, fits, and goes on where it was left: a reset of such a slot would be a resync for nothing.
 func (s Setup) Healthy(ctx context.Context, conn *pgx.Conn) (bool, error) {
 	_, found, err := s.findSlot(ctx, conn)
 	if problem := (*Problem)(nil); errors.As(err, &problem) {
@@ -32,9 +32,9 @@ func (s Setup) Healthy(ctx context.Context, conn *pgx.Conn) (bool, error) {
 	return err == nil && now.SystemID == source.SystemID && now.Timeline == source.Timeline, err
 }
 
-// Reset drops the slot, creates it anew, settles the sequence base so that ids never go back, and raises every
-// destination's epoch: all of them are copied anew. highest is the highest id that any external database is known to
-// have, -1 where none is. It may be killed at any step and run again: outflow.source says that it was begun.
+// Reset drops the slot, creates the slot again, settles the sequence base so ids never go back, and raises every
+// destination's epoch: all destinations are copied again. highest is the highest id known of any external database, -1
+// where no id is known. Reset may be killed at any step and run again: outflow.source tells of a reset begun earlier.
 func (s Setup) Reset(ctx context.Context, conn *pgx.Conn, highest int64) error {
 	now, err := identify(ctx, s.Primary)
 	if err != nil {
@@ -51,7 +51,7 @@ func (s Setup) Reset(ctx context.Context, conn *pgx.Conn, highest int64) error {
 	if err := s.beginReset(ctx, conn, now); err != nil {
 		return err
 	}
-	// Before the slot: it decodes what is committed after it, our own notes first, and fails where there was no publication then.
+	// Before the slot: the slot decodes commits after its creation, our own notes first, and fails where there was no publication then.
 	if _, err := s.ensureRelied(ctx, conn); err != nil {
 		return err
 	}
@@ -81,19 +81,19 @@ type execer interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
-// raiseAll has every destination copied again: by the process that runs, or by the next one.
+// raiseAll has every destination copied again: by the running process, or by the next process.
 func raiseAll(ctx context.Context, db execer, slot, reason string) error {
 	return raise(ctx, db, slot, reason, "true")
 }
 
-// raiseReaders is raiseAll for the destinations that have other mappings than apart, each its name and fingerprint as outflow.destination_state has
-// them. One of which no mapping is noted is among them.
+// raiseReaders is raiseAll for the destinations with mappings other than apart, each a name and fingerprint as in
+// outflow.destination_state. A destination without a noted mapping is included.
 func raiseReaders(ctx context.Context, db execer, slot, reason string, apart []string) error {
 	return raise(ctx, db, slot, reason, `(fingerprint = '' OR NOT string_to_array(fingerprint, ' ') <@ coalesce($4::text[], '{}'))`, apart)
 }
 
 func raise(ctx context.Context, db execer, slot, reason, which string, args ...any) error {
-	// An epoch is a time: a primary that was restored from a backup must not give one again which an external database has.
+	// An epoch is a time: a primary restored from a backup must not give an epoch of an external database a second time.
 	_, err := db.Exec(ctx, `UPDATE outflow.destination_state SET epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
 		state = 'backfilling', reason = $2, resync_at = clock_timestamp(), updated_at = now() WHERE slot = $1 AND reason <> $3 AND `+which,
 		append([]any{slot, reason, NotConfigured}, args...)...)
@@ -142,9 +142,9 @@ func (s Setup) endReset(ctx context.Context, conn *pgx.Conn, now Source, at LSN,
 	return nil
 }
 
-// settleBase finds the sequence base for a slot that starts at that place, so that ids never go back. On the history that
-// ids were given from, where the WAL went on, the base stays. On another one, or where the WAL went back (a restored backup),
-// it is put beyond the highest id known, with a margin for those that nobody noted.
+// settleBase finds the sequence base for a slot starting at the LSN at, so ids never go back. On the history of the given ids, where the
+// WAL went on, the base stays. On another history, or where the WAL went back (a restored backup), the base is put beyond the highest id
+// known, with a margin for ids without a note.
 func settleBase(source, now Source, at LSN, highest int64) int64 {
 	same := source.SystemID == now.SystemID && source.Timeline == now.Timeline
 	if same && source.SequenceID(at) > highest {
@@ -156,8 +156,8 @@ func settleBase(source, now Source, at LSN, highest int64) int64 {
 	return highest + baseMargin - int64(at)
 }
 
-// closeGap sees to a slot that is ahead of what was noted before it was confirmed: somebody else moved it, and what lies
-// between is lost to the stream. Every destination is copied anew.
+// closeGap handles a slot ahead of the position noted before each confirmation: another process moved the slot, and the
+// changes between are lost to the stream. Every destination is copied again.
 func (s Setup) closeGap(ctx context.Context, conn *pgx.Conn, confirmed LSN) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if err := raiseAll(ctx, tx, s.Slot, "somebody moved the slot"); err != nil {

@@ -11,17 +11,17 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Part are the rows of one tenant in a table. Only the table's OID and the names of the columns count of the relation: all else
-// is found in the moment of the read.
+// Part is the rows of a tenant in a table. Only the table's OID and the names of the columns count of the relation: all else is found in
+// the moment of the read.
 type Part struct {
 	Relation *Relation
 	Tenant   int    // index of the tenant's column
-	Value    string // the tenant, as its column's output function writes it
+	Value    string // the tenant, as written by the output function of the column
 }
 
-// shape is a table as a read finds it, with what the read needs to compare rows.
+// shape is a table as found by a read, with everything the read needs to compare rows.
 type shape struct {
-	Table    *Relation // the columns that were asked for and are there, and the key's
+	Table    *Relation // the requested columns which exist, and the key's
 	name     tableName
 	tenant   int
 	key      []int     // the key's columns less the tenant's
@@ -29,13 +29,13 @@ type shape struct {
 	tenantAs Ordered
 }
 
-// tableName is a table's schema and name, which may change while it stays the same table.
+// tableName is a table's schema and name, which may change while the table stays the same.
 type tableName struct{ schema, name string }
 
 func (n tableName) String() string { return pgx.Identifier{n.schema, n.name}.Sanitize() }
 
-// shapes keeps what was found, so that a table that nobody has altered gives the same relation: statements are compiled for
-// relations. Safe for concurrent use.
+// shapes keeps earlier results, so an unaltered table gives the same relation: statements are compiled for relations. Safe for concurrent
+// use.
 type shapes struct {
 	mu    sync.Mutex
 	found map[*Relation]markedShape
@@ -46,12 +46,11 @@ type markedShape struct {
 	shape *shape
 }
 
-// lockSQL keeps a table as it is while it is read, which LOCK TABLE would do too if the role had the right to the whole table.
-// The statement comes before the snapshot: one from before an ALTER TABLE that rewrites the table finds it empty (the Postgres
-// manual, 13.6, "Caveats").
+// lockSQL keeps a table from being altered during a read, as LOCK TABLE would if the role had the right to the whole table. The statement
+// comes before the snapshot: a snapshot from before a rewriting ALTER TABLE finds the table empty (the Postgres manual, 13.6, "Caveats").
 const lockSQL = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SELECT FROM %s LIMIT 0"
 
-// markSQL begins with the snapshot, and tells what a shape depends on.
+// markSQL begins with the snapshot, and gives the values a shape depends on.
 const markSQL = `SELECT pg_current_snapshot()::text, n.nspname::text, c.relname::text, concat_ws(E'\n', c.relreplident, row_security_active(c.oid),
 	(SELECT string_agg(i.inhrelid::text, ',') FROM pg_inherits i WHERE i.inhparent = c.oid AND c.relkind <> 'p'),
 	(SELECT string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated, format_type(a.atttypid, -1)), ',' ORDER BY a.attnum)
@@ -60,11 +59,11 @@ const markSQL = `SELECT pg_current_snapshot()::text, n.nspname::text, c.relname:
 		FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid))
 	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`
 
-// errRenamed says that what was locked is another table.
+// errRenamed: the locked table is another table.
 var errRenamed = errors.New("the table was renamed meanwhile")
 
-// find describes the table in the open transaction, which has locked it under that name. snapshot is one that the following statements see at
-// least: a commit that it does not see, and a later statement does, counts as not seen.
+// find describes the table in the open transaction, which has locked the table under the name. The following statements see at least the
+// commits of snapshot: a commit seen by a later statement and not by snapshot counts as not seen.
 func (s *shapes) find(ctx context.Context, conn *pgx.Conn, part Part, locked tableName) (found *shape, snapshot string, err error) {
 	var name tableName
 	var mark string
@@ -143,7 +142,7 @@ func loadShape(ctx context.Context, conn *pgx.Conn, part Part, name tableName) (
 	return s, nil
 }
 
-// loadOrder is how the server orders those columns of a table: as the index that names rows does, else by the type's default.
+// loadOrder is the server's order of the columns of a table: the order of the index which names rows, else the type's default.
 func loadOrder(ctx context.Context, conn *pgx.Conn, table uint32, columns []string) (map[string]Ordered, error) {
 	slices.Sort(columns)
 	columns = slices.Compact(columns)
@@ -172,9 +171,9 @@ func loadOrder(ctx context.Context, conn *pgx.Conn, table uint32, columns []stri
 	return ordered, nil
 }
 
-// isTenant is the condition that a row is the tenant's, whose name is the parameter. Where the type's equality is wider than that
-// of texts the text decides; the equality still finds the rows by an index. CASE keeps the planner from taking the second condition
-// for one that leaves few rows.
+// isTenant is the condition for a row of the tenant whose name is the parameter. Where the type's equality is wider than the equality of
+// texts the text decides; the equality still finds the rows by an index. CASE keeps the planner from taking the second condition for a
+// selective condition.
 func (s *shape) isTenant(parameter string) string {
 	o := s.tenantAs
 	text := fmt.Sprintf(`CASE WHEN format('%%s', %s) COLLATE "C" = %s::text THEN true ELSE false END`, o.Name, parameter)

@@ -12,25 +12,25 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Source is what outflow.source on the primary says of a slot: which history its LSNs belong to.
+// Source is the row of outflow.source on the primary about a slot: the history of the slot's LSNs.
 type Source struct {
-	ID           string // uuid of the installation; external databases carry it in their metadata as the owner
+	ID           string // uuid of the installation; external databases carry the uuid in their metadata as the owner
 	SystemID     string // system identifier of the cluster
 	Timeline     int32
 	SequenceBase int64 // added to every commit LSN; 0 on a new installation
 
 	Covered LSN // every destination is copied from the tables after this place: see [Gap]
 
-	noted     LSN  // outflow.source.flush_lsn: what was about to be confirmed
+	noted     LSN  // outflow.source.flush_lsn: noted just before the confirmation
 	resetting bool // a reset of the slot was begun and not finished
 
-	relied facts // what Ensure has found or made
+	relied facts // found or made by Ensure
 }
 
-// SequenceID is the id of the transaction that committed there.
+// SequenceID is the id of the transaction committed at the LSN.
 func (s Source) SequenceID(commit LSN) int64 { return s.SequenceBase + int64(commit) }
 
-// check refuses a server whose WAL is not the one that sequence ids were given from.
+// check refuses a server whose WAL is not the WAL of the given sequence ids.
 func (s Source) check(id pglogrepl.IdentifySystemResult) error {
 	if id.SystemID == s.SystemID && id.Timeline == s.Timeline {
 		return nil
@@ -43,7 +43,7 @@ func (s Source) check(id pglogrepl.IdentifySystemResult) error {
 	}
 }
 
-// identify asks the server which history its WAL belongs to. Only a replication connection tells the current timeline.
+// identify asks the server for the history of the WAL. Only a replication connection tells the current timeline.
 func identify(ctx context.Context, p *Primary) (Source, error) {
 	conn, err := p.connectReplication(ctx, &stream{})
 	if err != nil {
@@ -54,28 +54,29 @@ func identify(ctx context.Context, p *Primary) (Source, error) {
 	return Source{SystemID: id.SystemID, Timeline: id.Timeline}, err
 }
 
-// Setup is what the primary must have for a Reader: the publication and the slot. The schema outflow exists already.
+// Setup is the Reader's needs on the primary: the publication and the slot. The schema outflow exists already.
 type Setup struct {
 	Primary     *Primary
 	Slot        string
 	Publication string
 	Tables      []PublishedTable
-	Gap         string // why every destination is to be copied again; "" is nothing that the primary does not tell
-	// Waiting is called about once a second while the server waits for older transactions to end before it can
-	// create the slot, with their number, at least 1, and what is known of the oldest one; nil is allowed.
+	Gap         string // why every destination is to be copied again; "" is no reason beyond the primary's own
+	// Waiting is called about once a second while the server waits for older transactions to end before creating the
+	// slot, with their number, at least 1, and a description of the oldest transaction; nil is allowed.
 	Waiting func(transactions int, oldest string)
 }
 
-// PublishedTable is a table with the columns that are to be published.
+// PublishedTable is a table with the columns to publish.
 type PublishedTable struct {
 	*Table
 	Rule    TableRule
-	Columns []string // the replica identity's columns among them
-	Relied  []string // columns that mappings read, and the key; names that the table does not have among them
-	Apart   []string // mappings that do not read the table, as "name:fingerprint"; every other one may
+	Columns []string // with the replica identity's columns
+	Relied  []string // columns read by mappings, and the key; may have names missing in the table
+	Apart   []string // mappings which do not read the table, as "name:fingerprint"; every other mapping may
 }
 
-// Ensure creates what is missing and returns the source and the slot's confirmed flush LSN. It is safe to run again.
+// Ensure creates missing objects and returns the source and the slot's confirmed flush LSN. Ensure is safe to run
+// again.
 func (s Setup) Ensure(ctx context.Context, conn *pgx.Conn) (Source, LSN, error) {
 	now, err := s.ensureRelied(ctx, conn)
 	if err != nil {
@@ -119,7 +120,7 @@ func (s Setup) ensureSlot(ctx context.Context, conn *pgx.Conn, now facts) (Sourc
 func (s Setup) findSlot(ctx context.Context, conn *pgx.Conn) (confirmed LSN, found bool, err error) {
 	var plugin, database, walStatus *string
 	var flushed *string
-	var invalidation string // a column from 17 on; to_jsonb reads the column where it exists
+	var invalidation string // a column from 17 on; to_jsonb reads the column where the column exists
 	err = conn.QueryRow(ctx, `SELECT plugin::text, database::text, wal_status, coalesce(to_jsonb(s) ->> 'invalidation_reason', ''), confirmed_flush_lsn::text
 		FROM pg_replication_slots s WHERE slot_name = $1`, s.Slot).Scan(&plugin, &database, &walStatus, &invalidation, &flushed)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -146,7 +147,7 @@ func (s Setup) findSlot(ctx context.Context, conn *pgx.Conn) (confirmed LSN, fou
 func (s Setup) createSlot(ctx context.Context, conn *pgx.Conn) (LSN, error) {
 	watching, stop := context.WithCancel(ctx)
 	var watcher sync.WaitGroup
-	defer watcher.Wait() // it may be telling the caller, who would not expect that afterwards
+	defer watcher.Wait() // the watcher may be calling Waiting, and the caller expects no call afterwards
 	defer stop()
 	watcher.Go(func() { s.watchCreation(watching, conn.PgConn().PID()) })
 	var at string
@@ -182,7 +183,8 @@ func (s Setup) loadSource(ctx context.Context, conn *pgx.Conn) (source Source, k
 	return source, true, err
 }
 
-// saveSource notes a new slot, and the facts from before it was made: what changed meanwhile is found at the next look.
+// saveSource notes a new slot, and the facts from before the slot's creation: the next look finds changes made
+// meanwhile.
 func (s Setup) saveSource(ctx context.Context, conn *pgx.Conn, now facts) (Source, error) {
 	source, err := identify(ctx, s.Primary)
 	if err != nil {
@@ -201,8 +203,8 @@ func (s Setup) saveSource(ctx context.Context, conn *pgx.Conn, now facts) (Sourc
 	return source, nil
 }
 
-// published is the table as it stands in the publication. REPLICA IDENTITY FULL forbids a column list: it would have to
-// name every column, now and later, or the application's UPDATEs fail.
+// published is the table as written in the publication. REPLICA IDENTITY FULL forbids a column list: the list would
+// have to name every column, now and later, or the application's UPDATEs fail.
 func (t PublishedTable) published(lists bool) string {
 	name := pgx.Identifier{t.Relation.Schema, t.Relation.Name}.Sanitize()
 	if !lists || t.Relation.Identity == 'f' {

@@ -9,15 +9,15 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Statement is a piece of what the primary must have.
+// Statement is one requirement of the primary.
 type Statement struct {
-	What string // what it makes, for people
-	SQL  string // without a semicolon at its end
-	Done bool   // the primary has it already
+	What string // the object made, for people
+	SQL  string // without a semicolon at the end
+	Done bool   // the primary has the object already
 }
 
-// Statements are what [Setup.Ensure] runs where it is not done, for a person to read or to run. Nothing is changed. The
-// schema outflow need not exist yet.
+// Statements returns the statements of [Setup.Ensure], for a person to read or to run. Ensure runs those not done yet.
+// Nothing is changed. The schema outflow need not exist yet.
 func (s Setup) Statements(ctx context.Context, conn *pgx.Conn) ([]Statement, error) {
 	publication, err := s.publication(ctx, conn)
 	if err != nil {
@@ -49,7 +49,7 @@ func slotGone(slot string) *Problem {
 	}
 }
 
-// publication is the statement that makes the publication publish what is wanted.
+// publication is the statement that makes the publication publish the wanted tables.
 func (s Setup) publication(ctx context.Context, conn *pgx.Conn) (Statement, error) {
 	version := serverVersion(conn.PgConn())
 	now, err := s.facts(ctx, conn, version)
@@ -61,8 +61,8 @@ func (s Setup) publication(ctx context.Context, conn *pgx.Conn) (Statement, erro
 	return Statement{What: fmt.Sprintf("publication %q", s.Publication), SQL: s.publicationSQL(now.Publication, version), Done: !healed && !excess}, nil
 }
 
-// publicationSQL makes the publication or alters it. From 15 on it has column lists, so that what no mapping names never leaves the
-// primary; before that it has whole tables.
+// publicationSQL makes or alters the publication. From 15 on the publication has column lists, so columns without a mapping never leave the
+// primary; before 15 it has whole tables.
 func (s Setup) publicationSQL(p *publicationFacts, version int) string {
 	want := make([]string, len(s.Tables))
 	for i, t := range s.Tables {
@@ -74,7 +74,7 @@ func (s Setup) publicationSQL(p *publicationFacts, version int) string {
 	}
 	alter := fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s", name, tables)
 	if !p.Kinds || !p.ViaRoot {
-		// First: a table that is partitioned takes a column list only where changes are those of the root.
+		// First: a partitioned table takes a column list only where changes are published as the root's.
 		alter = fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);\n%s", name, alter)
 	}
 	return alter

@@ -13,10 +13,10 @@ import (
 
 type conn = net.Conn
 
-// stream is the socket of the replication connection. The walsender flushes every message, so a reader that sleeps in
-// read(2) is woken for each of them: that costs the walsender twice its CPU and the reader a context switch a row. While
-// messages come thick, stream therefore lets them gather in the socket for two milliseconds and takes them in one
-// read; when they come singly it never waits.
+// stream is the socket of the replication connection. The walsender flushes every message, so a reader asleep in
+// read(2) is woken for each message: each wake costs the walsender twice the CPU and the reader a context switch a row.
+// While messages come thick, stream therefore lets messages gather in the socket for two milliseconds and takes all in
+// a single read; when messages come singly stream never waits.
 type stream struct {
 	conn
 	deadline    time.Time   // when the next read gives up, for a status update to be due
@@ -24,7 +24,7 @@ type stream struct {
 
 	heard       time.Time // when the server last said something
 	windowStart time.Time // start of the window in which reads are counted
-	reads       int       // reads in this window
+	reads       int       // reads in the window
 	gathering   bool
 }
 
@@ -33,15 +33,15 @@ const (
 	gatherPause  = 2 * time.Millisecond
 	gatherWindow = 5 * time.Millisecond
 	gatherReads  = 30      // reads in a window from which on messages are let gather
-	gatherBytes  = 4 << 10 // a gathered read smaller than this ends the gathering
+	gatherBytes  = 4 << 10 // a smaller gathered read ends the gathering
 )
 
 func (s *stream) frontend(r io.Reader, w io.Writer) *pgproto3.Frontend {
 	return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
 }
 
-// Read implements net.Conn. It returns os.ErrDeadlineExceeded when the deadline has passed or interrupt was called; the
-// protocol's reader keeps a partial message over that.
+// Read implements net.Conn. Read returns os.ErrDeadlineExceeded when the deadline has passed or interrupt was called;
+// the protocol's reader keeps a partial message across the error.
 func (s *stream) Read(p []byte) (int, error) {
 	if !s.deadline.IsZero() {
 		if s.interrupted.Load() || !time.Now().Before(s.deadline) {

@@ -10,21 +10,21 @@ import (
 // Replication Message Formats", TupleData).
 type Presence byte
 
-// What a column of a tuple can be.
+// The kinds of a column's value in a tuple.
 const (
 	Null      Presence = 'n'
-	Unchanged Presence = 'u' // a TOASTed value that an UPDATE did not touch and the server did not send
-	Text      Presence = 't' // the value in the text form of its type's output function
+	Unchanged Presence = 'u' // a TOASTed value not touched by an UPDATE and not sent by the server
+	Text      Presence = 't' // the value in the text form of the type's output function
 )
 
-// Value is one column of a tuple. The zero Value is not valid; NULL is Value{Presence: Null}.
+// Value is a column of a tuple. The zero Value is not valid; NULL is Value{Presence: Null}.
 type Value struct {
 	Presence Presence
 	Text     []byte // valid for Text only; refers to the tuple's memory and must not be written to
 }
 
-// Tuple is a row in pgoutput's own encoding, checked when it was decoded. The zero Tuple is "no row". Values are found by
-// walking, which is cheap for rows of usual width and needs one allocation a row instead of one a column.
+// Tuple is a row in pgoutput's own encoding, checked at decoding. The zero Tuple is "no row". Values are found by
+// walking, which is cheap for rows of usual width and needs an allocation a row instead of an allocation a column.
 type Tuple struct {
 	raw       []byte // the columns without pgoutput's leading count
 	columns   uint16
@@ -37,13 +37,13 @@ func (t Tuple) IsZero() bool { return t.raw == nil }
 // Len is the number of columns.
 func (t Tuple) Len() int { return int(t.columns) }
 
-// HasUnchanged reports whether at least one column is [Unchanged].
+// HasUnchanged reports whether any column is [Unchanged].
 func (t Tuple) HasUnchanged() bool { return t.unchanged }
 
 // Bytes is the size of the row, in bytes.
 func (t Tuple) Bytes() int { return len(t.raw) }
 
-// Value returns column i. It panics where i is out of range, like a slice.
+// Value returns column i. Value panics where i is out of range, like a slice.
 func (t Tuple) Value(i int) Value {
 	if i < 0 || i >= int(t.columns) {
 		panic(fmt.Sprintf("column %d of a tuple of %d", i, t.columns))
@@ -56,7 +56,7 @@ func (t Tuple) Value(i int) Value {
 	return v
 }
 
-// Values appends all columns to dst and returns it.
+// Values appends all columns to dst and returns the result.
 func (t Tuple) Values(dst []Value) []Value {
 	rest := t.raw
 	for range t.columns {
@@ -76,7 +76,7 @@ func nextValue(b []byte) (Value, []byte) {
 	return Value{Presence: Text, Text: b[5:end:end]}, b[end:]
 }
 
-// NewTuple makes a tuple of values, copying them.
+// NewTuple makes a tuple of values, copying the values.
 func NewTuple(values []Value) Tuple {
 	size := len(values)
 	for _, v := range values {
@@ -98,13 +98,13 @@ func NewTuple(values []Value) Tuple {
 	return t
 }
 
-// Fill returns t with its Unchanged columns taken from the row before. Columns that are Unchanged there, or that are NULL there,
-// stay so: what is in TOAST is not NULL, so a NULL says that the row before is not known whole.
+// Fill returns t with its Unchanged columns taken from the row before. Columns Unchanged or NULL in from stay Unchanged in t: a TOASTed
+// value is not NULL, so a NULL means the row before is not known whole.
 func (t Tuple) Fill(from Tuple) Tuple {
 	return t.fill(from, func(v Value) bool { return v.Presence == Text })
 }
 
-// Complete returns t with its Unchanged columns taken from a row that is known whole.
+// Complete returns t with its Unchanged columns taken from a row known whole.
 func (t Tuple) Complete(from Tuple) Tuple {
 	return t.fill(from, func(Value) bool { return true })
 }
@@ -123,8 +123,8 @@ func (t Tuple) fill(from Tuple, takes func(Value) bool) Tuple {
 	return NewTuple(values)
 }
 
-// decodeTuple reads a TupleData from r, which it advances, and checks it whole. The tuple refers to r's memory, where the columns that
-// skip names are overwritten by those behind them; a nil skip names none.
+// decodeTuple reads a TupleData from r, advances r, and checks the whole TupleData. The tuple refers to r's memory, where the columns named
+// by skip are overwritten by the columns behind; a nil skip names no column.
 func decodeTuple(r *wire, skip []bool) (Tuple, error) {
 	n := int(r.uint16())
 	if skip != nil && len(skip) != n {

@@ -13,36 +13,37 @@ import (
 // watchEvery is how often the slot and the publication are looked at.
 const watchEvery = 5 * time.Second
 
-// SlotStatus is what pg_replication_slots says of the slot.
+// SlotStatus is the row of pg_replication_slots about the slot.
 type SlotStatus struct {
-	Active             bool   // somebody reads it
+	Active             bool   // a process reads the slot
 	WALStatus          string // reserved, extended, unreserved or lost
 	InvalidationReason string // "" where there is none, and before Postgres 17
 	ConfirmedFlush     LSN
 	Restart            LSN
 	WALEnd             LSN // of the primary
 	RetainedBytes      int64
-	SafeBytes          *int64 // that may still be written before the slot is lost; nil: no limit
+	SafeBytes          *int64 // of WAL allowed before the slot is lost; nil: no limit
 	At                 time.Time
 }
 
 // Watcher looks at the slot and the publication now and then, and writes heartbeats. Set the fields, then call Run once.
 type Watcher struct {
 	Setup     Setup
-	Source    Source        // as Ensure returned it
+	Source    Source        // as returned by Ensure
 	Heartbeat *Heartbeat    // nil: none
 	Every     time.Duration // between heartbeats
-	Streaming func() bool   // whether this process reads the slot: a standby writes no heartbeats, and judges nothing
+	Streaming func() bool   // whether the process reads the slot: a standby writes no heartbeats, and judges nothing
 	Log       *zap.Logger
 
 	last atomic.Pointer[SlotStatus]
 }
 
-// Last is what the slot was like at the last look; nil before the first. Safe for concurrent use.
+// Last is the status of the slot at the last look; nil before the first. Safe for concurrent use.
 func (w *Watcher) Last() *SlotStatus { return w.last.Load() }
 
-// Run looks until ctx is done. It ends with a [*Problem] where something that Outflow relies on does not hold, and a person must act, and
-// with a [*Gap] where something differs from what Ensure found, and opening the pipeline again heals that. WAL that the slot is about to lose is logged, with what is left.
+// Run looks until ctx is done. Run ends with a [*Problem] where a condition of Outflow does not hold, and a person must act, and with a
+// [*Gap] where something differs from the findings of Ensure, and opening the pipeline again heals the difference. A slot about to lose WAL
+// is logged, with the bytes left.
 func (w *Watcher) Run(ctx context.Context) error {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -81,7 +82,7 @@ func isGap(err error) bool {
 	return errors.As(err, &gap)
 }
 
-// beat writes a heartbeat. It returns false where this role may not.
+// beat writes a heartbeat. beat returns false where the role may not.
 func (w *Watcher) beat(ctx context.Context) bool {
 	err := w.Setup.connected(ctx, func(ctx context.Context, conn *pgx.Conn) error { return w.Heartbeat.emit(ctx, conn) })
 	if sqlstate(err) == insufficientRights {
@@ -92,7 +93,7 @@ func (w *Watcher) beat(ctx context.Context) bool {
 	return true
 }
 
-// look notes what the slot is like. An error that is no Problem and no Gap is that the primary is away, which the reader tells.
+// look notes the slot's status. An error other than a Problem or a Gap means an absent primary, which the reader reports.
 func (w *Watcher) look(ctx context.Context) error {
 	var now SlotStatus
 	err := w.Setup.connected(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
@@ -115,7 +116,7 @@ func (w *Watcher) look(ctx context.Context) error {
 	return nil
 }
 
-// judge looks at what Outflow relies on.
+// judge looks at the conditions Outflow relies on.
 func (w *Watcher) judge(ctx context.Context, conn *pgx.Conn) error {
 	since, err := w.Setup.watchRelied(ctx, conn, w.Source.relied)
 	if err != nil {
@@ -141,7 +142,7 @@ func (s Setup) connected(ctx context.Context, f func(context.Context, *pgx.Conn)
 
 func (s Setup) slotStatus(ctx context.Context, conn *pgx.Conn) (now SlotStatus, err error) {
 	var confirmed, restart, end string
-	// invalidation_reason is a column from 17 on; to_jsonb asks for it where it is.
+	// invalidation_reason is a column from 17 on; to_jsonb asks for the column where the column exists.
 	err = conn.QueryRow(ctx, `SELECT active, coalesce(wal_status, ''), coalesce(to_jsonb(s)->>'invalidation_reason', ''),
 		coalesce(confirmed_flush_lsn, '0/0')::text, coalesce(restart_lsn, '0/0')::text, pg_current_wal_lsn()::text,
 		coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint, safe_wal_size, clock_timestamp()

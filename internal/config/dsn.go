@@ -13,7 +13,7 @@ import (
 	"outflow/internal/secret"
 )
 
-// variables are libpq's environment variables, as far as pgx knows them, and
+// variables are libpq's environment variables, as far as known to pgx, and
 // their keys in a connection string.
 var variables = []struct{ name, key string }{
 	{"PGHOST", "host"}, {"PGPORT", "port"}, {"PGDATABASE", "dbname"}, {"PGUSER", "user"}, {"PGPASSWORD", "password"},
@@ -26,8 +26,8 @@ var variables = []struct{ name, key string }{
 	{"PGCHANNELBINDING", "channel_binding"}, {"PGREQUIREAUTH", "require_auth"},
 }
 
-// homeFiles are what a connection string takes from the home directory. The
-// certificate counts only together with its key.
+// homeFiles are the settings a connection string takes from the home directory.
+// The certificate counts only together with the key.
 var homeFiles = []struct {
 	key, path, with string
 }{
@@ -38,8 +38,8 @@ var homeFiles = []struct {
 
 type keyValue struct{ key, value string }
 
-// readAmbientDSN takes the source's connection string from the variables that
-// other programs use too; they are the default of source.dsn.
+// readAmbientDSN takes the source's connection string from the variables used
+// by other programs too; the variables are the default of source.dsn.
 func (l *loader) readAmbientDSN() {
 	c := l.config
 	if _, ok := c.origins["source.dsn"]; ok || c.doc.Has("source.dsn") {
@@ -62,7 +62,7 @@ func (l *loader) readAmbientDSN() {
 			names = append(names, v.name)
 		}
 	}
-	// A PGPASSWORD alone does not mean that there is a database.
+	// A PGPASSWORD alone does not mean a database.
 	for _, enough := range []string{"PGHOST", "PGDATABASE", "PGUSER", "PGSERVICE"} {
 		if value, ok := l.Env(enough); ok && value != "" {
 			all := strings.Join(names, ", ")
@@ -73,8 +73,9 @@ func (l *loader) readAmbientDSN() {
 	}
 }
 
-// completeDSN makes explicit what PG* variables and the home directory add to
-// the source's connection string. They take precedence over a service file.
+// completeDSN makes explicit the settings added to the source's connection
+// string by PG* variables and the home directory. Such settings take precedence
+// over a service file.
 func (l *loader) completeDSN() {
 	var extra []keyValue
 	given := make(map[string]bool)
@@ -101,7 +102,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// extendDSN adds settings to a connection string that does not have them.
+// extendDSN adds missing settings to a connection string.
 func extendDSN(dsn string, extra []keyValue) string {
 	if isURL(dsn) {
 		return extendURL(dsn, extra)
@@ -111,7 +112,7 @@ func extendDSN(dsn string, extra []keyValue) string {
 	for _, e := range extra {
 		out.WriteString(e.key + "='" + quote.Replace(e.value) + "' ")
 	}
-	// Of a key that is given twice, the later one counts.
+	// Of a key given twice, the later value counts.
 	return strings.TrimSpace(out.String() + dsn)
 }
 
@@ -144,9 +145,9 @@ func extendURL(dsn string, extra []keyValue) string {
 	return dsn
 }
 
-// dsnFault tells what is wrong with a connection string, without a word of it
-// that could be a password; "" if nothing is. pgx's own text is not used: in a
-// broken string it cannot always tell the password from the rest.
+// dsnFault names the fault of a connection string, without a word which could
+// be a password; "" if nothing is. pgx's own text is not used: in a broken
+// string pgx cannot always tell the password from the rest.
 func dsnFault(dsn string) string {
 	_, err := pgconn.ParseConfig(dsn)
 	if err == nil {

@@ -21,12 +21,12 @@ type LoadOptions struct {
 	// Env looks up an environment variable; nil is os.LookupEnv.
 	Env func(name string) (string, bool)
 	// Environ lists the environment as os.Environ does, to find variables
-	// OUTFLOW_* that mean nothing. nil is os.Environ where Env is nil too, else
+	// OUTFLOW_* without a meaning. nil is os.Environ where Env is nil too, else
 	// the empty list.
 	Environ func() []string
 }
 
-// Error is a fault in a value that is not in the file.
+// Error is a fault in a value from outside the file.
 type Error struct {
 	Where   string // "environment variable OUTFLOW_X", "flag --x.y", or a path
 	Message string
@@ -44,16 +44,16 @@ type origin struct {
 type loader struct {
 	LoadOptions
 	config *Config
-	used   map[string]bool // the variables that the file names
+	used   map[string]bool // the variables named in the file
 	inFile strictyaml.Errors
 	fromPG bool // source.dsn is made of PG* variables alone
-	noFile bool // a secret's own file could not be read or used: that it is missing is no news
+	noFile bool // a secret's own file could not be read or used: a missing value is no news
 	faults []error
 }
 
-// Load reads, completes and checks the configuration. Its error joins a
+// Load reads, completes and checks the configuration. The error joins a
 // *strictyaml.Error for each fault in the file and an *Error for each other
-// one; errors.As finds the first of each.
+// fault; errors.As finds the first of each.
 func Load(opts LoadOptions) (*Config, error) {
 	if opts.Env == nil {
 		opts.Env = os.LookupEnv
@@ -98,7 +98,7 @@ func (l *loader) readFile() error {
 		return err
 	}
 	if len(l.inFile) > 0 && !doc.Has("") {
-		return l.inFile // not YAML: whatever else is wrong follows from that
+		return l.inFile // not YAML: every other fault follows from the syntax
 	}
 	// The default tombstones belong to the default tables.
 	if doc.Has("source.tables") && !doc.Has("source.tombstones") {
@@ -112,8 +112,8 @@ func (l *loader) readFile() error {
 	return nil
 }
 
-// lookup gives the value of ${NAME}: of NAME, or of the file that NAME_FILE
-// names.
+// lookup gives the value of ${NAME}: of NAME, or of the file named by
+// NAME_FILE.
 func (l *loader) lookup(name string) (string, bool) {
 	l.used[name], l.used[name+"_FILE"] = true, true
 	if value, ok := l.Env(name); ok {
@@ -122,7 +122,7 @@ func (l *loader) lookup(name string) (string, bool) {
 	return l.secretFile(name + "_FILE")
 }
 
-// secretFile reads the file that a variable names, less one line end.
+// secretFile reads the file named by a variable, less a single line end.
 func (l *loader) secretFile(variable string) (string, bool) {
 	path, ok := l.Env(variable)
 	if !ok {
@@ -146,7 +146,7 @@ func (l *loader) fault(e *Error) {
 	}
 }
 
-// faultAt notes a fault in the value with that path, where it came from.
+// faultAt notes a fault in the value with the path, at the origin of the value.
 func (l *loader) faultAt(path, format string, args ...any) {
 	if from, ok := l.config.origins[path]; ok {
 		l.fault(&Error{from.where, fmt.Sprintf(format, args...)})
@@ -157,11 +157,11 @@ func (l *loader) faultAt(path, format string, args ...any) {
 		l.fault(&Error{path, fmt.Sprintf(format, args...)})
 		return
 	}
-	if !l.config.doc.Has(path) { // it is missing in a list's item: the position alone does not tell which
+	if !l.config.doc.Has(path) { // the value is missing in a list's item: the position alone does not tell which
 		format = path[strings.LastIndexByte(path, '.')+1:] + ": " + format
 	}
 	at := l.config.doc.Errorf(path, format, args...)
-	// What could not be read has its fault already.
+	// An unreadable value has a fault already.
 	same := func(e *strictyaml.Error) bool { return e.Line == at.Line && e.Column == at.Column }
 	if l.config.doc.Has(path) && slices.ContainsFunc(l.inFile, same) {
 		return
@@ -217,12 +217,12 @@ func (l *loader) set(s setting, value string, from origin) {
 	}
 }
 
-// injected are the variables that Kubernetes puts into every pod for services
+// injected are the variables put into every pod by Kubernetes for services
 // called outflow or outflow-something.
 var injected = regexp.MustCompile(`^OUTFLOW_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_[0-9]+_.*)?)$`)
 
-// checkNames refuses OUTFLOW_ variables that nothing reads: one that is
-// misspelt would go unnoticed otherwise.
+// checkNames refuses OUTFLOW_ variables nothing reads: a misspelt variable
+// would go unnoticed otherwise.
 func (l *loader) checkNames(settings []setting) {
 	if l.Environ == nil {
 		return

@@ -8,9 +8,9 @@ import (
 	"outflow/internal/secret"
 )
 
-// setting is a value that a flag and an environment variable can give: a
-// scalar or a list of them, in sections. Lists of sections, and sections that
-// can be absent, are for the file alone.
+// setting is a value which a flag and an environment variable can give: a
+// scalar or a list of scalars, in sections. Lists of sections, and optional
+// sections, are for the file alone.
 type setting struct {
 	path    string // source.dsn
 	pointer any    // to the field
@@ -27,7 +27,7 @@ func (s setting) secret() bool {
 	return ok
 }
 
-// settingsOf gives the settings of a configuration, in its own order.
+// settingsOf gives the settings of a configuration, in the configuration's own order.
 func settingsOf(c *Config) []setting {
 	var settings []setting
 	walkSettings("", reflect.ValueOf(c).Elem(), &settings)
@@ -54,7 +54,7 @@ func walkSettings(prefix string, v reflect.Value, settings *[]setting) {
 	}
 }
 
-// isScalar tells whether an addressable value is written as one word.
+// isScalar tells whether an addressable value is written as a single word.
 func isScalar(v reflect.Value) bool {
 	if _, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
 		return true

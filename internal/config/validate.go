@@ -13,7 +13,7 @@ import (
 	"outflow/internal/tenantdsn"
 )
 
-// validate notes every value that has the right type and still cannot be meant.
+// validate notes every value of the right type which still cannot be meant.
 func (l *loader) validate() {
 	l.validateSource()
 	l.validateTables()
@@ -32,7 +32,7 @@ func (l *loader) validate() {
 	oneOf(l, "log.format", l.config.Log.Format, "json", "console")
 }
 
-// listPath is the path of an item; of the list, where that came as one value.
+// listPath is the path of an item; of the list, where the list came as a single value.
 func listPath(list string, i int, c *Config) string {
 	if _, ok := c.origins[list]; ok {
 		return list
@@ -191,14 +191,14 @@ func (l *loader) validateSink() {
 	}
 }
 
-// within notes a value that is not from low to high, both included.
+// within notes a value outside low to high, both included.
 func within[T cmp.Ordered](l *loader, path string, value, low, high T) {
 	if value < low || value > high {
 		l.faultAt(path, "expected %s to %s, found %s", plain(low), plain(high), plain(value))
 	}
 }
 
-// plain prints a value as it is written in the file: 5m, not 5m0s.
+// plain prints a value as written in the file: 5m, not 5m0s.
 func plain(value any) string {
 	text := fmt.Sprint(value)
 	if _, ok := value.(time.Duration); ok {
@@ -221,7 +221,7 @@ func oneOf(l *loader, path, value string, allowed ...string) {
 	l.faultAt(path, "expected one of %s, found %s", strings.Join(allowed, ", "), l.show(path, value))
 }
 
-// maxIdentifier is Postgres' limit: it would cut a longer name without a word.
+// maxIdentifier is Postgres' limit: Postgres would cut a longer name without a word.
 const maxIdentifier = 63
 
 func (l *loader) identifier(path, name string) {
@@ -230,7 +230,7 @@ func (l *loader) identifier(path, name string) {
 	}
 }
 
-// tableName checks both halves of a name that may have a schema.
+// tableName checks both halves of a name with an optional schema.
 func (l *loader) tableName(path, name string) {
 	schema, table := qualified(name)
 	if table == "" && name != "" {
@@ -252,8 +252,8 @@ func identifierFault(name string) string {
 	return ""
 }
 
-// show quotes a value in a message, cut to what helps to find it. What the file
-// took from the environment may be a secret in the wrong place.
+// show quotes a value in a message, cut to a length which helps to find the
+// value. A value taken from the environment may be a secret in the wrong place.
 func (l *loader) show(path, value string) string {
 	if _, overridden := l.config.origins[path]; !overridden {
 		if name := l.config.doc.Variable(path); name != "" {

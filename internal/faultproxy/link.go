@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-// chunkSize is the most that one read takes.
+// chunkSize is the upper limit of a single read.
 const chunkSize = 32 << 10
 
-// link is one client's connection and the one to the server that belongs to it.
+// link is a client's connection together with the proxy's connection to the server.
 type link struct {
 	proxy  *Proxy
 	client *net.TCPConn
@@ -22,18 +22,18 @@ type link struct {
 	muted  atomic.Bool // set before the bytes are forwarded whose answer the client must not see
 }
 
-// upstream carries what the client sends, and watches it for the trigger.
+// upstream carries the client's bytes, and watches the bytes for the trigger.
 func (l *link) upstream() {
 	var (
 		requests scanner
 		watched  watch
-		claimed  *trigger // it has matched; the request has yet to end
+		claimed  *trigger // the trigger matched; the request has yet to end
 	)
 	buffer := make([]byte, chunkSize)
 	for {
 		n, err := l.client.Read(buffer)
 		chunk := buffer[:n]
-		if l.proxy.cut.Load() && isCancel(chunk) { // of the client that was cut: it would undo what the server is to carry out
+		if l.proxy.cut.Load() && isCancel(chunk) { // of the cut client: a cancel would undo the request which the server is to carry out
 			l.reset()
 			return
 		}
@@ -66,7 +66,7 @@ func isCancel(chunk []byte) bool {
 // watch looks for a trigger's text, which may lie across chunks.
 type watch struct {
 	trigger *trigger
-	past    []byte // the end of what was sent since the trigger was set, one byte short of a match; in lower case
+	past    []byte // the end of the bytes sent since the trigger was set, a byte short of a match; in lower case
 }
 
 // find returns the offset in the chunk behind the match, or -1.
@@ -83,8 +83,8 @@ func (w *watch) find(t *trigger, chunk []byte) int {
 	return -1
 }
 
-// cutClient resets the client's side only. The server reads the request to its end, and then sees that nobody is there
-// any more; its answers are read and dropped by downstream meanwhile.
+// cutClient resets the client's side only. The server reads the request to its end, and then finds no client any more;
+// downstream reads and drops the server's answers meanwhile.
 func (l *link) cutClient(t *trigger) {
 	l.proxy.cut.Store(true)
 	abort(l.client)
@@ -92,7 +92,7 @@ func (l *link) cutClient(t *trigger) {
 	l.server.CloseWrite() //nolint:errcheck // the server may have gone
 }
 
-// downstream carries what the server sends.
+// downstream carries the server's bytes.
 func (l *link) downstream() {
 	buffer := make([]byte, chunkSize)
 	for {
@@ -109,7 +109,7 @@ func (l *link) downstream() {
 	}
 }
 
-// finish passes on how one direction has ended: an orderly end as such, else a reset.
+// finish passes on the end of a direction: an orderly end as such, else a reset.
 func (l *link) finish(to *net.TCPConn, err error) {
 	if errors.Is(err, io.EOF) {
 		err = to.CloseWrite()
@@ -119,7 +119,7 @@ func (l *link) finish(to *net.TCPConn, err error) {
 	}
 }
 
-// forward writes a chunk through the faults of this moment; false means that the link is over.
+// forward writes a chunk through the present faults; false means the link is over.
 func (l *link) forward(to *net.TCPConn, chunk []byte) bool {
 	for first := true; len(chunk) > 0; first = false {
 		f, passed := l.pass(first)
@@ -129,7 +129,7 @@ func (l *link) forward(to *net.TCPConn, chunk []byte) bool {
 		piece := chunk[:f.piece(len(chunk))]
 		chunk = chunk[len(piece):]
 		if to == l.client && l.muted.Load() {
-			return true // the request came while this answer was held up: what it still shows is out of date
+			return true // the request came while the answer was held up: the answer is out of date
 		}
 		if _, err := to.Write(piece); err != nil {
 			if to == l.client && l.muted.Load() {
@@ -167,8 +167,8 @@ func (l *link) pass(first bool) (faults, bool) {
 	}
 }
 
-// piece is how much of n bytes to write at once. With little bandwidth a whole chunk would be one long pause, so a
-// piece is at most a twentieth of a second.
+// piece is how much of n bytes to write at once. With little bandwidth a whole chunk would be a long pause, so a piece
+// is at most a twentieth of a second.
 func (f faults) piece(n int) int {
 	if f.slice > 0 {
 		n = min(n, f.slice)
@@ -185,8 +185,8 @@ func (l *link) reset() {
 	abort(l.server)
 }
 
-// abort closes with a reset in place of an orderly end: without lingering, what was not sent yet is lost.
+// abort closes with a reset in place of an orderly end: without lingering, unsent bytes are lost.
 func abort(conn *net.TCPConn) {
-	_ = conn.SetLinger(0) // fails where it is closed already
+	_ = conn.SetLinger(0) // fails on a closed connection
 	_ = conn.Close()
 }

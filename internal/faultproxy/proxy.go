@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// Proxy listens on a port of its own on 127.0.0.1 and forwards to one server.
+// Proxy listens on a port of its own on 127.0.0.1 and forwards to a single server.
 type Proxy struct {
 	target   string
 	listener net.Listener
-	ctx      context.Context // ends with Close; every wait watches it
+	ctx      context.Context // ends with Close; every wait watches ctx
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
 	cut      atomic.Bool // a client was cut behind a request: see CutAfterQuery
@@ -27,7 +27,7 @@ type Proxy struct {
 	links  map[*link]struct{}
 }
 
-// faults are what is wrong with the wire right now.
+// faults are the present faults of the wire.
 type faults struct {
 	refuse    bool
 	gate      chan struct{} // closed while bytes may pass
@@ -60,15 +60,16 @@ func New(target string) (*Proxy, error) {
 // Addr is the proxy's host and port.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
-// DSN returns a connection string, a URL or keywords and values, with the proxy's host and port in place of its own.
+// DSN returns a connection string, a URL or keywords and values, with the proxy's host and port in place of the
+// server's.
 func (p *Proxy) DSN(dsn string) string {
 	host, port, _ := net.SplitHostPort(p.Addr()) // a listener's address always splits
 	if !strings.Contains(dsn, "://") {
-		return fmt.Sprintf("%s host=%s port=%s", dsn, host, port) // the last one wins
+		return fmt.Sprintf("%s host=%s port=%s", dsn, host, port) // the last setting wins
 	}
 	u, err := url.Parse(dsn)
 	if err != nil {
-		return dsn // whoever connects with it gets the same error
+		return dsn // a connection with the same string fails with the same error
 	}
 	u.Host = p.Addr()
 	query := u.Query()
@@ -78,7 +79,7 @@ func (p *Proxy) DSN(dsn string) string {
 	return u.String()
 }
 
-// Open is the number of connections that are being forwarded.
+// Open is the number of connections being forwarded.
 func (p *Proxy) Open() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -88,8 +89,8 @@ func (p *Proxy) Open() int {
 // Refuse has new connections reset before a byte has passed. Open ones are left alone.
 func (p *Proxy) Refuse(on bool) { p.set(func(f *faults) { f.refuse = on }) }
 
-// Stall holds all bytes, both ways, as on a half-open connection: connects succeed, writes succeed until the buffers are
-// full, and nothing is answered. What was held passes when the stall ends.
+// Stall holds all bytes, both ways, as on a half-open connection: connects succeed, writes succeed until the buffers
+// are full, and nothing is answered. Held bytes pass when the stall ends.
 func (p *Proxy) Stall(on bool) {
 	p.set(func(f *faults) {
 		select {
@@ -116,13 +117,13 @@ func (p *Proxy) Bandwidth(bytesPerSecond int) {
 // Slice forwards in writes of n bytes. The receiver may still read several at once. 0 is whole chunks.
 func (p *Proxy) Slice(n int) { p.set(func(f *faults) { f.slice = n }) }
 
-// CutAfterQuery waits for a text in what a client sends, in any case of letters: then that request goes to the server
-// up to its end (the Query, Sync or Flush), and the client's connection is reset before any answer to it. The server
-// carries the request out; cancel requests do not pass from then on. It happens once; the channel is closed when the client has been cut, which may be before the
-// server is done. Another call takes the place of one that has not fired; an empty match takes it away.
+// CutAfterQuery waits for a text in a client's bytes, in any case of letters: then the matching request goes to the server up to the
+// request's end (the Query, Sync or Flush), and the client's connection is reset before any answer. The server carries the request out;
+// cancel requests do not pass from then on. The cut happens once; the channel is closed when the client has been cut, which may be before
+// the server is done. Another call replaces a trigger not fired yet; an empty match removes the trigger.
 //
-// Where a statement was prepared earlier, only its name is on the wire; where it is prepared in a round trip of its own,
-// that is the request which matches.
+// Where a statement was prepared earlier, only the statement's name is on the wire; where the statement is prepared in
+// a separate round trip, the preparing request matches.
 func (p *Proxy) CutAfterQuery(match string) (fired <-chan struct{}) {
 	t := &trigger{match: bytes.ToLower([]byte(match)), fired: make(chan struct{})}
 	p.set(func(f *faults) {
@@ -167,7 +168,7 @@ func (p *Proxy) current() faults {
 	return p.faults
 }
 
-// claim takes a trigger for one connection; false if another one was faster, or the trigger was replaced.
+// claim takes a trigger for a connection; false if another connection was faster, or the trigger was replaced.
 func (p *Proxy) claim(t *trigger) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -198,7 +199,7 @@ func (p *Proxy) accept() {
 	}
 }
 
-// serve forwards one connection until both directions have ended.
+// serve forwards a connection until both directions have ended.
 func (p *Proxy) serve(client *net.TCPConn) {
 	conn, err := (&net.Dialer{}).DialContext(p.ctx, "tcp", p.target)
 	if err != nil {
@@ -221,7 +222,7 @@ func (p *Proxy) serve(client *net.TCPConn) {
 	delete(p.links, l)
 }
 
-// add registers a connection, so that a Cut finds it; false after Close.
+// add registers a connection, so a Cut finds the connection; false after Close.
 func (p *Proxy) add(l *link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -2,22 +2,23 @@ package faultproxy
 
 import "encoding/binary"
 
-// scanner follows the messages that a client sends, to find where a request ends. It keeps at most a header.
+// scanner follows the messages of a client, to find where a request ends. A scanner keeps at most a header.
 type scanner struct {
 	typed  bool   // the start-up message is past: messages begin with a type byte
-	header []byte // of the message that begins, until it is whole
+	header []byte // of the message now beginning, until the header is whole
 	kind   byte
 	body   int // bytes left of the message
 }
 
-// Requests that come before the start-up message, in its form, and are followed by it: for TLS and for GSS encryption.
+// Requests ahead of the start-up message, in the form of a start-up message: for TLS and for GSS encryption. The
+// start-up message follows.
 const (
 	sslRequest = 80877103
 	gssRequest = 80877104
 )
 
-// scan takes the next bytes and returns the offset behind the last request that ends in them, or -1. A request ends with
-// a message after which the client waits: Query, Sync or Flush.
+// scan takes the next bytes and returns the offset behind the last request ending there, or -1. A request ends with a
+// message after which the client waits: Query, Sync or Flush.
 func (s *scanner) scan(chunk []byte) int {
 	ended := -1
 	for at := 0; at < len(chunk); {
@@ -40,7 +41,7 @@ func (s *scanner) scan(chunk []byte) int {
 	return ended
 }
 
-// begin reads a header once it is whole. One that starts the session is read with its code: eight bytes.
+// begin reads a whole header. The header of a session's start is read with the code: eight bytes.
 func (s *scanner) begin() {
 	if !s.typed {
 		if len(s.header) < 8 {

@@ -12,40 +12,41 @@ import (
 	"time"
 )
 
-// ErrNotOurs is returned by what cannot be done to a server that was given by OUTFLOW_TEST_PG_URL.
+// ErrNotOurs is returned by methods impossible on a server given by OUTFLOW_TEST_PG_URL.
 var ErrNotOurs = errors.New("the server was given by OUTFLOW_TEST_PG_URL and is not ours to stop or change")
 
-// ErrNotFound is returned by Start where there are neither server binaries nor Docker. Its text names the remedies.
+// ErrNotFound is returned by Start where there are neither server binaries nor Docker. The text names the remedies.
 var ErrNotFound = errors.New("no Postgres server found: install one (Debian: apt-get install postgresql), or set " +
 	"OUTFLOW_TEST_PG_BIN to a directory with initdb and postgres, or OUTFLOW_TEST_PG_URL to a superuser's URL, or start Docker")
 
 // ErrClosed is returned by every method but Close once the cluster is closed.
 var ErrClosed = errors.New("the cluster is closed")
 
-// Bounds of what a server may take before a harder way is used, or an error returned.
+// Bounds of the time of a server before a harder way is used, or an error returned.
 const (
 	startTimeout     = 60 * time.Second // crash recovery on a busy machine included
 	fastTimeout      = 8 * time.Second  // a walsender with a stuck client holds a fast shutdown up for minutes
 	immediateTimeout = 6 * time.Second  // the postmaster itself kills its children after 5 s
 )
 
-// Options says what server is wanted. The zero value is the newest one, with the default settings.
+// Options describes the wanted server. The zero value is the newest server, with the default settings.
 type Options struct {
 	// Settings go into postgresql.conf, on top of the defaults: wal_level logical, room for 300 connections, 20 slots,
 	// 20 walsenders and 20 prepared transactions, fsync on. Values are plain; quoting is done here.
 	Settings map[string]string
-	// Version is the major version wanted. 0 takes the first place of the search order that has any, its newest.
+	// Version is the major version wanted. 0 takes the newest version of the first place of the search order with any
+	// version.
 	Version int
-	// Dir is the parent of the data directory; it must exist. "" is the directory for temporary files.
+	// Dir is the parent of the data directory; Dir must exist. "" is the directory for temporary files.
 	Dir string
-	// Log gets the server's log as well, from one goroutine; nil is the log file only. With it, the file may lag behind the
-	// server by a moment. Not used where the server is not a child process.
+	// Log gets the server's log as well, from one goroutine; nil is the log file only. With Log, the file may lag behind the server by a
+	// moment. Not used where the server is not a child process.
 	Log io.Writer
-	// InitdbArgs come after the defaults (UTF8, C.UTF-8, trust) and so win over them. Binaries only.
+	// InitdbArgs come after the defaults (UTF8, C.UTF-8, trust) and so win over the defaults. Binaries only.
 	InitdbArgs []string
 }
 
-// defaults are the settings of every cluster. Crashes must be survivable, so fsync stays as the server has it.
+// defaults are the settings of every cluster. Crashes must be survivable, so fsync keeps the server's default.
 var defaults = map[string]string{
 	"wal_level":                 "logical",
 	"max_wal_senders":           "20",
@@ -58,13 +59,13 @@ var defaults = map[string]string{
 	"lc_messages":               "C",
 }
 
-// server is one way to run Postgres: child process, container, or somebody else's.
+// server is a way to run Postgres: child process, container, or another party's.
 type server interface {
 	// configure keeps the settings for the next start.
 	configure(ctx context.Context, settings map[string]string) error
-	// start returns when connections are accepted; it does nothing to a running server.
+	// start returns when connections are accepted; start does nothing to a running server.
 	start(ctx context.Context) error
-	// stop does nothing to a server that is down.
+	// stop does nothing to a stopped server.
 	stop(ctx context.Context) error
 	crash(ctx context.Context) error
 	killBackend(ctx context.Context, pid int) error
@@ -72,18 +73,19 @@ type server interface {
 	remove() error
 }
 
-// Cluster is one Postgres server.
+// Cluster is a Postgres server.
 type Cluster struct {
 	base url.URL // of a superuser, without the database
 
-	mu       sync.Mutex // held by what stops, starts and configures
+	mu       sync.Mutex // held while stopping, starting and configuring
 	srv      server
 	settings map[string]string
 	closed   bool
 }
 
-// Start makes a server and returns when it accepts connections. The context bounds the start only; the cluster lives
-// until Close. The error wraps ErrNotFound where there is no Postgres, and holds the server's log where it did not start.
+// Start makes a server and returns when the server accepts connections. The context bounds the start only; the cluster
+// lives until Close. The error wraps ErrNotFound where there is no Postgres, and holds the server's log where the
+// server did not start.
 func Start(ctx context.Context, o Options) (*Cluster, error) {
 	if given := os.Getenv("OUTFLOW_TEST_PG_URL"); given != "" {
 		return startGiven(ctx, given, o)
@@ -119,14 +121,14 @@ func (c *Cluster) DSN(database string) string {
 // Addr is the server's host and port; both stay the same over a Restart.
 func (c *Cluster) Addr() string { return c.base.Host }
 
-// Stop shuts down fast: sessions are ended and a checkpoint is written. Where that takes longer than some seconds, or
-// the context ends, it turns into an immediate shutdown. Stopping a stopped server is no error.
+// Stop shuts down fast: sessions are ended and a checkpoint is written. Where the shutdown takes longer than some
+// seconds, or the context ends, Stop turns into an immediate shutdown. Stopping a stopped server is no error.
 func (c *Cluster) Stop(ctx context.Context) error {
 	return c.with(func() error { return c.srv.stop(ctx) })
 }
 
-// Crash kills the postmaster and all its children with SIGKILL, and waits until they are gone: what is not in the WAL
-// on disk is lost, as in a power failure. Resume starts the server again.
+// Crash kills the postmaster and all its children with SIGKILL, and waits for their end: everything outside the WAL on
+// disk is lost, as in a power failure. Resume starts the server again.
 func (c *Cluster) Crash(ctx context.Context) error {
 	return c.with(func() error { return c.srv.crash(ctx) })
 }
@@ -147,7 +149,7 @@ func (c *Cluster) Restart(ctx context.Context) error {
 	})
 }
 
-// Reconfigure changes settings, on top of what was set before, and restarts the server.
+// Reconfigure changes settings, on top of earlier settings, and restarts the server.
 func (c *Cluster) Reconfigure(ctx context.Context, settings map[string]string) error {
 	return c.with(func() error {
 		merged := maps.Clone(c.settings)
@@ -163,8 +165,8 @@ func (c *Cluster) Reconfigure(ctx context.Context, settings map[string]string) e
 	})
 }
 
-// KillBackend kills one server process with SIGKILL. The postmaster then ends every session and does crash recovery;
-// that is under way, not done, when KillBackend returns. A pid that is not the server's is an error.
+// KillBackend kills a server process with SIGKILL. The postmaster then ends every session and does crash recovery; the
+// recovery is under way, not done, when KillBackend returns. A pid not of the server is an error.
 func (c *Cluster) KillBackend(pid int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), immediateTimeout)
 	defer cancel()
@@ -185,7 +187,7 @@ func (c *Cluster) Close() error {
 	return c.srv.remove()
 }
 
-// with runs f alone, on a cluster that is not closed.
+// with runs f alone, on an open cluster.
 func (c *Cluster) with(f func() error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -198,7 +200,7 @@ func (c *Cluster) with(f func() error) error {
 	return nil
 }
 
-// superuser is the base URL of a server that trusts everybody on this host.
+// superuser is the base URL of a server trusting every user of the host.
 func superuser(addr string) url.URL {
 	return url.URL{Scheme: "postgres", User: url.User("postgres"), Host: addr, RawQuery: "sslmode=disable"}
 }

@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 )
 
-// Detach lets the server run on when this process ends, on the same port, and returns the shell command that stops and
-// removes it. The cluster is closed by it. A server run from binaries is restarted on the way, since the kernel would stop
-// it with this process. For a given server it returns ErrNotOurs.
+// Detach lets the server run on when this process ends, on the same port, and returns the shell command to stop and remove the server.
+// Detach closes the cluster. A server run from binaries is restarted on the way, since the kernel would stop the server with the process.
+// For a given server Detach returns ErrNotOurs.
 func (c *Cluster) Detach(ctx context.Context) (stop string, err error) {
 	err = c.with(func() error {
 		switch s := c.srv.(type) {
@@ -27,12 +27,12 @@ func (c *Cluster) Detach(ctx context.Context) (stop string, err error) {
 	return stop, err
 }
 
-// detach starts the server again by pg_ctl, which puts it in a session of its own.
+// detach starts the server again by pg_ctl, which puts the server in a new session.
 func (s *local) detach(ctx context.Context) (stop string, err error) {
 	if err := s.stop(ctx); err != nil {
 		return "", err
 	}
-	// A log of its own: this process owns the other one, and the server may run as another user.
+	// A separate log: this process owns the other log, and the server may run as another user.
 	log := filepath.Join(s.dir, "detached.log")
 	cmd := exec.CommandContext(ctx, s.install.path("pg_ctl"), "start", "-w", "-s", "-D", s.data(), "-l", log)
 	s.prepare(cmd)

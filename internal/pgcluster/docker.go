@@ -24,8 +24,8 @@ const dockerVersion = 17
 // errNoDocker is returned where no Docker daemon answers.
 var errNoDocker = errors.New("no Docker daemon answers")
 
-// container is a server in Docker. Its settings are written by ALTER SYSTEM: a container's command line cannot be
-// changed without losing its data, and would win over a later Reconfigure.
+// container is a server in Docker. The settings are written by ALTER SYSTEM: a container's command line cannot be
+// changed without losing the data, and would win over a later Reconfigure.
 type container struct {
 	client *docker.Client
 	id     string
@@ -42,7 +42,7 @@ func startDocker(ctx context.Context, o Options, settings map[string]string) (*C
 	if err := pool.Client.PingWithContext(pingCtx); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoDocker, err)
 	}
-	port, err := freePort() // a fixed one: Docker would choose another at each start
+	port, err := freePort() // a fixed port: Docker would choose another at each start
 	if err != nil {
 		return nil, err
 	}
@@ -68,9 +68,9 @@ func startDocker(ctx context.Context, o Options, settings map[string]string) (*C
 	return &Cluster{base: superuser(s.addr), srv: s, settings: settings}, nil
 }
 
-// first brings a fresh container to its settings.
+// first applies the settings to a fresh container.
 func (s *container) first(ctx context.Context, settings map[string]string) error {
-	// The image runs a first server for its own set-up, which listens on a socket only: what answers here is the real one.
+	// The image runs a first server for the set-up, which listens on a socket only: the server answering here is the real server.
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
@@ -108,8 +108,8 @@ func (s *container) start(ctx context.Context) error {
 	return s.ready(ctx)
 }
 
-// ready waits until connections are accepted. Docker's proxy takes a connection before the server does, so the
-// attempts are bounded one by one.
+// ready waits until connections are accepted. Docker's proxy takes a connection before the server does, so the attempts
+// are bounded each.
 func (s *container) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -135,7 +135,7 @@ func (s *container) connect(ctx context.Context) (*pgconn.PgConn, error) {
 	return pgconn.Connect(ctx, base.String())
 }
 
-// stop sends SIGINT, which the image names as its stop signal: a fast shutdown. Docker kills the container after that.
+// stop sends SIGINT, the stop signal of the image: a fast shutdown. Docker kills the container afterwards.
 func (s *container) stop(ctx context.Context) error {
 	err := s.client.StopContainerWithContext(s.id, uint(fastTimeout/time.Second), ctx)
 	return unlessDown(err)
@@ -151,7 +151,7 @@ func (s *container) crash(ctx context.Context) error {
 	return err
 }
 
-// unlessDown drops the error that says that the container does not run.
+// unlessDown drops the error of a container not running.
 func unlessDown(err error) error {
 	var down *docker.ContainerNotRunning
 	if errors.As(err, &down) {
@@ -160,7 +160,7 @@ func unlessDown(err error) error {
 	return err
 }
 
-// killBackend takes a pid as the server tells it, that is, in the container's own numbering.
+// killBackend takes the server's pid, in the container's own numbering.
 func (s *container) killBackend(ctx context.Context, pid int) error {
 	made, err := s.client.CreateExec(docker.CreateExecOptions{
 		Container: s.id, Context: ctx, AttachStderr: true,

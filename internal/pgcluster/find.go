@@ -19,8 +19,8 @@ type Install struct {
 
 func (i Install) path(binary string) string { return filepath.Join(i.Dir, binary) }
 
-// Installed lists the server binaries of this machine, in search order, each directory once; the newest first within
-// one place of the order. Where OUTFLOW_TEST_PG_BIN is set, it is the only place.
+// Installed lists the server binaries of the machine, in search order, each directory once; the newest first within a
+// place of the order. Where OUTFLOW_TEST_PG_BIN is set, the variable names the only place.
 func Installed() []Install {
 	var found []Install
 	for _, place := range places() {
@@ -37,8 +37,8 @@ func Installed() []Install {
 	return found
 }
 
-// find returns the first install of a major version, 0 being any. Where OUTFLOW_TEST_PG_BIN has none that can be used,
-// it says so: whoever sets it does not want another one.
+// find returns the first install of a major version, 0 being any. Where OUTFLOW_TEST_PG_BIN has no usable install, find
+// returns an error: the user who sets the variable does not want another install.
 func find(version int) (Install, error) {
 	installed := Installed()
 	for _, install := range installed {
@@ -57,7 +57,7 @@ func find(version int) (Install, error) {
 	return Install{}, ErrNotFound
 }
 
-// places are the directories to look into: one list for each place of the search order.
+// places are the directories to look into: a list for each place of the search order.
 func places() [][]string {
 	if dir := os.Getenv("OUTFLOW_TEST_PG_BIN"); dir != "" {
 		return [][]string{{dir}}
@@ -79,8 +79,8 @@ func places() [][]string {
 
 var versionNumber = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
 
-// inspect tells what server a directory holds. A link is followed, since the server looks for its other files from
-// where its binary really is, and so that a server on PATH is not listed twice.
+// inspect describes the server in a directory. A link is followed, since the server looks for the other files from the
+// real place of the binary, and a server on PATH must not be listed twice.
 func inspect(dir string) (Install, error) {
 	binary, err := filepath.EvalSymlinks(filepath.Join(dir, "postgres"))
 	if err != nil {

@@ -8,11 +8,11 @@ import (
 	"strconv"
 )
 
-// given is a server that somebody else runs.
+// given is a server run by another party.
 type given struct{}
 
-// startGiven checks that a given server answers and is what the options ask for. A test that needs a setting which the
-// server does not have would only fail later, and less clearly.
+// startGiven checks that a given server answers and fits the options. A test in need of a setting missing on the server
+// would only fail later, and less clearly.
 func startGiven(ctx context.Context, dsn string, o Options) (*Cluster, error) {
 	base, err := url.Parse(dsn)
 	if err != nil || base.Host == "" {
@@ -40,7 +40,7 @@ func startGiven(ctx context.Context, dsn string, o Options) (*Cluster, error) {
 	return c, nil
 }
 
-// hasSetting checks a setting of a given server. Those that only make it faster may differ.
+// hasSetting checks a setting of a given server. Settings for speed alone may differ.
 func (c *Cluster) hasSetting(ctx context.Context, name, want string) error {
 	switch name {
 	case "fsync", "synchronous_commit", "full_page_writes", "shared_buffers":

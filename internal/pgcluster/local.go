@@ -31,7 +31,7 @@ type local struct {
 	postmaster *process // nil or ended while the server is down
 }
 
-// errPort is returned by start where somebody else has the port.
+// errPort is returned by start where another process has the port.
 var errPort = errors.New("the port is taken")
 
 func startLocal(ctx context.Context, install Install, o Options, settings map[string]string) (_ *Cluster, err error) {
@@ -73,7 +73,7 @@ func startLocal(ctx context.Context, install Install, o Options, settings map[st
 func (s *local) data() string    { return filepath.Join(s.dir, "data") }
 func (s *local) logFile() string { return filepath.Join(s.dir, "server.log") }
 
-// initdb makes the data directory. Nothing is synced: a machine that goes down takes the test with it.
+// initdb makes the data directory. Nothing is synced: a machine going down ends the test too.
 func (s *local) initdb(ctx context.Context, extra []string) error {
 	locale := "C.UTF-8"
 	if runtime.GOOS == "darwin" {
@@ -100,7 +100,7 @@ func (s *local) initdb(ctx context.Context, extra []string) error {
 	return errors.Join(err, conf.Close())
 }
 
-// prepare sets who runs a command, and where. Settings of the caller's own Postgres must not leak in.
+// prepare sets the user and the directory of a command. Settings of the caller's own Postgres must not leak in.
 func (s *local) prepare(cmd *exec.Cmd) {
 	cmd.SysProcAttr = attributes(s.as)
 	cmd.Dir = s.dir // the current directory may be closed to the server's user
@@ -110,7 +110,7 @@ func (s *local) prepare(cmd *exec.Cmd) {
 	cmd.Env = append(cmd.Env, "LC_ALL=C")
 }
 
-// configure writes the settings to a file of ours, so that tests may still use ALTER SYSTEM, which wins over it.
+// configure writes the settings to a file of ours, so that tests may still use ALTER SYSTEM, which wins over the file.
 func (s *local) configure(_ context.Context, settings map[string]string) error {
 	all := maps.Clone(settings)
 	maps.Copy(all, map[string]string{
@@ -157,8 +157,8 @@ func (s *local) start(ctx context.Context) error {
 	return nil
 }
 
-// ready waits until the server says in its pid file that it is ready, and can be connected to. The file comes first: a
-// connection alone could be to another server, on a port that ours failed to get.
+// ready waits until the server's pid file reports a ready server, and a connection succeeds. The file comes first: a
+// connection alone could be to another server, on a port our server failed to get.
 func (s *local) ready(ctx context.Context) error {
 	for s.status() != "ready" {
 		if !s.postmaster.alive() {
@@ -177,7 +177,7 @@ func (s *local) ready(ctx context.Context) error {
 	return conn.Close(ctx)
 }
 
-// status is what the postmaster last wrote about itself; "" where the pid file is not there or not its own.
+// status is the last status written by the postmaster; "" where the pid file is missing or not the postmaster's.
 func (s *local) status() string {
 	text, err := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
 	if err != nil {
@@ -193,7 +193,7 @@ func (s *local) status() string {
 	return "ready" // a hot standby takes connections too
 }
 
-// startFailed ends what is left of a start and adds what the server logged since.
+// startFailed ends the rest of a failed start and adds the server's log since the start.
 func (s *local) startFailed(cause error, from int64) error {
 	ctx, cancel := context.WithTimeout(context.Background(), immediateTimeout)
 	defer cancel()
@@ -210,11 +210,11 @@ func (s *local) stop(ctx context.Context) error {
 	if p == nil || !p.alive() || p.signal(ctx, syscall.SIGINT, fastTimeout) {
 		return nil
 	}
-	// The caller's context may have ended; a server that is half stopped helps nobody.
+	// The caller's context may have ended; a half-stopped server is of no use.
 	return s.stopAtOnce(context.WithoutCancel(ctx))
 }
 
-// stopAtOnce is Postgres' immediate shutdown; it tidies up shared memory, which SIGKILL cannot.
+// stopAtOnce is Postgres' immediate shutdown; the shutdown tidies up shared memory, which SIGKILL cannot.
 func (s *local) stopAtOnce(ctx context.Context) error {
 	p := s.postmaster
 	if p == nil || !p.alive() || p.signal(ctx, syscall.SIGQUIT, immediateTimeout) {
@@ -250,8 +250,8 @@ func (s *local) remove() error {
 	return errors.Join(s.stopAtOnce(context.Background()), os.RemoveAll(s.dir))
 }
 
-// freePort picks a port that nobody listens on. It lies below the range that the system gives to outgoing connections,
-// so that none of those takes it while the server is stopped.
+// freePort picks a port without a listener. The port lies below the system's range for outgoing connections, so no
+// outgoing connection takes the port while the server is stopped.
 func freePort() (int, error) {
 	var last error
 	for range 100 {

@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// process is a command that runs, mostly a postmaster.
+// process is a running command, mostly a postmaster.
 type process struct {
 	cmd  *exec.Cmd
-	log  io.Closer     // closed at its end; may be nil
-	done chan struct{} // closed when it has been waited for
+	log  io.Closer     // closed at the command's end; may be nil
+	done chan struct{} // closed when the command has been waited for
 	err  error         // of Wait; to be read after done
 }
 
-// spawn starts a command and waits for its end in the background; then it closes log, unless that is nil.
+// spawn starts a command and waits for the end in the background; then spawn closes log, unless log is nil.
 func spawn(cmd *exec.Cmd, log io.Closer) (*process, error) {
 	p := &process{cmd: cmd, log: log, done: make(chan struct{})}
 	started := make(chan error, 1)
@@ -28,8 +28,8 @@ func spawn(cmd *exec.Cmd, log io.Closer) (*process, error) {
 	return p, nil
 }
 
-// run starts the command and waits for it, on one thread of its own: the kernel sends the parent-death signal when the
-// *thread* that forked ends, and Go ends idle threads. So the thread is kept for exactly as long as the server lives.
+// run starts the command and waits for the end, on a thread of its own: the kernel sends the parent-death signal when
+// the forking *thread* ends, and Go ends idle threads. So the thread is kept for exactly as long as the server lives.
 func (p *process) run(started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -55,9 +55,9 @@ func (p *process) alive() bool {
 	}
 }
 
-// signal asks the process to end and waits for that at most so long; it reports whether the process has ended.
+// signal asks the process to end and waits for the end, at most atMost; signal reports whether the process has ended.
 func (p *process) signal(ctx context.Context, sig syscall.Signal, atMost time.Duration) bool {
-	_ = p.cmd.Process.Signal(sig) // it has ended already: seen below
+	_ = p.cmd.Process.Signal(sig) // the process has ended already: seen below
 	ctx, cancel := context.WithTimeout(ctx, atMost)
 	defer cancel()
 	select {
@@ -68,9 +68,9 @@ func (p *process) signal(ctx context.Context, sig syscall.Signal, atMost time.Du
 	}
 }
 
-// kill kills the postmaster and its children with SIGKILL and returns when all are gone. The children are killed too:
-// by itself a busy one would notice the postmaster's death only when it next waits for something. Stopping the postmaster
-// first keeps it from making a child that the list misses.
+// kill kills the postmaster and its children with SIGKILL and returns when all are gone. The children are killed too: a
+// busy child would notice the postmaster's death only at the child's next wait. A postmaster stopped first cannot make
+// a child missing from the list.
 func (p *process) kill(ctx context.Context) error {
 	_ = p.cmd.Process.Signal(syscall.SIGSTOP)
 	family, err := children(p.pid())

@@ -8,14 +8,14 @@ import (
 	"syscall"
 )
 
-// attributes put a server in a process group of its own, and have the kernel stop it (SIGQUIT is Postgres' immediate
-// shutdown) when the thread that starts it ends.
+// attributes put a server in a process group of its own, and have the kernel stop the server (SIGQUIT is Postgres'
+// immediate shutdown) when the starting thread ends.
 func attributes(as *syscall.Credential) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGQUIT, Credential: as}
 }
 
-// children lists the direct children of a process. Postgres has no grandchildren that outlive them, and each child is
-// the leader of its own session, so that the process group does not find them.
+// children lists the direct children of a process. No grandchild of Postgres outlives the children, and each child
+// leads a session of its own, so the process group does not find the children.
 func children(parent int) ([]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -34,13 +34,14 @@ func children(parent int) ([]int, error) {
 	return found, nil
 }
 
-// running reports whether a process still runs. A zombie does not: it is init's to collect, and some do that late.
+// running reports whether a process still runs. A zombie does not: init collects zombies, sometimes late.
 func running(pid int) bool {
 	state, _, err := stat(pid)
 	return err == nil && state != 'Z' && state != 'X'
 }
 
-// stat reads a process's state and parent. The name before them may hold anything, so they are looked for from its end.
+// stat reads a process's state and parent. The name before the two may hold anything, so the search starts behind the
+// end of the name.
 func stat(pid int) (state byte, ppid int, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

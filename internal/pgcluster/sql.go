@@ -10,17 +10,17 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// pollEvery is how often the server is asked whether something has happened that it does not announce.
+// pollEvery is the interval of questions to the server about events the server does not announce.
 const pollEvery = 10 * time.Millisecond
 
-// Exec runs SQL in a database by the simple protocol, on a connection of its own: many statements may be given, and
-// they are one transaction unless they say otherwise. Rows are thrown away.
+// Exec runs SQL in a database by the simple protocol, on a connection of its own: many statements may be given, and are
+// a single transaction unless the statements say otherwise. Rows are thrown away.
 func (c *Cluster) Exec(ctx context.Context, database, sql string) error {
 	_, err := c.query(ctx, database, sql)
 	return err
 }
 
-// CreateDatabase makes a database and returns its DSN. The name is taken literally, whatever it holds.
+// CreateDatabase makes a database and returns its DSN. The name is taken literally, whatever characters the name holds.
 func (c *Cluster) CreateDatabase(ctx context.Context, name string) (dsn string, err error) {
 	if err := c.Exec(ctx, "", "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()); err != nil {
 		return "", err
@@ -28,11 +28,12 @@ func (c *Cluster) CreateDatabase(ctx context.Context, name string) (dsn string, 
 	return c.DSN(name), nil
 }
 
-// DropDatabase ends all sessions of a database, drops its replication slots, and drops it. A missing one is no error.
+// DropDatabase ends all sessions of a database, drops the replication slots, and drops the database. A missing database
+// is no error.
 func (c *Cluster) DropDatabase(ctx context.Context, name string) error {
 	sql := "DROP DATABASE IF EXISTS " + pgx.Identifier{name}.Sanitize() + " WITH (FORCE)"
 	for {
-		// FORCE does not end walsenders: a database with an active logical slot is refused before it gets there.
+		// FORCE does not end walsenders: a database with an active logical slot is refused before FORCE gets there.
 		if err := c.DropConnections(ctx, name); err != nil {
 			return err
 		}
@@ -47,8 +48,8 @@ func (c *Cluster) DropDatabase(ctx context.Context, name string) error {
 	}
 }
 
-// DropConnections ends all sessions of a database but its own, walsenders included, and waits until they are gone.
-// "" is all databases. Clients may have come back by the time it returns.
+// DropConnections ends all sessions of a database except DropConnections' session, walsenders included, and waits until
+// the sessions are gone. "" is all databases. Clients may have come back by the return.
 func (c *Cluster) DropConnections(ctx context.Context, database string) error {
 	conn, err := c.connect(ctx, "")
 	if err != nil {
@@ -70,7 +71,7 @@ func (c *Cluster) DropConnections(ctx context.Context, database string) error {
 	return nil
 }
 
-// awaitEnd waits until a backend is gone. Its start time tells it from a later one with the same pid.
+// awaitEnd waits until a backend is gone. The start time tells the backend from a later backend with the same pid.
 func awaitEnd(ctx context.Context, conn *pgconn.PgConn, pid, started []byte) error {
 	const alive = `SELECT 1 FROM pg_stat_activity WHERE pid = $1::int AND backend_start = $2::timestamptz`
 	for {
@@ -84,7 +85,7 @@ func awaitEnd(ctx context.Context, conn *pgconn.PgConn, pid, started []byte) err
 	}
 }
 
-// query runs statements in a database and returns the last one's rows, as text.
+// query runs statements in a database and returns the last statement's rows, as text.
 func (c *Cluster) query(ctx context.Context, database, sql string) ([][][]byte, error) {
 	conn, err := c.connect(ctx, database)
 	if err != nil {

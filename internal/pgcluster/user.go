@@ -9,7 +9,8 @@ import (
 	"syscall"
 )
 
-// serverUser is who runs the server: nil is the current user. Postgres refuses to run as root, so root needs another.
+// serverUser is the user of the server process: nil is the current user. Postgres refuses to run as root, so root needs
+// another.
 func serverUser() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -28,8 +29,8 @@ func serverUser() (*syscall.Credential, error) {
 	return nil, fmt.Errorf("pgcluster: Postgres does not run as root, and there is neither a user postgres nor nobody")
 }
 
-// makeDir makes the cluster's directory, owned by who runs the server. It refuses one that this user cannot reach: the
-// server's own message would not say why.
+// makeDir makes the cluster's directory, owned by the user of the server. makeDir refuses a directory out of reach for
+// the user: the server's own message would not say why.
 func makeDir(parent string, as *syscall.Credential) (string, error) {
 	if parent == "" {
 		parent = os.TempDir()
@@ -55,7 +56,8 @@ func makeDir(parent string, as *syscall.Credential) (string, error) {
 	return dir, nil
 }
 
-// blocked returns the first directory on the way to dir, from the bottom up, that a user cannot enter; "" is none.
+// blocked returns the first directory on the way to dir, from the bottom up, which a user cannot enter; "" means every
+// directory is open.
 func blocked(dir string, as *syscall.Credential) string {
 	for {
 		info, err := os.Stat(dir)

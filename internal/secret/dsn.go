@@ -6,15 +6,15 @@ import (
 	"strings"
 )
 
-// shown are the settings of a connection string that an operator may read in a
+// shown are the settings of a connection string which an operator may read in a
 // log; the values of all others are masked.
 var shown = []string{"host", "hostaddr", "port", "user", "dbname", "sslmode"}
 
 const masked = "xxxxx"
 
 // RedactDSN shows host, port, user, database and sslmode of a connection
-// string, a URL or keyword/value, and masks all other values. A string that it
-// cannot read for sure is Redacted as a whole.
+// string, a URL or keyword/value, and masks all other values. A string not
+// readable for sure is Redacted as a whole.
 func RedactDSN(dsn string) string {
 	if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") {
 		return redactURL(dsn)
@@ -27,8 +27,8 @@ func RedactDSN(dsn string) string {
 
 func redactURL(dsn string) string {
 	u, err := url.Parse(dsn)
-	// A "@" that is not escaped in a password ends up in the host or the path,
-	// and a "/" makes the password's rest a path. So does "#" a fragment.
+	// A "@" not escaped in a password ends up in the host or the path, and a
+	// "/" makes the password's rest a path. So does "#" a fragment.
 	if err != nil || u.Opaque != "" || strings.ContainsAny(u.Host+u.Path+u.RawQuery, "@") ||
 		strings.Contains(dsn, "#") || strings.Contains(strings.TrimPrefix(u.Path, "/"), "/") {
 		return Redacted
@@ -63,7 +63,7 @@ func redactURL(dsn string) string {
 }
 
 // redactKeywords reads keyword = value pairs as libpq does: a value is a word
-// or quoted with ', and \ takes the next character as it is.
+// or quoted with ', and \ takes the next character literally.
 func redactKeywords(dsn string) string {
 	var out []string
 	for rest := strings.TrimLeft(dsn, space); rest != ""; rest = strings.TrimLeft(rest, space) {
@@ -88,7 +88,7 @@ func redactKeywords(dsn string) string {
 const space = " \t\r\n\v\f"
 
 // word tells whether key can be a setting's name. Anything else may be a part
-// of a password that was not quoted.
+// of an unquoted password.
 func word(key string) bool {
 	for _, r := range key {
 		if r != '_' && (r < 'a' || r > 'z') {
@@ -98,8 +98,8 @@ func word(key string) bool {
 	return key != ""
 }
 
-// keywordValue cuts a value, as it is written, off text. It is not ok where a
-// quote is not closed.
+// keywordValue cuts a value, as written, off text. ok is false where a quote is
+// not closed.
 func keywordValue(text string) (value, rest string, ok bool) {
 	quoted := strings.HasPrefix(text, "'")
 	for i := 0; i < len(text); i++ {

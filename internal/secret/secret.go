@@ -1,4 +1,4 @@
-// Package secret holds text that must not reach a log, an error, an API answer
+// Package secret holds text which must not reach a log, an error, an API answer
 // or a dump of a struct: connection strings, passwords and tokens.
 package secret
 
@@ -8,15 +8,15 @@ import (
 	"log/slog"
 )
 
-// Redacted is what is shown in the place of a secret.
+// Redacted is the text shown in the place of a secret.
 const Redacted = "[redacted]"
 
-// Text is a secret. However it is printed or marshalled, it is Redacted; only
+// Text is a secret. However printed or marshalled, a Text is Redacted; only
 // Reveal gives the text. The zero value is the empty secret. Redaction does not
-// tell an empty secret from another one.
+// tell an empty secret from another secret.
 //
-// The text is behind a pointer, so that even reflection on an unexported field
-// that holds a Text prints an address and not the secret.
+// The text is behind a pointer, so even reflection on an unexported field of
+// type Text prints an address and not the secret.
 type Text struct{ text *string }
 
 // New makes a secret of text.
@@ -38,7 +38,7 @@ func (t Text) Reveal() string {
 // IsZero tells whether the secret is empty.
 func (t Text) IsZero() bool { return t.text == nil }
 
-// Equal compares two secrets. It takes a time that depends on them: it is for
+// Equal compares two secrets. The time depends on the secrets: Equal is for
 // noticing a change of configuration, not for checking a token.
 func (t Text) Equal(other Text) bool { return t.Reveal() == other.Reveal() }
 
@@ -63,7 +63,7 @@ func (Text) MarshalYAML() (any, error) { return Redacted, nil }
 // LogValue gives Redacted to log/slog. zap calls String or MarshalJSON.
 func (Text) LogValue() slog.Value { return slog.StringValue(Redacted) }
 
-// UnmarshalText takes text as the secret; it does not fail.
+// UnmarshalText takes text as the secret; UnmarshalText does not fail.
 func (t *Text) UnmarshalText(text []byte) error {
 	*t = New(string(text))
 	return nil

@@ -16,8 +16,8 @@ import (
 const (
 	// MaxDepth bounds how deeply a document's values are nested.
 	MaxDepth = 64
-	// maxFaults bounds what is reported of a document that is something else
-	// altogether.
+	// maxFaults bounds the faults reported of a document which is something
+	// else altogether.
 	maxFaults = 50
 )
 
@@ -28,18 +28,18 @@ type decoder struct {
 	expanded int // bytes of environment values put in so far
 }
 
-// Decode reads src, one YAML document, into *v. What the document does not
-// name keeps the value it has in *v; a list or map that it names replaces the
-// one in *v. An empty document changes nothing.
+// Decode reads src, one YAML document, into *v. Values not named in the
+// document stay in *v; a list or map named there replaces the list or map in
+// *v. An empty document changes nothing.
 //
 // The error is nil or Errors. The Document is never nil: after an error in the
-// syntax it has no values, after any other it has all of them. *v then holds
-// what could be read, so that its meaning can be checked in the same pass.
+// syntax the Document has no values, after any other error all values. *v then
+// holds the readable values, so the meaning can be checked in the same pass.
 //
-// Decode panics for a type that it does not support: structs with `yaml:"key"`
-// tags (fields without one are ignored), pointers, slices, maps with string
-// keys, strings, bools, numbers, time.Duration, ByteSize and everything with
-// UnmarshalText.
+// Decode panics for an unsupported type. Supported are structs with
+// `yaml:"key"` tags (fields without one are ignored), pointers, slices, maps
+// with string keys, strings, bools, numbers, time.Duration, ByteSize and
+// everything with UnmarshalText.
 func Decode(file string, src []byte, v any, opts ...Option) (*Document, error) {
 	d := &decoder{doc: &Document{file: file, lines: splitLines(src), expanded: make(map[*yaml.Node]string)}}
 	for _, opt := range opts {
@@ -57,7 +57,7 @@ func Decode(file string, src []byte, v any, opts ...Option) (*Document, error) {
 	return d.doc, d.faults
 }
 
-// fault notes one fault, and stops noting at maxFaults.
+// fault notes a fault, and stops noting at maxFaults.
 func (d *decoder) fault(line, column int, format string, args ...any) {
 	if len(d.faults) > maxFaults {
 		return
@@ -84,7 +84,7 @@ func (d *decoder) parse(src []byte) *yaml.Node {
 	if !d.checkText(src) {
 		return nil
 	}
-	// Duplicate keys are found here, where all of them get a position.
+	// Duplicate keys are found here, where every duplicate gets a position.
 	loader, err := yaml.NewLoader(bytes.NewReader(src), yaml.WithUniqueKeys(false),
 		yaml.WithPlugin(loaderlimits.New(loaderlimits.DepthValue(MaxDepth))))
 	if err != nil {
@@ -107,8 +107,8 @@ func (d *decoder) parse(src []byte) *yaml.Node {
 	return first.Content[0]
 }
 
-// checkText refuses what YAML's reader would, but with the position that the
-// reader does not give, and UTF-16, which it would accept.
+// checkText refuses the text refused by YAML's reader, but with the position
+// missing there, and UTF-16, which the reader would accept.
 func (d *decoder) checkText(src []byte) bool {
 	for line, text := range d.doc.lines {
 		if bad := strings.IndexFunc(text, forbidden); bad >= 0 {
@@ -132,7 +132,7 @@ func forbidden(r rune) bool {
 	return r < 0x20 && r != '\t' || r == utf8.RuneError || r == 0xFFFE || r == 0xFFFF
 }
 
-// syntax notes what YAML's own parser says.
+// syntax notes the fault reported by YAML's own parser.
 func (d *decoder) syntax(err error) {
 	if errors.Is(err, io.EOF) {
 		return
@@ -148,7 +148,7 @@ func (d *decoder) syntax(err error) {
 			line, column = load.Mark.Line, load.Mark.Column
 		}
 		if strings.Contains(message, "unknown anchor") {
-			// The name may be a value that was meant to be quoted.
+			// The name may be a value missing its quotes.
 			message = "aliases (*name) are not allowed; quote a value that starts with *"
 		}
 	}
@@ -158,7 +158,7 @@ func (d *decoder) syntax(err error) {
 	d.fault(line, column, "not valid YAML: %s", message)
 }
 
-// check refuses in the whole tree what no type could make allowed.
+// check refuses in the whole tree the nodes allowed for no type.
 func (d *decoder) check(n *yaml.Node, depth int) {
 	switch {
 	case depth > MaxDepth:
@@ -177,8 +177,8 @@ func (d *decoder) check(n *yaml.Node, depth int) {
 	}
 }
 
-// value decodes n into v. A second fault at a node that check has refused
-// would only be noise: nothing is said of an alias here.
+// value decodes n into v. A second fault at a node refused by check would only
+// be noise: nothing is said of an alias here.
 func (d *decoder) value(n *yaml.Node, v reflect.Value) {
 	switch {
 	case n.Kind == yaml.AliasNode:

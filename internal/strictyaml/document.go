@@ -12,38 +12,38 @@ import (
 )
 
 // Document finds the positions of a decoded document's values again. A path
-// names a value as in "destinations.static[0].dsn"; "" is the whole document.
-// It is not changed after Decode and safe for concurrent use.
+// names a value as in "destinations.static[0].dsn"; "" is the whole document. A
+// Document is not changed after Decode and safe for concurrent use.
 type Document struct {
 	file  string
 	lines []string
 	root  *yaml.Node // nil: the document is empty or not valid YAML
-	// expanded has the scalars that an environment variable is part of.
+	// expanded has the scalars with an environment variable inside.
 	expanded map[*yaml.Node]string
 }
 
-// Errorf is a fault at the value with that path, or where the document has
-// none, at its nearest parent that exists.
+// Errorf is a fault at the value with the path, or where the document has no
+// such value, at the nearest existing parent.
 func (d *Document) Errorf(path, format string, args ...any) *Error {
 	line, column := d.At(path)
 	return &Error{d.file, line, column, fmt.Sprintf(format, args...)}
 }
 
-// At is the line and column, from 1, of the value with that path, or of its
-// nearest parent that exists.
+// At is the line and column, from 1, of the value with the path, or of the
+// nearest existing parent.
 func (d *Document) At(path string) (line, column int) {
 	n, _ := d.find(path)
 	return d.nodeAt(n)
 }
 
-// Has tells whether the document itself names the value with that path.
+// Has tells whether the document itself names the value with the path.
 func (d *Document) Has(path string) bool {
 	_, rest := d.find(path)
 	return rest == "" && d.root != nil
 }
 
-// Variable names the environment variable that was expanded in the value with
-// that path, the first of them, or is "". A message must not repeat such a
+// Variable names the environment variable expanded in the value with the path,
+// the first variable of several, or is "". A message must not repeat such a
 // value.
 func (d *Document) Variable(path string) string {
 	n, rest := d.find(path)
@@ -60,9 +60,9 @@ func (d *Document) nodeAt(n *yaml.Node) (line, column int) {
 	return d.clamp(n.Line, n.Column)
 }
 
-// find walks down path and gives the last node on it and the part of path that
-// leads nowhere. It walks because an index of all paths would be quadratic in
-// the document's size.
+// find walks down path and gives the last node there and the part of path
+// leading nowhere. find walks because an index of all paths would be quadratic
+// in the document's size.
 func (d *Document) find(path string) (n *yaml.Node, rest string) {
 	n, rest = d.root, path
 	for n != nil && rest != "" {
@@ -75,8 +75,8 @@ func (d *Document) find(path string) (n *yaml.Node, rest string) {
 	return n, rest
 }
 
-// step goes to the child of n that path begins with. A key may hold dots: the
-// longest that fits is taken.
+// step goes to the child of n at the beginning of path. A key may hold dots:
+// the longest fitting key is taken.
 func step(n *yaml.Node, path string) (child *yaml.Node, rest string) {
 	switch n.Kind {
 	case yaml.SequenceNode:
@@ -98,10 +98,10 @@ func step(n *yaml.Node, path string) (child *yaml.Node, rest string) {
 	return child, rest
 }
 
-// Position maps a byte offset in the decoded string at path to its line and
-// column in the file. It is exact for block scalars (|), and for plain and
-// quoted text without escapes; inside other quoted text, and where a ${NAME}
-// was expanded before the offset, it is the start of the scalar.
+// Position maps a byte offset in the decoded string at path to the line and
+// column in the file. Position is exact for block scalars (|), and for plain
+// and quoted text without escapes; inside other quoted text, and where a
+// ${NAME} was expanded before the offset, Position is the start of the scalar.
 func (d *Document) Position(path string, offset int) (line, column int) {
 	n, rest := d.find(path)
 	if n == nil || rest != "" || n.Kind != yaml.ScalarNode {
@@ -121,8 +121,8 @@ func (d *Document) Position(path string, offset int) (line, column int) {
 	return d.clamp(line, column)
 }
 
-// inLiteral relies on a literal block's lines being those of the file, less
-// the indentation.
+// inLiteral relies on a literal block's lines being lines of the file, less the
+// indentation.
 func (d *Document) inLiteral(n *yaml.Node, offset int) (line, column int) {
 	before := n.Value[:offset]
 	line = n.Line + 1 + strings.Count(before, "\n")
@@ -135,8 +135,8 @@ func (d *Document) inLiteral(n *yaml.Node, offset int) (line, column int) {
 	return line, indent + utf8.RuneCountInString(before[start:]) + 1
 }
 
-// inFolded relies on folding to change nothing but white space: it counts the
-// other characters, from the given line and column (from 0).
+// inFolded relies on folding to change nothing but white space: inFolded counts
+// the other characters, from the given line and column (from 0).
 func (d *Document) inFolded(before string, line, column int) (int, int) {
 	wanted := 0
 	for _, r := range before {
@@ -144,7 +144,7 @@ func (d *Document) inFolded(before string, line, column int) (int, int) {
 			wanted++
 		}
 	}
-	// An offset after a space is that of the next word, not the end of this one.
+	// An offset after a space belongs to the next word, not to the end of the word before.
 	last, _ := utf8.DecodeLastRuneInString(before)
 	next := before == "" || unicode.IsSpace(last)
 	for ; line < len(d.lines); line++ {
@@ -164,7 +164,7 @@ func (d *Document) inFolded(before string, line, column int) (int, int) {
 	return len(d.lines), len(d.lines[len(d.lines)-1]) + 1
 }
 
-// inQuoted is exact where the file shows the text as it is.
+// inQuoted is exact where the file shows the text unescaped.
 func (d *Document) inQuoted(n *yaml.Node, offset int) (line, column int) {
 	line, column = d.nodeAt(n)
 	raw := []rune(d.lines[line-1])
@@ -182,8 +182,8 @@ func (d *Document) clamp(line, column int) (int, int) {
 }
 
 // splitLines splits where YAML does: CR LF, LF, CR and the Unicode breaks.
-// There is always at least one line. A byte order mark has no column, and what
-// is past MaxBytes no position.
+// There is always a line. A byte order mark has no column, and text past
+// MaxBytes no position.
 func splitLines(src []byte) []string {
 	text := string(bytes.TrimPrefix(src[:min(len(src), MaxBytes)], []byte("\uFEFF")))
 	text = lineBreaks.Replace(text)

@@ -9,24 +9,24 @@ import (
 // Option changes how Decode reads a document.
 type Option func(*decoder)
 
-// WithEnv replaces ${NAME} inside the values of a document by what lookup
-// gives for NAME ([A-Za-z_][A-Za-z0-9_]*); a name that lookup does not know is
-// a fault. Keys are left alone. Every "${" must begin such a name: there are no
+// WithEnv replaces ${NAME} inside the values of a document by the answer of
+// lookup for NAME ([A-Za-z_][A-Za-z0-9_]*); a name unknown to lookup is a
+// fault. Keys are left alone. Every "${" must begin such a name: there are no
 // defaults and there is no escape, but a "$" without a brace stands for itself.
-// What is put in is text: it is not read as YAML and not expanded again, and
-// no message repeats it.
+// The inserted value is text: not read as YAML and not expanded again, and no
+// message repeats the value.
 func WithEnv(lookup func(name string) (string, bool)) Option {
 	return func(d *decoder) { d.lookup = lookup }
 }
 
 var variable = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
 
-// MaxBytes bounds a document; an expanded value is held to it as well, so that
-// repeating one variable cannot blow up.
+// MaxBytes bounds a document; an expanded value is held to the limit as well,
+// so repeating a variable cannot blow up.
 const MaxBytes = 1 << 20
 
-// expand gives the value of a scalar and the first variable that is in it ("":
-// it has none and may be shown).
+// expand gives the value of a scalar and the first variable inside ("": the
+// scalar has no variable and may be shown).
 func (d *decoder) expand(text string) (value, name string, err error) {
 	if d.lookup == nil || !strings.Contains(text, "${") {
 		return text, "", nil
@@ -62,8 +62,7 @@ func (d *decoder) expand(text string) (value, name string, err error) {
 	return out.String(), name, nil
 }
 
-// quoteName cuts a variable's name, which a document may make as long as it
-// likes.
+// quoteName cuts a variable's name, which a document may make of any length.
 func quoteName(name string) string {
 	if len(name) > quoteLimit {
 		return name[:quoteLimit] + "..."

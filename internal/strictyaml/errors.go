@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Error is one fault in a document. Line and Column count from 1; Column
-// counts characters, not bytes.
+// Error is a fault in a document. Line and Column count from 1; Column counts
+// characters, not bytes.
 type Error struct {
 	File         string
 	Line, Column int
@@ -23,7 +23,7 @@ func (e *Error) Error() string {
 // Errors are all faults of a document, sorted by position.
 type Errors []*Error
 
-// Error gives one fault per line.
+// Error gives a fault per line.
 func (e Errors) Error() string {
 	lines := make([]string, len(e))
 	for i, fault := range e {
@@ -41,7 +41,7 @@ func (e Errors) Unwrap() []error {
 	return errs
 }
 
-// Sort orders the faults by file, line and column and keeps the order of those
+// Sort orders the faults by file, line and column and keeps the order of faults
 // at the same place.
 func (e Errors) Sort() {
 	slices.SortStableFunc(e, func(a, b *Error) int {
@@ -49,7 +49,7 @@ func (e Errors) Sort() {
 	})
 }
 
-// quoteLimit is the number of bytes of a document's text that a message repeats.
+// quoteLimit is the number of bytes of a document's text repeated in a message.
 const quoteLimit = 60
 
 // quote shows text of the document in a message, cut to quoteLimit.
@@ -60,8 +60,8 @@ func quote(text string) string {
 	return fmt.Sprintf("%q", text)
 }
 
-// Nearest gives the one of allowed that name is most probably a misspelling
-// of, or "".
+// Nearest gives the allowed name of which name is most probably a misspelling,
+// or "".
 func Nearest(name string, allowed []string) string {
 	if len(name) > quoteLimit {
 		return ""

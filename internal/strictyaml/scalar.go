@@ -12,10 +12,10 @@ import (
 
 var durationType = reflect.TypeFor[time.Duration]()
 
-// Set reads text into *v, a value of any scalar type that Decode knows, or a
-// slice of them (comma separated, spaces around an item dropped, "" gives an
-// empty slice). The error says what is allowed but has no position and does
-// not repeat text. It panics for any other type.
+// Set reads text into *v, a value of any scalar type known to Decode, or a
+// slice of scalars (comma separated, spaces around an item dropped, "" gives an
+// empty slice). The error names the allowed values but has no position and does
+// not repeat text. Set panics for any other type.
 func Set(v any, text string) error { return set(reflect.ValueOf(v).Elem(), text) }
 
 func set(v reflect.Value, text string) error {
@@ -36,8 +36,8 @@ func set(v reflect.Value, text string) error {
 	return nil
 }
 
-// errUnexpected is a scalar of the wrong form: its text is "expected ...", and
-// what was found can be added to it.
+// errUnexpected is a scalar of the wrong form: the text is "expected ...", and
+// the caller can add the text found.
 type errUnexpected string
 
 func (e errUnexpected) Error() string { return string(e) }
@@ -117,7 +117,7 @@ func textUnmarshaler(v reflect.Value) encoding.TextUnmarshaler {
 	return u
 }
 
-// describe names what a type wants, for a value that is no scalar at all.
+// describe names the values of a type, for a value which is no scalar at all.
 func describe(v reflect.Value) string {
 	switch {
 	case textUnmarshaler(v) != nil:

@@ -21,8 +21,8 @@ const (
 	addressesTried = 8
 )
 
-// Parse makes a configuration of a tenant's connection string. ca is PEM content, certificates that the server's must be signed by,
-// or "" for those that the system trusts. No connection is made, and no name is looked up. The error is an [*Error].
+// Parse makes a configuration of a tenant's connection string. ca is PEM content, certificates which must sign the server's certificate, or
+// "" for the certificates trusted by the system. No connection is made, and no name is looked up. The error is an [*Error].
 func Parse(dsn, ca string, p Policy, connectTimeout time.Duration) (*pgconn.Config, error) {
 	s, err := read(dsn)
 	if err != nil {
@@ -62,7 +62,7 @@ func Parse(dsn, ca string, p Policy, connectTimeout time.Duration) (*pgconn.Conf
 	return config, nil
 }
 
-// meterOf finds the meter under a connection that DialFunc made.
+// meterOf finds the meter under a connection made by DialFunc.
 func meterOf(w io.Writer) *meter {
 	if conn, ok := w.(*tls.Conn); ok {
 		return conn.NetConn().(*meter)
@@ -70,8 +70,8 @@ func meterOf(w io.Writer) *meter {
 	return w.(*meter)
 }
 
-// neutral is a configuration that holds nothing of the environment, the home directory or a file. pgx wants one that its own
-// parser has made; every key that it could take from elsewhere is given, and everything is overwritten.
+// neutral is a configuration with nothing of the environment, the home directory or a file. pgx wants a configuration made by pgx's own
+// parser; every key with another source is given, and everything is overwritten.
 func neutral() (*pgconn.Config, error) {
 	config, err := pgconn.ParseConfig(`host=none port=5432 user=none password=none dbname=none sslmode=disable passfile='' servicefile='' ` +
 		`sslkey='' sslcert='' sslrootcert='' sslpassword='' sslcertmode=disable sslnegotiation=postgres sslsni=1 application_name=outflow ` +
@@ -95,7 +95,8 @@ func lookup(ctx context.Context, host string) ([]string, error) {
 	return addresses[:min(len(addresses), addressesTried)], err
 }
 
-// tls is what sslmode asks for. A tenant's own authorities make require check them, as libpq does.
+// tls is the configuration for sslmode. With a tenant's own authorities, require checks the authorities too, as in
+// libpq.
 func (s settings) tls(ca string) (*tls.Config, error) {
 	mode := s["sslmode"]
 	if mode == "disable" {

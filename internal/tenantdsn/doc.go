@@ -1,25 +1,24 @@
-// Package tenantdsn makes a connection's configuration of a connection string that a tenant wrote.
+// Package tenantdsn makes a connection's configuration of a connection string written by a tenant.
 //
-// Such a string is hostile input: its author chooses host, port and server, and so may try to reach the inside of the
-// operator's network, to read the operator's files, or to have the primary's password sent to a server of his. And the server
-// may send whatever it likes.
+// Such a string is hostile input: its author chooses host, port and server, and so may try to reach the inside of the operator's network,
+// to read the operator's files, or to have the primary's password sent to a server of the author's. And the server may send anything.
 //
-// [Parse] reads the string itself, with no more than six keys, and gives pgx a configuration in which nothing is left to the
-// environment, the home directory or a file. [Policy] says where a connection may go; addresses are checked when they are dialled,
-// after DNS. A guard on the byte stream bounds what a server can make this process keep or compute.
+// [Parse] reads the string itself, with no more than six keys, and gives pgx a configuration in which nothing is left to the environment,
+// the home directory or a file. [Policy] says where a connection may go; addresses are checked at dialling, after DNS. A guard on the byte
+// stream bounds the memory and the work a server can cause.
 package tenantdsn
 
-// Error is a fault of a connection string or of the server that it leads to. Its text holds no part of a password.
+// Error is a fault of a connection string or of the server behind the string. The text holds no part of a password.
 type Error struct {
 	class, text, remedy string
 }
 
 func (e *Error) Error() string { return e.text }
 
-// Class is what a tenant may read: configuration, blocked or protocol.
+// Class is the text a tenant may read: configuration, blocked or protocol.
 func (e *Error) Class() string { return e.class }
 
-// Remedy is what the tenant or the operator can do, "" where nothing is known.
+// Remedy is advice to the tenant or the operator, "" where nothing is known.
 func (e *Error) Remedy() string { return e.remedy }
 
 const (

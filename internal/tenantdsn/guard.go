@@ -10,29 +10,30 @@ import (
 	"sync/atomic"
 )
 
-// What a server may send. pgx would keep parameters and rows, and compute what it is told to, without a bound of its own.
+// Bounds of a server's messages. pgx would keep parameters and rows, and compute as told by the server, without a bound
+// of its own.
 const (
 	startBytes     = 256 << 10 // until the connection is ready, with TLS
 	exchangeBytes  = 32 << 20  // between two writes of ours: the answers to one round trip
-	parameterBytes = 64 << 10  // of ParameterStatus, over the connection's whole life: pgx keeps them
-	maxMessage     = 4 << 20   // a header alone makes pgx allocate this
-	// scramIterations is far above what anybody sets (4096 is Postgres' default) and takes some 30 ms. pgx takes ten million,
-	// which is seconds, whatever the deadline.
+	parameterBytes = 64 << 10  // of ParameterStatus, over the connection's whole life: pgx keeps the parameters
+	maxMessage     = 4 << 20   // a header alone makes pgx allocate as much
+	// scramIterations is far above any usual setting (4096 is Postgres' default) and takes some 30 ms. pgx takes ten million, which is
+	// seconds, whatever the deadline.
 	scramIterations = 100_000
-	authBytes       = 8 << 10 // of one message about the login
+	authBytes       = 8 << 10 // of a message about the login
 )
 
-// meter counts the bytes that come over the wire. It is below everything of pgx's, whose background reader takes in whatever comes
-// while a write is slow.
+// meter counts the bytes from the wire. The meter is below everything of pgx's, whose background reader takes in whatever comes while a
+// write is slow.
 type meter struct {
 	net.Conn
-	left atomic.Int64 // bytes that may still come
+	left atomic.Int64 // bytes allowed to come
 }
 
 func (m *meter) Read(p []byte) (int, error) {
 	n, err := m.Conn.Read(p)
 	if m.left.Add(-int64(n)) < 0 {
-		m.Conn.Close() // a write may be waiting for a server that only sends
+		m.Conn.Close() // a write may be waiting for a server which only sends
 		return 0, errFlood
 	}
 	return n, err
@@ -48,8 +49,8 @@ func (m *meter) Write(p []byte) (int, error) {
 
 var errFlood = tooMuch("the server sends more than it was asked for")
 
-// guard stands between pgx and the messages, above TLS. It follows their headers, and fails before pgx has the end of a message
-// that is too much. Deadlines are the caller's: each of its operations has one. One goroutine calls it.
+// guard stands between pgx and the messages, above TLS. guard follows the headers, and fails before pgx has the end of an oversized
+// message. Deadlines are the caller's: each operation of the caller has a deadline. A single goroutine calls guard.
 type guard struct {
 	r     io.Reader
 	w     io.Writer
@@ -61,11 +62,11 @@ type guard struct {
 
 	header  [5]byte
 	have    int    // bytes of header
-	body    int    // bytes of the message that are still to come
+	body    int    // bytes of the message still to come
 	message []byte // of an authentication request
 }
 
-// Write lets the server answer: what it may send begins anew.
+// Write lets the server answer: the server's allowance starts again.
 func (g *guard) Write(p []byte) (int, error) {
 	if g.failed != nil {
 		return 0, g.failed
@@ -142,7 +143,7 @@ func (g *guard) begin() error {
 	return nil
 }
 
-// end looks at a message that is here as a whole. pgx has not got its last bytes yet.
+// end looks at a whole message. pgx has not got the last bytes yet.
 func (g *guard) end() error {
 	switch g.header[0] {
 	case 'Z':

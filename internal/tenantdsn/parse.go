@@ -13,11 +13,12 @@ import (
 const (
 	maxBytes    = 4 << 10 // of a connection string
 	defaultPort = 5432
-	// defaultSSLMode is that of a string which says nothing: whoever wants less says so, and needs the operator's word.
+	// defaultSSLMode is the mode of a string which says nothing: a tenant who wants less says so, and needs the
+	// operator's word.
 	defaultSSLMode = "verify-full"
 )
 
-// keys are all that a tenant may say.
+// keys are all keys a tenant may use.
 var keys = []string{"host", "port", "user", "password", "dbname", "sslmode"}
 
 // settings are a connection string's values.
@@ -55,7 +56,7 @@ func (s settings) add(key, value string) error {
 	return nil
 }
 
-// shortened is a key for a message. What is no word may be a part of a password that was not escaped.
+// shortened is a key for a message. Text which is no word may be a part of an unescaped password.
 func shortened(key string) string {
 	for _, r := range key {
 		if r != '_' && (r < 'a' || r > 'z') {
@@ -97,7 +98,7 @@ func readURL(dsn string) (settings, error) {
 
 const space = " \t\r\n\v\f"
 
-// readKeywords reads as libpq does: a value is a word or quoted with ', and \ takes the next character as it is.
+// readKeywords reads as libpq does: a value is a word or quoted with ', and \ takes the next character literally.
 func readKeywords(dsn string) (settings, error) {
 	s := settings{}
 	for rest := strings.TrimLeft(dsn, space); rest != ""; rest = strings.TrimLeft(rest, space) {
@@ -140,7 +141,7 @@ func readValue(text string) (value, rest string, ok bool) {
 	return out.String(), "", !quoted
 }
 
-// check completes the values and checks them; the port is returned as the number that it is.
+// check completes the values and checks them; the port is returned as a number.
 func (s settings) check(p Policy) (port uint16, err error) {
 	for _, key := range []string{"host", "user", "dbname"} {
 		if s[key] == "" {

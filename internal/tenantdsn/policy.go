@@ -8,20 +8,20 @@ import (
 	"syscall"
 )
 
-// SSLModes are the values of sslmode that a tenant's string may have, weakest first. prefer and allow are not among them: they
-// fall back to an unencrypted connection when somebody in the middle asks for it.
+// SSLModes are the values of sslmode allowed in a tenant's string, weakest first. prefer and allow are not included: both fall back to an
+// unencrypted connection when an attacker in the middle asks for a fallback.
 var SSLModes = []string{"disable", "require", "verify-ca", "verify-full"}
 
 // Policy is the operator's word on where tenants' connection strings may lead.
 type Policy struct {
-	MinSSLMode    string         // one of SSLModes
-	AllowNetworks []netip.Prefix // exceptions from the addresses that are denied
+	MinSSLMode    string         // from SSLModes
+	AllowNetworks []netip.Prefix // exceptions from the denied addresses
 	Ports         []uint16       // empty: any
 }
 
-// denied are the addresses that are not somebody's on the public internet (IANA's special-purpose registries): private and
-// shared networks, loopback, link-local with the clouds' metadata services, documentation, benchmarks, multicast, and the
-// ways to write an IPv4 address as an IPv6 one.
+// denied are the addresses without an owner on the public internet (IANA's special-purpose registries): private and shared networks,
+// loopback, link-local with the clouds' metadata services, documentation, benchmarks, multicast, and the ways to write an IPv4 address as
+// an IPv6 one.
 var denied = prefixes(
 	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24",
 	"192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
@@ -38,8 +38,7 @@ func prefixes(texts ...string) []netip.Prefix {
 	return list
 }
 
-// CheckAddress refuses an address that a tenant may not have dialled. network and address are as [net.Dialer.Control] gets them:
-// after DNS.
+// CheckAddress refuses an address forbidden to tenants. network and address are the arguments of [net.Dialer.Control]: after DNS.
 func (p Policy) CheckAddress(network, address string) error {
 	if network != "tcp4" && network != "tcp6" {
 		return &Error{class: classBlocked, text: fmt.Sprintf("a connection over %s is not allowed", network)}
@@ -81,7 +80,7 @@ func (p Policy) checkSSLMode(mode string) error {
 	return nil
 }
 
-// control is the check as the dialer calls it.
+// control is the check in the form called by the dialer.
 func (p Policy) control(network, address string, _ syscall.RawConn) error {
 	return p.CheckAddress(network, address)
 }

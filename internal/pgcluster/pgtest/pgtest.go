@@ -5,7 +5,7 @@
 //	func TestSomething(t *testing.T) {
 //		dsn := pgtest.Database(t, pgtest.Shared(t)) // a fresh database on the test binary's own server
 //
-// A test that stops, crashes or reconfigures its server takes one of its own from New.
+// A test which stops, crashes or reconfigures the server takes a server of its own from New.
 package pgtest
 
 import (
@@ -25,22 +25,22 @@ import (
 	"outflow/internal/pgcluster"
 )
 
-// cleanupTimeout bounds what is done for a test after its end.
+// cleanupTimeout bounds the work for a test after the end of the test.
 const cleanupTimeout = 30 * time.Second
 
-// shared is the cluster of this test binary. Only Shared starts it.
+// shared is the cluster of the test binary. Only Shared starts it.
 var shared = struct {
 	start   func() (*pgcluster.Cluster, error)
 	started atomic.Pointer[pgcluster.Cluster]
 }{start: sync.OnceValues(func() (*pgcluster.Cluster, error) {
-	// Many small databases on a server that no test crashes: what survives a crash does not matter.
+	// Many small databases on a server never crashed by a test: durability does not matter.
 	return pgcluster.Start(context.Background(), pgcluster.Options{
 		Settings: map[string]string{"fsync": "off", "full_page_writes": "off"},
 	})
 })}
 
-// Main runs a package's tests, stops the shared cluster, and checks that no goroutine is left. It returns the exit
-// code. More goleak options name goroutines that may stay.
+// Main runs a package's tests, stops the shared cluster, and checks for leftover goroutines. Main returns the exit
+// code. More goleak options name goroutines allowed to stay.
 func Main(m *testing.M, allowed ...goleak.Option) int {
 	code := m.Run()
 	if c := shared.started.Load(); c != nil {
@@ -50,7 +50,7 @@ func Main(m *testing.M, allowed ...goleak.Option) int {
 		}
 	}
 	if code != 0 {
-		return code // a test that failed may well leave something, and its own message is the one to read
+		return code // a failed test may well leave something, and the message of the test is the message to read
 	}
 	if err := goleak.Find(allowed...); err != nil {
 		fmt.Fprintln(os.Stderr, "pgtest: goroutines are left after the tests:", err)
@@ -59,14 +59,14 @@ func Main(m *testing.M, allowed ...goleak.Option) int {
 	return 0
 }
 
-// IgnoreServers lets goleak pass over the goroutines that watch running clusters, for a check while those run, such as
+// IgnoreServers lets goleak pass over the goroutines watching running clusters, for a check while clusters run, such as
 // goleak.VerifyNone at the end of one test.
 func IgnoreServers() goleak.Option {
 	return goleak.IgnoreAnyFunction("outflow/internal/pgcluster.(*process).run")
 }
 
-// New starts a cluster for one test and closes it at the test's end. If the test has failed by then, the end of the
-// server's log is logged. Where there is no Postgres at all, the test is skipped, but fails when CI is set.
+// New starts a cluster for one test and closes the cluster at the test's end. If the test has failed by then, the end
+// of the server's log is logged. Where there is no Postgres at all, the test is skipped, but fails when CI is set.
 func New(tb testing.TB, o pgcluster.Options) *pgcluster.Cluster {
 	tb.Helper()
 	c, err := pgcluster.Start(tb.Context(), o)
@@ -80,9 +80,9 @@ func New(tb testing.TB, o pgcluster.Options) *pgcluster.Cluster {
 	return c
 }
 
-// Shared returns the cluster that all tests of this test binary share, and starts it on first use. Tests must not stop,
-// crash or reconfigure it, and must keep to databases, roles and slots of their own. The package's TestMain must call Main,
-// which stops it. It does not sync to disk.
+// Shared returns the cluster of all tests of the test binary, and starts the cluster on first use. Tests must not stop, crash or
+// reconfigure the cluster, and must keep to databases, roles and slots of their own. The package's TestMain must call Main, which stops the
+// cluster. The cluster does not sync to disk.
 func Shared(tb testing.TB) *pgcluster.Cluster {
 	tb.Helper()
 	c, err := shared.start()
@@ -91,8 +91,8 @@ func Shared(tb testing.TB) *pgcluster.Cluster {
 	return c
 }
 
-// Database makes a new database on a cluster and returns its DSN. At the test's end it is dropped, with its sessions and
-// replication slots; if the test has failed, the end of the server's log is logged before.
+// Database makes a new database on a cluster and returns its DSN. At the test's end the database is dropped, with
+// sessions and replication slots; if the test has failed, the end of the server's log is logged before.
 func Database(tb testing.TB, c *pgcluster.Cluster) string {
 	tb.Helper()
 	name := uniqueName(tb.Name())
@@ -104,7 +104,7 @@ func Database(tb testing.TB, c *pgcluster.Cluster) string {
 		logOnFailure(tb, c)
 		ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
 		defer cancel()
-		// A server that the test stopped or broke cannot drop anything, and goes away with all its databases.
+		// A server stopped or broken by the test cannot drop anything, and goes away with all its databases.
 		if err := c.DropDatabase(ctx, name); err != nil {
 			tb.Logf("pgtest: %s is left: %v", name, err)
 		}
@@ -117,8 +117,8 @@ var (
 	unusable = regexp.MustCompile(`[^a-z0-9]+`)
 )
 
-// uniqueName makes a database name from a test's: readable in logs and within 63 bytes. The pid and a counter make it
-// unique, also where several test binaries use one given server.
+// uniqueName makes a database name from a test's: readable in logs and within 63 bytes. The pid and a counter make the
+// name unique, also where several test binaries share a given server.
 func uniqueName(test string) string {
 	test = strings.Trim(unusable.ReplaceAllString(strings.ToLower(test), "_"), "_")
 	return fmt.Sprintf("%.36s_%d_%d", test, os.Getpid(), counter.Add(1))
