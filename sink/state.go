@@ -38,19 +38,24 @@ func (m mark) String() string {
 
 // begin notes the start of a reading of the slot and the reading process, and returns the reading's first mark. The number of a reading is
 // a time in microseconds, so that a primary restored from a backup does not give the same number again.
-func (s *StateStore) begin(ctx context.Context) (string, error) {
+func (s *StateStore) begin(ctx context.Context) (text string, err error) {
 	host, _ := os.Hostname() // "" is not known
-	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		s.mark.checkpoint = 0
-		return conn.QueryRow(ctx, `INSERT INTO outflow.reading (slot, reading, host, process, walsender)
+	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		var reading int64 // a reading that cannot be noted leaves the mark of the one before as it is
+		err := conn.QueryRow(ctx, `INSERT INTO outflow.reading (slot, reading, host, process, walsender)
 			SELECT $1, greatest(coalesce(max(reading), 0) + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint), $2, $3,
 				(SELECT active_pid FROM pg_replication_slots WHERE slot_name::text = $1)
-			FROM outflow.reading WHERE slot = $1 RETURNING reading`, s.Slot, host, os.Getpid()).Scan(&s.mark.reading)
+			FROM outflow.reading WHERE slot = $1 RETURNING reading`, s.Slot, host, os.Getpid()).Scan(&reading)
+		if err == nil {
+			s.mark = mark{reading: reading}
+			text = s.mark.String()
+		}
+		return err
 	})
 	if err != nil {
 		return "", fmt.Errorf("writing outflow.reading: %w", err)
 	}
-	return s.mark.String(), nil
+	return text, nil
 }
 
 // knows reports whether the primary has noted the checkpoint of a mark; the mark "" counts as noted.
@@ -179,7 +184,7 @@ func (s *StateStore) find(ctx context.Context, tenant, name string) (destination
 
 // checkpoint notes the flush LSN before the report of the LSN, and the destinations that moved, in one statement. checkpoint returns the
 // checkpoint's mark.
-func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, moved []destinationState) (string, error) {
+func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, moved []destinationState) (text string, err error) {
 	tenants, names := make([]string, len(moved)), make([]string, len(moved))
 	fingerprints, states := make([]string, len(moved)), make([]string, len(moved))
 	reasons, classes := make([]string, len(moved)), make([]string, len(moved))
@@ -191,7 +196,7 @@ func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, move
 		fingerprints[i], states[i], reasons[i], classes[i] = d.fingerprint, string(d.state), d.reason, d.class
 		copied[i], totals[i], detached[i], mappings[i] = d.copied, d.copyTotal, d.detached, d.mappings
 	}
-	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, `WITH flush AS (UPDATE outflow.source SET flush_lsn = greatest(flush_lsn, $2::text::pg_lsn) WHERE slot = $1),
 				mark AS (UPDATE outflow.reading SET checkpoints = $13 WHERE slot = $1 AND reading = $12)
 			INSERT INTO outflow.destination_state AS s (slot, `+stateColumns+`, error_class, copied_rows, copy_total, detached, mappings)
@@ -206,13 +211,14 @@ func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, move
 			s.mark.reading, s.mark.checkpoint+1, classes, detached, mappings)
 		if err == nil {
 			s.mark.checkpoint++
+			text = s.mark.String()
 		}
 		return err
 	})
 	if err != nil {
 		return "", fmt.Errorf("writing outflow.destination_state: %w", err)
 	}
-	return s.mark.String(), nil
+	return text, nil
 }
 
 // raise gives a destination its next epoch, which is durable when raise returns: the external database is copied again. An epoch is a time
