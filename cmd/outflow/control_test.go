@@ -155,7 +155,6 @@ func TestReadingSwitchedOff(t *testing.T) {
 		return nil
 	})
 	w.user(tenant1, "00000000-0000-4000-8000-000000999999", "while nothing is read")
-	before := w.confirmed()
 	waitFor(t, "the slot to be seen", func() error {
 		if s := r.watcher.Last(); s == nil || !s.Active || s.WALStatus != "reserved" || s.WALEnd == 0 {
 			return fmt.Errorf("%+v", s)
@@ -163,8 +162,8 @@ func TestReadingSwitchedOff(t *testing.T) {
 		return nil
 	})
 	same(t, dsn, `SELECT count(*) FROM users`, `"0"`)
-	if after := w.confirmed(); after != before {
-		t.Errorf("the slot moved from %s to %s", before, after)
+	if read, confirmed := r.reader.Position(), w.confirmed(); confirmed > read { // what was read may still be acknowledged
+		t.Errorf("the slot moved to %s, and only %s was read", confirmed, read)
 	}
 	w.toggle(sink.Switch{Kind: sink.SwitchReading, Off: false})
 	w.synced()

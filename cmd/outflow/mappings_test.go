@@ -128,7 +128,13 @@ func TestMappingsThatATableRefuses(t *testing.T) {
 	})
 	// With the whole old row values can be read, where no copy knows less.
 	w.exec(`ALTER TABLE items REPLICA IDENTITY FULL, DROP _op`)
-	w.cfg.Source.Tables[0].Columns = []string{"twice"}
+	if w.version() < 18 { // from 18 on a generated column in a whole identity is refused: see TestRefusedTables
+		w.cfg.Source.Tables[0].Columns = []string{"twice"}
+		w.checked(checkOptions{}).says(t, "primary", replication.Failed, "table public.items", `column "twice" is generated`, "write its expression")
+		w.cfg.Source.Tables[0].Columns = nil
+	} else {
+		w.exec(`ALTER TABLE items DROP twice`)
+	}
 	steps := stepped("m", `CREATE TABLE IF NOT EXISTS x (id int PRIMARY KEY, v text); CREATE TABLE IF NOT EXISTS gone (id int, v text)`,
 		`items delete: DELETE FROM x t USING items c WHERE t.id = c.id`, `items delete: INSERT INTO gone SELECT c.id, c.v FROM items c`,
 		`items any: INSERT INTO x SELECT c.id, c.v FROM items c WHERE c._op = 'upsert' ON CONFLICT (id) DO UPDATE SET v = excluded.v`)
@@ -139,10 +145,7 @@ func TestMappingsThatATableRefuses(t *testing.T) {
 		w.refused("a value that a copy does not know", "t1/keys", `a copy finds deleted rows of public.items by keys: and knows only the columns of its key (tenant, id)`)
 	})
 	w.mapping("m", steps)
-	report := w.checked(checkOptions{})
-	report.says(t, "destination t1/one", replication.Passed, "mapping m", "3 steps", "")
-	report.says(t, "primary", replication.Failed, "table public.items", `column "twice" is generated`, "write its expression")
-	w.cfg.Source.Tables[0].Columns = nil
+	w.checked(checkOptions{}).says(t, "destination t1/one", replication.Passed, "mapping m", "3 steps", "")
 	dsn := w.destination("t1", "two", "m")
 	w.exec(`INSERT INTO items VALUES ('t1', 1, 'a'), ('t1', 2, 'b')`)
 	w.start().caughtUp()
