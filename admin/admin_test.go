@@ -20,6 +20,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"outflow/internal/fit"
 	"outflow/replication"
 	"outflow/sink"
 )
@@ -343,7 +344,7 @@ func TestHostileNames(t *testing.T) {
 		if strings.Contains(body, "<script>alert") || strings.Contains(body, "<b>outflow") || strings.ContainsAny(body, "\x1b\u202e") {
 			t.Errorf("%s lets markup or control characters through:\n%.3000s", path, body)
 		}
-		if strings.Contains(body, "canary-password") || strings.Contains(body, strings.Repeat("x", maxMessage+1)) || strings.Contains(body, " style=") {
+		if strings.Contains(body, "canary-password") || strings.Contains(body, strings.Repeat("x", int(fit.Page)+1)) || strings.Contains(body, " style=") {
 			t.Errorf("%s shows a password, a text that is not cut, or an inline style", path)
 		}
 		if strings.Count(body, "<script") != 1 || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") {

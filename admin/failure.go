@@ -3,13 +3,10 @@ package admin
 import (
 	"errors"
 	"strings"
-	"unicode"
 
+	"outflow/internal/fit"
 	"outflow/sink"
 )
-
-// maxMessage cuts a server's message; the log has the whole text.
-const maxMessage = 1024
 
 func failureOf(err error) *Failure {
 	if err == nil {
@@ -64,21 +61,8 @@ func noDigit(r rune) rune {
 	return r
 }
 
-// clean cuts a foreign text and removes characters with an effect on a terminal or a log.
-func clean(s string) string {
-	if len(s) > maxMessage {
-		s = strings.ToValidUTF8(s[:maxMessage], "") + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' {
-			return ' '
-		}
-		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
-			return '�'
-		}
-		return r
-	}, s)
-}
+// clean makes a foreign text fit for a page and for an answer of the API; the log may have more of the text.
+func clean(s string) string { return fit.Text(s, fit.Page) }
 
 // classes are all results of classOf.
 var classes = []string{sink.ClassDNS, sink.ClassRefused, sink.ClassBlocked, sink.ClassTLS, sink.ClassAuth, sink.ClassTimeout, sink.ClassProtocol,

@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"outflow/internal/fit"
 	"outflow/mapping"
 )
 
@@ -326,16 +327,7 @@ func serverText(e *pgconn.PgError) string {
 	if e.Hint != "" {
 		text += "; " + e.Hint
 	}
-	text = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, text)
-	if len(text) > 512 {
-		text = strings.ToValidUTF8(text[:512], "") + "..."
-	}
-	return text
+	return fit.Text(text, fit.Reason)
 }
 
 // compile makes the batch's statements before the pipeline starts: compiling may ask the server for types.

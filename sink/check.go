@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/internal/fit"
 	"outflow/mapping"
 	"outflow/replication"
 )
@@ -85,7 +86,7 @@ func fail(found *replication.Findings, check string, err error) {
 	e := newError(err)
 	plain := *e
 	plain.Mapping, plain.Remedy = "", "" // both stand beside the error
-	found.Fail(check, e.Remedy, "%s", truncated(plain.Error(), 512))
+	found.Fail(check, e.Remedy, "%s", fit.Text(plain.Error(), fit.Reason))
 }
 
 const inspectServer = `SELECT current_setting('server_version'), current_setting('server_version_num'), pg_is_in_recovery(),

@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
+
+	"outflow/internal/fit"
 )
 
 // The kinds of switch.
@@ -54,7 +56,7 @@ func (s *StateStore) SetSwitch(ctx context.Context, sw Switch) error {
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, `INSERT INTO outflow.switch (slot, kind, tenant_id, name, off, set_by, reason) VALUES ($1, $2, $3, $4, $5, $6, $7)
 			ON CONFLICT (slot, kind, tenant_id, name) DO UPDATE SET off = excluded.off, set_by = excluded.set_by, reason = excluded.reason,
-				set_at = clock_timestamp()`, s.Slot, sw.Kind, sw.Tenant, sw.Name, sw.Off, oneLine(sw.By), oneLine(sw.Reason))
+				set_at = clock_timestamp()`, s.Slot, sw.Kind, sw.Tenant, sw.Name, sw.Off, fit.Text(sw.By, fit.Name), fit.Text(sw.Reason, fit.Reason))
 		return err
 	})
 	if err != nil {
@@ -174,5 +176,5 @@ func (sw *Switch) why() string {
 	if sw.Reason != "" {
 		text += ": " + sw.Reason
 	}
-	return oneLine(text) // a person may have written the row
+	return fit.Text(text, fit.Reason) // a person may have written the row
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"outflow/internal/fit"
 	"outflow/mapping"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -69,7 +70,7 @@ func (e *Error) Error() string {
 	if e.Key != "" {
 		fmt.Fprintf(&b, "row of %s with %s: ", e.Table, e.Key)
 	}
-	b.WriteString(operatorText(e.Err))
+	b.WriteString(fit.Text(e.Err.Error(), fit.Reason))
 	if e.Remedy != "" {
 		b.WriteString("; remedy: " + e.Remedy)
 	}

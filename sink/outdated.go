@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/internal/fit"
 	"outflow/replication"
 )
 
@@ -20,7 +21,7 @@ func (d *Destination) outdate(e *Error) bool {
 	if e.verdict != outdated && !d.misfits(e) {
 		return false
 	}
-	reason := truncated("queued changes no longer fit: "+e.Error(), 512)
+	reason := fit.Text("queued changes no longer fit: "+e.Error(), fit.Reason)
 	if err := d.raiseEpoch(d.router.ctx, reason); err != nil {
 		d.log.Warn("the destination cannot be copied anew", zap.Error(err))
 		return false

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/internal/fit"
 	"outflow/replication"
 )
 
@@ -222,7 +223,7 @@ func (r *Router) checkpoint(ctx context.Context, now bool) error {
 		d.mu.Lock()
 		status := d.statusLocked()
 		now := destinationState{tenant: d.Tenant, name: d.Name, epoch: d.epoch, note: max(d.note, d.released),
-			fingerprint: d.fingerprint(), state: status.State, detached: status.Detached, reason: truncated(status.Reason, 512)}
+			fingerprint: d.fingerprint(), state: status.State, detached: status.Detached, reason: fit.Text(status.Reason, fit.Reason)}
 		if status.Err != nil {
 			now.class = newError(status.Err).Class()
 		}
@@ -269,13 +270,6 @@ func (d *Destination) fingerprint() string {
 		prints[i] = m.Identity()
 	}
 	return strings.Join(prints, " ")
-}
-
-func truncated(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	return strings.ToValidUTF8(s[:n], "") + "..."
 }
 
 // mustPark says why a destination must be parked now; "" is not.
@@ -336,11 +330,11 @@ func (r *Router) park(d *Destination, reason string) {
 	d.parking = true
 	text := reason
 	if last := d.status.Err; last != nil {
-		text = truncated(reason+": "+last.Error(), 512)
+		text = fit.Text(reason+": "+last.Error(), fit.Reason)
 	}
 	note := destinationState{tenant: d.Tenant, name: d.Name, state: Parked, reason: text, detached: true}
 	if d.halt != nil {
-		note.state, note.reason = Halted, truncated(d.halt.err.Error(), 512)
+		note.state, note.reason = Halted, fit.Text(d.halt.err.Error(), fit.Reason)
 	}
 	d.mu.Unlock()
 	epoch, err := r.State.raise(r.ctx, note)

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
+	"outflow/internal/fit"
 	"outflow/replication"
 )
 
@@ -88,7 +89,7 @@ func (s *StateStore) see(r request) {
 // (name ""), or one. Destinations no longer in the configuration are copied again anyway should they return. RequestResync returns the
 // number of destinations.
 func (s *StateStore) RequestResync(ctx context.Context, tenant, name, by, why string) (n int64, err error) {
-	by, why = oneLine(by), oneLine(why)
+	by, why = fit.Text(by, fit.Name), fit.Text(why, fit.Reason)
 	reason := "a resync was asked for by " + by
 	if why != "" {
 		reason += ": " + why
@@ -99,7 +100,7 @@ func (s *StateStore) RequestResync(ctx context.Context, tenant, name, by, why st
 			since = CASE WHEN state = 'backfilling' THEN since ELSE now() END, state = 'backfilling', detached = false,
 			reason = $4, copied_rows = NULL, copy_total = NULL, updated_at = now()
 			WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3) AND reason <> $5`,
-			s.Slot, tenant, name, truncated(reason, 512), replication.NotConfigured, by, why)
+			s.Slot, tenant, name, fit.Text(reason, fit.Reason), replication.NotConfigured, by, why)
 		n = tag.RowsAffected()
 		return err
 	})
@@ -116,7 +117,7 @@ func (s *StateStore) RequestRetry(ctx context.Context, tenant, name string, only
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		tag, err := conn.Exec(ctx, `UPDATE outflow.destination_state SET retry_at = clock_timestamp(), asked_by = $6, asked_why = $7
 			WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3) AND reason <> $4 AND (state = 'halted' OR NOT $5)`,
-			s.Slot, tenant, name, replication.NotConfigured, onlyHalted, oneLine(by), oneLine(why))
+			s.Slot, tenant, name, replication.NotConfigured, onlyHalted, fit.Text(by, fit.Name), fit.Text(why, fit.Reason))
 		n = tag.RowsAffected()
 		return err
 	})

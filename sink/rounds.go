@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/internal/fit"
 	"outflow/mapping"
 	"outflow/replication"
 )
@@ -270,12 +271,12 @@ func describeTuple(rel *replication.Relation, row replication.Tuple) string {
 		v := row.Value(i)
 		text := "NULL"
 		if v.Presence == replication.Text {
-			text = string(v.Text[:min(len(v.Text), 64)])
+			text = fit.Text(string(v.Text[:min(len(v.Text), 2*int(fit.Value))]), fit.Value)
 		}
 		if s != "" {
 			s += ", "
 		}
 		s += fmt.Sprintf("%s=%s", rel.Columns[i].Name, text)
 	}
-	return s
+	return fit.Cut(s, fit.Reason)
 }

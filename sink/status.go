@@ -5,6 +5,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/internal/fit"
 	"outflow/replication"
 )
 
@@ -91,21 +92,21 @@ func (d *Destination) statusLocked() Status {
 	}
 	switch {
 	case d.fault != nil:
-		s.State, s.Err, s.Reason = Halted, d.fault, d.fault.Error()
+		s.State, s.Err, s.Reason = Halted, d.fault, fit.Text(d.fault.Error(), fit.Reason)
 	case d.paused != nil:
 		s.State, s.Reason = Paused, d.paused.why()
 		if d.parked {
 			s.Reason += "; " + d.parkReason + ", so it is copied anew when it is resumed"
 		}
 	case d.halt != nil:
-		s.State, s.Since, s.Err, s.Reason = Halted, d.halt.at, d.halt.err, truncated(d.halt.err.Error(), 512)
+		s.State, s.Since, s.Err, s.Reason = Halted, d.halt.at, d.halt.err, fit.Text(d.halt.err.Error(), fit.Reason)
 		s.Copying = !d.caughtUp && !d.parked && d.failing.IsZero() && d.session != nil
 	case d.parked:
 		s.State, s.Reason = Parked, d.parkReason
 	case s.State == Streaming && !d.caughtUp:
 		s.State, s.Copying = Backfilling, true
 	case s.Err != nil:
-		s.Reason = truncated(s.Err.Error(), 512)
+		s.Reason = fit.Text(s.Err.Error(), fit.Reason)
 	}
 	if s.CopyTotal < s.Copied {
 		s.CopyTotal = -1 // the planner knew little

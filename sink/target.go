@@ -133,20 +133,5 @@ func isTLS(err error) bool {
 		errors.As(err, &host) || errors.As(err, &invalid) || (err != nil && strings.Contains(err.Error(), "server refused TLS connection"))
 }
 
-// operatorText is the operator's text of an error that may hold a server's text: bounded, in one line.
-func operatorText(err error) string { return truncated(oneLine(err.Error()), operatorBytes) }
-
-// oneLine makes any text fit for a terminal, and for a column of type text in a database of any encoding that has the letters of the text.
-func oneLine(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || (r >= 0x7f && r < 0xa0) || r == '\u2028' || r == '\u2029' {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, "?"))
-}
-
-const operatorBytes = 512
-
 // errGone ends a worker's work because its destination was removed.
 var errGone = fmt.Errorf("the destination was removed: %w", context.Canceled)

@@ -11,6 +11,8 @@ import (
 
 	yaml "go.yaml.in/yaml/v4"
 	"go.yaml.in/yaml/v4/plugin/loaderlimits"
+
+	"outflow/internal/fit"
 )
 
 const (
@@ -152,10 +154,7 @@ func (d *decoder) syntax(err error) {
 			message = "aliases (*name) are not allowed; quote a value that starts with *"
 		}
 	}
-	if len(message) > 4*quoteLimit {
-		message = strings.ToValidUTF8(message[:4*quoteLimit], "") + "..."
-	}
-	d.fault(line, column, "not valid YAML: %s", message)
+	d.fault(line, column, "not valid YAML: %s", fit.Text(message, 4*quoteLimit))
 }
 
 // check refuses in the whole tree the nodes allowed for no type.

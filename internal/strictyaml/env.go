@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"outflow/internal/fit"
 )
 
 // Option changes how Decode reads a document.
@@ -63,9 +65,4 @@ func (d *decoder) expand(text string) (value, name string, err error) {
 }
 
 // quoteName cuts a variable's name, which a document may make of any length.
-func quoteName(name string) string {
-	if len(name) > quoteLimit {
-		return name[:quoteLimit] + "..."
-	}
-	return name
-}
+func quoteName(name string) string { return fit.Cut(name, quoteLimit) }

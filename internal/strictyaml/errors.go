@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"outflow/internal/fit"
 )
 
 // Error is a fault in a document. Line and Column count from 1; Column counts
@@ -50,20 +52,17 @@ func (e Errors) Sort() {
 }
 
 // quoteLimit is the number of bytes of a document's text repeated in a message.
-const quoteLimit = 60
+const quoteLimit fit.Place = 60
 
 // quote shows text of the document in a message, cut to quoteLimit.
 func quote(text string) string {
-	if len(text) > quoteLimit {
-		return fmt.Sprintf("%q...", strings.ToValidUTF8(text[:quoteLimit], ""))
-	}
-	return fmt.Sprintf("%q", text)
+	return fmt.Sprintf("%q", fit.Cut(text, quoteLimit))
 }
 
 // Nearest gives the allowed name of which name is most probably a misspelling,
 // or "".
 func Nearest(name string, allowed []string) string {
-	if len(name) > quoteLimit {
+	if len(name) > int(quoteLimit) {
 		return ""
 	}
 	best, bestDistance := "", 1+min(2, (len(name)+2)/3)
