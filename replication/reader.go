@@ -16,6 +16,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"go.uber.org/zap"
+
+	"outflow/internal/failpoint"
 )
 
 // Sink takes the transactions of the reader. The reader's goroutine calls the Sink, a single call at a time.
@@ -191,6 +193,9 @@ func (r *Reader) session(ctx context.Context) error {
 		r.mu.Unlock()
 	}()
 	if err := r.checkSlot(ctx); err != nil {
+		return err
+	}
+	if err := failpoint.Fail(failpoint.SlotTaken); err != nil {
 		return err
 	}
 	if err := r.Sink.Begin(ctx); err != nil {
@@ -407,6 +412,9 @@ func (s *session) copyData(data []byte) (handed bool, err error) {
 		if err != nil {
 			return false, err
 		}
+		if err := failpoint.Fail(failpoint.Received); err != nil {
+			return false, err
+		}
 		event, err := s.decoder.Decode(x.WALData)
 		if err != nil {
 			return false, &Problem{What: fmt.Sprintf("the stream of slot %q cannot be understood at %s", s.Slot, x.WALStart),
@@ -423,6 +431,7 @@ func (s *session) event(event Event) (handed bool, err error) {
 		s.ticket, s.wanted = s.Acks.Begin(e.CommitLSN)
 		s.part = &Transaction{SequenceID: s.Source.SequenceID(e.CommitLSN), XID: e.XID,
 			CommitLSN: e.CommitLSN, CommitTime: e.CommitTime, Session: s.sessions, Ticket: s.ticket}
+		return false, failpoint.Fail(failpoint.Registered)
 	case Changes:
 		if !s.wanted {
 			return false, nil
@@ -489,7 +498,10 @@ func (s *session) relation(rel *Relation) error {
 func (s *session) handOver() error {
 	part := s.part
 	s.part, s.bytes = nil, 0
-	return s.Sink.Write(part)
+	if err := s.Sink.Write(part); err != nil {
+		return err
+	}
+	return failpoint.Fail(failpoint.HandedOver)
 }
 
 // report sends a standby status update. All three positions are set explicitly: pglogrepl copies the written position
@@ -499,13 +511,20 @@ func (s *session) report() error {
 	if flush == 0 {
 		return nil // nothing to say yet; a zero position means "unset" to pglogrepl and to the server
 	}
+	if err := failpoint.Fail(failpoint.BeforeReport); err != nil {
+		return err
+	}
 	if err := s.stream.SetWriteDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return err
 	}
 	s.reported = max(s.reported, flush)
-	return pglogrepl.SendStandbyStatusUpdate(context.Background(), s.conn, pglogrepl.StandbyStatusUpdate{
+	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), s.conn, pglogrepl.StandbyStatusUpdate{
 		WALWritePosition: flush, WALFlushPosition: flush, WALApplyPosition: flush,
 		ReplyRequested: time.Since(s.stream.heard) > silenceLimit/2})
+	if err != nil {
+		return err
+	}
+	return failpoint.Fail(failpoint.Reported)
 }
 
 func isTimeout(err error) bool {

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"outflow/internal/failpoint"
 )
 
 // outflow.source notes the facts Outflow relies on. The transaction noting other facts also raises every destination's epoch, and a
@@ -88,6 +90,9 @@ func (s Setup) ensureRelied(ctx context.Context, conn *pgx.Conn) (now facts, err
 		if sqlstate(err) != serializationFailure { // a checkpoint wrote outflow.source meanwhile
 			break
 		}
+	}
+	if err == nil {
+		err = failpoint.Fail(failpoint.ReliedNoted)
 	}
 	return now, err
 }
@@ -219,6 +224,9 @@ func (s Setup) watchRelied(ctx context.Context, conn *pgx.Conn, began facts) (si
 		since = s.since(noted, now)
 		return s.note(ctx, tx, now, since) // without a gap too: a partition or a label noted now may go before the next look
 	})
+	if err == nil {
+		err = failpoint.Fail(failpoint.ReliedNoted)
+	}
 	return since, err
 }
 

@@ -7,6 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"outflow/internal/failpoint"
 )
 
 // resetCommand heals a slot whose stream cannot be proved continuous.
@@ -51,6 +53,9 @@ func (s Setup) Reset(ctx context.Context, conn *pgx.Conn, highest int64) error {
 	if err := s.beginReset(ctx, conn, now); err != nil {
 		return err
 	}
+	if err := failpoint.Fail(failpoint.ResetBegun); err != nil {
+		return err
+	}
 	// Before the slot: the slot decodes commits after its creation, our own notes first, and fails where there was no publication then.
 	if _, err := s.ensureRelied(ctx, conn); err != nil {
 		return err
@@ -58,11 +63,20 @@ func (s Setup) Reset(ctx context.Context, conn *pgx.Conn, highest int64) error {
 	if err := s.dropSlot(ctx, conn); err != nil {
 		return err
 	}
+	if err := failpoint.Fail(failpoint.ResetSlotDropped); err != nil {
+		return err
+	}
 	at, err := s.createSlot(ctx, conn)
 	if err != nil {
 		return err
 	}
-	return s.endReset(ctx, conn, now, at, highest)
+	if err := failpoint.Fail(failpoint.ResetSlotCreated); err != nil {
+		return err
+	}
+	if err := s.endReset(ctx, conn, now, at, highest); err != nil {
+		return err
+	}
+	return failpoint.Fail(failpoint.ResetEnded)
 }
 
 func (s Setup) beginReset(ctx context.Context, conn *pgx.Conn, now Source) error {

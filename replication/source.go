@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
+
+	"outflow/internal/failpoint"
 )
 
 // Source is the row of outflow.source on the primary about a slot: the history of the slot's LSNs.
@@ -110,6 +112,9 @@ func (s Setup) ensureSlot(ctx context.Context, conn *pgx.Conn, now facts) (Sourc
 	}
 	if !found {
 		if confirmed, err = s.createSlot(ctx, conn); err != nil {
+			return Source{}, 0, err
+		}
+		if err := failpoint.Fail(failpoint.SlotCreated); err != nil {
 			return Source{}, 0, err
 		}
 	}

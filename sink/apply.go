@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"outflow/internal/failpoint"
 	"outflow/internal/fit"
 	"outflow/mapping"
 )
@@ -98,7 +99,10 @@ func (r *round) run(stage, name, sql string, st *mapping.Statement, params [][]b
 	r.sent = append(r.sent, sent{statement: st, stage: stage})
 }
 
-func (r *round) begin(b *batch) {
+func (r *round) begin(b *batch) error {
+	if err := failpoint.Fail(failpoint.BeforeBegin); err != nil {
+		return err
+	}
 	r.s.plan = genericPlan
 	r.run("BEGIN", "outflow_begin", beginSQL, nil, nil, nil, nil)
 	commit := "on"
@@ -106,6 +110,7 @@ func (r *round) begin(b *batch) {
 		commit = "off"
 	}
 	r.run("settings", "outflow_settings", r.s.d.router.settings, nil, texts(commit, r.s.plan), nil, nil)
+	return nil
 }
 
 // manyRows is the number of rows above which the server plans a statement again.
@@ -151,17 +156,24 @@ func (r *round) steps(ctx context.Context, b *batch, rows map[string]*mapping.Ro
 			name, sql = st.PlainName, st.Plain
 		}
 		r.run("step", name, sql, st, params, st.ParameterOIDs(), binaryFormat)
+		if err := failpoint.Fail(failpoint.StepQueued); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 var binaryFormat = []int16{1}
 
-// advance queues the metadata's compare-and-set.
-func (r *round) advance(b *batch) {
+// advance queues the metadata's compare-and-set, and COMMIT.
+func (r *round) advance(b *batch) error {
+	if err := failpoint.Fail(failpoint.BeforeAdvance); err != nil {
+		return err
+	}
 	names, held := r.s.holding(b.mappings)
 	r.run("metadata", "outflow_advance", advanceSQL, nil, texts(strconv.FormatInt(b.last, 10), names, held, r.s.d.Tenant,
 		r.s.d.router.SourceID, strconv.FormatInt(r.s.epoch, 10), *r.s.d.router.mark.Load()), nil, nil)
+	return r.commit()
 }
 
 // holding are the chosen mappings and their ids after the commit of everything sent so far, as array literals.
@@ -176,7 +188,13 @@ func (s *session) holding(chosen []bool) (names, ids string) {
 	return "{" + strings.Join(n, ",") + "}", "{" + strings.Join(h, ",") + "}"
 }
 
-func (r *round) commit() { r.run("COMMIT", "outflow_commit", commitSQL, nil, nil, nil, nil) }
+func (r *round) commit() error {
+	if err := failpoint.Fail(failpoint.BeforeCommit); err != nil {
+		return err
+	}
+	r.run("COMMIT", "outflow_commit", commitSQL, nil, nil, nil, nil)
+	return nil
+}
 
 // flush sends the round.
 func (r *round) flush() error {
@@ -254,6 +272,11 @@ func (s *session) abandon() {
 }
 
 func (r *round) answer(q sent) error {
+	if q.stage == "COMMIT" {
+		if err := failpoint.Fail(failpoint.CommitSent); err != nil {
+			return err
+		}
+	}
 	result, err := r.p.GetResults()
 	if err != nil {
 		return r.explain(q, err)
@@ -269,10 +292,13 @@ func (r *round) answer(q sent) error {
 	if err != nil {
 		return r.explain(q, err)
 	}
-	if q.stage == "COMMIT" && tag.String() != "COMMIT" {
+	if q.stage != "COMMIT" {
+		return nil
+	}
+	if tag.String() != "COMMIT" {
 		return fmt.Errorf("the server answered COMMIT with %s", tag)
 	}
-	return nil
+	return failpoint.Fail(failpoint.Committed)
 }
 
 // explain adds the failing request or statement to an error.

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/internal/failpoint"
 	"outflow/mapping"
 	"outflow/replication"
 )
@@ -243,6 +244,9 @@ func (bf *backfill) advance(ctx context.Context) error {
 	if !bf.active {
 		bf.active = true
 		d.log.Info("copying rows from the primary", zap.String("cursor", bf.stored))
+		if err := failpoint.Fail(failpoint.BackfillBegun); err != nil {
+			return err
+		}
 	}
 	d.mu.Lock()
 	waiting := bf.ready != nil // for the stream
@@ -273,8 +277,10 @@ func (bf *backfill) advance(ctx context.Context) error {
 // ask is the worker's question to the external database before a chunk is read: the connection belongs to the worker.
 func (bf *backfill) ask(ctx context.Context) (err error) {
 	if bf.cursor.Phase == phaseSweep {
-		bf.page, err = bf.readPage(ctx)
-		return err
+		if bf.page, err = bf.readPage(ctx); err != nil {
+			return err
+		}
+		return failpoint.Fail(failpoint.SweepPageRead)
 	}
 	return bf.countHeld(ctx)
 }
@@ -311,7 +317,10 @@ func (bf *backfill) nextSafely(ctx context.Context, copier *replication.Copier, 
 			err = fmt.Errorf("a fault of Outflow's, or a cursor that cannot be: %v", cause)
 		}
 	}()
-	return bf.next(ctx, copier, settle)
+	if c, err = bf.next(ctx, copier, settle); err == nil {
+		err = failpoint.Fail(failpoint.ChunkRead)
+	}
+	return c, err
 }
 
 // next finds the suspects, where settle is set, and reads the chunk behind the cursor.

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/internal/failpoint"
 	"outflow/mapping"
 	"outflow/replication"
 )
@@ -63,6 +64,9 @@ func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 	}
 	switch {
 	case bf.stored == "":
+		if err := failpoint.Fail(failpoint.BackfillFinished); err != nil {
+			return err
+		}
 		bf.finish()
 	case d.router.places.yield(d):
 		bf.standDown()
@@ -149,6 +153,9 @@ func (bf *backfill) mayPutOff(e *Error) bool {
 // again.
 func (bf *backfill) putOff(ctx context.Context, p *portion, e *Error) error {
 	bf.saysPutOff(e)
+	if err := failpoint.Fail(failpoint.PutOff); err != nil {
+		return err
+	}
 	rest := *p
 	rest.next.PutOff++
 	rest.rows = &mapping.Rows{Relation: p.rows.Relation}
@@ -238,27 +245,52 @@ func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 	next, text := p.following()
 	applied := bf.d.router.appliedAt(p.chunk.Horizon)
 	err := bf.d.exchange(ctx, func(ctx context.Context, r *round) error {
-		r.begin(b)
+		if err := r.begin(b); err != nil {
+			return err
+		}
 		if p.rows.Relation != nil {
 			if err := r.steps(ctx, b, all); err != nil {
 				return err
 			}
 		}
 		if p.aside != nil {
+			if err := failpoint.Fail(failpoint.BeforeQuarantine); err != nil {
+				return err
+			}
 			r.run("quarantine", "outflow_quarantine", addQuarantined, nil, p.aside.parameters(bf.s), nil, nil)
+		}
+		if err := failpoint.Fail(failpoint.BeforeAdvance); err != nil {
+			return err
 		}
 		names, held := r.s.holding(bf.group)
 		r.run("metadata", "outflow_cursor", moveCursorSQL, nil, texts(text, names, held, r.s.d.Tenant, r.s.d.router.SourceID,
 			strconv.FormatInt(r.s.epoch, 10), bf.stored, *bf.d.router.mark.Load(), strconv.FormatInt(applied, 10)), nil, nil)
-		r.commit()
-		return nil
+		return r.commit()
 	})
+	if err == nil {
+		err = p.failpoints(text)
+	}
 	if err != nil {
 		return err
 	}
 	bf.cursor, bf.stored = next, text
 	bf.s.reached(bf.group, applied)
 	return nil
+}
+
+// failpoints are the points behind the commit of a portion. text is the cursor behind the portion.
+func (p *portion) failpoints(text string) error {
+	if p.chunk.swept != nil && len(p.rows.Deletes) > 0 {
+		if err := failpoint.Fail(failpoint.SweepRemoved); err != nil {
+			return err
+		}
+	}
+	if p.done && text != "" {
+		if err := failpoint.Fail(failpoint.NextPass); err != nil {
+			return err
+		}
+	}
+	return failpoint.Fail(failpoint.ChunkMerged)
 }
 
 // appliedAt is the highest id possible below a horizon, when the stream has passed the horizon. The next commit record may begin

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"outflow/internal/failpoint"
 	"outflow/mapping"
 	"outflow/replication"
 )
@@ -47,6 +48,9 @@ func (bf *backfill) merge(ctx context.Context) error {
 			return errNothing
 		}
 		delete(bf.suspects, xid) // later snapshots see the transaction too
+	}
+	if err := failpoint.Fail(failpoint.BeforeMerge); err != nil {
+		return err
 	}
 	rows := &mapping.Rows{Relation: c.relation}
 	switch {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"outflow/internal/failpoint"
 	"outflow/replication"
 )
 
@@ -63,6 +64,9 @@ func (d *Destination) flushed(row [][]byte) {
 	}
 	tickets := d.letGo(n)
 	d.mu.Unlock()
+	if len(tickets) > 0 {
+		failpoint.Hit(failpoint.Flushed)
+	}
 	d.router.Acks.Release(tickets...)
 }
 

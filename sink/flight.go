@@ -102,12 +102,15 @@ func (d *Destination) prepareBatch(ctx context.Context, b *batch) error {
 func (f *flight) send(b *batch) (*round, error) {
 	b.async, b.hopeful = f.d.mayLag(b), !f.d.conflicts && f.d.session.backfill == nil
 	r := &round{s: f.d.session, p: f.p}
-	r.begin(b)
+	if err := r.begin(b); err != nil {
+		return nil, err
+	}
 	if err := r.steps(f.ctx, b, b.rows); err != nil {
 		return nil, err
 	}
-	r.advance(b)
-	r.commit()
+	if err := r.advance(b); err != nil {
+		return nil, err
+	}
 	r.s.expect(b)
 	return r, r.flush()
 }

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/internal/failpoint"
 	"outflow/mapping"
 	"outflow/replication"
 )
@@ -58,6 +59,9 @@ type metadata struct {
 func (s *session) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.d.router.Options.StatementTimeout)
 	defer cancel()
+	if err := failpoint.Fail(failpoint.Connected); err != nil {
+		return err
+	}
 	known, err := s.metadata(ctx)
 	if err != nil {
 		return err
@@ -236,12 +240,18 @@ func (s *session) readyFor(m *mapping.Mapping, known map[string]metadata) bool {
 // install creates the missing parts in one transaction. A mapping that is new, has changed, is of an earlier epoch, or was not
 // the destination's for a time has its schema run and is filled from the start.
 func (s *session) install(ctx context.Context, fresh bool) error {
+	if err := failpoint.Fail(failpoint.BeforeInstall); err != nil {
+		return err
+	}
 	if err := s.begin(ctx); err != nil {
 		return err
 	}
 	err := s.installAll(ctx, fresh)
 	if err == nil {
 		_, err = s.exec(ctx, "COMMIT")
+	}
+	if err == nil {
+		err = failpoint.Fail(failpoint.Installed)
 	}
 	if err != nil {
 		s.rollback()

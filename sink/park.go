@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/internal/failpoint"
 	"outflow/internal/fit"
 	"outflow/replication"
 )
@@ -34,6 +35,9 @@ func (r *Router) Begin(ctx context.Context) error {
 		return err
 	}
 	if err := r.beginReading(ctx); err != nil {
+		return err
+	}
+	if err := failpoint.Fail(failpoint.ReadingBegun); err != nil {
 		return err
 	}
 	end, err := r.State.walEnd(ctx)
@@ -242,8 +246,14 @@ func (r *Router) checkpoint(ctx context.Context, now bool) error {
 		return nil
 	}
 	r.checkpointed = time.Now()
+	if err := failpoint.Fail(failpoint.BeforeCheckpoint); err != nil {
+		return err
+	}
 	mark, err := r.State.checkpoint(ctx, flush, moved)
 	if err != nil {
+		return err
+	}
+	if err := failpoint.Fail(failpoint.Checkpointed); err != nil {
 		return err
 	}
 	r.mark.Store(&mark)
@@ -338,6 +348,7 @@ func (r *Router) park(d *Destination, reason string) {
 	}
 	d.mu.Unlock()
 	epoch, err := r.State.raise(r.ctx, note)
+	failpoint.Hit(failpoint.ParkNoted)
 	d.mu.Lock()
 	d.parking = false
 	if err != nil {

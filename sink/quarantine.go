@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/internal/failpoint"
 	"outflow/replication"
 )
 
@@ -43,11 +44,14 @@ type quarantined struct {
 
 // quarantine sets a row aside within the open transaction.
 func (s *session) quarantine(ctx context.Context, q quarantined) error {
+	if err := failpoint.Fail(failpoint.BeforeQuarantine); err != nil {
+		return err
+	}
 	result := s.conn.ExecParams(ctx, addQuarantined, q.parameters(s), nil, nil, nil).Read()
 	if result.Err != nil {
 		return fmt.Errorf("writing _stack_sync_quarantine: %w", result.Err)
 	}
-	return nil
+	return failpoint.Fail(failpoint.Quarantined)
 }
 
 func (q quarantined) parameters(s *session) [][]byte {

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
+	"outflow/internal/failpoint"
 	"outflow/internal/fit"
 	"outflow/replication"
 )
@@ -164,6 +165,7 @@ func (r *Router) takeRequests(ctx context.Context) error {
 	if err != nil || len(requests) == 0 {
 		return err
 	}
+	failpoint.Hit(failpoint.RequestTaken)
 	all := map[[2]string]*Destination{}
 	for _, d := range r.Destinations() {
 		all[[2]string{d.Tenant, d.Name}] = d

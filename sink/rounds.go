@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/internal/failpoint"
 	"outflow/internal/fit"
 	"outflow/mapping"
 	"outflow/replication"
@@ -66,6 +67,9 @@ func (d *Destination) rounds(ctx context.Context, b *batch) error {
 		if err := d.applyGuarded(ctx, b, changes); err != nil {
 			return err
 		}
+		if err := failpoint.Fail(failpoint.RoundApplied); err != nil {
+			return err
+		}
 		d.release(b.large)
 	}
 	return d.settleRefused(ctx, b)
@@ -75,7 +79,9 @@ func (d *Destination) rounds(ctx context.Context, b *batch) error {
 // that a refusal has a row.
 func (d *Destination) open(ctx context.Context, b *batch) error {
 	return d.exchange(ctx, func(_ context.Context, r *round) error {
-		r.begin(b)
+		if err := r.begin(b); err != nil {
+			return err
+		}
 		if b.careful {
 			r.run("SET CONSTRAINTS", "outflow_constraints", "SET CONSTRAINTS ALL IMMEDIATE", nil, nil, nil, nil)
 		}
@@ -85,11 +91,7 @@ func (d *Destination) open(ctx context.Context, b *batch) error {
 
 // close ends the external transaction: metadata and COMMIT.
 func (d *Destination) close(ctx context.Context, b *batch) error {
-	err := d.exchange(ctx, func(_ context.Context, r *round) error {
-		r.advance(b)
-		r.commit()
-		return nil
-	})
+	err := d.exchange(ctx, func(_ context.Context, r *round) error { return r.advance(b) })
 	if err == nil {
 		d.committed(b)
 	}

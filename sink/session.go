@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"outflow/internal/failpoint"
 	"outflow/mapping"
 	"outflow/replication"
 )
@@ -101,6 +102,9 @@ func (d *Destination) dial(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	defer c.dials.Release(1)
+	if err := failpoint.Fail(failpoint.BeforeConnect); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, d.router.Options.ConnectTimeout)
 	defer cancel()
 	conn, err := pgconn.ConnectConfig(ctx, d.config)

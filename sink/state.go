@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"outflow/internal/failpoint"
 	"outflow/replication"
 )
 
@@ -224,6 +225,9 @@ func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, move
 // raise gives a destination its next epoch, which is durable when raise returns: the external database is copied again. An epoch is a time
 // in microseconds, so that a primary restored from a backup does not give the same epoch again.
 func (s *StateStore) raise(ctx context.Context, d destinationState) (epoch int64, err error) {
+	if err := failpoint.Fail(failpoint.BeforeRaise); err != nil {
+		return 0, err
+	}
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, `INSERT INTO outflow.destination_state AS s (slot, tenant_id, name, epoch, state, reason, detached)
 			VALUES ($1, $2, $3, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, $4, $5, $6)
@@ -234,7 +238,7 @@ func (s *StateStore) raise(ctx context.Context, d destinationState) (epoch int64
 	if err != nil {
 		return 0, fmt.Errorf("writing outflow.destination_state: %w", err)
 	}
-	return epoch, nil
+	return epoch, failpoint.Fail(failpoint.Raised)
 }
 
 // walEnd is where the primary's WAL ends now.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 
+	"outflow/internal/failpoint"
 	"outflow/mapping"
 	"outflow/replication"
 )
@@ -173,6 +174,9 @@ func (bf *backfill) nextSwept(ctx context.Context, copier *replication.Copier) (
 	c := &chunk{Chunk: found, table: p.target.table, relation: p.query.relation, swept: p}
 	if bad := (*replication.KeyError)(nil); errors.As(err, &bad) {
 		return nil, p.query.fault(fmt.Errorf("it gives %s, which is no key of %s: %w", describeTuple(p.query.relation, p.keys[bad.Key].tuple), p.target.table, bad.Err))
+	}
+	if err == nil {
+		err = failpoint.Fail(failpoint.SweepMissingFound)
 	}
 	if err != nil {
 		return c, err

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"outflow/internal/failpoint"
 	"outflow/mapping"
 	"outflow/replication"
 )
@@ -39,6 +40,9 @@ func (d *Destination) fetchToast(ctx context.Context, transactions []*transactio
 		}
 		found, now, err := d.current(ctx, r.Relation, keys, xids)
 		if err != nil {
+			return err
+		}
+		if err := failpoint.Fail(failpoint.LookedUp); err != nil {
 			return err
 		}
 		if err := d.fillToast(ctx, table, r, found, now); err != nil {

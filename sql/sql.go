@@ -12,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
+
+	"outflow/internal/failpoint"
 )
 
 //go:embed migrations/*.sql
@@ -51,6 +53,9 @@ func Migrate(ctx context.Context, config *pgx.ConnConfig) error {
 			return fmt.Errorf("creating the schema outflow: %w", err)
 		}
 	}
+	if err := failpoint.Fail(failpoint.SchemaCreated); err != nil {
+		return err
+	}
 	locker, err := lock.NewPostgresSessionLocker()
 	if err != nil {
 		return err
@@ -70,5 +75,5 @@ func Migrate(ctx context.Context, config *pgx.ConnConfig) error {
 	if _, err := provider.Up(ctx); err != nil {
 		return fmt.Errorf("migrating the schema outflow: %w", err)
 	}
-	return nil
+	return failpoint.Fail(failpoint.SchemaMigrated)
 }
