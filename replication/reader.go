@@ -97,6 +97,10 @@ const (
 // state in the memory of the process may be out of date; the process starts over from the notes on the primary.
 var ErrMoved = errors.New("the slot has moved since this process last read it")
 
+// ErrFenced tells of a process that would have written notes to the primary after another process had begun to read the slot: a frozen
+// process that was thawed, say. Nothing was written. The process starts over as a standby.
+var ErrFenced = errors.New("another process has begun to read the slot since")
+
 // errSilent ends a session in which the server has said nothing for silenceLimit, though asked to.
 var errSilent = errors.New("the primary has gone silent")
 

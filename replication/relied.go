@@ -116,7 +116,7 @@ func (s Setup) ensureIn(ctx context.Context, tx pgx.Tx) (now facts, err error) {
 	if now, err = s.alterPublication(ctx, tx, now, version); err != nil || !known {
 		return now, err
 	}
-	return now, s.note(ctx, tx, now, since)
+	return now, s.note(ctx, tx, now, since, 0)
 }
 
 // alterPublication brings the publication to the wanted state. Where the role may not alter the publication the error has the statement to
@@ -165,11 +165,17 @@ func (s Setup) unpublishable(p *publicationFacts, found violations, statement st
 }
 
 // note writes the facts. Where there is a gap, the destinations concerned are copied again. Where the gap concerns every destination,
-// changes from before the copies need not be understood, and the place in the WAL is noted too.
-func (s Setup) note(ctx context.Context, tx pgx.Tx, now facts, since gap) error {
+// changes from before the copies need not be understood, and the place in the WAL is noted too. reading is the caller's reading of the
+// slot, 0 where the caller has none.
+func (s Setup) note(ctx context.Context, tx pgx.Tx, now facts, since gap, reading int64) error {
 	text, err := json.Marshal(now)
 	if err != nil {
 		return err
+	}
+	if reading != 0 && len(since.reasons) > 0 {
+		if err := s.fence(ctx, tx, reading); err != nil {
+			return err
+		}
 	}
 	switch {
 	case since.whole:
@@ -184,17 +190,28 @@ func (s Setup) note(ctx context.Context, tx pgx.Tx, now facts, since gap) error 
 			return err
 		}
 	}
-	if _, err := tx.Exec(ctx, `UPDATE outflow.source SET relied = $2::text::jsonb WHERE slot = $1 AND relied IS DISTINCT FROM $2::text::jsonb`, s.Slot, string(text)); err != nil {
+	if _, err := tx.Exec(ctx, `UPDATE outflow.source SET relied = $2::text::jsonb WHERE slot = $1 AND relied IS DISTINCT FROM $2::text::jsonb AND $3::bigint IN (0, reading)`,
+		s.Slot, string(text), reading); err != nil {
 		return fmt.Errorf("writing outflow.source: %w", err)
 	}
 	return nil
+}
+
+// fence locks the slot's row of outflow.source until the end of the transaction, or fails with [ErrFenced] where another reading of the slot
+// has begun since the given one.
+func (s Setup) fence(ctx context.Context, tx pgx.Tx, reading int64) error {
+	tag, err := tx.Exec(ctx, `SELECT FROM outflow.source WHERE slot = $1 AND reading = $2 FOR NO KEY UPDATE`, s.Slot, reading)
+	if err == nil && tag.RowsAffected() == 0 {
+		err = ErrFenced
+	}
+	return err
 }
 
 // watchRelied compares the primary with the noted facts. A gap is noted, and the destinations of the running process are copied again;
 // facts noted by another process, which altered the publication for a newer configuration, are no gap. began are the facts at the start of
 // the process: where the plan of the process is out of date, opening the pipeline again heals the plan, and the error is a [*Gap]. Where a
 // person must act the error is a [*Problem].
-func (s Setup) watchRelied(ctx context.Context, conn *pgx.Conn, began facts) (since gap, err error) {
+func (s Setup) watchRelied(ctx context.Context, conn *pgx.Conn, began facts, reading int64) (since gap, err error) {
 	version := serverVersion(conn.PgConn())
 	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
 		noted, _, err := s.relied(ctx, tx)
@@ -222,7 +239,7 @@ func (s Setup) watchRelied(ctx context.Context, conn *pgx.Conn, began facts) (si
 			return errors.Join(fatal...)
 		}
 		since = s.since(noted, now)
-		return s.note(ctx, tx, now, since) // without a gap too: a partition or a label noted now may go before the next look
+		return s.note(ctx, tx, now, since, reading) // without a gap too: a partition or a label noted now may go before the next look
 	})
 	if err == nil {
 		err = failpoint.Fail(failpoint.ReliedNoted)
@@ -238,8 +255,9 @@ const NotConfigured = "it is not in the configuration"
 const Ended = "reading has ended: "
 
 // Stop notes the end of the reading because a condition of Outflow does not hold: every destination is copied again as soon as the
-// condition holds. Nothing is written where nothing ever ran, or where the cause is noted already.
-func (s Setup) Stop(ctx context.Context, cause error) error {
+// condition holds. Nothing is written where nothing ever ran, where the cause is noted already, or where another process reads the slot.
+// reading is the caller's newest reading of the slot, 0 where the caller had none.
+func (s Setup) Stop(ctx context.Context, cause error, reading int64) error {
 	reason := Ended + cause.Error()
 	return s.connected(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
@@ -250,6 +268,9 @@ func (s Setup) Stop(ctx context.Context, cause error) error {
 				return nil
 			}
 			if err == nil {
+				err = s.unread(ctx, tx, reading)
+			}
+			if err == nil {
 				err = raiseAll(ctx, tx, s.Slot, reason)
 			}
 			if err == nil {
@@ -258,6 +279,19 @@ func (s Setup) Stop(ctx context.Context, cause error) error {
 			return err
 		})
 	})
+}
+
+// unread fails with [ErrFenced] where another process reads the slot.
+func (s Setup) unread(ctx context.Context, tx pgx.Tx, reading int64) error {
+	if reading != 0 {
+		return s.fence(ctx, tx, reading)
+	}
+	var active bool
+	err := tx.QueryRow(ctx, `SELECT coalesce(bool_or(active), false) FROM pg_replication_slots WHERE slot_name = $1`, s.Slot).Scan(&active)
+	if err == nil && active {
+		err = ErrFenced
+	}
+	return err
 }
 
 // Conditions reports whether a read of the table in the open transaction gives all rows of the table: the table is the table of the

@@ -79,10 +79,11 @@ func (s Setup) Reset(ctx context.Context, conn *pgx.Conn, highest int64) error {
 	return failpoint.Fail(failpoint.ResetEnded)
 }
 
+// beginReset also fences a frozen process that read the slot before: see [ErrFenced].
 func (s Setup) beginReset(ctx context.Context, conn *pgx.Conn, now Source) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `INSERT INTO outflow.source (slot, system_identifier, timeline, resetting) VALUES ($1, $2, $3, true)
-			ON CONFLICT (slot) DO UPDATE SET resetting = true`, s.Slot, now.SystemID, now.Timeline)
+			ON CONFLICT (slot) DO UPDATE SET resetting = true, reading = outflow.source.reading + 1`, s.Slot, now.SystemID, now.Timeline)
 		if err != nil {
 			return fmt.Errorf("writing outflow.source: %w", err)
 		}
@@ -109,7 +110,7 @@ func raiseReaders(ctx context.Context, db execer, slot, reason string, apart []s
 func raise(ctx context.Context, db execer, slot, reason, which string, args ...any) error {
 	// An epoch is a time: a primary restored from a backup must not give an epoch of an external database a second time.
 	_, err := db.Exec(ctx, `UPDATE outflow.destination_state SET epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
-		state = 'backfilling', reason = $2, resync_at = clock_timestamp(), updated_at = now() WHERE slot = $1 AND reason <> $3 AND `+which,
+		state = 'backfilling', reason = $2, resync_at = clock_timestamp(), asked_by = '', asked_why = '', updated_at = now() WHERE slot = $1 AND reason <> $3 AND `+which,
 		append([]any{slot, reason, NotConfigured}, args...)...)
 	if err != nil {
 		return fmt.Errorf("writing outflow.destination_state: %w", err)

@@ -32,6 +32,7 @@ type Watcher struct {
 	Source    Source        // as returned by Ensure
 	Heartbeat *Heartbeat    // nil: none
 	Every     time.Duration // between heartbeats
+	Reading   func() int64  // the process' newest reading of the slot, which fences notes: see [ErrFenced]
 	Streaming func() bool   // whether the process reads the slot: a standby writes no heartbeats, and judges nothing
 	Log       *zap.Logger
 
@@ -42,7 +43,7 @@ type Watcher struct {
 func (w *Watcher) Last() *SlotStatus { return w.last.Load() }
 
 // Run looks until ctx is done. Run ends with a [*Problem] where a condition of Outflow does not hold, and a person must act, and with a
-// [*Gap] where something differs from the findings of Ensure, and opening the pipeline again heals the difference. A slot about to lose WAL
+// [*Gap] where something differs from the findings of Ensure, and opening the pipeline again heals the difference, and with [ErrFenced]. A slot about to lose WAL
 // is logged, with the bytes left.
 func (w *Watcher) Run(ctx context.Context) error {
 	tick := time.NewTicker(watchEvery)
@@ -54,7 +55,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		beat = ticker.C
 	}
 	for {
-		if err := w.look(ctx); isProblem(err) || isGap(err) {
+		if err := w.look(ctx); isProblem(err) || isGap(err) || errors.Is(err, ErrFenced) {
 			return err
 		}
 		for waiting := true; waiting; {
@@ -118,7 +119,7 @@ func (w *Watcher) look(ctx context.Context) error {
 
 // judge looks at the conditions Outflow relies on.
 func (w *Watcher) judge(ctx context.Context, conn *pgx.Conn) error {
-	since, err := w.Setup.watchRelied(ctx, conn, w.Source.relied)
+	since, err := w.Setup.watchRelied(ctx, conn, w.Source.relied, w.Reading())
 	if err != nil {
 		return err
 	}

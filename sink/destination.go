@@ -55,6 +55,7 @@ type Destination struct {
 	epoch      int64 // the epoch that the external database's metadata must have; with any other, the database is copied again
 	note       int64 // the primary knows that the external database has this id
 	noted      destinationState
+	retried    int64     // how many of the requests for a try are carried out
 	caughtUp   bool      // as far as is known, the stream alone keeps the external database up to date
 	due        bool      // there is something to do beside the queue
 	failing    time.Time // since when the destination has failed without a success, zero while all is well

@@ -130,6 +130,7 @@ func (d *Destination) adopt(s destinationState) {
 		d.noted.since = time.Time{}
 		d.adoptHalt(s)
 	}
+	d.retried = max(d.retried, s.retried)
 	if s.epoch > d.epoch || (d.parked && !first) {
 		// Another process may have brought the destination up to date meanwhile. From the start of this reading on the destination misses
 		// nothing.
@@ -140,7 +141,8 @@ func (d *Destination) adopt(s destinationState) {
 	d.due = d.due || !d.caughtUp || d.fresh
 }
 
-// Run notes checkpoints, parks destinations, and carries out requests, until ctx is done. Begin comes before Run.
+// Run notes checkpoints, parks destinations, and carries out requests, until ctx is done. Begin comes before Run. Run ends with
+// [replication.ErrFenced] where another process reads the slot and this process finds out by a refused note.
 func (r *Router) Run(ctx context.Context) error {
 	checkpoint, watch, switches := time.NewTicker(r.Options.Checkpoint), time.NewTicker(watchEvery), time.NewTicker(switchEvery)
 	defer checkpoint.Stop()
@@ -148,6 +150,9 @@ func (r *Router) Run(ctx context.Context) error {
 	defer switches.Stop()
 	failures := 0
 	for {
+		if r.State.fenced.Load() {
+			return replication.ErrFenced
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -218,6 +223,9 @@ const (
 // A checkpoint is itself WAL, which the next checkpoint would acknowledge, and so on while the primary is idle. Where only the flush LSN
 // has moved, and not far, the flush LSN is therefore noted seldom, unless now is set.
 func (r *Router) checkpoint(ctx context.Context, now bool) error {
+	if r.State.OwnReading() == 0 {
+		return nil // a standby has nothing to note
+	}
 	r.checkpoints.Lock() // an older state must not be written over a newer one
 	defer r.checkpoints.Unlock()
 	flush := r.Acks.Flush()
@@ -227,7 +235,8 @@ func (r *Router) checkpoint(ctx context.Context, now bool) error {
 		d.mu.Lock()
 		status := d.statusLocked()
 		now := destinationState{tenant: d.Tenant, name: d.Name, epoch: d.epoch, note: max(d.note, d.released),
-			fingerprint: d.fingerprint(), state: status.State, detached: status.Detached, reason: fit.Text(status.Reason, fit.Reason)}
+			fingerprint: d.fingerprint(), state: status.State, detached: status.Detached, reason: fit.Text(status.Reason, fit.Reason),
+			taken: d.epoch, retried: d.retried}
 		if status.Err != nil {
 			now.class = newError(status.Err).Class()
 		}
@@ -249,7 +258,7 @@ func (r *Router) checkpoint(ctx context.Context, now bool) error {
 	if err := failpoint.Fail(failpoint.BeforeCheckpoint); err != nil {
 		return err
 	}
-	mark, err := r.State.checkpoint(ctx, flush, moved)
+	mark, noted, err := r.State.checkpoint(ctx, flush, moved)
 	if err != nil {
 		return err
 	}
@@ -258,6 +267,12 @@ func (r *Router) checkpoint(ctx context.Context, now bool) error {
 	}
 	r.mark.Store(&mark)
 	for i, d := range from {
+		if !noted[i] {
+			if err := r.readAgain(ctx, d); err != nil {
+				return err
+			}
+			continue
+		}
 		d.mu.Lock()
 		d.noted = moved[i]
 		if moved[i].epoch == d.epoch {
@@ -267,6 +282,16 @@ func (r *Router) checkpoint(ctx context.Context, now bool) error {
 	}
 	r.Acks.Note(flush)
 	return nil
+}
+
+// readAgain reads the note of a destination whose epoch is found to be later than the destination's own: a person asked for a copy, or the
+// answer to this process' own note was lost. The next checkpoint notes the destination.
+func (r *Router) readAgain(ctx context.Context, d *Destination) error {
+	s, err := r.State.find(ctx, d.Tenant, d.Name)
+	if err == nil {
+		d.carryOut(request{destinationState: s})
+	}
+	return err
 }
 
 // fingerprint changes when one of the destination's mappings does. The mappings of an unusable destination are not known: the note keeps
@@ -353,7 +378,9 @@ func (r *Router) park(d *Destination, reason string) {
 	d.parking = false
 	if err != nil {
 		d.mu.Unlock()
-		d.log.Warn("the destination cannot be parked", zap.Error(err))
+		if !errors.Is(err, replication.ErrFenced) { // else another process decides over the destination
+			d.log.Warn("the destination cannot be parked", zap.Error(err))
+		}
 		return
 	}
 	d.epoch, d.parked, d.fresh, d.parkReason = epoch, true, true, text

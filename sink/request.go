@@ -1,9 +1,9 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
@@ -14,76 +14,35 @@ import (
 )
 
 // A request is a person's word to the process which reads the slot. The request travels by way of outflow.destination_state, so a person
-// can make the request anywhere.
+// can make the request anywhere. A request counts as new until the process notes that the request is carried out: an epoch above
+// taken_epoch, retries above retried. Times do not matter: a request may wait for a lock for long, and a clock may be put back.
 type request struct {
 	destinationState
-	resync bool   // copy the destination again; the epoch is raised already
-	retry  bool   // try now
-	by     string // the asking person
-	why    string
-	until  int64 // the destination is to say when it has every change up to this sequence id; -1: not asked
-
-	at time.Time
+	retries int64  // how many tries were asked for so far
+	by      string // the asking person
+	why     string
+	until   int64 // the destination is to say when it has every change up to this sequence id; -1: not asked
 }
 
-// requestOverlap is how far back requests are looked at again: the time of a request is given before the commit.
-const requestOverlap = 10 * time.Second
-
-// requestsSQL finds the requests after $2.
-const requestsSQL = `SELECT ` + readColumns + `, coalesce(resync_at > $2, false), coalesce(retry_at > $2, false), asked_by, asked_why,
-		CASE WHEN sync_asked > coalesce(sync_reached, -1) THEN sync_asked ELSE -1 END, coalesce(greatest(resync_at, retry_at), 'epoch')
+// requestsSQL finds the requests that are not carried out.
+const requestsSQL = `SELECT ` + readColumns + `, retries, asked_by, asked_why, CASE WHEN sync_asked > coalesce(sync_reached, -1) THEN sync_asked ELSE -1 END
 	FROM outflow.destination_state
-	WHERE slot = $1 AND (resync_at > $2 OR retry_at > $2 OR sync_asked > coalesce(sync_reached, -1))`
+	WHERE slot = $1 AND (epoch > taken_epoch OR retries > retried OR sync_asked > coalesce(sync_reached, -1))`
 
-// requests returns the requests since the last call.
-func (s *StateStore) requests(ctx context.Context) (fresh []request, err error) {
+// requests returns the requests that are not noted as carried out.
+func (s *StateStore) requests(ctx context.Context) (open []request, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		all, err := s.readRequests(ctx, conn)
-		for _, r := range all {
-			key := [2]string{r.tenant, r.name}
-			if known := s.seen[key]; !r.at.After(known) {
-				r.resync, r.retry = false, false
-			}
-			if r.resync || r.retry || r.until >= 0 {
-				fresh = append(fresh, r)
-			}
-			s.see(r)
+		rows, err := conn.Query(ctx, requestsSQL, s.Slot)
+		if err != nil {
+			return err
 		}
+		open, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r request, err error) {
+			err = row.Scan(append(r.destinationState.columns(), &r.retries, &r.by, &r.why, &r.until)...)
+			return r, err
+		})
 		return err
 	})
-	return fresh, err
-}
-
-// skipRequests counts all requests so far as seen.
-func (s *StateStore) skipRequests(ctx context.Context, conn *pgx.Conn) error {
-	s.seen = map[[2]string]time.Time{}
-	if err := conn.QueryRow(ctx, `SELECT coalesce(max(greatest(resync_at, retry_at)), 'epoch')
-		FROM outflow.destination_state WHERE slot = $1`, s.Slot).Scan(&s.polled); err != nil {
-		return err
-	}
-	all, err := s.readRequests(ctx, conn)
-	for _, r := range all {
-		s.see(r)
-	}
-	return err
-}
-
-func (s *StateStore) readRequests(ctx context.Context, conn *pgx.Conn) ([]request, error) {
-	rows, err := conn.Query(ctx, requestsSQL, s.Slot, s.polled.Add(-requestOverlap))
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (r request, err error) {
-		err = row.Scan(append(r.destinationState.columns(), &r.resync, &r.retry, &r.by, &r.why, &r.until, &r.at)...)
-		return r, err
-	})
-}
-
-func (s *StateStore) see(r request) {
-	s.seen[[2]string{r.tenant, r.name}] = r.at
-	if r.at.After(s.polled) {
-		s.polled = r.at
-	}
+	return open, err
 }
 
 // RequestResync asks the process that reads the slot, or the next such process, to copy destinations again: all of a slot, of a tenant
@@ -116,7 +75,7 @@ func (s *StateStore) RequestResync(ctx context.Context, tenant, name, by, why st
 // number of asked destinations.
 func (s *StateStore) RequestRetry(ctx context.Context, tenant, name string, onlyHalted bool, by, why string) (n int64, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		tag, err := conn.Exec(ctx, `UPDATE outflow.destination_state SET retry_at = clock_timestamp(), asked_by = $6, asked_why = $7
+		tag, err := conn.Exec(ctx, `UPDATE outflow.destination_state SET retries = retries + 1, retry_at = clock_timestamp(), asked_by = $6, asked_why = $7
 			WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3) AND reason <> $4 AND (state = 'halted' OR NOT $5)`,
 			s.Slot, tenant, name, replication.NotConfigured, onlyHalted, fit.Text(by, fit.Name), fit.Text(why, fit.Reason))
 		n = tag.RowsAffected()
@@ -148,10 +107,11 @@ func (s *StateStore) noteSynced(ctx context.Context, reached []request) error {
 		tenants[i], names[i], ids[i] = r.tenant, r.name, r.until
 	}
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, `UPDATE outflow.destination_state s SET sync_reached = greatest(s.sync_reached, r.id)
-			FROM unnest($2::text[], $3::text[], $4::bigint[]) AS r (tenant, name, id)
-			WHERE s.slot = $1 AND s.tenant_id = r.tenant AND s.name = r.name`, s.Slot, tenants, names, ids)
-		return err
+		var fenced int
+		return s.fencedBy(conn.QueryRow(ctx, `WITH `+fenceSQL+`, reached AS (UPDATE outflow.destination_state s SET sync_reached = greatest(s.sync_reached, r.id)
+				FROM fence CROSS JOIN unnest($3::text[], $4::text[], $5::bigint[]) AS r (tenant, name, id)
+				WHERE s.slot = $1 AND s.tenant_id = r.tenant AND s.name = r.name)
+			SELECT 1 FROM fence`, s.Slot, s.mark.reading, tenants, names, ids).Scan(&fenced))
 	})
 	if err != nil {
 		return fmt.Errorf("writing outflow.destination_state: %w", err)
@@ -176,12 +136,7 @@ func (r *Router) takeRequests(ctx context.Context) error {
 		if d == nil {
 			continue
 		}
-		if q.resync {
-			d.resync(q)
-		}
-		if q.retry {
-			d.tryNow(q)
-		}
+		d.carryOut(q)
 		if q.until >= 0 && d.hasAll(q.until) {
 			reached = append(reached, q)
 		}
@@ -192,16 +147,29 @@ func (r *Router) takeRequests(ctx context.Context) error {
 	return r.State.noteSynced(ctx, reached)
 }
 
-// resync has the destination copied again, in the epoch of the request. The asking person has seen why the destination was halted.
-func (d *Destination) resync(q request) {
+// carryOut carries out a request unless the destination has done so already. The next checkpoint notes the request as carried out.
+func (d *Destination) carryOut(q request) {
 	d.mu.Lock()
-	d.epoch, d.caughtUp = max(d.epoch, q.epoch), false
-	d.status.Copied, d.status.CopyTotal = 0, -1
-	d.unhalt()
-	d.observe()
+	if d.parking { // in an epoch of its own
+		d.mu.Unlock()
+		return
+	}
+	resync, retry := q.epoch > d.epoch, q.retries > d.retried
+	d.retried = max(d.retried, q.retries)
+	if resync { // the asking person has seen why the destination was halted
+		d.epoch, d.caughtUp = q.epoch, false
+		d.status.Copied, d.status.CopyTotal = 0, -1
+		d.unhalt()
+		d.observe()
+	}
 	d.mu.Unlock()
-	d.log.Info("a resync was asked for", zap.String("by", q.by), zap.String("reason", q.why))
-	d.restart()
+	switch {
+	case resync:
+		d.log.Info("a resync was asked for", zap.String("by", q.by), zap.String("reason", cmp.Or(q.why, q.reason)))
+		d.restart()
+	case retry:
+		d.tryNow(q)
+	}
 }
 
 // tryNow ends the pause after a failure.

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -351,7 +352,7 @@ func (r *Router) Settle() {
 	}
 	last.Wait()
 	r.cancel()
-	if err := r.checkpoint(context.Background(), true); err != nil {
+	if err := r.checkpoint(context.Background(), true); err != nil && !errors.Is(err, replication.ErrFenced) {
 		r.Log.Warn("the last checkpoint failed; what was not acknowledged is read again and skipped", zap.Error(err))
 	}
 }

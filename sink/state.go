@@ -3,8 +3,8 @@ package sink
 import (
 	"context"
 	"fmt"
-	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,11 +18,12 @@ type StateStore struct {
 	Slot    string
 	Connect func(ctx context.Context) (*pgx.Conn, error)
 
-	mu     sync.Mutex
-	conn   *pgx.Conn
-	polled time.Time               // of the newest request seen
-	seen   map[[2]string]time.Time // the newest request seen for each destination
-	mark   mark                    // the newest
+	reading atomic.Int64 // see OwnReading
+	fenced  atomic.Bool  // another process reads the slot: see fenceSQL
+
+	mu   sync.Mutex
+	conn *pgx.Conn
+	mark mark // the newest
 }
 
 // mark names a checkpoint that the primary has noted. External databases carry the newest mark in the metadata. If the primary no longer
@@ -35,28 +36,6 @@ func (m mark) String() string {
 		return ""
 	}
 	return fmt.Sprintf("%d/%d", m.reading, m.checkpoint)
-}
-
-// begin notes the start of a reading of the slot and the reading process, and returns the reading's first mark. The number of a reading is
-// a time in microseconds, so that a primary restored from a backup does not give the same number again.
-func (s *StateStore) begin(ctx context.Context) (text string, err error) {
-	host, _ := os.Hostname() // "" is not known
-	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		var reading int64 // a reading that cannot be noted leaves the mark of the one before as it is
-		err := conn.QueryRow(ctx, `INSERT INTO outflow.reading (slot, reading, host, process, walsender)
-			SELECT $1, greatest(coalesce(max(reading), 0) + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint), $2, $3,
-				(SELECT active_pid FROM pg_replication_slots WHERE slot_name::text = $1)
-			FROM outflow.reading WHERE slot = $1 RETURNING reading`, s.Slot, host, os.Getpid()).Scan(&reading)
-		if err == nil {
-			s.mark = mark{reading: reading}
-			text = s.mark.String()
-		}
-		return err
-	})
-	if err != nil {
-		return "", fmt.Errorf("writing outflow.reading: %w", err)
-	}
-	return text, nil
 }
 
 // knows reports whether the primary has noted the checkpoint of a mark; the mark "" counts as noted.
@@ -92,6 +71,8 @@ type destinationState struct {
 	copyTotal    int64     // about how many there will be, 0 where none is in progress or the number is unknown
 	since        time.Time // of the state, on the primary's clock; only in a read row
 	mappings     string    // JSON of how far each is; "" is not known
+	taken        int64     // the epoch that the reading process works with
+	retried      int64     // how many of the requests for a try are carried out
 }
 
 // sinceSQL keeps the time of an unchanged state.
@@ -128,7 +109,7 @@ func (s *StateStore) Close() {
 
 const (
 	stateColumns = `tenant_id, name, epoch, last_sequence_id, fingerprint, state, reason`
-	readColumns  = stateColumns + `, coalesce(error_class, ''), detached, coalesce(copied_rows, 0), since, mappings`
+	readColumns  = stateColumns + `, coalesce(error_class, ''), detached, coalesce(copied_rows, 0), since, mappings, taken_epoch, retried`
 )
 
 func scanStates(rows pgx.Rows) ([]destinationState, error) {
@@ -141,15 +122,12 @@ func scanStates(rows pgx.Rows) ([]destinationState, error) {
 
 // columns are where readColumns go.
 func (d *destinationState) columns() []any {
-	return []any{&d.tenant, &d.name, &d.epoch, &d.note, &d.fingerprint, &d.state, &d.reason, &d.class, &d.detached, &d.copied, &d.since, &d.mappings}
+	return []any{&d.tenant, &d.name, &d.epoch, &d.note, &d.fingerprint, &d.state, &d.reason, &d.class, &d.detached, &d.copied, &d.since, &d.mappings, &d.taken, &d.retried}
 }
 
-// load reads all notes, and the time from which on requests are new.
+// load reads all notes.
 func (s *StateStore) load(ctx context.Context) (states []destinationState, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		if err := s.skipRequests(ctx, conn); err != nil {
-			return err
-		}
 		rows, err := conn.Query(ctx, `SELECT `+readColumns+` FROM outflow.destination_state WHERE slot = $1`, s.Slot)
 		if err != nil {
 			return err
@@ -184,32 +162,22 @@ func (s *StateStore) find(ctx context.Context, tenant, name string) (destination
 }
 
 // checkpoint notes the flush LSN before the report of the LSN, and the destinations that moved, in one statement. checkpoint returns the
-// checkpoint's mark.
-func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, moved []destinationState) (text string, err error) {
+// checkpoint's mark, and for each of moved whether it is noted: a row of a later epoch stays as it is.
+func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, moved []destinationState) (text string, noted []bool, err error) {
 	tenants, names := make([]string, len(moved)), make([]string, len(moved))
 	fingerprints, states := make([]string, len(moved)), make([]string, len(moved))
 	reasons, classes := make([]string, len(moved)), make([]string, len(moved))
-	epochs, notes := make([]int64, len(moved)), make([]int64, len(moved))
+	epochs, notes, retried := make([]int64, len(moved)), make([]int64, len(moved)), make([]int64, len(moved))
 	copied, totals, detached := make([]int64, len(moved)), make([]int64, len(moved)), make([]bool, len(moved))
 	mappings := make([]string, len(moved))
 	for i, d := range moved {
 		tenants[i], names[i], epochs[i], notes[i] = d.tenant, d.name, d.epoch, d.note
 		fingerprints[i], states[i], reasons[i], classes[i] = d.fingerprint, string(d.state), d.reason, d.class
-		copied[i], totals[i], detached[i], mappings[i] = d.copied, d.copyTotal, d.detached, d.mappings
+		copied[i], totals[i], detached[i], mappings[i], retried[i] = d.copied, d.copyTotal, d.detached, d.mappings, d.retried
 	}
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, `WITH flush AS (UPDATE outflow.source SET flush_lsn = greatest(flush_lsn, $2::text::pg_lsn) WHERE slot = $1),
-				mark AS (UPDATE outflow.reading SET checkpoints = $13 WHERE slot = $1 AND reading = $12)
-			INSERT INTO outflow.destination_state AS s (slot, `+stateColumns+`, error_class, copied_rows, copy_total, detached, mappings)
-			SELECT $1, m.tenant, m.name, m.epoch, m.note, m.fingerprint, m.state, m.reason, nullif(m.class, ''), nullif(m.copied, 0), nullif(m.total, 0), m.detached, m.mappings
-			FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $14::text[], $15::bool[], $16::text[])
-				AS m (tenant, name, epoch, note, fingerprint, state, reason, copied, total, class, detached, mappings)
-			ON CONFLICT (slot, tenant_id, name) DO UPDATE SET last_sequence_id = greatest(s.last_sequence_id, excluded.last_sequence_id),
-				fingerprint = excluded.fingerprint, state = excluded.state, reason = excluded.reason, error_class = excluded.error_class, updated_at = now(),
-				copied_rows = excluded.copied_rows, copy_total = excluded.copy_total, detached = excluded.detached, mappings = excluded.mappings, since = `+sinceSQL+`
-			WHERE s.epoch = excluded.epoch`,
-			s.Slot, flush.String(), tenants, names, epochs, notes, fingerprints, states, reasons, copied, totals,
-			s.mark.reading, s.mark.checkpoint+1, classes, detached, mappings)
+		err := s.fencedBy(conn.QueryRow(ctx, checkpointSQL, s.Slot, s.mark.reading, flush.String(), s.mark.checkpoint+1, tenants, names, epochs, notes, fingerprints,
+			states, reasons, copied, totals, classes, detached, mappings, retried).Scan(&noted))
 		if err == nil {
 			s.mark.checkpoint++
 			text = s.mark.String()
@@ -217,10 +185,28 @@ func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, move
 		return err
 	})
 	if err != nil {
-		return "", fmt.Errorf("writing outflow.destination_state: %w", err)
+		return "", nil, fmt.Errorf("writing outflow.destination_state: %w", err)
 	}
-	return text, nil
+	return text, noted, nil
 }
+
+// checkpointSQL returns no row where the fence is down.
+const checkpointSQL = `WITH fence AS (UPDATE outflow.source SET flush_lsn = greatest(flush_lsn, $3::text::pg_lsn) WHERE slot = $1 AND reading = $2 RETURNING 1),
+	mark AS (UPDATE outflow.reading SET checkpoints = $4 FROM fence WHERE slot = $1 AND reading = $2),
+	moved AS (SELECT * FROM unnest($5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::text[], $12::bigint[], $13::bigint[], $14::text[],
+			$15::bool[], $16::text[], $17::bigint[])
+		WITH ORDINALITY AS m (tenant, name, epoch, note, fingerprint, state, reason, copied, total, class, detached, mappings, retried, n)),
+	noted AS (INSERT INTO outflow.destination_state AS s (slot, ` + stateColumns + `, error_class, copied_rows, copy_total, detached, mappings, taken_epoch, retried)
+		SELECT $1, m.tenant, m.name, m.epoch, m.note, m.fingerprint, m.state, m.reason, nullif(m.class, ''), nullif(m.copied, 0), nullif(m.total, 0), m.detached, m.mappings,
+			m.epoch, m.retried
+		FROM fence CROSS JOIN moved m
+		ON CONFLICT (slot, tenant_id, name) DO UPDATE SET last_sequence_id = greatest(s.last_sequence_id, excluded.last_sequence_id),
+			fingerprint = excluded.fingerprint, state = excluded.state, reason = excluded.reason, error_class = excluded.error_class, updated_at = now(),
+			copied_rows = excluded.copied_rows, copy_total = excluded.copy_total, detached = excluded.detached, mappings = excluded.mappings,
+			taken_epoch = excluded.taken_epoch, retried = excluded.retried, since = ` + sinceSQL + `
+		WHERE s.epoch = excluded.epoch RETURNING tenant_id, name)
+	SELECT coalesce((SELECT array_agg(n.name IS NOT NULL ORDER BY m.n) FROM moved m LEFT JOIN noted n ON n.tenant_id = m.tenant AND n.name = m.name), '{}')
+	FROM fence`
 
 // raise gives a destination its next epoch, which is durable when raise returns: the external database is copied again. An epoch is a time
 // in microseconds, so that a primary restored from a backup does not give the same epoch again.
@@ -229,11 +215,12 @@ func (s *StateStore) raise(ctx context.Context, d destinationState) (epoch int64
 		return 0, err
 	}
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, `INSERT INTO outflow.destination_state AS s (slot, tenant_id, name, epoch, state, reason, detached)
-			VALUES ($1, $2, $3, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, $4, $5, $6)
-			ON CONFLICT (slot, tenant_id, name) DO UPDATE SET epoch = greatest(s.epoch + 1, excluded.epoch), state = excluded.state, reason = excluded.reason,
+		return s.fencedBy(conn.QueryRow(ctx, `WITH `+fenceSQL+`
+			INSERT INTO outflow.destination_state AS s (slot, tenant_id, name, epoch, taken_epoch, state, reason, detached)
+			SELECT $1, $3, $4, now.epoch, now.epoch, $5, $6, $7 FROM fence, (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS epoch) AS now
+			ON CONFLICT (slot, tenant_id, name) DO UPDATE SET epoch = greatest(s.epoch + 1, excluded.epoch), taken_epoch = greatest(s.epoch + 1, excluded.epoch), state = excluded.state, reason = excluded.reason,
 				detached = excluded.detached, since = `+sinceSQL+`, updated_at = now()
-			RETURNING epoch`, s.Slot, d.tenant, d.name, d.state, d.reason, d.detached).Scan(&epoch)
+			RETURNING epoch`, s.Slot, s.mark.reading, d.tenant, d.name, d.state, d.reason, d.detached).Scan(&epoch))
 	})
 	if err != nil {
 		return 0, fmt.Errorf("writing outflow.destination_state: %w", err)

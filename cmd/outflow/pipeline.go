@@ -224,6 +224,7 @@ func reopenPipeline(ctx context.Context, cfg *config.Config, gap string, log *za
 	pl.reader = &replication.Reader{Primary: primary, Slot: cfg.Source.Slot, Publication: cfg.Source.Publication,
 		Tables: p.published(), Source: source, Confirmed: confirmed, Acks: pl.acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
 	pl.watcher = &replication.Watcher{Setup: setup, Source: source, Every: cfg.Source.Heartbeat, Log: pl.reader.Log,
+		Reading:   pl.state.OwnReading,
 		Streaming: func() bool { return pl.reader.State() == replication.Streaming }}
 	if cfg.Source.Heartbeat > 0 {
 		pl.watcher.Heartbeat = &replication.Heartbeat{}

@@ -51,16 +51,16 @@ func (r *reloading) run(ctx context.Context, front *front) error {
 			before = nil
 			continue
 		case err != nil:
-			return r.stopped(ctx, err)
+			return r.stopped(ctx, err, 0)
 		}
 		before, gap = nil, ""
 		pl.router.Tracer = r.tracer
 		front.attach(pl, r.fault)
 		next, err := r.until(ctx, pl, hangup)
 		front.detach(err)
-		moved := errors.Is(err, replication.ErrMoved) && ctx.Err() == nil
+		moved := (errors.Is(err, replication.ErrMoved) || errors.Is(err, replication.ErrFenced)) && ctx.Err() == nil
 		if moved {
-			r.log.Info("another process had the slot meanwhile; starting over from what the primary has noted")
+			r.log.Info("another process has, or had, the slot; starting over from what the primary has noted", zap.Error(err))
 		}
 		if found := (*replication.Gap)(nil); errors.As(err, &found) && ctx.Err() == nil {
 			r.log.Warn("the stream does not show all that happened on the primary; starting over", zap.String("reason", found.Reason))
@@ -75,21 +75,22 @@ func (r *reloading) run(ctx context.Context, front *front) error {
 			r.take(next)
 		case !moved:
 			r.log.Info("outflow ends", zap.Stringer("flush_lsn", pl.acks.Flush()), zap.Int("outstanding", pl.acks.Outstanding()))
-			return r.stopped(ctx, err)
+			return r.stopped(ctx, err, pl.state.OwnReading())
 		}
 	}
 }
 
-// stopped notes on the primary why reading has ended, where a condition that Outflow relies on does not hold.
-func (r *reloading) stopped(ctx context.Context, err error) error {
+// stopped notes on the primary why reading has ended, where a condition that Outflow relies on does not hold. reading is the number of the
+// reading that has ended, 0 where none had begun.
+func (r *reloading) stopped(ctx context.Context, err error, reading int64) error {
 	if !replication.Relied(err) {
 		return err
 	}
 	primary, fault := replication.NewPrimary(r.cfg.Source.DSN.Reveal())
 	if fault == nil {
-		fault = replication.Setup{Primary: primary, Slot: r.cfg.Source.Slot}.Stop(context.WithoutCancel(ctx), err)
+		fault = replication.Setup{Primary: primary, Slot: r.cfg.Source.Slot}.Stop(context.WithoutCancel(ctx), err, reading)
 	}
-	if fault != nil {
+	if fault != nil && !errors.Is(fault, replication.ErrFenced) {
 		r.log.Warn("why reading has ended could not be noted on the primary", zap.Error(fault))
 	}
 	return err

@@ -1,0 +1,61 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/jackc/pgx/v5"
+
+	"outflow/replication"
+)
+
+// A process that was frozen, or cut off, does not know that another process reads the slot by now, and would write over the notes of the
+// other process. Every write of a reading process therefore has a fence: the statement locks the slot's row of outflow.source, and finds
+// no row where another reading has begun since. A locked row is judged again after the wait for the lock (the Postgres manual, "Read
+// Committed Isolation Level"), so nothing is written after the next reading has begun.
+//
+// Statements of persons have no fence: requests, switches, init, and the reset of a slot.
+
+// fenceSQL is the fence of a statement that has the slot as $1 and the reading as $2.
+const fenceSQL = `fence AS MATERIALIZED (SELECT FROM outflow.source WHERE slot = $1 AND reading = $2 FOR NO KEY UPDATE)`
+
+// begin notes the start of a reading of the slot and the reading process, and returns the reading's first mark. Every other process is
+// fenced from then on. The number of a reading is a time in microseconds, so that a primary restored from a backup does not give the same
+// number again.
+func (s *StateStore) begin(ctx context.Context) (text string, err error) {
+	host, _ := os.Hostname() // "" is not known
+	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		var reading int64 // a reading that cannot be noted leaves the mark of the one before as it is
+		err := conn.QueryRow(ctx, `WITH newest AS (
+				UPDATE outflow.source SET reading = greatest(reading + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
+					(SELECT max(r.reading) + 1 FROM outflow.reading r WHERE r.slot = $1))
+				WHERE slot = $1 RETURNING reading)
+			INSERT INTO outflow.reading (slot, reading, host, process, walsender)
+			SELECT $1, reading, $2, $3, (SELECT active_pid FROM pg_replication_slots WHERE slot_name::text = $1) FROM newest
+			RETURNING reading`, s.Slot, host, os.Getpid()).Scan(&reading)
+		if err == nil {
+			s.mark = mark{reading: reading}
+			s.reading.Store(reading)
+			text = s.mark.String()
+		}
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("writing outflow.reading: %w", err)
+	}
+	return text, nil
+}
+
+// OwnReading is the number of this process' newest reading of the slot; 0 before the first. Safe for concurrent use.
+func (s *StateStore) OwnReading() int64 { return s.reading.Load() }
+
+// fencedBy turns the lack of a row, where the statement returns one behind the fence, into the error for it.
+func (s *StateStore) fencedBy(err error) error {
+	if !errors.Is(err, pgx.ErrNoRows) {
+		return err
+	}
+	s.fenced.Store(true)
+	return replication.ErrFenced
+}
