@@ -11,7 +11,7 @@ GOVULNCHECK := v1.8.0
 build := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/outflow ./cmd/outflow
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test/race matrix torture shapes postgres chromium fuzz lint vuln bench demo docker clean
+.PHONY: help build test test/race matrix torture failpoints shapes postgres chromium fuzz lint vuln bench demo docker clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z\/]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,11 @@ matrix: postgres chromium ## all tests on Postgres 14 and 18
 torture: postgres ## the tests of kills, faults and load at full size
 	OUTFLOW_TEST_KILLS=30 OUTFLOW_TEST_TENANTS=20 OUTFLOW_TEST_ROWS=10000 OUTFLOW_TEST_DESTINATIONS=500 \
 		go test -count=1 -timeout 60m -v -run 'Kill|Backfill|Memory|AnyHistory|SlowAndDead' ./cmd/outflow
+
+# make test plays one point of each ordeal, chosen by a seed.
+failpoints: postgres ## kills, errors and panics at every failpoint (internal/failpoint)
+	go test -count=1 -timeout 20m ./internal/failpoint
+	OUTFLOW_TEST_FAILPOINTS=1000 go test -count=1 -timeout 30m -v -run Failpoint ./cmd/outflow
 
 # The first history has the seed SEED, the next ones those that follow. A failure prints its own seed, and SEED=n RUNS=1 repeats it.
 SEED ?= 1

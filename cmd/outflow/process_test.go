@@ -74,9 +74,15 @@ func (w *world) configFile() string {
 // launch starts outflow with arguments.
 func launch(tb testing.TB, args ...string) *process {
 	tb.Helper()
+	return launchProgram(tb, os.Args[0], []string{"OUTFLOW_TEST_EXEC=1", "GORACE=halt_on_error=1 exitcode=66"}, args...)
+}
+
+// launchProgram starts a program with more variables in its environment.
+func launchProgram(tb testing.TB, program string, environ []string, args ...string) *process {
+	tb.Helper()
 	p := &process{tb: tb, out: &syncBuffer{}}
-	p.cmd = osexec.Command(os.Args[0], args...)
-	p.cmd.Env = append(os.Environ(), "OUTFLOW_TEST_EXEC=1", "GORACE=halt_on_error=1 exitcode=66")
+	p.cmd = osexec.Command(program, args...)
+	p.cmd.Env = append(os.Environ(), environ...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
