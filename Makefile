@@ -11,7 +11,7 @@ GOVULNCHECK := v1.8.0
 build := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/outflow ./cmd/outflow
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test/race matrix torture failpoints shapes postgres chromium fuzz lint vuln bench demo docker clean
+.PHONY: help build test test/race matrix torture load failpoints shapes postgres chromium fuzz lint vuln bench demo docker clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z\/]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,8 +33,16 @@ matrix: postgres chromium ## all tests on Postgres 14 and 18
 		OUTFLOW_TEST_PG_BIN=$$bin go test -race -count=1 -timeout 40m -parallel 3 ./...; \
 	done
 
+# RUNS schedules of faults, from the seed SEED on, each for DURATION, against outflow as a process: see internal/torture/doc.go. A failure
+# prints its seed and keeps its logs; SEED=n with the same DURATION plays the same schedule again. One line a run is added to RESULTS.
+torture: DURATION ?= 60s
+torture: RUNS = 1
+torture: postgres ## seeded faults against outflow and its servers, under load: SEED=1 DURATION=60s RUNS=1
+	OUTFLOW_TORTURE_SEED=$(SEED) OUTFLOW_TORTURE_DURATION=$(DURATION) OUTFLOW_TORTURE_RUNS=$(RUNS) OUTFLOW_TORTURE_RESULTS=$(RESULTS) \
+		go test -race -count=1 -timeout 0 -v -run '^TestTorture$$' ./internal/torture
+
 # 200,000 rows of 20 tenants and 500 destinations, a fifth of them dead. A failure names its seed: OUTFLOW_TEST_SEED repeats it.
-torture: postgres ## the tests of kills, faults and load at full size
+load: postgres ## the tests of kills, faults and load at full size
 	OUTFLOW_TEST_KILLS=30 OUTFLOW_TEST_TENANTS=20 OUTFLOW_TEST_ROWS=10000 OUTFLOW_TEST_DESTINATIONS=500 \
 		go test -count=1 -timeout 60m -v -run 'Kill|Backfill|Memory|AnyHistory|SlowAndDead' ./cmd/outflow
 

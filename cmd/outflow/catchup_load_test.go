@@ -98,7 +98,7 @@ func TestSlowAndDeadDestinations(t *testing.T) {
 	w.equal(tenant3, dead)
 }
 
-// A fifth of the destinations is dead: 100 of 500 in the torture run.
+// A fifth of the destinations is dead: 100 of 500 in make load.
 func TestMemoryOfManyDestinations(t *testing.T) {
 	const budget = 16 << 20
 	w, n := newWorld(t, pgtest.Shared(t)), size(t, "DESTINATIONS", 30)

@@ -28,7 +28,7 @@ func seed(t *testing.T) uint64 {
 	return n
 }
 
-// size is how much of something there is: as the variable OUTFLOW_TEST_<name> says in the torture run, less in make test.
+// size is how much of something there is: as the variable OUTFLOW_TEST_<name> says in make load, less in make test.
 func size(t *testing.T, name string, short int) int {
 	t.Helper()
 	s := os.Getenv("OUTFLOW_TEST_" + name)

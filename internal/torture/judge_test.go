@@ -1,0 +1,234 @@
+package torture
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// equalWithin bounds the time from the end of all faults and writers until both sides are equal.
+const equalWithin = 90 * time.Second
+
+// judge waits until every external database is equal to the primary, and checks what must be true then.
+func (w *world) judge(ctx context.Context) {
+	marks, err := w.mark(ctx)
+	if err != nil {
+		w.fail("the last transactions: %v", err)
+		return
+	}
+	deadline := time.Now().Add(equalWithin)
+	for _, d := range w.destinations {
+		for {
+			err := w.settled(ctx, d, marks[d.tenant])
+			if err == nil {
+				w.say("%s is equal", d)
+				break
+			}
+			if time.Now().After(deadline) || w.hasFailed() {
+				w.fail("%s after the end of all faults, %s differs: %v\n%s", equalWithin, d, err, w.describe(ctx))
+				return
+			}
+			pause(ctx, 300*time.Millisecond)
+		}
+	}
+	w.slotCaughtUp(ctx, marks)
+	if out, err := w.fleet.outflow(ctx, "verify"); err != nil {
+		w.fail("both sides are equal, and outflow verify says %v: %s", err, out)
+	}
+}
+
+// mark is the last transaction of a tenant: its commit record lies after one LSN and before the other.
+type mark struct{ after, before uint64 }
+
+// mark commits a last transaction for each tenant.
+func (w *world) mark(ctx context.Context) (map[string]mark, error) {
+	conn, err := pgx.Connect(ctx, w.source())
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	marks := map[string]mark{}
+	for _, tenant := range tenants {
+		m := mark{}
+		for i, sql := range []string{`SELECT pg_current_wal_insert_lsn()::text`,
+			fmt.Sprintf(`WITH l AS (INSERT INTO "Ledger" VALUES ('%[1]s', 0, 1)) INSERT INTO "Clock" VALUES ('%[1]s', 0, 1) RETURNING ''`, tenant),
+			`SELECT pg_current_wal_insert_lsn()::text`} {
+			var text string
+			if err := conn.QueryRow(ctx, sql).Scan(&text); err != nil {
+				return nil, err
+			}
+			switch i {
+			case 0:
+				m.after, err = parseLSN(text)
+			case 2:
+				m.before, err = parseLSN(text)
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		marks[tenant] = m
+	}
+	return marks, nil
+}
+
+// settled tells what is still missing of a destination.
+func (w *world) settled(ctx context.Context, d *destination, m mark) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	if state := w.fleet.states(ctx)[d.database].State; state != "streaming" {
+		return fmt.Errorf("it is %q", state)
+	}
+	conn, err := pgx.Connect(ctx, d.direct())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for _, c := range w.comparisons(d) {
+		if err := w.differs(ctx, conn, c); err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
+	}
+	var copying bool
+	var epoch, least, most, base int64
+	if err := conn.QueryRow(ctx, `SELECT bool_or(backfill IS NOT NULL), min(epoch), min(last_synced_sequence_id), max(last_synced_sequence_id)
+		FROM public._stack_sync_metadata`).Scan(&copying, &epoch, &least, &most); err != nil {
+		return err
+	}
+	if err := w.onPrimaryRow(ctx, `SELECT sequence_base FROM outflow.source WHERE slot = '`+slot+`'`, &base); err != nil {
+		return err
+	}
+	switch id := uint64(most - base); {
+	case copying:
+		return errors.New("a copy is in progress")
+	case d.excuses.of(epoch) != "":
+		return fmt.Errorf("outflow has not noticed that %s", d.excuses.of(epoch))
+	case id < m.after:
+		return fmt.Errorf("the metadata is at %X, and the last commit of the tenant lies between %X and %X", id, m.after, m.before)
+	}
+	return nil
+}
+
+func (w *world) onPrimaryRow(ctx context.Context, sql string, into ...any) error {
+	conn, err := pgx.Connect(ctx, w.source())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	return conn.QueryRow(ctx, sql).Scan(into...)
+}
+
+// comparison is a query on either side that must give the same rows.
+type comparison struct{ name, source, target string }
+
+// comparisons are the queries for a destination, which share nothing with outflow.
+func (w *world) comparisons(d *destination) []comparison {
+	all := []comparison{
+		{"contact_channels", fmt.Sprintf(`SELECT id, "projectUserId", type::text, "isPrimary" IS NOT NULL, "isVerified", "usedForAuth" IS NOT NULL, value, "createdAt"::timestamp
+			FROM "ContactChannel" WHERE "tenancyId" = '%s'`, d.tenant),
+			`SELECT id, user_id, type, is_primary, is_verified, used_for_auth, value, created_at FROM contact_channels`},
+		{"users", fmt.Sprintf(`SELECT "projectUserId", "displayName", "profileImageUrl", c.value, coalesce(c."isVerified", false), coalesce("signedUpAt", u."createdAt")::timestamp,
+			coalesce("clientMetadata", '{}'), coalesce("clientReadOnlyMetadata", '{}'), coalesce("serverMetadata", '{}'), "isAnonymous"
+			FROM "ProjectUser" u LEFT JOIN (SELECT * FROM "ContactChannel" WHERE "isPrimary" = 'TRUE') c USING ("tenancyId", "projectUserId")
+			WHERE "tenancyId" = '%s'`, d.tenant),
+			`SELECT id, display_name, profile_image_url, primary_email, primary_email_verified, signed_up_at, client_metadata, client_read_only_metadata, server_metadata,
+			is_anonymous FROM users`},
+		{"journal", fmt.Sprintf(`SELECT writer, number FROM "Ledger" WHERE tenant = '%s'`, d.tenant), `SELECT DISTINCT writer, number FROM journal`},
+	}
+	for _, t := range tables {
+		columns := strings.Join(names(t.columns()), ", ")
+		source := columns
+		if t.mapping == "items" && w.edition.Load() > 0 {
+			source = strings.Replace(columns, "note", fmt.Sprintf("note || ' (edition %d)'", w.edition.Load()), 1)
+		}
+		all = append(all, comparison{t.target, fmt.Sprintf(`SELECT %s FROM %q WHERE tenant = '%s'`, source, t.source, d.tenant), fmt.Sprintf(`SELECT %s FROM %s`, columns, t.target)})
+	}
+	return all
+}
+
+// differs brings the rows of the primary into a temporary table of the external database and compares both ways.
+func (w *world) differs(ctx context.Context, target *pgx.Conn, c comparison) error {
+	source, err := pgx.Connect(ctx, w.source())
+	if err != nil {
+		return err
+	}
+	defer source.Close(context.WithoutCancel(ctx))
+	var rows bytes.Buffer
+	if _, err := source.PgConn().CopyTo(ctx, &rows, "COPY ("+c.source+") TO STDOUT"); err != nil {
+		return err
+	}
+	if _, err := target.Exec(ctx, "CREATE TEMP TABLE IF NOT EXISTS expected_"+c.name+" AS "+c.target+" LIMIT 0; TRUNCATE expected_"+c.name, pgx.QueryExecModeSimpleProtocol); err != nil {
+		return err
+	}
+	if _, err := target.PgConn().CopyFrom(ctx, &rows, "COPY expected_"+c.name+" FROM STDIN"); err != nil {
+		return err
+	}
+	both := fmt.Sprintf(`(SELECT 'missing ' || e::text FROM (TABLE expected_%[1]s EXCEPT ALL (%[2]s)) e LIMIT 3)
+		UNION ALL (SELECT 'too much ' || a::text FROM ((%[2]s) EXCEPT ALL TABLE expected_%[1]s) a LIMIT 3)`, c.name, c.target)
+	found, _ := target.Query(ctx, both)
+	diff, err := pgx.CollectRows(found, pgx.RowTo[string])
+	if err == nil && len(diff) > 0 {
+		return fmt.Errorf("%.1500s", strings.Join(diff, "\n"))
+	}
+	return err
+}
+
+// slotCaughtUp waits until the slot has forgotten the last transaction of every tenant.
+func (w *world) slotCaughtUp(ctx context.Context, marks map[string]mark) {
+	last := uint64(0)
+	for _, m := range marks {
+		last = max(last, m.before)
+	}
+	var text string
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); pause(ctx, 200*time.Millisecond) {
+		err := w.onPrimaryRow(ctx, `SELECT coalesce(confirmed_flush_lsn::text, '0/0') FROM pg_replication_slots WHERE slot_name = '`+slot+`'`, &text)
+		if lsn, wrong := parseLSN(text); err == nil && wrong == nil && lsn >= last {
+			return
+		}
+	}
+	w.fail("all are equal, and the slot stands at %s, before %X", text, last)
+}
+
+// describe is what outflow says of itself, for a failure's message.
+func (w *world) describe(ctx context.Context) string {
+	var b strings.Builder
+	for _, d := range w.destinations {
+		s, known := w.fleet.states(ctx)[d.database]
+		fmt.Fprintf(&b, "%s: %s", d, s.State)
+		if s.Reason != nil {
+			fmt.Fprintf(&b, ", %s", *s.Reason)
+		}
+		if s.Error != nil {
+			fmt.Fprintf(&b, ", %s", s.Error.Message)
+		}
+		if !known {
+			b.WriteString("nobody reads the slot")
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+func (w *world) hasFailed() bool {
+	select {
+	case <-w.failed:
+		return true
+	default:
+		return false
+	}
+}
+
+// sqlState is the SQLSTATE of an error, "" for none.
+func sqlState(err error) string {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		return pgErr.Code
+	}
+	return ""
+}

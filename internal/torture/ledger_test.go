@@ -1,0 +1,78 @@
+package torture
+
+import (
+	"sync"
+	"time"
+)
+
+// account is one writer's ledger of one tenant.
+type account struct {
+	tenant string
+	writer int
+}
+
+// commit is a transaction whose COMMIT the primary has answered.
+type commit struct {
+	account
+	number int64
+	lsn    uint64 // at or after the commit record
+	at     time.Time
+}
+
+// commits are the transactions that the primary has confirmed, for each account in the order of their numbers. A transaction
+// without an answer to COMMIT is missing: the primary may have the transaction or not.
+type commits struct {
+	mu  sync.Mutex
+	all map[account][]commit
+}
+
+func (c *commits) add(made commit) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.all == nil {
+		c.all = map[account][]commit{}
+	}
+	c.all[made.account] = append(c.all[made.account], made)
+}
+
+// upTo returns the last transaction of each account of a tenant that chosen accepts.
+func (c *commits) upTo(tenant string, chosen func(commit) bool) (last []commit) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for a, all := range c.all {
+		if a.tenant != tenant {
+			continue
+		}
+		for i := len(all) - 1; i >= 0; i-- {
+			if chosen(all[i]) {
+				last = append(last, all[i])
+				break
+			}
+		}
+	}
+	return last
+}
+
+// excuses are the reasons for which an external database is for a time not at a moment of the primary: the harness itself has
+// broken the stream or the database. An excuse ends when outflow has noticed, and has begun the epoch after the one excused.
+type excuses struct {
+	mu    sync.Mutex
+	epoch int64 // excused up to this epoch
+	why   string
+}
+
+func (e *excuses) add(epoch int64, why string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.epoch, e.why = max(e.epoch, epoch), why
+}
+
+// of is the excuse in an epoch, "" for none.
+func (e *excuses) of(epoch int64) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if epoch <= e.epoch {
+		return e.why
+	}
+	return ""
+}

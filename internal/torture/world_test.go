@@ -1,0 +1,246 @@
+package torture
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"outflow/internal/faultproxy"
+	"outflow/internal/pgcluster"
+	"outflow/internal/pgcluster/pgtest"
+)
+
+// canary is the password of every connection string. The servers do not ask for a password, and no log may show the canary.
+const canary = "canary-7f3a9c"
+
+const (
+	slot       = "torture"
+	adminToken = "torture-admin-token"
+	database   = "app" // of the primary
+)
+
+// tenants of the run. Three have one destination, the first has two.
+var tenants = []string{
+	"aaaaaaaa-0000-4000-8000-000000000001",
+	"bbbbbbbb-0000-4000-8000-000000000002",
+	"cccccccc-0000-4000-8000-000000000003",
+	"dddddddd-0000-4000-8000-000000000004",
+}
+
+// world is everything that a run consists of.
+type world struct {
+	t            *testing.T
+	seed         uint64
+	dir          string // logs and configuration; kept after a failure
+	start        time.Time
+	primary      *pgcluster.Cluster
+	wire         *faultproxy.Proxy // between outflow and the primary
+	east, west   *targetServer
+	destinations []*destination
+	fleet        *fleet
+	commits      commits
+	tally        tally
+	edition      atomic.Int64 // of the mapping of items
+
+	mu      sync.Mutex
+	events  []string // what has happened, for a failure's message
+	failure string   // the first
+	failed  chan struct{}
+}
+
+// destination is an external database, with the harness' knowledge of the database.
+type destination struct {
+	tenant, name string
+	server       *targetServer
+	database     string
+	wire         *faultproxy.Proxy // before the server
+	queried      bool              // configured in outflow.destination, else in the file
+	excuses      excuses
+}
+
+func (d *destination) String() string { return d.database }
+
+// direct is the connection string of the harness, past the proxy.
+func (d *destination) direct() string { return d.server.DSN(d.database) }
+
+// dsn is the connection string of outflow.
+func (d *destination) dsn() string { return withPassword(d.wire.DSN(d.direct())) }
+
+func withPassword(dsn string) string {
+	u, err := url.Parse(dsn)
+	if err != nil {
+		panic(err) // made by pgcluster
+	}
+	u.User = url.UserPassword(u.User.Username(), canary)
+	return u.String()
+}
+
+// newWorld starts the servers and writes the configuration. Nothing runs yet.
+func newWorld(t *testing.T, seed uint64, dir string) *world {
+	w := &world{t: t, seed: seed, dir: dir, failed: make(chan struct{})}
+	settings := map[string]string{"wal_sender_timeout": "3s", "max_wal_size": "256MB"}
+	w.primary = pgtest.New(t, pgcluster.Options{Settings: settings})
+	w.east, w.west = &targetServer{pgtest.New(t, pgcluster.Options{}), "east"}, &targetServer{pgtest.New(t, pgcluster.Options{}), "west"}
+	w.wire = w.proxy(w.primary.Addr())
+	w.destinations = []*destination{
+		{tenant: tenants[0], name: "main", server: w.east, database: "alpha"},
+		{tenant: tenants[1], name: "main", server: w.east, database: "beta"},
+		{tenant: tenants[2], name: "main", server: w.west, database: "gamma"},
+		{tenant: tenants[3], name: "main", server: w.west, database: "delta", queried: true},
+		{tenant: tenants[0], name: "second", server: w.west, database: "alpha_second", queried: true},
+	}
+	for _, d := range w.destinations {
+		_, err := d.server.CreateDatabase(t.Context(), d.database)
+		must(t, err)
+		d.wire = w.proxy(d.server.Addr())
+	}
+	w.makePrimary()
+	w.writeMappings()
+	must(t, os.WriteFile(w.configFile(), []byte(w.config()), 0o600))
+	return w
+}
+
+func (w *world) proxy(addr string) *faultproxy.Proxy {
+	p, err := faultproxy.New(addr)
+	must(w.t, err)
+	w.t.Cleanup(func() { _ = p.Close() })
+	return p
+}
+
+// makePrimary makes the tables of the primary with their first rows.
+func (w *world) makePrimary() {
+	ctx := w.t.Context()
+	_, err := w.primary.CreateDatabase(ctx, database)
+	must(w.t, err)
+	for _, file := range []string{"../../testdata/schema.sql", "testdata/primary.sql"} {
+		sql, err := os.ReadFile(file)
+		must(w.t, err)
+		must(w.t, w.primary.Exec(ctx, database, string(sql)))
+	}
+	for _, tenant := range tenants {
+		must(w.t, w.primary.Exec(ctx, database, fmt.Sprintf(`INSERT INTO "Account" SELECT '%s', x, %d, nextval('version') FROM generate_series(1, %d) x`,
+			tenant, openingBalance, accounts)))
+	}
+}
+
+func (w *world) source() string       { return w.primary.DSN(database) }
+func (w *world) configFile() string   { return filepath.Join(w.dir, "outflow.yaml") }
+func (w *world) mappingsDir() string  { return filepath.Join(w.dir, "mappings") }
+func (w *world) since() time.Duration { return time.Since(w.start) }
+
+// writeMappings writes the mappings of the present edition.
+func (w *world) writeMappings() {
+	must(w.t, os.MkdirAll(w.mappingsDir(), 0o700))
+	for _, t := range tables {
+		edition := 0
+		if t.mapping == "items" {
+			edition = int(w.edition.Load())
+		}
+		must(w.t, os.WriteFile(filepath.Join(w.mappingsDir(), t.mapping+".yaml"), []byte(t.yaml(edition)), 0o600))
+	}
+}
+
+// config is the configuration of outflow. Times and sizes are small, so that a short run meets parking, slow destinations and full queues.
+func (w *world) config() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "source:\n  dsn: %q\n  slot: %s\n  heartbeat: 1s\n  tables:\n", withPassword(w.wire.DSN(w.source())), slot)
+	b.WriteString("    - {name: ProjectUser, tenant: tenancyId}\n    - {name: ContactChannel, tenant: tenancyId}\n")
+	for _, t := range tables {
+		fmt.Fprintf(&b, "    - {name: %s, tenant: tenant}\n", t.source)
+	}
+	b.WriteString("  tombstones: {table: DeletedRow, tenant: tenancyId, table_name: tableName, key: primaryKey, row: data}\n")
+	b.WriteString("destinations:\n  refresh: 1s\n  policy: {min_sslmode: disable, allow_networks: [127.0.0.0/8], ports: []}\n  static:\n")
+	for _, d := range w.destinations {
+		if !d.queried {
+			fmt.Fprintf(&b, "    - {tenant: %s, name: %s, dsn: %q, mappings: [%s]}\n", d.tenant, d.name, d.dsn(), strings.Join(mappingNames(), ", "))
+		}
+	}
+	fmt.Fprintf(&b, "mappings: [%s]\n", w.mappingsDir())
+	b.WriteString("sink: {queue_bytes: 512KiB, memory_bytes: 64MiB, batch_rows: 500, idle_close: 2s, statement_timeout: 10s, lock_timeout: 2s, connect_timeout: 2s, " +
+		"retry_max: 1s, park_after: 4s, slow_after: 2s, retained_wal: 32MiB, checkpoint: 200ms, max_connections: 8}\n")
+	fmt.Fprintf(&b, "admin: {token: %s}\n", adminToken)
+	return b.String()
+}
+
+// addQueried inserts the destinations of outflow.destination, when outflow has made the table.
+func (w *world) addQueried(ctx context.Context) error {
+	for _, d := range w.destinations {
+		if !d.queried {
+			continue
+		}
+		if err := w.onPrimary(ctx, `INSERT INTO outflow.destination (tenant_id, name, dsn, mappings) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (tenant_id, name) DO UPDATE SET dsn = excluded.dsn`, d.tenant, d.name, d.dsn(), mappingNames()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// onPrimary runs one statement on the primary, past the proxy.
+func (w *world) onPrimary(ctx context.Context, sql string, args ...any) error {
+	return execute(ctx, w.source(), sql, args...)
+}
+
+func execute(ctx context.Context, dsn, sql string, args ...any) error {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	_, err = conn.Exec(ctx, sql, args...)
+	return err
+}
+
+// say notes an event.
+func (w *world) say(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = append(w.events, fmt.Sprintf("%8.3fs  %s", w.since().Seconds(), fmt.Sprintf(format, args...)))
+}
+
+// fail ends the run. Only the first failure counts: what follows may be a consequence.
+func (w *world) fail(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	w.say("FAILURE: %s", text)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.failure == "" {
+		w.failure = text
+		close(w.failed)
+	}
+}
+
+// history is all that has happened so far.
+func (w *world) history() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Join(w.events, "\n")
+}
+
+func must(tb testing.TB, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// pause waits, and returns false where the context ends first.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
