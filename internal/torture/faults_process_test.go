@@ -3,8 +3,12 @@ package torture
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"strings"
 	"syscall"
+
+	"outflow/internal/failpoint"
 )
 
 // processFaults are those of outflow itself.
@@ -14,6 +18,8 @@ var processFaults = []fault{
 	{"freeze and takeover", 3, seconds(4, 9), freeze},
 	{"short freeze", 2, seconds(0.2, 2), shortFreeze},
 	{"restart", 2, seconds(0, 1), restart},
+	{"failpoint", 10, seconds(1, 4), failAt},
+	{"failpoint in a reset", 1, seconds(1, 4), failInReset},
 }
 
 var errNobodyReads = errors.New("nobody reads the slot")
@@ -105,4 +111,41 @@ func (s *seat) standsBy(ctx context.Context) error {
 			return errors.New("the process does not start")
 		}
 	}
+}
+
+// failpoints are the points that a process reaches while it runs, or else those of --slot-reset.
+func failpoints(ofReset bool) (some []failpoint.Info) {
+	for _, p := range failpoint.All() {
+		if strings.HasPrefix(p.Name, "replication/reset-") == ofReset {
+			some = append(some, p)
+		}
+	}
+	return some
+}
+
+// failAt kills the process, and has the next one killed, delayed or failed at a point of the program.
+func failAt(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
+	p, n := pick(r, failpoints(false)), 1+r.IntN(6)
+	actions := []string{"kill", "kill", "kill", fmt.Sprintf("sleep:%dms", 100+r.IntN(2000))}
+	if p.Fails {
+		actions = append(actions, "error", "error")
+	}
+	does := fmt.Sprintf("%s=%s@%d", p.Name, pick(r, actions), n)
+	s := w.fleet.reader(ctx)
+	if s == nil {
+		return nil, errNobodyReads
+	}
+	s.arm(does, false)
+	return nil, s.signal(syscall.SIGKILL)
+}
+
+// failInReset drops the slot, and kills the process that makes the slot anew.
+func failInReset(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
+	does := pick(r, failpoints(true)).Name + "=kill"
+	s := w.fleet.reader(ctx)
+	if s == nil {
+		return nil, errNobodyReads
+	}
+	s.arm(does, true)
+	return dropSlot(ctx, w, r)
 }

@@ -45,7 +45,8 @@ type seat struct {
 	wanted  bool
 	stop    chan struct{} // closed when the seat is no longer wanted
 	process *process      // the present one, or the last
-	env     []string      // of the next process only
+	armed   string        // failpoints of the next process
+	inReset string        // failpoints of the next process with --slot-reset
 	count   int
 }
 
@@ -111,6 +112,20 @@ func (s *seat) supervise(stop chan struct{}) {
 	}
 }
 
+// arm gives failpoints to the next process of the seat, or to the next that makes the slot anew.
+func (s *seat) arm(failpoints string, inReset bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if inReset {
+		s.inReset = failpoints
+	} else {
+		s.armed = failpoints
+	}
+}
+
+// hits is the file in which processes note the failpoints that they reach.
+func (f *fleet) hits() string { return filepath.Join(f.w.dir, "failpoints") }
+
 // launch starts a process. The thread stays: the kernel sends the parent-death signal when the starting thread ends.
 func (s *seat) launch(args []string) (*process, error) {
 	s.mu.Lock()
@@ -118,9 +133,14 @@ func (s *seat) launch(args []string) (*process, error) {
 	s.count++
 	p := &process{log: filepath.Join(s.f.w.dir, fmt.Sprintf("outflow-%s-%03d.log", s.name, s.count)), ended: make(chan struct{})}
 	p.cmd = s.f.command(append([]string{"run"}, args...)...)
-	p.cmd.Env = append(p.cmd.Env, "OUTFLOW_ADMIN_LISTEN="+s.listen)
-	p.cmd.Env = append(p.cmd.Env, s.env...)
-	s.env = nil
+	p.cmd.Env = append(p.cmd.Env, "OUTFLOW_ADMIN_LISTEN="+s.listen, "OUTFLOW_FAILPOINTS_HITS="+s.f.hits())
+	armed := &s.armed
+	if len(args) > 0 {
+		armed = &s.inReset
+	}
+	p.cmd.Env = append(p.cmd.Env, "OUTFLOW_FAILPOINTS="+*armed)
+	words := strings.Join(append(args, *armed), " ")
+	*armed = ""
 	log, err := os.Create(p.log)
 	if err != nil {
 		return nil, err
@@ -141,7 +161,7 @@ func (s *seat) launch(args []string) (*process, error) {
 		return nil, err
 	}
 	s.process = p
-	s.f.w.say("%s starts as %d %s", s.name, p.cmd.Process.Pid, strings.Join(args, " "))
+	s.f.w.say("%s starts as %d %s", s.name, p.cmd.Process.Pid, words)
 	return p, nil
 }
 

@@ -53,7 +53,7 @@ func setting[T any](t *testing.T, name string, otherwise T, parse func(string) (
 // build makes the outflow binary, with the race detector where the test has the race detector.
 func build(t *testing.T) string {
 	binary := filepath.Join(t.TempDir(), "outflow")
-	args := []string{"build", "-o", binary}
+	args := []string{"build", "-tags", "failpoint", "-o", binary}
 	if raceEnabled {
 		args = append(args, "-race")
 	}
@@ -170,6 +170,14 @@ func (t *tally) transaction(rows int64) {
 	t.rows += rows
 }
 
+// reached are the failpoints that processes have reached.
+func (f *fleet) reached() []string {
+	out, _ := os.ReadFile(f.hits())
+	all := strings.Fields(string(out))
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // summary is the line of a run for machines.
 type summary struct {
 	Seed         uint64         `json:"seed"`
@@ -180,6 +188,7 @@ type summary struct {
 	Rows         int64          `json:"rows"`
 	Faults       map[string]int `json:"faults"`
 	Refused      map[string]int `json:"refused"`
+	Failpoints   []string       `json:"failpoints"` // reached; POINT=ACTION is one that has acted
 }
 
 // report prints the summary, and after a failure all that is known.
@@ -190,7 +199,8 @@ func (w *world) report(took, duration time.Duration) {
 	}
 	w.tally.mu.Lock()
 	defer w.tally.mu.Unlock()
-	line, err := json.Marshal(summary{w.seed, result, duration.String(), took.Round(time.Millisecond).String(), w.tally.transactions, w.tally.rows, w.tally.faults, w.tally.refused})
+	line, err := json.Marshal(summary{Seed: w.seed, Result: result, Duration: duration.String(), Took: took.Round(time.Millisecond).String(),
+		Transactions: w.tally.transactions, Rows: w.tally.rows, Faults: w.tally.faults, Refused: w.tally.refused, Failpoints: w.fleet.reached()})
 	must(w.t, err)
 	w.t.Logf("torture: %s", line)
 	for _, what := range slices.Sorted(maps.Keys(w.tally.counts)) {
