@@ -96,6 +96,7 @@ func (p *Primary) connectReplication(ctx context.Context, s *stream) (*pgconn.Pg
 		if err != nil {
 			return nil, err
 		}
+		keepAlive(c)
 		s.conn = c
 		return s, nil
 	}

@@ -52,6 +52,9 @@ type Reader struct {
 	// StatusInterval is the interval of status updates to the primary; 0 means 1 s. The interval must be well below
 	// wal_sender_timeout.
 	StatusInterval time.Duration
+	// Patience is the shortest silence of the server that ends a session; 0 means 30 s. A longer wal_sender_timeout of the server has
+	// precedence, and 0 there allows any silence.
+	Patience time.Duration
 
 	state   atomic.Int32
 	wal     atomic.Uint64 // see Position
@@ -61,6 +64,7 @@ type Reader struct {
 
 	reported LSN // the highest flush LSN sent; the reading goroutine's
 
+	silent    int                  // sessions since the last transaction that the server's silence has ended
 	sessions  int                  // started so far; the reading goroutine's, as are the next fields
 	relations map[uint32]*Relation // resolved ones by oid, kept over sessions
 }
@@ -101,13 +105,6 @@ var ErrMoved = errors.New("the slot has moved since this process last read it")
 // process that was thawed, say. Nothing was written. The process starts over as a standby.
 var ErrFenced = errors.New("another process has begun to read the slot since")
 
-// errSilent ends a session in which the server has said nothing for silenceLimit, though asked to.
-var errSilent = errors.New("the primary has gone silent")
-
-// silenceLimit is the longest allowed silence of the server; the reader asks for a sign of life at half the limit. A half-open connection
-// is noticed in no other way.
-const silenceLimit = 30 * time.Second
-
 // errRestart ends a session because a caller wants the stream again from the flush LSN.
 var errRestart = errors.New("the stream is read again")
 
@@ -128,6 +125,9 @@ func (r *Reader) Restart() {
 func (r *Reader) Run(ctx context.Context) error {
 	if r.StatusInterval == 0 {
 		r.StatusInterval = time.Second
+	}
+	if r.Patience == 0 {
+		r.Patience = patience
 	}
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = 100*time.Millisecond, 5*time.Second
@@ -177,7 +177,7 @@ func (r *Reader) Run(ctx context.Context) error {
 // session is a single connection: session starts the stream and reads until the stream breaks or ctx is done.
 func (r *Reader) session(ctx context.Context) error {
 	s := &stream{}
-	conn, err := r.start(ctx, s)
+	conn, limit, err := r.start(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -208,17 +208,18 @@ func (r *Reader) session(ctx context.Context) error {
 	r.sessions++
 	r.state.Store(int32(Streaming))
 	r.Log.Info("streaming", zap.Stringer("lsn", r.Acks.Flush()))
-	return r.read(ctx, &session{Reader: r, conn: conn, stream: s, decoder: NewDecoder()})
+	return r.read(ctx, &session{Reader: r, conn: conn, stream: s, decoder: NewDecoder(), silence: limit})
 }
 
-func (r *Reader) start(ctx context.Context, s *stream) (*pgconn.PgConn, error) {
-	conn, err := r.Primary.connectReplication(ctx, s)
+// start begins the stream; silence is the longest allowed silence of the server, 0 is any.
+func (r *Reader) start(ctx context.Context, s *stream) (conn *pgconn.PgConn, silence time.Duration, err error) {
+	conn, err = r.Primary.connectReplication(ctx, s)
 	if err != nil {
-		return nil, ExplainConnect(r.Primary, err)
+		return nil, 0, ExplainConnect(r.Primary, err)
 	}
-	fail := func(err error) (*pgconn.PgConn, error) {
+	fail := func(err error) (*pgconn.PgConn, time.Duration, error) {
 		_ = conn.Close(ctx)
-		return nil, err
+		return nil, 0, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -227,6 +228,10 @@ func (r *Reader) start(ctx context.Context, s *stream) (*pgconn.PgConn, error) {
 		return fail(err)
 	}
 	if err := r.Source.check(id); err != nil {
+		return fail(err)
+	}
+	timeout, err := senderTimeout(ctx, conn)
+	if err != nil {
 		return fail(err)
 	}
 	args := []string{"proto_version '1'", "publication_names " + quoteLiteral(quoteIdentifier(r.Publication))}
@@ -239,7 +244,7 @@ func (r *Reader) start(ctx context.Context, s *stream) (*pgconn.PgConn, error) {
 	if err != nil {
 		return fail(err)
 	}
-	return conn, nil
+	return conn, r.silence(timeout), nil
 }
 
 // refusal tells of a server which answers and takes no writes, where the server's error comes from the refusal of writes: a standby stands
@@ -309,9 +314,10 @@ type session struct {
 	stream  *stream
 	decoder *Decoder
 	ticket  Ticket
-	wanted  bool         // the open transaction was not acknowledged in an earlier session
-	part    *Transaction // the part being gathered, nil outside a transaction
-	bytes   int64        // of the part
+	wanted  bool          // the open transaction was not acknowledged in an earlier session
+	part    *Transaction  // the part being gathered, nil outside a transaction
+	bytes   int64         // of the part
+	silence time.Duration // the longest allowed silence of the server, 0 is any
 }
 
 // read is the loop: read waits, and calls a step for each message.
@@ -320,8 +326,9 @@ func (r *Reader) read(ctx context.Context, s *session) error {
 	s.stream.heard = status
 	for {
 		if now := time.Now(); !now.Before(status) {
-			if now.Sub(s.stream.heard) > silenceLimit {
-				return errSilent
+			if s.silence > 0 && now.Sub(s.stream.heard) > s.silence {
+				r.silent++
+				return fmt.Errorf("%w: nothing was heard for %s", errSilent, s.silence)
 			}
 			if err := s.report(); err != nil {
 				return err
@@ -432,6 +439,7 @@ func (s *session) copyData(data []byte) (handed bool, err error) {
 func (s *session) event(event Event) (handed bool, err error) {
 	switch e := event.(type) {
 	case Begin:
+		s.silent = 0
 		s.ticket, s.wanted = s.Acks.Begin(e.CommitLSN)
 		s.part = &Transaction{SequenceID: s.Source.SequenceID(e.CommitLSN), XID: e.XID,
 			CommitLSN: e.CommitLSN, CommitTime: e.CommitTime, Session: s.sessions, Ticket: s.ticket}
@@ -524,7 +532,7 @@ func (s *session) report() error {
 	s.reported = max(s.reported, flush)
 	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), s.conn, pglogrepl.StandbyStatusUpdate{
 		WALWritePosition: flush, WALFlushPosition: flush, WALApplyPosition: flush,
-		ReplyRequested: time.Since(s.stream.heard) > silenceLimit/2})
+		ReplyRequested: time.Since(s.stream.heard) > min(askAfter, s.Patience/2)})
 	if err != nil {
 		return err
 	}

@@ -140,6 +140,12 @@ type running struct {
 
 func (w *world) start() *running {
 	w.tb.Helper()
+	return w.startWith(func(*pipeline) {})
+}
+
+// startWith starts a pipeline after a change.
+func (w *world) startWith(change func(*pipeline)) *running {
+	w.tb.Helper()
 	log := zaptest.NewLogger(w.tb, zaptest.Level(zap.InfoLevel))
 	ctx, cancel := context.WithCancel(context.Background())
 	pl, err := openPipeline(ctx, w.cfg, log)
@@ -151,6 +157,7 @@ func (w *world) start() *running {
 		pl.watcher.Streaming = func() bool { return false }
 	}
 	pl.reader.StatusInterval = 100 * time.Millisecond // so that tests need not wait a second for every acknowledgement
+	change(pl)
 	r := &running{pipeline: pl, tb: w.tb, stop: cancel, done: make(chan error, 1)}
 	go func() { r.done <- pl.run(ctx) }()
 	w.tb.Cleanup(r.end)

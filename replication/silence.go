@@ -1,0 +1,68 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// errSilent ends a session in which the server has said nothing for too long, though asked to: see silence.
+var errSilent = errors.New("the primary has gone silent")
+
+// askAfter is the silence of the server after which every status update asks for a sign of life.
+const askAfter = 10 * time.Second
+
+// patience is the value of Reader.Patience for 0.
+const patience = 30 * time.Second
+
+// silence is the longest silence of the server that a session allows; 0 is any. A walsender in the middle of a large transaction with nothing
+// to send, on tables that are not published for example, looks at the connection and sends a keepalive only when half of wal_sender_timeout has
+// passed (WalSndUpdateProgress in the server's walsender.c), and never where the timeout is 0. The limit is therefore the server's own. Where
+// the server stays silent for longer all the same, ending the session would begin the same transaction again, for ever: each session that
+// ended in silence doubles the limit of the next, until a transaction comes.
+//
+// The limit finds a server process that hangs, or a middlebox that keeps a dead connection. A connection without the other end is found by
+// the kernel: see keepAlive.
+func (r *Reader) silence(senderTimeout time.Duration) time.Duration {
+	if senderTimeout == 0 {
+		return 0
+	}
+	return max(r.Patience, senderTimeout) << min(r.silent, 6)
+}
+
+// senderTimeout reads wal_sender_timeout of a walsender session; 0 is no timeout.
+func senderTimeout(ctx context.Context, conn *pgconn.PgConn) (time.Duration, error) {
+	results, err := conn.Exec(ctx, `SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'`).ReadAll()
+	if err == nil && (len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1) {
+		err = errors.New("the server gives no such row")
+	}
+	var ms int64
+	if err == nil {
+		ms, err = strconv.ParseInt(string(results[0].Rows[0][0]), 10, 32) // the setting is an integer of 32 bits, in milliseconds
+	}
+	if err != nil {
+		return 0, fmt.Errorf("reading wal_sender_timeout: %w", err)
+	}
+	return time.Duration(ms) * time.Millisecond, nil
+}
+
+// A connection whose other end is gone without a word ends after about unheard: by keepalives while nothing is on its way, and by
+// TCP_USER_TIMEOUT where the kernel knows it and status updates stay unacknowledged, which would otherwise take 15 minutes (tcp(7)).
+const unheard = 30 * time.Second
+
+// keepAlive has the kernel find a half-open connection. A socket that refuses the options keeps its own.
+func keepAlive(c net.Conn) {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return // a unix socket ends with the server
+	}
+	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: unheard / 3, Interval: unheard / 6, Count: 4})
+	if raw, err := tcp.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { setUserTimeout(fd, unheard) })
+	}
+}
