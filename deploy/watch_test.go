@@ -174,7 +174,15 @@ func anchors(text string) (all []string) {
 }
 
 func TestLinksLead(t *testing.T) {
-	for _, doc := range []string{"OPERATING.md", "../README.md"} {
+	var docs []string
+	for _, pattern := range []string{"*.md", "../*.md", "../docs/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		docs = append(docs, found...)
+	}
+	for _, doc := range docs {
 		for _, m := range regexp.MustCompile(`\]\(([^)\s]+)\)`).FindAllStringSubmatch(read(t, doc), -1) {
 			file, anchor, _ := strings.Cut(m[1], "#")
 			if strings.Contains(file, "://") {
