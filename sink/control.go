@@ -56,7 +56,7 @@ func (s *StateStore) SetSwitch(ctx context.Context, sw Switch) error {
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, `INSERT INTO outflow.switch (slot, kind, tenant_id, name, off, set_by, reason) VALUES ($1, $2, $3, $4, $5, $6, $7)
 			ON CONFLICT (slot, kind, tenant_id, name) DO UPDATE SET off = excluded.off, set_by = excluded.set_by, reason = excluded.reason,
-				set_at = clock_timestamp()`, s.Slot, sw.Kind, sw.Tenant, sw.Name, sw.Off, fit.Text(sw.By, fit.Name), fit.Text(sw.Reason, fit.Reason))
+				set_at = clock_timestamp()`, s.Slot, sw.Kind, sw.Tenant, sw.Name, sw.Off, fitted(conn, sw.By, fit.Name), fitted(conn, sw.Reason, fit.Reason))
 		return err
 	})
 	if err != nil {

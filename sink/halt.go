@@ -53,7 +53,7 @@ func (d *Destination) adoptHalt(s destinationState) {
 // mended reports whether a success shows that no person is needed any more. The caller holds mu.
 func (d *Destination) mended(done work) bool {
 	h := d.halt
-	return h == nil || d.caughtUp || h.work == opening || h.epoch == d.epoch && h.work == done
+	return d.unnoted == nil && (h == nil || d.caughtUp || h.work == opening || h.epoch == d.epoch && h.work == done)
 }
 
 // settled ends a time of failures where a connection was made and nothing is left to do. The result is false while the stream may

@@ -219,7 +219,10 @@ func (d *Destination) announce(ctx context.Context) error {
 	if noted {
 		return nil
 	}
-	return d.router.checkpoint(ctx, true)
+	if err := d.router.checkpoint(ctx, true); err != nil {
+		return err
+	}
+	return d.refusedNote()
 }
 
 // ready reports whether every mapping has its row, its tables and the stream's continuity.

@@ -30,12 +30,16 @@ type Noted struct {
 // destination. Destinations no longer in the configuration are included, with a reason that says so.
 func (s *StateStore) Noted(ctx context.Context, tenant, name string) (all []Noted, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, `SELECT tenant_id, name, state, reason, coalesce(error_class, ''), last_sequence_id, updated_at, since, detached, coalesce(copied_rows, 0), coalesce(copy_total, -1),
-				coalesce(nullif(mappings, ''), '[]')::json
+		rows, err := conn.Query(ctx, `SELECT tenant_id, name, state, reason, coalesce(error_class, ''), last_sequence_id, updated_at, since, detached, coalesce(copied_rows, 0), coalesce(copy_total, -1), mappings
 			FROM outflow.destination_state WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3)
 			ORDER BY tenant_id, name`, s.Slot, tenant, name)
 		if err == nil {
-			all, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Noted])
+			all, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (n Noted, err error) {
+				var mappings string
+				err = row.Scan(&n.Tenant, &n.Name, &n.State, &n.Reason, &n.Class, &n.SequenceID, &n.At, &n.Since, &n.Detached, &n.Copied, &n.CopyTotal, &mappings)
+				n.Mappings = parseMappings(mappings)
+				return n, err
+			})
 		}
 		return err
 	})

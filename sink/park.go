@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -178,7 +179,7 @@ func (r *Router) Run(ctx context.Context) error {
 					d.mu.Unlock()
 				}
 				if reason := r.mustPark(d); reason != "" {
-					r.start(func() { r.park(d, reason) })
+					r.start(func() { _ = r.park(d, reason) }) // a failure is logged, and the next look tries again
 				}
 			}
 			continue
@@ -229,26 +230,9 @@ func (r *Router) checkpoint(ctx context.Context, now bool) error {
 	r.checkpoints.Lock() // an older state must not be written over a newer one
 	defer r.checkpoints.Unlock()
 	flush := r.Acks.Flush()
-	var moved []destinationState
-	var from []*Destination
-	for _, d := range r.Destinations() {
-		d.mu.Lock()
-		status := d.statusLocked()
-		now := destinationState{tenant: d.Tenant, name: d.Name, epoch: d.epoch, note: max(d.note, d.released),
-			fingerprint: d.fingerprint(), state: status.State, detached: status.Detached, reason: fit.Text(status.Reason, fit.Reason),
-			taken: d.epoch, retried: d.retried}
-		if status.Err != nil {
-			now.class = newError(status.Err).Class()
-		}
-		now.mappings = d.noteOfMappings()
-		if now.copied = d.status.Copied; !d.caughtUp {
-			now.copyTotal = max(d.status.CopyTotal, 0)
-		}
-		if now != d.noted && !d.parking {
-			moved = append(moved, now)
-			from = append(from, d)
-		}
-		d.mu.Unlock()
+	moved, from, aside := r.moved()
+	if err := r.release(aside); err != nil {
+		return err
 	}
 	if ahead := int64(flush) - int64(r.Acks.Noted()); len(moved) == 0 && (ahead <= 0 ||
 		!now && ahead < idleBytes && time.Since(r.checkpointed) < idleCheckpoints*r.Options.Checkpoint) {
@@ -258,16 +242,25 @@ func (r *Router) checkpoint(ctx context.Context, now bool) error {
 	if err := failpoint.Fail(failpoint.BeforeCheckpoint); err != nil {
 		return err
 	}
-	mark, noted, err := r.State.checkpoint(ctx, flush, moved)
+	done, err := r.State.checkpoint(ctx, flush, moved)
+	for i, refusal := range done.refused {
+		err = errors.Join(err, r.setAside(from[i], refusal))
+	}
+	if err == nil && done.mark == "" { // the slot does without the refused destinations from now on
+		done.mark, _, err = r.State.note(ctx, flush, nil)
+	}
 	if err != nil {
 		return err
 	}
 	if err := failpoint.Fail(failpoint.Checkpointed); err != nil {
 		return err
 	}
-	r.mark.Store(&mark)
+	r.mark.Store(&done.mark)
 	for i, d := range from {
-		if !noted[i] {
+		if done.refused[i] != nil {
+			continue
+		}
+		if !done.noted[i] {
 			if err := r.readAgain(ctx, d); err != nil {
 				return err
 			}
@@ -282,6 +275,34 @@ func (r *Router) checkpoint(ctx context.Context, now bool) error {
 	}
 	r.Acks.Note(flush)
 	return nil
+}
+
+// moved are the notes of the destinations that are not as noted, and their destinations; aside are destinations without a note that the
+// slot still waits for.
+func (r *Router) moved() (moved []destinationState, from, aside []*Destination) {
+	for _, d := range r.Destinations() {
+		d.mu.Lock()
+		status := d.statusLocked()
+		now := destinationState{tenant: d.Tenant, name: d.Name, epoch: d.epoch, note: max(d.note, d.released),
+			fingerprint: d.fingerprint(), state: status.State, detached: status.Detached, reason: fit.Text(status.Reason, fit.Reason),
+			taken: d.epoch, retried: d.retried}
+		if status.Err != nil {
+			now.class = newError(status.Err).Class()
+		}
+		now.mappings = d.noteOfMappings()
+		if now.copied = d.status.Copied; !d.caughtUp {
+			now.copyTotal = max(d.status.CopyTotal, 0)
+		}
+		if now != d.noted && !d.parking && d.unnoted == nil {
+			moved = append(moved, now)
+			from = append(from, d)
+		}
+		if d.unnoted != nil && !d.parked {
+			aside = append(aside, d)
+		}
+		d.mu.Unlock()
+	}
+	return moved, from, aside
 }
 
 // readAgain reads the note of a destination whose epoch is found to be later than the destination's own: a person asked for a copy, or the
@@ -355,12 +376,17 @@ func (r *Router) othersWait(slow *Destination) bool {
 }
 
 // park lets the stream go on without a destination. The parking is written to the primary first; then the destination's queue is dropped
-// and the queued transactions are acknowledged. When the destination answers again the destination is copied again.
-func (r *Router) park(d *Destination, reason string) {
+// and the queued transactions are acknowledged. When the destination answers again the destination is copied again. An error says that
+// the destination is not parked.
+func (r *Router) park(d *Destination, reason string) error {
 	d.mu.Lock()
-	if d.parking || d.parked || d.gone {
+	if d.parked || d.gone {
 		d.mu.Unlock()
-		return
+		return nil
+	}
+	if d.parking {
+		d.mu.Unlock()
+		return fmt.Errorf("destination %s is being parked, or removed", d)
 	}
 	d.parking = true
 	text := reason
@@ -381,7 +407,7 @@ func (r *Router) park(d *Destination, reason string) {
 		if !errors.Is(err, replication.ErrFenced) { // else another process decides over the destination
 			d.log.Warn("the destination cannot be parked", zap.Error(err))
 		}
-		return
+		return err
 	}
 	d.epoch, d.parked, d.fresh, d.parkReason = epoch, true, true, text
 	if time.Since(d.parkedAt) > parkMemory {
@@ -393,16 +419,17 @@ func (r *Router) park(d *Destination, reason string) {
 		d.cancelWork()
 		d.observe()
 		d.mu.Unlock()
-		return
+		return nil
 	}
 	tickets := d.drop()
 	if d.retryAt == nil && d.paused == nil {
-		d.pauseAfter(&Error{Err: errors.New(reason)})
+		d.pauseAfter(cmp.Or(d.unnoted, &Error{Err: errors.New(reason)}))
 	}
 	d.observe()
 	d.mu.Unlock()
 	r.places.leave(d)
 	r.Acks.Release(tickets...)
+	return nil
 }
 
 // drop empties the queue of a parked destination and returns the tickets of the queue. Only the worker of the destination may call drop,

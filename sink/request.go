@@ -49,7 +49,6 @@ func (s *StateStore) requests(ctx context.Context) (open []request, err error) {
 // (name ""), or one. Destinations no longer in the configuration are copied again anyway should they return. RequestResync returns the
 // number of destinations.
 func (s *StateStore) RequestResync(ctx context.Context, tenant, name, by, why string) (n int64, err error) {
-	by, why = fit.Text(by, fit.Name), fit.Text(why, fit.Reason)
 	reason := "a resync was asked for by " + by
 	if why != "" {
 		reason += ": " + why
@@ -60,7 +59,7 @@ func (s *StateStore) RequestResync(ctx context.Context, tenant, name, by, why st
 			since = CASE WHEN state = 'backfilling' THEN since ELSE now() END, state = 'backfilling', detached = false,
 			reason = $4, copied_rows = NULL, copy_total = NULL, updated_at = now()
 			WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3) AND reason <> $5`,
-			s.Slot, tenant, name, fit.Text(reason, fit.Reason), replication.NotConfigured, by, why)
+			s.Slot, tenant, name, fitted(conn, reason, fit.Reason), replication.NotConfigured, fitted(conn, by, fit.Name), fitted(conn, why, fit.Reason))
 		n = tag.RowsAffected()
 		return err
 	})
@@ -77,7 +76,7 @@ func (s *StateStore) RequestRetry(ctx context.Context, tenant, name string, only
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		tag, err := conn.Exec(ctx, `UPDATE outflow.destination_state SET retries = retries + 1, retry_at = clock_timestamp(), asked_by = $6, asked_why = $7
 			WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3) AND reason <> $4 AND (state = 'halted' OR NOT $5)`,
-			s.Slot, tenant, name, replication.NotConfigured, onlyHalted, fit.Text(by, fit.Name), fit.Text(why, fit.Reason))
+			s.Slot, tenant, name, replication.NotConfigured, onlyHalted, fitted(conn, by, fit.Name), fitted(conn, why, fit.Reason))
 		n = tag.RowsAffected()
 		return err
 	})

@@ -60,6 +60,9 @@ func (d *Destination) connect(ctx context.Context) error {
 	if d.fault != nil {
 		return d.fault
 	}
+	if err := d.renote(ctx); err != nil {
+		return err
+	}
 	c := d.router.connections
 	d.mu.Lock()
 	d.dialing = time.Now()

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"outflow/internal/failpoint"
+	"outflow/internal/fit"
 	"outflow/replication"
 )
 
@@ -161,9 +162,10 @@ func (s *StateStore) find(ctx context.Context, tenant, name string) (destination
 	return found, nil
 }
 
-// checkpoint notes the flush LSN before the report of the LSN, and the destinations that moved, in one statement. checkpoint returns the
-// checkpoint's mark, and for each of moved whether it is noted: a row of a later epoch stays as it is.
-func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, moved []destinationState) (text string, noted []bool, err error) {
+// note notes the flush LSN before the report of the LSN, and the destinations that moved, in one statement. note returns the checkpoint's
+// mark, and for each of moved whether the destination is noted: a row of a later epoch stays as it is. With the flush LSN 0 note writes of
+// the destinations alone: that is no checkpoint.
+func (s *StateStore) note(ctx context.Context, flush replication.LSN, moved []destinationState) (text string, noted []bool, err error) {
 	tenants, names := make([]string, len(moved)), make([]string, len(moved))
 	fingerprints, states := make([]string, len(moved)), make([]string, len(moved))
 	reasons, classes := make([]string, len(moved)), make([]string, len(moved))
@@ -172,14 +174,21 @@ func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, move
 	mappings := make([]string, len(moved))
 	for i, d := range moved {
 		tenants[i], names[i], epochs[i], notes[i] = d.tenant, d.name, d.epoch, d.note
-		fingerprints[i], states[i], reasons[i], classes[i] = d.fingerprint, string(d.state), d.reason, d.class
+		fingerprints[i], states[i], classes[i] = d.fingerprint, string(d.state), d.class
 		copied[i], totals[i], detached[i], mappings[i], retried[i] = d.copied, d.copyTotal, d.detached, d.mappings, d.retried
 	}
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		err := s.fencedBy(conn.QueryRow(ctx, checkpointSQL, s.Slot, s.mark.reading, flush.String(), s.mark.checkpoint+1, tenants, names, epochs, notes, fingerprints,
+		for i, d := range moved {
+			reasons[i] = fitted(conn, d.reason, fit.Reason)
+		}
+		checkpoint := s.mark.checkpoint
+		if flush > 0 {
+			checkpoint++
+		}
+		err := s.fencedBy(conn.QueryRow(ctx, checkpointSQL, s.Slot, s.mark.reading, flush.String(), checkpoint, tenants, names, epochs, notes, fingerprints,
 			states, reasons, copied, totals, classes, detached, mappings, retried).Scan(&noted))
 		if err == nil {
-			s.mark.checkpoint++
+			s.mark.checkpoint = checkpoint
 			text = s.mark.String()
 		}
 		return err
@@ -209,23 +218,32 @@ const checkpointSQL = `WITH fence AS (UPDATE outflow.source SET flush_lsn = grea
 	FROM fence`
 
 // raise gives a destination its next epoch, which is durable when raise returns: the external database is copied again. An epoch is a time
-// in microseconds, so that a primary restored from a backup does not give the same epoch again.
+// in microseconds, so that a primary restored from a backup does not give the same epoch again. No text of the destination's keeps raise
+// from doing so: see raiseAnyhow.
 func (s *StateStore) raise(ctx context.Context, d destinationState) (epoch int64, err error) {
 	if err := failpoint.Fail(failpoint.BeforeRaise); err != nil {
 		return 0, err
 	}
+	epoch, err = s.raiseRow(ctx, d)
+	if refusesData(err) {
+		epoch, err = s.raiseAnyhow(ctx, d, err)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("writing outflow.destination_state: %w", err)
+	}
+	return epoch, failpoint.Fail(failpoint.Raised)
+}
+
+func (s *StateStore) raiseRow(ctx context.Context, d destinationState) (epoch int64, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return s.fencedBy(conn.QueryRow(ctx, `WITH `+fenceSQL+`
 			INSERT INTO outflow.destination_state AS s (slot, tenant_id, name, epoch, taken_epoch, state, reason, detached)
 			SELECT $1, $3, $4, now.epoch, now.epoch, $5, $6, $7 FROM fence, (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS epoch) AS now
 			ON CONFLICT (slot, tenant_id, name) DO UPDATE SET epoch = greatest(s.epoch + 1, excluded.epoch), taken_epoch = greatest(s.epoch + 1, excluded.epoch), state = excluded.state, reason = excluded.reason,
 				detached = excluded.detached, since = `+sinceSQL+`, updated_at = now()
-			RETURNING epoch`, s.Slot, s.mark.reading, d.tenant, d.name, d.state, d.reason, d.detached).Scan(&epoch))
+			RETURNING epoch`, s.Slot, s.mark.reading, d.tenant, d.name, d.state, fitted(conn, d.reason, fit.Reason), d.detached).Scan(&epoch))
 	})
-	if err != nil {
-		return 0, fmt.Errorf("writing outflow.destination_state: %w", err)
-	}
-	return epoch, failpoint.Fail(failpoint.Raised)
+	return epoch, err
 }
 
 // walEnd is where the primary's WAL ends now.
