@@ -1,8 +1,9 @@
 package admin
 
 import (
-	"strings"
+	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -246,11 +247,11 @@ func (s *scrape) destinations() {
 
 func (s *scrape) tenants() {
 	for _, d := range s.noted {
-		s.gauge("destination_state", 1, strings.ToValidUTF8(d.Tenant, "?"), strings.ToValidUTF8(d.Name, "?"), d.State)
+		s.gauge("destination_state", 1, label(d.Tenant), label(d.Name), d.State)
 	}
 	for i := range s.rows {
 		r := &s.rows[i]
-		tenant, name := strings.ToValidUTF8(r.Tenant, "?"), strings.ToValidUTF8(r.Name, "?")
+		tenant, name := label(r.Tenant), label(r.Name)
 		s.gauge("destination_state", 1, tenant, name, string(r.State))
 		if lag, ok := r.lag(s.At); ok {
 			s.gauge("destination_lag_seconds", lag, tenant, name)
@@ -259,4 +260,12 @@ func (s *scrape) tenants() {
 		s.gauge("destination_attempts", float64(r.Attempts), tenant, name)
 		s.counter("destination_applied_rows_total", r.Rows, tenant, name)
 	}
+}
+
+// label is a name fit for a label, which must be valid UTF-8. Names that differ stay different: two equal series would fail the whole scrape.
+func label(name string) string {
+	if utf8.ValidString(name) {
+		return name
+	}
+	return strconv.QuoteToASCII(name)
 }

@@ -30,7 +30,7 @@ type Noted struct {
 // destination. Destinations no longer in the configuration are included, with a reason that says so.
 func (s *StateStore) Noted(ctx context.Context, tenant, name string) (all []Noted, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, `SELECT tenant_id, name, state, reason, coalesce(error_class, ''), last_sequence_id, updated_at, since, detached, coalesce(copied_rows, 0), coalesce(copy_total, -1), mappings
+		rows, err := conn.Query(ctx, `SELECT tenant_id, name, state, reason, coalesce(error_class, ''), last_sequence_id, updated_at, `+finiteSince+`, detached, coalesce(copied_rows, 0), coalesce(copy_total, -1), mappings
 			FROM outflow.destination_state WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3)
 			ORDER BY tenant_id, name`, s.Slot, tenant, name)
 		if err == nil {

@@ -108,9 +108,12 @@ func (s *StateStore) Close() {
 	}
 }
 
+// finiteSince is the time of a state, or 1970 where a person wrote infinity, which no program can read.
+const finiteSince = `CASE WHEN isfinite(since) THEN since ELSE 'epoch' END`
+
 const (
 	stateColumns = `tenant_id, name, epoch, last_sequence_id, fingerprint, state, reason`
-	readColumns  = stateColumns + `, coalesce(error_class, ''), detached, coalesce(copied_rows, 0), since, mappings, taken_epoch, retried`
+	readColumns  = stateColumns + `, coalesce(error_class, ''), detached, coalesce(copied_rows, 0), ` + finiteSince + `, mappings, taken_epoch, retried`
 )
 
 func scanStates(rows pgx.Rows) ([]destinationState, error) {

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/config"
+	"outflow/internal/fit"
 	"outflow/internal/tenantdsn"
 	"outflow/mapping"
 	"outflow/replication"
@@ -96,16 +97,17 @@ type directory struct {
 	static  map[destinationID]bool
 	log     *zap.Logger
 	rows    map[destinationID]destinationRow // as the router has the rows
-	said    map[destinationID]string         // warnings
 
 	mu      sync.Mutex
-	failure error // of the last reading
+	failure error   // of the last reading
+	out     leftOut // in the last reading, for want of a usable name
+	said    leftOut // in the last reading
 }
 
 func newDirectory(p *plan, cfg *config.Config, static []sink.Target, log *zap.Logger) *directory {
 	dir := &directory{plan: p, query: cfg.Destinations.Query, refresh: cfg.Destinations.Refresh, timeout: cfg.Sink.ConnectTimeout, log: log,
 		policy:  tenantdsn.Policy{MinSSLMode: cfg.Destinations.Policy.MinSSLMode, AllowNetworks: cfg.Destinations.Policy.AllowNetworks},
-		offered: cfg.Destinations.Policy.Mappings, allowed: map[string][]string{}, static: map[destinationID]bool{}, rows: map[destinationID]destinationRow{}, said: map[destinationID]string{}}
+		offered: cfg.Destinations.Policy.Mappings, allowed: map[string][]string{}, static: map[destinationID]bool{}, rows: map[destinationID]destinationRow{}}
 	for _, port := range cfg.Destinations.Policy.Ports {
 		dir.policy.Ports = append(dir.policy.Ports, uint16(port)) //nolint:gosec // the configuration has checked it
 	}
@@ -154,37 +156,76 @@ func (dir *directory) read(ctx context.Context, conn *pgx.Conn) (map[destination
 		return nil, explainQuery(err)
 	}
 	found := make(map[destinationID]destinationRow, len(list))
+	var out, shadowed leftOut
 	for _, s := range list {
-		tenant, err := canonicalTenant(ctx, conn, dir.plan, s.tenant)
+		id, fault, err := dir.identify(ctx, conn, s)
 		if err != nil {
-			fault := (*tenantFault)(nil)
-			if !errors.As(err, &fault) {
-				return nil, explainQuery(err)
-			}
-			tenant, s.row.fault = s.tenant, "tenant_id: "+fault.short
+			return nil, explainQuery(err)
 		}
-		id := destinationID{tenant, s.name}
+		if fault != "" {
+			s.row.fault = fault
+		}
 		switch _, twice := found[id]; {
-		case tenant == "" || s.name == "":
-			dir.say(id, "destinations.query gives a row without a tenant or a name; it is left out")
+		case id == destinationID{}:
+			out.add(s, "it has no tenant or no name")
+			continue
+		case cmp.Or(fit.Check(id.tenant, fit.Tenant), fit.Check(id.name, fit.Name)) != nil:
+			out.add(s, cmp.Or(fit.Check(id.tenant, fit.Tenant), fit.Check(id.name, fit.Name)).Error())
 			continue
 		case dir.static[id]:
-			dir.say(id, "destinations.query gives a destination that destinations.static has too; that one counts")
+			shadowed.add(s, "destinations.static has it too, and that one counts")
 			continue
 		case twice:
 			s.row = destinationRow{fault: "destinations.query gives it more than once"}
 		}
 		found[id] = s.row
 	}
+	dir.say(out, shadowed)
 	return found, nil
 }
 
-// say warns once.
-func (dir *directory) say(id destinationID, text string) {
-	if dir.said[id] != text {
-		dir.said[id] = text
-		dir.log.Warn(text, zap.String("tenant", id.tenant), zap.String("destination", id.name))
+// identify is the name of a row's destination, the zero name where the row has none, and why the tenant is no tenant; "" where it is one.
+// An error says that the primary does not answer.
+func (dir *directory) identify(ctx context.Context, conn *pgx.Conn, s scanned) (id destinationID, fault string, err error) {
+	if s.tenant == "" || s.name == "" {
+		return id, "", nil
 	}
+	if id = (destinationID{s.tenant, s.name}); fit.Check(s.tenant, fit.Tenant) != nil {
+		return id, "", nil // refused by the caller
+	}
+	tenant, err := canonicalTenant(ctx, conn, dir.plan, s.tenant)
+	if found := (*tenantFault)(nil); errors.As(err, &found) {
+		return id, "tenant_id: " + found.short, nil
+	}
+	if tenant == "" {
+		return destinationID{}, "", err
+	}
+	return destinationID{tenant, s.name}, "", err
+}
+
+// leftOut are rows of destinations.query that cannot be destinations, each with the reason. No other row is concerned.
+type leftOut []string
+
+// maxLeftOut is how many rows that are left out are named.
+const maxLeftOut = 20
+
+func (l *leftOut) add(s scanned, why string) {
+	if len(*l) < maxLeftOut {
+		*l = append(*l, fit.Text(fmt.Sprintf("destinations.query gives a row that is left out (tenant %q, name %q): %s", fit.Text(s.tenant, fit.Value), fit.Text(s.name, fit.Value), why), fit.Reason))
+	}
+}
+
+// say warns of rows that are left out, of each once.
+func (dir *directory) say(out, shadowed leftOut) {
+	dir.mu.Lock()
+	defer dir.mu.Unlock()
+	all := slices.Concat(out, shadowed)
+	for _, text := range all {
+		if !slices.Contains(dir.said, text) {
+			dir.log.Warn(text)
+		}
+	}
+	dir.out, dir.said = out, all
 }
 
 func sqlstateOf(err error) string {
@@ -266,7 +307,6 @@ func scanDestinations(rows pgx.Rows) ([]scanned, error) {
 
 // Bounds of a tenant's input.
 const (
-	maxName        = 200
 	maxDefinitions = 50
 	maxDefinition  = 64 << 10 // bytes
 )
@@ -295,9 +335,6 @@ func (dir *directory) target(id destinationID, row destinationRow) sink.Target {
 
 // mappings are the mappings named by a row, or else the row's own ones, or else the default ones.
 func (dir *directory) mappings(id destinationID, row destinationRow) ([]*mapping.Mapping, error) {
-	if len(id.name) > maxName {
-		return nil, fmt.Errorf("its name is longer than %d bytes", maxName)
-	}
 	if len(row.definitions) > maxDefinitions {
 		return nil, fmt.Errorf("it has more than %d mappings", maxDefinitions)
 	}
@@ -461,9 +498,13 @@ func (dir *directory) failed(err error) {
 	}
 }
 
-// Err is the reason why the destinations cannot be read at the moment, nil where the reading works. Safe for concurrent use.
+// Err is the reason why the destinations cannot be read at the moment, or why some rows are left out; nil where all works. Safe for
+// concurrent use.
 func (dir *directory) Err() error {
 	dir.mu.Lock()
 	defer dir.mu.Unlock()
+	if dir.failure == nil && len(dir.out) > 0 {
+		return errors.New(dir.out[0])
+	}
 	return dir.failure
 }

@@ -142,5 +142,5 @@ func newLogger(l config.Log) (*zap.Logger, error) {
 	c.Level, c.Sampling, c.DisableStacktrace, c.DisableCaller = zap.NewAtomicLevelAt(level), nil, true, true
 	c.EncoderConfig.TimeKey, c.EncoderConfig.EncodeTime = "ts", zapcore.RFC3339NanoTimeEncoder
 	c.EncoderConfig.EncodeDuration = zapcore.MillisDurationEncoder
-	return c.Build()
+	return c.Build(zap.WrapCore(bounded))
 }

@@ -132,3 +132,35 @@ func TestAKeyThatIsCut(t *testing.T) {
 	})
 	w.mirrored(tenant1, good, "item", "id, note")
 }
+
+// A row of destinations.query whose name cannot be used is refused by its name, and all others go on, also after a restart.
+func TestNamesThatCannotBeUsed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.openPolicy()
+	w.exec(`CREATE TABLE item (tenant text, id int, note text, PRIMARY KEY (tenant, id)); CREATE TABLE wanted (tenant_id text, name text, dsn text, mappings text[])`)
+	w.tables("item")
+	w.mapping("item", mirror("item", 1, "id int", "note text"))
+	w.cfg.Destinations.Query = `SELECT * FROM wanted`
+	good := pgtest.Database(t, w.cluster)
+	var random string // does not compress
+	must(t, w.db.QueryRow(t.Context(), `SELECT string_agg(md5(n::text), '') FROM generate_series(1, 83) n`).Scan(&random))
+	for _, row := range [][2]string{{"t1", random[:2648]}, {"t1", "a\x1b[2Jb"}, {"t1", "a\u202eb"}, {random[:2000], "main"}, {"t2\n", "main"}, {"", "main"}, {"t3", ""}} {
+		w.exec(`INSERT INTO wanted VALUES ($1, $2, 'postgres://u@127.0.0.1:1/none?sslmode=disable', '{item}')`, row[0], row[1])
+	}
+	w.exec(`INSERT INTO wanted VALUES ('t1', 'good', $1, '{item}')`, good)
+	for n := range 2 {
+		r := w.start()
+		w.exec(`INSERT INTO item VALUES ('t1', $1, 'x')`, 10+n)
+		w.synced()
+		if got := len(r.router.Destinations()); got != 1 {
+			t.Errorf("there are %d destinations", got)
+		}
+		if err := r.directory.Err(); err == nil || !strings.Contains(err.Error(), "left out") || len(err.Error()) > 512 {
+			t.Errorf("the refused rows are told of by %v", err)
+		}
+		r.end()
+	}
+	same(t, good, `SELECT id FROM item_copy ORDER BY 1`, `"10"`, `"11"`)
+	same(t, w.source, `SELECT name FROM outflow.destination_state`, `"good"`)
+}

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"outflow/internal/fit"
 	"outflow/internal/strictyaml"
 	"outflow/internal/tenantdsn"
 )
@@ -117,9 +118,13 @@ func (l *loader) validateStatic() {
 		path := fmt.Sprintf("destinations.static[%d]", i)
 		if s.Tenant == "" {
 			l.faultAt(path+".tenant", "required: the text of the tenant column")
+		} else if err := fit.Check(s.Tenant, fit.Tenant); err != nil {
+			l.faultAt(path+".tenant", "%v", err)
 		}
 		if s.Name == "" {
 			l.faultAt(path+".name", "expected a name, or no such key for the name main")
+		} else if err := fit.Check(s.Name, fit.Name); err != nil {
+			l.faultAt(path+".name", "%v", err)
 		}
 		if s.DSN.IsZero() {
 			l.requiredDSN(path+".dsn", "required: the connection string of the tenant's database")
