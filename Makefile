@@ -51,6 +51,17 @@ failpoints: postgres ## kills, errors and panics at every failpoint (internal/fa
 	go test -count=1 -timeout 20m ./internal/failpoint
 	OUTFLOW_TEST_FAILPOINTS=1000 go test -count=1 -timeout 30m -v -run Failpoint ./cmd/outflow
 
+# A failure prints its seed; the lies of a seed depend on the times of the connections too.
+hostile: DURATION ?= 5m
+hostile: LIARS ?= 24
+hostile: postgres ## lying servers beside a good server, and the commands against them: SEED=1 DURATION=5m LIARS=24
+	OUTFLOW_TEST_SEED=$(SEED) OUTFLOW_TEST_DURATION=$(DURATION) OUTFLOW_TEST_LIARS=$(LIARS) \
+		go test -count=1 -timeout 0 -v -run 'HostileServers' ./cmd/outflow
+
+soak: DURATION ?= 30m
+soak: postgres ## 300 destinations come and go: goroutines, memory, descriptors and connections stay flat: DURATION=30m
+	OUTFLOW_TEST_DURATION=$(DURATION) OUTFLOW_TEST_TENANTS=300 go test -count=1 -timeout 0 -v -run '^TestSoak$$' ./cmd/outflow
+
 # The first history has the seed SEED, the next ones those that follow. A failure prints its own seed, and SEED=n RUNS=1 repeats it.
 SEED ?= 1
 RUNS ?= 20
