@@ -12,7 +12,7 @@ import (
 	"outflow/internal/secret"
 )
 
-// documents are the texts that name tests and options: what is promised, and what is done for security.
+// documents are the texts with names of tests and of options.
 func documents(t *testing.T) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob("../../docs/*.md")
@@ -32,7 +32,7 @@ func documents(t *testing.T) map[string]string {
 	return texts
 }
 
-// tests are the names of the tests by package, the fuzz targets too.
+// tests are the names of the tests and of the fuzz targets, by package.
 func tests(t *testing.T) map[string][]string {
 	t.Helper()
 	found := map[string][]string{}
@@ -51,7 +51,7 @@ func tests(t *testing.T) map[string][]string {
 	return found
 }
 
-// A promise is worth the test that shows it: each test that a document names is there, in the package that stands before its name.
+// Each test named in a document exists, in the package before the name.
 func TestDocumentsNameTestsThatExist(t *testing.T) {
 	t.Parallel()
 	all := tests(t)
@@ -85,7 +85,7 @@ func values(of map[string][]string) (all [][]string) {
 	return all
 }
 
-// Every option that a document names is there, and a value in brackets behind the option is the default. So is every target of make.
+// Each option named in a document exists, with the value in brackets as the default, and so does each target of make.
 func TestDocumentsNameOptionsThatExist(t *testing.T) {
 	t.Parallel()
 	cfg := config.Default()
