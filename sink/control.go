@@ -154,7 +154,6 @@ func (d *Destination) pause(sw *Switch) {
 	switch {
 	case (was == nil) == (sw == nil):
 	case sw != nil:
-		d.pausedAt = time.Now()
 		d.log.Info("paused", zap.String("by", sw.By), zap.String("reason", sw.Reason))
 		if !d.working && d.retryAt == nil {
 			d.startWork() // to rest: without a connection, and without a place among the backfills

@@ -41,7 +41,7 @@ type Destination struct {
 	accepted position
 	holding  int64                        // the newest transaction whose ticket is held; reading again does not hold the ticket twice
 	kept     map[int64]replication.Ticket // of transactions that must be read again, by id; see rewind
-	dialing  time.Time                    // since when the destination has waited for a connection, zero while not waiting
+	queued   bool                         // waits for a place among the connections
 	reading  int                          // the reading of the stream that the newest part came from
 	unwanted int                          // parts of readings up to and including unwanted are not taken: see rewind
 	working  bool
@@ -59,14 +59,14 @@ type Destination struct {
 	caughtUp   bool      // as far as is known, the stream alone keeps the external database up to date
 	due        bool      // there is something to do beside the queue
 	failing    time.Time // since when the destination has failed without a success, zero while all is well
-	overSince  time.Time // since when the queue has been full, zero while not full
+	doubts     int       // failures and changes of the target since the last success
 	parking    bool      // a goroutine is writing the parking to the primary
+	hold       hold      // the watch's: for how long the destination has held what it holds
 	parks      int       // lately; see parkMemory
 	parkedAt   time.Time // the last time
 	parked     bool
 	parkReason string
-	paused     *Switch // nil: not paused
-	pausedAt   time.Time
+	paused     *Switch            // nil: not paused
 	history    []Event            // of its states, newest last
 	halt       *halt              // nil: no person is needed
 	synced     []MappingStatus    // how far the mappings are, as the worker last knew, or as was noted before
@@ -80,8 +80,9 @@ type Destination struct {
 	next       *Target            // the target from then on, nil: unchanged
 	again      bool               // the worker was stopped to take next, and goes on at once
 	gone       bool               // removed: the destination takes nothing, and no worker starts
-	lastRound  atomic.Int64       // when the external server last answered a round without an error, in nanoseconds since 1970
+	lastRound  atomic.Int64       // when the external server last answered without an error, in nanoseconds since 1970
 	lastCommit atomic.Int64       // when, in nanoseconds since 1970
+	lookups    atomic.Int32       // the worker waits for so many answers of the primary
 	cancelWork context.CancelFunc // of the worker's current run
 
 	doing     work      // the worker's

@@ -40,11 +40,14 @@ func (g *gate) full() <-chan struct{} {
 	return g.room
 }
 
-// short reports whether the reader waits because the memory for all queues is used up.
-func (g *gate) short() bool {
+// excess is how many bytes must go until the reader goes on, where the memory for all queues is used up; else 0.
+func (g *gate) excess() int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.used > g.limit || (g.room != nil && g.used > g.limit/4*3)
+	if g.used > g.limit || (g.room != nil && g.used > g.limit/4*3) {
+		return g.used - g.limit/4*3
+	}
+	return 0
 }
 
 // closed reports whether the reader waits.

@@ -3,7 +3,6 @@ package sink
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -51,7 +50,6 @@ func (r *Router) Put(ctx context.Context, t Target) error {
 	r.insert(d) // before a worker can read a snapshot: later commits must come through the queue
 	d.adopt(noted)
 	if d.paused = r.pausedBy(d); d.paused != nil {
-		d.pausedAt = time.Now()
 		d.observe()
 	}
 	d.wake()
@@ -145,6 +143,7 @@ func (d *Destination) replace(t Target, begun bool) {
 		return
 	}
 	d.fresh, d.due = true, true
+	d.doubts++
 	if d.working {
 		d.again = true
 		d.cancelWork()

@@ -145,11 +145,11 @@ func (d *Destination) adopt(s destinationState) {
 // Run notes checkpoints, parks destinations, and carries out requests, until ctx is done. Begin comes before Run. Run ends with
 // [replication.ErrFenced] where another process reads the slot and this process finds out by a refused note.
 func (r *Router) Run(ctx context.Context) error {
-	checkpoint, watch, switches := time.NewTicker(r.Options.Checkpoint), time.NewTicker(watchEvery), time.NewTicker(switchEvery)
+	checkpoint, looks, switches := time.NewTicker(r.Options.Checkpoint), time.NewTicker(watchEvery), time.NewTicker(switchEvery)
 	defer checkpoint.Stop()
-	defer watch.Stop()
+	defer looks.Stop()
 	defer switches.Stop()
-	failures := 0
+	failures, answers, watched := 0, true, &watch{router: r}
 	for {
 		if r.State.fenced.Load() {
 			return replication.ErrFenced
@@ -166,22 +166,14 @@ func (r *Router) Run(ctx context.Context) error {
 				r.Log.Debug("switches and requests are not read", zap.Error(err)) // the checkpoint says that the primary is away
 			}
 			continue
-		case <-watch.C:
+		case <-looks.C:
 			if r.Reader.State() != replication.Streaming {
+				watched.pass(time.Now())
 				continue // another process may have the slot
 			}
-			closed, all := r.gate.closed(), r.Destinations()
+			all := r.Destinations()
 			r.visit(all)
-			for _, d := range all {
-				if closed { // large transactions whose end cannot come are work now
-					d.mu.Lock()
-					d.wake()
-					d.mu.Unlock()
-				}
-				if reason := r.mustPark(d); reason != "" {
-					r.start(func() { _ = r.park(d, reason) }) // a failure is logged, and the next look tries again
-				}
-			}
+			watched.look(all, time.Now(), answers)
 			continue
 		case <-checkpoint.C:
 			if r.Reader.State() != replication.Streaming {
@@ -189,7 +181,8 @@ func (r *Router) Run(ctx context.Context) error {
 			}
 		}
 		err := r.checkpoint(ctx, false)
-		if end, wrong := r.State.walEnd(ctx); wrong == nil {
+		end, wrong := r.State.walEnd(ctx)
+		if answers = wrong == nil; answers {
 			r.walEnd.Store(end)
 		}
 		r.lookAgain(ctx)
@@ -328,53 +321,6 @@ func (d *Destination) fingerprint() string {
 	return strings.Join(prints, " ")
 }
 
-// mustPark says why a destination must be parked now; "" is not.
-func (r *Router) mustPark(d *Destination) string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.parked || d.parking {
-		return ""
-	}
-	switch failing := !d.failing.IsZero(); {
-	case d.paused != nil:
-		switch {
-		case len(d.queue) == 0:
-		case d.over:
-			return "it is paused and its queue is full"
-		case r.gate.short():
-			return "it is paused and the memory for all queues is used up"
-		case time.Since(d.pausedAt) > r.Options.ParkAfter:
-			return fmt.Sprintf("it has been paused for %s, and its queue holds the slot back", r.Options.ParkAfter)
-		}
-	case failing && d.over && time.Since(d.failing) > parkGrace && time.Since(time.Unix(0, d.lastRound.Load())) > parkGrace:
-		return "it fails and its queue is full"
-	case failing && time.Since(d.failing) > r.Options.ParkAfter && len(d.queue) > 0:
-		return fmt.Sprintf("it has failed for %s", r.Options.ParkAfter)
-	case failing && len(d.queue) > 0 && r.gate.short():
-		return "it fails and the memory for all queues is used up"
-	case r.gate.closed() && !d.dialing.IsZero() && time.Since(d.dialing) > r.Options.SlowAfter:
-		return fmt.Sprintf("it has waited %s for a connection while all others waited for room", r.Options.SlowAfter)
-	case d.over && time.Since(d.overSince) > r.Options.SlowAfter && r.othersWait(d):
-		return fmt.Sprintf("it has kept all others waiting for %s", r.Options.SlowAfter)
-	case len(d.queue) > 0 && !d.dialing.IsZero() && time.Since(d.dialing) > r.Options.ParkAfter:
-		return fmt.Sprintf("it has waited %s for a connection", r.Options.ParkAfter)
-	case d.over && r.walEnd.Load()-int64(r.Acks.Flush()) > r.Options.RetainedWAL:
-		return "it is so slow that the primary retains more WAL than sink.retained_wal"
-	}
-	return ""
-}
-
-// othersWait reports whether another destination had work shortly before the queue was full: a destination without others may take its
-// time. It is called with slow.mu held.
-func (r *Router) othersWait(slow *Destination) bool {
-	for _, d := range r.Destinations() {
-		if d != slow && d.lastCommit.Load() > slow.overSince.Add(-time.Minute).UnixNano() {
-			return true
-		}
-	}
-	return false
-}
-
 // park lets the stream go on without a destination. The parking is written to the primary first; then the destination's queue is dropped
 // and the queued transactions are acknowledged. When the destination answers again the destination is copied again. An error says that
 // the destination is not parked.
@@ -394,8 +340,8 @@ func (r *Router) park(d *Destination, reason string) error {
 		text = fit.Text(reason+": "+last.Error(), fit.Reason)
 	}
 	note := destinationState{tenant: d.Tenant, name: d.Name, state: Parked, reason: text, detached: true}
-	if d.halt != nil {
-		note.state, note.reason = Halted, fit.Text(d.halt.err.Error(), fit.Reason)
+	if s := d.statusLocked(); s.State == Halted {
+		note.state, note.reason = Halted, s.Reason
 	}
 	d.mu.Unlock()
 	epoch, err := r.State.raise(r.ctx, note)
@@ -454,11 +400,11 @@ func (d *Destination) drop() []replication.Ticket {
 	return tickets
 }
 
-// attach lets changes come again to a parked destination that answers. The first snapshot of the destination's backfill is taken later.
-func (d *Destination) attach() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.parked {
+// attach lets changes come again to a parked destination whose session is open: a server that answers the login and hangs then holds
+// nothing. The first snapshot of the destination's backfill is taken later. A session opened before the parking does not count. The caller
+// holds mu.
+func (d *Destination) attach(s *session) {
+	if d.parked && s.epoch == d.epoch {
 		// A failure from before the parking must not park the destination again before the first commit.
 		d.parked, d.caughtUp, d.failing = false, false, time.Time{}
 		d.log.Info("the parked destination answers again")

@@ -99,9 +99,9 @@ func (d *Destination) account(n int64) {
 	over := 0
 	switch limit, waiting := d.router.Options.QueueBytes, d.bytes-d.inFlight-d.lagging; {
 	case !d.over && waiting > limit:
-		d.over, over, d.overSince = true, 1, time.Now()
+		d.over, over = true, 1
 	case d.over && waiting <= limit/2:
-		d.over, over, d.overSince = false, -1, time.Time{}
+		d.over, over = false, -1
 	}
 	d.router.gate.add(n, over)
 }

@@ -65,12 +65,12 @@ func (d *Destination) connect(ctx context.Context) error {
 	}
 	c := d.router.connections
 	d.mu.Lock()
-	d.dialing = time.Now()
+	d.queued = true
 	doubtful := d.status.Attempts > 0
 	d.mu.Unlock()
 	admitted, err := c.acquireFor(ctx, doubtful)
 	d.mu.Lock()
-	d.dialing = time.Time{}
+	d.queued = false
 	d.mu.Unlock()
 	if err != nil {
 		return err
@@ -81,7 +81,6 @@ func (d *Destination) connect(ctx context.Context) error {
 		c.release()
 		return explainConnect(err)
 	}
-	d.attach()
 	if err := s.open(ctx); err != nil {
 		s.close()
 		return err
@@ -89,6 +88,7 @@ func (d *Destination) connect(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.session = s
+	d.attach(s)
 	d.met, d.visiting = true, false
 	d.status.SequenceID = s.lowest()
 	d.noteSynced(s, s.written)
@@ -170,6 +170,9 @@ func (s *session) exec(ctx context.Context, sql string, args ...string) ([][][]b
 		params[i] = []byte(a)
 	}
 	r := s.conn.ExecParams(ctx, sql, params, nil, nil, nil).Read()
+	if r.Err == nil {
+		s.d.lastRound.Store(time.Now().UnixNano())
+	}
 	return r.Rows, r.Err
 }
 

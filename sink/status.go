@@ -165,6 +165,7 @@ func (d *Destination) pauseAfter(e *Error) {
 	if e.SQLState == queryCanceled {
 		d.limit = max(d.limit/2, 1)
 	}
+	d.doubts++
 	d.status.Attempts++
 	d.status.Failures++
 	if !d.parked || !isCanceled(e) { // parking ended the work; the reason of the parking says more
@@ -260,7 +261,7 @@ func (d *Destination) well(done work) {
 		d.status.State, d.halt = Streaming, nil
 	}
 	d.status.Err, d.status.Attempts, d.status.NextRetry = nil, 0, time.Time{}
-	d.failing = time.Time{}
+	d.failing, d.doubts = time.Time{}, 0
 	d.limit = min(d.limit*2, d.router.Options.BatchRows)
 	d.backoff.Reset()
 	d.observe()

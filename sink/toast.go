@@ -55,6 +55,8 @@ func (d *Destination) fetchToast(ctx context.Context, transactions []*transactio
 // current reads the tenant's rows from the primary by key: a row for each key, zero where the primary has no row. now is the table as the
 // read rows describe the table. The primary shows at least the transactions xids.
 func (d *Destination) current(ctx context.Context, rel *replication.Relation, keys []replication.Tuple, xids []uint32) ([]replication.Tuple, *replication.Relation, error) {
+	d.lookups.Add(1) // the primary's time is not the destination's
+	defer d.lookups.Add(-1)
 	found, now, err := d.lookUp(ctx, replication.Keys{Part: d.part(rel), Tuples: keys}, xids)
 	switch {
 	case errors.Is(err, replication.ErrNotVisible):

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"outflow/internal/faultproxy"
+	"outflow/internal/pgcluster/pgtest"
+	"outflow/sink"
+)
+
+// wasParked reports whether a destination was ever parked.
+func wasParked(d *sink.Destination) bool {
+	for _, e := range d.History() {
+		if e.State == sink.Parked {
+			return true
+		}
+	}
+	return false
+}
+
+// A tenant that changes its connection string all the time, before any try has failed, holds the slot for park_after and no longer.
+func TestWhoEditsTheStringIsParked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.openPolicy()
+	w.cfg.Sink.ParkAfter = 2 * time.Second
+	silent, err := faultproxy.New(w.cluster.Addr())
+	must(t, err)
+	t.Cleanup(func() { _ = silent.Close() })
+	r := w.start()
+	dsn := pgtest.Database(t, w.cluster)
+	w.writes(tenant1, "main", dsn)
+	r.has(1)
+	r.caughtUp()
+	w.synced()
+	silent.Stall(true)
+	w.exec(`UPDATE outflow.destination SET dsn = $1`, strings.Replace(silent.DSN(dsn), "postgres@", "u0@", 1))
+	d, n := r.destination("main"), 0
+	waitFor(t, "the change of the string", func() error {
+		if at := d.Address(); !strings.HasPrefix(at, silent.Addr()) {
+			return fmt.Errorf("it is at %s", at)
+		}
+		return nil
+	})
+	w.user(tenant1, "00000000-0000-4000-8000-000000999991", "x")
+	waitFor(t, "it to be parked", func() error {
+		n++
+		w.exec(`UPDATE outflow.destination SET dsn = regexp_replace(dsn, 'u\d+@', $1)`, fmt.Sprintf("u%d@", n))
+		w.exec(`SELECT pg_sleep(0.2)`)
+		if s := d.Status(); s.State != sink.Parked {
+			return fmt.Errorf("it is %s after %d edits: %w", s.State, n, s.Err)
+		}
+		return nil
+	})
+	w.synced()
+	silent.Stall(false)
+	w.exec(`UPDATE outflow.destination SET dsn = $1`, dsn)
+	r.caughtUp()
+	w.equal(tenant1, dsn)
+}
+
+// A dead destination with one row in its queue does not keep the primary's WAL: however much room the queue has.
+func TestDeadDestinationKeepsNoWAL(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.cfg.Sink.ParkAfter, w.cfg.Sink.RetainedWAL = time.Hour, 4<<20
+	w.existing(20, tenant1, tenant2)
+	gate, other := w.gated(tenant1, "main"), w.destination(tenant2, "main")
+	gate.Refuse(false)
+	r := w.start()
+	r.caughtUp()
+	w.synced()
+	gate.Refuse(true)
+	gate.Cut()
+	w.user(tenant1, "00000000-0000-4000-8000-000000999991", "x")
+	w.exec(`CREATE TABLE unpublished (id int, v text)`)
+	d := r.router.Destinations()[0]
+	becomes(t, d, sink.Retrying)
+	w.exec(`INSERT INTO unpublished SELECT n, repeat('x', 1000) FROM generate_series(1, 8000) n`)
+	becomes(t, d, sink.Parked)
+	contains(t, d.Status().Reason, "retains more WAL for it than sink.retained_wal")
+	w.synced()
+	if wasParked(r.router.Destinations()[1]) {
+		t.Error("the other was parked")
+	}
+	gate.Refuse(false)
+	r.caughtUp()
+	w.equal(tenant1, gate.dsn)
+	w.equal(tenant2, other)
+}
+
+// A destination that needs a person is halted, also when the stream goes on without it because of the WAL.
+func TestHaltedKeepsNoWAL(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.existing(20, tenant1)
+	w.cfg.Sink.ParkAfter, w.cfg.Sink.RetryMax, w.cfg.Sink.RetainedWAL = time.Hour, time.Hour, 4<<20
+	dsn := w.destination(tenant1, "main")
+	r := w.start()
+	d := poisoned(t, w, r, dsn)
+	w.exec(`CREATE TABLE unpublished (id int, v text)`)
+	w.exec(`INSERT INTO unpublished SELECT n, repeat('x', 1000) FROM generate_series(1, 8000) n`)
+	waitFor(t, "the slot to go on without it", func() error {
+		if s := d.Status(); !s.Detached {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	w.synced()
+	if s := d.Status(); s.State != sink.Halted {
+		t.Errorf("it is %s", s.State)
+	}
+	w.waitState(tenant1, "main", "halted")
+	same(t, w.source, `SELECT detached FROM outflow.destination_state WHERE slot = '`+w.cfg.Source.Slot+`'`, `"t"`)
+}
+
+// One transaction of all tenants reaches those that wait for a connection in their turn. Nobody is parked for waiting.
+func TestOneTransactionOfAllTenants(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.cfg.Sink.MaxConnections, w.cfg.Sink.SlowAfter, w.cfg.Sink.ParkAfter = 3, 300*time.Millisecond, time.Second
+	w.exec(`CREATE TABLE item (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
+	w.table("item", 1, "id int", "note text")
+	const tenants = 16
+	var dsns []string
+	for i := range tenants {
+		dsns = append(dsns, w.destination(fmt.Sprintf("aaaaaaaa-0000-4000-8000-%012d", i), "main", "item"))
+	}
+	r := w.start()
+	r.caughtUp()
+	w.synced()
+	for _, dsn := range dsns {
+		exec(t, connect(t, dsn), `CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END $$;
+			CREATE TRIGGER slow AFTER INSERT ON item_copy EXECUTE FUNCTION slow()`)
+	}
+	w.exec(`INSERT INTO item SELECT ('aaaaaaaa-0000-4000-8000-' || lpad(t::text, 12, '0'))::uuid, n, 'x' FROM generate_series(1, 20) n, generate_series(0, $1::int) t`, tenants-1)
+	w.synced()
+	for i, d := range r.router.Destinations() {
+		if wasParked(d) || d.Status().Failures > 0 {
+			t.Errorf("%s was parked, or failed: %+v", d, d.History())
+		}
+		same(t, dsns[i], `SELECT count(*) FROM item_copy`, `"20"`)
+	}
+}

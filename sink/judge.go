@@ -1,0 +1,197 @@
+package sink
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Who is parked follows from the transactions that a destination holds: for how long without progress, and how much WAL the slot keeps
+// because of the transactions. The state of the destination does not count, nor the number of changes of its configuration. A destination
+// that waits for others is not at fault: its time does not run.
+
+// observation is a destination at one look.
+type observation struct {
+	oldest  int64    // sequence id of the oldest transaction that the destination holds; -1 is none
+	reached position // how far the destination has come with what it holds
+	open    bool     // the reader holds the oldest transaction too: the rest of the transaction has not come
+	bytes   int64    // in the queue
+	over    bool     // the queue is over its bound, and the reader waits
+	paused  bool
+	unable  bool          // failed, or was given another target, and does not work since; or paused
+	waits   bool          // for others: for a connection that others have, or for the primary
+	others  time.Duration // since another destination last committed
+	leaving bool          // is being parked: what the destination holds will be let go of
+}
+
+// hold is how long a destination has held what it holds, in time in which it could have made progress.
+type hold struct {
+	oldest  int64
+	reached position
+	held    time.Duration // the oldest transaction
+	stood   time.Duration // without progress
+	unable  time.Duration // without progress, and not at work
+	waited  time.Duration // for others, without progress
+	over    time.Duration // the queue was over its bound, less the time in which it was not
+	left    time.Duration // since the parking began
+}
+
+// after is the hold a while after the last look. A replay of work that was done before is no progress.
+func (h hold) after(o observation, d time.Duration) hold {
+	if o.oldest < 0 {
+		return hold{oldest: -1}
+	}
+	further := o.reached.id > h.reached.id || o.reached.id == h.reached.id && o.reached.ordinal > h.reached.ordinal
+	if further {
+		h.reached = o.reached
+	}
+	if o.over {
+		h.over += d
+	} else {
+		h.over = max(h.over-d, 0)
+	}
+	if o.oldest != h.oldest {
+		h.oldest, h.held, further, d = o.oldest, 0, true, 0
+	}
+	if further {
+		h.stood, h.unable, h.waited = 0, 0, 0
+	}
+	switch {
+	case o.waits:
+		h.waited += d
+	case !o.open || o.over:
+		h.held += d
+		h.stood += d
+	}
+	if o.unable && !o.waits {
+		h.unable += d
+	}
+	if o.leaving {
+		h.left += d
+	} else {
+		h.left = 0
+	}
+	return h
+}
+
+// retention is how long the slot has retained more WAL than allowed, without a new least: while a backlog shrinks, nobody is at fault.
+type retention struct {
+	least int64
+	still time.Duration
+}
+
+func (t retention) after(retained, limit int64, d time.Duration) retention {
+	switch {
+	case retained <= limit:
+		return retention{}
+	case t.least == 0 || retained < t.least:
+		return retention{least: retained}
+	}
+	t.still += d
+	return t
+}
+
+// situation is what all destinations share at one look.
+type situation struct {
+	read    int64         // sequence id up to which the stream was read
+	written int64         // sequence id at the end of the primary's WAL, as last known
+	still   time.Duration // the slot has retained too much WAL, and never less: see retention
+	excess  int64         // bytes to be freed until the reader goes on, where the memory for all queues is used up; else 0
+}
+
+// suspect is a destination before the judge. The index belongs to the caller.
+type suspect struct {
+	observation
+	hold
+	index int
+}
+
+// sentence says that a destination is to be parked.
+type sentence struct {
+	index  int
+	reason string
+}
+
+// judge decides who is parked now. Nobody else depends on the destinations parked for their own standstill, so those go at once. Where the
+// slot retains too much WAL, or memory is used up, the destination that holds the oldest transaction goes first, and the next one when that
+// is not enough.
+func judge(all []suspect, now situation, limit Options) []sentence {
+	slices.SortStableFunc(all, func(a, b suspect) int { return cmp.Compare(a.observation.oldest, b.observation.oldest) })
+	var parked []sentence
+	short, leaving := now.excess > 0, false
+	for _, s := range all {
+		leaving = leaving || s.leaving && s.left < limit.SlowAfter
+	}
+	last := int64(-1) // the oldest transaction of the one parked for the sake of others
+	for _, s := range all {
+		if s.leaving {
+			continue
+		}
+		reason := s.standstill(limit)
+		if reason == "" && short && now.excess > 0 && !leaving {
+			if reason = s.hoards(limit); reason != "" {
+				now.excess -= s.bytes
+			}
+		}
+		if reason == "" && !leaving && (last < 0 || last == s.observation.oldest && s.hold.unable > parkGrace) {
+			if reason = s.retains(now, short, limit); reason != "" {
+				last = s.observation.oldest
+			}
+		}
+		if reason != "" {
+			parked = append(parked, sentence{s.index, reason})
+		}
+	}
+	return parked
+}
+
+// standstill is the reason to park a destination for what it does itself; "" is none.
+func (s suspect) standstill(limit Options) string {
+	switch {
+	case s.paused && s.observation.over:
+		return "it is paused and its queue is full"
+	case s.observation.over && s.hold.unable > parkGrace:
+		return "it fails and its queue is full"
+	case s.paused && s.stood > limit.ParkAfter:
+		return fmt.Sprintf("it has been paused for %s, and its queue holds the slot back", limit.ParkAfter)
+	case s.observation.unable && s.stood > limit.ParkAfter:
+		return fmt.Sprintf("it has failed for %s", limit.ParkAfter)
+	case s.stood > limit.ParkAfter:
+		return fmt.Sprintf("it has held the slot back for %s without progress", limit.ParkAfter)
+	case s.observation.over && s.hold.over > limit.SlowAfter && s.others < s.hold.over+time.Minute: // without others it may take its time
+		return fmt.Sprintf("it has kept all others waiting for %s", limit.SlowAfter)
+	}
+	return ""
+}
+
+// hoards is the reason to park a destination that does not work while all others wait for memory; "" is none.
+func (s suspect) hoards(limit Options) string {
+	switch {
+	case s.bytes == 0:
+	case s.paused:
+		return "it is paused and the memory for all queues is used up"
+	case s.hold.unable > parkGrace:
+		return "it fails and the memory for all queues is used up"
+	case s.stood > limit.SlowAfter:
+		return fmt.Sprintf("it has stood still for %s, and the memory for all queues is used up", limit.SlowAfter)
+	}
+	return ""
+}
+
+// retains is the reason to park a destination because of the WAL that the slot keeps for it; "" is none. WAL that is not read yet is kept
+// for a destination only where the reader waits for the destination.
+func (s suspect) retains(now situation, short bool, limit Options) string {
+	end := now.read
+	if s.observation.over || short {
+		end = max(now.written, end)
+	}
+	if s.open && !s.observation.over || end-s.observation.oldest <= limit.RetainedWAL {
+		return ""
+	}
+	slow := s.held > limit.SlowAfter || s.hold.over > limit.SlowAfter
+	if s.paused || s.hold.unable > parkGrace || slow && now.still > parkGrace || s.waited > limit.ParkAfter {
+		return "the primary retains more WAL for it than sink.retained_wal"
+	}
+	return ""
+}

@@ -1,0 +1,189 @@
+package sink
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+)
+
+var judged = Options{ParkAfter: time.Minute, SlowAfter: 10 * time.Second, RetainedWAL: 1000}
+
+// lookFor shows a destination to the judge for a time, and returns the reason of the sentence and the time until then; "" is none.
+func lookFor(d time.Duration, at func(time.Duration) (observation, situation)) (string, time.Duration) {
+	h, trend := hold{}, retention{}
+	for t := time.Duration(0); t <= d; t += watchEvery {
+		o, s := at(t)
+		h = h.after(o, watchEvery)
+		trend = trend.after(s.written-o.oldest, judged.RetainedWAL, watchEvery)
+		s.still = trend.still
+		if found := judge([]suspect{{observation: o, hold: h}}, s, judged); len(found) > 0 {
+			return found[0].reason, t
+		}
+	}
+	return "", d
+}
+
+func TestWhoIsParked(t *testing.T) {
+	t.Parallel()
+	const hour = time.Hour
+	alone := observation{oldest: 100, others: hour, bytes: 1}
+	at := func(change func(*observation)) observation {
+		o := alone
+		change(&o)
+		return o
+	}
+	moves := func(o observation, every time.Duration) func(time.Duration) (observation, situation) {
+		return func(t time.Duration) (observation, situation) {
+			o := o
+			o.oldest += int64(t / every)
+			return o, situation{read: o.oldest + 10, written: o.oldest + 10}
+		}
+	}
+	stands := func(o observation, s situation) func(time.Duration) (observation, situation) {
+		return func(time.Duration) (observation, situation) { return o, s }
+	}
+	grows := func(o observation) func(time.Duration) (observation, situation) { // 500 bytes of WAL a second
+		return func(t time.Duration) (observation, situation) {
+			n := o.oldest + t.Milliseconds()/2
+			return o, situation{read: n, written: n}
+		}
+	}
+	quiet := situation{read: 110, written: 110}
+	for name, c := range map[string]struct {
+		at   func(time.Duration) (observation, situation)
+		why  string // "" is never
+		from time.Duration
+		to   time.Duration
+	}{
+		"holds nothing":               {stands(observation{oldest: -1, unable: true}, quiet), "", 0, 0},
+		"fails":                       {stands(at(func(o *observation) { o.unable = true }), quiet), "it has failed for 1m", time.Minute, 61 * time.Second},
+		"is paused":                   {stands(at(func(o *observation) { o.paused, o.unable = true, true }), quiet), "paused for 1m", time.Minute, 61 * time.Second},
+		"hangs":                       {stands(alone, quiet), "held the slot back for 1m", time.Minute, 61 * time.Second},
+		"is busy":                     {moves(alone, 30*time.Second), "", 0, 0},
+		"is busy for too long":        {moves(alone, 70*time.Second), "held the slot back", time.Minute, 61 * time.Second},
+		"waits for a place":           {stands(at(func(o *observation) { o.waits = true }), quiet), "", 0, 0},
+		"waits for the rest":          {stands(at(func(o *observation) { o.open, o.unable = true, true }), quiet), "", 0, 0},
+		"fails with a full queue":     {stands(at(func(o *observation) { o.over, o.unable = true, true }), quiet), "fails and its queue is full", 2 * time.Second, 3 * time.Second},
+		"is paused with a full queue": {stands(at(func(o *observation) { o.over, o.paused, o.unable = true, true, true }), quiet), "paused and its queue is full", 0, 0},
+		"is slow and alone":           {moves(at(func(o *observation) { o.over = true }), time.Second), "", 0, 0},
+		"is slow, and others wait": {moves(at(func(o *observation) { o.over, o.others = true, time.Second }), time.Second),
+			"kept all others waiting", 10 * time.Second, 11 * time.Second},
+		"is dead while others write": {grows(at(func(o *observation) { o.unable = true })), "sink.retained_wal", 2 * time.Second, 3 * time.Second},
+		"hangs while others write":   {grows(alone), "sink.retained_wal", 10 * time.Second, 11 * time.Second},
+		"waits while others write":   {grows(at(func(o *observation) { o.waits = true })), "sink.retained_wal", time.Minute, 61 * time.Second},
+		"is slow, and the WAL grows": {func(t time.Duration) (observation, situation) {
+			o := at(func(o *observation) { o.over, o.oldest = true, 100+int64(t/time.Second) })
+			return o, situation{read: o.oldest + 10, written: o.oldest + 5000 + int64(t/time.Millisecond)}
+		}, "sink.retained_wal", 10 * time.Second, 11 * time.Second},
+		"catches up with a backlog": {func(t time.Duration) (observation, situation) {
+			o := at(func(o *observation) { o.over, o.oldest = true, 100+int64(t/time.Millisecond) })
+			return o, situation{read: o.oldest + 10, written: 1_000_000_000}
+		}, "", 0, 0},
+		"hangs while memory is short": {stands(alone, situation{read: 110, written: 110, excess: 5}), "stood still for 10s, and the memory", 10 * time.Second, 11 * time.Second},
+		"fails while memory is short": {stands(at(func(o *observation) { o.unable = true }), situation{read: 110, written: 110, excess: 5}),
+			"fails and the memory", 2 * time.Second, 3 * time.Second},
+		"is busy while memory is short": {func(t time.Duration) (observation, situation) {
+			o := at(func(o *observation) { o.oldest = 100 + int64(t/time.Second) })
+			return o, situation{read: o.oldest + 10, written: o.oldest + 10, excess: 5}
+		}, "", 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			why, took := lookFor(10*time.Minute, c.at)
+			switch {
+			case c.why == "" && why != "":
+				t.Errorf("parked after %s: %s", took, why)
+			case c.why != "" && (!strings.Contains(why, c.why) || took < c.from || took > c.to):
+				t.Errorf("parked after %s: %q; expected %q between %s and %s", took, why, c.why, c.from, c.to)
+			}
+		})
+	}
+}
+
+// One transaction goes first, and then the next where that was not enough.
+func TestTheOldestGoesFirst(t *testing.T) {
+	t.Parallel()
+	dead := func(index int, oldest, bytes int64) suspect {
+		return suspect{observation{oldest: oldest, unable: true, bytes: bytes}, hold{held: 3 * time.Second, stood: 3 * time.Second, unable: 3 * time.Second}, index}
+	}
+	named := func(found []sentence) (all []int) {
+		for _, s := range found {
+			all = append(all, s.index)
+		}
+		return all
+	}
+	equal := func(what string, got []int, want ...int) {
+		t.Helper()
+		if len(got) != len(want) {
+			t.Fatalf("%s: %v, not %v", what, got, want)
+		}
+		for i := range got {
+			if got[i] != want[i] {
+				t.Fatalf("%s: %v, not %v", what, got, want)
+			}
+		}
+	}
+	wal := situation{read: 5000, written: 5000}
+	equal("WAL", named(judge([]suspect{dead(0, 300, 1), dead(1, 200, 1), dead(2, 200, 1), dead(3, 4900, 1)}, wal, judged)), 1, 2)
+	leaving := dead(1, 200, 1)
+	leaving.leaving = true
+	equal("WAL, while the oldest leaves", named(judge([]suspect{dead(0, 300, 1), leaving}, wal, judged)))
+	equal("WAL, when the oldest has left", named(judge([]suspect{dead(0, 300, 1), dead(3, 4900, 1)}, wal, judged)), 0)
+	memory := situation{read: 400, written: 400, excess: 15}
+	equal("memory", named(judge([]suspect{dead(0, 300, 10), dead(1, 200, 10), dead(2, 350, 10)}, memory, judged)), 1, 0)
+}
+
+// Whatever a destination does, and however often it changes what it does, it holds the slot for no longer than park_after without progress,
+// and never more WAL than retained_wal for long.
+func TestNothingHoldsTheSlotForLong(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(300) {
+		rnd := rand.New(rand.NewPCG(seed, 4))
+		rate, waits := rnd.Int64N(200), rnd.IntN(4) == 0
+		end, o, stood, most := int64(200), observation{oldest: 100, bytes: 1, others: time.Hour}, time.Duration(0), time.Duration(0)
+		why, took := lookFor(5*time.Minute, func(time.Duration) (observation, situation) {
+			if rnd.IntN(20) == 0 { // another state
+				o.unable, o.over = rnd.IntN(2) == 0, rnd.IntN(3) == 0
+				o.paused = o.unable && rnd.IntN(3) == 0
+				o.waits = waits && !o.unable && rnd.IntN(2) == 0
+				o.reached = position{id: 100, ordinal: rnd.Int64N(5)} // work that is done again
+			}
+			if end += rate; !o.waits {
+				stood += watchEvery
+			}
+			if end-o.oldest > judged.RetainedWAL {
+				most += watchEvery
+			}
+			return o, situation{read: end, written: end, excess: int64(rnd.IntN(2))}
+		})
+		// The ordinals give progress four times at the most.
+		if why == "" && stood > 5*judged.ParkAfter || most > 5*judged.ParkAfter+time.Second {
+			t.Fatalf("seed %d: after %s, %s of them standing and %s over the limit: %q", seed, took, stood, most, why)
+		}
+		if why == "" && !waits {
+			t.Fatalf("seed %d: never parked", seed)
+		}
+	}
+}
+
+// A replay is no progress; a stopped process and a clock that jumps count for a second.
+func TestTimeOfAHold(t *testing.T) {
+	t.Parallel()
+	o := observation{oldest: 7, reached: position{id: 7, ordinal: 10}}
+	h := hold{}.after(o, time.Second).after(o, time.Second)
+	if h.stood != time.Second || h.held != time.Second {
+		t.Errorf("%+v", h)
+	}
+	o.reached.ordinal = 3 // again
+	if h = h.after(o, time.Second); h.stood != 2*time.Second {
+		t.Errorf("a replay counts as progress: %+v", h)
+	}
+	o.reached.ordinal = 11
+	if h = h.after(o, time.Second); h.stood != time.Second || h.held != 3*time.Second {
+		t.Errorf("progress does not count: %+v", h)
+	}
+	if h = h.after(observation{oldest: -1}, time.Second); h.oldest != -1 || h.held != 0 {
+		t.Errorf("it holds nothing: %+v", h)
+	}
+}

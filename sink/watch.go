@@ -1,0 +1,126 @@
+package sink
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+
+	"outflow/replication"
+)
+
+// watch looks at the destinations every watchEvery, and has the destinations parked that judge names. One goroutine owns a watch.
+type watch struct {
+	router   *Router
+	last     time.Time    // of the last look; zero before the first
+	failed   atomic.Int64 // when a parking failed last, in nanoseconds since 1970
+	wal      retention
+	suspects []suspect
+	accused  []*Destination // by the index of a suspect
+}
+
+// longestLook is the longest time between two looks that counts: nobody is at fault for the time in which this process was stopped, or its
+// machine slept.
+const longestLook = time.Second
+
+// parkAgain is the pause after a parking that failed: the primary did not note the parking.
+const parkAgain = time.Second
+
+// pass lets time pass in which destinations are not judged.
+func (w *watch) pass(now time.Time) { w.last = now }
+
+// look judges the destinations. No time counts while the primary does not answer: nobody could be parked, and the destinations that ask the
+// primary wait.
+func (w *watch) look(all []*Destination, now time.Time, answers bool) {
+	passed := min(now.Sub(w.last), longestLook)
+	if w.last.IsZero() || !answers {
+		passed = 0
+	}
+	w.last = now
+	r := w.router
+	limit, closed := r.Options, r.gate.closed()
+	written := r.walEnd.Load()
+	w.wal = w.wal.after(written-int64(r.Acks.Flush()), limit.RetainedWAL, passed)
+	s := situation{read: r.SequenceID(r.Reader.Position()), still: w.wal.still, excess: r.gate.excess()}
+	if written > 0 {
+		s.written = r.SequenceID(replication.LSN(written))
+	}
+	w.suspects, w.accused = w.suspects[:0], w.accused[:0]
+	newest, second := int64(0), int64(0) // commits, of two destinations
+	for _, d := range all {
+		o := d.observation(closed)
+		d.hold = d.hold.after(o, passed)
+		if commit := d.lastCommit.Load(); commit > newest {
+			newest, second = commit, newest
+		} else if commit > second {
+			second = commit
+		}
+		if o.oldest >= 0 {
+			w.suspects = append(w.suspects, suspect{observation: o, hold: d.hold, index: len(w.accused)})
+			w.accused = append(w.accused, d)
+		}
+	}
+	for i, d := range w.accused {
+		other := newest
+		if d.lastCommit.Load() >= newest {
+			other = second
+		}
+		w.suspects[i].others = now.Sub(time.Unix(0, other))
+	}
+	if !answers || now.Sub(time.Unix(0, w.failed.Load())) < parkAgain {
+		return
+	}
+	for _, found := range judge(w.suspects, s, limit) {
+		d := w.accused[found.index]
+		r.start(func() {
+			if err := r.park(d, found.reason); err != nil { // which is logged
+				w.failed.Store(time.Now().UnixNano())
+			}
+		})
+	}
+}
+
+// observation is what the judge looks at. With closed set the reader waits, so large transactions whose end cannot come are work now.
+func (d *Destination) observation(closed bool) observation {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if closed {
+		d.wake()
+	}
+	o := observation{oldest: -1, bytes: d.bytes, over: d.over, paused: d.paused != nil, leaving: d.parking || d.parked}
+	if len(d.queue) > 0 {
+		o.oldest, o.open, o.reached = d.queue[0].id, !d.queue[0].complete, d.reached()
+	}
+	for id := range d.kept {
+		if o.oldest < 0 || id < o.oldest {
+			o.oldest, o.open = id, false
+		}
+	}
+	answered := time.Since(time.Unix(0, d.lastRound.Load())) < parkGrace
+	o.unable = o.paused || d.doubts > 0 && d.session == nil || !d.failing.IsZero() && !answered
+	o.waits = d.queued && d.doubts == 0 || d.lookups.Load() > 0
+	return o
+}
+
+// reached is how far the work on the queue has come, less what may have to be done again. The caller holds mu, and the queue is not empty.
+func (d *Destination) reached() position {
+	if d.applied < len(d.queue) {
+		if t := d.queue[d.applied]; t.next > 0 || t.dropped {
+			return position{id: t.id, ordinal: d.ordinal(t)}
+		}
+	}
+	if d.applied > 0 {
+		return position{id: d.queue[d.applied-1].id, ordinal: math.MaxInt64}
+	}
+	return position{}
+}
+
+// ordinal is the number of the first change of a transaction that is not taken from the queue yet. The caller holds mu.
+func (d *Destination) ordinal(t *transaction) int64 {
+	switch {
+	case t.next < len(t.changes):
+		return int64(t.changes[t.next].Ordinal)
+	case t.next > 0:
+		return int64(t.changes[t.next-1].Ordinal) + 1
+	}
+	return d.accepted.ordinal // all changes that have come were let go of
+}
