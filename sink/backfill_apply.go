@@ -206,7 +206,7 @@ func (bf *backfill) putOffLive(ctx context.Context, b *batch, e *Error) (bool, e
 	}
 	now.PutOff++
 	b.cursor = &now
-	_, err := bf.s.exec(ctx, `UPDATE "_stack_sync_metadata" SET "backfill" = $1::jsonb WHERE "backfill" = $2::jsonb`, now.String(), before)
+	err := bf.s.exec(ctx, `UPDATE "_stack_sync_metadata" SET "backfill" = $1::jsonb WHERE "backfill" = $2::jsonb`, now.String(), before)
 	return true, err
 }
 

@@ -2,7 +2,6 @@ package sink
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -105,16 +104,13 @@ const oldestExternal = 130000
 // server looks at the server and at the rights of the role there.
 func (k *check) server(ctx context.Context) (identity string, writable bool) {
 	asked := time.Now()
-	rows, err := k.s.exec(ctx, inspectServer)
+	row, err := k.s.askRow(ctx, 11, inspectServer)
 	answered := time.Now()
-	if err == nil && len(rows) != 1 {
-		err = errors.New("pg_database does not list the database")
-	}
 	if err != nil {
 		fail(k.found, "server", fmt.Errorf("reading the server's settings: %w", err))
 		return "", false
 	}
-	column := func(i int) string { return string(rows[0][i]) }
+	column := func(i int) string { return string(row[i]) }
 	number := func(i int) int64 {
 		n, _ := strconv.ParseInt(column(i), 10, 64) // the query casts the column
 		return n
@@ -169,7 +165,7 @@ func (k *check) owner(ctx context.Context) (known map[string]metadata, ok bool) 
 	}
 	if known != nil {
 		const mayWrite = `SELECT has_table_privilege('public."_stack_sync_metadata"', 'INSERT') AND has_table_privilege('public."_stack_sync_metadata"', 'UPDATE')`
-		if rows, err := k.s.exec(ctx, mayWrite); err == nil && string(rows[0][0]) != "t" {
+		if row, err := k.s.askRow(ctx, 1, mayWrite); err == nil && string(row[0]) != "t" {
 			user := k.s.d.config.User
 			k.found.Fail(check, fmt.Sprintf("let it belong to %q, and so the mappings' tables", user), "role %q may not write to it", user)
 		}
@@ -187,23 +183,23 @@ func (k *check) mappings(ctx context.Context, known map[string]metadata) {
 		return
 	}
 	defer k.s.rollback()
-	if known == nil && !k.try(ctx, "_stack_sync_metadata", func() error { return k.ddl(ctx, createMetadata, extendMetadata) }) {
+	if known == nil && !k.try(ctx, "_stack_sync_metadata", func(ctx context.Context) error { return k.ddl(ctx, createMetadata, extendMetadata) }) {
 		return
 	}
 	for mi, m := range k.s.d.mappings {
 		check := "mapping " + m.Name
 		row, exists := known[m.Name]
 		if !exists || row.fingerprint != m.Fingerprint() { // else the mapping's tables are there, and need not be touched
-			if !k.try(ctx, check, func() error { return k.schema(ctx, m) }) {
+			if !k.try(ctx, check, func(ctx context.Context) error { return k.schema(ctx, m) }) {
 				continue
 			}
 		}
 		fine := true
 		for si := range m.Steps {
-			fine = k.try(ctx, check, func() error { return k.step(ctx, mi, si) }) && fine
+			fine = k.try(ctx, check, func(ctx context.Context) error { return k.step(ctx, mi, si) }) && fine
 		}
 		for _, table := range m.Tables() {
-			fine = k.try(ctx, check, func() error { return k.s.prepareKeys(ctx, m, table) }) && fine
+			fine = k.try(ctx, check, func(ctx context.Context) error { return k.s.prepareKeys(ctx, m, table) }) && fine
 		}
 		if fine {
 			k.found.Pass(check, "%d steps prepared", len(m.Steps))
@@ -213,22 +209,23 @@ func (k *check) mappings(ctx context.Context, known map[string]metadata) {
 }
 
 // try runs f behind a savepoint, so that the check can go on after a failure of f.
-func (k *check) try(ctx context.Context, check string, f func() error) bool {
-	_, err := k.s.exec(ctx, "SAVEPOINT outflow_check")
+func (k *check) try(ctx context.Context, check string, f func(context.Context) error) bool {
+	err := k.s.exec(ctx, "SAVEPOINT outflow_check")
 	if err == nil {
-		err = f()
+		began := time.Now()
+		err = k.s.named(within(ctx, k.Options.StatementTimeout+k.Options.LockTimeout, f), began)
 	}
 	if err == nil {
 		return true
 	}
 	fail(k.found, check, err)
-	_, _ = k.s.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_check") // where the rollback fails, the next statement fails too
+	_ = k.s.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_check") // where the rollback fails, the next statement fails too
 	return false
 }
 
 func (k *check) ddl(ctx context.Context, statements ...string) error {
 	for _, ddl := range statements {
-		if _, err := k.s.exec(ctx, ddl); err != nil {
+		if err := k.s.exec(ctx, ddl); err != nil {
 			return explainDDL(err, k.s.d.config.User)
 		}
 	}
@@ -237,7 +234,7 @@ func (k *check) ddl(ctx context.Context, statements ...string) error {
 
 func (k *check) schema(ctx context.Context, m *mapping.Mapping) error {
 	for _, f := range m.DDL() {
-		if _, err := k.s.exec(ctx, f.SQL); err != nil {
+		if err := k.s.exec(ctx, f.SQL); err != nil {
 			return explainDDL(faultOf(m.Name, f.FaultAt, err), k.s.d.config.User)
 		}
 	}

@@ -2,7 +2,6 @@ package sink
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -122,21 +121,18 @@ func (d *Destination) askFlushNowAndThen(ctx context.Context) error {
 func (d *Destination) askFlush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.router.Options.ConnectTimeout)
 	defer cancel()
-	rows, err := d.session.exec(ctx, `SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn()`)
+	row, err := d.session.askRow(ctx, 2, `SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn()`)
 	if err != nil {
 		return fmt.Errorf("asking how far the WAL is flushed: %w", err)
 	}
-	if len(rows) != 1 || len(rows[0]) != 2 {
-		return errors.New("asking how far the WAL is flushed: the server gives no such row")
-	}
-	d.flushed(rows[0])
+	d.flushed(row)
 	d.mu.Lock()
 	overdue, n := d.overdue(), d.applied
 	d.mu.Unlock()
 	if !overdue {
 		return nil
 	}
-	if _, err := d.session.exec(ctx, flushSQL); err != nil {
+	if err := d.session.exec(ctx, flushSQL); err != nil {
 		return fmt.Errorf("flushing the WAL: %w", err)
 	}
 	d.mu.Lock()

@@ -70,8 +70,11 @@ func (s *session) keysOf(ctx context.Context, m *mapping.Mapping, rel *replicati
 		s.keys[id] = q
 		return q, nil
 	}
-	rows, err := s.exec(ctx, fmt.Sprintf(replication.OrderSQL, "VALUES "+strings.Join(wanted, ", ")))
-	if err != nil || len(rows) != len(oids) {
+	rows, err := s.ask(ctx, 8, fmt.Sprintf(replication.OrderSQL, "VALUES "+strings.Join(wanted, ", ")))
+	if err == nil && len(rows) != len(oids) {
+		err = &wrongAnswer{host: s.host(), what: fmt.Sprintf("%d rows in the place of %d", len(rows), len(oids))}
+	}
+	if err != nil {
 		return nil, fmt.Errorf("reading how %d columns are ordered: %w", len(oids), err)
 	}
 	for n, r := range rows {
@@ -91,6 +94,9 @@ func (s *session) describeKeys(ctx context.Context, q *keysQuery) (oids []uint32
 	err = s.orUncast(ctx, q, cannotCoerce, func() error {
 		d, err := s.conn.Prepare(ctx, "", q.page(nil, 1), nil)
 		if err == nil {
+			if len(d.Fields) < len(q.columns) {
+				return &wrongAnswer{host: s.host(), what: fmt.Sprintf("%d columns in the place of %d", len(d.Fields), len(q.columns))}
+			}
 			for _, f := range d.Fields[:len(q.columns)] {
 				oids = append(oids, f.DataTypeOID)
 			}
@@ -105,14 +111,14 @@ func (s *session) orUncast(ctx context.Context, q *keysQuery, state string, f fu
 	if q.source == nil {
 		return f()
 	}
-	if _, err := s.exec(ctx, "SAVEPOINT outflow_keys"); err != nil {
+	if err := s.exec(ctx, "SAVEPOINT outflow_keys"); err != nil {
 		return err
 	}
 	err := f()
 	if !strings.HasPrefix(sqlstate(err), state) {
 		return err
 	}
-	if _, err := s.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_keys"); err != nil {
+	if err := s.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_keys"); err != nil {
 		return err
 	}
 	q.source = nil
@@ -131,6 +137,14 @@ func (q *keysQuery) list() string {
 		}
 	}
 	return strings.Join(append(own, source...), ", ")
+}
+
+// width is the number of columns of list.
+func (q *keysQuery) width() int {
+	if q.source == nil {
+		return len(q.order)
+	}
+	return 2 * len(q.order)
 }
 
 // all reads all keys.
@@ -160,7 +174,7 @@ func (q *keysQuery) page(after []string, limit int) string {
 func (s *session) readKeys(ctx context.Context, q *keysQuery, after []string, limit int) ([]key, error) {
 	var rows [][][]byte
 	err := s.orUncast(ctx, q, "22", func() (err error) {
-		rows, err = s.exec(ctx, q.page(after, limit), after...)
+		rows, err = s.ask(ctx, q.width(), q.page(after, limit), after...)
 		return err
 	})
 	if err != nil {
@@ -227,7 +241,7 @@ func (s *session) stillHeld(ctx context.Context, q *keysQuery, keys []key) (map[
 		unnest, columns = append(unnest, fmt.Sprintf("$%d::text[]", n+1)), append(columns, fmt.Sprintf("c%d", n))
 		values, list = append(values, o.Value(fmt.Sprintf("u.c%d", n))), append(list, o.Name)
 	}
-	rows, err := s.exec(ctx, fmt.Sprintf("SELECT %s FROM (%s) AS k JOIN unnest(%s) AS u (%s) ON %s", strings.Join(list, ", "), q.sql,
+	rows, err := s.ask(ctx, len(list), fmt.Sprintf("SELECT %s FROM (%s) AS k JOIN unnest(%s) AS u (%s) ON %s", strings.Join(list, ", "), q.sql,
 		strings.Join(unnest, ", "), strings.Join(columns, ", "), replication.Same(q.order, values)), arrays...)
 	if err != nil {
 		return nil, q.fault(err)
@@ -273,7 +287,7 @@ func (s *session) doubles(ctx context.Context, q *keysQuery, keys []key) (map[st
 	for n := range arrays {
 		unnest = append(unnest, fmt.Sprintf("$%d::text[]", n+1))
 	}
-	rows, err := s.exec(ctx, fmt.Sprintf("SELECT DISTINCT u.n FROM (%s) AS k JOIN unnest(%s) WITH ORDINALITY AS u (%s, n) ON %s AND NOT (%s)", q.sql,
+	rows, err := s.ask(ctx, 1, fmt.Sprintf("SELECT DISTINCT u.n FROM (%s) AS k JOIN unnest(%s) WITH ORDINALITY AS u (%s, n) ON %s AND NOT (%s)", q.sql,
 		strings.Join(unnest, ", "), strings.Join(columns, ", "), replication.Same(q.order, other), replication.Same(q.order, own)), arrays...)
 	if state := sqlstate(err); state == cannotCoerce || strings.HasPrefix(state, "22") {
 		return nil, nil // the database cannot hold the key as written by the primary

@@ -2,7 +2,6 @@ package sink
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -174,7 +173,7 @@ func (s *session) checkAhead(ctx context.Context, known map[string]metadata) err
 
 // metadata reads the table; nil means that the table does not exist, or lacks Outflow's columns.
 func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
-	rows, err := s.exec(ctx, readMetadata)
+	rows, err := s.ask(ctx, 9, readMetadata)
 	if state := sqlstate(err); state == undefinedTable || state == undefinedColumn {
 		return nil, nil
 	} else if err != nil {
@@ -182,9 +181,6 @@ func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
 	}
 	known := map[string]metadata{}
 	for _, r := range rows {
-		if len(r) != 9 {
-			return nil, errors.New("reading _stack_sync_metadata: the server gives other columns")
-		}
 		m := metadata{fingerprint: string(r[2]), tenant: string(r[3]), source: string(r[4]), backfill: string(r[6]), mark: string(r[7])}
 		if m.id, err = strconv.ParseInt(string(r[1]), 10, 64); err == nil && r[5] != nil {
 			m.epoch, err = strconv.ParseInt(string(r[5]), 10, 64)
@@ -206,8 +202,8 @@ func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
 }
 
 func (s *session) hasQuarantine(ctx context.Context) bool {
-	rows, err := s.exec(ctx, `SELECT to_regclass('public."_stack_sync_quarantine"') IS NOT NULL`)
-	return err == nil && isTrue(rows)
+	row, err := s.askRow(ctx, 1, `SELECT to_regclass('public."_stack_sync_quarantine"') IS NOT NULL`)
+	return err == nil && string(row[0]) == "t"
 }
 
 // announce makes sure that the primary has noted the destination and its mappings before rows are copied for the mappings: where
@@ -251,7 +247,7 @@ func (s *session) install(ctx context.Context, fresh bool) error {
 	}
 	err := s.installAll(ctx, fresh)
 	if err == nil {
-		_, err = s.exec(ctx, "COMMIT")
+		err = s.exec(ctx, "COMMIT")
 	}
 	if err == nil {
 		err = failpoint.Fail(failpoint.Installed)
@@ -266,17 +262,17 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 	tenant, source := s.d.Tenant, s.d.router.SourceID
 	if fresh {
 		for _, ddl := range []string{createMetadata, extendMetadata} {
-			if _, err := s.exec(ctx, ddl); err != nil {
+			if err := s.exec(ctx, ddl); err != nil {
 				return explainDDL(fmt.Errorf("creating _stack_sync_metadata: %w", err), s.d.config.User)
 			}
 		}
 	}
 	if s.d.router.Options.Quarantine {
-		if _, err := s.exec(ctx, createQuarantine); err != nil {
+		if err := s.exec(ctx, createQuarantine); err != nil {
 			return explainDDL(fmt.Errorf("creating _stack_sync_quarantine: %w", err), s.d.config.User)
 		}
 	}
-	if _, err := s.exec(ctx, adoptMetadata, tenant, source); err != nil {
+	if err := s.exec(ctx, adoptMetadata, tenant, source); err != nil {
 		return fmt.Errorf("adopting _stack_sync_metadata: %w", err)
 	}
 	known, err := s.metadata(ctx)
@@ -294,7 +290,7 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 		}
 		anew[m.Name] = true
 		for _, f := range m.DDL() {
-			if _, err := s.exec(ctx, f.SQL); err != nil {
+			if err := s.exec(ctx, f.SQL); err != nil {
 				return explainDDL(faultOf(m.Name, f.FaultAt, err), s.d.config.User)
 			}
 		}
@@ -307,9 +303,9 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 			}
 		}
 		least := strconv.FormatInt(s.least, 10)
-		_, err := s.exec(ctx, fillMapping, m.Name, tenant, source, m.Fingerprint(), strconv.FormatInt(s.epoch, 10), firstCursor.String(), least, *s.d.router.mark.Load())
+		err := s.exec(ctx, fillMapping, m.Name, tenant, source, m.Fingerprint(), strconv.FormatInt(s.epoch, 10), firstCursor.String(), least, *s.d.router.mark.Load())
 		if err == nil {
-			_, err = s.exec(ctx, refillMappings, firstCursor.String())
+			err = s.exec(ctx, refillMappings, firstCursor.String())
 		}
 		if err != nil {
 			return fmt.Errorf("writing _stack_sync_metadata: %w", err)

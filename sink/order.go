@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -60,15 +59,12 @@ func (s *session) loadOrder(ctx context.Context) error {
 	if err != nil {
 		panic(err) // strings only
 	}
-	rows, err := s.exec(ctx, foreignKeysSQL, string(list))
+	rows, err := s.ask(ctx, 3, foreignKeysSQL, string(list))
 	if err != nil {
 		return fmt.Errorf("reading the foreign keys: %w", err)
 	}
 	var references []reference
 	for _, r := range rows {
-		if len(r) != 3 {
-			return errors.New("reading the foreign keys: the server gives other columns")
-		}
 		references = append(references, reference{string(r[0]), string(r[1]), string(r[2]) == "t"})
 	}
 	s.order = newOrder(s.d.mappings, s.d.router.tableNames(), references)

@@ -119,7 +119,7 @@ func (d *Destination) attempt(ctx context.Context, b *batch, changes []replicati
 	applied := b.changes
 	truncate := len(changes) > 0 && changes[0].Kind == replication.Truncate // of many round trips
 	if truncate {
-		if _, err := d.session.exec(ctx, "SAVEPOINT outflow_round"); err != nil {
+		if err := d.session.exec(ctx, "SAVEPOINT outflow_round"); err != nil {
 			return nil, fmt.Errorf("SAVEPOINT: %w", err)
 		}
 	}
@@ -128,7 +128,7 @@ func (d *Destination) attempt(ctx context.Context, b *batch, changes []replicati
 	b.guarded, d.session.keepOpen = false, false
 	if err == nil {
 		if truncate {
-			_, err = d.session.exec(ctx, "RELEASE SAVEPOINT outflow_round")
+			err = d.session.exec(ctx, "RELEASE SAVEPOINT outflow_round")
 		}
 		return nil, err
 	}
@@ -137,7 +137,7 @@ func (d *Destination) attempt(ctx context.Context, b *batch, changes []replicati
 		return nil, err
 	}
 	b.changes = applied
-	if _, err := d.session.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_round"); err != nil {
+	if err := d.session.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_round"); err != nil {
 		return nil, fmt.Errorf("rolling back to a savepoint: %w", err)
 	}
 	return e, nil
@@ -186,7 +186,7 @@ func (d *Destination) settleDeferred(ctx context.Context, b *batch) error {
 		return nil
 	}
 	for _, sql := range []string{"SAVEPOINT outflow_settle", "SET CONSTRAINTS ALL DEFERRED"} {
-		if _, err := d.session.exec(ctx, sql); err != nil {
+		if err := d.session.exec(ctx, sql); err != nil {
 			return fmt.Errorf("%s: %w", sql, err)
 		}
 	}
@@ -196,14 +196,14 @@ func (d *Destination) settleDeferred(ctx context.Context, b *batch) error {
 			return err
 		}
 	}
-	_, err := d.session.exec(ctx, "SET CONSTRAINTS ALL IMMEDIATE")
+	err := d.session.exec(ctx, "SET CONSTRAINTS ALL IMMEDIATE")
 	if err == nil {
 		b.refused = left
-		_, err = d.session.exec(ctx, "RELEASE SAVEPOINT outflow_settle")
+		err = d.session.exec(ctx, "RELEASE SAVEPOINT outflow_settle")
 		return err
 	}
 	if newError(err).verdict == rowFault {
-		_, err = d.session.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_settle")
+		err = d.session.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_settle")
 	}
 	return err
 }

@@ -134,7 +134,7 @@ func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes 
 		select {
 		case <-d.more:
 		case <-alive.C:
-			if _, err := d.session.exec(ctx, "SELECT 1"); err != nil {
+			if err := d.session.exec(ctx, "SELECT 1"); err != nil {
 				return nil, false, err
 			}
 		case <-d.router.stop: // the rest will not come

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"outflow/internal/failpoint"
+	"outflow/internal/tenantdsn"
 	"outflow/mapping"
 	"outflow/replication"
 )
@@ -52,6 +54,7 @@ func dialConfig(dsn string, o Options) (*pgconn.Config, error) {
 	config.ConnectTimeout = o.ConnectTimeout
 	config.OnNotice = func(*pgconn.PgConn, *pgconn.Notice) {}
 	config.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
+	tenantdsn.Bound(config)
 	return config, nil
 }
 
@@ -161,33 +164,83 @@ func (s *session) behind(id int64) []bool {
 	return b
 }
 
-// exec runs one statement with the extended protocol and returns its rows in text form.
-func (s *session) exec(ctx context.Context, sql string, args ...string) ([][][]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.d.router.Options.StatementTimeout+s.d.router.Options.LockTimeout)
-	defer cancel()
-	params := make([][]byte, len(args))
-	for i, a := range args {
-		params[i] = []byte(a)
-	}
-	r := s.conn.ExecParams(ctx, sql, params, nil, nil, nil).Read()
-	if r.Err == nil {
-		s.d.lastRound.Store(time.Now().UnixNano())
-	}
-	return r.Rows, r.Err
+// exec runs one statement with the extended protocol. Rows in the answer are ignored.
+func (s *session) exec(ctx context.Context, sql string, args ...string) error {
+	return s.read(ctx, sql, args).Err
 }
 
-// isTrue reports whether the answer is one row with one true column.
-func isTrue(rows [][][]byte) bool {
-	return len(rows) == 1 && len(rows[0]) == 1 && string(rows[0][0]) == "t"
+// ask runs one statement and returns the rows of the answer in text form, each with exactly the given number of columns: a server may answer
+// anything, and callers read columns by their numbers.
+func (s *session) ask(ctx context.Context, columns int, sql string, args ...string) ([][][]byte, error) {
+	r := s.read(ctx, sql, args)
+	if r.Err != nil {
+		return nil, r.Err
+	}
+	for _, row := range r.Rows {
+		if len(row) != columns {
+			return nil, &wrongAnswer{host: s.host(), what: fmt.Sprintf("a row of %d columns in the place of %d", len(row), columns)}
+		}
+	}
+	return r.Rows, nil
 }
+
+// askRow is ask for a statement that always gives one row.
+func (s *session) askRow(ctx context.Context, columns int, sql string, args ...string) ([][]byte, error) {
+	rows, err := s.ask(ctx, columns, sql, args...)
+	if err == nil && len(rows) != 1 {
+		err = &wrongAnswer{host: s.host(), what: fmt.Sprintf("%d rows in the place of one", len(rows))}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return rows[0], nil
+}
+
+func (s *session) read(ctx context.Context, sql string, args []string) *pgconn.Result {
+	patience := s.d.router.Options.StatementTimeout + s.d.router.Options.LockTimeout
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	began := time.Now()
+	r := s.conn.ExecParams(ctx, sql, texts(args...), nil, nil, nil).Read()
+	if r.Err = s.named(r.Err, began); r.Err == nil {
+		s.d.lastRound.Store(time.Now().UnixNano())
+	}
+	return r
+}
+
+// named adds the server's address to an error of the network, and the time that a silent server was given; nil stays nil.
+func (s *session) named(err error, began time.Time) error {
+	switch {
+	case err == nil || asPgError(err) != nil || strings.Contains(err.Error(), s.host()): // the server's own word, or named already
+		return err
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%s has not answered within %s: %w", s.host(), time.Since(began).Round(100*time.Millisecond), err)
+	}
+	return fmt.Errorf("%s: %w", s.host(), err)
+}
+
+// host is the server's address for messages.
+func (s *session) host() string {
+	return fmt.Sprintf("%s:%d", s.d.config.Host, s.d.config.Port)
+}
+
+// wrongAnswer is an answer that no Postgres gives to the statement.
+type wrongAnswer struct{ host, what string }
+
+func (e *wrongAnswer) Error() string {
+	return fmt.Sprintf("%s answers with %s: it is no Postgres, or a hostile one", e.host, e.what)
+}
+
+// Class is the class that a tenant may read.
+func (e *wrongAnswer) Class() string { return ClassProtocol }
 
 // begin opens a transaction with the settings that the work depends on.
 func (s *session) begin(ctx context.Context) error {
-	if _, err := s.exec(ctx, beginSQL); err != nil {
+	if err := s.exec(ctx, beginSQL); err != nil {
 		return fmt.Errorf("BEGIN: %w", err)
 	}
 	s.plan = "auto"
-	if _, err := s.exec(ctx, s.d.router.settings, "on", s.plan); err != nil {
+	if err := s.exec(ctx, s.d.router.settings, "on", s.plan); err != nil {
 		return fmt.Errorf("setting up the transaction: %w", err)
 	}
 	return nil
@@ -201,6 +254,6 @@ func (s *session) rollback() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if s.conn.TxStatus() != 'I' {
-		_, _ = s.exec(ctx, "ROLLBACK")
+		_ = s.exec(ctx, "ROLLBACK")
 	}
 }

@@ -96,11 +96,11 @@ func (bf *backfill) countHeld(ctx context.Context) error {
 	for _, t := range bf.sweepTargets() {
 		held := int64(-1)
 		err := bf.withKeys(ctx, &t, func(q *keysQuery) error {
-			rows, err := bf.s.exec(ctx, fmt.Sprintf("SELECT count(*) FROM (%s) AS k", q.sql))
+			row, err := bf.s.askRow(ctx, 1, fmt.Sprintf("SELECT count(*) FROM (%s) AS k", q.sql))
 			if err != nil {
 				return q.fault(err)
 			}
-			held, err = strconv.ParseInt(string(rows[0][0]), 10, 64)
+			held, err = strconv.ParseInt(string(row[0]), 10, 64)
 			return err
 		})
 		if err != nil && !timedOut(err) {

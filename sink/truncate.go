@@ -47,19 +47,19 @@ func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *replication
 	if err != nil {
 		return err
 	}
-	if _, err := s.exec(ctx, "DECLARE outflow_keys NO SCROLL CURSOR FOR "+q.all()); err != nil {
+	if err := s.exec(ctx, "DECLARE outflow_keys NO SCROLL CURSOR FOR "+q.all()); err != nil {
 		return q.fault(err)
 	}
 	for {
-		result := s.conn.ExecParams(ctx, fmt.Sprintf("FETCH %d FROM outflow_keys", d.limit), nil, nil, nil, nil).Read()
-		if result.Err != nil {
-			return q.fault(result.Err)
+		found, err := s.ask(ctx, q.width(), fmt.Sprintf("FETCH %d FROM outflow_keys", d.limit))
+		if err != nil {
+			return q.fault(err)
 		}
-		if len(result.Rows) == 0 {
+		if len(found) == 0 {
 			break
 		}
 		rows := &mapping.Rows{Relation: rel}
-		for _, r := range result.Rows {
+		for _, r := range found {
 			k, err := q.key(r, d.Tenant)
 			if err != nil {
 				return err
@@ -71,7 +71,7 @@ func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *replication
 			return err
 		}
 	}
-	_, err = s.exec(ctx, "CLOSE outflow_keys")
+	err = s.exec(ctx, "CLOSE outflow_keys")
 	return err
 }
 

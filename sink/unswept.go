@@ -69,11 +69,11 @@ func unswept(table string, holding []string, what string) *Error {
 func (s *session) holdsRows(ctx context.Context, m *mapping.Mapping, table string) ([]string, error) {
 	var holding []string
 	for _, name := range s.d.unkeyed(m, table) {
-		rows, err := s.exec(ctx, "SELECT EXISTS (SELECT FROM "+name+")")
+		row, err := s.askRow(ctx, 1, "SELECT EXISTS (SELECT FROM "+name+")")
 		if err != nil {
 			return nil, &Error{Mapping: m.Name, Table: table, verdict: classify(err), SQLState: sqlstate(err), Err: fmt.Errorf("looking for rows in %s: %w", name, err)}
 		}
-		if isTrue(rows) {
+		if string(row[0]) == "t" {
 			holding = append(holding, name)
 		}
 	}

@@ -72,6 +72,9 @@ const (
 	firstShown     = 10
 	repairsMax     = 3
 	verifyTimeout  = 30 * time.Minute // of one statement: the comparison of a whole table is one
+	compareRows    = 1000             // rows in a second, on a slow server: so long it may take to compare a table
+	answerPatience = 30 * time.Second // for the external database's answers to statements that take moments
+	readPatience   = 5 * time.Minute  // for the primary's answer to the read of some rows
 )
 
 // Verify compares one external database with the primary. An error means that the comparison failed.
@@ -110,16 +113,17 @@ func (v *Verifier) Verify(ctx context.Context, t Target) (Comparison, error) {
 
 // comparison is the work at one external database.
 type comparison struct {
-	v      *Verifier
-	d      *Destination
-	s      *session
-	copier *replication.Copier
-	tables []*target
-	held   int64           // id up to which every mapping was synced when the look began
-	read   replication.LSN // up to which the look has read the primary
-	passed bool            // the stream came there before the look compared
-	unseen int             // commits that were in the WAL and not visible on the primary when the look began
-	wanted []wanted        // source rows of the differing rows, for a repair
+	v          *Verifier
+	d          *Destination
+	s          *session
+	copier     *replication.Copier
+	tables     []*target
+	held       int64           // id up to which every mapping was synced when the look began
+	recomputed int             // rows in this look
+	read       replication.LSN // up to which the look has read the primary
+	passed     bool            // the stream came there before the look compared
+	unseen     int             // commits that were in the WAL and not visible on the primary when the look began
+	wanted     []wanted        // source rows of the differing rows, for a repair
 }
 
 // compare looks until the differences are certain.
@@ -163,16 +167,20 @@ func (c *comparison) compare(ctx context.Context) (Comparison, error) {
 
 // certain says why the differences prove nothing, where the differences prove nothing.
 func (c *comparison) certain(ctx context.Context, l look, result Comparison) error {
-	rows, err := c.s.exec(ctx, `SELECT count(*) FROM public."_stack_sync_metadata" WHERE "backfill" IS NOT NULL`)
+	known, err := c.metadata(ctx)
 	if err != nil {
-		return fmt.Errorf("reading _stack_sync_metadata: %w", err)
+		return err
+	}
+	copying := false
+	for _, m := range known {
+		copying = copying || m.backfill != ""
 	}
 	noted, err := c.v.State.find(ctx, c.d.Tenant, c.d.Name)
 	if err != nil {
 		return err
 	}
 	switch {
-	case string(rows[0][0]) != "0" || noted.state == Backfilling:
+	case copying || noted.state == Backfilling:
 		return &Error{Err: errors.New("it is being copied from the primary"), Remedy: "wait until its state is streaming"}
 	case c.unseen > 0:
 		return &Error{Err: fmt.Errorf("%d commits wait for the primary's synchronous standby: they may be here and are not visible there", c.unseen),
@@ -197,8 +205,11 @@ func (c *comparison) look(ctx context.Context, patience time.Duration) (look, er
 	if err := c.begin(ctx); err != nil {
 		return nil, err
 	}
-	var err error
-	if c.unseen, err = c.copier.AwaitingStandby(ctx); err != nil {
+	err := within(ctx, readPatience, func(ctx context.Context) (err error) {
+		c.unseen, err = c.copier.AwaitingStandby(ctx)
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	if err := c.recompute(ctx); err != nil {
@@ -209,13 +220,34 @@ func (c *comparison) look(ctx context.Context, patience time.Duration) (look, er
 	}
 	l := look{}
 	for _, t := range c.tables {
-		seen, err := c.compareTable(ctx, t)
+		var seen *seen
+		err := within(ctx, c.v.patienceFor(c.recomputed), func(ctx context.Context) (err error) {
+			seen, err = c.compareTable(ctx, t)
+			return err
+		})
 		if err != nil {
 			return nil, fmt.Errorf("comparing %s: %w", t.name, err)
 		}
 		l = append(l, seen)
 	}
 	return l, nil
+}
+
+// patience is the time for an external database's answers to statements that take moments.
+func (v *Verifier) patience() time.Duration {
+	return min(answerPatience, v.Options.StatementTimeout+v.Options.LockTimeout)
+}
+
+// patienceFor is the time to compare a table that has about the given number of rows.
+func (v *Verifier) patienceFor(rows int) time.Duration {
+	return min(verifyTimeout, v.Options.StatementTimeout+v.Options.LockTimeout+time.Duration(rows)*time.Second/compareRows)
+}
+
+// within gives f a limited time.
+func within(ctx context.Context, patience time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return f(ctx)
 }
 
 // awaitStream waits until the stream has brought the destination everything that the look has read from the primary. The process reading
@@ -231,7 +263,7 @@ func (c *comparison) awaitStream(ctx context.Context, patience time.Duration) er
 		if err != nil {
 			return err
 		}
-		known, err := c.s.metadata(ctx)
+		known, err := c.metadata(ctx)
 		if err != nil {
 			return err
 		}

@@ -62,7 +62,7 @@ func (c *comparison) nothingWanted() []wanted {
 
 func (c *comparison) onlyExpected(ctx context.Context, s *seen) error {
 	id, _ := s.identity()
-	_, err := c.s.exec(ctx, fmt.Sprintf(`DELETE FROM pg_temp.%s AS "_row" WHERE %s NOT IN (SELECT unnest($1::text[]))`,
+	err := c.s.exec(ctx, fmt.Sprintf(`DELETE FROM pg_temp.%s AS "_row" WHERE %s NOT IN (SELECT unnest($1::text[]))`,
 		quoteColumn(s.name), id), textArray(s.settledIDs()))
 	return err
 }
@@ -74,9 +74,9 @@ func (c *comparison) onlyHere(ctx context.Context, s *seen) error {
 		columns[i] = quoteColumn(name)
 	}
 	name, list := quoteColumn(s.name), strings.Join(columns, ", ")
-	_, err := c.s.exec(ctx, `DELETE FROM pg_temp.`+name)
+	err := c.s.exec(ctx, `DELETE FROM pg_temp.`+name)
 	if err == nil {
-		_, err = c.s.exec(ctx, fmt.Sprintf(`INSERT INTO pg_temp.%s (%s) SELECT %s FROM public.%s AS "_row" WHERE %s IN (SELECT unnest($1::text[]))`,
+		err = c.s.exec(ctx, fmt.Sprintf(`INSERT INTO pg_temp.%s (%s) SELECT %s FROM public.%s AS "_row" WHERE %s IN (SELECT unnest($1::text[]))`,
 			name, list, list, name, id), textArray(s.settledIDs()))
 	}
 	return err
@@ -131,7 +131,10 @@ func (c *comparison) repair(ctx context.Context, found Comparison) (Comparison, 
 func (c *comparison) mend(ctx context.Context) error {
 	for _, w := range c.wanted {
 		for keys := range slices.Chunk(w.keys, repairRows) {
-			if err := c.mendAgain(ctx, wanted{w.mapping, w.relation, w.query, keys}); err != nil {
+			err := within(ctx, readPatience, func(ctx context.Context) error {
+				return c.mendAgain(ctx, wanted{w.mapping, w.relation, w.query, keys})
+			})
+			if err != nil {
 				return err
 			}
 		}
@@ -171,7 +174,7 @@ func (c *comparison) mendRows(ctx context.Context, w wanted) error {
 	if err := c.s.begin(ctx); err != nil {
 		return err
 	}
-	if _, err := c.s.exec(ctx, `SELECT FROM "_stack_sync_metadata" WHERE "tenant" = $1 AND "source" = $2 ORDER BY "mapping_name" FOR UPDATE`,
+	if err := c.s.exec(ctx, `SELECT FROM "_stack_sync_metadata" WHERE "tenant" = $1 AND "source" = $2 ORDER BY "mapping_name" FOR UPDATE`,
 		c.d.Tenant, c.v.SourceID); err != nil {
 		return fmt.Errorf("locking _stack_sync_metadata: %w", err)
 	}
@@ -191,7 +194,7 @@ func (c *comparison) mendRows(ctx context.Context, w wanted) error {
 	if c.s.conn.TxStatus() != 'T' {
 		return &Error{Mapping: c.d.mappings[w.mapping].Name, verdict: needsHuman, Err: errors.New("a step ended the transaction that it ran in")}
 	}
-	_, err = c.s.exec(ctx, commitSQL)
+	err = c.s.exec(ctx, commitSQL)
 	return err
 }
 

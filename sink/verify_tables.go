@@ -35,9 +35,20 @@ const (
 	verifyRows = 5000
 )
 
+// metadata reads the external database's metadata within a limited time.
+func (c *comparison) metadata(ctx context.Context) (known map[string]metadata, err error) {
+	err = within(ctx, c.v.patience(), func(ctx context.Context) error {
+		known, err = c.s.metadata(ctx)
+		return err
+	})
+	return known, err
+}
+
 // begin opens a transaction with an empty table in front of each target of the mappings. One transaction works through a pooler too; the
 // transaction is rolled back in the end.
 func (c *comparison) begin(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.v.patience())
+	defer cancel()
 	if err := c.s.begin(ctx); err != nil {
 		return err
 	}
@@ -51,7 +62,7 @@ func (c *comparison) begin(ctx context.Context) error {
 				Remedy: "start outflow run, and wait until the destination's state is streaming"}
 		}
 	}
-	if _, err := c.s.exec(ctx, recomputedFirst); err != nil {
+	if err := c.s.exec(ctx, recomputedFirst); err != nil {
 		return err
 	}
 	c.held, c.tables = c.lowest(known), nil
@@ -67,14 +78,14 @@ func (c *comparison) begin(ctx context.Context) error {
 			c.tables = append(c.tables, t)
 		}
 	}
-	_, err = c.s.exec(ctx, readOnlySQL)
+	err = c.s.exec(ctx, readOnlySQL)
 	return err
 }
 
 // copyTable makes the empty table.
 func (c *comparison) copyTable(ctx context.Context, m *mapping.Mapping, name string) (*target, error) {
 	t := &target{mapping: m, name: name}
-	if _, err := c.s.exec(ctx, fmt.Sprintf(copyTable, quoteColumn(name))); err != nil {
+	if err := c.s.exec(ctx, fmt.Sprintf(copyTable, quoteColumn(name))); err != nil {
 		e := &Error{Mapping: m.Name, SQLState: sqlstate(err), Err: fmt.Errorf("making a temporary table like %s: %w", name, err)}
 		switch e.SQLState {
 		case insufficientPrivilege:
@@ -89,7 +100,7 @@ func (c *comparison) copyTable(ctx context.Context, m *mapping.Mapping, name str
 		sql  string
 		into *[]string
 	}{{tableKey, &t.key}, {tableColumns, &t.columns}} {
-		rows, err := c.s.exec(ctx, q.sql, "public."+quoteColumn(name))
+		rows, err := c.s.ask(ctx, 1, q.sql, "public."+quoteColumn(name))
 		if err != nil {
 			return nil, fmt.Errorf("reading the columns of %s: %w", name, err)
 		}
@@ -102,6 +113,7 @@ func (c *comparison) copyTable(ctx context.Context, m *mapping.Mapping, name str
 
 // recompute brings all rows of the tenant through the mappings, table by table.
 func (c *comparison) recompute(ctx context.Context) error {
+	c.recomputed = 0
 	for _, table := range c.v.Tables {
 		if !c.d.reads[table.Relation.Table] {
 			continue
@@ -109,14 +121,22 @@ func (c *comparison) recompute(ctx context.Context) error {
 		rel := c.d.router.relation(table.Relation.Table)
 		r := replication.Range{Part: c.d.part(rel), Limit: verifyRows}
 		for first := true; ; first = false {
-			chunk, err := c.copier.Read(ctx, r)
+			var chunk replication.Chunk
+			err := within(ctx, readPatience, func(ctx context.Context) (err error) {
+				chunk, err = c.copier.Read(ctx, r)
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("reading rows of %s from the primary: %w", table.Relation, err)
+			}
+			err = within(ctx, c.v.Options.StatementTimeout+c.v.Options.LockTimeout, func(ctx context.Context) error {
+				return c.recomputeRows(ctx, &mapping.Rows{Relation: chunk.Relation, Upserts: c.rows(chunk.Rows)})
+			})
 			if err != nil {
 				return err
 			}
-			if err := c.recomputeRows(ctx, &mapping.Rows{Relation: chunk.Relation, Upserts: c.rows(chunk.Rows)}); err != nil {
-				return err
-			}
 			c.read = chunk.Horizon
+			c.recomputed += len(chunk.Rows)
 			if c.v.Progress != nil {
 				c.v.Progress(len(chunk.Rows))
 			}
@@ -135,7 +155,7 @@ func (c *comparison) recompute(ctx context.Context) error {
 // recomputeRows brings rows through the mappings. The error names the row where the external database refuses a row.
 func (c *comparison) recomputeRows(ctx context.Context, rows *mapping.Rows) error {
 	const savepoint, back = "SAVEPOINT outflow_rows", "ROLLBACK TO SAVEPOINT outflow_rows"
-	if _, err := c.s.exec(ctx, savepoint); err != nil {
+	if err := c.s.exec(ctx, savepoint); err != nil {
 		return err
 	}
 	c.s.keepOpen = true
@@ -145,7 +165,7 @@ func (c *comparison) recomputeRows(ctx context.Context, rows *mapping.Rows) erro
 		return refusal
 	}
 	for _, row := range rows.Upserts {
-		if _, err := c.s.exec(ctx, back); err != nil {
+		if err := c.s.exec(ctx, back); err != nil {
 			return err
 		}
 		if err := c.apply(ctx, c.everyMapping(), &mapping.Rows{Relation: rows.Relation, Upserts: []mapping.Row{row}}); err != nil {
@@ -161,7 +181,7 @@ func (c *comparison) recomputeRows(ctx context.Context, rows *mapping.Rows) erro
 // analyze lets the planner know the temporary tables, which autovacuum never sees. Without analyze the steps are only slower.
 func (c *comparison) analyze(ctx context.Context) {
 	for _, t := range c.tables {
-		_, _ = c.s.exec(ctx, `ANALYZE pg_temp.`+quoteColumn(t.name))
+		_ = c.s.exec(ctx, `ANALYZE pg_temp.`+quoteColumn(t.name))
 	}
 }
 
@@ -245,22 +265,22 @@ func (c *comparison) compareTable(ctx context.Context, t *target) (*seen, error)
 			SELECT %[1]s COLLATE "C" AS id, %[2]s AS key, %[3]s AS hash, 1 AS n FROM pg_temp.%[4]s AS "_row"
 			UNION ALL SELECT %[1]s, %[2]s, %[3]s, -1 FROM public.%[4]s AS "_row") AS both_sides
 		GROUP BY id, hash HAVING sum(n) <> 0 ORDER BY id LIMIT %[5]d`, id, key, rowHash, quoteColumn(t.name), differencesMax)
-	rows, err := c.s.exec(ctx, sql)
+	rows, err := c.s.ask(ctx, 4, sql)
 	if err != nil {
 		return nil, err
 	}
-	counted, err := c.s.exec(ctx, `SELECT count(*) FROM pg_temp.`+quoteColumn(t.name))
+	counted, err := c.s.askRow(ctx, 1, `SELECT count(*) FROM pg_temp.`+quoteColumn(t.name))
 	if err != nil {
 		return nil, err
 	}
 	s := &seen{target: t, differences: map[string]difference{}}
-	if s.rows, err = strconv.ParseInt(string(counted[0][0]), 10, 64); err != nil {
+	if s.rows, err = strconv.ParseInt(string(counted[0]), 10, 64); err != nil {
 		return nil, err
 	}
 	for _, r := range rows {
 		d := s.differences[string(r[0])]
 		d.key = string(r[1])
-		if hash := string(r[2]) + " " + string(r[3]); r[3][0] == '-' {
+		if hash := string(r[2]) + " " + string(r[3]); strings.HasPrefix(string(r[3]), "-") {
 			d.here = hash
 		} else {
 			d.expected = hash

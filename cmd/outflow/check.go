@@ -143,7 +143,7 @@ var marks = map[replication.Verdict]string{replication.Passed: "ok", replication
 	replication.Failed: "FAIL", replication.Unchecked: "skip"}
 
 func (g checkGroup) write(w io.Writer) {
-	fmt.Fprintln(w, g.Name)
+	fmt.Fprintln(w, line(g.Name))
 	width := 0
 	for _, f := range g.Checks {
 		width = max(width, len([]rune(f.Check)))

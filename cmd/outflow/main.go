@@ -39,7 +39,7 @@ func main() {
 	if err == nil {
 		return
 	}
-	fmt.Fprintln(os.Stderr, "outflow:", err)
+	fmt.Fprintln(&screen{os.Stderr}, "outflow:", err)
 	if usage := (usageError{}); errors.As(err, &usage) {
 		os.Exit(exitUsage)
 	}
@@ -60,6 +60,8 @@ Exit codes: 0 done, 1 failed or found something, 2 usage or configuration.`,
 		Args:          cobra.NoArgs,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
+	root.SetOut(&screen{os.Stdout})
+	root.SetErr(&screen{os.Stderr})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newRun(), newStatus(), newCheck(), newPause(true), newPause(false), newRetry(), newResync(), newVerify(), newDemo(), newInit(), newMapping(),
 		newConfig(), newHealthcheck(), newVersion(), newBench())
@@ -135,12 +137,11 @@ func newLogger(l config.Log) (*zap.Logger, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	c := zap.NewProductionConfig()
+	c, encoder := zap.NewProductionEncoderConfig(), zapcore.NewJSONEncoder
 	if l.Format == "console" {
-		c = zap.NewDevelopmentConfig()
+		c, encoder = zap.NewDevelopmentEncoderConfig(), zapcore.NewConsoleEncoder
 	}
-	c.Level, c.Sampling, c.DisableStacktrace, c.DisableCaller = zap.NewAtomicLevelAt(level), nil, true, true
-	c.EncoderConfig.TimeKey, c.EncoderConfig.EncodeTime = "ts", zapcore.RFC3339NanoTimeEncoder
-	c.EncoderConfig.EncodeDuration = zapcore.MillisDurationEncoder
-	return c.Build(zap.WrapCore(bounded))
+	c.TimeKey, c.EncodeTime, c.EncodeDuration = "ts", zapcore.RFC3339NanoTimeEncoder, zapcore.MillisDurationEncoder
+	out := zapcore.Lock(zapcore.AddSync(&screen{os.Stderr}))
+	return zap.New(bounded(zapcore.NewCore(encoder(c), out, level)), zap.ErrorOutput(out)), nil
 }

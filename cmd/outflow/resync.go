@@ -142,7 +142,7 @@ func (w *copyWatch) judge(all []sink.Noted, attended bool, now time.Time) (over 
 				w.stuck[key] = now
 			}
 			if now.Sub(w.stuck[key]) >= w.patience {
-				stuck = append(stuck, strings.TrimSuffix(fmt.Sprintf("%s/%s is %s: %s", d.Tenant, d.Name, d.State, d.Reason), ": "))
+				stuck = append(stuck, line(strings.TrimSuffix(fmt.Sprintf("%s/%s is %s: %s", d.Tenant, d.Name, d.State, d.Reason), ": ")))
 				continue
 			}
 			waiting++

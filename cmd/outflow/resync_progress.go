@@ -3,13 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
-	"golang.org/x/term"
 
 	"outflow/sink"
 )
@@ -40,8 +38,8 @@ type copySum struct {
 func newCopyProgress(out io.Writer) *copyProgress {
 	now := time.Now()
 	p := &copyProgress{out: out, now: copySum{total: -1}, began: now, told: now, state: map[[2]string]sink.State{}, last: map[[2]string]sink.Noted{}}
-	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		p.bars = mpb.New(mpb.WithOutput(out))
+	if t := terminal(out); t != nil {
+		p.bars = mpb.New(mpb.WithOutput(t)) // with control sequences of its own, and with nothing but numbers
 		p.bar = p.bars.New(0, mpb.BarStyle(), mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return p.sum().text() + " " })),
 			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return " " + p.sum().left() })))
 	}
@@ -67,7 +65,7 @@ func (p *copyProgress) show(all []sink.Noted) {
 	for _, d := range all {
 		key := [2]string{d.Tenant, d.Name}
 		if before, known := p.state[key]; known && before != d.State {
-			fmt.Fprintf(p.out, "%s/%s: %s %s\n", d.Tenant, d.Name, d.State, d.Reason)
+			fmt.Fprintf(p.out, "%s: %s %s\n", line(d.Tenant+"/"+d.Name), d.State, line(d.Reason))
 		}
 		p.state[key] = d.State
 	}

@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"outflow/admin"
 	"outflow/internal/config"
@@ -89,8 +87,8 @@ func showStatus(c *cobra.Command, cfg *config.Config, output string, limit int, 
 		}
 		return e.Encode(r)
 	}
-	if f, ok := out.(*os.File); watch && ok && term.IsTerminal(int(f.Fd())) {
-		fmt.Fprint(out, "\x1b[H\x1b[2J")
+	if t := terminal(out); watch && t != nil {
+		fmt.Fprint(t, "\x1b[H\x1b[2J")
 	}
 	return r.write(out)
 }

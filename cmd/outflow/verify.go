@@ -243,7 +243,7 @@ func (r *verifyReport) write(w io.Writer, output string) error {
 }
 
 func (d *verifyDestination) write(w io.Writer) {
-	fmt.Fprintf(w, "%s/%s: %s (%.1f s)\n", d.Tenant, d.Name, d.Result, d.Seconds)
+	fmt.Fprintf(w, "%s: %s (%.1f s)\n", line(d.Tenant+"/"+d.Name), d.Result, d.Seconds)
 	for _, t := range d.Tables {
 		fmt.Fprintf(w, "  %s, by mapping %s: %d rows", t.Table, t.Mapping, t.Rows)
 		if t.Missing+t.Extra+t.Changed > 0 {
@@ -254,11 +254,11 @@ func (d *verifyDestination) write(w io.Writer) {
 		}
 		fmt.Fprintln(w)
 		for _, row := range t.First {
-			fmt.Fprintf(w, "    %s: %s\n", row.Kind, row.Key)
+			fmt.Fprintf(w, "    %s: %s\n", row.Kind, line(row.Key))
 		}
 	}
 	if d.Error != "" {
-		fmt.Fprintf(w, "  %s\n", d.Error)
+		fmt.Fprintf(w, "  %s\n", line(d.Error))
 	} else if d.Remedy != "" {
 		fmt.Fprintf(w, "  remedy: %s\n", d.Remedy)
 	}

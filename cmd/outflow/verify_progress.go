@@ -3,13 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
-	"golang.org/x/term"
 )
 
 // verifyProgress shows the progress of verify: a line that moves at a terminal, a line now and then elsewhere. The number of
@@ -32,8 +30,8 @@ const progressEvery = 5 * time.Second
 func newVerifyProgress(out io.Writer, destinations int) *verifyProgress {
 	now := time.Now()
 	p := &verifyProgress{out: out, began: now, told: now, total: destinations}
-	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		p.bars = mpb.New(mpb.WithOutput(out))
+	if t := terminal(out); t != nil {
+		p.bars = mpb.New(mpb.WithOutput(t)) // with control sequences of its own, and with nothing but numbers
 		p.bar = p.bars.New(0, mpb.SpinnerStyle(), mpb.PrependDecorators(
 			decor.Any(func(decor.Statistics) string { return p.databases() }), decor.CurrentNoUnit(", %d rows recomputed ")),
 			mpb.AppendDecorators(decor.AverageSpeed(0, "%.0f rows/s")))
@@ -68,9 +66,9 @@ func (p *verifyProgress) waiting(what string) {
 	defer p.mu.Unlock()
 	out := p.out
 	if p.bars != nil {
-		out = p.bars // above the bar
+		out = &screen{p.bars} // above the bar
 	}
-	fmt.Fprintln(out, what)
+	fmt.Fprintln(out, line(what))
 }
 
 // destination notes that one is done.
@@ -79,7 +77,7 @@ func (p *verifyProgress) destination(d *verifyDestination) {
 	defer p.mu.Unlock()
 	p.done++
 	if p.bar == nil {
-		fmt.Fprintf(p.out, "%d of %d databases: %s/%s: %s\n", p.done, p.total, d.Tenant, d.Name, d.Result)
+		fmt.Fprintf(p.out, "%d of %d databases: %s: %s\n", p.done, p.total, line(d.Tenant+"/"+d.Name), d.Result)
 	}
 }
 

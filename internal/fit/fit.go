@@ -51,15 +51,15 @@ func Cut(s string, p Place) string {
 // characters.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
-		if isControl(r) {
+		if IsControl(r) {
 			return ' '
 		}
 		return r
 	}, strings.ToValidUTF8(s, "?"))
 }
 
-// isControl reports whether a character has an effect on a terminal or a page instead of a form: the Unicode standard, chapter 23.
-func isControl(r rune) bool {
+// IsControl reports whether a character has an effect on a terminal or a page instead of a form: the Unicode standard, chapter 23.
+func IsControl(r rune) bool {
 	return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' || unicode.Is(unicode.Bidi_Control, r)
 }
 
@@ -101,7 +101,7 @@ func Check(name string, p Place) error {
 		fault = fmt.Sprintf("is longer than %d bytes", int(p))
 	case !utf8.ValidString(name):
 		fault = "is no valid UTF-8"
-	case strings.IndexFunc(name, isControl) >= 0:
+	case strings.IndexFunc(name, IsControl) >= 0:
 		fault = "has a control character"
 	default:
 		return nil

@@ -69,7 +69,7 @@ func FuzzText(f *testing.F) {
 			t.Skip()
 		}
 		got := Text(s, Place(n))
-		if len(got) > n || !utf8.ValidString(got) || strings.IndexFunc(got, isControl) >= 0 {
+		if len(got) > n || !utf8.ValidString(got) || strings.IndexFunc(got, IsControl) >= 0 {
 			t.Errorf("%q for %d bytes became %q", s, n, got)
 		}
 		if again := Text(got, Place(n)); again != got {

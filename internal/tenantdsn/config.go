@@ -44,8 +44,18 @@ func Parse(dsn, ca string, p Policy, connectTimeout time.Duration) (*pgconn.Conf
 	config.TLSConfig = tlsConfig
 	config.ConnectTimeout = connectTimeout
 	dialer := &net.Dialer{Control: p.control, KeepAlive: 30 * time.Second}
+	config.DialFunc = dialer.DialContext
+	config.LookupFunc = lookup
+	Bound(config)
+	return config, nil
+}
+
+// Bound has a configuration's connections bound the memory and the work that a server can cause, whoever wrote the connection string:
+// an operator's own string may lead to a tenant's server.
+func Bound(config *pgconn.Config) {
+	dial := config.DialFunc
 	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dialer.DialContext(ctx, network, address)
+		conn, err := dial(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}
@@ -53,13 +63,11 @@ func Parse(dsn, ca string, p Policy, connectTimeout time.Duration) (*pgconn.Conf
 		m.left.Store(startBytes)
 		return m, nil
 	}
-	config.LookupFunc = lookup
 	config.MaxProtocolMessageBodyLen = maxMessage
 	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		g := &guard{r: r, w: w, meter: meterOf(w)}
 		return pgproto3.NewFrontend(g, g)
 	}
-	return config, nil
 }
 
 // meterOf finds the meter under a connection made by DialFunc.

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"outflow/internal/pgcluster/pgtest"
+	"outflow/internal/secret"
+	"outflow/sink"
+)
+
+// garbler stands before a server. From the row of an answer with a given number on, of all connections together, garbler sends other rows.
+type garbler struct {
+	url     string
+	address string
+	server  string
+	garble  func(row []byte) []byte // makes other messages of a message of type D; nil is silence for ever
+	from    int64                   // number of the first garbled row
+	rows    atomic.Int64
+	garbled atomic.Int64
+}
+
+func newGarbler(t *testing.T, dsn string) *garbler {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	must(t, err)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	must(t, err)
+	g := &garbler{server: u.Host}
+	u.Host = l.Addr().String()
+	g.url, g.address = u.String(), u.Host
+	ctx, cancel := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() { g.serve(ctx, client) })
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		_ = l.Close()
+		all.Wait()
+	})
+	return g
+}
+
+// set has all rows from the given one on garbled.
+func (g *garbler) set(from int, garble func([]byte) []byte) {
+	g.from, g.garble = int64(from), garble
+	g.rows.Store(0)
+	g.garbled.Store(0)
+}
+
+func (g *garbler) serve(ctx context.Context, client net.Conn) {
+	server, err := net.Dial("tcp", g.server)
+	if err != nil {
+		return
+	}
+	end := func() {
+		_ = client.Close()
+		_ = server.Close()
+	}
+	stop := context.AfterFunc(ctx, end)
+	defer stop()
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		_, _ = io.Copy(server, client)
+		_ = server.Close()
+	}()
+	defer func() {
+		end()
+		<-gone
+	}()
+	header := make([]byte, 5)
+	for {
+		if _, err := io.ReadFull(server, header); err != nil {
+			return
+		}
+		message := append([]byte{}, header...)
+		message = append(message, make([]byte, binary.BigEndian.Uint32(header[1:])-4)...)
+		if _, err := io.ReadFull(server, message[5:]); err != nil {
+			return
+		}
+		if header[0] == 'D' && g.rows.Add(1) > g.from {
+			g.garbled.Add(1)
+			if g.garble == nil {
+				<-gone
+				return
+			}
+			message = g.garble(message)
+		}
+		if _, err := client.Write(message); err != nil {
+			return
+		}
+	}
+}
+
+// dataRow is a message of type D.
+func dataRow(values ...[]byte) []byte {
+	body := binary.BigEndian.AppendUint16(nil, uint16(len(values)))
+	for _, v := range values {
+		if v == nil {
+			body = append(body, 0xff, 0xff, 0xff, 0xff)
+			continue
+		}
+		body = append(binary.BigEndian.AppendUint32(body, uint32(len(v))), v...)
+	}
+	return append(binary.BigEndian.AppendUint32([]byte{'D'}, uint32(len(body)+4)), body...)
+}
+
+// columnsOf is the number of columns of a message of type D.
+func columnsOf(row []byte) int { return int(binary.BigEndian.Uint16(row[5:])) }
+
+// evil is a text that would clear a terminal and set its title, in 7-bit and in 8-bit form, and turn the direction of the writing.
+const evil = "\x1b[2J\x1b]0;evil\x07\u009b31m\u202eevil\x00\x7f"
+
+var garbles = map[string]func(row []byte) []byte{
+	"one column":    func([]byte) []byte { return dataRow([]byte("1")) },
+	"no column":     func([]byte) []byte { return dataRow() },
+	"no row":        func([]byte) []byte { return nil },
+	"two rows":      func(row []byte) []byte { return append(append([]byte{}, row...), row...) },
+	"a column more": func(row []byte) []byte { return dataRow(make([][]byte, columnsOf(row)+1)...) },
+	"NULLs":         func(row []byte) []byte { return dataRow(make([][]byte, columnsOf(row))...) },
+	"empty texts":   func(row []byte) []byte { return filled(row, "") },
+	"controls":      func(row []byte) []byte { return filled(row, evil) },
+	"large number":  func(row []byte) []byte { return filled(row, "9223372036854775807") },
+	"silence":       nil,
+}
+
+func filled(row []byte, text string) []byte {
+	values := make([][]byte, columnsOf(row))
+	for i := range values {
+		values[i] = []byte(text)
+	}
+	return dataRow(values...)
+}
+
+// TestGarbledAnswers has an external database answer with other rows from each row of its answers on: check, verify and the reading of
+// --slot-reset end with a finding, in a bounded time, and print nothing that a terminal obeys.
+func TestGarbledAnswers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.existing(3, tenant1)
+	dsn := w.destination(tenant1, "main")
+	r := w.start()
+	r.caughtUp()
+	w.synced()
+	g := newGarbler(t, dsn)
+	w.cfg.Destinations.Static[0].DSN = secret.New(g.url)
+	w.cfg.Sink.StatementTimeout, w.cfg.Sink.LockTimeout, w.cfg.Sink.ConnectTimeout = 250*time.Millisecond, 50*time.Millisecond, 500*time.Millisecond
+	exec(t, connect(t, dsn), `UPDATE users SET display_name = 'x'`) // so that verify goes all its ways
+	for command, run := range map[string]func(context.Context, io.Writer) error{
+		"check": func(ctx context.Context, out io.Writer) error {
+			found, err := checkAll(ctx, w.cfg, checkOptions{})
+			if err == nil {
+				err = found.write(out, "text")
+			}
+			return err
+		},
+		"verify": func(ctx context.Context, out io.Writer) error {
+			report, err := verify(ctx, w.cfg, verifyOptions{}, out)
+			if err == nil {
+				err = report.write(out, "text")
+			}
+			return err
+		},
+		"reset": func(ctx context.Context, _ io.Writer) error {
+			config, err := pgconn.ParseConfig(g.url)
+			must(t, err)
+			sink.HighestSequenceID(ctx, []sink.Target{{Tenant: tenant1, Name: "main", Connect: config}}, sinkOptions(w.cfg.Sink))
+			return nil
+		},
+	} {
+		looks := 0
+		for name, garble := range garbles {
+			step := 6
+			if garble == nil || name == "one column" {
+				step = 3
+			}
+			for from := 0; ; from = step*from + 1 {
+				g.set(from, garble)
+				began := time.Now()
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				var out strings.Builder
+				if err := run(ctx, &screen{w: &out}); err != nil {
+					t.Errorf("%s, %s from row %d on: %v", command, name, from, err)
+				}
+				cancel()
+				if took := time.Since(began); took > 10*time.Second {
+					t.Errorf("%s, %s from row %d on: it took %s", command, name, from, took)
+				}
+				if i := strings.IndexFunc(out.String(), obeyed); i >= 0 {
+					t.Errorf("%s, %s from row %d on: %q", command, name, from, out.String()[max(0, i-80):])
+				}
+				if g.garbled.Load() == 0 {
+					break
+				}
+				looks++
+				if command != "reset" && garble == nil && !strings.Contains(out.String(), g.address) {
+					t.Errorf("%s, %s from row %d on: nothing names the silent server: %q", command, name, from, out.String())
+				}
+			}
+		}
+		t.Logf("%s: %d looks", command, looks)
+	}
+}
