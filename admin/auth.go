@@ -8,6 +8,8 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -102,7 +104,7 @@ func (s *Server) withSession(next http.HandlerFunc) http.Handler {
 			s.fail(w, r, http.StatusUnauthorized, "the session has ended; log in again")
 			return
 		}
-		s.render(w, http.StatusUnauthorized, "login", loginPage{page: s.page(r, "Log in", ""), Next: r.URL.RequestURI()})
+		s.render(w, http.StatusUnauthorized, "login", loginPage{page: s.page(r, "Log in", ""), Next: local(r.URL.RequestURI())})
 	})
 }
 
@@ -159,12 +161,18 @@ func (s *Server) cookie(r *http.Request, value string, age int) *http.Cookie {
 	return &http.Cookie{Name: cookieName, Value: value, Path: "/", MaxAge: age, HttpOnly: true, Secure: secure, SameSite: http.SameSiteStrictMode}
 }
 
-// local keeps a redirect on this server.
+// returnable are the paths of the pages to which a login may return.
+var returnable = regexp.MustCompile(`^/(destination|destination/(pause|resync)|switches|switches/(reading|applying|backfills)|tables|configuration)?$`)
+
+// local is the address of the page to which a login returns: a page of the dashboard, else the overview. The address is written again from
+// its parts. A filter of bad addresses would have to know how http.Redirect and every browser change an address: the path /./\evil becomes
+// /\evil, which browsers take for the host evil.
 func local(target string) string {
-	if !strings.HasPrefix(target, "/") || strings.HasPrefix(target, "//") || strings.HasPrefix(target, "/\\") {
+	u, err := url.Parse(target)
+	if err != nil || u.Scheme != "" || u.Opaque != "" || u.User != nil || u.Host != "" || !returnable.MatchString(u.Path) {
 		return "/"
 	}
-	return target
+	return (&url.URL{Path: u.Path, RawQuery: u.Query().Encode()}).String()
 }
 
 // remote is the address of the client, for the record.

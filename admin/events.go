@@ -13,6 +13,10 @@ import (
 // eventEvery is the time between two updates of an open page's regions.
 const eventEvery = time.Second
 
+// eventsFor is the time after which a stream of events ends. A browser opens another stream by itself; a client that reads nothing gives its
+// place back.
+const eventsFor = 10 * time.Minute
+
 // streamEvents sends the changed regions of a page, as long as a client listens.
 func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
 	name := r.URL.Query().Get("page")
@@ -33,6 +37,8 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
 	_ = control.SetReadDeadline(time.Time{}) // the server's own would end the stream
 	tick := time.NewTicker(eventEvery)
 	defer tick.Stop()
+	over := time.NewTimer(eventsFor)
+	defer over.Stop()
 	sent := map[string]string{}
 	for {
 		if s.Token != "" && !s.bearer(r) && !s.session(r) {
@@ -50,6 +56,8 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 			return
 		case <-s.ending:
+			return
+		case <-over.C:
 			return
 		case <-tick.C:
 		}

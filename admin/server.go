@@ -129,8 +129,10 @@ const shutdownTimeout = 3 * time.Second
 // Run serves until ctx is done.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.Store.Close()
+	open := &connections{most: maxConnections}
 	server := &http.Server{
 		Handler:           s.handler,
+		ConnState:         open.note,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      30 * time.Second,

@@ -1,0 +1,88 @@
+package admin
+
+import (
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// maxConnections bounds the open connections: far more than the pages, scrapers and probes of a process need, and a small part of the
+// descriptors that a process usually may have (1024), of which the external databases take up to sink.max_connections.
+const maxConnections = 256
+
+// connections bounds the open connections of a server. A connection too many is not made to wait, as a limit on accepting would do: the
+// probes of an orchestrator would wait too, and the process would be ended for the sake of somebody else's idle connections. Another
+// connection is closed in its place: of the address with the most connections, and of these one without a request, the longest quiet
+// first. So an address that opens very many takes places from itself, and behind a reverse proxy, which has a single address, idle
+// connections go first. Safe for concurrent use.
+type connections struct {
+	most int
+
+	mu   sync.Mutex
+	open map[net.Conn]connection
+}
+
+type connection struct {
+	host    string
+	working bool // a request was read and is not answered yet
+	since   time.Time
+}
+
+// note is the server's ConnState. A connection whose request has not come whole yet counts as quiet: slow headers take no place for long.
+func (c *connections) note(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open == nil {
+		c.open = map[net.Conn]connection{}
+	}
+	switch known, ok := c.open[conn]; {
+	case state == http.StateClosed || state == http.StateHijacked:
+		delete(c.open, conn)
+	case state == http.StateNew:
+		c.open[conn] = connection{host: hostOf(conn.RemoteAddr()), since: time.Now()}
+		if len(c.open) > c.most {
+			c.closeOne(conn)
+		}
+	case ok: // else closed here already
+		known.working, known.since = state == http.StateActive, time.Now()
+		c.open[conn] = known
+	}
+}
+
+// closeOne closes a connection other than the newest. Called with mu held.
+func (c *connections) closeOne(newest net.Conn) {
+	count := map[string]int{}
+	for _, o := range c.open {
+		count[o.host]++
+	}
+	var victim net.Conn
+	var is connection
+	for conn, o := range c.open {
+		if conn == newest {
+			continue
+		}
+		var worse bool
+		switch {
+		case victim == nil, count[o.host] != count[is.host]:
+			worse = victim == nil || count[o.host] > count[is.host]
+		case o.working != is.working:
+			worse = !o.working
+		default:
+			worse = o.since.Before(is.since)
+		}
+		if worse {
+			victim, is = conn, o
+		}
+	}
+	delete(c.open, victim)
+	_ = victim.Close()
+}
+
+func hostOf(a net.Addr) string {
+	host, _, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return a.String()
+	}
+	return host
+}
