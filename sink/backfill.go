@@ -98,6 +98,7 @@ type backfill struct {
 	ready    *chunk
 	page     *page                            // the page to be swept next
 	known    map[string]*replication.Relation // tables as the last chunks found them
+	wait     wait                             // for a transaction on the primary
 	started  time.Time                        // of the chunk in hand
 	limit    int                              // rows of the chunk
 }
@@ -120,6 +121,7 @@ type chunk struct {
 
 	tracking int             // the backfill's when the read began
 	suspects map[uint32]bool // set by the first read of a tracking
+	holder   string          // nothing was read: the transaction that the read waits for
 }
 
 // since is the place among the tracked keys from which on every change counts: see merge.
@@ -210,6 +212,7 @@ func (bf *backfill) standDown() {
 func (bf *backfill) forget() {
 	bf.tracking++
 	bf.tracked, bf.suspects = nil, nil
+	bf.goesOn()
 	bf.d.mu.Lock()
 	bf.ready = nil
 	bf.d.mu.Unlock()
@@ -255,7 +258,7 @@ func (bf *backfill) advance(ctx context.Context) error {
 	if waiting {
 		time.AfterFunc(horizonPause, d.nudge)
 	}
-	if !idle {
+	if !idle || time.Now().Before(bf.wait.until) {
 		return nil
 	}
 	if err := bf.ask(ctx); err != nil {
@@ -269,8 +272,8 @@ func (bf *backfill) advance(ctx context.Context) error {
 	d.mu.Lock()
 	bf.reading = true
 	d.mu.Unlock()
-	tracking, settle := bf.tracking, bf.suspects == nil
-	d.router.start(func() { bf.read(tracking, settle) })
+	tracking, settle, awaited := bf.tracking, bf.suspects == nil, bf.wait.xid
+	d.router.start(func() { bf.read(tracking, settle, awaited) })
 	return nil
 }
 
@@ -286,13 +289,13 @@ func (bf *backfill) ask(ctx context.Context) (err error) {
 }
 
 // read gets the next chunk. The reading runs beside the worker, which goes on with live changes.
-func (bf *backfill) read(tracking int, settle bool) {
+func (bf *backfill) read(tracking int, settle bool, awaited *uint32) {
 	d := bf.d
 	ctx, cancel := context.WithTimeout(d.router.ctx, time.Minute)
 	defer cancel()
 	copier := &replication.Copier{Primary: d.router.Primary}
 	defer copier.Close()
-	c, err := bf.nextSafely(ctx, copier, settle)
+	c, err := bf.nextSafely(ctx, copier, settle, awaited)
 	if err == nil && c.Relation != nil && len(c.Relation.Columns) < len(d.router.relation(c.table).Columns) { // a known column is gone
 		_, err = d.router.relearn(ctx, c.table)
 	}
@@ -310,13 +313,16 @@ func (bf *backfill) read(tracking int, settle bool) {
 }
 
 // nextSafely turns a panic, which would end the process, into an error: the cursor comes from the external database.
-func (bf *backfill) nextSafely(ctx context.Context, copier *replication.Copier, settle bool) (c *chunk, err error) {
+func (bf *backfill) nextSafely(ctx context.Context, copier *replication.Copier, settle bool, awaited *uint32) (c *chunk, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			bf.d.log.Error("a fault of Outflow's", zap.Any("panic", cause), zap.Stack("stack"))
 			err = fmt.Errorf("a fault of Outflow's, or a cursor that cannot be: %v", cause)
 		}
 	}()
+	if c, err = bf.awaits(ctx, copier, awaited); c != nil || err != nil {
+		return c, err
+	}
 	if c, err = bf.next(ctx, copier, settle); err == nil {
 		err = failpoint.Fail(failpoint.ChunkRead)
 	}
@@ -334,6 +340,15 @@ func (bf *backfill) next(ctx context.Context, copier *replication.Copier, settle
 		return nil, err
 	}
 	suspects := bf.d.router.suspects(now.Snapshot)
+	if len(suspects) > 0 {
+		elsewhere, err := copier.Elsewhere(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, xid := range elsewhere {
+			delete(suspects, xid)
+		}
+	}
 	c, err := bf.chunk(ctx, copier)
 	if err == nil {
 		c.suspects = suspects

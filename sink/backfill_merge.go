@@ -37,18 +37,14 @@ func (bf *backfill) merge(ctx context.Context) error {
 	if c.suspects != nil {
 		bf.suspects = c.suspects
 	}
-	for xid := range bf.suspects {
-		if !c.Snapshot.Sees(xid) {
-			// The transaction was applied before keys were tracked, and is invisible to the chunk: the chunk may hold older rows.
-			// Read the chunk again.
-			time.AfterFunc(20*horizonPause, d.nudge)
-			if err := d.askFlushNowAndThen(ctx); err != nil {
-				return err
-			}
-			return errNothing
+	if xid, waits := bf.unseen(c.Snapshot); waits {
+		bf.await(xid, c.holder)
+		if err := d.askFlushNowAndThen(ctx); err != nil {
+			return err
 		}
-		delete(bf.suspects, xid) // later snapshots see the transaction too
+		return errNothing
 	}
+	bf.goesOn()
 	if err := failpoint.Fail(failpoint.BeforeMerge); err != nil {
 		return err
 	}

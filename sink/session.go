@@ -92,7 +92,7 @@ func (d *Destination) connect(ctx context.Context) error {
 	defer d.mu.Unlock()
 	d.session = s
 	d.attach(s)
-	d.met, d.visiting = true, false
+	d.met, d.visiting, d.status.Reason = true, false, ""
 	d.status.SequenceID = s.lowest()
 	d.noteSynced(s, s.written)
 	d.caughtUp = s.backfill == nil
