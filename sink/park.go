@@ -21,6 +21,7 @@ func (r *Router) Begin(ctx context.Context) error {
 	r.membership.Lock()
 	defer r.membership.Unlock()
 	r.begun.Store(true)
+	r.inside = false // the stream begins with a whole transaction
 	copier := &replication.Copier{Primary: r.Primary}
 	unfinished, err := copier.Unfinished(ctx)
 	copier.Close()

@@ -118,9 +118,10 @@ func (d *Destination) exchange(ctx context.Context, fill func(context.Context, *
 // that the changes are the last of t.
 func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes []replication.Change, done bool, err error) {
 	// The open external transaction is kept alive: the server ends an idle transaction, in order to notice a dead client.
-	alive := time.NewTicker(d.router.Options.LockTimeout / 2)
+	alive, look := time.NewTicker(d.router.Options.LockTimeout/2), time.NewTicker(openPatience/10)
 	defer alive.Stop()
-	for {
+	defer look.Stop()
+	for began := time.Now(); ; {
 		d.mu.Lock()
 		rest := t.changes[t.next:]
 		if len(rest) > 0 || t.complete {
@@ -137,12 +138,38 @@ func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes 
 			if err := d.session.exec(ctx, "SELECT 1"); err != nil {
 				return nil, false, err
 			}
+		case <-look.C:
+			if d.router.stalled(began) {
+				return nil, false, d.postpone(t)
+			}
 		case <-d.router.stop: // the rest will not come
 			return nil, false, context.Canceled
 		case <-ctx.Done():
 			return nil, false, ctx.Err()
 		}
 	}
+}
+
+// errPostponed ends an external transaction without a failure: the stream brings the source transaction again.
+var errPostponed = errors.New("the rest of a large transaction does not come while the primary is away")
+
+// postpone has the stream bring a transaction again from its first change. An external transaction must not stay open, with locks on the
+// tenant's tables, until the primary is back.
+func (d *Destination) postpone(t *transaction) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	t.dropped = true
+	d.log.Warn("rolled back: the rest of a large transaction does not come; the stream brings all of it again", zap.Int64("sequence_id", t.id))
+	return errPostponed
+}
+
+// stalled reports whether the stream has brought nothing for a while, since the given time at the earliest, and not because the reader waits
+// for room: the judge ends such a wait.
+func (r *Router) stalled(since time.Time) bool {
+	if last := time.Unix(0, r.lastPart.Load()); last.After(since) {
+		since = last
+	}
+	return time.Since(since) > openPatience && (r.Reader.State() != replication.Streaming || !r.gate.closed())
 }
 
 // sameShape is how many of the changes, from the first, can be folded together.

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -144,7 +145,7 @@ func (d *Destination) failed(e *Error) {
 	case d.gone:
 		d.log.Info("the destination is no longer in the configuration")
 	case isCanceled(e) && d.router.stopping():
-	case d.again: // no failure: the destination goes on with its new target
+	case d.again || errors.Is(e, errPostponed): // no failure: the destination goes on, with its new target or from the stream
 		d.again, d.due = false, true
 		d.wake()
 	default:

@@ -57,6 +57,11 @@ func (d *Destination) fetchToast(ctx context.Context, transactions []*transactio
 func (d *Destination) current(ctx context.Context, rel *replication.Relation, keys []replication.Tuple, xids []uint32) ([]replication.Tuple, *replication.Relation, error) {
 	d.lookups.Add(1) // the primary's time is not the destination's
 	defer d.lookups.Add(-1)
+	if d.session.conn.TxStatus() == 'T' { // with locks on the tenant's tables
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, openPatience)
+		defer cancel()
+	}
 	found, now, err := d.lookUp(ctx, replication.Keys{Part: d.part(rel), Tuples: keys}, xids)
 	switch {
 	case errors.Is(err, replication.ErrNotVisible):
