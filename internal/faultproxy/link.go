@@ -19,7 +19,8 @@ type link struct {
 	proxy  *Proxy
 	client *net.TCPConn
 	server *net.TCPConn
-	muted  atomic.Bool // set before the bytes are forwarded whose answer the client must not see
+	passed atomic.Int64 // bytes, both ways
+	muted  atomic.Bool  // set before the bytes are forwarded whose answer the client must not see
 }
 
 // upstream carries the client's bytes, and watches the bytes for the trigger.
@@ -128,6 +129,12 @@ func (l *link) forward(to *net.TCPConn, chunk []byte) bool {
 		}
 		piece := chunk[:f.piece(len(chunk))]
 		chunk = chunk[len(piece):]
+		over := l.passed.Add(int64(len(piece))) - f.most
+		if f.most > 0 && over > 0 {
+			_, _ = to.Write(piece[:max(0, int64(len(piece))-over)])
+			l.reset()
+			return false
+		}
 		if to == l.client && l.muted.Load() {
 			return true // the request came while the answer was held up: the answer is out of date
 		}

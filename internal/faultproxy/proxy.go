@@ -34,6 +34,7 @@ type faults struct {
 	delay     time.Duration // before each chunk
 	bandwidth int           // bytes per second, 0 is unlimited
 	slice     int           // bytes per write, 0 is a whole chunk
+	most      int64         // bytes per connection before a reset, 0 is unlimited
 	trigger   *trigger      // nil is none
 }
 
@@ -116,6 +117,10 @@ func (p *Proxy) Bandwidth(bytesPerSecond int) {
 
 // Slice forwards in writes of n bytes. The receiver may still read several at once. 0 is whole chunks.
 func (p *Proxy) Slice(n int) { p.set(func(f *faults) { f.slice = n }) }
+
+// CutAfterBytes resets each connection that has carried n bytes, both directions together, since the connection began: a message is cut in
+// the middle. 0 is no limit.
+func (p *Proxy) CutAfterBytes(n int) { p.set(func(f *faults) { f.most = int64(n) }) }
 
 // CutAfterQuery waits for a text in a client's bytes, in any case of letters: then the matching request goes to the server up to the
 // request's end (the Query, Sync or Flush), and the client's connection is reset before any answer. The server carries the request out;

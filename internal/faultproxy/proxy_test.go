@@ -162,6 +162,23 @@ func TestCutAfterQueryTakenAway(t *testing.T) {
 	}
 }
 
+func TestCutAfterBytes(t *testing.T) {
+	p, _, connect := setup(t)
+	old := connect()
+	p.CutAfterBytes(100_000)
+	conn := connect()
+	if _, err := query(t.Context(), conn, "SELECT repeat('x', 50000)"); err != nil {
+		t.Fatalf("below the limit: %v", err)
+	}
+	if got, err := query(t.Context(), conn, "SELECT repeat('x', 60000)"); err == nil {
+		t.Errorf("above the limit it gives %d bytes", len(got))
+	}
+	p.CutAfterBytes(0)
+	if _, err := query(t.Context(), old, "SELECT repeat('x', 200000)"); err != nil {
+		t.Errorf("without a limit: %v", err)
+	}
+}
+
 func TestStall(t *testing.T) {
 	p, _, connect := setup(t)
 	conn := connect()

@@ -3,6 +3,7 @@ package torture
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 )
 
 // The sizes of the tenants' data: small, because a run copies the data dozens of times.
@@ -248,11 +249,31 @@ func (x *transaction) parts() []string {
 	return []string{insert}
 }
 
+// wide changes rows of the table with many types. The values are extremes of their types, or any.
 func (x *transaction) wide() []string {
 	id := x.id*100_000 + x.r.IntN(items)
-	if x.r.IntN(5) == 0 {
+	switch x.r.IntN(5) {
+	case 0:
 		return []string{fmt.Sprintf(`DELETE FROM "Wide" WHERE tenant = '%s' AND id = %d`, x.tenant, id)}
+	case 1:
+		return []string{x.copyWide()}
 	}
-	return []string{fmt.Sprintf(`INSERT INTO "Wide" (tenant, id, amount, version) VALUES ('%s', %d, %d, nextval('version'))
-		ON CONFLICT (tenant, id) DO UPDATE SET amount = excluded.amount, version = excluded.version`, x.tenant, id, x.r.IntN(1_000_000))}
+	return []string{fmt.Sprintf(`INSERT INTO "Wide" (tenant, id, amount, ratio, moment, period, raw, tags, version)
+		VALUES ('%s', %d, %d, %s, %s, %s, sha256('%d'), %s, nextval('version'))
+		ON CONFLICT (tenant, id) DO UPDATE SET amount = excluded.amount, ratio = excluded.ratio, moment = excluded.moment, version = excluded.version`,
+		x.tenant, id, x.r.IntN(1_000_000),
+		pick(x.r, []string{"random()", "'NaN'", "'-Infinity'", "1e-307", "0.1::float8 + 0.2", "NULL"}),
+		pick(x.r, []string{"clock_timestamp()", "'infinity'", "'0044-03-15 12:00 BC'", "'2026-02-03 04:05:06.789+05:30'", "NULL"}),
+		pick(x.r, []string{"'1 year -2 mons 3 days -04:05:06.7'", "'0'", "NULL"}), x.r.Uint32(),
+		pick(x.r, []string{"ARRAY['a', NULL, '', 'NULL', '\"', '{}']", "'{}'", "NULL"}))}
+}
+
+// copyWide is a COPY of some rows with fresh keys.
+func (x *transaction) copyWide() string {
+	var b strings.Builder
+	b.WriteString("COPY \"Wide\" (tenant, id, amount, tags, version) FROM STDIN\n")
+	for range 1 + x.r.IntN(20) {
+		fmt.Fprintf(&b, "%s\t%d\t%d\t{copied}\t0\n", x.tenant, x.id*100_000_000+x.r.IntN(100_000_000), x.r.IntN(1000))
+	}
+	return b.String()
 }

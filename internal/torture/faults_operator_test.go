@@ -19,6 +19,7 @@ var operatorFaults = []fault{
 	{"reading off", 1, seconds(0.5, 3), switchOff("reading")},
 	{"backfills off", 1, seconds(0.5, 3), switchOff("backfills")},
 	{"mapping edited", 3, seconds(0, 0.5), editMapping},
+	{"definition edited", 3, seconds(0, 0.5), editDefinition},
 	{"hangup", 2, seconds(0, 0.5), hangup},
 	{"dsn edited", 3, seconds(0.5, 5), editDSN},
 	{"destination taken out", 2, seconds(0.5, 3), disable},
@@ -63,6 +64,15 @@ func editMapping(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
 	return hangup(ctx, w, r)
 }
 
+// editDefinition changes the mapping that tenants have written.
+func editDefinition(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {
+	err := w.onPrimary(ctx, `UPDATE outflow.destination SET definitions = $1`, []string{ownDefinition(w.definition.Load() + 1)})
+	if err == nil {
+		w.definition.Add(1)
+	}
+	return nil, err
+}
+
 func hangup(_ context.Context, w *world, _ *rand.Rand) (heal, error) {
 	for _, s := range w.fleet.seats {
 		_ = s.signal(syscall.SIGHUP) // an empty seat reads the configuration when the seat is taken
@@ -88,7 +98,7 @@ func editDSN(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
 	edit := func(ctx context.Context, dsn string) error {
 		return w.onPrimary(ctx, `UPDATE outflow.destination SET dsn = $3 WHERE tenant_id = $1 AND name = $2`, d.tenant, d.name, dsn)
 	}
-	dsn := pick(r, []string{withPassword(d.direct()), closedPort(d.dsn()), "postgres://nonsense", d.dsn() + "&sslrootcert=/etc/passwd"})
+	dsn := pick(r, []string{withPassword(d.server.DSN(d.database)), closedPort(d.dsn()), "postgres://nonsense", d.dsn() + "&sslrootcert=/etc/passwd"})
 	return func(ctx context.Context) error { return edit(ctx, d.dsn()) }, edit(ctx, dsn)
 }
 

@@ -17,6 +17,7 @@ var primaryFaults = []fault{
 	{"sessions on the primary ended", 3, seconds(0, 0.3), endPrimarySessions},
 	{"no synchronous standby", 3, seconds(0.5, 4), absentStandby},
 	{"slot dropped", 2, seconds(0, 1), dropSlot},
+	{"WAL of the slot removed", 2, seconds(0, 1), removeWAL},
 	{"publication altered for a moment", 2, seconds(0.1, 1.5), alterPublication},
 	{"column added, renamed, dropped", 3, seconds(0.1, 1.5), addColumn},
 	{"column rewritten", 1, seconds(0, 0.5), rewrite},
@@ -37,6 +38,26 @@ func stopPrimary(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {
 
 func endPrimarySessions(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {
 	return nil, w.onPrimary(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'outflow%'`)
+}
+
+// removeWAL has the server write more WAL than the server may keep for the slot. A process that reads fast keeps the slot alive.
+func removeWAL(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {
+	set := func(ctx context.Context, size string) error {
+		if err := w.primary.Exec(ctx, "", "ALTER SYSTEM SET max_slot_wal_keep_size = '"+size+"'"); err != nil {
+			return err
+		}
+		return w.primary.Exec(ctx, "", "SELECT pg_reload_conf()")
+	}
+	err := set(ctx, "1MB")
+	for range 8 {
+		if err == nil {
+			err = w.onPrimary(ctx, `SELECT pg_logical_emit_message(false, 'filler', repeat('x', 4000000))`)
+		}
+	}
+	if err == nil {
+		err = w.primary.Exec(ctx, "", "CHECKPOINT")
+	}
+	return func(ctx context.Context) error { return set(ctx, "-1") }, err
 }
 
 // absentStandby has commits wait: the WAL has the commits, the stream shows them, and no snapshot does.

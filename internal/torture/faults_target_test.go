@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"syscall"
 
 	"github.com/jackc/pgx/v5"
@@ -34,6 +35,8 @@ func targetFaults(of func(*world) *targetServer) []fault {
 		{"emptied", 1, seconds(0, 0.5), on(empty)},
 		{"read-only", 2, seconds(0.5, 4), on(readOnly)},
 		{"refused by a constraint", 3, seconds(0.5, 5), on(refuseRows)},
+		{"constraints of its own", 4, seconds(0.5, 8), on(addConstraint)},
+		{"disk full", 3, seconds(1, 6), on(fillDisk)},
 	}
 }
 
@@ -122,7 +125,7 @@ func restore(ctx context.Context, w *world, s *targetServer, r *rand.Rand) (heal
 	}
 	// Nobody may be in a database that is copied.
 	err := exec(ctx, "DROP DATABASE IF EXISTS "+copied+" WITH (FORCE)", "ALTER DATABASE "+d.database+" ALLOW_CONNECTIONS false",
-		`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '`+d.database+`'`, "CREATE DATABASE "+copied+" TEMPLATE "+d.database)
+		`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '`+d.database+`'`, "CREATE DATABASE "+copied+" TEMPLATE "+d.database+d.tablespace)
 	allow := "UPDATE pg_database SET datallowconn = true WHERE datname = '" + d.database + "'"
 	if err == nil {
 		err = exec(ctx, allow)
@@ -139,7 +142,8 @@ func restore(ctx context.Context, w *world, s *targetServer, r *rand.Rand) (heal
 				return err
 			}
 			if there {
-				if err := exec(ctx, "DROP DATABASE IF EXISTS "+d.database+" WITH (FORCE)", "ALTER DATABASE "+copied+" RENAME TO "+d.database); err != nil {
+				if err := exec(ctx, "DROP DATABASE IF EXISTS "+d.database+" WITH (FORCE)", "ALTER DATABASE "+copied+" RENAME TO "+d.database,
+					strings.ReplaceAll(hostile, "DATABASE", "DATABASE "+d.database)); err != nil {
 					return err
 				}
 			}
@@ -174,6 +178,30 @@ func refuseRows(ctx context.Context, w *world, s *targetServer, r *rand.Rand) (h
 	return func(ctx context.Context) error {
 		return ignore(s.Exec(ctx, d.database, `SET lock_timeout = '5s'; ALTER TABLE IF EXISTS items DROP CONSTRAINT IF EXISTS refuses`), "42P01")
 	}, s.Exec(ctx, d.database, `SET lock_timeout = '3s'; ALTER TABLE items ADD CONSTRAINT refuses CHECK (version % 5 <> 0) NOT VALID`)
+}
+
+// constraints are what a tenant may add to the tables: the rows of every moment satisfy all.
+var constraints = []string{
+	"contact_channels ADD CONSTRAINT own FOREIGN KEY (user_id) REFERENCES users DEFERRABLE INITIALLY DEFERRED",
+	"ledger ADD CONSTRAINT own FOREIGN KEY (writer) REFERENCES clock",
+	"items ADD CONSTRAINT own UNIQUE (version)",
+	"items ADD CONSTRAINT own UNIQUE (version) DEFERRABLE INITIALLY DEFERRED",
+	"accounts ADD CONSTRAINT own CHECK (version > 0)",
+	"clock ADD CONSTRAINT own EXCLUDE USING btree (writer WITH =)",
+}
+
+// addConstraint adds a constraint, and takes the constraint away or leaves it.
+func addConstraint(ctx context.Context, w *world, s *targetServer, r *rand.Rand) (heal, error) {
+	d, constraint, stays := w.oneOf(s, r), pick(r, constraints), r.IntN(2) == 0
+	table, _, _ := strings.Cut(constraint, " ")
+	w.say("%s: %s", d, constraint)
+	err := s.Exec(ctx, d.database, "SET lock_timeout = '3s'; ALTER TABLE "+constraint)
+	if stays {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		return s.Exec(ctx, d.database, "SET lock_timeout = '5s'; ALTER TABLE IF EXISTS "+table+" DROP CONSTRAINT IF EXISTS own")
+	}, err
 }
 
 func queryRow(ctx context.Context, dsn, sql string, into ...any) error {

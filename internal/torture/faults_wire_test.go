@@ -39,6 +39,10 @@ var wireFaults = []fault{
 		p.Slice(1 + r.IntN(64))
 		return func() { p.Slice(0) }
 	})},
+	{"cut after some bytes", 3, seconds(1, 4), onWire(func(p *faultproxy.Proxy, r *rand.Rand) func() {
+		p.CutAfterBytes(2_000 << r.IntN(8))
+		return func() { p.CutAfterBytes(0) }
+	})},
 	{"cut behind COMMIT", 4, seconds(1, 4), onWire(func(p *faultproxy.Proxy, _ *rand.Rand) func() {
 		p.CutAfterQuery("outflow_commit")
 		return func() { p.CutAfterQuery("") }
@@ -47,6 +51,7 @@ var wireFaults = []fault{
 		p.CutAfterQuery("outflow.destination_state")
 		return func() { p.CutAfterQuery("") }
 	})},
+	{"pooler killed", 2, seconds(0.1, 3), killPooler},
 }
 
 // onWire makes a fault of something that a proxy does until the returned function undoes it; nil is nothing to undo.

@@ -141,6 +141,9 @@ func (w *world) comparisons(d *destination) []comparison {
 			is_anonymous FROM users`},
 		{"journal", fmt.Sprintf(`SELECT writer, number FROM "Ledger" WHERE tenant = '%s'`, d.tenant), `SELECT DISTINCT writer, number FROM journal`},
 	}
+	if d.hasOwn() {
+		all = append(all, comparison{"own", fmt.Sprintf(`SELECT id, balance + %d FROM "Account" WHERE tenant = '%s'`, w.definition.Load(), d.tenant), `SELECT id, edited FROM own`})
+	}
 	for _, t := range tables {
 		columns := strings.Join(names(t.columns()), ", ")
 		source := columns

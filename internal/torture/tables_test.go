@@ -22,7 +22,8 @@ var tables = []table{
 	{mapping: "accounts", source: "Account", target: "accounts", key: []string{"id bigint"}, rest: []string{"balance bigint", "version bigint"}, watched: true},
 	{mapping: "items", source: "Item", target: "items", key: []string{"id bigint"}, rest: []string{"note text", "payload text", "version bigint"}, watched: true},
 	{mapping: "parts", source: "Part", target: "parts", key: []string{"id bigint", "kind int"}, rest: []string{"version bigint"}},
-	{mapping: "wide", source: "Wide", target: "wide", key: []string{"id bigint"}, rest: []string{"amount bigint", "version bigint"}, watched: true},
+	{mapping: "wide", source: "Wide", target: "wide", key: []string{"id bigint"}, watched: true,
+		rest: []string{"amount bigint", "ratio float8", "moment timestamptz", "period interval", "raw bytea", "tags text[]", "version bigint"}},
 }
 
 // mappingNames are the mappings of every destination.
@@ -32,6 +33,24 @@ func mappingNames() []string {
 		names = append(names, t.mapping)
 	}
 	return names
+}
+
+// ownDefinition is a mapping that a tenant has written. Each edition gives other values.
+func ownDefinition(edition int64) string {
+	return fmt.Sprintf(`name: own
+target: own
+schema: CREATE TABLE IF NOT EXISTS own (id bigint PRIMARY KEY, edited bigint)
+steps:
+  - from: Account
+    when: delete
+    sql: DELETE FROM own t USING "Account" a WHERE t.id = a.id
+  - from: Account
+    when: upsert
+    sql: |
+      INSERT INTO own (id, edited) SELECT a.id, a.balance + %d FROM "Account" a ON CONFLICT (id) DO UPDATE SET edited = excluded.edited
+keys:
+  Account: SELECT id FROM own
+`, edition)
 }
 
 // witness is what an external database records by triggers.
@@ -97,9 +116,9 @@ func (t table) schema() string {
 	s := fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (%s, PRIMARY KEY (%s));\n%s", t.target, strings.Join(t.columns(), ", "), strings.Join(key, ", "), strings.TrimPrefix(witness, "\n"))
 	switch {
 	case t.isLedger():
-		s += "CREATE OR REPLACE TRIGGER journal BEFORE INSERT ON ledger FOR EACH ROW EXECUTE FUNCTION write_journal();\n"
+		s += "DROP TRIGGER IF EXISTS journal ON ledger;\nCREATE TRIGGER journal BEFORE INSERT ON ledger FOR EACH ROW EXECUTE FUNCTION write_journal();\n"
 	case t.watched:
-		s += fmt.Sprintf("CREATE OR REPLACE TRIGGER versions AFTER INSERT OR UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION watch_version();\n", t.target)
+		s += fmt.Sprintf("DROP TRIGGER IF EXISTS versions ON %[1]s;\nCREATE TRIGGER versions AFTER INSERT OR UPDATE ON %[1]s FOR EACH ROW EXECUTE FUNCTION watch_version();\n", t.target)
 	}
 	return s
 }

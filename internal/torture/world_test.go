@@ -3,9 +3,11 @@ package torture
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -50,6 +52,9 @@ type world struct {
 	commits      commits
 	tally        tally
 	edition      atomic.Int64 // of the mapping of items
+	definition   atomic.Int64 // edition of the tenants' own mapping
+	pooler       *pooler      // nil: the machine has none
+	disk         *disk        // nil: the process may not mount
 
 	mu      sync.Mutex
 	events  []string // what has happened, for a failure's message
@@ -63,17 +68,22 @@ type destination struct {
 	server       *targetServer
 	database     string
 	wire         *faultproxy.Proxy // before the server
+	pooler       *pooler           // between the proxy and the server; nil for none
 	queried      bool              // configured in outflow.destination, else in the file
+	tablespace   string            // clause of CREATE DATABASE
 	excuses      excuses
 }
 
 func (d *destination) String() string { return d.database }
 
 // direct is the connection string of the harness, past the proxy.
-func (d *destination) direct() string { return d.server.DSN(d.database) }
+func (d *destination) direct() string { return d.server.DSN(d.database) + plain }
 
 // dsn is the connection string of outflow.
-func (d *destination) dsn() string { return withPassword(d.wire.DSN(d.direct())) }
+func (d *destination) dsn() string { return withPassword(d.wire.DSN(d.server.DSN(d.database))) }
+
+// hasOwn reports whether the tenant has written a mapping.
+func (d *destination) hasOwn() bool { return d.queried }
 
 func withPassword(dsn string) string {
 	u, err := url.Parse(dsn)
@@ -87,26 +97,63 @@ func withPassword(dsn string) string {
 // newWorld starts the servers and writes the configuration. Nothing runs yet.
 func newWorld(t *testing.T, seed uint64, dir string) *world {
 	w := &world{t: t, seed: seed, dir: dir, failed: make(chan struct{})}
-	settings := map[string]string{"wal_sender_timeout": "3s", "max_wal_size": "256MB"}
-	w.primary = pgtest.New(t, pgcluster.Options{Settings: settings})
-	w.east, w.west = &targetServer{pgtest.New(t, pgcluster.Options{}), "east"}, &targetServer{pgtest.New(t, pgcluster.Options{}), "west"}
-	w.wire = w.proxy(w.primary.Addr())
+	w.definition.Store(1)
+	w.disk = newDisk(w)
+	w.startServers()
 	w.destinations = []*destination{
 		{tenant: tenants[0], name: "main", server: w.east, database: "alpha"},
 		{tenant: tenants[1], name: "main", server: w.east, database: "beta"},
-		{tenant: tenants[2], name: "main", server: w.west, database: "gamma"},
+		{tenant: tenants[2], name: "main", server: w.west, database: "gamma", pooler: newPooler(w, w.west)},
 		{tenant: tenants[3], name: "main", server: w.west, database: "delta", queried: true},
 		{tenant: tenants[0], name: "second", server: w.west, database: "alpha_second", queried: true},
 	}
+	w.pooler, w.wire = w.destinations[2].pooler, w.proxy(w.primary.Addr())
+	tablespace, err := w.disk.tablespace(t.Context(), w.west)
+	must(t, err)
 	for _, d := range w.destinations {
-		_, err := d.server.CreateDatabase(t.Context(), d.database)
-		must(t, err)
-		d.wire = w.proxy(d.server.Addr())
+		behind := d.server.Addr()
+		if d.pooler != nil {
+			behind = d.pooler.addr
+		}
+		d.wire = w.proxy(behind)
+		if d.database == "alpha_second" {
+			d.tablespace = tablespace
+		}
+		must(t, d.server.Exec(t.Context(), "", "CREATE DATABASE "+d.database+d.tablespace+";"))
+		must(t, d.server.Exec(t.Context(), "", strings.ReplaceAll(hostile, "DATABASE", "DATABASE "+d.database)))
 	}
 	w.makePrimary()
 	w.writeMappings()
 	must(t, os.WriteFile(w.configFile(), []byte(w.config()), 0o600))
 	return w
+}
+
+// hostile are settings of a database under which the server writes values that other settings do not read.
+const hostile = `ALTER DATABASE SET datestyle = 'German, DMY'; ALTER DATABASE SET intervalstyle = 'sql_standard'; ALTER DATABASE SET extra_float_digits = -5;
+	ALTER DATABASE SET bytea_output = 'escape'; ALTER DATABASE SET timezone = 'Asia/Kathmandu'`
+
+// plain are settings for the sessions of the harness, which must not meet the hostile ones.
+const plain = "&datestyle=ISO&intervalstyle=postgres&extra_float_digits=3&bytea_output=hex&timezone=UTC"
+
+// startServers starts servers of the versions that the seed chooses, as far as the machine has them.
+func (w *world) startServers() {
+	r := rand.New(rand.NewPCG(w.seed, 1000))
+	// Small segments of the WAL let a slot lose its WAL soon.
+	primary := pgcluster.Options{Version: version(r, 14, 18), InitdbArgs: []string{"--wal-segsize=1"},
+		Settings: map[string]string{"wal_sender_timeout": "3s", "max_wal_size": "64MB", "min_wal_size": "8MB"}}
+	east, west := pgcluster.Options{}, pgcluster.Options{Version: version(r, 13, 14, 18)}
+	w.primary = pgtest.New(w.t, primary)
+	w.east, w.west = &targetServer{pgtest.New(w.t, east), "east"}, &targetServer{pgtest.New(w.t, west), "west"}
+	w.say("the primary has version %d, west has version %d; 0 is the machine's own", primary.Version, west.Version)
+}
+
+// version is one of some versions of Postgres, or as often 0, the machine's own.
+func version(r *rand.Rand, versions ...int) int {
+	wanted := pick(r, append(versions, slices.Repeat([]int{0}, len(versions))...))
+	if slices.ContainsFunc(pgcluster.Installed(), func(i pgcluster.Install) bool { return i.Version == wanted }) {
+		return wanted
+	}
+	return 0
 }
 
 func (w *world) proxy(addr string) *faultproxy.Proxy {
@@ -121,6 +168,7 @@ func (w *world) makePrimary() {
 	ctx := w.t.Context()
 	_, err := w.primary.CreateDatabase(ctx, database)
 	must(w.t, err)
+	must(w.t, w.primary.Exec(ctx, "", strings.ReplaceAll(hostile, "DATABASE", "DATABASE "+database)))
 	for _, file := range []string{"../../testdata/schema.sql", "testdata/primary.sql"} {
 		sql, err := os.ReadFile(file)
 		must(w.t, err)
@@ -132,7 +180,7 @@ func (w *world) makePrimary() {
 	}
 }
 
-func (w *world) source() string       { return w.primary.DSN(database) }
+func (w *world) source() string       { return w.primary.DSN(database) + plain }
 func (w *world) configFile() string   { return filepath.Join(w.dir, "outflow.yaml") }
 func (w *world) mappingsDir() string  { return filepath.Join(w.dir, "mappings") }
 func (w *world) since() time.Duration { return time.Since(w.start) }
@@ -152,7 +200,7 @@ func (w *world) writeMappings() {
 // config is the configuration of outflow. Times and sizes are small, so that a short run meets parking, slow destinations and full queues.
 func (w *world) config() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "source:\n  dsn: %q\n  slot: %s\n  heartbeat: 1s\n  tables:\n", withPassword(w.wire.DSN(w.source())), slot)
+	fmt.Fprintf(&b, "source:\n  dsn: %q\n  slot: %s\n  heartbeat: 1s\n  tables:\n", withPassword(w.wire.DSN(w.primary.DSN(database))), slot)
 	b.WriteString("    - {name: ProjectUser, tenant: tenancyId}\n    - {name: ContactChannel, tenant: tenancyId}\n")
 	for _, t := range tables {
 		fmt.Fprintf(&b, "    - {name: %s, tenant: tenant}\n", t.source)
@@ -177,8 +225,8 @@ func (w *world) addQueried(ctx context.Context) error {
 		if !d.queried {
 			continue
 		}
-		if err := w.onPrimary(ctx, `INSERT INTO outflow.destination (tenant_id, name, dsn, mappings) VALUES ($1, $2, $3, $4)
-			ON CONFLICT (tenant_id, name) DO UPDATE SET dsn = excluded.dsn`, d.tenant, d.name, d.dsn(), mappingNames()); err != nil {
+		if err := w.onPrimary(ctx, `INSERT INTO outflow.destination (tenant_id, name, dsn, mappings, definitions) VALUES ($1, $2, $3, $4, $5)
+			ON CONFLICT (tenant_id, name) DO UPDATE SET dsn = excluded.dsn`, d.tenant, d.name, d.dsn(), mappingNames(), []string{ownDefinition(w.definition.Load())}); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -248,9 +249,14 @@ func (x *transaction) committed() {
 	x.w.tally.transaction(x.rows)
 }
 
-// exec runs one statement.
-func (x *transaction) exec(sql string) error {
-	tag, err := x.db.Exec(x.ctx, sql)
+// exec runs one statement. The rows of a COPY follow in the lines behind the first.
+func (x *transaction) exec(sql string) (err error) {
+	var tag pgconn.CommandTag
+	if command, rows, _ := strings.Cut(sql, "\n"); strings.HasPrefix(command, "COPY ") {
+		tag, err = x.db.PgConn().CopyFrom(x.ctx, strings.NewReader(rows), command)
+	} else {
+		tag, err = x.db.Exec(x.ctx, sql)
+	}
 	if err != nil {
 		return fmt.Errorf("%.120s: %w", sql, err)
 	}

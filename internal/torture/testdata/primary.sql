@@ -24,4 +24,5 @@ CREATE TABLE "Part_2" PARTITION OF "Part" FOR VALUES IN (2);
 CREATE TABLE "Part_other" PARTITION OF "Part" DEFAULT;
 
 -- Columns are added, dropped, renamed and widened.
-CREATE TABLE "Wide" (tenant uuid, id bigint, amount int NOT NULL, spare int, version bigint NOT NULL, PRIMARY KEY (tenant, id));
+CREATE TABLE "Wide" (tenant uuid, id bigint, amount int NOT NULL, spare int, ratio float8, moment timestamptz, period interval, raw bytea, tags text[],
+    version bigint NOT NULL, PRIMARY KEY (tenant, id));
