@@ -129,7 +129,7 @@ func (s Setup) inspectReplication(ctx context.Context, f serverFacts, found *Fin
 
 // walsenderSettings opens a replication connection and returns the settings for printing values.
 func (p *Primary) walsenderSettings(ctx context.Context) (map[string]string, error) {
-	conn, err := p.connectReplication(ctx, &stream{})
+	conn, _, err := p.connectReplication(ctx)
 	if err != nil {
 		return nil, err
 	}

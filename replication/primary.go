@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"maps"
 	"time"
@@ -86,8 +87,9 @@ func (p *Primary) Connect(ctx context.Context) (*pgx.Conn, error) {
 	return pgx.ConnectConfig(ctx, p.config.Copy())
 }
 
-// connectReplication opens a walsender connection whose socket is conn's to watch: see [stream].
-func (p *Primary) connectReplication(ctx context.Context, s *stream) (*pgconn.PgConn, error) {
+// connectReplication opens a walsender connection, and returns the connection's socket: see [stream]. Each dial has a stream of its own:
+// pgconn dials again for another host of the connection string, and, when a connection breaks, in the background for a cancel request.
+func (p *Primary) connectReplication(ctx context.Context) (*pgconn.PgConn, *stream, error) {
 	config := p.config.Config.Copy()
 	config.RuntimeParams["replication"] = "database"
 	dial := config.DialFunc
@@ -96,10 +98,16 @@ func (p *Primary) connectReplication(ctx context.Context, s *stream) (*pgconn.Pg
 		if err != nil {
 			return nil, err
 		}
-		keepAlive(c)
-		s.conn = c
-		return s, nil
+		return &stream{conn: c}, nil
 	}
-	config.BuildFrontend = s.frontend
-	return pgconn.ConnectConfig(ctx, config)
+	config.BuildFrontend = frontend
+	pg, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, nil, err
+	}
+	socket := pg.Conn()
+	if encrypted, ok := socket.(*tls.Conn); ok {
+		socket = encrypted.NetConn()
+	}
+	return pg, socket.(*stream), nil // DialFunc makes no other
 }

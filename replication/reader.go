@@ -176,8 +176,7 @@ func (r *Reader) Run(ctx context.Context) error {
 
 // session is a single connection: session starts the stream and reads until the stream breaks or ctx is done.
 func (r *Reader) session(ctx context.Context) error {
-	s := &stream{}
-	conn, limit, err := r.start(ctx, s)
+	conn, s, limit, err := r.start(ctx)
 	if err != nil {
 		return err
 	}
@@ -212,14 +211,14 @@ func (r *Reader) session(ctx context.Context) error {
 }
 
 // start begins the stream; silence is the longest allowed silence of the server, 0 is any.
-func (r *Reader) start(ctx context.Context, s *stream) (conn *pgconn.PgConn, silence time.Duration, err error) {
-	conn, err = r.Primary.connectReplication(ctx, s)
+func (r *Reader) start(ctx context.Context) (conn *pgconn.PgConn, s *stream, silence time.Duration, err error) {
+	conn, s, err = r.Primary.connectReplication(ctx)
 	if err != nil {
-		return nil, 0, ExplainConnect(r.Primary, err)
+		return nil, nil, 0, ExplainConnect(r.Primary, err)
 	}
-	fail := func(err error) (*pgconn.PgConn, time.Duration, error) {
+	fail := func(err error) (*pgconn.PgConn, *stream, time.Duration, error) {
 		_ = conn.Close(ctx)
-		return nil, 0, err
+		return nil, nil, 0, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -244,7 +243,7 @@ func (r *Reader) start(ctx context.Context, s *stream) (conn *pgconn.PgConn, sil
 	if err != nil {
 		return fail(err)
 	}
-	return conn, r.silence(timeout), nil
+	return conn, s, r.silence(timeout), nil
 }
 
 // refusal tells of a server which answers and takes no writes, where the server's error comes from the refusal of writes: a standby stands

@@ -47,7 +47,7 @@ func (s Source) check(id pglogrepl.IdentifySystemResult) error {
 
 // identify asks the server for the history of the WAL. Only a replication connection tells the current timeline.
 func identify(ctx context.Context, p *Primary) (Source, error) {
-	conn, err := p.connectReplication(ctx, &stream{})
+	conn, _, err := p.connectReplication(ctx)
 	if err != nil {
 		return Source{}, ExplainConnect(p, err)
 	}

@@ -36,7 +36,7 @@ const (
 	gatherBytes  = 4 << 10 // a smaller gathered read ends the gathering
 )
 
-func (s *stream) frontend(r io.Reader, w io.Writer) *pgproto3.Frontend {
+func frontend(r io.Reader, w io.Writer) *pgproto3.Frontend {
 	return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
 }
 
@@ -82,7 +82,5 @@ func (s *stream) pace(n int, now time.Time) {
 // interrupt makes the pending and all later reads return. Safe for concurrent use.
 func (s *stream) interrupt() {
 	s.interrupted.Store(true)
-	if s.conn != nil {
-		_ = s.conn.SetReadDeadline(time.Unix(1, 0))
-	}
+	_ = s.conn.SetReadDeadline(time.Unix(1, 0))
 }
