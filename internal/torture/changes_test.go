@@ -149,7 +149,7 @@ func (x *transaction) large() []string {
 	from := x.id*100_000 + 1000
 	return []string{
 		fmt.Sprintf(`INSERT INTO "Item" SELECT '%s', x, 'large', md5(x::text), nextval('version') FROM generate_series(%d, %d) x
-			ON CONFLICT (tenant, id) DO UPDATE SET version = excluded.version`, x.tenant, from, from+2000+x.r.IntN(4000)),
+			ON CONFLICT (tenant, id) DO UPDATE SET version = excluded.version`, x.tenant, from, from+1000+x.r.IntN(2000)),
 		fmt.Sprintf(`DELETE FROM "Item" WHERE tenant = '%s' AND id >= %d AND id < %d`, x.tenant, from+x.r.IntN(200), from+10_000),
 	}
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // equalWithin bounds the time from the end of all faults and writers until both sides are equal.
-const equalWithin = 90 * time.Second
+const equalWithin = 2 * time.Minute
 
 // judge waits until every external database is equal to the primary, and checks what must be true then.
 func (w *world) judge(ctx context.Context) {
@@ -22,10 +22,12 @@ func (w *world) judge(ctx context.Context) {
 		w.fail("the last transactions: %v", err)
 		return
 	}
-	deadline := time.Now().Add(equalWithin)
+	began := time.Now()
+	defer func() { w.settled = time.Since(began) }()
+	deadline := began.Add(equalWithin)
 	for _, d := range w.destinations {
 		for {
-			err := w.settled(ctx, d, marks[d.tenant])
+			err := w.isEqual(ctx, d, marks[d.tenant])
 			if err == nil {
 				w.say("%s is equal", d)
 				break
@@ -78,8 +80,8 @@ func (w *world) mark(ctx context.Context) (map[string]mark, error) {
 	return marks, nil
 }
 
-// settled tells what is still missing of a destination.
-func (w *world) settled(ctx context.Context, d *destination, m mark) error {
+// isEqual tells what is still missing of a destination.
+func (w *world) isEqual(ctx context.Context, d *destination, m mark) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	if state := w.fleet.states(ctx)[d.database].State; state != "streaming" {

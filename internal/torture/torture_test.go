@@ -184,6 +184,7 @@ type summary struct {
 	Result       string         `json:"result"` // passed, or the first failure
 	Duration     string         `json:"duration"`
 	Took         string         `json:"took"`
+	Settled      string         `json:"settled"` // from the last heal until all were equal
 	Transactions int64          `json:"transactions"`
 	Rows         int64          `json:"rows"`
 	Faults       map[string]int `json:"faults"`
@@ -199,7 +200,7 @@ func (w *world) report(took, duration time.Duration) {
 	}
 	w.tally.mu.Lock()
 	defer w.tally.mu.Unlock()
-	line, err := json.Marshal(summary{Seed: w.seed, Result: result, Duration: duration.String(), Took: took.Round(time.Millisecond).String(),
+	line, err := json.Marshal(summary{Seed: w.seed, Result: result, Duration: duration.String(), Took: took.Round(time.Millisecond).String(), Settled: w.settled.Round(time.Millisecond).String(),
 		Transactions: w.tally.transactions, Rows: w.tally.rows, Faults: w.tally.faults, Refused: w.tally.refused, Failpoints: w.fleet.reached()})
 	must(w.t, err)
 	w.t.Logf("torture: %s", line)

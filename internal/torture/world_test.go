@@ -56,6 +56,8 @@ type world struct {
 	pooler       *pooler      // nil: the machine has none
 	disk         *disk        // nil: the process may not mount
 
+	settled time.Duration // how long the judge waited
+
 	mu      sync.Mutex
 	events  []string // what has happened, for a failure's message
 	failure string   // the first
@@ -214,7 +216,7 @@ func (w *world) config() string {
 	}
 	fmt.Fprintf(&b, "mappings: [%s]\n", w.mappingsDir())
 	b.WriteString("sink: {queue_bytes: 512KiB, memory_bytes: 64MiB, batch_rows: 500, idle_close: 2s, statement_timeout: 10s, lock_timeout: 2s, connect_timeout: 2s, " +
-		"retry_max: 1s, park_after: 4s, slow_after: 2s, retained_wal: 32MiB, checkpoint: 200ms, max_connections: 8}\n")
+		"retry_max: 1s, park_after: 5s, slow_after: 5s, retained_wal: 32MiB, checkpoint: 200ms, max_connections: 8}\n")
 	fmt.Fprintf(&b, "admin: {token: %s}\n", adminToken)
 	return b.String()
 }
@@ -226,7 +228,7 @@ func (w *world) addQueried(ctx context.Context) error {
 			continue
 		}
 		if err := w.onPrimary(ctx, `INSERT INTO outflow.destination (tenant_id, name, dsn, mappings, definitions) VALUES ($1, $2, $3, $4, $5)
-			ON CONFLICT (tenant_id, name) DO UPDATE SET dsn = excluded.dsn`, d.tenant, d.name, d.dsn(), mappingNames(), []string{ownDefinition(w.definition.Load())}); err != nil {
+			ON CONFLICT (tenant_id, name) DO UPDATE SET dsn = excluded.dsn`, d.tenant, d.name, d.dsn(), append(mappingNames(), "own"), []string{ownDefinition(w.definition.Load())}); err != nil {
 			return err
 		}
 	}

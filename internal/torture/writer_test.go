@@ -36,7 +36,7 @@ const transactionTime = 30 * time.Second
 // run writes until the context ends. The transaction of that moment is finished.
 func (wr *writer) run(ctx context.Context) {
 	defer wr.close()
-	for pause(ctx, time.Duration(2+wr.r.IntN(30))*time.Millisecond) {
+	for pause(ctx, time.Duration(5+wr.r.IntN(50))*time.Millisecond) {
 		if err := wr.once(context.WithoutCancel(ctx)); err != nil {
 			wr.failed(err)
 			pause(ctx, 50*time.Millisecond)
