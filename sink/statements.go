@@ -118,7 +118,7 @@ const findTypes = `WITH wanted AS (SELECT regexp_replace($1, '(\(.*\))?(\[\])*$'
 	others AS (
 		SELECT format('%I.%I', n.nspname, t.typname) || w.rest AS name, pg_type_is_visible(t.oid) AS visible
 		FROM wanted w, pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-		WHERE w.plain ~ '^("[^"]+"|[[:word:]$]+)\.("[^"]+"|[[:word:]$]+)$' AND t.typname = (parse_ident(w.plain))[2] AND t.typtype IN ('b', 'r', 'm'))
+		WHERE w.plain ~ '^("[^"]+"|[[:alnum:]_$]+)\.("[^"]+"|[[:alnum:]_$]+)$' AND t.typname = (parse_ident(w.plain))[2] AND t.typtype IN ('b', 'r', 'm'))
 	SELECT $1 WHERE to_regtype($1) IS NOT NULL
 	UNION ALL SELECT name FROM others o WHERE to_regtype($1) IS NULL AND (o.visible OR NOT EXISTS (SELECT FROM others WHERE visible))`
 

@@ -2,12 +2,14 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/replication"
 	"outflow/sink"
@@ -164,4 +166,29 @@ func TestWhatChangesNothingWritesNothing(t *testing.T) {
 	if changed != 1 { // the user of the scenario "update" was renamed
 		t.Errorf("%d rows were written, expected 1:\n%v\n%v", changed, before, after)
 	}
+}
+
+// The oldest version of an external database that Outflow supports, with a copy, live changes, a look-up of large values and a sweep.
+func TestOldestExternalServer(t *testing.T) {
+	t.Parallel()
+	const oldest = 13
+	if !slices.ContainsFunc(pgcluster.Installed(), func(i pgcluster.Install) bool { return i.Version == oldest }) {
+		t.Skipf("there is no PostgreSQL %d here", oldest)
+	}
+	external := pgtest.New(t, pgcluster.Options{Version: oldest, Settings: map[string]string{"fsync": "off"}})
+	w := newWorld(t, pgtest.Shared(t))
+	dsn := pgtest.Database(t, external)
+	w.addDestination(tenant1, "main", dsn)
+	w.existing(50, tenant1)
+	r := w.start()
+	r.caughtUp()
+	w.exec(`UPDATE "ProjectUser" SET "serverMetadata" = (SELECT jsonb_object_agg(n, md5(n::text)) FROM generate_series(1, 500) n)`)
+	w.exec(`UPDATE "ProjectUser" SET "displayName" = 'later'`)
+	w.exec(`DELETE FROM "ContactChannel" WHERE id IN (SELECT id FROM "ContactChannel" ORDER BY id LIMIT 5)`)
+	w.synced()
+	w.equal(tenant1, dsn)
+	exec(t, connect(t, dsn), `INSERT INTO users (id, signed_up_at) SELECT gen_random_uuid(), now() FROM generate_series(1, 5)`)
+	waitFor(t, "the resync to be noted", func() error { return r.destination("main").Resync(t.Context(), "the test asked for it") })
+	r.caughtUp()
+	w.equal(tenant1, dsn)
 }
