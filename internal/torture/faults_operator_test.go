@@ -38,7 +38,7 @@ func pauseDestination(ctx context.Context, w *world, r *rand.Rand) (heal, error)
 
 func switchOff(what string) func(context.Context, *world, *rand.Rand) (heal, error) {
 	return func(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {
-		_, err := w.fleet.outflow(ctx, "pause", what, "--reason", "torture")
+		_, err := w.fleet.outflow(ctx, "pause", what, "--yes", "--reason", "torture")
 		return func(ctx context.Context) error {
 			_, err := w.fleet.outflow(ctx, "resume", what)
 			return err

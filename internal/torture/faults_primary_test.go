@@ -22,6 +22,8 @@ var primaryFaults = []fault{
 	{"column added, renamed, dropped", 3, seconds(0.1, 1.5), addColumn},
 	{"column rewritten", 1, seconds(0, 0.5), rewrite},
 	{"published column widened", 1, seconds(0, 0.5), widen},
+	{"table renamed and back", 1, seconds(0, 0.5), rename},
+	{"table written anew", 1, seconds(0, 0.5), vacuumFull},
 	{"partition detached and attached", 2, seconds(0.1, 1.5), detachPartition},
 	{"partition made and dropped", 2, seconds(0.5, 2), makePartition},
 	{"partition truncated", 1, seconds(0, 0.5), truncatePartition},
@@ -141,6 +143,16 @@ func widen(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
 	types := []string{"int", "bigint", "numeric(20)"}
 	return nil, w.alter(ctx, fmt.Sprintf(`ALTER PUBLICATION outflow DROP TABLE "Wide"; ALTER TABLE "Wide" ALTER COLUMN amount TYPE %s;
 		ALTER PUBLICATION outflow ADD TABLE "Wide"`, pick(r, types)))
+}
+
+// rename renames a table for the time of a transaction: a table is its OID.
+func rename(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
+	return nil, w.alter(ctx, fmt.Sprintf(`ALTER TABLE %q RENAME TO elsewhere; ALTER TABLE elsewhere RENAME TO %[1]q`, pick(r, tables).source))
+}
+
+// vacuumFull gives a table another file with the same rows.
+func vacuumFull(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
+	return nil, w.primary.Exec(ctx, database, fmt.Sprintf(`VACUUM FULL %q`, pick(r, []string{"Item", "Wide", "Account"})))
 }
 
 func detachPartition(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
