@@ -346,3 +346,21 @@ func (m *Mapping) sum() string {
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:8])
 }
+
+// Size is about how much memory the mapping holds, in bytes: several times its text.
+func (m *Mapping) Size() int64 {
+	const document, step, tokenBytes, fragment = 4, 1500, 48, 128 // a byte of text, in the parsed document too; a step; and so on
+	text := len(m.Name) + len(m.Target) + len(m.Schema)
+	size := int64(len(m.ddl) * fragment)
+	for _, s := range m.Steps {
+		text += len(s.From) + len(s.SQL)
+		size += step + tokenBytes*int64(cap(s.tokens)+cap(s.read))
+	}
+	for table, query := range m.Keys {
+		text += len(table) + len(query)
+	}
+	for _, name := range m.After {
+		text += len(name)
+	}
+	return size + document*int64(text)
+}

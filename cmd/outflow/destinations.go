@@ -94,6 +94,8 @@ type directory struct {
 	offered []string            // the operator's mappings open to tenants, empty: all
 	allowed map[string][]string // by table: the columns open to tenants' own mappings
 	timeout time.Duration       // of a connection
+	bound   int64               // bytes of all rows
+	own     *definitions        // of all tenants
 	static  map[destinationID]bool
 	log     *zap.Logger
 	rows    map[destinationID]destinationRow // as the router has the rows
@@ -106,6 +108,7 @@ type directory struct {
 
 func newDirectory(p *plan, cfg *config.Config, static []sink.Target, log *zap.Logger) *directory {
 	dir := &directory{plan: p, query: cfg.Destinations.Query, refresh: cfg.Destinations.Refresh, timeout: cfg.Sink.ConnectTimeout, log: log,
+		bound: max(int64(cfg.Sink.MemoryBytes)/8, 4<<20), own: newDefinitions(max(int64(cfg.Sink.MemoryBytes)/2, 32<<20)),
 		policy:  tenantdsn.Policy{MinSSLMode: cfg.Destinations.Policy.MinSSLMode, AllowNetworks: cfg.Destinations.Policy.AllowNetworks},
 		offered: cfg.Destinations.Policy.Mappings, allowed: map[string][]string{}, static: map[destinationID]bool{}, rows: map[destinationID]destinationRow{}}
 	for _, port := range cfg.Destinations.Policy.Ports {
@@ -145,11 +148,15 @@ func (dir *directory) read(ctx context.Context, conn *pgx.Conn) (map[destination
 		if _, err := tx.Exec(ctx, `SET LOCAL search_path = "$user", public`); err != nil { // as in psql; ours is empty
 			return err
 		}
-		rows, err := tx.Query(ctx, dir.query, pgx.QueryExecModeExec, pgx.QueryResultFormats{pgx.TextFormatCode})
+		sql, err := measureQuery(ctx, tx, dir.query)
 		if err != nil {
 			return err
 		}
-		list, err = scanDestinations(rows)
+		rows, err := tx.Query(ctx, sql, pgx.QueryExecModeExec, pgx.QueryResultFormats{pgx.TextFormatCode}, dir.bound)
+		if err != nil {
+			return err
+		}
+		list, err = scanDestinations(rows, dir.bound)
 		return err
 	})
 	if err != nil {
@@ -246,71 +253,6 @@ func explainQuery(err error) error {
 	return fmt.Errorf("destinations.query: %w", err)
 }
 
-type scanned struct {
-	tenant, name string
-	row          destinationRow
-}
-
-// scanDestinations reads rows by the names of their columns.
-func scanDestinations(rows pgx.Rows) ([]scanned, error) {
-	defer rows.Close()
-	more := rows.Next() // before the first row, neither an error nor the columns are known
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, f := range rows.FieldDescriptions() {
-		names = append(names, f.Name)
-	}
-	known := []string{"tenant_id", "name", "dsn", "mappings", "definitions", "ca"}
-	for _, need := range known[:3] {
-		if !slices.Contains(names, need) {
-			return nil, usageError{fmt.Errorf("it gives no column %s; it must give tenant_id, name and dsn, and may give mappings, definitions and ca", need)}
-		}
-	}
-	for i, name := range names {
-		if !slices.Contains(known, name) || slices.Contains(names[:i], name) {
-			return nil, usageError{fmt.Errorf("it gives a column %q that means nothing, or twice; known are %s", name, strings.Join(known, ", "))}
-		}
-	}
-	var list []scanned
-	for ; more; more = rows.Next() {
-		var s scanned
-		var tenant, name, dsn, ca *string
-		var mappings, definitions []*string
-		into := make([]any, len(names))
-		for i, column := range names {
-			into[i] = map[string]any{"tenant_id": &tenant, "name": &name, "dsn": &dsn, "ca": &ca,
-				"mappings": &mappings, "definitions": &definitions}[column]
-		}
-		if err := rows.Scan(into...); err != nil {
-			return nil, usageError{fmt.Errorf("mappings and definitions are text[], all others text: %w", err)}
-		}
-		text := func(p *string) string { return *cmp.Or(p, new(string)) }
-		s.tenant, s.name, s.row.dsn, s.row.ca = text(tenant), text(name), text(dsn), text(ca)
-		for _, l := range []struct {
-			from []*string
-			to   *[]string
-		}{{mappings, &s.row.mappings}, {definitions, &s.row.definitions}} {
-			for _, item := range l.from {
-				if item == nil {
-					s.row.fault = "a NULL among mappings or definitions"
-					continue
-				}
-				*l.to = append(*l.to, *item)
-			}
-		}
-		list = append(list, s)
-	}
-	return list, rows.Err()
-}
-
-// Bounds of a tenant's input.
-const (
-	maxDefinitions = 50
-	maxDefinition  = 64 << 10 // bytes
-)
-
 // target is the checked request of a row. A fault of the request is the destination's.
 func (dir *directory) target(id destinationID, row destinationRow) sink.Target {
 	t := sink.Target{Tenant: id.tenant, Name: id.name}
@@ -341,23 +283,20 @@ func (dir *directory) mappings(id destinationID, row destinationRow) ([]*mapping
 	names := row.mappings
 	var own []*mapping.Mapping
 	var faults []error
+	dir.own.begin(id)
 	for i, definition := range row.definitions {
-		label := fmt.Sprintf("definitions[%d]", i+1) // as SQL counts
+		label := definitionLabel(i)
 		if len(definition) > maxDefinition {
 			faults = append(faults, fmt.Errorf("%s: longer than %d bytes", label, maxDefinition))
 			continue
 		}
-		m, err := mapping.Load(label, []byte(definition))
+		m, err := dir.own.load(id, definitionID{label, definition}, func() (*mapping.Mapping, error) { return dir.loaded(label, definition) })
 		if err != nil {
 			faults = append(faults, err)
+			if errors.Is(err, errNoMemory) { // nor would there be for the next
+				break
+			}
 			continue
-		}
-		if m, err = dir.plan.resolved(m); err != nil {
-			faults = append(faults, err)
-			continue
-		}
-		for table, columns := range dir.allowed {
-			m.Restrict(table, columns)
 		}
 		if slices.ContainsFunc(own, func(o *mapping.Mapping) bool { return o.Name == m.Name }) {
 			faults = append(faults, fmt.Errorf("%s: another mapping is called %q too", label, m.Name))
@@ -378,6 +317,21 @@ func (dir *directory) mappings(id destinationID, row destinationRow) ([]*mapping
 		}
 	}
 	return dir.plan.order(dir.plan.mappings.With(own), names)
+}
+
+// loaded is a tenant's mapping for the tables and columns here.
+func (dir *directory) loaded(label, definition string) (*mapping.Mapping, error) {
+	m, err := mapping.Load(label, []byte(definition))
+	if err != nil {
+		return nil, err
+	}
+	if m, err = dir.plan.resolved(m); err != nil {
+		return nil, err
+	}
+	for table, columns := range dir.allowed {
+		m.Restrict(table, columns)
+	}
+	return m, nil
 }
 
 func sorted(rows map[destinationID]destinationRow) []destinationID {
@@ -411,6 +365,7 @@ func (dir *directory) apply(ctx context.Context, router *sink.Router, found map[
 		}
 		dir.rows[id] = found[id]
 	}
+	dir.own.keep(dir.rows)
 }
 
 // run keeps the router's destinations as the query gives the rows, until ctx is done. A failed query leaves the destinations

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Bounds of a tenant's input. The primary measures the values: a value beyond its bound is not read.
+const (
+	maxDefinitions = 50
+	maxDefinition  = 64 << 10  // bytes
+	maxKey         = 4 << 10   // bytes of tenant_id, and of name: longer ones come cut, and are refused
+	maxDSN         = 8 << 10   // bytes
+	maxCA          = 256 << 10 // bytes
+	maxMappings    = 64 << 10  // bytes of all names
+	maxRows        = 200_000   // of the query
+)
+
+// measured is the operator's query with the sizes of its values. $1 is the bound for the bytes of all rows: the largest rows come without
+// values where the rows together have more. The sizes of arrays count their elements; an array that takes megabytes in storage is not
+// looked into.
+const measured = `WITH v AS (SELECT %s FROM (
+%s
+) AS x LIMIT %d),
+	s AS (SELECT v.*, coalesce(octet_length(tenant), 0) AS ts, coalesce(octet_length(name), 0) AS ns, coalesce(octet_length(dsn), 0) AS ds,
+			coalesce(octet_length(ca), 0) AS cs, m.size AS ms, d.size AS fs, coalesce(cardinality(definitions), 0) AS n, d.longest AS longest
+		FROM v CROSS JOIN LATERAL (SELECT coalesce(CASE WHEN pg_column_size(mappings) > 16777216 THEN pg_column_size(mappings)
+				ELSE (SELECT sum(octet_length(e)) FROM unnest(mappings) AS e) END, 0)::bigint AS size OFFSET 0) AS m
+			CROSS JOIN LATERAL (SELECT CASE WHEN pg_column_size(definitions) > 16777216 THEN pg_column_size(definitions) ELSE coalesce(u.size, 0) END::bigint AS size,
+				CASE WHEN pg_column_size(definitions) > 16777216 THEN pg_column_size(definitions) ELSE coalesce(u.longest, 0) END::bigint AS longest
+				FROM (SELECT sum(octet_length(e)) AS size, max(octet_length(e)) AS longest
+					FROM unnest(CASE WHEN pg_column_size(definitions) <= 16777216 THEN definitions END) AS e) AS u OFFSET 0) AS d),
+	t AS (SELECT s.*, ts <= %[4]d AND ns <= %[4]d AND ds <= %[5]d AND cs <= %[6]d AND ms <= %[7]d AND n <= %[8]d AND longest <= %[9]d AS fits FROM s),
+	r AS (SELECT t.*, fits AND sum(CASE WHEN fits THEN ts + ns + ds + cs + ms + fs ELSE 0 END) OVER (ORDER BY ts + ns + ds + cs + ms + fs, tenant, name
+		ROWS UNBOUNDED PRECEDING) <= $1::bigint AS read FROM t)
+	SELECT CASE WHEN ts <= %[4]d THEN tenant ELSE left(tenant, %[4]d) END, CASE WHEN ns <= %[4]d THEN name ELSE left(name, %[4]d) END,
+		CASE WHEN read THEN dsn END, CASE WHEN read THEN ca END, CASE WHEN read THEN mappings END, CASE WHEN read THEN definitions END,
+		ts, ns, ds, cs, ms, fs, n, longest, fits, read FROM r`
+
+// columns of destinations.query: the first three must be there.
+var queryColumns = []string{"tenant_id", "name", "dsn", "ca", "mappings", "definitions"}
+
+// stringArrays are the types of mappings and definitions: text[], varchar[], name[], bpchar[].
+var stringArrays = []uint32{1009, 1015, 1003, 1014}
+
+// measureQuery makes the measured query of the operator's query.
+func measureQuery(ctx context.Context, tx pgx.Tx, query string) (string, error) {
+	query = strings.TrimRight(query, "; \t\r\n")
+	described, err := tx.Conn().PgConn().Prepare(ctx, "", query, nil)
+	if err != nil {
+		return "", err
+	}
+	types := map[string]uint32{}
+	var fault error
+	for _, f := range described.Fields {
+		if _, twice := types[f.Name]; twice || !slices.Contains(queryColumns, f.Name) {
+			fault = fmt.Errorf("it gives a column %q that means nothing, or twice; known are %s", f.Name, strings.Join(queryColumns, ", "))
+		}
+		types[f.Name] = f.DataTypeOID
+	}
+	for _, need := range queryColumns[:3] {
+		if _, ok := types[need]; !ok {
+			fault = fmt.Errorf("it gives no column %s; it must give tenant_id, name and dsn, and may give mappings, definitions and ca", need)
+			break
+		}
+	}
+	var list []string
+	for _, name := range queryColumns {
+		as, kind := name, "text"
+		if name == "tenant_id" {
+			as = "tenant"
+		}
+		if name == "mappings" || name == "definitions" {
+			kind = "text[]"
+		}
+		oid, ok := types[name]
+		value := fmt.Sprintf("x.%q::%s", name, kind)
+		if !ok {
+			value = "NULL::" + kind
+		}
+		if ok && kind == "text[]" && !slices.Contains(stringArrays, oid) && fault == nil {
+			fault = fmt.Errorf("mappings and definitions are text[], all others text; %s is not", name)
+		}
+		list = append(list, value+" AS "+as)
+	}
+	if fault != nil {
+		if _, err := tx.Exec(ctx, query); err != nil { // a query that fails has that fault first
+			return "", err
+		}
+		return "", usageError{fault}
+	}
+	return fmt.Sprintf(measured, strings.Join(list, ", "), query, maxRows+1, maxKey, maxDSN, maxCA, maxMappings, maxDefinitions, maxDefinition), nil
+}
+
+// scanned is one row of destinations.query.
+type scanned struct {
+	tenant, name string
+	row          destinationRow
+}
+
+// sizes are the sizes of a row's values, in bytes.
+type sizes struct {
+	tenant, name, dsn, ca, mappings, definitions, count, longest int64
+	fits, read                                                   bool
+}
+
+// fault says why values of the row were not read; "" where all were.
+func (s sizes) fault(all int64) string {
+	for _, v := range []struct {
+		what        string
+		size, bound int64
+	}{{"dsn", s.dsn, maxDSN}, {"ca", s.ca, maxCA}, {"mappings", s.mappings, maxMappings}, {"the longest of definitions", s.longest, maxDefinition}} {
+		if v.size > v.bound {
+			return fmt.Sprintf("%s has %d bytes, and %d are allowed", v.what, v.size, v.bound)
+		}
+	}
+	switch {
+	case s.count > maxDefinitions:
+		return fmt.Sprintf("it has %d definitions, and %d are allowed", s.count, maxDefinitions)
+	case !s.read:
+		return fmt.Sprintf("it has %d bytes, and all rows of destinations.query together more than %d: the largest are not read; the operator may raise sink.memory_bytes",
+			s.dsn+s.ca+s.mappings+s.definitions, all)
+	}
+	return ""
+}
+
+// scanDestinations reads the rows of a measured query. bound is the parameter of the query.
+func scanDestinations(rows pgx.Rows, bound int64) ([]scanned, error) {
+	defer rows.Close()
+	var list []scanned
+	for rows.Next() {
+		var s scanned
+		var z sizes
+		var tenant, name, dsn, ca *string
+		var mappings, definitions []*string
+		if err := rows.Scan(&tenant, &name, &dsn, &ca, &mappings, &definitions, &z.tenant, &z.name, &z.dsn, &z.ca, &z.mappings, &z.definitions,
+			&z.count, &z.longest, &z.fits, &z.read); err != nil {
+			return nil, err
+		}
+		text := func(p *string) string {
+			if p == nil {
+				return ""
+			}
+			return *p
+		}
+		s.tenant, s.name, s.row.dsn, s.row.ca = text(tenant), text(name), text(dsn), text(ca)
+		s.row.fault = z.fault(bound)
+		for _, l := range []struct {
+			from []*string
+			to   *[]string
+		}{{mappings, &s.row.mappings}, {definitions, &s.row.definitions}} {
+			for _, item := range l.from {
+				if item == nil {
+					s.row.fault = "a NULL among mappings or definitions"
+					continue
+				}
+				*l.to = append(*l.to, *item)
+			}
+		}
+		list = append(list, s)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	if len(list) > maxRows {
+		return nil, usageError{fmt.Errorf("it gives more than %d rows", maxRows)}
+	}
+	return list, nil
+}
