@@ -90,7 +90,8 @@ type Place struct {
 type Range struct {
 	Part
 	Place
-	Limit int // rows at the most
+	Limit int   // rows at the most
+	Bytes int64 // of the rows at the most: rows may be megabytes wide, and a chunk ends before the row that does not fit
 }
 
 // Copier reads pieces of tables on a connection of its own, each in a short read-only transaction, describing and reading the table in the
@@ -111,11 +112,7 @@ func (p Part) KeyColumns() []string {
 	return names
 }
 
-// chunkBytes is the size at which a chunk ends, whatever its limit in rows: rows may be megabytes wide. A few rows are fetched at first,
-// then as many as make about an eighth of chunkBytes.
-const chunkBytes = 8 << 20
-
-// Read reads the next chunk of a range.
+// Read reads the next chunk of a range. Where the first row alone is larger than r.Bytes, the error is a [*Large].
 func (c *Copier) Read(ctx context.Context, r Range) (Chunk, error) {
 	var chunk Chunk
 	err := c.moment(ctx, r.Part, &chunk, func(conn *pgx.Conn, s *shape) error {
@@ -124,26 +121,21 @@ func (c *Copier) Read(ctx context.Context, r Range) (Chunk, error) {
 			r.After = nil
 		}
 		sql, args := s.rangeSQL(r)
-		if _, err := conn.Exec(ctx, "DECLARE outflow_chunk NO SCROLL CURSOR FOR "+sql, args...); err != nil {
+		if err := openPiece(ctx, conn, sql, args...); err != nil {
 			return s.explain(r.Value, err)
 		}
 		if err := horizon(ctx, conn, &chunk); err != nil {
 			return err
 		}
-		full := false
-		for n, bytes := 10, 0; ; {
-			fetched, size, err := fetch(ctx, conn, n)
-			if err != nil {
-				return err
-			}
-			chunk.Rows = append(chunk.Rows, fetched...)
-			bytes += size
-			if full = bytes > chunkBytes; full || len(fetched) < n {
-				break
-			}
-			n = max(1, min(chunkBytes/8*len(chunk.Rows)/(bytes+1), 2000))
+		p, err := readPiece(ctx, conn, r.Bytes)
+		if err != nil {
+			return err
 		}
-		chunk.Last = !full && len(chunk.Rows) < r.Limit || len(s.key) == 0
+		if p.large > 0 {
+			return &Large{p.large}
+		}
+		chunk.Rows = p.rows
+		chunk.Last = !p.more && len(chunk.Rows) < r.Limit || len(s.key) == 0
 		chunk.Next = Place{After: r.After, Order: order}
 		if n := len(chunk.Rows); n > 0 {
 			chunk.Next.After = chunk.KeyOf(chunk.Rows[n-1])
@@ -156,19 +148,10 @@ func (c *Copier) Read(ctx context.Context, r Range) (Chunk, error) {
 	return chunk, nil
 }
 
-func fetch(ctx context.Context, conn *pgx.Conn, n int) (fetched []Tuple, size int, err error) {
-	rows, err := conn.Query(ctx, fmt.Sprintf("FETCH %d FROM outflow_chunk", n), pgx.QueryResultFormats{pgx.TextFormatCode})
-	if err != nil {
-		return nil, 0, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		t := textTuple(rows.RawValues())
-		size += t.Bytes()
-		fetched = append(fetched, t)
-	}
-	return fetched, size, rows.Err()
-}
+// Large tells of a row larger than the bytes of a read. The row was not read.
+type Large struct{ Bytes int64 }
+
+func (e *Large) Error() string { return fmt.Sprintf("a row has %d bytes", e.Bytes) }
 
 // Now returns an empty chunk: the snapshot and the horizon of the moment.
 func (c *Copier) Now(ctx context.Context) (Chunk, error) {
@@ -302,19 +285,19 @@ func (c *Copier) Close() {
 // rangeSQL is the query of a range.
 func (s *shape) rangeSQL(r Range) (string, []any) {
 	args := []any{r.Value}
-	sql := fmt.Sprintf("SELECT %s FROM %s WHERE %s", s.columns(), s.from(), s.isTenant("$1"))
-	if len(s.key) == 0 {
-		return sql, args
-	}
-	if len(r.After) == len(s.key) {
-		values := make([]string, len(s.key))
-		for n, text := range r.After {
-			args = append(args, text)
-			values[n] = s.order[n].Value(fmt.Sprintf("$%d", len(args)))
+	rest := fmt.Sprintf("%s WHERE %s", s.from(), s.isTenant("$1"))
+	if len(s.key) > 0 {
+		if len(r.After) == len(s.key) {
+			values := make([]string, len(s.key))
+			for n, text := range r.After {
+				args = append(args, text)
+				values[n] = s.order[n].Value(fmt.Sprintf("$%d", len(args)))
+			}
+			rest += " AND " + Behind(s.order, values)
 		}
-		sql += " AND " + Behind(s.order, values)
+		rest += fmt.Sprintf(" ORDER BY %s LIMIT %d", OrderBy(s.order), r.Limit)
 	}
-	return sql + fmt.Sprintf(" ORDER BY %s LIMIT %d", OrderBy(s.order), r.Limit), args
+	return s.measured("0", s.all(), rest, r.Bytes), args
 }
 
 // explain names the tenant where the type of the tenant's column refuses the tenant's name.

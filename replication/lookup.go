@@ -4,21 +4,31 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/semaphore"
 )
 
-// Lookup reads current rows of the primary by key. Lookup keeps a single connection, so lookups of many destinations queue up: lookups must
-// not become a load on the primary. Safe for concurrent use.
+// Lookup reads current rows of the primary by key, for many destinations: over Connections connections at the most, so that look-ups are
+// no load on the primary, and a long look-up does not keep the others waiting. A connection without work for a minute is closed. Safe for
+// concurrent use.
 type Lookup struct {
 	Primary *Primary
 
-	mu   sync.Mutex
-	conn *pgx.Conn
+	once  sync.Once
+	pool  *semaphore.Weighted // of Connections
+	mu    sync.Mutex
+	idle  []*pgx.Conn // least recently used first
+	reap  *time.Timer // closes the idle connections
+	ended bool
 }
+
+// Connections is how many connections to the primary a [Lookup] has at the most.
+const Connections = 4
 
 // ErrNotVisible tells of a transaction sent in the stream already and not shown by the primary yet: a commit is decoded once in the WAL,
 // and visible a moment later, or with an absent synchronous standby much later.
@@ -33,61 +43,174 @@ type Keys struct {
 	Tuples []Tuple
 }
 
-// Rows returns the current rows with the keys, a row for each key, the zero Tuple where the tenant has no row: the row was deleted, or is
-// another tenant's now. The columns are the columns of the returned relation, the table as of now. The rows are at least as new as the
-// transactions with the ids of after leave the rows; while any such transaction is not visible the error is ErrNotVisible, and the caller
-// asks again.
-func (l *Lookup) Rows(ctx context.Context, keys Keys, after []uint32) (rows []Tuple, rel *Relation, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// Look is a question for rows by key.
+type Look struct {
+	Keys
+	Columns []string // the wanted columns, as far as the table still has them; nil asks only whether the rows exist
+	After   []uint32 // transactions: the rows are at least as new as the transactions leave the rows
+	Bytes   int64    // of all rows at the most; see Found
+}
+
+// Found is the answer to a [Look].
+type Found struct {
+	// Rows has a row for each key, the zero Tuple where the tenant has no row: the row was deleted, or is another tenant's now. Where not
+	// all rows fit in the bytes of the look, Rows has the first rows only, and ends behind the last row that fits.
+	Rows []Tuple
+	// Relation is the table as of now. The rows have its columns; the columns not asked for are Unchanged.
+	Relation *Relation
+	// Large is the size of the first row where the row alone does not fit: no row was read, and a look of Large bytes may read the row.
+	Large int64
+}
+
+// Rows looks for rows. While one of the transactions of look.After is not visible the error is [ErrNotVisible], and the caller asks again.
+func (l *Lookup) Rows(ctx context.Context, look Look) (found Found, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	if l.conn == nil || l.conn.IsClosed() {
-		conn, err := l.Primary.Connect(ctx)
-		if err != nil {
-			return nil, nil, ExplainConnect(l.Primary, err)
-		}
-		l.conn = conn
+	conn, err := l.take(ctx)
+	if err != nil {
+		return Found{}, err
 	}
-	err = inMoment(ctx, l.Primary, l.conn, keys.Part, func(s *shape, snapshot Snapshot) error {
-		for _, xid := range after {
+	defer l.giveBack(conn)
+	err = inMoment(ctx, l.Primary, conn, look.Part, func(s *shape, snapshot Snapshot) error {
+		for _, xid := range look.After {
 			if !snapshot.Sees(xid) {
 				return ErrNotVisible
 			}
 		}
-		rel = s.Table
-		rows, err = s.lookUp(ctx, l.conn, keys, s.columns()) // the snapshot is later, and sees everything of the first snapshot
+		found.Relation = s.Table
+		found.Rows, found.Large, err = s.lookUp(ctx, conn, look.Keys, s.indexes(look.Columns), look.Bytes) // its snapshot sees all of the first snapshot
 		return err
 	})
-	return rows, rel, err
+	return found, err
 }
 
-// lookUp gives the wanted columns of the rows with the keys, a tuple for each key; zero where the tenant has no such row.
-func (s *shape) lookUp(ctx context.Context, conn *pgx.Conn, keys Keys, wanted string) ([]Tuple, error) {
+// take waits for the right to a connection.
+func (l *Lookup) take(ctx context.Context) (*pgx.Conn, error) {
+	l.once.Do(func() { l.pool = semaphore.NewWeighted(Connections) })
+	if err := l.pool.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	var conn *pgx.Conn
+	if n := len(l.idle); n > 0 {
+		conn, l.idle = l.idle[n-1], l.idle[:n-1]
+	}
+	l.mu.Unlock()
+	if conn != nil {
+		return conn, nil
+	}
+	conn, err := l.Primary.Connect(ctx)
+	if err != nil {
+		l.pool.Release(1)
+		return nil, ExplainConnect(l.Primary, err)
+	}
+	return conn, nil
+}
+
+const lookupIdle = time.Minute
+
+func (l *Lookup) giveBack(conn *pgx.Conn) {
+	l.mu.Lock()
+	keep := !l.ended && !conn.IsClosed()
+	if keep {
+		l.idle = append(l.idle, conn)
+		if l.reap == nil {
+			l.reap = time.AfterFunc(lookupIdle, l.closeIdle)
+		} else {
+			l.reap.Reset(lookupIdle)
+		}
+	}
+	l.mu.Unlock()
+	if !keep {
+		closeSoon(conn)
+	}
+	l.pool.Release(1)
+}
+
+func (l *Lookup) closeIdle() {
+	l.mu.Lock()
+	idle := l.idle
+	l.idle = nil
+	l.mu.Unlock()
+	for _, conn := range idle {
+		closeSoon(conn)
+	}
+}
+
+func closeSoon(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx)
+}
+
+// Close ends the idle connections, and others as soon as their look-up has ended.
+func (l *Lookup) Close() {
+	l.mu.Lock()
+	l.ended = true
+	if l.reap != nil {
+		l.reap.Stop()
+	}
+	l.mu.Unlock()
+	l.closeIdle()
+}
+
+// indexes are the places of the columns with the names, as far as the table has the columns.
+func (s *shape) indexes(names []string) []int {
+	indexes := []int{}
+	for _, name := range names {
+		if i := s.Table.Column(name); i >= 0 {
+			indexes = append(indexes, i)
+		}
+	}
+	return indexes
+}
+
+// lookUp gives the columns (indexes of s.Table) of the rows with the keys: see [Found]. Other columns are Unchanged.
+func (s *shape) lookUp(ctx context.Context, conn *pgx.Conn, keys Keys, columns []int, bound int64) (found []Tuple, large int64, err error) {
 	arrays, values, err := s.keyArrays(keys)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	args := append([]any{pgx.QueryResultFormats{pgx.TextFormatCode}, keys.Value}, arrays...)
-	sql := fmt.Sprintf("SELECT k.n, %s FROM %s JOIN %s ON %s WHERE %s", wanted, unnested("k", len(arrays), 2), s.from(),
-		Same(s.order, values), s.isTenant("$1"))
-	if len(arrays) == 0 { // the tenant is the whole key
-		sql = fmt.Sprintf("SELECT 1, %s FROM %s WHERE %s", wanted, s.from(), s.isTenant("$1"))
+	args := append([]any{keys.Value}, arrays...)
+	place, rest := "1", fmt.Sprintf("%s WHERE %s", s.from(), s.isTenant("$1")) // the tenant is the whole key
+	if len(arrays) > 0 {
+		place, rest = "k.n", fmt.Sprintf("%s JOIN %s ON %s WHERE %s ORDER BY k.n", unnested("k", len(arrays), 2), s.from(),
+			Same(s.order, values), s.isTenant("$1"))
 	}
-	rows, err := conn.Query(ctx, sql, args...)
+	if err := openPiece(ctx, conn, s.measured(place, columns, rest, bound), args...); err != nil {
+		return nil, 0, err
+	}
+	p, err := readPiece(ctx, conn, bound)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	defer rows.Close()
-	found := make([]Tuple, len(keys.Tuples))
-	for rows.Next() {
-		raw, n := rows.RawValues(), 0
-		if _, err := fmt.Sscan(string(raw[0]), &n); err != nil || n < 1 || n > len(found) {
-			return nil, fmt.Errorf("%q is no place among %d keys", raw[0], len(found))
+	found = make([]Tuple, len(keys.Tuples))
+	last := 0
+	for i, n := range p.places {
+		if n <= last || n > len(found) {
+			return nil, 0, fmt.Errorf("place %d follows place %d among %d keys", n, last, len(found))
 		}
-		found[n-1] = textTuple(raw[1:])
+		found[n-1], last = s.spread(p.rows[i], columns), n
 	}
-	return found, rows.Err()
+	if p.more {
+		found = found[:last]
+	}
+	return found, p.large, nil
+}
+
+// spread puts the values of columns into a row of the table, whose other columns are Unchanged.
+func (s *shape) spread(t Tuple, columns []int) Tuple {
+	if len(columns) == len(s.Table.Columns) {
+		return t
+	}
+	values := make([]Value, len(s.Table.Columns))
+	for i := range values {
+		values[i].Presence = Unchanged
+	}
+	for k, v := range t.Values(nil) {
+		values[columns[k]] = v
+	}
+	return NewTuple(values)
 }
 
 // keyArrays are the keys as parameters, an array for each column, and the SQL of their values in the relation k.
@@ -131,40 +254,62 @@ func (e *KeyError) Unwrap() error { return e.Err }
 // such row. Whether two keys are equal is for the primary to say, by the equality of the key's own index: texts may differ, as of numeric
 // and citext. The chunk has no rows. For a text which is no key the error is a [*KeyError].
 func (c *Copier) Present(ctx context.Context, keys Keys) (present []Tuple, chunk Chunk, err error) {
-	return c.find(ctx, keys, func(s *shape) string {
-		if len(s.key) == 0 {
-			return "''"
+	err = c.find(ctx, keys, &chunk, func(conn *pgx.Conn, s *shape) error {
+		present, _, err = s.lookUp(ctx, conn, keys, s.key, math.MaxInt64) // a key fits in a page of an index
+		for i := range present {
+			present[i] = s.keyOf(present[i])
 		}
-		list := make([]string, len(s.order))
-		for n, o := range s.order {
-			list[n] = o.Name
-		}
-		return strings.Join(list, ", ")
+		return err
 	})
+	return present, chunk, err
 }
 
-// Find returns the tenant's rows with the keys in the chunk, a row for each key, zero where there is no row. See [Copier.Present].
-func (c *Copier) Find(ctx context.Context, keys Keys) (Chunk, error) {
-	found, chunk, err := c.find(ctx, keys, (*shape).columns)
-	chunk.Rows = found
-	return chunk, err
+// keyOf are the key's columns less the tenant's.
+func (s *shape) keyOf(t Tuple) Tuple {
+	if t.IsZero() {
+		return t
+	}
+	values := make([]Value, len(s.key))
+	for n, i := range s.key {
+		values[n] = t.Value(i)
+	}
+	return NewTuple(values)
 }
 
-func (c *Copier) find(ctx context.Context, keys Keys, columns func(*shape) string) (found []Tuple, chunk Chunk, err error) {
-	err = c.moment(ctx, keys.Part, &chunk, func(conn *pgx.Conn, s *shape) error {
-		var err error
-		if found, err = s.lookUp(ctx, conn, keys, columns(s)); err != nil {
+// Find returns the tenant's rows with the keys in the chunk, a row for each key, zero where there is no row: see [Copier.Present]. Where the
+// rows have more than bound bytes, chunk.Rows has the rows of the first keys only, and at least one row.
+func (c *Copier) Find(ctx context.Context, keys Keys, bound int64) (chunk Chunk, err error) {
+	for {
+		var large int64
+		err = c.find(ctx, keys, &chunk, func(conn *pgx.Conn, s *shape) error {
+			var err error
+			chunk.Rows, large, err = s.lookUp(ctx, conn, keys, s.all(), bound)
+			return err
+		})
+		if err != nil || large == 0 {
+			return chunk, err
+		}
+		bound = Enough(large)
+	}
+}
+
+// Enough is a bound for a row of the size: the row may grow a little meanwhile.
+func Enough(size int64) int64 { return size + size/8 + 1<<16 }
+
+func (c *Copier) find(ctx context.Context, keys Keys, chunk *Chunk, f func(*pgx.Conn, *shape) error) error {
+	err := c.moment(ctx, keys.Part, chunk, func(conn *pgx.Conn, s *shape) error {
+		if err := f(conn, s); err != nil {
 			return err
 		}
-		return horizon(ctx, conn, &chunk)
+		return horizon(ctx, conn, chunk)
 	})
 	if strings.HasPrefix(sqlstate(err), "22") {
 		err = c.findBadKey(ctx, keys, err)
 	}
 	if err != nil {
-		return nil, chunk, fmt.Errorf("looking for rows of %s: %w", keys.Relation, err)
+		return fmt.Errorf("looking for rows of %s: %w", keys.Relation, err)
 	}
-	return found, chunk, nil
+	return nil
 }
 
 // findBadKey names the first key unreadable for the primary. cause is the failure of a look for all keys; findBadKey returns cause where
@@ -236,17 +381,6 @@ func (c *Copier) Equal(ctx context.Context, keys Keys, others []Tuple) (equal []
 		return nil, fmt.Errorf("comparing keys of %s: %w", keys.Relation, err)
 	}
 	return equal, nil
-}
-
-// Close ends the connection.
-func (l *Lookup) Close() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.conn != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = l.conn.Close(ctx)
-	}
 }
 
 func textTuple(row [][]byte) Tuple {

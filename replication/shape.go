@@ -194,14 +194,6 @@ func (s *shape) keyNames() []string {
 	return names
 }
 
-func (s *shape) columns() string {
-	list := make([]string, len(s.Table.Columns))
-	for i, c := range s.Table.Columns {
-		list[i] = "t." + quoteIdentifier(c.Name)
-	}
-	return strings.Join(list, ", ")
-}
-
 func (s *shape) from() string {
 	return s.name.String() + " AS t"
 }

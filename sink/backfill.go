@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -96,6 +97,7 @@ type backfill struct {
 	suspects map[uint32]bool // may have been applied before keys were tracked, and were not visible then; nil is not known yet
 	reading  bool
 	ready    *chunk
+	ended    bool                             // the session was closed: a chunk that comes now is given up
 	page     *page                            // the page to be swept next
 	known    map[string]*replication.Relation // tables as the last chunks found them
 	wait     wait                             // for a transaction on the primary
@@ -119,6 +121,7 @@ type chunk struct {
 	done     bool // nothing is left after the chunk
 	err      error
 
+	held     grant           // the memory of the rows, until the chunk is merged or given up
 	tracking int             // the backfill's when the read began
 	suspects map[uint32]bool // set by the first read of a tracking
 	holder   string          // nothing was read: the transaction that the read waits for
@@ -214,8 +217,24 @@ func (bf *backfill) forget() {
 	bf.tracked, bf.suspects = nil, nil
 	bf.goesOn()
 	bf.d.mu.Lock()
-	bf.ready = nil
-	bf.d.mu.Unlock()
+	defer bf.d.mu.Unlock()
+	bf.giveUp()
+}
+
+// giveUp lets go of the chunk in hand. It is called with the destination's mu held.
+func (bf *backfill) giveUp() {
+	if bf.ready != nil {
+		bf.ready.held.free()
+		bf.ready = nil
+	}
+}
+
+// end gives up the chunk in hand and the chunk being read: the session is closed.
+func (bf *backfill) end() {
+	bf.d.mu.Lock()
+	defer bf.d.mu.Unlock()
+	bf.ended = true
+	bf.giveUp()
 }
 
 // mergeable reports whether a chunk is here and the stream has passed the chunk's horizon: every transaction that committed
@@ -291,11 +310,15 @@ func (bf *backfill) ask(ctx context.Context) (err error) {
 // read gets the next chunk. The reading runs beside the worker, which goes on with live changes.
 func (bf *backfill) read(tracking int, settle bool, awaited *uint32) {
 	d := bf.d
-	ctx, cancel := context.WithTimeout(d.router.ctx, time.Minute)
-	defer cancel()
+	held, err := bf.takeMemory(d.router.copies.piece)
+	var c *chunk
 	copier := &replication.Copier{Primary: d.router.Primary}
 	defer copier.Close()
-	c, err := bf.nextSafely(ctx, copier, settle, awaited)
+	ctx, cancel := context.WithTimeout(d.router.ctx, time.Minute)
+	defer cancel()
+	if err == nil {
+		c, err = bf.nextSafely(ctx, copier, &held, settle, awaited)
+	}
 	if err == nil && c.Relation != nil && len(c.Relation.Columns) < len(d.router.relation(c.table).Columns) { // a known column is gone
 		_, err = d.router.relearn(ctx, c.table)
 	}
@@ -305,15 +328,19 @@ func (bf *backfill) read(tracking int, settle bool, awaited *uint32) {
 		}
 		c.err = err
 	}
-	c.tracking = tracking
+	if c.tracking, c.held = tracking, held; len(c.Rows) == 0 {
+		c.held.free()
+	}
 	d.mu.Lock()
-	bf.reading, bf.ready = false, c
+	if bf.reading, bf.ready = false, c; bf.ended {
+		bf.giveUp()
+	}
 	d.mu.Unlock()
 	d.nudge()
 }
 
 // nextSafely turns a panic, which would end the process, into an error: the cursor comes from the external database.
-func (bf *backfill) nextSafely(ctx context.Context, copier *replication.Copier, settle bool, awaited *uint32) (c *chunk, err error) {
+func (bf *backfill) nextSafely(ctx context.Context, copier *replication.Copier, held *grant, settle bool, awaited *uint32) (c *chunk, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			bf.d.log.Error("a fault of Outflow's", zap.Any("panic", cause), zap.Stack("stack"))
@@ -323,16 +350,16 @@ func (bf *backfill) nextSafely(ctx context.Context, copier *replication.Copier, 
 	if c, err = bf.awaits(ctx, copier, awaited); c != nil || err != nil {
 		return c, err
 	}
-	if c, err = bf.next(ctx, copier, settle); err == nil {
+	if c, err = bf.next(ctx, copier, held, settle); err == nil {
 		err = failpoint.Fail(failpoint.ChunkRead)
 	}
 	return c, err
 }
 
 // next finds the suspects, where settle is set, and reads the chunk behind the cursor.
-func (bf *backfill) next(ctx context.Context, copier *replication.Copier, settle bool) (*chunk, error) {
+func (bf *backfill) next(ctx context.Context, copier *replication.Copier, held *grant, settle bool) (*chunk, error) {
 	if !settle {
-		return bf.chunk(ctx, copier)
+		return bf.chunk(ctx, copier, held)
 	}
 	bf.estimate(ctx, copier)
 	now, err := copier.Now(ctx)
@@ -349,7 +376,7 @@ func (bf *backfill) next(ctx context.Context, copier *replication.Copier, settle
 			delete(suspects, xid)
 		}
 	}
-	c, err := bf.chunk(ctx, copier)
+	c, err := bf.chunk(ctx, copier, held)
 	if err == nil {
 		c.suspects = suspects
 	}
@@ -372,8 +399,8 @@ func (bf *backfill) estimate(ctx context.Context, copier *replication.Copier) {
 	bf.d.status.CopyTotal = total
 }
 
-// chunk reads the rows behind the cursor.
-func (bf *backfill) chunk(ctx context.Context, copier *replication.Copier) (*chunk, error) {
+// chunk reads the rows behind the cursor, as many as fit in the held memory.
+func (bf *backfill) chunk(ctx context.Context, copier *replication.Copier, held *grant) (*chunk, error) {
 	if bf.cursor.Phase == phaseSweep {
 		return bf.nextSwept(ctx, copier)
 	}
@@ -383,7 +410,7 @@ func (bf *backfill) chunk(ctx context.Context, copier *replication.Copier) (*chu
 		next.Phase, next.Table, next.Done, next.After, next.Sort = phaseSweep, "", false, nil, ""
 		return bf.emptyChunk(ctx, copier, next, false)
 	}
-	read, err := copier.Read(ctx, replication.Range{Part: bf.part(table), Place: place, Limit: bf.limit})
+	read, err := bf.readRows(ctx, copier, held, replication.Range{Part: bf.part(table), Place: place, Limit: bf.limit})
 	if err != nil {
 		return nil, err
 	}
@@ -399,6 +426,27 @@ func (bf *backfill) chunk(ctx context.Context, copier *replication.Copier) (*chu
 		c.next.After, c.next.Done = nil, true
 	}
 	return c, nil
+}
+
+// readRows reads a chunk. Where the first row alone is larger than the held memory, the memory is given back, and taken as the row needs.
+func (bf *backfill) readRows(ctx context.Context, copier *replication.Copier, held *grant, r replication.Range) (replication.Chunk, error) {
+	for {
+		r.Bytes = held.rows
+		read, err := copier.Read(ctx, r)
+		large := (*replication.Large)(nil)
+		if !errors.As(err, &large) {
+			return read, err
+		}
+		held.free()
+		if *held, err = bf.takeMemory(replication.Enough(large.Bytes)); err != nil {
+			return read, err
+		}
+	}
+}
+
+// takeMemory waits for memory of copies. The wait ends when the process stops.
+func (bf *backfill) takeMemory(rows int64) (grant, error) {
+	return bf.d.router.copies.take(bf.d.router.waits, rows, 0)
 }
 
 // relation is the table as the last chunk found the table, or as described by the stream.

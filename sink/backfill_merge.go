@@ -19,6 +19,7 @@ func (bf *backfill) merge(ctx context.Context) error {
 	c := bf.ready
 	bf.ready = nil
 	d.mu.Unlock()
+	defer c.held.free()
 	if c.Relation != nil {
 		if bf.known == nil {
 			bf.known = map[string]*replication.Relation{}

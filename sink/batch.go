@@ -18,6 +18,7 @@ type batch struct {
 	last     int64 // sequence id of the newest
 	changes  int   // net changes
 	bytes    int64 // of the transactions, unless large
+	fetched  grant // of the values fetched by look-ups
 	taken    time.Time
 	hopeful  bool // rows new on the source are inserted without ON CONFLICT
 	async    bool // COMMIT does not wait for the disk of the external server

@@ -132,7 +132,7 @@ func (d *Destination) askFlush(ctx context.Context) error {
 	if !overdue {
 		return nil
 	}
-	if err := d.session.exec(ctx, flushSQL); err != nil {
+	if err := d.session.exec(ctx, flushSQL, d.session.names()); err != nil {
 		return fmt.Errorf("flushing the WAL: %w", err)
 	}
 	d.mu.Lock()
@@ -144,7 +144,7 @@ func (d *Destination) askFlush(ctx context.Context) error {
 
 // flushSQL commits an update with a wait for the disk, and thereby flushes all commits before.
 const flushSQL = `WITH waiting AS MATERIALIZED (SELECT pg_catalog.set_config('synchronous_commit', 'local', true) AS is)
-	UPDATE public."_stack_sync_metadata" SET "updated_at" = "updated_at" FROM waiting WHERE waiting.is = 'local'`
+	UPDATE public."_stack_sync_metadata" SET "updated_at" = "updated_at" FROM waiting WHERE waiting.is = 'local' AND "mapping_name" = ANY ($1::text[])`
 
 // settle waits, at the end of the process, until the last commits are flushed, so that the next process need not read the
 // transactions again. Transactions not flushed within the time of the server's defaults are read again and skipped.

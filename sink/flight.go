@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -46,14 +47,18 @@ func (f *flight) land() error {
 
 // apply brings batches into the external database, the given one first, each in one external transaction.
 func (d *Destination) apply(ctx context.Context, b *batch) error {
+	defer func() { d.freeFetched(b) }()
 	if err := d.prepareBatch(ctx, b); err != nil {
+		if wide := (*tooWide)(nil); errors.As(err, &wide) {
+			return d.oneByOne(ctx, b, false)
+		}
 		return err
 	}
 	f := d.takeOff(ctx)
 	sent, err := f.send(b)
 	for err == nil {
 		next, ahead := d.prefetch(b), (*round)(nil)
-		if next != nil && d.session.compiled(next) && d.fetchToast(ctx, next.transactions, next.rows) == nil {
+		if next != nil && d.session.compiled(next) && d.whole(next) {
 			if ahead, err = f.send(next); err != nil {
 				break // the connection is lost, and b too
 			}
@@ -68,8 +73,10 @@ func (d *Destination) apply(ctx context.Context, b *batch) error {
 				d.conflicts = true
 				return d.reconnect(ctx)
 			}
+			d.freeFetched(b)
 			return d.recover(ctx, b, failed)
 		}
+		d.freeFetched(b)
 		d.committed(b)
 		if ahead == nil {
 			return f.land()
@@ -92,10 +99,16 @@ func (f *flight) receive(r *round) error {
 
 // prepareBatch does the work that needs the connection, or the primary, before the pipeline begins.
 func (d *Destination) prepareBatch(ctx context.Context, b *batch) error {
-	if err := d.fetchToast(ctx, b.transactions, b.rows); err != nil {
+	if err := d.fetchToast(ctx, b, b.rows); err != nil {
 		return err
 	}
 	return d.session.compile(ctx, b.rows)
+}
+
+// whole reports whether a batch needs no look-up: a batch that does waits until the batch in flight has given its memory back.
+func (d *Destination) whole(b *batch) bool {
+	_, keys := d.incomplete(b, b.rows)
+	return keys == 0
 }
 
 // send writes a batch to the connection.

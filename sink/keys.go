@@ -169,24 +169,30 @@ func (q *keysQuery) page(after []string, limit int) string {
 	return sql + fmt.Sprintf(" ORDER BY %s LIMIT %d", replication.OrderBy(q.order), limit)
 }
 
-// readKeys reads a page. Where a value has no form in the primary's types, all keys come in the database's own types, and the
+// pageBytes bounds the keys of a page.
+const pageBytes = 4 << 20
+
+// readKeys reads a page; more says that keys follow. A page has at least one key, if there is one, whatever its size. Where a value has no form in the primary's types, all keys come in the database's own types, and the
 // primary names the key with the unreadable value.
-func (s *session) readKeys(ctx context.Context, q *keysQuery, after []string, limit int) ([]key, error) {
+func (s *session) readKeys(ctx context.Context, q *keysQuery, after []string, limit int) (keys []key, more bool, err error) {
 	var rows [][][]byte
-	err := s.orUncast(ctx, q, "22", func() (err error) {
-		rows, err = s.ask(ctx, q.width(), q.page(after, limit), after...)
+	err = s.orUncast(ctx, q, "22", func() (err error) {
+		rows, more, err = s.answer(ctx, pageBytes, q.width(), q.page(after, limit), after...)
 		return err
 	})
 	if err != nil {
-		return nil, q.fault(err)
+		return nil, false, q.fault(err)
 	}
-	keys := make([]key, len(rows))
+	if len(rows) >= limit { // a server may pass over the LIMIT
+		rows, more = rows[:limit], true
+	}
+	keys = make([]key, len(rows))
 	for i, row := range rows {
 		if keys[i], err = q.key(row, s.d.Tenant); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
-	return keys, nil
+	return keys, more && len(q.columns) > 0, nil
 }
 
 func (q *keysQuery) key(row [][]byte, tenant string) (key, error) {
@@ -241,7 +247,7 @@ func (s *session) stillHeld(ctx context.Context, q *keysQuery, keys []key) (map[
 		unnest, columns = append(unnest, fmt.Sprintf("$%d::text[]", n+1)), append(columns, fmt.Sprintf("c%d", n))
 		values, list = append(values, o.Value(fmt.Sprintf("u.c%d", n))), append(list, o.Name)
 	}
-	rows, err := s.ask(ctx, len(list), fmt.Sprintf("SELECT %s FROM (%s) AS k JOIN unnest(%s) AS u (%s) ON %s", strings.Join(list, ", "), q.sql,
+	rows, err := s.whole(ctx, 2*pageBytes, len(list), fmt.Sprintf("SELECT %s FROM (%s) AS k JOIN unnest(%s) AS u (%s) ON %s", strings.Join(list, ", "), q.sql,
 		strings.Join(unnest, ", "), strings.Join(columns, ", "), replication.Same(q.order, values)), arrays...)
 	if err != nil {
 		return nil, q.fault(err)

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -28,11 +29,18 @@ const (
 		ADD COLUMN IF NOT EXISTS "epoch" bigint,
 		ADD COLUMN IF NOT EXISTS "backfill" jsonb,
 		ADD COLUMN IF NOT EXISTS "mark" text`
-	readMetadata = `SELECT "mapping_name", "last_synced_sequence_id", "fingerprint", "tenant", "source", "epoch", "backfill", "mark", coalesce(extract(epoch FROM "updated_at"), 0)::float8::text
-		FROM public."_stack_sync_metadata"`
+	// The tenant may write anything into the table, and as many rows as the tenant likes. So the rows of the mappings $1 are read, and one of
+	// the others: a row of another owner than source $2 and tenant $3 where there is one, else the row with the highest id.
+	readMetadata = `SELECT left("mapping_name"::text, 1024), "last_synced_sequence_id", left("fingerprint"::text, 1024), left("tenant"::text, 1024),
+			left("source"::text, 1024), "epoch", CASE WHEN octet_length("backfill"::text) > 262144 THEN '"` + largeCursor + `"' ELSE "backfill"::text END,
+			left("mark"::text, 1024), coalesce(extract(epoch FROM "updated_at"), 0)::float8::text
+		FROM (SELECT * FROM (SELECT * FROM public."_stack_sync_metadata" WHERE "mapping_name" = ANY ($1::text[]) LIMIT 1000) AS named
+			UNION ALL SELECT * FROM (SELECT * FROM public."_stack_sync_metadata" WHERE "mapping_name" <> ALL ($1::text[])
+				ORDER BY coalesce("source" <> $2 OR "tenant" <> $3, false) DESC, "last_synced_sequence_id" DESC LIMIT 1) AS other) AS m`
+	largeCursor = "larger than 262144 bytes"
 	// A table without an owner is an older system's: its ids are not Outflow's.
 	adoptMetadata = `UPDATE "_stack_sync_metadata"
-		SET "tenant" = $1, "source" = $2, "last_synced_sequence_id" = -1, "fingerprint" = NULL WHERE "source" IS NULL`
+		SET "tenant" = $1, "source" = $2, "last_synced_sequence_id" = -1, "fingerprint" = NULL WHERE "source" IS NULL AND "mapping_name" = ANY ($3::text[])`
 	// A mapping to be filled from the start takes live changes from the rest of the stream; all earlier rows are copied.
 	fillMapping = `INSERT INTO "_stack_sync_metadata" AS m
 			("mapping_name", "tenant", "source", "fingerprint", "epoch", "backfill", "last_synced_sequence_id", "mark")
@@ -41,7 +49,7 @@ const (
 			"backfill" = excluded."backfill", "mark" = excluded."mark", "updated_at" = now(),
 			"last_synced_sequence_id" = greatest(m."last_synced_sequence_id", excluded."last_synced_sequence_id")`
 	// Other mappings being filled begin again along with the mapping, so that all are at one place.
-	refillMappings = `UPDATE "_stack_sync_metadata" SET "backfill" = $1::jsonb WHERE "backfill" IS NOT NULL`
+	refillMappings = `UPDATE "_stack_sync_metadata" SET "backfill" = $1::jsonb WHERE "backfill" IS NOT NULL AND "mapping_name" = ANY ($2::text[])`
 )
 
 // metadata is the external database's row about a mapping.
@@ -173,7 +181,7 @@ func (s *session) checkAhead(ctx context.Context, known map[string]metadata) err
 
 // metadata reads the table; nil means that the table does not exist, or lacks Outflow's columns.
 func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
-	rows, err := s.ask(ctx, 9, readMetadata)
+	rows, err := s.ask(ctx, 9, readMetadata, s.names(), s.d.router.SourceID, s.d.Tenant)
 	if state := sqlstate(err); state == undefinedTable || state == undefinedColumn {
 		return nil, nil
 	} else if err != nil {
@@ -191,6 +199,10 @@ func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading _stack_sync_metadata: %w", err)
 		}
+		if m.backfill == `"`+largeCursor+`"` && m.epoch == s.d.wantedEpoch() {
+			return nil, &Error{Mapping: string(r[0]), verdict: needsHuman, Err: errors.New("the backfill cursor in _stack_sync_metadata is " + largeCursor),
+				Remedy: "outflow resync, which begins the copy again"}
+		}
 		known[string(r[0])] = m
 		if m.source != "" && (m.source != s.d.router.SourceID || m.tenant != s.d.Tenant) {
 			return nil, &Error{verdict: needsHuman,
@@ -200,6 +212,9 @@ func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
 	}
 	return known, nil
 }
+
+// names are the names of the destination's mappings, as an array literal.
+func (s *session) names() string { return textArray(mappingNames(s.d.mappings)) }
 
 func (s *session) hasQuarantine(ctx context.Context) bool {
 	row, err := s.askRow(ctx, 1, `SELECT to_regclass('public."_stack_sync_quarantine"') IS NOT NULL`)
@@ -272,7 +287,7 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 			return explainDDL(fmt.Errorf("creating _stack_sync_quarantine: %w", err), s.d.config.User)
 		}
 	}
-	if err := s.exec(ctx, adoptMetadata, tenant, source); err != nil {
+	if err := s.exec(ctx, adoptMetadata, tenant, source, s.names()); err != nil {
 		return fmt.Errorf("adopting _stack_sync_metadata: %w", err)
 	}
 	known, err := s.metadata(ctx)
@@ -305,7 +320,7 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 		least := strconv.FormatInt(s.least, 10)
 		err := s.exec(ctx, fillMapping, m.Name, tenant, source, m.Fingerprint(), strconv.FormatInt(s.epoch, 10), firstCursor.String(), least, *s.d.router.mark.Load())
 		if err == nil {
-			err = s.exec(ctx, refillMappings, firstCursor.String())
+			err = s.exec(ctx, refillMappings, firstCursor.String(), s.names())
 		}
 		if err != nil {
 			return fmt.Errorf("writing _stack_sync_metadata: %w", err)

@@ -37,10 +37,10 @@ type reference struct {
 // foreignKeysSQL finds the foreign keys to tables, of which $1 is a JSON array. A name without a schema means public. A child outside the
 // tables counts only where the delete of a parent changes the child.
 const foreignKeysSQL = `WITH named AS (SELECT name, to_regclass(name) AS id FROM json_array_elements_text($1::json) AS t (name))
-	SELECT coalesce(child.name, c.conrelid::regclass::text), parent.name, bool_or(c.confdeltype IN ('c', 'n', 'd'))
+	SELECT coalesce(child.name, min(c.conrelid::regclass::text)), parent.name, bool_or(c.confdeltype IN ('c', 'n', 'd'))
 	FROM pg_catalog.pg_constraint c JOIN named parent ON parent.id = c.confrelid LEFT JOIN named child ON child.id = c.conrelid
 	WHERE c.contype = 'f' AND c.conparentid = 0 AND (child.id <> parent.id OR c.confdeltype IN ('c', 'n', 'd'))
-	GROUP BY 1, 2`
+	GROUP BY child.name, parent.name`
 
 // loadOrder reads the foreign keys of the tables written by the mappings and sets the session's order. loadOrder runs in a transaction
 // with the settings of the work.

@@ -57,6 +57,7 @@ func (d *Destination) rounds(ctx context.Context, b *batch) error {
 	if err := d.open(ctx, b); err != nil {
 		return err
 	}
+	limit := d.router.Options.BatchRows
 	for done := false; !done; {
 		var changes []replication.Change
 		var err error
@@ -64,7 +65,7 @@ func (d *Destination) rounds(ctx context.Context, b *batch) error {
 			return err
 		}
 		d.session.backfill.trackChanges(b.large.xid, changes)
-		if err := d.applyGuarded(ctx, b, changes); err != nil {
+		if limit, err = d.applyPieces(ctx, b, changes, limit); err != nil {
 			return err
 		}
 		if err := failpoint.Fail(failpoint.RoundApplied); err != nil {
@@ -73,6 +74,27 @@ func (d *Destination) rounds(ctx context.Context, b *batch) error {
 		d.release(b.large)
 	}
 	return d.settleRefused(ctx, b)
+}
+
+// applyPieces applies changes in one round or in several: in as many as their missing values need, see [tooWide]. limit is the size of the
+// last round, in changes, and then of the next one.
+func (d *Destination) applyPieces(ctx context.Context, b *batch, changes []replication.Change, limit int) (next int, err error) {
+	for len(changes) > 0 {
+		n := min(len(changes), limit)
+		d.lookup.used = 0
+		err := d.applyGuarded(ctx, b, changes[:n])
+		if wide := (*tooWide)(nil); errors.As(err, &wide) {
+			limit = wide.part(n)
+			continue
+		}
+		if err != nil {
+			return limit, err
+		}
+		if changes = changes[n:]; n == limit && d.lookup.used < d.router.lookups.piece/2 {
+			limit *= 2
+		}
+	}
+	return limit, nil
 }
 
 // open begins an external transaction with several rounds. A careful one has its deferred constraints checked after each statement, so
@@ -218,14 +240,18 @@ func (d *Destination) applyRound(ctx context.Context, b *batch, changes []replic
 	var f fold
 	d.fold(&f, b.large, changes)
 	rows := d.net(&f)
+	if err := d.applyRows(ctx, b, rows); err != nil {
+		return err
+	}
 	for _, r := range rows {
 		b.changes += r.Len(mapping.Any)
 	}
-	return d.applyRows(ctx, b, rows)
+	return nil
 }
 
 func (d *Destination) applyRows(ctx context.Context, b *batch, rows map[string]*mapping.Rows) error {
-	if err := d.fetchToast(ctx, b.transactions, rows); err != nil {
+	defer d.freeFetched(b)
+	if err := d.fetchToast(ctx, b, rows); err != nil {
 		return err
 	}
 	if err := d.session.compile(ctx, rows); err != nil {
@@ -251,11 +277,16 @@ func (d *Destination) recover(ctx context.Context, b *batch, err error) error {
 		return err
 	}
 	d.log.Info("a folded batch failed; applying its transactions one by one", zap.Error(err))
+	return d.oneByOne(ctx, b, true)
+}
+
+// oneByOne applies the transactions of a batch in source order, each in an external transaction of its own, in rounds.
+func (d *Destination) oneByOne(ctx context.Context, b *batch, careful bool) error {
 	for _, t := range b.transactions {
 		if err := d.reconnect(ctx); err != nil {
 			return err
 		}
-		one := &batch{transactions: []*transaction{t}, mappings: b.mappings, last: t.id, large: t, careful: true}
+		one := &batch{transactions: []*transaction{t}, mappings: b.mappings, last: t.id, large: t, careful: careful}
 		if err := d.applyLarge(ctx, one); err != nil {
 			return err
 		}

@@ -18,7 +18,7 @@ import (
 // Options bound the resources of the sink. Every field must be set; the configuration has the defaults.
 type Options struct {
 	QueueBytes       int64 // of each destination's queue
-	MemoryBytes      int64 // of all queues together
+	MemoryBytes      int64 // of all destinations together: queues, look-ups and copies; see [budget]
 	BatchRows        int   // net changes in one round of statements
 	MaxConnections   int   // to external databases, all together
 	IdleClose        time.Duration
@@ -57,7 +57,7 @@ type Config struct {
 	Tombstones *Tombstones // nil: none
 	Acks       *replication.AckTracker
 	// Rows reads current rows of the primary by key, for values that an UPDATE left in TOAST: see [replication.Lookup.Rows].
-	Rows    func(ctx context.Context, keys replication.Keys, after []uint32) ([]replication.Tuple, *replication.Relation, error)
+	Rows    func(context.Context, replication.Look) (replication.Found, error)
 	Primary *replication.Primary // where backfills read
 	State   *StateStore
 	Reader  Reader
@@ -85,6 +85,8 @@ type Reader interface {
 type Router struct {
 	Config
 	gate        *gate
+	lookups     *budget
+	copies      *budget
 	settings    string // the statement that sets up a transaction
 	connections *connections
 	places      *places
@@ -125,6 +127,8 @@ type Router struct {
 
 	ctx     context.Context // ends the work in flight
 	cancel  context.CancelFunc
+	waits   context.Context    // ends when no work begins any more: of waits for memory
+	hurry   context.CancelFunc // ends waits
 	workers sync.WaitGroup
 	stopMu  sync.Mutex
 	stopped bool // no worker starts any more
@@ -143,7 +147,8 @@ type route struct {
 
 // NewRouter returns a router without destinations.
 func NewRouter(c Config) *Router {
-	r := &Router{Config: c, settings: c.Options.settings(), gate: &gate{limit: c.Options.MemoryBytes}, connections: newConnections(c.Options.MaxConnections),
+	r := &Router{Config: c, settings: c.Options.settings(), gate: &gate{limit: c.Options.queuesBytes()},
+		lookups: newBudget(c.Options.lookupBytes()/2, 2, 2), copies: newBudget(c.Options.copyBytes(), 1, max(c.Options.Backfills, 1)), connections: newConnections(c.Options.MaxConnections),
 		places: newPlaces(c.Options.Backfills, c.Options.SlowAfter), xids: newXIDs(),
 		tenants: map[string][]*Destination{}, open: -1, stop: make(chan struct{}), routes: map[*replication.Relation]*route{},
 		known: map[string]*replication.Relation{}, wide: map[*replication.Relation]*replication.Relation{},
@@ -157,6 +162,7 @@ func NewRouter(c Config) *Router {
 	}
 	r.mark.Store(new(string))
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.waits, r.hurry = context.WithCancel(r.ctx)
 	return r
 }
 
@@ -331,6 +337,7 @@ func (r *Router) Settle() {
 	if !r.stopped {
 		r.stopped = true
 		close(r.stop)
+		r.hurry()
 	}
 	r.stopMu.Unlock()
 	done := make(chan struct{})

@@ -138,6 +138,9 @@ func explainConnect(err error) error {
 
 // close ends the connection and gives the place of the connection back.
 func (s *session) close() {
+	if s.backfill != nil {
+		s.backfill.end()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = s.conn.Close(ctx)
@@ -166,22 +169,14 @@ func (s *session) behind(id int64) []bool {
 
 // exec runs one statement with the extended protocol. Rows in the answer are ignored.
 func (s *session) exec(ctx context.Context, sql string, args ...string) error {
-	return s.read(ctx, sql, args).Err
+	_, _, err := s.read(ctx, 0, sql, args)
+	return err
 }
 
 // ask runs one statement and returns the rows of the answer in text form, each with exactly the given number of columns: a server may answer
 // anything, and callers read columns by their numbers.
 func (s *session) ask(ctx context.Context, columns int, sql string, args ...string) ([][][]byte, error) {
-	r := s.read(ctx, sql, args)
-	if r.Err != nil {
-		return nil, r.Err
-	}
-	for _, row := range r.Rows {
-		if len(row) != columns {
-			return nil, &wrongAnswer{host: s.host(), what: fmt.Sprintf("a row of %d columns in the place of %d", len(row), columns)}
-		}
-	}
-	return r.Rows, nil
+	return s.whole(ctx, answerBytes, columns, sql, args...)
 }
 
 // askRow is ask for a statement that always gives one row.
@@ -194,18 +189,6 @@ func (s *session) askRow(ctx context.Context, columns int, sql string, args ...s
 		return nil, err
 	}
 	return rows[0], nil
-}
-
-func (s *session) read(ctx context.Context, sql string, args []string) *pgconn.Result {
-	patience := s.d.router.Options.StatementTimeout + s.d.router.Options.LockTimeout
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	began := time.Now()
-	r := s.conn.ExecParams(ctx, sql, texts(args...), nil, nil, nil).Read()
-	if r.Err = s.named(r.Err, began); r.Err == nil {
-		s.d.lastRound.Store(time.Now().UnixNano())
-	}
-	return r
 }
 
 // named adds the server's address to an error of the network, and the time that a silent server was given; nil stays nil.

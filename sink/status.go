@@ -130,6 +130,7 @@ func (d *Destination) observe() {
 
 // failed decides on the time and the state of the next try after a failure. The connection is not kept.
 func (d *Destination) failed(e *Error) {
+	e = e.kept()
 	d.router.places.leave(d)
 	misfit := d.outdate(e)
 	d.mu.Lock()

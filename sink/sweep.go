@@ -153,10 +153,11 @@ func (bf *backfill) readPage(ctx context.Context) (p *page, err error) {
 			after = bf.cursor.After
 		}
 		var err error
-		if p.keys, err = bf.s.readKeys(ctx, q, after, limit); err != nil {
+		var more bool
+		if p.keys, more, err = bf.s.readKeys(ctx, q, after, limit); err != nil {
 			return err
 		}
-		if p.last = len(p.keys) < limit || len(q.columns) == 0; !p.last {
+		if p.last = !more; more {
 			p.next.After = p.keys[len(p.keys)-1].here
 		}
 		return nil

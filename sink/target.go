@@ -43,7 +43,7 @@ func (t Target) config(o Options) (*pgconn.Config, error) {
 
 // NewFault is an error that only a person can correct. class is the part that the tenant may read.
 func NewFault(class string, err error, remedy string) *Error {
-	return &Error{Err: err, Remedy: remedy, verdict: needsHuman, class: class}
+	return (&Error{Err: err, Remedy: remedy, verdict: needsHuman, class: class}).kept()
 }
 
 // The classes of errors that do not come from a server's SQLSTATE.

@@ -13,65 +13,201 @@ import (
 )
 
 // fetchToast fills values that an UPDATE left in TOAST and that a step names, where the batch itself did not have the values: from the
-// primary, by key, in one query a table.
+// primary, by key. The values count in b.fetched until the batch is done with. Where the batch needs more than a piece of the memory, the
+// error is a [*tooWide], and nothing was changed; a batch with one such row is given the memory that the row needs.
 //
 // The primary may be ahead of the batch. A newer value is then applied a little early, and again in its turn. The delete of a missing row
 // is still to come, so the upsert of the row is left out: the value no longer exists anywhere, cannot be written, and must not be written
 // as NULL. Both hold only if the primary shows at least the transaction that made the row: else the value would be an older one, and a row
 // whose key has changed would pass for deleted.
-func (d *Destination) fetchToast(ctx context.Context, transactions []*transaction, rows map[string]*mapping.Rows) error {
-	for table, r := range rows {
-		var keys []replication.Tuple
-		from := map[int64]bool{}
-		for i := range r.Upserts {
-			if t := r.Upserts[i].Tuple; t.HasUnchanged() && d.needs(table, r.Relation, t) {
-				keys = append(keys, t)
-				from[r.Upserts[i].SequenceID] = true
-			}
+func (d *Destination) fetchToast(ctx context.Context, b *batch, rows map[string]*mapping.Rows) error {
+	wanted, keys := d.incomplete(b, rows)
+	if keys == 0 {
+		return nil
+	}
+	for {
+		if err := d.holdFetched(ctx, b); err != nil {
+			return err
 		}
-		if len(keys) == 0 {
-			continue
-		}
-		var xids []uint32
-		for _, t := range transactions {
-			if from[t.id] {
-				xids = append(xids, t.xid)
-			}
-		}
-		found, now, err := d.current(ctx, r.Relation, keys, xids)
+		read, large, err := d.fetch(ctx, wanted, b.fetched.rows)
 		if err != nil {
 			return err
 		}
-		if err := failpoint.Fail(failpoint.LookedUp); err != nil {
-			return err
+		used, fit := int64(0), 0
+		for _, f := range read {
+			for _, t := range f.Rows {
+				used += int64(t.Bytes())
+			}
+			fit += len(f.Rows)
 		}
-		if err := d.fillToast(ctx, table, r, found, now); err != nil {
+		piece := int64(0)
+		switch {
+		case fit == keys:
+			if d.lookup.used = used; used < b.fetched.rows/4 {
+				d.lookup.piece /= 2
+			}
+			return d.fillAll(ctx, wanted, read)
+		case b.fetched.rows < d.router.lookups.piece:
+			piece = min(2*b.fetched.rows, d.router.lookups.piece)
+		case keys > 1:
+			d.freeFetched(b)
+			return &tooWide{fit: fit, keys: keys}
+		default:
+			piece = replication.Enough(large)
+		}
+		d.freeFetched(b)
+		d.lookup.piece = piece
+	}
+}
+
+// tooWide tells of a batch whose missing values are more than may be in memory at a time: of so many rows only the first ones fit.
+type tooWide struct{ fit, keys int }
+
+func (e *tooWide) Error() string {
+	return fmt.Sprintf("the values of %d of %d rows fit in the memory of look-ups", e.fit, e.keys)
+}
+
+// part is how many of n changes may fit.
+func (e *tooWide) part(n int) int { return max(1, min(n-1, n*e.fit/e.keys)) }
+
+// lookup is what a destination's look-ups have learnt. It belongs to the worker.
+type lookup struct {
+	piece int64 // bytes of rows that the next one takes
+	used  int64 // bytes of rows of the last one
+	lane  int
+}
+
+// holdFetched takes the memory of the next look-up, unless the batch has it.
+func (d *Destination) holdFetched(ctx context.Context, b *batch) (err error) {
+	if d.lookup.piece = max(d.lookup.piece, pieceMin); b.fetched.rows >= d.lookup.piece {
+		return nil
+	}
+	d.freeFetched(b)
+	b.fetched, err = d.router.lookups.take(ctx, d.lookup.piece, d.lookup.lane)
+	return err
+}
+
+// freeFetched gives the memory of the batch's fetched values back.
+func (d *Destination) freeFetched(b *batch) {
+	if b.fetched.lane == nil {
+		return
+	}
+	if d.lookup.lane = quick; time.Since(b.fetched.taken) > slowRound {
+		d.lookup.lane = slow
+	}
+	d.lookup.piece = min(d.lookup.piece, d.router.lookups.piece)
+	b.fetched.free()
+}
+
+// missing is what a table's rows lack in a batch.
+type missing struct {
+	rows    *mapping.Rows
+	named   []int // the columns that a step names
+	columns []string
+	keys    []replication.Tuple // of the incomplete rows, in the order of the rows
+	xids    []uint32            // of their transactions
+}
+
+// incomplete finds the rows of a batch that lack a value which a step names, and their number.
+func (d *Destination) incomplete(b *batch, rows map[string]*mapping.Rows) (all []missing, keys int) {
+	for table, r := range rows {
+		m := missing{rows: r}
+		from, lacks := map[int64]bool{}, map[int]bool{}
+		for i := range r.Upserts {
+			t := r.Upserts[i].Tuple
+			if !t.HasUnchanged() {
+				continue
+			}
+			if m.named == nil {
+				m.named = d.named(table, r.Relation)
+			}
+			if n := len(lacks); m.lacks(t, lacks) || len(lacks) > n {
+				m.keys = append(m.keys, t)
+				from[r.Upserts[i].SequenceID] = true
+			}
+		}
+		if len(m.keys) == 0 {
+			continue
+		}
+		for i := range lacks {
+			m.columns = append(m.columns, r.Relation.Columns[i].Name)
+		}
+		slices.Sort(m.columns)
+		for _, t := range b.transactions {
+			if from[t.id] {
+				m.xids = append(m.xids, t.xid)
+			}
+		}
+		all, keys = append(all, m), keys+len(m.keys)
+	}
+	return all, keys
+}
+
+// lacks reports whether the row lacks a named column, and adds the columns to which, which may be nil.
+func (m *missing) lacks(t replication.Tuple, which map[int]bool) (any bool) {
+	for _, i := range m.named {
+		if t.Value(i).Presence == replication.Unchanged {
+			if any = true; which != nil {
+				which[i] = true
+			}
+		}
+	}
+	return any
+}
+
+// fetch reads the missing values, bound bytes at the most. The last answer may have the first rows only; large is the size of the row
+// behind where it does not fit alone.
+func (d *Destination) fetch(ctx context.Context, wanted []missing, bound int64) (read []replication.Found, large int64, err error) {
+	for _, m := range wanted {
+		found, err := d.current(ctx, m.rows.Relation, replication.Look{Keys: replication.Keys{Tuples: m.keys}, Columns: m.columns, After: m.xids, Bytes: bound})
+		if err != nil {
+			return nil, 0, err
+		}
+		read = append(read, found)
+		if len(found.Rows) < len(m.keys) {
+			return read, found.Large, nil
+		}
+		for _, t := range found.Rows {
+			bound -= int64(t.Bytes())
+		}
+		bound = max(bound, 0)
+	}
+	return read, 0, nil
+}
+
+// fillAll takes the missing values from the answers to all look-ups.
+func (d *Destination) fillAll(ctx context.Context, wanted []missing, read []replication.Found) error {
+	if err := failpoint.Fail(failpoint.LookedUp); err != nil {
+		return err
+	}
+	for i := range wanted {
+		if err := d.fillToast(ctx, &wanted[i], read[i].Rows, read[i].Relation); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// current reads the tenant's rows from the primary by key: a row for each key, zero where the primary has no row. now is the table as the
-// read rows describe the table. The primary shows at least the transactions xids.
-func (d *Destination) current(ctx context.Context, rel *replication.Relation, keys []replication.Tuple, xids []uint32) ([]replication.Tuple, *replication.Relation, error) {
+// current reads the tenant's rows of a table from the primary.
+func (d *Destination) current(ctx context.Context, rel *replication.Relation, look replication.Look) (replication.Found, error) {
 	d.lookups.Add(1) // the primary's time is not the destination's
 	defer d.lookups.Add(-1)
 	if d.session.conn.TxStatus() == 'T' { // with locks on the tenant's tables
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, openPatience)
+		ctx, cancel = context.WithTimeout(ctx, openPatience+time.Duration(look.Bytes>>20)*time.Second) // a large row comes at a megabyte a second at least
 		defer cancel()
 	}
-	found, now, err := d.lookUp(ctx, replication.Keys{Part: d.part(rel), Tuples: keys}, xids)
+	look.Part = d.part(rel)
+	found, err := d.lookUp(ctx, look)
 	switch {
 	case errors.Is(err, replication.ErrNotVisible):
-		return nil, nil, &Error{Table: rel.Table, Err: err, Remedy: "if it lasts: see which synchronous standby the primary waits for"}
+		return found, &Error{Table: rel.Table, Err: err, Remedy: "if it lasts: see which synchronous standby the primary waits for"}
 	case sqlstate(err) == undefinedTable:
-		return nil, nil, d.outdated(ctx, rel, err)
+		return found, d.outdated(ctx, rel, err)
 	case err != nil:
-		return nil, nil, &Error{verdict: retryLong, SQLState: sqlstate(err), Err: fmt.Errorf("reading rows of %s from the primary: %w", rel, err)}
+		return found, &Error{verdict: retryLong, SQLState: sqlstate(err), Err: fmt.Errorf("reading rows of %s from the primary: %w", rel, err)}
 	}
-	return found, now, nil
+	return found, nil
 }
 
 // The wait for a commit that is not visible yet: usually a matter of microseconds.
@@ -80,37 +216,38 @@ const (
 	visibleWait  = time.Second      // in all, about; then the batch is tried again later
 )
 
-func (d *Destination) lookUp(ctx context.Context, keys replication.Keys, xids []uint32) ([]replication.Tuple, *replication.Relation, error) {
+func (d *Destination) lookUp(ctx context.Context, look replication.Look) (replication.Found, error) {
 	for pause := visiblePause; ; pause *= 2 {
-		found, now, err := d.router.Rows(ctx, keys, xids)
+		found, err := d.router.Rows(ctx, look)
 		if !errors.Is(err, replication.ErrNotVisible) || pause > visibleWait/2 {
-			return found, now, err
+			return found, err
 		}
 		select {
 		case <-time.After(pause):
 		case <-d.router.stop:
-			return nil, nil, context.Canceled
+			return found, context.Canceled
 		case <-ctx.Done():
-			return nil, nil, ctx.Err()
+			return found, ctx.Err()
 		}
 	}
 }
 
-// fillToast takes the missing values of rows from the found rows: a found row for each incomplete row, zero where the row is gone. now is
-// the table as the found rows describe the table: where a column has another type by now all rows of the batch get the new type.
-func (d *Destination) fillToast(ctx context.Context, table string, r *mapping.Rows, found []replication.Tuple, now *replication.Relation) error {
+// fillToast takes the missing values of a table's rows from the found rows: a found row for each incomplete row, zero where the row is gone.
+// now is the table as the found rows describe the table: where a column has another type by now all rows of the batch get the new type.
+func (d *Destination) fillToast(ctx context.Context, m *missing, found []replication.Tuple, now *replication.Relation) error {
+	r := m.rows
 	at, typed := placesIn(r.Relation, now)
 	kept := r.Upserts[:0]
 	for _, row := range r.Upserts {
-		if row.Tuple.HasUnchanged() && d.needs(table, r.Relation, row.Tuple) {
+		if row.Tuple.HasUnchanged() && m.lacks(row.Tuple, nil) {
 			current := found[0]
 			found = found[1:]
 			if current.IsZero() {
 				continue
 			}
-			for i, c := range r.Relation.Columns {
-				if at[i] < 0 && row.Tuple.Value(i).Presence == replication.Unchanged && d.names(table, r.Relation, c.Name) {
-					return d.outdated(ctx, r.Relation, fmt.Errorf("its column %q is gone", c.Name))
+			for _, i := range m.named {
+				if at[i] < 0 && row.Tuple.Value(i).Presence == replication.Unchanged {
+					return d.outdated(ctx, r.Relation, fmt.Errorf("its column %q is gone", r.Relation.Columns[i].Name))
 				}
 			}
 			row.Tuple = row.Tuple.Complete(arranged(current, at))
@@ -159,25 +296,16 @@ func arranged(t replication.Tuple, places []int) replication.Tuple {
 	return replication.NewTuple(values)
 }
 
-// names reports whether a step names the column.
-func (d *Destination) names(table string, rel *replication.Relation, column string) bool {
+// named are the indexes of the relation's columns that a step names.
+func (d *Destination) named(table string, rel *replication.Relation) []int {
+	named := []int{}
 	for _, m := range d.mappings {
-		if named, _ := m.Columns(table, rel.Names()); slices.Contains(named, column) {
-			return true
-		}
-	}
-	return false
-}
-
-// needs reports whether a step names a column that the row lacks.
-func (d *Destination) needs(table string, rel *replication.Relation, t replication.Tuple) bool {
-	for _, m := range d.mappings {
-		named, _ := m.Columns(table, rel.Names())
-		for _, name := range named {
-			if t.Value(rel.Column(name)).Presence == replication.Unchanged {
-				return true
+		names, _ := m.Columns(table, rel.Names())
+		for _, name := range names {
+			if i := rel.Column(name); !slices.Contains(named, i) {
+				named = append(named, i)
 			}
 		}
 	}
-	return false
+	return named
 }

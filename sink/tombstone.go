@@ -94,12 +94,12 @@ func (d *Destination) withoutEarlierLives(ctx context.Context, t *transaction, c
 // findLive adds to live the keys whose rows the primary has, for this tenant. A key may be written in another way in a tombstone's JSON
 // than in the row: the primary tells whether the two are equal.
 func (d *Destination) findLive(ctx context.Context, t *transaction, rel *replication.Relation, keys []replication.Tuple, live map[string]bool) error {
-	found, _, err := d.current(ctx, rel, keys, []uint32{t.xid})
+	found, err := d.current(ctx, rel, replication.Look{Keys: replication.Keys{Tuples: keys}, After: []uint32{t.xid}, Bytes: pieceMin})
 	if err != nil {
 		return err
 	}
 	for i, key := range keys {
-		if !found[i].IsZero() {
+		if !found.Rows[i].IsZero() { // of no column, and so of no bytes: the answer is whole
 			live[rowName(&replication.Change{Relation: rel, Old: key})] = true
 		}
 	}

@@ -40,6 +40,9 @@ func (d *Destination) truncate(ctx context.Context, b *batch, rel *replication.R
 	return nil
 }
 
+// fetchedKeys is how many keys are fetched at a time: keys of the greatest size in an index, some 2700 bytes, fit in a page.
+const fetchedKeys = 1000
+
 // deleteKeys walks one keys query with a cursor. The cursor sees the rows as of its declaration.
 func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *replication.Relation, m *mapping.Mapping) error {
 	s := d.session
@@ -51,7 +54,7 @@ func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *replication
 		return q.fault(err)
 	}
 	for {
-		found, err := s.ask(ctx, q.width(), fmt.Sprintf("FETCH %d FROM outflow_keys", d.limit))
+		found, err := s.whole(ctx, pageBytes, q.width(), fmt.Sprintf("FETCH %d FROM outflow_keys", min(d.limit, fetchedKeys)))
 		if err != nil {
 			return q.fault(err)
 		}

@@ -88,9 +88,15 @@ func (c *comparison) askKeys(ctx context.Context, w *wanted) error {
 	if err != nil {
 		return err
 	}
-	keys, err := c.s.readKeys(ctx, q, nil, 2*differencesMax)
-	if err != nil {
-		return err
+	var keys []key
+	for more, after := true, []string(nil); more && len(keys) < 2*differencesMax; {
+		var page []key
+		if page, more, err = c.s.readKeys(ctx, q, after, 2*differencesMax); err != nil {
+			return err
+		}
+		if keys = append(keys, page...); more {
+			after = page[len(page)-1].here
+		}
 	}
 	w.query = q
 	have := map[string]bool{}
@@ -130,34 +136,38 @@ func (c *comparison) repair(ctx context.Context, found Comparison) (Comparison, 
 
 func (c *comparison) mend(ctx context.Context) error {
 	for _, w := range c.wanted {
-		for keys := range slices.Chunk(w.keys, repairRows) {
-			err := within(ctx, readPatience, func(ctx context.Context) error {
-				return c.mendAgain(ctx, wanted{w.mapping, w.relation, w.query, keys})
+		for len(w.keys) > 0 {
+			n := 0
+			err := within(ctx, readPatience, func(ctx context.Context) (err error) {
+				n, err = c.mendAgain(ctx, wanted{w.mapping, w.relation, w.query, w.keys[:min(len(w.keys), repairRows)]})
+				return err
 			})
 			if err != nil {
 				return err
 			}
+			w.keys = w.keys[n:]
 		}
 	}
 	return nil
 }
 
 // mendAgain tries a few times: the live worker holds rows first and the metadata then, so the two may meet in a deadlock.
-func (c *comparison) mendAgain(ctx context.Context, w wanted) error {
+func (c *comparison) mendAgain(ctx context.Context, w wanted) (mended int, err error) {
 	for attempt := 1; ; attempt++ {
-		err := c.mendRows(ctx, w)
+		mended, err := c.mendRows(ctx, w)
 		if err == nil {
-			return nil
+			return mended, nil
 		}
 		c.s.rollback()
 		if e := newError(err); e.verdict != retry || attempt == repairAttempts || !c.s.usable() {
-			return err
+			return 0, err
 		}
 		c.v.Log.Info("the repair met the live worker and tries again", zap.Stringer("destination", c.d), zap.Error(err))
 	}
 }
 
-// mendRows gives a mapping rows of the primary again, in one transaction: existing rows as upserts, the others as deletes.
+// mendRows gives a mapping rows of the primary again, in one transaction: existing rows as upserts, the others as deletes. mended is the
+// number of keys from the first one on: all, unless the rows are wide.
 //
 // The lock on the metadata keeps the live worker from committing, so the external database stays at one id, E. The rows are read after the
 // lock, from a snapshot that sees every transaction with an id up to E. A transaction outside the snapshot has an id above E, so the
@@ -170,32 +180,32 @@ func (c *comparison) mendAgain(ctx context.Context, w wanted) error {
 // A commit is in the WAL, and may have been applied here, before the commit is visible to snapshots (with synchronous replication long
 // before). Such a transaction runs, as far as snapshots tell, when the lock is taken. So only a snapshot counts in which all transactions
 // running then have ended. The place in the WAL, pg_current_wal_insert_lsn, could not tell the end of a transaction.
-func (c *comparison) mendRows(ctx context.Context, w wanted) error {
+func (c *comparison) mendRows(ctx context.Context, w wanted) (mended int, err error) {
 	if err := c.s.begin(ctx); err != nil {
-		return err
+		return 0, err
 	}
-	if err := c.s.exec(ctx, `SELECT FROM "_stack_sync_metadata" WHERE "tenant" = $1 AND "source" = $2 ORDER BY "mapping_name" FOR UPDATE`,
-		c.d.Tenant, c.v.SourceID); err != nil {
-		return fmt.Errorf("locking _stack_sync_metadata: %w", err)
+	if err := c.s.exec(ctx, `SELECT FROM "_stack_sync_metadata" WHERE "tenant" = $1 AND "source" = $2 AND "mapping_name" = ANY ($3::text[]) ORDER BY "mapping_name" FOR UPDATE`,
+		c.d.Tenant, c.v.SourceID, textArray(c.d.Mappings())); err != nil {
+		return 0, fmt.Errorf("locking _stack_sync_metadata: %w", err)
 	}
 	found, err := c.present(ctx, w)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	rows, err := c.wantedRows(ctx, w, found)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	only := make([]bool, len(c.d.mappings))
 	only[w.mapping] = true
 	if err := c.apply(ctx, only, rows); err != nil {
-		return err
+		return 0, err
 	}
 	if c.s.conn.TxStatus() != 'T' {
-		return &Error{Mapping: c.d.mappings[w.mapping].Name, verdict: needsHuman, Err: errors.New("a step ended the transaction that it ran in")}
+		return 0, &Error{Mapping: c.d.mappings[w.mapping].Name, verdict: needsHuman, Err: errors.New("a step ended the transaction that it ran in")}
 	}
 	err = c.s.exec(ctx, commitSQL)
-	return err
+	return len(found.Rows), err
 }
 
 // wantedRows are the found rows as upserts, and the keys of the others, as far as still held, as deletes.
@@ -256,7 +266,7 @@ func (c *comparison) present(ctx context.Context, w wanted) (replication.Chunk, 
 	for _, k := range w.keys {
 		keys.Tuples = append(keys.Tuples, k.tuple)
 	}
-	return c.copier.Find(ctx, keys)
+	return c.copier.Find(ctx, keys, pieceMax)
 }
 
 // textArray is an array literal.

@@ -119,11 +119,16 @@ func (c *comparison) recompute(ctx context.Context) error {
 			continue
 		}
 		rel := c.d.router.relation(table.Relation.Table)
-		r := replication.Range{Part: c.d.part(rel), Limit: verifyRows}
+		r := replication.Range{Part: c.d.part(rel), Limit: verifyRows, Bytes: pieceMax}
 		for first := true; ; first = false {
 			var chunk replication.Chunk
 			err := within(ctx, readPatience, func(ctx context.Context) (err error) {
 				chunk, err = c.copier.Read(ctx, r)
+				if large := (*replication.Large)(nil); errors.As(err, &large) {
+					wide := r
+					wide.Bytes = replication.Enough(large.Bytes)
+					chunk, err = c.copier.Read(ctx, wide)
+				}
 				return err
 			})
 			if err != nil {
@@ -265,7 +270,7 @@ func (c *comparison) compareTable(ctx context.Context, t *target) (*seen, error)
 			SELECT %[1]s COLLATE "C" AS id, %[2]s AS key, %[3]s AS hash, 1 AS n FROM pg_temp.%[4]s AS "_row"
 			UNION ALL SELECT %[1]s, %[2]s, %[3]s, -1 FROM public.%[4]s AS "_row") AS both_sides
 		GROUP BY id, hash HAVING sum(n) <> 0 ORDER BY id LIMIT %[5]d`, id, key, rowHash, quoteColumn(t.name), differencesMax)
-	rows, err := c.s.ask(ctx, 4, sql)
+	rows, err := c.s.whole(ctx, compareBytes, 4, sql)
 	if err != nil {
 		return nil, err
 	}

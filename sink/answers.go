@@ -1,0 +1,88 @@
+package sink
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"outflow/internal/fit"
+	"outflow/mapping"
+)
+
+// What one external server says is bounded before it is kept: rows by their bytes, errors by their text. A server may answer any query with
+// anything, whatever its LIMIT.
+
+const (
+	answerBytes  = 1 << 20  // of the answer to a question of Outflow's own
+	compareBytes = 64 << 20 // of the differences that verify has found in a table
+	cellBytes    = 24       // the memory of a value beside its bytes
+	keptBytes    = 8 << 10  // of the text of an error
+)
+
+// read runs one statement with the extended protocol and returns the first rows, in text form, as many as have so many bytes; cut says
+// that there were more. The first row is returned whatever its size; the connection bounds a message.
+func (s *session) read(ctx context.Context, bound int, sql string, args []string) (rows [][][]byte, cut bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.d.router.Options.StatementTimeout+s.d.router.Options.LockTimeout)
+	defer cancel()
+	began := time.Now()
+	reader := s.conn.ExecParams(ctx, sql, texts(args...), nil, nil, nil)
+	for size := 0; reader.NextRow(); {
+		values := reader.Values()
+		size += cellBytes
+		for _, v := range values {
+			size += len(v) + cellBytes
+		}
+		if cut = cut || len(rows) > 0 && size > bound; cut {
+			continue
+		}
+		row := make([][]byte, len(values))
+		for i, v := range values {
+			row[i] = bytes.Clone(v) // NULL stays nil
+		}
+		rows = append(rows, row)
+	}
+	if _, err = reader.Close(); err != nil {
+		return nil, false, s.named(err, began)
+	}
+	s.d.lastRound.Store(time.Now().UnixNano())
+	return rows, cut, nil
+}
+
+// answer is read for rows of exactly the given number of columns.
+func (s *session) answer(ctx context.Context, bound, columns int, sql string, args ...string) (rows [][][]byte, cut bool, err error) {
+	rows, cut, err = s.read(ctx, bound, sql, args)
+	for _, row := range rows {
+		if len(row) != columns {
+			return nil, false, &wrongAnswer{host: s.host(), what: fmt.Sprintf("a row of %d columns in the place of %d", len(row), columns)}
+		}
+	}
+	return rows, cut, err
+}
+
+// whole is answer where more bytes are an error.
+func (s *session) whole(ctx context.Context, bound, columns int, sql string, args ...string) ([][][]byte, error) {
+	rows, cut, err := s.answer(ctx, bound, columns, sql, args...)
+	if err == nil && cut {
+		return nil, &wrongAnswer{host: s.host(), what: fmt.Sprintf("more than %d bytes", bound)}
+	}
+	return rows, err
+}
+
+// kept is the error with a text that may be kept: a server's text may have megabytes. The place in a mapping's file stays.
+func (e *Error) kept() *Error {
+	text := e.Err.Error()
+	if len(text) <= keptBytes {
+		return e
+	}
+	k := *e
+	k.class = e.Class()
+	k.Err = errors.New(fit.Text(text, fit.Page))
+	if fault := (*mapping.Fault)(nil); errors.As(e.Err, &fault) {
+		place := *fault
+		place.Message = fit.Text(place.Message, fit.Page)
+		k.Err = &place
+	}
+	return &k
+}

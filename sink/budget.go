@@ -1,0 +1,85 @@
+package sink
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// The memory of sink.memory_bytes has three parts: the queues (see [gate]), the values that look-ups fetch for the queues' changes, and the
+// rows that copies read. A destination takes memory from the latter two before it reads, and the primary measures the rows: see
+// [replication.Look] and [replication.Range].
+//
+// Nobody may wait for memory that only the waiting one can free. So the parts are apart, and wait in one direction:
+//
+//   - Who holds memory of look-ups waits for nothing but a connection of the look-ups, and one server's answer, both bounded in time. In
+//     particular it takes no memory a second time, and does not wait for changes from the stream.
+//   - The queues are emptied by workers, which may wait for memory of look-ups.
+//   - Who holds memory of copies waits for the stream, and so for the queues, until the chunk is merged or given up.
+//
+// One piece always passes: whoever asks for more than there is takes everything, and waits until everything is free.
+func (o Options) lookupBytes() int64 { return o.MemoryBytes / 4 }
+func (o Options) copyBytes() int64   { return o.MemoryBytes / 8 }
+func (o Options) queuesBytes() int64 { return o.MemoryBytes - o.lookupBytes() - o.copyBytes() }
+
+// copies is how many times a byte read from the primary is in memory until the external database has the byte: as read, in the row, in the
+// parameter, in the message.
+const copies = 4
+
+// The size of a piece, in bytes of rows.
+const (
+	pieceMin = 64 << 10
+	pieceMax = 4 << 20
+)
+
+// budget is a part of the memory, in lanes that do not take from one another. Safe for concurrent use.
+type budget struct {
+	size  int64 // of a lane
+	piece int64 // bytes of rows that a read takes, unless a row is larger
+	lanes []*semaphore.Weighted
+}
+
+// newBudget is a budget of lanes of so many bytes, each with room for a number of pieces at a time where the pieces are larger than pieceMin.
+func newBudget(size int64, lanes, pieces int) *budget {
+	b := &budget{size: max(size, pieceMin), piece: min(max(size/int64(pieces)/copies, pieceMin), pieceMax)}
+	for range lanes {
+		b.lanes = append(b.lanes, semaphore.NewWeighted(b.size))
+	}
+	return b
+}
+
+// The lanes of look-ups.
+const (
+	quick = iota
+	slow  // of destinations that kept the memory for longer than slowRound the last time
+)
+
+// slowRound bounds how long slow external databases keep the memory of the others: once each.
+const slowRound = time.Second
+
+// grant is memory taken from a budget. The zero grant is none. A grant belongs to one goroutine at a time.
+type grant struct {
+	lane  *semaphore.Weighted
+	bytes int64 // of the lane
+	rows  int64 // bytes of rows that may be read
+	taken time.Time
+}
+
+// take waits for the memory of so many bytes of rows.
+func (b *budget) take(ctx context.Context, rows int64, lane int) (grant, error) {
+	h := grant{lane: b.lanes[lane], bytes: min(rows*copies, b.size), rows: rows}
+	if err := h.lane.Acquire(ctx, h.bytes); err != nil {
+		return grant{}, err
+	}
+	h.taken = time.Now()
+	return h, nil
+}
+
+// free gives the memory back. It may be called again.
+func (h *grant) free() {
+	if h.lane != nil {
+		h.lane.Release(h.bytes)
+	}
+	*h = grant{}
+}
