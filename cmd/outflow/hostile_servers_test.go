@@ -119,7 +119,7 @@ func TestHostileServers(t *testing.T) {
 	}
 	l.told()
 	t.Logf("the good server had each change within %s; peak memory %d MiB", slowest, peakMemory(t, p.cmd.Process.Pid)>>20)
-	if slowest > 10*time.Second {
+	if slowest > 10*time.Second && !raceEnabled { // the race detector's servers and process want all processors
 		t.Errorf("the good server waited %s", slowest)
 	}
 	if limit := int64(600 << 20); !raceEnabled && peakMemory(t, p.cmd.Process.Pid) > limit {
