@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -156,4 +158,58 @@ func TestTenantsOwnValues(t *testing.T) {
 	w.equal(tenant1, dsn)
 	w.equal(tenant2, own)
 	p.within("the tenant's values", 160)
+}
+
+// Hostile servers of every kind cost memory within a bound, and do not slow the good server down: its latency is measured without the
+// hostile servers and then with them, in one run. OUTFLOW_TEST_STRICT, as in make hostile LIARS=100, holds the p99
+// within 1.2; a busy machine is given more.
+func TestHostileServersCostNobody(t *testing.T) {
+	l := newLiars(t, size(t, "LIARS", 8))
+	changes, ratio, slack := 60, 3.0, 100*time.Millisecond
+	if os.Getenv("OUTFLOW_TEST_STRICT") != "" {
+		changes, ratio, slack = 1000, 1.2, time.Millisecond
+	}
+	l.exec(`UPDATE outflow.destination SET enabled = false`)
+	p := launch(t, append([]string{"run", "--config", l.file}, impatient...)...)
+	p.says(`"streaming"`)
+	l.latencies(changes / 4) // the first ones make the connections
+	without := l.latencies(changes)
+	l.exec(`UPDATE outflow.destination SET enabled = true`)
+	waitFor(t, "the hostile servers to be met", func() error {
+		if n := query(t, l.source, `SELECT count(*) FROM outflow.destination_state WHERE name = 'liar' AND state <> 'backfilling'`)[0]; n == `"0"` {
+			return fmt.Errorf("none was")
+		}
+		return nil
+	})
+	with := l.latencies(changes)
+	l.told()
+	at := func(all []time.Duration, part int) time.Duration { return all[len(all)*part/100] }
+	t.Logf("without: p50 %s, p99 %s; with: p50 %s, p99 %s", at(without, 50), at(without, 99), at(with, 50), at(with, 99))
+	if limit := time.Duration(float64(at(without, 99))*ratio) + slack; at(with, 99) > limit {
+		t.Errorf("the good server's p99 is %s beside hostile ones; expected at most %s", at(with, 99), limit)
+	}
+	p.within("beside hostile servers", 300)
+}
+
+// latencies are the times from a commit on the primary to the commit at the good server, sorted.
+func (l *liars) latencies(changes int) (all []time.Duration) {
+	l.t.Helper()
+	db := connect(l.t, l.healthy)
+	for range changes {
+		name := fmt.Sprint("version ", l.rnd.Uint64())
+		l.exec(`UPDATE "ProjectUser" SET "displayName" = $1 WHERE "tenancyId" = $2 AND "projectUserId" = (SELECT min("projectUserId"::text)::uuid FROM "ProjectUser" WHERE "tenancyId" = $2)`,
+			name, tenant2)
+		began := time.Now()
+		tick := time.NewTicker(time.Millisecond)
+		for there := false; !there; <-tick.C {
+			must(l.t, db.QueryRow(l.t.Context(), `SELECT EXISTS (SELECT FROM users WHERE display_name = $1)`, name).Scan(&there))
+			if time.Since(began) > time.Minute {
+				l.t.Fatal("the good server has waited a minute for a change")
+			}
+		}
+		tick.Stop()
+		all = append(all, time.Since(began))
+	}
+	slices.Sort(all)
+	return all
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"sync"
 	"sync/atomic"
 )
 
@@ -17,6 +18,8 @@ const (
 	exchangeBytes  = 32 << 20  // between two writes of ours: the answers to one round trip
 	parameterBytes = 64 << 10  // of ParameterStatus, over the connection's whole life: pgx keeps the parameters
 	maxMessage     = 4 << 20   // a header alone makes pgx allocate as much
+	largeMessage   = 64 << 10  // larger messages count in largeBytes while they come
+	largeBytes     = 32 << 20  // of all connections together
 	// scramIterations is far above any usual setting (4096 is Postgres' default) and takes some 30 ms. pgx takes ten million, which is
 	// seconds, whatever the deadline.
 	scramIterations = 100_000
@@ -28,12 +31,49 @@ const (
 type meter struct {
 	net.Conn
 	left atomic.Int64 // bytes allowed to come
+
+	mu     sync.Mutex
+	large  int64 // bytes of the large message that comes
+	closed bool
+}
+
+// coming is the bytes of the large messages that are coming on all connections.
+var coming atomic.Int64
+
+// begins notes a large message that begins to come, and reports whether there is room for the message.
+func (m *meter) begins(bytes int) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return true
+	}
+	if coming.Add(int64(bytes)) > largeBytes {
+		coming.Add(-int64(bytes))
+		return false
+	}
+	m.large = int64(bytes)
+	return true
+}
+
+// ends notes that the message has come, or will not come.
+func (m *meter) ends() {
+	coming.Add(-m.large)
+	m.large = 0
+}
+
+// Close ends the connection. The rest of a message does not come.
+func (m *meter) Close() error {
+	m.mu.Lock()
+	m.ends()
+	m.closed = true
+	m.mu.Unlock()
+	return m.Conn.Close()
 }
 
 func (m *meter) Read(p []byte) (int, error) {
 	n, err := m.Conn.Read(p)
 	if m.left.Add(-int64(n)) < 0 {
-		m.Conn.Close() // a write may be waiting for a server which only sends
+		m.Close() // a write may be waiting for a server which only sends
 		return 0, errFlood
 	}
 	return n, err
@@ -63,6 +103,7 @@ type guard struct {
 	header  [5]byte
 	have    int    // bytes of header
 	body    int    // bytes of the message still to come
+	large   bool   // the message counts in largeBytes
 	message []byte // of an authentication request
 }
 
@@ -129,6 +170,9 @@ func (g *guard) begin() error {
 		return tooMuch("a message of %d bytes; what answers is no Postgres, or a hostile one", length)
 	}
 	g.body = int(length) - 4
+	if g.large = g.body > largeMessage; g.large && !g.meter.begins(g.body) {
+		return tooMuch("a message of %d bytes while other servers send such messages too", length)
+	}
 	switch g.header[0] {
 	case 'R':
 		g.message = g.message[:0]
@@ -145,6 +189,12 @@ func (g *guard) begin() error {
 
 // end looks at a whole message. pgx has not got the last bytes yet.
 func (g *guard) end() error {
+	if g.large {
+		g.large = false
+		g.meter.mu.Lock()
+		g.meter.ends()
+		g.meter.mu.Unlock()
+	}
 	switch g.header[0] {
 	case 'Z':
 		if !g.ready {

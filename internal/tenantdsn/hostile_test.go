@@ -184,3 +184,35 @@ func TestFloodBesideASlowWrite(t *testing.T) {
 		t.Errorf("%s, %d MiB", got, n>>20)
 	}
 }
+
+// All servers together send large messages up to a bound; a message that has come, or whose connection is closed, makes room.
+func TestLargeMessagesShareABound(t *testing.T) {
+	var conns []*guard
+	header := binary.BigEndian.AppendUint32([]byte{'E'}, maxMessage)
+	begin := func() error {
+		client, server := net.Pipe()
+		t.Cleanup(func() { server.Close() })
+		g := &guard{meter: &meter{Conn: client}, ready: true}
+		t.Cleanup(func() { g.meter.Close() })
+		conns = append(conns, g)
+		return g.follow(header)
+	}
+	for range largeBytes / maxMessage {
+		if err := begin(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := begin(); class(err) != "protocol" {
+		t.Errorf("beyond the bound: %v", err)
+	}
+	conns[0].meter.Close()
+	if err := begin(); err != nil {
+		t.Errorf("a connection was closed: %v", err)
+	}
+	if err := conns[1].follow(make([]byte, maxMessage-4)); err != nil {
+		t.Error(err)
+	}
+	if err := begin(); err != nil {
+		t.Errorf("a message has come: %v", err)
+	}
+}

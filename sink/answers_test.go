@@ -1,0 +1,32 @@
+package sink
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"outflow/mapping"
+)
+
+// An error is kept with its class and its place, and not with the megabytes that a server may say.
+func TestKeptErrors(t *testing.T) {
+	long := &pgconn.PgError{Code: "P0001", Message: strings.Repeat("x", 3<<20)}
+	e := newError(fmt.Errorf("applying: %w", long))
+	kept := e.kept()
+	if n := len(kept.Err.Error()); n > keptBytes {
+		t.Errorf("%d bytes are kept", n)
+	}
+	if kept.Error() != e.Error() || kept.Class() != e.Class() || kept.SQLState != e.SQLState || kept.verdict != e.verdict {
+		t.Errorf("kept is %.100v of class %s; expected %.100v of class %s", kept, kept.Class(), e, e.Class())
+	}
+	placed := &Error{Err: &mapping.Fault{File: "f.yaml", Line: 3, Column: 4, Message: strings.Repeat("y", 1<<20)}}
+	if file, line, column, ok := placed.kept().Place(); file != "f.yaml" || line != 3 || column != 4 || !ok {
+		t.Errorf("the place is %s:%d:%d", file, line, column)
+	}
+	short := newError(fmt.Errorf("applying: %w", &pgconn.PgError{Code: "P0001", Message: "x"}))
+	if short.kept() != short {
+		t.Error("a short error is kept as another one")
+	}
+}
