@@ -98,6 +98,7 @@ func (p *Primary) connectReplication(ctx context.Context) (*pgconn.PgConn, *stre
 		if err != nil {
 			return nil, err
 		}
+		keepAlive(c)
 		return &stream{conn: c}, nil
 	}
 	config.BuildFrontend = frontend
