@@ -216,7 +216,7 @@ func (w *world) config() string {
 	}
 	fmt.Fprintf(&b, "mappings: [%s]\n", w.mappingsDir())
 	b.WriteString("sink: {queue_bytes: 512KiB, memory_bytes: 64MiB, batch_rows: 500, idle_close: 2s, statement_timeout: 10s, lock_timeout: 2s, connect_timeout: 2s, " +
-		"retry_max: 1s, park_after: 5s, slow_after: 5s, retained_wal: 32MiB, checkpoint: 200ms, max_connections: 8}\n")
+		"retry_max: 1s, park_after: 8s, slow_after: 8s, retained_wal: 32MiB, checkpoint: 200ms, max_connections: 8}\n")
 	fmt.Fprintf(&b, "admin: {token: %s}\n", adminToken)
 	return b.String()
 }
