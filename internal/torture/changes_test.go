@@ -14,7 +14,7 @@ const (
 	users          = 12 // likewise
 )
 
-// change is a kind of change that a transaction makes. Its statements change rows of the writer's own keys, but for accounts.
+// change is a kind of change in a transaction. The statements change rows of the writer's own keys, and accounts.
 type change struct {
 	name   string
 	weight int
@@ -80,7 +80,7 @@ func (x *transaction) item() (from, to int) {
 	return from, from + x.r.IntN(8)
 }
 
-// payload is SQL of a text that is stored out of line, mostly.
+// payload is SQL of a text, mostly stored out of line.
 func (x *transaction) payload(of string) string {
 	return fmt.Sprintf(`repeat(md5(%s::text || '%d'), %d)`, of, x.r.Uint32(), pick(x.r, []int{1, 80, 120, 400}))
 }
@@ -110,7 +110,7 @@ func (x *transaction) deleteItems() []string {
 	return []string{fmt.Sprintf(`DELETE FROM "Item" WHERE tenant = '%s' AND id BETWEEN %d AND %d`, x.tenant, from, to)}
 }
 
-// moveItemKeys gives some items keys that are free.
+// moveItemKeys gives some items free keys.
 func (x *transaction) moveItemKeys() []string {
 	from, to := x.item()
 	by := items + x.r.IntN(items)
@@ -159,14 +159,14 @@ func (x *transaction) message() []string {
 	return []string{fmt.Sprintf(`SELECT pg_logical_emit_message(%t, 'somebody', repeat('x', %d))`, x.r.IntN(2) == 0, x.r.IntN(2000))}
 }
 
-// user is the id of one of the writer's users.
+// user is the id of a user of the writer.
 func (x *transaction) user() string {
 	return fmt.Sprintf("%08x-0000-4000-8000-%012d", x.id, x.r.IntN(users))
 }
 
 const theUser = `"tenancyId" = '%[1]s' AND "projectUserId" = '%[2]s'`
 
-// counted notes in the user's own row how many channels there are and which is the primary one: a reader finds the two in agreement.
+// counted notes in the user's own row how many channels there are and which is primary: a reader finds both in agreement.
 func counted(tenant, user string) string {
 	of := fmt.Sprintf(theUser, tenant, user)
 	return fmt.Sprintf(`UPDATE "ProjectUser" SET "serverMetadata" = jsonb_build_object('channels', (SELECT count(*) FROM "ContactChannel" WHERE %[1]s),
@@ -202,7 +202,7 @@ func (x *transaction) changeChannels() []string {
 	return []string{change, counted(x.tenant, user)}
 }
 
-// moveUser gives a user a key that is free; the channels follow by ON UPDATE CASCADE.
+// moveUser gives a user a free key; the channels follow by ON UPDATE CASCADE.
 func (x *transaction) moveUser() []string {
 	from, to := x.user(), x.user()
 	return []string{fmt.Sprintf(`UPDATE "ProjectUser" SET "projectUserId" = '%[3]s' WHERE `+theUser+`
@@ -233,7 +233,7 @@ func (x *transaction) truncateUsers() []string {
 	return append([]string{`TRUNCATE "ProjectUser" CASCADE`}, x.newUser()...)
 }
 
-// parts changes rows of the partitioned table, also from one partition to another.
+// parts changes rows of the partitioned table, and moves rows between partitions.
 func (x *transaction) parts() []string {
 	id := x.id*100_000 + x.r.IntN(items)
 	where := fmt.Sprintf(`tenant = '%s' AND id = %d`, x.tenant, id)
@@ -242,7 +242,7 @@ func (x *transaction) parts() []string {
 	switch x.r.IntN(4) {
 	case 0:
 		return []string{`DELETE FROM "Part" WHERE ` + where}
-	case 1: // one row with the id, in another partition
+	case 1: // a single row with the id, in another partition
 		return []string{insert, fmt.Sprintf(`DELETE FROM "Part" WHERE %s AND kind <> (SELECT min(kind) FROM "Part" WHERE %s)`, where, where),
 			fmt.Sprintf(`UPDATE "Part" SET kind = (kind + 1) %% 5, version = nextval('version') WHERE %s`, where)}
 	}

@@ -12,13 +12,13 @@ import (
 	"syscall"
 )
 
-// diskSize is the size of the file system of its own that one external database has: room for the database, and for a copy.
+// diskSize is the size of the file system: room for the database, and for a copy.
 const diskSize = 256 << 20
 
-// disk is a small file system in memory, in which one external database has its tablespace.
+// disk is a small file system in memory, with the tablespace of a single external database.
 type disk struct{ dir string }
 
-// newDisk mounts a file system; nil where the process may not mount. What a killed run has left is removed first.
+// newDisk mounts a file system; nil where the process may not mount. The leftovers of a killed run are removed first.
 func newDisk(w *world) *disk {
 	removeStale()
 	dir, err := os.MkdirTemp("", "outflow-torture-disk-")
@@ -32,10 +32,10 @@ func newDisk(w *world) *disk {
 	return &disk{dir}
 }
 
-// diskOf names the device of a process, so that another process can see whose the mount is.
+// diskOf names the device of a process, so another process sees the owner of the mount.
 func diskOf(pid int) string { return fmt.Sprintf("outflow-torture-%d", pid) }
 
-// removeStale unmounts the file systems of processes that are gone.
+// removeStale unmounts the file systems of ended processes.
 func removeStale() {
 	mounts, err := os.ReadFile("/proc/mounts")
 	if err != nil {

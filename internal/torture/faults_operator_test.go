@@ -10,7 +10,7 @@ import (
 	"outflow/internal/faultproxy"
 )
 
-// operatorFaults are what people do to outflow.
+// operatorFaults are the doings of people.
 var operatorFaults = []fault{
 	{"pause", 3, seconds(0.5, 8), pauseDestination},
 	{"resync", 4, seconds(0, 0.5), resync},
@@ -64,7 +64,7 @@ func editMapping(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
 	return hangup(ctx, w, r)
 }
 
-// editDefinition changes the mapping that tenants have written.
+// editDefinition changes the mapping written by tenants.
 func editDefinition(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {
 	err := w.onPrimary(ctx, `UPDATE outflow.destination SET definitions = $1`, []string{ownDefinition(w.definition.Load() + 1)})
 	if err == nil {
@@ -91,8 +91,8 @@ func (w *world) queriedOne(r *rand.Rand) *destination {
 	return pick(r, queried)
 }
 
-// editDSN gives a destination a connection string of another kind for a time: one that leads past the proxy, one to a closed port, or one that is
-// no connection string.
+// editDSN gives a destination a connection string of another kind for a time: past the proxy, to a closed port, or
+// nonsense.
 func editDSN(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
 	d := w.queriedOne(r)
 	edit := func(ctx context.Context, dsn string) error {

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// primaryFaults are those of the primary: the server, the slot, the publication, the tables.
+// primaryFaults are the faults of the primary: the server, the slot, the publication, the tables.
 var primaryFaults = []fault{
 	{"kill -9 of the primary", 3, seconds(0.1, 2), crashPrimary},
 	{"restart of the primary", 2, seconds(0.1, 2), stopPrimary},
@@ -42,7 +42,7 @@ func endPrimarySessions(ctx context.Context, w *world, _ *rand.Rand) (heal, erro
 	return nil, w.onPrimary(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'outflow%'`)
 }
 
-// removeWAL has the server write more WAL than the server may keep for the slot. A process that reads fast keeps the slot alive.
+// removeWAL has the server write more WAL than the server may keep for the slot. A fast reader keeps the slot alive.
 func removeWAL(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {
 	set := func(ctx context.Context, size string) error {
 		if err := w.primary.Exec(ctx, "", "ALTER SYSTEM SET max_slot_wal_keep_size = '"+size+"'"); err != nil {
@@ -94,7 +94,7 @@ func dropSlot(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {
 	}
 }
 
-// alterPublication takes a table out of the publication for a moment. What is changed meanwhile is not in the stream, so until the
+// alterPublication takes a table out of the publication for a moment. Changes of the moment are not in the stream, so until the
 // next copy an external database may show parts of transactions.
 func alterPublication(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
 	t := pick(r, tables)
@@ -111,7 +111,7 @@ func alterPublication(ctx context.Context, w *world, r *rand.Rand) (heal, error)
 	}, w.onPrimary(ctx, fmt.Sprintf(`ALTER PUBLICATION outflow DROP TABLE %q`, t.source))
 }
 
-// excuseAll excuses what the external databases show until each has been copied anew.
+// excuseAll excuses the states of the external databases until each database has been copied anew.
 func (w *world) excuseAll(ctx context.Context, why string) error {
 	for _, d := range w.destinations {
 		var epoch int64
@@ -138,14 +138,14 @@ func rewrite(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
 	return nil, w.alter(ctx, fmt.Sprintf(`ALTER TABLE "Wide" ADD COLUMN rewritten_%d float DEFAULT random()`, r.Uint32()))
 }
 
-// widen gives a published column a wider type. A column list forbids that, so the table leaves the publication meanwhile.
+// widen gives a published column a wider type. A column list forbids the change, so the table leaves the publication meanwhile.
 func widen(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
 	types := []string{"int", "bigint", "numeric(20)"}
 	return nil, w.alter(ctx, fmt.Sprintf(`ALTER PUBLICATION outflow DROP TABLE "Wide"; ALTER TABLE "Wide" ALTER COLUMN amount TYPE %s;
 		ALTER PUBLICATION outflow ADD TABLE "Wide"`, pick(r, types)))
 }
 
-// rename renames a table for the time of a transaction: a table is its OID.
+// rename renames a table for the time of a transaction: a table is an OID.
 func rename(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
 	return nil, w.alter(ctx, fmt.Sprintf(`ALTER TABLE %q RENAME TO elsewhere; ALTER TABLE elsewhere RENAME TO %[1]q`, pick(r, tables).source))
 }
@@ -163,7 +163,7 @@ func detachPartition(ctx context.Context, w *world, r *rand.Rand) (heal, error) 
 	}, w.alter(ctx, fmt.Sprintf(`ALTER TABLE "Part" DETACH PARTITION "Part_%d"`, kind))
 }
 
-// makePartition makes a partition for rows that the default partition had, and puts them back in the end.
+// makePartition makes a partition for rows of the default partition, and puts the rows back in the end.
 func makePartition(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {
 	return func(ctx context.Context) error {
 			return ignore(w.alter(ctx, `ALTER TABLE "Part" DETACH PARTITION "Part_3"; INSERT INTO "Part" SELECT * FROM "Part_3"; DROP TABLE "Part_3"`), "42P01")
@@ -193,7 +193,7 @@ func longTransaction(ctx context.Context, w *world, r *rand.Rand) (heal, error) 
 	}, err
 }
 
-// alter runs DDL in one transaction. A lock that is not free soon is no reason to keep the application waiting.
+// alter runs DDL in a transaction. A busy lock is no reason to keep the application waiting.
 func (w *world) alter(ctx context.Context, sql string) (err error) {
 	for range 5 {
 		if err = w.primary.Exec(ctx, database, "SET lock_timeout = '1s';\n"+sql); !slices.Contains([]string{"55P03", "40P01"}, sqlState(err)) {
@@ -204,7 +204,7 @@ func (w *world) alter(ctx context.Context, sql string) (err error) {
 	return err
 }
 
-// ignore is an error, unless the error has one of the SQLSTATEs.
+// ignore is an error, unless the SQLSTATE is in the list.
 func ignore(err error, states ...string) error {
 	if slices.Contains(states, sqlState(err)) {
 		return nil

@@ -11,7 +11,7 @@ import (
 	"outflow/internal/failpoint"
 )
 
-// processFaults are those of outflow itself.
+// processFaults are the faults of outflow itself.
 var processFaults = []fault{
 	{"kill -9", 6, seconds(0, 1), killProcess},
 	{"rolling update", 3, seconds(1, 4), rollingUpdate},
@@ -32,7 +32,7 @@ func killProcess(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {
 	return nil, s.signal(syscall.SIGKILL)
 }
 
-// rollingUpdate has a new process stand by, then ends the old one in order.
+// rollingUpdate has a new process stand by, then ends the old process in order.
 func rollingUpdate(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {
 	old := w.fleet.reader(ctx)
 	if old == nil {
@@ -48,8 +48,8 @@ func rollingUpdate(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {
 	return nil, nil
 }
 
-// freeze stops the reading process long enough for the primary to end its session and for another process to take over, and thaws
-// the process then. The heal leaves one process.
+// freeze stops the reading process long enough for the primary to end the session and for another process to take over, and thaws
+// the process then. The heal leaves a single process.
 func freeze(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
 	frozen := w.fleet.reader(ctx)
 	if frozen == nil {
@@ -84,7 +84,7 @@ func shortFreeze(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {
 	}, s.signal(syscall.SIGSTOP)
 }
 
-// restart ends the process by SIGTERM and starts another one in its seat.
+// restart ends the process by SIGTERM; the seat starts another process.
 func restart(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {
 	s := w.fleet.reader(ctx)
 	if s == nil {
@@ -113,7 +113,7 @@ func (s *seat) standsBy(ctx context.Context) error {
 	}
 }
 
-// failpoints are the points that a process reaches while it runs, or else those of --slot-reset.
+// failpoints are the points of a running process, or else the points of --slot-reset.
 func failpoints(ofReset bool) (some []failpoint.Info) {
 	for _, p := range failpoint.All() {
 		if strings.HasPrefix(p.Name, "replication/reset-") == ofReset {
@@ -123,7 +123,7 @@ func failpoints(ofReset bool) (some []failpoint.Info) {
 	return some
 }
 
-// failAt kills the process, and has the next one killed, delayed or failed at a point of the program.
+// failAt kills the process, and has the next process killed, delayed or failed at a point of the program.
 func failAt(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
 	p, n := pick(r, failpoints(false)), 1+r.IntN(6)
 	actions := []string{"kill", "kill", "kill", fmt.Sprintf("sleep:%dms", 100+r.IntN(2000))}
@@ -139,7 +139,7 @@ func failAt(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
 	return nil, s.signal(syscall.SIGKILL)
 }
 
-// failInReset drops the slot, and kills the process that makes the slot anew.
+// failInReset drops the slot, and kills the next process in the middle of --slot-reset.
 func failInReset(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
 	does := pick(r, failpoints(true)).Name + "=kill"
 	s := w.fleet.reader(ctx)

@@ -19,7 +19,7 @@ type targetServer struct {
 	name string
 }
 
-// targetFaults are those of one server of external databases.
+// targetFaults are the faults of a server of external databases.
 func targetFaults(of func(*world) *targetServer) []fault {
 	on := func(f func(ctx context.Context, w *world, s *targetServer, r *rand.Rand) (heal, error)) func(context.Context, *world, *rand.Rand) (heal, error) {
 		return func(ctx context.Context, w *world, r *rand.Rand) (heal, error) { return f(ctx, w, of(w), r) }
@@ -123,7 +123,7 @@ func restore(ctx context.Context, w *world, s *targetServer, r *rand.Rand) (heal
 		}
 		return nil
 	}
-	// Nobody may be in a database that is copied.
+	// CREATE DATABASE refuses a template with sessions.
 	err := exec(ctx, "DROP DATABASE IF EXISTS "+copied+" WITH (FORCE)", "ALTER DATABASE "+d.database+" ALLOW_CONNECTIONS false",
 		`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '`+d.database+`'`, "CREATE DATABASE "+copied+" TEMPLATE "+d.database+d.tablespace)
 	allow := "UPDATE pg_database SET datallowconn = true WHERE datname = '" + d.database + "'"
@@ -180,7 +180,7 @@ func refuseRows(ctx context.Context, w *world, s *targetServer, r *rand.Rand) (h
 	}, s.Exec(ctx, d.database, `SET lock_timeout = '3s'; ALTER TABLE items ADD CONSTRAINT refuses CHECK (version % 5 <> 0) NOT VALID`)
 }
 
-// constraints are what a tenant may add to the tables: the rows of every moment satisfy all.
+// constraints are additions of a tenant to the tables: the rows of every moment satisfy all.
 var constraints = []string{
 	"contact_channels ADD CONSTRAINT own FOREIGN KEY (user_id) REFERENCES users DEFERRABLE INITIALLY DEFERRED",
 	"ledger ADD CONSTRAINT own FOREIGN KEY (writer) REFERENCES clock",

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// allLanes are the faults of a run. Each lane has its own file.
+// allLanes are the faults of a run.
 func allLanes() []lane {
 	return []lane{
 		{"process", span{500 * time.Millisecond, 4 * time.Second}, processFaults},
@@ -46,7 +46,7 @@ func (w *world) playAll(ctx context.Context, steps []step) {
 	playing.Wait()
 }
 
-// play brings one fault about, and heals the fault whatever happens.
+// play brings a fault about, and heals the fault whatever happens.
 func (w *world) play(ctx context.Context, s step) {
 	r := rand.New(rand.NewPCG(s.draw, s.draw))
 	begin, cancel := context.WithTimeout(context.WithoutCancel(ctx), beginsWithin)

@@ -8,7 +8,7 @@ import (
 	"outflow/internal/faultproxy"
 )
 
-// wireFaults are those between outflow and the servers. Each meets the primary or one destination.
+// wireFaults are the faults between outflow and a server: the primary's, or a destination's.
 var wireFaults = []fault{
 	{"reset", 4, seconds(0, 0.5), onWire(func(p *faultproxy.Proxy, _ *rand.Rand) func() { p.Cut(); return nil })},
 	{"refuse", 2, seconds(0.5, 3), onWire(func(p *faultproxy.Proxy, _ *rand.Rand) func() {
@@ -54,7 +54,7 @@ var wireFaults = []fault{
 	{"pooler killed", 2, seconds(0.1, 3), killPooler},
 }
 
-// onWire makes a fault of something that a proxy does until the returned function undoes it; nil is nothing to undo.
+// onWire makes a fault of a proxy's doing, which the returned function undoes; nil is nothing to undo.
 func onWire(do func(*faultproxy.Proxy, *rand.Rand) (undo func())) func(context.Context, *world, *rand.Rand) (heal, error) {
 	return func(_ context.Context, w *world, r *rand.Rand) (heal, error) {
 		wire, name := w.wire, "primary"

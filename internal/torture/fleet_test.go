@@ -26,8 +26,8 @@ import (
 // stopsWithin bounds the end of a process after SIGTERM.
 const stopsWithin = 40 * time.Second
 
-// fleet runs outflow in two seats. A seat that is wanted is kept running, as Kubernetes does: a process that ends is started again,
-// with --slot-reset where its last words ask for that.
+// fleet runs outflow in two seats. A wanted seat is kept running, as Kubernetes does: an ended process is started again, with
+// --slot-reset where the last words of the process ask for --slot-reset.
 type fleet struct {
 	w       *world
 	binary  string
@@ -35,7 +35,7 @@ type fleet struct {
 	seats   [2]*seat
 }
 
-// seat is a place for one process after the other.
+// seat is a place for processes, never two at a time.
 type seat struct {
 	f      *fleet
 	name   string
@@ -44,13 +44,13 @@ type seat struct {
 	mu      sync.Mutex
 	wanted  bool
 	stop    chan struct{} // closed when the seat is no longer wanted
-	process *process      // the present one, or the last
+	process *process      // the present process, or the last
 	armed   string        // failpoints of the next process
 	inReset string        // failpoints of the next process with --slot-reset
 	count   int
 }
 
-// process is one outflow process.
+// process is an outflow process.
 type process struct {
 	cmd   *exec.Cmd
 	log   string // the file
@@ -81,7 +81,7 @@ func (s *seat) want() {
 	s.f.running.Go(func() { s.supervise(stop) })
 }
 
-// supervise runs one process after the other until the seat is no longer wanted, which ends the process in order.
+// supervise runs processes, never two at a time, until the seat is no longer wanted, which ends the process in order.
 func (s *seat) supervise(stop chan struct{}) {
 	var args []string
 	for {
@@ -112,7 +112,7 @@ func (s *seat) supervise(stop chan struct{}) {
 	}
 }
 
-// arm gives failpoints to the next process of the seat, or to the next that makes the slot anew.
+// arm gives failpoints to the next process of the seat, or to the next process with --slot-reset.
 func (s *seat) arm(failpoints string, inReset bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,7 +123,7 @@ func (s *seat) arm(failpoints string, inReset bool) {
 	}
 }
 
-// hits is the file in which processes note the failpoints that they reach.
+// hits is the file with the failpoints reached by processes.
 func (f *fleet) hits() string { return filepath.Join(f.w.dir, "failpoints") }
 
 // launch starts a process. The thread stays: the kernel sends the parent-death signal when the starting thread ends.
@@ -174,7 +174,7 @@ func (f *fleet) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// outflow runs one command, such as pause, to its end.
+// outflow runs a command, such as pause, to the end.
 func (f *fleet) outflow(ctx context.Context, args ...string) (string, error) {
 	cmd := f.command(args...)
 	out, err := runBounded(ctx, cmd)
@@ -278,7 +278,7 @@ func (p *process) said(ctx context.Context, text string) error {
 	}
 }
 
-// lastWords is what the process printed when it gave up, "" for a process that was killed.
+// lastWords is the final error printed by the process, "" for a killed process.
 func (p *process) lastWords() string {
 	out, err := os.ReadFile(p.log)
 	if at := bytes.LastIndex(out, []byte("\noutflow: ")); err == nil && at >= 0 {
@@ -305,7 +305,7 @@ func (f *fleet) end() {
 	}
 }
 
-// unwanted is what no output may have.
+// unwanted finds crashes and secrets in an output.
 var unwanted = regexp.MustCompile(`panic:|panicked|fatal error:|DATA RACE|goroutine \d+ \[` + "|" + canary)
 
 // look looks at an output for crashes and secrets.
@@ -315,7 +315,7 @@ func (w *world) look(where, out string) {
 	}
 }
 
-// ask gets a part of the admin API of the process that reads the slot, false where none does.
+// ask gets a part of the admin API of the slot's reader, false where there is no reader.
 func (f *fleet) ask(ctx context.Context, path string, answer any) bool {
 	for _, s := range f.seats {
 		var status admin.Status
@@ -350,7 +350,7 @@ func (s *seat) get(ctx context.Context, path string, answer any) error {
 	return json.Unmarshal(body, answer)
 }
 
-// states are the destinations as the process that reads the slot shows them, by database; nil where none does.
+// states are the destinations as the slot's reader shows the destinations, by database; nil where there is no reader.
 func (f *fleet) states(ctx context.Context) map[string]admin.Destination {
 	var page admin.Page
 	if !f.ask(ctx, "/api/destinations?limit=1000", &page) {
@@ -367,7 +367,7 @@ func (f *fleet) states(ctx context.Context) map[string]admin.Destination {
 	return states
 }
 
-// reader is the seat whose process reads the slot, nil where none does.
+// reader is the seat of the slot's reader, nil where there is no reader.
 func (f *fleet) reader(ctx context.Context) *seat {
 	for _, s := range f.seats {
 		var status admin.Status

@@ -12,14 +12,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// The bounds of the time from the end of all faults and writers until both sides are equal: in all, and while an external database that is
-// not equal does not move. The first is for machines with much else to do.
+// The bounds of the time from the end of all faults and writers until both sides are equal: in all, and while an unequal external
+// database does not move. The first is long for the sake of busy machines.
 const (
 	equalWithin = 5 * time.Minute
 	movesWithin = time.Minute
 )
 
-// judge waits until every external database is equal to the primary, and checks what must be true then.
+// judge waits until every external database is equal to the primary, and checks the metadata and the slot then.
 func (w *world) judge(ctx context.Context) {
 	marks, err := w.mark(ctx)
 	if err != nil {
@@ -41,7 +41,7 @@ func (w *world) judge(ctx context.Context) {
 	}
 }
 
-// becomesEqual waits until a destination is equal. The error says what is still missing.
+// becomesEqual waits until a destination is equal. The error names the difference.
 func (w *world) becomesEqual(ctx context.Context, d *destination, m mark, deadline time.Time) error {
 	previous, moved := "", time.Now()
 	for {
@@ -62,13 +62,13 @@ func (w *world) becomesEqual(ctx context.Context, d *destination, m mark, deadli
 	}
 }
 
-// progress is text that changes while rows or copies come to the destination.
+// progress is a text; new rows and copies of the destination change the text.
 func (d *destination) progress(ctx context.Context) (text string) {
 	_ = queryRow(ctx, d.direct(), `SELECT string_agg((m.epoch, m.backfill, m.last_synced_sequence_id)::text, ' ' ORDER BY m.mapping_name) FROM public._stack_sync_metadata m`, &text)
 	return text
 }
 
-// mark is the last transaction of a tenant: its commit record lies after one LSN and before the other.
+// mark is the last transaction of a tenant: the commit record lies between the two LSNs.
 type mark struct{ after, before uint64 }
 
 // mark commits a last transaction for each tenant.
@@ -103,7 +103,7 @@ func (w *world) mark(ctx context.Context) (map[string]mark, error) {
 	return marks, nil
 }
 
-// isEqual tells what is still missing of a destination.
+// isEqual returns nil for an equal destination, else the difference.
 func (w *world) isEqual(ctx context.Context, d *destination, m mark) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -149,7 +149,7 @@ func (w *world) onPrimaryRow(ctx context.Context, sql string, into ...any) error
 	return conn.QueryRow(ctx, sql).Scan(into...)
 }
 
-// comparison is a query on either side that must give the same rows.
+// comparison is a query on either side. Both must give the same rows.
 type comparison struct{ name, source, target string }
 
 // comparisons are the queries for a destination, which share nothing with outflow.
@@ -223,7 +223,7 @@ func (w *world) slotCaughtUp(ctx context.Context, marks map[string]mark) {
 	w.fail("all are equal, and the slot stands at %s, before %X", text, last)
 }
 
-// describe is what outflow says of itself, for a failure's message.
+// describe is the state of each destination by outflow's own words, for a failure's message.
 func (w *world) describe(ctx context.Context) string {
 	var b strings.Builder
 	for _, d := range w.destinations {

@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// account is one writer's ledger of one tenant.
+// account is a writer's ledger of a tenant.
 type account struct {
 	tenant string
 	writer int
 }
 
-// commit is a transaction whose COMMIT the primary has answered.
+// commit is a transaction with an answer to COMMIT.
 type commit struct {
 	account
 	number int64
@@ -19,7 +19,7 @@ type commit struct {
 	at     time.Time
 }
 
-// commits are the transactions that the primary has confirmed, for each account in the order of their numbers. A transaction
+// commits are the transactions confirmed by the primary, for each account in the order of their numbers. A transaction
 // without an answer to COMMIT is missing: the primary may have the transaction or not.
 type commits struct {
 	mu  sync.Mutex
@@ -35,7 +35,7 @@ func (c *commits) add(made commit) {
 	c.all[made.account] = append(c.all[made.account], made)
 }
 
-// upTo returns the last transaction of each account of a tenant that chosen accepts.
+// upTo returns the last chosen transaction of each account of a tenant.
 func (c *commits) upTo(tenant string, chosen func(commit) bool) (last []commit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -54,10 +54,10 @@ func (c *commits) upTo(tenant string, chosen func(commit) bool) (last []commit) 
 }
 
 // excuses are the reasons for which an external database is for a time not at a moment of the primary: the harness itself has
-// broken the stream or the database. An excuse ends when outflow has noticed, and has begun the epoch after the one excused.
+// broken the stream or the database. An excuse ends when outflow has noticed, and has begun the next epoch.
 type excuses struct {
 	mu    sync.Mutex
-	epoch int64 // excused up to this epoch
+	epoch int64 // the last excused epoch
 	why   string
 }
 

@@ -103,7 +103,7 @@ func (p *pooler) kill() {
 	}
 }
 
-// unprivileged is who runs pgbouncer, which refuses root; nil is the present user.
+// unprivileged is the user of pgbouncer, which refuses root; nil is the present user.
 func unprivileged() *syscall.Credential {
 	if os.Geteuid() != 0 {
 		return nil

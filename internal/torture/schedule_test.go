@@ -20,10 +20,10 @@ type fault struct {
 	begin  func(ctx context.Context, w *world, r *rand.Rand) (heal, error)
 }
 
-// heal ends a fault. A heal that fails is tried again: another lane may have the server down.
+// heal ends a fault. A failed heal is tried again: another lane may have the server down.
 type heal func(ctx context.Context) error
 
-// lane is a sequence of faults that exclude each other, such as those of one server.
+// lane is a sequence of faults that exclude each other, such as the faults of a server.
 type lane struct {
 	name   string
 	pause  span // between faults
@@ -37,7 +37,7 @@ func (s span) pick(r *rand.Rand) time.Duration {
 	return s.from + time.Duration(r.Int64N(int64(s.to-s.from)+1)).Truncate(time.Millisecond)
 }
 
-// step is one fault of a schedule.
+// step is a fault of a schedule.
 type step struct {
 	at    time.Duration // since the start of the run
 	lasts time.Duration

@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// table is a table of the primary together with its copy in the external databases.
+// table is a table of the primary together with the copy in the external databases.
 type table struct {
 	mapping string // name of the mapping
 	source  string
 	target  string
 	key     []string // the primary key less the tenant's column
-	rest    []string // other columns that the mapping reads
-	watched bool     // the external database watches that versions never go back
+	rest    []string // other columns read by the mapping
+	watched bool     // the external database watches the versions
 }
 
 // tables are the tables with mappings of the harness. The default mappings are judged by SQL of their own.
@@ -35,7 +35,7 @@ func mappingNames() []string {
 	return names
 }
 
-// ownDefinition is a mapping that a tenant has written. Each edition gives other values.
+// ownDefinition is a mapping written by a tenant. Each edition gives other values.
 func ownDefinition(edition int64) string {
 	return fmt.Sprintf(`name: own
 target: own
@@ -53,16 +53,16 @@ keys:
 `, edition)
 }
 
-// witness is what an external database records by triggers.
+// witness is the record of an external database, kept by triggers.
 //
-// journal has each appearance of a transaction: a live one, or one that a copy has brought. A row-level BEFORE INSERT trigger also
+// journal has each appearance of a transaction, live or by a copy. A row-level BEFORE INSERT trigger also
 // runs for a row that ON CONFLICT then leaves out (the Postgres manual, "Overview of Trigger Behavior"). A live appearance must be
-// the first of its transaction: what a copy has read is behind the stream when the copy is applied.
+// the first of the transaction: the stream has passed everything in a copy when the copy is applied.
 //
-// high has the highest version that each key ever had, also of deleted rows. A copy may repeat a version, and never shows an older
-// one: keys that changed since the copy read them are left out.
+// high has the highest version of each key, also of deleted rows. A copy may repeat a version, and never shows an older version: a key
+// changed since the read is left out.
 //
-// broken has what must not be.
+// broken has the faults found.
 const witness = `
 CREATE TABLE IF NOT EXISTS journal (n bigserial PRIMARY KEY, writer int, number bigint, copied boolean);
 CREATE INDEX IF NOT EXISTS journal_transaction ON journal (writer, number);
@@ -126,7 +126,7 @@ func (t table) schema() string {
 func (t table) isLedger() bool    { return t.target == "ledger" }
 func (t table) columns() []string { return append(append([]string{}, t.key...), t.rest...) }
 
-// conflict is what an upsert does to a row that is there.
+// conflict is the action of an upsert on a present row.
 func (t table) conflict() string {
 	if len(t.rest) == 0 {
 		return "NOTHING"

@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
 
-// pollEvery is the interval of looks at what does not announce itself.
+// pollEvery is the interval of looks at states without an announcement.
 const pollEvery = 20 * time.Millisecond
 
 // TestTorture plays OUTFLOW_TORTURE_RUNS schedules, from the seed OUTFLOW_TORTURE_SEED on, each for OUTFLOW_TORTURE_DURATION.
@@ -64,7 +64,7 @@ func build(t *testing.T) string {
 	return binary
 }
 
-// torture is one run.
+// torture is a run.
 func torture(t *testing.T, binary string, seed uint64, duration time.Duration) {
 	dir, err := os.MkdirTemp(os.Getenv("OUTFLOW_TORTURE_DIR"), fmt.Sprintf("outflow-torture-%d-", seed))
 	must(t, err)
@@ -131,7 +131,7 @@ func (w *world) ready(ctx context.Context) error {
 	return w.addQueried(ctx)
 }
 
-// tally counts what a run has done.
+// tally counts the events of a run.
 type tally struct {
 	mu           sync.Mutex
 	transactions int64
@@ -170,7 +170,7 @@ func (t *tally) transaction(rows int64) {
 	t.rows += rows
 }
 
-// reached are the failpoints that processes have reached.
+// reached are the failpoints reached by processes.
 func (f *fleet) reached() []string {
 	out, _ := os.ReadFile(f.hits())
 	all := strings.Fields(string(out))
@@ -192,7 +192,7 @@ type summary struct {
 	Failpoints   []string       `json:"failpoints"` // reached; POINT=ACTION is one that has acted
 }
 
-// report prints the summary, and after a failure all that is known.
+// report prints the summary, and after a failure the history.
 func (w *world) report(took, duration time.Duration) {
 	result := "passed"
 	if w.failure != "" {

@@ -11,10 +11,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// stalledFor is how long a destination may say that it streams while nothing comes and something is missing.
+// stalledFor is how long a destination may say "streaming" while nothing comes and something is missing.
 const stalledFor = 30 * time.Second
 
-// watch looks at one external database all the time.
+// watch looks at an external database all the time.
 type watch struct {
 	w  *world
 	d  *destination
@@ -24,7 +24,7 @@ type watch struct {
 	previous string
 }
 
-// sight is what one snapshot of an external database shows.
+// sight is the content of a snapshot of an external database.
 type sight struct {
 	ready   bool  // all mappings are there
 	copying bool  // a copy of a mapping is in progress
@@ -58,8 +58,8 @@ func (v *watch) close() {
 	}
 }
 
-// once is one look. The order matters: what the slot has forgotten is asked first, the primary's notes next, and the external
-// database last. So a transaction that the slot has forgotten is either there, or noted to be copied.
+// once is a look. The order matters: the place of the slot is asked first, the primary's notes next, and the external
+// database last. So a transaction forgotten by the slot is either there, or noted to be copied.
 func (v *watch) once(ctx context.Context) error {
 	if v.db == nil || v.db.IsClosed() {
 		db, err := pgx.Connect(ctx, v.d.direct())
@@ -87,7 +87,7 @@ func (v *watch) once(ctx context.Context) error {
 	return nil
 }
 
-// look reads the database in one snapshot.
+// look reads the database in a snapshot.
 func (v *watch) look(ctx context.Context) (s sight, err error) {
 	tx, err := v.db.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
@@ -119,7 +119,7 @@ func (v *watch) look(ctx context.Context) (s sight, err error) {
 	return s, err
 }
 
-// momentSQL finds what contradicts that the database is at a moment of its tenant: whole transactions only, without gaps.
+// momentSQL finds contradictions to a moment of the tenant: a moment has whole transactions only, without gaps.
 var momentSQL = fmt.Sprintf(`
 SELECT 'the balances add up to ' || sum(balance) FROM accounts HAVING sum(balance) IS DISTINCT FROM %d
 UNION ALL
@@ -152,7 +152,7 @@ func lines(ctx context.Context, tx pgx.Tx, sql string) ([]string, error) {
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// forgotten is what the primary knows of a destination at a moment.
+// forgotten is the primary's knowledge of a destination at a moment.
 type forgotten struct {
 	lsn      uint64 // the slot has forgotten all before
 	epoch    int64  // noted of the destination
@@ -186,7 +186,7 @@ func (w *world) slotAndNote(ctx context.Context, d *destination) (*forgotten, er
 	return f, nil
 }
 
-// durable checks that the slot has forgotten no transaction that is not there, unless the transaction is noted to be copied.
+// durable checks that each transaction forgotten by the slot is there, or noted to be copied.
 func (v *watch) durable(f *forgotten, s sight) {
 	if f.reset || f.detached || f.state == "parked" || s.copying || s.epoch != f.epoch || v.d.excuses.of(s.epoch) != "" {
 		return
@@ -200,7 +200,7 @@ func (v *watch) durable(f *forgotten, s sight) {
 	v.w.tally.count("watch: flush checked")
 }
 
-// progress checks that a destination which says that it streams gets what is committed.
+// progress checks that a destination in the state streaming gets new transactions.
 func (v *watch) progress(ctx context.Context, s sight) {
 	now := fmt.Sprint(s.epoch, s.copying, s.clocks)
 	if now != v.previous {

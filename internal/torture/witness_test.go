@@ -10,7 +10,7 @@ import (
 	"outflow/internal/pgcluster/pgtest"
 )
 
-// The harness sees what it is there to see: a transaction applied twice, a version that goes back, and states that no moment had.
+// The harness sees the faults it is there for: a transaction applied twice, a version going back, and states of no moment.
 func TestWitnessSeesFaults(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.Database(t, pgtest.Shared(t))

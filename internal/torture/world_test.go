@@ -30,7 +30,7 @@ const (
 	database   = "app" // of the primary
 )
 
-// tenants of the run. Three have one destination, the first has two.
+// tenants of the run. The first has two destinations, the others have a single destination each.
 var tenants = []string{
 	"aaaaaaaa-0000-4000-8000-000000000001",
 	"bbbbbbbb-0000-4000-8000-000000000002",
@@ -38,7 +38,7 @@ var tenants = []string{
 	"dddddddd-0000-4000-8000-000000000004",
 }
 
-// world is everything that a run consists of.
+// world is all parts of a run.
 type world struct {
 	t            *testing.T
 	seed         uint64
@@ -59,7 +59,7 @@ type world struct {
 	settled time.Duration // how long the judge waited
 
 	mu      sync.Mutex
-	events  []string // what has happened, for a failure's message
+	events  []string // for a failure's message
 	failure string   // the first
 	failed  chan struct{}
 }
@@ -130,17 +130,17 @@ func newWorld(t *testing.T, seed uint64, dir string) *world {
 	return w
 }
 
-// hostile are settings of a database under which the server writes values that other settings do not read.
+// hostile are settings of a database under which the server writes values unreadable under other settings.
 const hostile = `ALTER DATABASE SET datestyle = 'German, DMY'; ALTER DATABASE SET intervalstyle = 'sql_standard'; ALTER DATABASE SET extra_float_digits = -5;
 	ALTER DATABASE SET bytea_output = 'escape'; ALTER DATABASE SET timezone = 'Asia/Kathmandu'`
 
 // plain are settings for the sessions of the harness, which must not meet the hostile ones.
 const plain = "&datestyle=ISO&intervalstyle=postgres&extra_float_digits=3&bytea_output=hex&timezone=UTC"
 
-// startServers starts servers of the versions that the seed chooses, as far as the machine has them.
+// startServers starts servers of versions chosen by the seed, as far as the machine has the versions.
 func (w *world) startServers() {
 	r := rand.New(rand.NewPCG(w.seed, 1000))
-	// Small segments of the WAL let a slot lose its WAL soon.
+	// With small segments of the WAL a slot loses WAL soon.
 	primary := pgcluster.Options{Version: version(r, 14, 18), InitdbArgs: []string{"--wal-segsize=1"},
 		Settings: map[string]string{"wal_sender_timeout": "3s", "max_wal_size": "64MB", "min_wal_size": "8MB"}}
 	east, west := pgcluster.Options{}, pgcluster.Options{Version: version(r, 13, 14, 18)}
@@ -149,7 +149,7 @@ func (w *world) startServers() {
 	w.say("the primary has version %d, west has version %d; 0 is the machine's own", primary.Version, west.Version)
 }
 
-// version is one of some versions of Postgres, or as often 0, the machine's own.
+// version picks a version of Postgres, or as often 0, the machine's own.
 func version(r *rand.Rand, versions ...int) int {
 	wanted := pick(r, append(versions, slices.Repeat([]int{0}, len(versions))...))
 	if slices.ContainsFunc(pgcluster.Installed(), func(i pgcluster.Install) bool { return i.Version == wanted }) {
@@ -199,7 +199,7 @@ func (w *world) writeMappings() {
 	}
 }
 
-// config is the configuration of outflow. Times and sizes are small, so that a short run meets parking, slow destinations and full queues.
+// config is the configuration of outflow. Times and sizes are small, for parking, slow destinations and full queues in a short run.
 func (w *world) config() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "source:\n  dsn: %q\n  slot: %s\n  heartbeat: 1s\n  tables:\n", withPassword(w.wire.DSN(w.primary.DSN(database))), slot)
@@ -235,7 +235,7 @@ func (w *world) addQueried(ctx context.Context) error {
 	return nil
 }
 
-// onPrimary runs one statement on the primary, past the proxy.
+// onPrimary runs a statement on the primary, past the proxy.
 func (w *world) onPrimary(ctx context.Context, sql string, args ...any) error {
 	return execute(ctx, w.source(), sql, args...)
 }
@@ -257,7 +257,7 @@ func (w *world) say(format string, args ...any) {
 	w.events = append(w.events, fmt.Sprintf("%8.3fs  %s", w.since().Seconds(), fmt.Sprintf(format, args...)))
 }
 
-// fail ends the run. Only the first failure counts: what follows may be a consequence.
+// fail ends the run. Only the first failure counts: the others may be consequences.
 func (w *world) fail(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	w.say("FAILURE: %s", text)
@@ -269,7 +269,7 @@ func (w *world) fail(format string, args ...any) {
 	}
 }
 
-// history is all that has happened so far.
+// history is all events so far.
 func (w *world) history() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()

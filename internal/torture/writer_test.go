@@ -14,11 +14,11 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// writers is how many writers there are. Each has keys of its own, so that the versions of a key are in the order of commits;
+// writers is the number of writers. Each has keys of its own: the versions of a key are in the order of commits;
 // accounts are shared.
 const writers = 4
 
-// writer plays transactions on the primary, one after the other, past the proxy.
+// writer plays transactions on the primary, never two at a time, past the proxy.
 type writer struct {
 	w  *world
 	id int
@@ -30,10 +30,10 @@ func newWriter(w *world, id int) *writer {
 	return &writer{w: w, id: id, r: rand.New(rand.NewPCG(w.seed, uint64(id)))}
 }
 
-// transactionTime bounds one transaction. A commit can wait long for a synchronous standby.
+// transactionTime bounds a transaction. A commit can wait long for a synchronous standby.
 const transactionTime = 30 * time.Second
 
-// run writes until the context ends. The transaction of that moment is finished.
+// run writes until the context ends, and finishes the present transaction.
 func (wr *writer) run(ctx context.Context) {
 	defer wr.close()
 	for pause(ctx, time.Duration(5+wr.r.IntN(50))*time.Millisecond) {
@@ -71,11 +71,11 @@ func (wr *writer) close() {
 	}
 }
 
-// expected are the classes of errors that writers meet: connections, locks, deadlocks, a server that stops, and constraints that
-// refuse a change which two writers made at the same time.
+// expected are the classes of errors of writers: connections, locks, deadlocks, a stopping server, and constraints
+// against the same change by two writers.
 var expected = []string{"08", "57", "40", "55P03", "53300", "23"}
 
-// failed judges an error of the application. Outflow must not cause any: not by its publication, and not by locks.
+// failed judges an error of the application. Outflow must not cause any, neither by the publication nor by locks.
 func (wr *writer) failed(err error) {
 	var pgErr *pgconn.PgError
 	if wr.db != nil && wr.db.IsClosed() {
@@ -108,7 +108,7 @@ func (wr *writer) connect(ctx context.Context) error {
 
 func (wr *writer) gid() string { return fmt.Sprintf("writer-%d", wr.id) }
 
-// settle commits a transaction that was prepared when the connection was lost.
+// settle commits a transaction left prepared by a lost connection.
 func (wr *writer) settle(ctx context.Context) error {
 	var left bool
 	if err := wr.db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE gid = $1)`, wr.gid()).Scan(&left); err != nil || !left {
@@ -118,7 +118,7 @@ func (wr *writer) settle(ctx context.Context) error {
 	return err
 }
 
-// once plays one transaction of one or two tenants.
+// once plays a transaction of a tenant, or of two.
 func (wr *writer) once(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, transactionTime)
 	defer cancel()
@@ -139,7 +139,7 @@ func (wr *writer) once(ctx context.Context) error {
 	return nil
 }
 
-// transaction is one transaction of a writer.
+// transaction is a transaction of a writer.
 type transaction struct {
 	*writer
 	ctx           context.Context
@@ -165,7 +165,7 @@ func (x *transaction) play() error {
 	return x.end()
 }
 
-// change makes one change; now and then another one, which is rolled back to a savepoint, comes before.
+// change makes a change; now and then another change, rolled back to a savepoint, comes before.
 func (x *transaction) change(c change) error {
 	if x.r.IntN(12) == 0 {
 		undone := pickChange(x.r)
@@ -181,7 +181,7 @@ func (x *transaction) change(c change) error {
 	return x.all(c.sql(x))
 }
 
-// sign writes the number of the transaction to the ledger of each tenant in it, tenants in one order because of locks.
+// sign writes the number of the transaction to the ledger of each tenant, in the same order everywhere because of locks.
 func (x *transaction) sign() error {
 	both := []string{x.tenant, x.other}
 	slices.Sort(both)
@@ -201,7 +201,7 @@ func (x *transaction) sign() error {
 	return nil
 }
 
-// end commits in one of the ways that there are, or rolls back.
+// end commits in some way, or rolls back.
 func (x *transaction) end() error {
 	switch n := x.r.IntN(100); {
 	case n < 6:
@@ -232,7 +232,7 @@ func (x *transaction) end() error {
 	return nil
 }
 
-// committed tells the harness of a transaction that the primary has confirmed.
+// committed tells the harness of a transaction confirmed by the primary.
 func (x *transaction) committed() {
 	var end string
 	if x.db.QueryRow(x.ctx, `SELECT pg_current_wal_insert_lsn()::text`).Scan(&end) != nil {
@@ -249,7 +249,7 @@ func (x *transaction) committed() {
 	x.w.tally.transaction(x.rows)
 }
 
-// exec runs one statement. The rows of a COPY follow in the lines behind the first.
+// exec runs a statement. The rows of a COPY follow in the lines behind the first.
 func (x *transaction) exec(sql string) (err error) {
 	var tag pgconn.CommandTag
 	if command, rows, _ := strings.Cut(sql, "\n"); strings.HasPrefix(command, "COPY ") {
@@ -264,7 +264,7 @@ func (x *transaction) exec(sql string) (err error) {
 	return nil
 }
 
-// all runs statements, given one by one or as lists.
+// all runs statements, given singly or as lists.
 func (x *transaction) all(statements ...any) error {
 	for _, s := range statements {
 		list, many := s.([]string)
