@@ -262,7 +262,7 @@ func lockedAs(ctx context.Context, p *Primary, conn *pgx.Conn, part Part, name t
 	if err != nil {
 		return err
 	}
-	return f(s, snapshot)
+	return WithoutValues(f(s, snapshot))
 }
 
 func horizon(ctx context.Context, conn *pgx.Conn, chunk *Chunk) error {
@@ -304,7 +304,7 @@ func (s *shape) rangeSQL(r Range) (string, []any) {
 func (s *shape) explain(tenant string, err error) error {
 	if state := sqlstate(err); strings.HasPrefix(state, "22") {
 		return &Problem{What: fmt.Sprintf("%q names no tenant of %s, whose column %s is %s", tenant, s.Table, s.tenantAs.Name[2:], s.tenantAs.Type),
-			Remedy: "correct the tenant's name, or leave the table out of its mappings", Err: err}
+			Remedy: "correct the tenant's name, or leave the table out of its mappings", Err: WithoutValues(err)}
 	}
 	return err
 }

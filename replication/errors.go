@@ -106,7 +106,7 @@ func explainFatal(slot, publication string, err error) error {
 			Remedy: "ALTER SYSTEM SET wal_level = logical, then restart the primary", Err: err}
 	case state == untranslatable:
 		return &Problem{What: "a value that was committed on the primary has a character that its encoding does not have in UTF-8, and the stream ends there",
-			Remedy: "correct the rows that have the character, and run: " + resetCommand, Err: err}
+			Remedy: "correct the rows that have the character, and run: " + resetCommand, Err: WithoutValues(err)}
 	case state == notInPrerequisite:
 		return &Problem{What: fmt.Sprintf("replication slot %q cannot be read any more", slot), Remedy: "run: " + resetCommand, Err: err}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"outflow/internal/fit"
 	"outflow/mapping"
+	"outflow/replication"
 )
 
 // What one external server says is bounded before it is kept: rows by their bytes, errors by their text. A server may answer any query with
@@ -44,7 +45,7 @@ func (s *session) read(ctx context.Context, bound int, sql string, args []string
 		rows = append(rows, row)
 	}
 	if _, err = reader.Close(); err != nil {
-		return nil, false, s.named(err, began)
+		return nil, false, s.named(replication.WithoutValues(err), began)
 	}
 	s.d.lastRound.Store(time.Now().UnixNano())
 	return rows, cut, nil

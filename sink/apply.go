@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/internal/fit"
 	"outflow/mapping"
+	"outflow/replication"
 )
 
 const (
@@ -208,7 +208,7 @@ func (r *round) flush() error {
 func (r *round) receive() error {
 	failed := r.read()
 	if err := r.p.Close(); failed == nil && err != nil {
-		failed = fmt.Errorf("receiving: %w", err)
+		failed = fmt.Errorf("receiving: %w", replication.WithoutValues(err))
 	}
 	if failed != nil {
 		r.failed()
@@ -303,6 +303,10 @@ func (r *round) answer(q sent) error {
 
 // explain adds the failing request or statement to an error.
 func (r *round) explain(q sent, err error) error {
+	if q.prepare == "" {
+		err = replication.WithoutValues(err)
+	}
+	err = replication.Bounded(err)
 	state := sqlstate(err)
 	switch {
 	case state == duplicatePrepared || state == unknownPrepared:
@@ -332,26 +336,16 @@ func asPgError(err error) *pgconn.PgError {
 	return nil
 }
 
-var quotedValue = regexp.MustCompile(`"[^"]*"`)
-
-// serverText is a server's error as shown to an operator: bounded, in one line.
+// serverText is a server's error as shown to an operator, without values of rows: see [replication.WithoutValues].
 func serverText(e *pgconn.PgError) string {
 	text := e.Message
-	switch classify(e) {
-	case rowFault: // details and quoted parts are values of rows
-		if strings.HasPrefix(e.Code, "22") {
-			text = quotedValue.ReplaceAllString(text, `"..."`)
-		}
-		if e.ConstraintName != "" && !strings.Contains(text, e.ConstraintName) {
-			text += "; constraint " + e.ConstraintName
-		}
-	default:
-		if e.Detail != "" {
-			text += "; " + e.Detail
-		}
+	if e.ConstraintName != "" && !strings.Contains(text, e.ConstraintName) {
+		text += "; constraint " + e.ConstraintName
 	}
-	if e.Hint != "" {
-		text += "; " + e.Hint
+	for _, more := range []string{e.Detail, e.Hint} {
+		if more != "" {
+			text += "; " + more
+		}
 	}
 	return fit.Text(text, fit.Reason)
 }

@@ -253,7 +253,7 @@ func (k *check) step(ctx context.Context, mi, si int) error {
 	}
 	nulls := make([][]byte, len(st.ParameterOIDs()))
 	if err := k.s.conn.ExecParams(ctx, "EXPLAIN "+st.SQL, nulls, st.ParameterOIDs(), nil, nil).Read().Err; err != nil {
-		return explainDDL(fmt.Errorf("step %d: %w", si+1, err), k.s.d.config.User)
+		return explainDDL(fmt.Errorf("step %d: %w", si+1, replication.Bounded(err)), k.s.d.config.User)
 	}
 	return nil
 }

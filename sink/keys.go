@@ -101,7 +101,7 @@ func (s *session) describeKeys(ctx context.Context, q *keysQuery) (oids []uint32
 				oids = append(oids, f.DataTypeOID)
 			}
 		}
-		return err
+		return replication.Bounded(err)
 	})
 	return oids, err
 }

@@ -49,7 +49,7 @@ func (s *session) quarantine(ctx context.Context, q quarantined) error {
 	}
 	result := s.conn.ExecParams(ctx, addQuarantined, q.parameters(s), nil, nil, nil).Read()
 	if result.Err != nil {
-		return fmt.Errorf("writing _stack_sync_quarantine: %w", result.Err)
+		return fmt.Errorf("writing _stack_sync_quarantine: %w", replication.WithoutValues(result.Err))
 	}
 	return failpoint.Fail(failpoint.Quarantined)
 }

@@ -61,6 +61,7 @@ func (s *session) prepareStep(ctx context.Context, mi, si int) error {
 		name = ""
 	}
 	_, err = s.conn.Prepare(ctx, name, st.SQL, st.ParameterOIDs())
+	err = replication.Bounded(err)
 	if sqlstate(err) == duplicatePrepared { // of another client of a pooler
 		s.d.unnamed = true
 		return newError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))

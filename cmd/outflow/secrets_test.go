@@ -33,15 +33,29 @@ func TestNothingIsGivenAway(t *testing.T) {
 	mine := func(name, schema, value string) string {
 		return fmt.Sprintf("name: %s\ntarget: t\nschema: %q\nsteps:\n  - from: ProjectUser\n    when: upsert\n    sql: INSERT INTO t SELECT %s FROM \"ProjectUser\" r\n", name, schema, value)
 	}
+	raising := func(statement string) string {
+		return "CREATE TABLE IF NOT EXISTS t (n text); CREATE OR REPLACE FUNCTION raising() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN " + statement +
+			"; RETURN NEW; END $$; DROP TRIGGER IF EXISTS raising ON t; CREATE TRIGGER raising BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION raising()"
+	}
 	for name, definition := range map[string]string{
-		"cast":   mine("cast", "CREATE TABLE IF NOT EXISTS t (n int)", `r."displayName"::int`),
-		"date":   mine("date", "CREATE TABLE IF NOT EXISTS t (n date)", `r."displayName"::date`),
-		"json":   mine("json", "CREATE TABLE IF NOT EXISTS t (n jsonb)", `r."displayName"::jsonb`),
-		"long":   mine("long", "CREATE TABLE IF NOT EXISTS t (n varchar(3))", `r."displayName"`),
-		"check":  mine("check", "CREATE TABLE IF NOT EXISTS t (n text CHECK (length(n) < 3))", `r."displayName"`),
-		"unique": mine("unique", "CREATE TABLE IF NOT EXISTS t (n text UNIQUE)", `r."displayName"`),
-		"null":   mine("null", "CREATE TABLE IF NOT EXISTS t (n text, m int NOT NULL)", `r."displayName"`),
-		"plain":  mine("plain", "CREATE TABLE IF NOT EXISTS t (n text)", `r."displayName"`),
+		"cast":      mine("cast", "CREATE TABLE IF NOT EXISTS t (n int)", `r."displayName"::int`),
+		"date":      mine("date", "CREATE TABLE IF NOT EXISTS t (n date)", `r."displayName"::date`),
+		"json":      mine("json", "CREATE TABLE IF NOT EXISTS t (n jsonb)", `r."displayName"::jsonb`),
+		"long":      mine("long", "CREATE TABLE IF NOT EXISTS t (n varchar(3))", `r."displayName"`),
+		"check":     mine("check", "CREATE TABLE IF NOT EXISTS t (n text CHECK (length(n) < 3))", `r."displayName"`),
+		"unique":    mine("unique", "CREATE TABLE IF NOT EXISTS t (n text UNIQUE)", `r."displayName"`),
+		"null":      mine("null", "CREATE TABLE IF NOT EXISTS t (n text, m int NOT NULL)", `r."displayName"`),
+		"regclass":  mine("regclass", "CREATE TABLE IF NOT EXISTS t (n text)", `r."displayName"::regclass::text`),
+		"regtype":   mine("regtype", "CREATE TABLE IF NOT EXISTS t (n text)", `r."displayName"::regtype::text`),
+		"tsquery":   mine("tsquery", "CREATE TABLE IF NOT EXISTS t (n tsquery)", `(r."displayName" || ' |& ')::tsquery`),
+		"sequence":  mine("sequence", "CREATE TABLE IF NOT EXISTS t (n bigint)", `nextval(r."displayName")`),
+		"dynamic":   mine("dynamic", raising(`EXECUTE 'SELECT ' || NEW.n`), `r."displayName"`),
+		"create":    mine("create", raising(`EXECUTE format('CREATE TABLE %I (); CREATE TABLE %1$I ()', NEW.n)`), `r."displayName"`),
+		"raise":     mine("raise", raising(`RAISE 'no %', NEW.n USING DETAIL = NEW.n, HINT = NEW.n, CONSTRAINT = NEW.n, COLUMN = NEW.n, TABLE = NEW.n`), `r."displayName"`),
+		"undefined": mine("undefined", raising(`RAISE undefined_table USING MESSAGE = 'relation "' || NEW.n || '" does not exist', HINT = NEW.n`), `r."displayName"`),
+		"timeout":   mine("timeout", raising(`RAISE insufficient_privilege USING MESSAGE = repeat(NEW.n, 100000), DETAIL = NEW.n`), `r."displayName"`),
+		"deferred":  mine("deferred", strings.Replace(raising(`RAISE check_violation USING MESSAGE = NEW.n`), "CREATE TRIGGER raising BEFORE INSERT ON t", "CREATE CONSTRAINT TRIGGER raising AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED", 1), `r."displayName"`),
+		"plain":     mine("plain", "CREATE TABLE IF NOT EXISTS t (n text)", `r."displayName"`),
 	} {
 		w.exec(`INSERT INTO outflow.destination (tenant_id, name, dsn, definitions) VALUES ($1, $2, $3, ARRAY[$4])`, tenant1, name,
 			withPassword(pgtest.Database(t, w.cluster), "canary-tenant"), definition)
@@ -49,8 +63,10 @@ func TestNothingIsGivenAway(t *testing.T) {
 	w.exec(`INSERT INTO outflow.destination (tenant_id, name, dsn) VALUES ($1, 'dead', 'postgres://u:canary-dead@127.0.0.1:1/db?sslmode=disable'),
 		($1, 'wrong', 'postgres://u:canary-wrong@h/db?canary-key=1'), ($1, 'worse', 'postgres://u:canary-worse@[h/db')`, tenant1)
 	w.user(tenant1, "00000000-0000-4000-8000-000000000001", "canary-row")
-	w.user(tenant1, "00000000-0000-4000-8000-000000000002", "canary-row")
-	halted := []string{"cast", "date", "json", "long", "check", "unique", "null", "wrong", "worse"}
+	w.user(tenant1, "00000000-0000-4000-8000-000000000002", `a"canary-row'b "c" canary-row`)
+	w.user(tenant1, "00000000-0000-4000-8000-000000000003", "canary-row")
+	halted := []string{"unique", "cast", "date", "json", "long", "check", "null", "wrong", "worse", "regclass", "regtype", "tsquery", "sequence", "dynamic", "create", "raise", "undefined",
+		"timeout", "deferred"}
 	for _, name := range halted {
 		waitFor(t, name+" to halt", func() error {
 			if s := w.state(tenant1, name); s != "halted" {
@@ -86,5 +102,5 @@ func TestNothingIsGivenAway(t *testing.T) {
 		}
 	}
 	contains(t, said["/api/destinations"], "22P02", "23514", "22001")
-	same(t, static, `SELECT count(*) FROM users WHERE display_name = 'canary-row'`, `"2"`)
+	same(t, static, `SELECT count(*) FROM users WHERE display_name LIKE '%canary-row%'`, `"3"`)
 }
