@@ -18,6 +18,18 @@ const resetCommand = "outflow run --slot-reset"
 // the last surviving note: a tebibyte of WAL.
 const baseMargin = 1 << 40
 
+// idReach is how far above the primary's own notes an external database's id counts: 64 tebibytes of WAL, far more than lies between a
+// backup and the moment of its restore. A database belongs to a tenant, who can write any number there. A number beyond the reach was not
+// given by this installation, moves nothing, and is put right when its database is copied: see the sink's fillMapping. A number within the
+// reach raises the base, and costs the others nothing but numbers: there is room for a hundred thousand such resets.
+const idReach = 1 << 46
+
+// A sequence base and a place in the WAL are both bounded, so that their sum is an int64 whatever an external database or a note says.
+const (
+	maxBase = 1 << 62
+	maxLSN  = 1<<62 - 1 // 4 exbibytes of WAL; a server that writes a gigabyte a second comes there after 146 years
+)
+
 // Healthy reports whether the slot exists, fits, and goes on where it was left: a reset of such a slot would be a resync for nothing.
 func (s Setup) Healthy(ctx context.Context, conn *pgx.Conn) (bool, error) {
 	_, found, err := s.findSlot(ctx, conn)
@@ -35,9 +47,9 @@ func (s Setup) Healthy(ctx context.Context, conn *pgx.Conn) (bool, error) {
 }
 
 // Reset drops the slot, creates the slot again, settles the sequence base so ids never go back, and raises every
-// destination's epoch: all destinations are copied again. highest is the highest id known of any external database, -1
-// where no id is known. Reset may be killed at any step and run again: outflow.source tells of a reset begun earlier.
-func (s Setup) Reset(ctx context.Context, conn *pgx.Conn, highest int64) error {
+// destination's epoch: all destinations are copied again. ids are the highest ids of the external databases, as far as known: see idReach.
+// Reset may be killed at any step and run again: outflow.source tells of a reset begun earlier.
+func (s Setup) Reset(ctx context.Context, conn *pgx.Conn, ids []int64) error {
 	now, err := identify(ctx, s.Primary)
 	if err != nil {
 		return err
@@ -73,7 +85,7 @@ func (s Setup) Reset(ctx context.Context, conn *pgx.Conn, highest int64) error {
 	if err := failpoint.Fail(failpoint.ResetSlotCreated); err != nil {
 		return err
 	}
-	if err := s.endReset(ctx, conn, now, at, highest); err != nil {
+	if err := s.endReset(ctx, conn, now, at, ids); err != nil {
 		return err
 	}
 	return failpoint.Fail(failpoint.ResetEnded)
@@ -133,22 +145,39 @@ func (s Setup) dropSlot(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// endReset settles the base. On the same history the new slot is ahead of every id by itself.
-func (s Setup) endReset(ctx context.Context, conn *pgx.Conn, now Source, at LSN, highest int64) error {
+// endReset settles the base. On the same history the new slot is ahead of every id by itself. Notes beyond all ids that can have been given
+// are forgotten: every destination is copied again.
+func (s Setup) endReset(ctx context.Context, conn *pgx.Conn, now Source, at LSN, ids []int64) error {
 	source, _, err := s.loadSource(ctx, conn)
 	if err != nil {
 		return err
+	}
+	if !source.baseFits() {
+		source.SequenceBase = 0
+	}
+	limit := max(source.SequenceID(source.noted), source.SequenceID(at)) + idReach
+	_, err = conn.Exec(ctx, `UPDATE outflow.destination_state SET last_sequence_id = -1 WHERE slot = $1 AND last_sequence_id > $2`, s.Slot, limit)
+	if err != nil {
+		return fmt.Errorf("writing outflow.destination_state: %w", err)
 	}
 	var noted int64
 	err = conn.QueryRow(ctx, `SELECT coalesce(max(last_sequence_id), -1) FROM outflow.destination_state WHERE slot = $1`, s.Slot).Scan(&noted)
 	if err != nil {
 		return fmt.Errorf("reading outflow.destination_state: %w", err)
 	}
-	highest = max(highest, noted)
+	highest := noted
 	if source.noted != 0 {
 		highest = max(highest, source.SequenceID(source.noted))
 	}
+	for _, id := range ids {
+		if id <= limit {
+			highest = max(highest, id)
+		}
+	}
 	base := settleBase(source, now, at, highest)
+	if next := (Source{SequenceBase: base}); !next.baseFits() {
+		return fmt.Errorf("the sequence base %d leaves no room for ids", base)
+	}
 	_, err = conn.Exec(ctx, `UPDATE outflow.source SET system_identifier = $2, timeline = $3, sequence_base = $4, flush_lsn = $5::text::pg_lsn,
 		resetting = false WHERE slot = $1`, s.Slot, now.SystemID, now.Timeline, base, at.String())
 	if err != nil {
@@ -168,7 +197,7 @@ func settleBase(source, now Source, at LSN, highest int64) int64 {
 	if highest < 0 {
 		return source.SequenceBase // no id was ever given
 	}
-	return highest + baseMargin - int64(at)
+	return highest + baseMargin - int64(min(at, maxLSN))
 }
 
 // closeGap handles a slot ahead of the position noted before each confirmation: another process moved the slot, and the

@@ -30,7 +30,10 @@ type Source struct {
 }
 
 // SequenceID is the id of the transaction committed at the LSN.
-func (s Source) SequenceID(commit LSN) int64 { return s.SequenceBase + int64(commit) }
+func (s Source) SequenceID(commit LSN) int64 { return s.SequenceBase + int64(min(commit, maxLSN)) }
+
+// baseFits reports whether every id is an int64: see maxBase.
+func (s Source) baseFits() bool { return s.SequenceBase >= -maxBase && s.SequenceBase <= maxBase }
 
 // check refuses a server whose WAL is not the WAL of the given sequence ids.
 func (s Source) check(id pglogrepl.IdentifySystemResult) error {
@@ -102,6 +105,8 @@ func (s Setup) ensureSlot(ctx context.Context, conn *pgx.Conn, now facts) (Sourc
 	case known && source.resetting:
 		return Source{}, 0, &Problem{What: fmt.Sprintf("a reset of replication slot %q was begun and not finished", s.Slot),
 			Remedy: "finish it: outflow run --slot-reset"}
+	case known && !source.baseFits():
+		return Source{}, 0, &Problem{What: fmt.Sprintf("the sequence base %d in outflow.source leaves no room for ids", source.SequenceBase), Remedy: "run: " + resetCommand}
 	case found && known:
 		if source.noted != 0 && confirmed > source.noted {
 			return source, confirmed, s.closeGap(ctx, conn, confirmed)

@@ -9,12 +9,11 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// HighestSequenceID asks external databases for the highest id that any of the databases has; -1 is none. Silent databases are
-// left out: the process that settles a sequence base leaves a margin for such databases.
-func HighestSequenceID(ctx context.Context, targets []Target, o Options) int64 {
+// SequenceIDs asks external databases for the highest id of each. The databases belong to tenants, so the numbers may be any numbers.
+// Silent databases are left out: the process that settles a sequence base leaves a margin for such databases.
+func SequenceIDs(ctx context.Context, targets []Target, o Options) (ids []int64) {
 	var mu sync.Mutex
 	var all sync.WaitGroup
-	highest := int64(-1)
 	places := make(chan struct{}, dialsAtOnce)
 	for _, t := range targets {
 		all.Go(func() {
@@ -26,11 +25,11 @@ func HighestSequenceID(ctx context.Context, targets []Target, o Options) int64 {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			highest = max(highest, id)
+			ids = append(ids, id)
 		})
 	}
 	all.Wait()
-	return highest
+	return ids
 }
 
 func highestIn(ctx context.Context, t Target, o Options) (int64, error) {

@@ -41,13 +41,15 @@ const (
 	// A table without an owner is an older system's: its ids are not Outflow's.
 	adoptMetadata = `UPDATE "_stack_sync_metadata"
 		SET "tenant" = $1, "source" = $2, "last_synced_sequence_id" = -1, "fingerprint" = NULL WHERE "source" IS NULL AND "mapping_name" = ANY ($3::text[])`
-	// A mapping to be filled from the start takes live changes from the rest of the stream; all earlier rows are copied.
+	// A mapping to be filled from the start takes live changes from the rest of the stream; all earlier rows are copied. An id above $9, the
+	// highest that was given, is not an id of this installation: with that id the mapping would skip the stream.
 	fillMapping = `INSERT INTO "_stack_sync_metadata" AS m
 			("mapping_name", "tenant", "source", "fingerprint", "epoch", "backfill", "last_synced_sequence_id", "mark")
 		VALUES ($1, $2, $3, $4, $5::bigint, $6::jsonb, $7::bigint, $8)
 		ON CONFLICT ("mapping_name") DO UPDATE SET "fingerprint" = excluded."fingerprint", "epoch" = excluded."epoch",
 			"backfill" = excluded."backfill", "mark" = excluded."mark", "updated_at" = now(),
-			"last_synced_sequence_id" = greatest(m."last_synced_sequence_id", excluded."last_synced_sequence_id")`
+			"last_synced_sequence_id" = CASE WHEN m."last_synced_sequence_id" > $9::bigint THEN excluded."last_synced_sequence_id"
+				ELSE greatest(m."last_synced_sequence_id", excluded."last_synced_sequence_id") END`
 	// Other mappings being filled begin again along with the mapping, so that all are at one place.
 	refillMappings = `UPDATE "_stack_sync_metadata" SET "backfill" = $1::jsonb WHERE "backfill" IS NOT NULL AND "mapping_name" = ANY ($2::text[])`
 )
@@ -96,6 +98,9 @@ func (s *session) open(ctx context.Context) error {
 		s.held, s.written = append(s.held, known[m.Name].id), append(s.written, known[m.Name].written)
 	}
 	s.expected = append(s.expected[:0], s.held...)
+	if err := s.checkGiven(); err != nil {
+		return err
+	}
 	if err := s.check(ctx); err != nil {
 		return err
 	}
@@ -147,14 +152,16 @@ func (s *session) remember() {
 	s.epoch, s.least = s.d.epoch, max(s.d.note, s.d.released)
 }
 
-// checkAhead refuses an external database with ids that the primary has not given yet: the primary went back. Changes with lower
-// ids would be taken for old changes and skipped.
+// checkAhead refuses an external database with ids that the primary has not given yet: the primary went back, or the tenant changed a number.
+// Changes with lower ids would be taken for old changes and skipped. A mapping of an earlier epoch is filled again, whatever its id.
 func (s *session) checkAhead(ctx context.Context, known map[string]metadata) error {
 	r := s.d.router
-	highest := int64(-1)
+	highest, wanted := int64(-1), s.d.wantedEpoch()
 	for _, m := range known {
-		highest = max(highest, m.id)
-		if m.epoch != s.d.wantedEpoch() {
+		if m.epoch >= wanted {
+			highest = max(highest, m.id)
+		}
+		if m.epoch != wanted {
 			continue // the database is copied again, with ids above all given ids
 		}
 		if remembers, err := r.State.knows(ctx, m.mark); err != nil {
@@ -164,19 +171,37 @@ func (s *session) checkAhead(ctx context.Context, known map[string]metadata) err
 				"does not know: the primary was restored from a backup", m.mark), Remedy: resetRemedy}
 		}
 	}
-	if highest <= r.SequenceID(r.Reader.Position()) {
-		return nil
+	if s.given = r.SequenceID(r.Reader.Position()); highest > s.given || s.replaces(known, wanted) {
+		now, err := (&replication.Copier{Primary: r.Primary}).Once(ctx) // the stream may only be behind
+		if err != nil {
+			return err
+		}
+		s.given = r.SequenceID(now.Horizon)
 	}
-	now, err := (&replication.Copier{Primary: r.Primary}).Once(ctx) // the stream may only be behind
-	if err != nil {
-		return err
-	}
-	if highest <= r.SequenceID(now.Horizon) {
+	if highest <= s.given {
 		return nil
 	}
 	return &Error{verdict: needsHuman, Err: fmt.Errorf("the external database has sequence id %d, and the primary has come to %d: "+
-		"the primary was restored from a backup", highest, r.SequenceID(now.Horizon)),
-		Remedy: resetRemedy}
+		"the primary was restored from a backup, or somebody changed _stack_sync_metadata", highest, s.given),
+		Remedy: resetRemedy + "; where only this destination is concerned and the primary was not restored, outflow resync of this destination does"}
+}
+
+// replaces reports whether a row of an earlier epoch has an id beyond the stream's place.
+func (s *session) replaces(known map[string]metadata, wanted int64) bool {
+	for _, m := range known {
+		if m.epoch < wanted && m.id > s.given {
+			return true
+		}
+	}
+	return false
+}
+
+// checkGiven refuses ids above all given ids in what was read last: the tenant may have written since checkAhead.
+func (s *session) checkGiven() error {
+	if given := max(s.given, s.d.router.SequenceID(s.d.router.Reader.Position())); len(s.held) > 0 && slices.Max(s.held) > given {
+		return &Error{verdict: conflict, Err: fmt.Errorf("somebody changed _stack_sync_metadata: sequence id %d was not given yet", slices.Max(s.held))}
+	}
+	return nil
 }
 
 // metadata reads the table; nil means that the table does not exist, or lacks Outflow's columns.
@@ -197,7 +222,8 @@ func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
 			m.written = time.UnixMicro(int64(seconds * 1e6))
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading _stack_sync_metadata: %w", err)
+			return nil, &Error{verdict: needsHuman, Err: fmt.Errorf("reading _stack_sync_metadata: %w", err),
+				Remedy: "let last_synced_sequence_id and epoch be bigint again, or drop _stack_sync_metadata and resync the destination"}
 		}
 		if m.backfill == `"`+largeCursor+`"` && m.epoch == s.d.wantedEpoch() {
 			return nil, &Error{Mapping: string(r[0]), verdict: needsHuman, Err: errors.New("the backfill cursor in _stack_sync_metadata is " + largeCursor),
@@ -318,7 +344,8 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 			}
 		}
 		least := strconv.FormatInt(s.least, 10)
-		err := s.exec(ctx, fillMapping, m.Name, tenant, source, m.Fingerprint(), strconv.FormatInt(s.epoch, 10), firstCursor.String(), least, *s.d.router.mark.Load())
+		err := s.exec(ctx, fillMapping, m.Name, tenant, source, m.Fingerprint(), strconv.FormatInt(s.epoch, 10), firstCursor.String(), least, *s.d.router.mark.Load(),
+			strconv.FormatInt(s.given, 10))
 		if err == nil {
 			err = s.exec(ctx, refillMappings, firstCursor.String(), s.names())
 		}

@@ -31,6 +31,7 @@ type session struct {
 	keys       map[keysID]*keysQuery
 	backfill   *backfill       // nil: every mapping is complete
 	epoch      int64           // the destination's when the session was opened, and so the metadata's
+	given      int64           // at the opening: no higher id was given
 	least      int64           // the id that the database had at the opening
 	followed   map[string]bool // see [Destination.followed]
 	plan       string          // plan_cache_mode of the open transaction

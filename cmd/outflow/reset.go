@@ -49,8 +49,8 @@ func resetSlot(c *cobra.Command, cfg *config.Config, yes bool, log *zap.Logger) 
 			return err
 		}
 	}
-	highest := sink.HighestSequenceID(ctx, targets, sinkOptions(cfg.Sink))
-	if err := s.Reset(ctx, conn, highest); err != nil {
+	ids := sink.SequenceIDs(ctx, targets, sinkOptions(cfg.Sink))
+	if err := s.Reset(ctx, conn, ids); err != nil {
 		return err
 	}
 	log.Info("the slot was reset; every destination is copied anew", zap.String("slot", cfg.Source.Slot))
