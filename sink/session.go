@@ -128,10 +128,13 @@ func explainConnect(err error) error {
 	if errors.As(err, &known) {
 		e.Remedy = known.Remedy()
 	}
-	switch e.SQLState {
-	case "28P01", "28000":
+	remedy := replication.TLSRemedy(err, "as PEM in the column ca of destinations.query, or as sslrootcert in the dsn of destinations.static")
+	switch {
+	case remedy != "":
+		e.Remedy = remedy
+	case e.SQLState == "28P01" || e.SQLState == "28000":
 		e.Remedy = "check user and password of the destination's dsn, and pg_hba.conf there"
-	case databaseMissing:
+	case e.SQLState == databaseMissing:
 		e.Remedy = "create the database, or correct the destination's dsn"
 	}
 	return e

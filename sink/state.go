@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -94,7 +95,12 @@ func (s *StateStore) do(ctx context.Context, f func(context.Context, *pgx.Conn) 
 		}
 		s.conn = conn
 	}
-	return f(ctx, s.conn)
+	err := f(ctx, s.conn)
+	if errors.Is(err, context.DeadlineExceeded) {
+		at := s.conn.Config()
+		err = fmt.Errorf("the primary at %s:%d has not answered within %s: %w", at.Host, at.Port, stateTimeout, err)
+	}
+	return err
 }
 
 // Close ends the connection.

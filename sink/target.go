@@ -2,8 +2,6 @@ package sink
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"outflow/mapping"
+	"outflow/replication"
 )
 
 // Target is the configuration of a destination: the place, and the mappings kept there.
@@ -105,7 +104,7 @@ func classOf(err error) string {
 		return classed.Class()
 	case errors.As(err, &dns):
 		return ClassDNS
-	case isTLS(err):
+	case replication.IsTLS(err):
 		return ClassTLS
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), pgconn.Timeout(err),
 		errors.As(err, &timeout) && timeout.Timeout():
@@ -118,19 +117,6 @@ func classOf(err error) string {
 		return ClassAuth
 	}
 	return ""
-}
-
-func isTLS(err error) bool {
-	var (
-		header    tls.RecordHeaderError
-		alert     tls.AlertError
-		verify    *tls.CertificateVerificationError
-		authority x509.UnknownAuthorityError
-		host      x509.HostnameError
-		invalid   x509.CertificateInvalidError
-	)
-	return errors.As(err, &header) || errors.As(err, &alert) || errors.As(err, &verify) || errors.As(err, &authority) ||
-		errors.As(err, &host) || errors.As(err, &invalid) || (err != nil && strings.Contains(err.Error(), "server refused TLS connection"))
 }
 
 // errGone ends a worker's work because its destination was removed.

@@ -35,6 +35,9 @@ Exit codes: 0 nothing failed, 1 something failed, 2 usage or configuration.`,
 			if o.output != "text" && o.output != "json" {
 				return usageError{fmt.Errorf("-o %s: expected text or json", o.output)}
 			}
+			if err := checkChoice(o.tenant, o.name); err != nil {
+				return err
+			}
 			cfg, err := s.load()
 			if err != nil {
 				return err

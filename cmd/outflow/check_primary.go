@@ -33,10 +33,15 @@ type checking struct {
 
 func (k *checking) close() {
 	if k.conn != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = k.conn.Close(ctx)
+		hangUp(k.conn)
 	}
+}
+
+// hangUp ends a connection, also where the server does not answer.
+func hangUp(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx)
 }
 
 // checkMappings loads every mapping by itself, so that a faulty mapping does not hide the others.

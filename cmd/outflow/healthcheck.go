@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"outflow/internal/config"
+	"outflow/internal/fit"
 )
 
 func newHealthcheck() *cobra.Command {
@@ -46,6 +47,9 @@ asks /livez: do its loops run, whatever the primary does? Exit code 0 is yes, 1 
 	return c
 }
 
+// maxAnswer bounds an answer: a page of 1000 destinations with all their mappings has a few MiB.
+const maxAnswer = 16 << 20
+
 // adminTimeout bounds a question to the process on this machine.
 const adminTimeout = 3 * time.Second
 
@@ -76,15 +80,21 @@ func askAdmin(ctx context.Context, cfg *config.Config, path string) ([]byte, err
 	if !cfg.Admin.Token.IsZero() {
 		r.Header.Set("Authorization", "Bearer "+cfg.Admin.Token.Reveal())
 	}
-	transport := &http.Transport{DisableKeepAlives: true} // without a proxy: the token is for this machine
-	answer, err := (&http.Client{Transport: transport}).Do(r)
+	transport := &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10} // without a proxy: the token is for this machine
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }   // and so without a redirect
+	answer, err := (&http.Client{Transport: transport, CheckRedirect: stay}).Do(r)
 	if err != nil {
 		return nil, fmt.Errorf("the process at admin.listen does not answer: %w", err)
 	}
 	defer answer.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(answer.Body, 64<<20))
-	if err == nil && answer.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", path, strings.TrimSpace(string(body)))
+	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("the process at admin.listen does not answer: %s: %w", path, err)
+	case len(body) > maxAnswer:
+		return nil, fmt.Errorf("what answers at admin.listen is no outflow: %s has more than %d MiB", path, maxAnswer>>20)
+	case answer.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("%s: %s: %s", path, answer.Status, fit.Text(strings.TrimSpace(string(body)), fit.Reason))
 	}
-	return body, err
+	return body, nil
 }

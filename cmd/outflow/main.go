@@ -40,10 +40,18 @@ func main() {
 		return
 	}
 	fmt.Fprintln(&screen{os.Stderr}, "outflow:", err)
-	if usage := (usageError{}); errors.As(err, &usage) {
-		os.Exit(exitUsage)
+	os.Exit(codeOf(err))
+}
+
+// codeOf is the process' exit code after a command.
+func codeOf(err error) int {
+	switch usage := (usageError{}); {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		return exitUsage
 	}
-	os.Exit(exitFailed)
+	return exitFailed
 }
 
 func newRoot() *cobra.Command {

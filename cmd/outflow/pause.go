@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"outflow/internal/config"
+	"outflow/internal/fit"
 	"outflow/replication"
 	"outflow/sink"
 )
@@ -24,6 +25,9 @@ func newPause(off bool) *cobra.Command {
 		Short: "Let go on what was paused",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, targets []string) error {
+			if err := checkWords(by, reason); err != nil {
+				return err
+			}
 			cfg, err := s.load()
 			if err != nil {
 				return err
@@ -76,6 +80,30 @@ func stateStore(cfg *config.Config) (*sink.StateStore, error) {
 		return nil, usageError{fmt.Errorf("source.dsn: %w", err)}
 	}
 	return &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}, nil
+}
+
+// checkChoice refuses names that no destination can have, before a server is asked for the names.
+func checkChoice(tenant, name string) error {
+	if err := fit.Check(tenant, fit.Tenant); err != nil {
+		return usageError{fmt.Errorf("--tenant: %w", err)}
+	}
+	if err := fit.Check(name, fit.Name); err != nil {
+		return usageError{fmt.Errorf("--name: %w", err)}
+	}
+	return nil
+}
+
+// checkWords refuses words for the record that cannot be kept as they are.
+func checkWords(by, reason string) error {
+	for _, w := range []struct {
+		flag, text string
+		place      fit.Place
+	}{{"--by", by, fit.Name}, {"--reason", reason, fit.Reason}} {
+		if err := fit.Check(w.text, w.place); err != nil {
+			return usageError{fmt.Errorf("%s: %w", w.flag, err)}
+		}
+	}
+	return nil
 }
 
 // whoami is for the record only: any person may say anything.

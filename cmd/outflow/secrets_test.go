@@ -27,7 +27,8 @@ func TestNothingIsGivenAway(t *testing.T) {
 	static := w.destination(tenant1, "static")
 	w.cfg.Destinations.Static[0].DSN = secret.New(withPassword(static, "canary-static"))
 	w.addDestination(tenant1, "static-dead", "postgres://u:canary-dead@127.0.0.1:1/db")
-	p := launch(t, "run", "--config", w.configFile(), "--set", "log.level=debug", "--set", "admin.tenant_metrics=true", "--set", "sink.retry_max=300ms")
+	p := launch(t, "run", "--config", w.configFile(), "--set", "log.level=debug", "--set", "admin.tenant_metrics=true", "--set", "sink.retry_max=300ms",
+		"--set", "tracing.endpoint=http://u:canary-collector@127.0.0.1:1/v1/traces?key=canary-key", "--set", "tracing.sample=1")
 	p.says(`"streaming"`)
 
 	mine := func(name, schema, value string) string {
@@ -95,6 +96,9 @@ func TestNothingIsGivenAway(t *testing.T) {
 		}
 	}
 	p.terminate()
+	contains(t, p.out.String(), "traces are lost")
+	said["config print"] = command(t, 0, "config", "print", "--config", w.configFile(), "--set", "tracing.endpoint=http://u:canary-collector@127.0.0.1:1/v1/traces?key=canary-key")
+	said["a wrong endpoint"] = command(t, 2, "config", "print", "--config", w.configFile(), "--set", "tracing.endpoint=ftp://u:canary-collector@127.0.0.1:1")
 	said["the log to its end"] = p.out.String()
 	for where, text := range said {
 		if i := strings.Index(text, "canary"); i >= 0 {

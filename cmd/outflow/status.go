@@ -20,7 +20,8 @@ import (
 
 // statusReport is the output of outflow status, printed with -o json too.
 type statusReport struct {
-	From         string              `json:"from"` // process, or primary where no process answers
+	From         string              `json:"from"`          // process, or primary where no process answers
+	Why          string              `json:"why,omitempty"` // why it is not from the process
 	Status       admin.Status        `json:"status"`
 	Destinations []admin.Destination `json:"destinations"` // the worst first
 	Total        int                 `json:"total"`
@@ -75,9 +76,13 @@ func showStatus(c *cobra.Command, cfg *config.Config, output string, limit int, 
 	r, err := statusFromProcess(c.Context(), cfg, limit)
 	if err != nil {
 		why := err
+		if errors.Is(c.Context().Err(), context.Canceled) {
+			return c.Context().Err()
+		}
 		if r, err = statusFromPrimary(c.Context(), cfg, limit); err != nil {
 			return errors.Join(why, err)
 		}
+		r.Why = why.Error()
 	}
 	out := c.OutOrStdout()
 	if output == "json" {
@@ -98,11 +103,11 @@ func statusFromProcess(ctx context.Context, cfg *config.Config, limit int) (*sta
 	var page admin.Page
 	for path, into := range map[string]any{"/api/status": &r.Status, fmt.Sprintf("/api/destinations?limit=%d", limit): &page} {
 		answer, err := askAdmin(ctx, cfg, path)
-		if err == nil {
-			err = json.Unmarshal(answer, into)
-		}
 		if err != nil {
 			return nil, err
+		}
+		if err := json.Unmarshal(answer, into); err != nil {
+			return nil, fmt.Errorf("what answers at admin.listen is no outflow, or one of another version: %s: %w", path, err)
 		}
 	}
 	r.Destinations, r.Total = page.Destinations, page.Total
@@ -110,6 +115,8 @@ func statusFromProcess(ctx context.Context, cfg *config.Config, limit int) (*sta
 }
 
 func statusFromPrimary(ctx context.Context, cfg *config.Config, limit int) (*statusReport, error) {
+	ctx, cancel := context.WithTimeout(ctx, primaryPatience)
+	defer cancel()
 	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
 	if err != nil {
 		return nil, usageError{fmt.Errorf("source.dsn: %w", err)}
@@ -118,16 +125,16 @@ func statusFromPrimary(ctx context.Context, cfg *config.Config, limit int) (*sta
 	if err != nil {
 		return nil, replication.ExplainConnect(primary, err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer hangUp(conn)
 	slot, err := replication.Setup{Slot: cfg.Source.Slot}.SlotStatus(ctx, conn)
 	if err != nil {
-		return nil, fmt.Errorf("replication slot %q: %w", cfg.Source.Slot, err)
+		return nil, fmt.Errorf("the primary at %s: replication slot %q: %w", primary.Address(), cfg.Source.Slot, err)
 	}
 	state := &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}
 	defer state.Close()
 	book := admin.ReadNotebook(ctx, state)
 	if book.Err != nil {
-		return nil, book.Err
+		return nil, fmt.Errorf("the primary at %s: %w", primary.Address(), book.Err)
 	}
 	r := &statusReport{From: "primary", Status: admin.Noted(version, cfg.Source.Slot, slot, book)}
 	all := admin.NotedDestinations(book)
@@ -140,6 +147,7 @@ func (r *statusReport) write(out io.Writer) error {
 	st := &r.Status
 	if r.From == "primary" {
 		fmt.Fprintln(out, "no process answers at admin.listen; this is what the primary has noted")
+		fmt.Fprintf(out, "  asked there: %s\n", line(r.Why))
 	} else {
 		fmt.Fprintf(out, "%s, %s, version %s, since %s\n", st.State, st.Role, st.Version, st.StartedAt.Format(time.RFC3339))
 	}

@@ -43,6 +43,9 @@ Exit codes: 0 equal (with --repair: equal now), 1 different, 2 something could n
 			if o.output != "text" && o.output != "json" {
 				return usageError{fmt.Errorf("-o %s: expected text or json", o.output)}
 			}
+			if err := checkChoice(o.tenant, o.name); err != nil {
+				return err
+			}
 			cfg, err := s.load()
 			if err != nil {
 				return err
@@ -114,22 +117,24 @@ func verify(ctx context.Context, cfg *config.Config, o verifyOptions, stderr io.
 	if err != nil {
 		return nil, fmt.Errorf("source.dsn: %w", err)
 	}
-	conn, err := primary.Connect(ctx)
+	limited, cancel := context.WithTimeout(ctx, primaryPatience)
+	defer cancel()
+	conn, err := primary.Connect(limited)
 	if err != nil {
 		return nil, replication.ExplainConnect(primary, err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	p, err := newPlanAfter(ctx, conn, cfg, replication.CheckTables)
+	defer hangUp(conn)
+	p, err := newPlanAfter(limited, conn, cfg, replication.CheckTables)
+	if err != nil {
+		return nil, fmt.Errorf("the primary at %s: %w", primary.Address(), err)
+	}
+	chosen, err := p.chosen(limited, conn, cfg, o)
 	if err != nil {
 		return nil, err
 	}
-	chosen, err := p.chosen(ctx, conn, cfg, o)
+	source, err := slotSetup(primary, cfg, p, zap.NewNop()).Known(limited, conn)
 	if err != nil {
-		return nil, err
-	}
-	source, err := slotSetup(primary, cfg, p, zap.NewNop()).Known(ctx, conn)
-	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the primary at %s: %w", primary.Address(), err)
 	}
 	state := &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}
 	defer state.Close()

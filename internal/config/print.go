@@ -13,8 +13,9 @@ import (
 )
 
 // Print writes the effective configuration as YAML, each value with where it
-// came from in a comment. Of connection strings the passwords are masked, other
-// secrets are redacted; the rest loads again as the same configuration.
+// came from in a comment. Of connection strings and other URLs the passwords are
+// masked, other secrets are redacted; the rest loads again as the same
+// configuration.
 func (c *Config) Print(w io.Writer) error {
 	out, err := yaml.Dump(c.node("", reflect.ValueOf(c).Elem()), yaml.WithLineWidth(-1))
 	if err != nil {
@@ -91,6 +92,10 @@ func (c *Config) scalarNode(path string, v reflect.Value) *yaml.Node {
 	case encoding.TextMarshaler:
 		text, _ := value.MarshalText()
 		n.Value = string(text)
+	case string:
+		if n.Value = secret.Mask(value); path == "tracing.endpoint" {
+			n.Value = secret.RedactURL(value)
+		}
 	default:
 		n.Value = plain(value)
 	}

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"outflow/internal/fit"
+	"outflow/internal/secret"
 	"outflow/internal/strictyaml"
 	"outflow/internal/tenantdsn"
 )
@@ -268,5 +269,8 @@ func (l *loader) show(path, value string) string {
 	if value == "" {
 		return "nothing"
 	}
-	return fmt.Sprintf("%.80q", value)
+	if path == "tracing.endpoint" {
+		value = secret.RedactURL(value)
+	}
+	return fmt.Sprintf("%.80q", secret.Mask(value))
 }

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"outflow/internal/pgcluster/pgtest"
+	"outflow/internal/secret"
+)
+
+// run runs a command in this process and returns what a terminal gets.
+func (w *world) run(args ...string) (string, error) {
+	var out strings.Builder
+	root := newRoot()
+	root.SetOut(&screen{w: &out})
+	root.SetErr(&screen{w: &out})
+	root.SetArgs(append(args, "--config", w.configFile()))
+	ctx, cancel := context.WithTimeout(w.tb.Context(), 60*time.Second)
+	defer cancel()
+	err := root.ExecuteContext(ctx)
+	if err != nil {
+		fmt.Fprintln(&screen{w: &out}, "outflow:", err)
+	}
+	return out.String(), err
+}
+
+// Whatever answers at admin.listen: status says what the primary has noted, soon, and healthcheck says no.
+func TestHostileStatusAPI(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.destination(tenant1, "main")
+	r := w.start()
+	r.caughtUp()
+	gone := make(chan struct{})
+	defer close(gone)
+	for name, answer := range map[string]http.HandlerFunc{
+		"silent": func(http.ResponseWriter, *http.Request) { <-gone },
+		"dripping": func(w http.ResponseWriter, r *http.Request) {
+			tick := time.NewTicker(100 * time.Millisecond)
+			defer tick.Stop()
+			for {
+				select {
+				case <-tick.C:
+					_, _ = io.WriteString(w, " ")
+					_ = http.NewResponseController(w).Flush()
+				case <-r.Context().Done():
+					return
+				}
+			}
+		},
+		"huge": func(w http.ResponseWriter, _ *http.Request) {
+			blanks := []byte(strings.Repeat(" ", 1<<20))
+			for range 64 {
+				if _, err := w.Write(blanks); err != nil {
+					return
+				}
+			}
+		},
+		"no JSON": func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, evil) },
+		"other types": func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, `{"destinations": 7, "lag": [], "slot": "x"}`)
+		},
+		"deep": func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, strings.Repeat(`{"x":`, 100_000))
+		},
+		"an error": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, strings.Repeat(evil, 10_000), 500) },
+		"elsewhere": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", "http://127.0.0.1:1/")
+			w.WriteHeader(http.StatusFound)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(answer)
+			defer server.CloseClientConnections()
+			copied := *w.cfg
+			copied.Admin.Listen = strings.TrimPrefix(server.URL, "http://")
+			w := &world{tb: t, cfg: &copied}
+			began := time.Now()
+			out, err := w.run("status")
+			if took := time.Since(began); err != nil || took > 10*time.Second || len(out) > 4<<10 || strings.IndexFunc(out, obeyed) >= 0 {
+				t.Errorf("after %s: %v, %d bytes: %.1000q", took, err, len(out), out)
+			}
+			contains(t, out, "what the primary has noted", "asked there: ", tenant1+"/main")
+			out, err = w.run("healthcheck", "--live")
+			if name != "no JSON" && name != "other types" && name != "deep" && err == nil || strings.IndexFunc(out, obeyed) >= 0 {
+				t.Errorf("%v: %.200q", err, out)
+			}
+		})
+	}
+}
+
+// A status with hostile texts is shown, and obeyed by no terminal.
+func TestHostileStatus(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		const text = `\u001b[2J\u009b31m\u202e\n\tx`
+		fmt.Fprintf(w, `{"state":"%[1]s","role":"streaming","version":"%[1]s","reasons":[{"severity":"%[1]s","message":"%[1]s"}],"slot":{"name":"%[1]s"},
+			"destinations":[{"tenant":"%[1]s","name":"%[1]s","state":"%[1]s","reason":"%[1]s","mappings":[{"name":"%[1]s"}]}],"total":1}`, text)
+	}))
+	defer server.Close()
+	w := newWorld(t, pgtest.Shared(t))
+	w.cfg.Admin.Listen = strings.TrimPrefix(server.URL, "http://")
+	for _, form := range []string{"text", "json"} {
+		out, _ := w.run("status", "-o", form)
+		if strings.IndexFunc(out, obeyed) >= 0 {
+			t.Errorf("%q", out)
+		}
+	}
+}
+
+// A primary that does not answer is named by every command, soon: one that is silent from the beginning, and one that falls silent.
+func TestSilentPrimary(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.destination(tenant1, "main")
+	r := w.start()
+	r.caughtUp()
+	l, err := net.Listen("tcp4", "127.0.0.1:0") // the kernel accepts, and nobody reads
+	must(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	later := newGarbler(t, w.source)
+	later.set(0, nil)
+	var all sync.WaitGroup
+	for _, c := range []struct {
+		host, dsn string
+		code      int
+		args      []string
+	}{
+		{l.Addr().String(), "", 1, []string{"status"}},
+		{l.Addr().String(), "", 1, []string{"check"}},
+		{l.Addr().String(), "", 2, []string{"verify"}},
+		{l.Addr().String(), "", 1, []string{"pause", tenant1 + "/main"}},
+		{l.Addr().String(), "", 1, []string{"retry", "--all"}},
+		{l.Addr().String(), "", 1, []string{"resync", "--no-wait"}},
+		{later.address, later.url, 1, []string{"pause", tenant1 + "/main"}},
+		{later.address, later.url, 1, []string{"resume", tenant1 + "/main"}},
+	} {
+		copied := *w.cfg
+		if c.dsn == "" {
+			c.dsn = "postgres://u:p@" + c.host + "/d?connect_timeout=1&sslmode=disable"
+		}
+		copied.Source.DSN = secret.New(c.dsn)
+		one := &world{tb: t, cfg: &copied}
+		all.Go(func() {
+			began := time.Now()
+			out, err := one.run(c.args...)
+			if took := time.Since(began); err == nil || took > 30*time.Second || !strings.Contains(out, c.host) {
+				t.Errorf("%s, %s: after %s: %s", c.args, c.host, took, out)
+			}
+			if code := exitCode(err); code != c.code {
+				t.Errorf("%s, %s: exit code %d: %s", c.args, c.host, code, out)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// What is written into the record is one line of text: else it is said, and nothing is done.
+func TestWordsForTheRecord(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	for _, args := range [][]string{{"pause", "reading", "--yes", "--reason", "a\x00b"}, {"resume", "reading", "--by", "\x1b[2J"}, {"retry", "--all", "--reason", "\xff"},
+		{"resync", "--no-wait", "--reason", "a\nb"}, {"resync", "--no-wait", "--tenant", "a\x00"}, {"verify", "--name", "a\x00"}, {"check", "--tenant", "\x00"},
+		{"pause", "reading", "--yes", "--reason", strings.Repeat("x", 1000)}} {
+		out, err := w.run(args...)
+		if exitCode(err) != exitUsage || !strings.Contains(out, "--") {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+}

@@ -1,0 +1,45 @@
+package secret
+
+import (
+	"net/url"
+	"regexp"
+	"strings"
+)
+
+// RedactURL masks the password, the values of the query and the fragment of a URL of any scheme. A URL without such parts stays as it is; a
+// text that cannot be read for sure is Redacted as a whole.
+func RedactURL(text string) string {
+	if !strings.ContainsAny(text, "@?#") {
+		return text
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Opaque != "" || u.Host == "" || strings.Contains(u.Host+u.Path, "@") || u.Fragment != "" {
+		return Redacted
+	}
+	if _, ok := u.User.Password(); ok {
+		u.User = url.UserPassword(u.User.Username(), masked)
+	} else if u.User != nil {
+		u.User = url.User(masked) // a token stands there alone
+	}
+	if u.RawQuery != "" {
+		query := url.Values{}
+		for key := range u.Query() {
+			query.Set(key, masked)
+		}
+		if u.RawQuery = query.Encode(); u.RawQuery == "" { // a text that is no key=value
+			u.RawQuery = masked
+		}
+	}
+	return u.String()
+}
+
+var (
+	userinfo = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://[^\s/?#:@]*):[^\s/]*@`)
+	password = regexp.MustCompile(`(?i)\b((?:password|passwd|pwd|secret|token|api_?key)\s*=\s*)('(?:[^'\\]|\\.)*'|"[^"]*"|[^\s'"&;,)]+)`)
+)
+
+// Mask masks what looks like a password in a text that is no secret as a whole: in a URL, and in key = value. Mask is the second line of
+// defence, for texts in which nobody expects a secret.
+func Mask(text string) string {
+	return password.ReplaceAllString(userinfo.ReplaceAllString(text, "${1}:"+masked+"@"), "${1}"+masked)
+}
