@@ -77,6 +77,8 @@ type sent struct {
 	prepare   string             // name of a statement being prepared; "" is an execution
 	statement *mapping.Statement // nil for Outflow's own statements
 	stage     string             // for messages: BEGIN, settings, ...
+	kept      *keysQuery         // whose keys must all be left; nil mostly
+	removed   *page              // whose keys the round removes, where kept is not nil
 }
 
 func (s *session) round(ctx context.Context) *round {
@@ -315,6 +317,8 @@ func (r *round) explain(q sent, err error) error {
 	case q.stage == "metadata" && state == divisionByZero:
 		return &Error{verdict: conflict, Err: errors.New(
 			"the metadata is not what this process left: another one wrote, or a mapping ended the transaction")}
+	case q.kept != nil && state == divisionByZero:
+		return lostKept(q.removed, q.kept)
 	case q.statement != nil:
 		return r.s.explainStatement(q.statement, err)
 	}

@@ -242,9 +242,13 @@ func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 			return err
 		}
 	}
+	kept, err := bf.kept(ctx, p)
+	if err != nil {
+		return err
+	}
 	next, text := p.following()
 	applied := bf.d.router.appliedAt(p.chunk.Horizon)
-	err := bf.d.exchange(ctx, func(ctx context.Context, r *round) error {
+	err = bf.d.exchange(ctx, func(ctx context.Context, r *round) error {
 		if err := r.begin(b); err != nil {
 			return err
 		}
@@ -253,6 +257,7 @@ func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 				return err
 			}
 		}
+		r.keep(kept, p.chunk.swept)
 		if p.aside != nil {
 			if err := failpoint.Fail(failpoint.BeforeQuarantine); err != nil {
 				return err

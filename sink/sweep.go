@@ -96,11 +96,10 @@ func (bf *backfill) countHeld(ctx context.Context) error {
 	for _, t := range bf.sweepTargets() {
 		held := int64(-1)
 		err := bf.withKeys(ctx, &t, func(q *keysQuery) error {
-			row, err := bf.s.askRow(ctx, 1, fmt.Sprintf("SELECT count(*) FROM (%s) AS k", q.sql))
-			if err != nil {
-				return q.fault(err)
+			n, err := q.count(ctx, bf.s)
+			if err == nil {
+				held, err = strconv.ParseInt(n, 10, 64)
 			}
-			held, err = strconv.ParseInt(string(row[0]), 10, 64)
 			return err
 		})
 		if err != nil && !timedOut(err) {

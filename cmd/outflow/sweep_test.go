@@ -164,3 +164,53 @@ keys:
 		})
 	}
 }
+
+// Two mappings fill one target table, and the keys of each give the rows of both: a sweep would remove rows that the primary has. The
+// destination halts before, and names both mappings.
+func TestKeysThatGiveRowsOfAnotherTable(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, where string
+		halts       bool
+	}{{"mixed", "", true}, {"apart", " WHERE origin = '%s'", false}} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, pgtest.Shared(t))
+			w.exec(`CREATE TABLE one (tenant uuid, id int, PRIMARY KEY (tenant, id)); CREATE TABLE two (LIKE one INCLUDING ALL)`)
+			w.tables("one", "two")
+			for _, table := range []string{"one", "two"} {
+				where := c.where
+				if where != "" {
+					where = fmt.Sprintf(where, table)
+				}
+				w.mapping(table, fmt.Sprintf(`name: %[1]s
+target: both_tables
+schema: CREATE TABLE IF NOT EXISTS both_tables (id int PRIMARY KEY, origin text)
+steps:
+  - {from: %[1]s, when: delete, sql: 'DELETE FROM both_tables t USING %[1]s r WHERE t.id = r.id'}
+  - {from: %[1]s, when: upsert, sql: 'INSERT INTO both_tables SELECT r.id, ''%[1]s'' FROM %[1]s r ON CONFLICT (id) DO NOTHING'}
+keys:
+  %[1]s: SELECT id FROM both_tables%[2]s
+`, table, where))
+			}
+			dsn := w.destination(tenant1, "main", "one", "two")
+			r := w.start()
+			r.caughtUp()
+			w.exec(`INSERT INTO one SELECT $1, n FROM generate_series(1, 10) n`, tenant1)
+			w.exec(`INSERT INTO two SELECT $1, n FROM generate_series(101, 103) n`, tenant1)
+			w.synced()
+			r.end()
+			exec(t, connect(t, dsn), `INSERT INTO both_tables VALUES (51, 'one'), (52, 'one')`)
+			copyAnew(t, dsn)
+			r = w.start()
+			d := r.destination("main")
+			if c.halts {
+				contains(t, becomes(t, d, sink.Halted), "mapping two", "mapping one gives as keys of one", "Nothing was removed", "remedy: let the query give only the rows that come from two")
+				same(t, dsn, `SELECT count(*) FROM both_tables`, `"15"`)
+				return
+			}
+			copied(t, dsn)
+			same(t, dsn, `SELECT origin, count(*) FROM both_tables GROUP BY 1 ORDER BY 1`, `"one"|"10"`, `"two"|"3"`)
+		})
+	}
+}

@@ -1,0 +1,83 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"outflow/mapping"
+)
+
+// A sweep removes rows by the delete steps of all mappings. Where two mappings fill one target table, and the keys of one mapping give the
+// rows of the other too, the sweep would remove rows that the primary has in another table. The transaction that removes rows of a table
+// therefore counts the keys of all other tables behind the delete steps, and fails where there are fewer than before: referring rows
+// are swept first, so the rows that a foreign key takes along are gone already.
+
+// kept is a query of keys that a portion's deletes must leave as they are.
+type kept struct {
+	query *keysQuery
+	held  string // how many keys there were before the deletes
+}
+
+// kept are the keys of tables other than the portion's. A delete that the stream or the sweep had to leave out makes smaller numbers
+// possible, and nothing is kept then; nor are keys kept that take too long to count.
+func (bf *backfill) kept(ctx context.Context, p *portion) ([]kept, error) {
+	if p.chunk.swept == nil || len(p.rows.Deletes) == 0 || bf.cursor.PutOff > 0 || bf.d.router.Options.Quarantine {
+		return nil, nil
+	}
+	var all []kept
+	for _, m := range bf.mappings {
+		for _, table := range slices.Sorted(maps.Keys(m.Keys)) {
+			if table == p.chunk.table || bf.relation(table) == nil {
+				continue
+			}
+			err := bf.withKeys(ctx, &sweepTarget{m, table, m.Keys[table]}, func(q *keysQuery) error {
+				held, err := q.count(ctx, bf.s)
+				all = append(all, kept{q, held})
+				return err
+			})
+			if timedOut(err) && bf.s.usable() {
+				all = all[:len(all)-1]
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	return all, nil
+}
+
+// count is the number of keys.
+func (q *keysQuery) count(ctx context.Context, s *session) (string, error) {
+	row, err := s.askRow(ctx, 1, fmt.Sprintf("SELECT count(*) FROM (%s) AS k", q.sql))
+	if err != nil {
+		return "", q.fault(err)
+	}
+	return string(row[0]), nil
+}
+
+// keep fails the transaction where fewer keys are left than there were. removed is the page of keys that the transaction removes.
+func (r *round) keep(all []kept, removed *page) {
+	for _, k := range all {
+		r.p.SendQueryParams(fmt.Sprintf(`SELECT 1 / (pg_catalog.count(*) >= $1::bigint)::int FROM (%s) AS k`, k.query.sql), texts(k.held), nil, nil, nil)
+		r.sent = append(r.sent, sent{stage: "keys", kept: k.query, removed: removed})
+	}
+}
+
+// lostKept says that the keys of two tables are mixed.
+func lostKept(removed *page, kept *keysQuery) error {
+	m, table := removed.target.mapping, removed.target.table
+	return &Error{Mapping: m.Name, Table: table, verdict: needsHuman,
+		Err: m.KeysFault(table, "it gives keys such as %s, which the primary does not have, and the delete steps for them remove rows that %s gives as keys of %s. Nothing was removed",
+			describeTuple(removed.query.relation, removed.keys[0].tuple), ownKeys(m, kept.mapping), kept.table),
+		Remedy: fmt.Sprintf("let the query give only the rows that come from %s, and the delete steps remove only such rows", table)}
+}
+
+func ownKeys(m, other *mapping.Mapping) string {
+	if m.Name == other.Name {
+		return "the same mapping"
+	}
+	return "mapping " + other.Name
+}
