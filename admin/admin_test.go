@@ -316,7 +316,7 @@ func TestOpenAPI(t *testing.T) {
 		"/api/tables": "Tables", "/api/errors": "Errors", "/api/switches": "Switches", "/api/destinations/t/none": "Problem", "/api/none": "Problem"} {
 		check(path, schema)
 	}
-	d := row{s.pipeline.Router.Destinations()[0], sink.Status{State: sink.Backfilling, Copying: true, Err: &sink.Error{SQLState: "22012", Err: errDown}, CopyTotal: 10, Oldest: time.Now()}}
+	d := row{s.pipeline.Router.Destinations()[0], sink.Status{State: sink.Backfilling, Copying: true, Err: &sink.Error{SQLState: "22012", Err: errDown}, CopyTotal: 10, Oldest: time.Now()}, 0}
 	b, _ := json.Marshal(d.describe(time.Now(), rate{}))
 	answer, _ := jsonschema.UnmarshalJSON(strings.NewReader(string(b)))
 	if err := c.MustCompile("openapi.json#/components/schemas/Destination").Validate(answer); err != nil {
@@ -334,7 +334,7 @@ func TestHostileNames(t *testing.T) {
 	d := s.pipeline.Router.Destinations()[0]
 	s.sampler.mu.Lock()
 	s.sampler.note(time.Now(), s.sampler.tracks[d], &row{d, sink.Status{State: sink.Halted, Err: &sink.Error{Key: hostile, Mapping: hostile,
-		Err: errors.New(hostile + "\x1b[31m\u202e" + strings.Repeat("x", 5000))}}})
+		Err: errors.New(hostile + "\x1b[31m\u202e" + strings.Repeat("x", 5000))}}, 0})
 	s.sampler.mu.Unlock()
 	query := "?" + url.Values{"tenant": {hostile}, "name": {hostile}, "q": {hostile}}.Encode()
 	for _, path := range []string{"/", "/" + query, "/destination" + query, "/destination/pause" + query, "/destination/resync" + query, "/switches", "/tables",

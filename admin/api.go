@@ -136,7 +136,7 @@ func (s *Server) find(tenant, name string) (Detail, bool) {
 	}
 	for _, d := range p.Router.Destinations() {
 		if d.Tenant == tenant && d.Name == name {
-			now := row{d, d.Status()}
+			now := row{d, d.Status(), p.Reader.Behind(time.Now())}
 			return now.detail(time.Now(), s.sampler.rateOf(d)), true
 		}
 	}

@@ -15,7 +15,7 @@ func figures(s *Server, lags []time.Duration, others map[sink.State]int) *snapsh
 	now := time.Now()
 	snap := &snapshot{Status: Status{Role: "streaming", Destinations: map[string]int{}}}
 	add := func(name string, st sink.Status) {
-		snap.rows = append(snap.rows, row{&sink.Destination{Tenant: "t", Name: name}, st})
+		snap.rows = append(snap.rows, row{&sink.Destination{Tenant: "t", Name: name}, st, 0})
 	}
 	for i, lag := range lags {
 		st := sink.Status{State: sink.Streaming}

@@ -16,6 +16,7 @@ type reader interface {
 	State() replication.State
 	Position() replication.LSN
 	Latency() (time.Duration, time.Time)
+	Behind(now time.Time) time.Duration
 }
 
 // Pipeline is the machinery between the slot and the external databases.
@@ -44,13 +45,16 @@ func rank(s sink.State) int {
 type row struct {
 	*sink.Destination
 	sink.Status
+
+	stream time.Duration // the whole stream is at least as far behind
 }
 
 // collect reads the status of every destination. Each destination is locked for an instant, one after the other.
 func (p *Pipeline) collect(into []row) []row {
 	into = into[:0]
+	stream := p.Reader.Behind(time.Now())
 	for _, d := range p.Router.Destinations() {
-		into = append(into, row{d, d.Status()})
+		into = append(into, row{d, d.Status(), stream})
 	}
 	return into
 }
@@ -168,7 +172,7 @@ func describeMapping(m sink.MappingStatus) Mapping {
 	return d
 }
 
-// lag is the age of the oldest waiting transaction. A detached destination gets none. A destination that fails, is copied,
+// lag is the age of the oldest waiting transaction, here or before the reader. A detached destination gets none. A destination that fails, is copied,
 // or was paused before the first copy was complete lacks more than the waiting transactions: the distance behind the primary
 // is not known.
 func (r *row) lag(now time.Time) (seconds float64, ok bool) {
@@ -176,9 +180,9 @@ func (r *row) lag(now time.Time) (seconds float64, ok bool) {
 		return 0, false
 	}
 	if r.Oldest.IsZero() {
-		return 0, r.State == sink.Streaming
+		return r.stream.Seconds(), r.State == sink.Streaming
 	}
-	return max(0, now.Sub(r.Oldest).Seconds()), true
+	return max(r.stream, now.Sub(r.Oldest)).Seconds(), true
 }
 
 func (r *row) detail(now time.Time, speed rate) Detail {

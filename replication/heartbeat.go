@@ -23,6 +23,9 @@ type Heartbeat struct {
 	process string // tells our messages from messages of an earlier or other process; "" before the first
 	latency time.Duration
 	at      time.Time
+
+	last, seenLast time.Time // the newest heartbeat written, and the newest seen
+	waiting        time.Time // the oldest heartbeat written and not seen, or the one before; zero is none
 }
 
 // Latency is the duration of the newest returned heartbeat, and the time of the return; a zero time means no heartbeat
@@ -36,16 +39,40 @@ func (h *Heartbeat) Latency() (time.Duration, time.Time) {
 	return h.latency, h.at
 }
 
+// Behind is the age of the oldest heartbeat that was written and has not come back, at the most one heartbeat more; 0 where all have come
+// back. The stream is at least as far behind the primary, whatever keeps the stream: a reading switched off, queues without room, a large
+// transaction that the primary decodes.
+func (h *Heartbeat) Behind(now time.Time) time.Duration {
+	if h == nil {
+		return 0
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.waiting.IsZero() {
+		return 0
+	}
+	return max(0, now.Sub(h.waiting))
+}
+
 // emit writes a heartbeat, as a transaction: Latency measures the way of a commit.
 func (h *Heartbeat) emit(ctx context.Context, db *pgx.Conn) error {
 	h.mu.Lock()
 	if h.process == "" {
 		h.process = rand.Text()
 	}
-	content := fmt.Sprintf("%s %d", h.process, time.Now().UnixNano())
+	now := time.Now()
+	content := fmt.Sprintf("%s %d", h.process, now.UnixNano())
 	h.mu.Unlock()
-	_, err := db.Exec(ctx, `SELECT pg_logical_emit_message(true, $1, $2)`, heartbeatPrefix, content)
-	return err
+	if _, err := db.Exec(ctx, `SELECT pg_logical_emit_message(true, $1, $2)`, heartbeatPrefix, content); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.last = now
+	if h.waiting.IsZero() && h.seenLast.Before(now) { // else the message has come back already
+		h.waiting = now
+	}
+	return nil
 }
 
 // seen takes a message of the stream.
@@ -61,5 +88,10 @@ func (h *Heartbeat) seen(m Message) {
 	if err != nil || process != h.process {
 		return
 	}
-	h.latency, h.at = now.Sub(time.Unix(0, sent)), now
+	h.seenLast = time.Unix(0, sent)
+	h.latency, h.at = now.Sub(h.seenLast), now
+	h.waiting = time.Time{}
+	if h.seenLast.Before(h.last) {
+		h.waiting = h.seenLast
+	}
 }

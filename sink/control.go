@@ -88,9 +88,23 @@ func (r *Router) loadSwitches(ctx context.Context) error {
 	}
 	r.gate.hold(off(SwitchReading))
 	r.places.hold(off(SwitchBackfills))
+	unread := r.unread.Swap(reading(all))
 	paused := pausing(all)
 	for _, d := range r.Destinations() {
 		d.pause(paused(d))
+		if (unread == nil) != (r.unread.Load() == nil) {
+			d.mu.Lock()
+			d.observe()
+			d.mu.Unlock()
+		}
+	}
+	return nil
+}
+
+// reading is the switch that keeps the slot from being read; nil is none.
+func reading(all []Switch) *Switch {
+	if i := slices.IndexFunc(all, func(sw Switch) bool { return sw.Kind == SwitchReading && sw.Off }); i >= 0 {
+		return &all[i]
 	}
 	return nil
 }
@@ -169,8 +183,8 @@ func (d *Destination) pause(sw *Switch) {
 // why tells people which person paused a destination and for which reason.
 func (sw *Switch) why() string {
 	text := "by " + sw.By
-	if sw.Kind == SwitchApplying {
-		text = "applying was switched off by " + sw.By
+	if sw.Kind != SwitchDestination {
+		text = sw.Kind + " was switched off by " + sw.By
 	}
 	if sw.Reason != "" {
 		text += ": " + sw.Reason

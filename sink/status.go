@@ -106,6 +106,8 @@ func (d *Destination) statusLocked() Status {
 		s.State, s.Reason = Parked, d.parkReason
 	case s.State == Streaming && !d.caughtUp:
 		s.State, s.Copying = Backfilling, true
+	case s.State == Streaming && d.router.unread.Load() != nil:
+		s.State, s.Reason = Paused, d.router.unread.Load().why()
 	case s.Err != nil:
 		s.Reason = fit.Text(s.Err.Error(), fit.Reason)
 	}

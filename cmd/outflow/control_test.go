@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -165,9 +166,27 @@ func TestReadingSwitchedOff(t *testing.T) {
 	if read, confirmed := r.reader.Position(), w.confirmed(); confirmed > read { // what was read may still be acknowledged
 		t.Errorf("the slot moved to %s, and only %s was read", confirmed, read)
 	}
+	// The destination lacks what nobody reads: it is not shown as streaming, and the stream shows how far it is behind.
+	d := r.router.Destinations()[0]
+	if s := d.Status(); s.State != sink.Paused || !strings.Contains(s.Reason, "reading was switched off by") {
+		t.Errorf("it is %s: %s", s.State, s.Reason)
+	}
+	waitFor(t, "the stream to be seen behind", func() error {
+		if behind := r.reader.Behind(time.Now()); behind < 500*time.Millisecond {
+			return fmt.Errorf("it is %s behind", behind)
+		}
+		return nil
+	})
 	w.toggle(sink.Switch{Kind: sink.SwitchReading, Off: false})
 	w.synced()
 	w.equal(tenant1, dsn)
+	becomes(t, d, sink.Streaming)
+	waitFor(t, "the stream to catch up", func() error {
+		if behind := r.reader.Behind(time.Now()); behind > time.Second {
+			return fmt.Errorf("it is %s behind", behind)
+		}
+		return nil
+	})
 }
 
 func TestBackfillsSwitchedOff(t *testing.T) {
