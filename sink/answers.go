@@ -28,6 +28,8 @@ func (s *session) read(ctx context.Context, bound int, sql string, args []string
 	ctx, cancel := context.WithTimeout(ctx, s.d.router.Options.StatementTimeout+s.d.router.Options.LockTimeout)
 	defer cancel()
 	began := time.Now()
+	s.place.ask()
+	defer s.place.answered()
 	reader := s.conn.ExecParams(ctx, sql, texts(args...), nil, nil, nil)
 	for size := 0; reader.NextRow(); {
 		values := reader.Values()

@@ -200,6 +200,7 @@ func (r *round) commit() error {
 
 // flush sends the round.
 func (r *round) flush() error {
+	r.s.place.ask()
 	if err := r.p.Sync(); err != nil {
 		return fmt.Errorf("sending: %w", err)
 	}
@@ -221,7 +222,9 @@ func (r *round) receive() error {
 // read reads the answers up to the round's end, where another round may follow on the same pipeline.
 func (r *round) read() error {
 	var failed error
+	defer r.s.place.answered()
 	for i := 0; failed == nil && i < len(r.sent); i++ {
+		r.s.place.ask()
 		if failed = r.answer(r.sent[i]); failed == nil {
 			r.answered++
 		}

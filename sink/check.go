@@ -44,14 +44,9 @@ func (c *Checker) Check(ctx context.Context, t Target) (found replication.Findin
 		return found, ""
 	}
 	d.unnamed = true // a pooler would keep prepared statements
-	if err := r.connections.acquire(ctx); err != nil {
-		fail(&found, "connection", err)
-		return found, ""
-	}
 	s, err := d.dial(ctx)
 	if err != nil {
-		r.connections.release()
-		err := newError(explainConnect(err))
+		err := newError(err)
 		if err.Remedy == "" && err.SQLState == "" {
 			err.Remedy = "check that the server runs, and host, port and sslmode of the destination's dsn"
 		}

@@ -4,81 +4,163 @@ import (
 	"context"
 	"slices"
 	"sync"
-
-	"golang.org/x/sync/semaphore"
+	"sync/atomic"
+	"time"
 )
 
 // dialsAtOnce bounds how many connections are being made at the same time, so that five hundred databases that come back together
 // are met in turn.
 const dialsAtOnce = 8
 
-// doubtfulAtOnce bounds the dials to databases that failed the last time: however long such databases keep a handshake waiting,
-// there is room for others.
-const doubtfulAtOnce = dialsAtOnce / 2
+// Of the dials, some are left for destinations that are well, whatever the doubtful destinations do.
+const (
+	failedDials  = dialsAtOnce / 2 // to databases that failed the last time
+	unknownDials = dialsAtOnce - 2 // to databases that have not answered since the start
+)
 
-// connections is the budget of connections to external databases. An idle connection is kept for a while, and given up early when
-// another destination waits for a connection.
+// While a destination waits, a server may owe an answer for so long; then its place may be taken.
+const (
+	placePatience = time.Second            // of a destination that was well
+	doubtPatience = 400 * time.Millisecond // of a doubtful destination; doubled with each failure in a row
+	longPatience  = time.Minute
+)
+
+// placeTurn is how long a working destination keeps its connection while others wait for theirs.
+const placeTurn = time.Second
+
+// connections is the budget of connections to external databases. Destinations that were well go first. The doubtful destinations, which
+// failed the last time or have not answered since the start, share a part of the places, and so do destinations whose servers do not answer.
+// An idle connection is kept for a while, and given up early when another destination waits. Safe for concurrent use.
 type connections struct {
-	open     *semaphore.Weighted
-	dials    *semaphore.Weighted
-	doubtful *semaphore.Weighted
+	limit int
 
 	mu      sync.Mutex
-	waiting int
+	held    map[*place]struct{}
+	waiting []*place       // in the order in which places are given
 	idle    []*Destination // longest idle first
+	looking bool           // a timer runs: see look
+}
+
+// place is the right to hold a connection, or the wait for the right.
+type place struct {
+	doubts   int           // failures in a row
+	doubtful bool          // until the external database has answered
+	dialing  bool          // until the connection is made, or given up
+	given    chan struct{} // closed when the place is given
+	since    time.Time     // when the place was given
+	end      func(*place)  // ends the work of the holder; nil: cannot be ended
+	ended    bool
+	owes     atomic.Int64 // since when the server owes an answer, in nanoseconds since 1970; 0: owes none
 }
 
 func newConnections(limit int) *connections {
-	return &connections{open: semaphore.NewWeighted(int64(limit)), dials: semaphore.NewWeighted(dialsAtOnce),
-		doubtful: semaphore.NewWeighted(doubtfulAtOnce)}
+	return &connections{limit: limit, held: map[*place]struct{}{}}
 }
 
-// acquireFor waits for the right to hold a connection. A destination that failed the last time waits its turn before taking a
-// place; admitted ends the turn, when the destination is connected or has failed.
-func (c *connections) acquireFor(ctx context.Context, doubtful bool) (admitted func(), err error) {
-	admitted = func() {}
-	if doubtful {
-		if err := c.doubtful.Acquire(ctx, 1); err != nil {
-			return nil, err
-		}
-		admitted = func() { c.doubtful.Release(1) }
+// ask is called when the external server is asked for something; answered, when the server has answered, or will not.
+func (p *place) ask()      { p.owes.Store(time.Now().UnixNano()) }
+func (p *place) answered() { p.owes.Store(0) }
+
+// owed is for how long the server has owed an answer.
+func (p *place) owed(now time.Time) time.Duration {
+	if since := p.owes.Load(); since != 0 {
+		return now.Sub(time.Unix(0, since))
 	}
-	if err := c.acquire(ctx); err != nil {
-		admitted()
-		return nil, err
-	}
-	return admitted, nil
+	return 0
 }
 
-// acquire waits for the right to hold a connection.
-func (c *connections) acquire(ctx context.Context) error {
-	if c.open.TryAcquire(1) {
-		return nil
+// weak reports whether the place counts in the part of the doubtful.
+func (p *place) weak(now time.Time) bool { return p.doubtful || p.owed(now) > placePatience }
+
+// patience is for how long the server of a doubtful destination may owe an answer while others in doubt wait.
+func (p *place) patience() time.Duration { return min(doubtPatience<<min(p.doubts, 10), longPatience) }
+
+// before reports whether p is given a place before q.
+func (p *place) before(q *place) bool {
+	if p.doubtful != q.doubtful {
+		return q.doubtful
 	}
+	return p.doubtful && p.doubts < q.doubts
+}
+
+// take waits for a place, until ctx is done or the process stops. The holder says when the connection was made, and gives the place back.
+func (c *connections) take(ctx context.Context, stop <-chan struct{}, p *place) error {
+	p.given, p.dialing = make(chan struct{}), true
 	c.mu.Lock()
-	c.waiting++
-	var victim *Destination
-	if len(c.idle) > 0 {
-		victim, c.idle = c.idle[0], c.idle[1:]
+	at := slices.IndexFunc(c.waiting, p.before)
+	if at < 0 {
+		at = len(c.waiting)
 	}
+	c.waiting = slices.Insert(c.waiting, at, p)
+	c.give(time.Now())
+	victim := c.idlest()
 	c.mu.Unlock()
 	if victim != nil {
 		victim.closeIdle()
 	}
-	err := c.open.Acquire(ctx, 1)
+	select {
+	case <-p.given:
+		return nil
+	case <-stop:
+	case <-ctx.Done():
+	}
 	c.mu.Lock()
-	c.waiting--
-	c.mu.Unlock()
-	return err
+	defer c.mu.Unlock()
+	c.waiting = slices.DeleteFunc(c.waiting, func(q *place) bool { return q == p })
+	c.drop(p)
+	return context.Canceled
 }
 
-func (c *connections) release() { c.open.Release(1) }
+// dialed says that the connection was made.
+func (c *connections) dialed(p *place) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p.dialing = false
+	p.answered()
+	c.give(time.Now())
+}
+
+// trust says that the destination is well.
+func (c *connections) trust(p *place) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.doubtful {
+		p.doubtful = false
+		c.give(time.Now())
+	}
+}
+
+// release gives a place back.
+func (c *connections) release(p *place) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.drop(p)
+}
+
+func (c *connections) drop(p *place) {
+	delete(c.held, p)
+	c.give(time.Now())
+}
+
+// crowded reports whether a destination waits.
+func (c *connections) crowded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.waiting) > 0
+}
+
+// turnOver reports whether the holder of a place has had its turn, and another destination waits for the place.
+func (c *connections) turnOver(p *place) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.waiting) > 0 && len(c.held) >= c.limit && time.Since(p.since) > placeTurn
+}
 
 // rest notes an idle connection. The result is false when another destination waits and the connection should be closed at once.
 func (c *connections) rest(d *Destination) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.waiting > 0 {
+	if len(c.waiting) > 0 {
 		return false
 	}
 	c.idle = append(c.idle, d)
@@ -92,4 +174,149 @@ func (c *connections) busy(d *Destination) {
 	if i := slices.Index(c.idle, d); i >= 0 {
 		c.idle = slices.Delete(c.idle, i, i+1)
 	}
+}
+
+// spare takes back that a turn is to end: the server has answered meanwhile.
+func (c *connections) spare(p *place) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p.ended = false
+}
+
+// idlest is the longest idle destination, where another destination waits for its connection; nil is none. Like the functions below, idlest
+// is called with mu held.
+func (c *connections) idlest() *Destination {
+	if len(c.waiting) == 0 || len(c.held) < c.limit || len(c.idle) == 0 {
+		return nil
+	}
+	victim := c.idle[0]
+	c.idle = c.idle[1:]
+	return victim
+}
+
+// give gives places to those that wait, in their order.
+func (c *connections) give(now time.Time) {
+	n := c.count(now)
+	c.waiting = slices.DeleteFunc(c.waiting, func(p *place) bool {
+		if !n.fits(c, p) {
+			return false
+		}
+		c.held[p] = struct{}{}
+		p.since = now
+		p.owes.Store(now.UnixNano())
+		n.add(p, now)
+		close(p.given)
+		return true
+	})
+	if len(c.waiting) > 0 && !c.looking {
+		c.looking = true
+		time.AfterFunc(watchEvery, c.look)
+	}
+}
+
+// share is how many places the doubtful may have.
+func (c *connections) share() int { return max(1, c.limit/2) }
+
+// census counts the held places.
+type census struct{ held, weak, dialing, weakDialing int }
+
+func (c *connections) count(now time.Time) (n census) {
+	for p := range c.held {
+		n.add(p, now)
+	}
+	return n
+}
+
+func (n *census) add(p *place, now time.Time) {
+	n.held++
+	if p.weak(now) {
+		n.weak++
+	}
+	if p.dialing {
+		n.dialing++
+		if p.doubtful {
+			n.weakDialing++
+		}
+	}
+}
+
+// fits reports whether there is a place for p.
+func (n *census) fits(c *connections, p *place) bool {
+	if n.held >= c.limit || n.dialing >= dialsAtOnce {
+		return false
+	}
+	return !p.doubtful || n.weak < c.share() && n.weakDialing < p.dials()
+}
+
+// dials is how many doubtful dials there may be at a time for p to dial.
+func (p *place) dials() int {
+	if p.doubts > 0 {
+		return failedDials
+	}
+	return unknownDials
+}
+
+// look makes room for those that wait first, again and again while one waits.
+func (c *connections) look() {
+	c.mu.Lock()
+	now := time.Now()
+	c.looking = false
+	c.give(now)
+	victim, late := c.idlest(), c.late(now)
+	c.mu.Unlock()
+	if victim != nil {
+		victim.closeIdle()
+	}
+	for _, p := range late {
+		p.end(p)
+	}
+}
+
+// late are the places whose turn ends for the destinations that wait first: one place for each, the longest owed first.
+func (c *connections) late(now time.Time) (late []*place) {
+	n, ending := c.count(now), 0
+	for p := range c.held {
+		if p.ended {
+			ending++
+			n.weak--
+		}
+	}
+	for i, p := range c.waiting[:min(len(c.waiting), dialsAtOnce)] {
+		if i < ending {
+			continue // a place is on its way
+		}
+		var longest *place
+		for h := range c.held {
+			if h.due(c, p, n, now) && (longest == nil || h.owed(now) > longest.owed(now)) {
+				longest = h
+			}
+		}
+		if longest == nil {
+			break
+		}
+		longest.ended = true
+		late, ending, n.weak = append(late, longest), ending+1, n.weak-1
+	}
+	return late
+}
+
+// due reports whether the turn of h ends for p. Only a place in the part of the doubtful is ever due: a server that answers keeps its place
+// until the end of the batch.
+func (h *place) due(c *connections, p *place, n census, now time.Time) bool {
+	owed := h.owed(now)
+	if h.ended || h.end == nil || owed <= doubtPatience || !h.weak(now) {
+		return false
+	}
+	full := n.held >= c.limit
+	dials := n.dialing >= dialsAtOnce || p.doubtful && n.weakDialing >= p.dials()
+	crowded := full && n.weak > min(c.share(), c.limit-1) // the doubtful have more than their part
+	switch {
+	case dials && !h.dialing:
+		return false
+	case crowded:
+		return true
+	case !p.doubtful:
+		return dials
+	}
+	return owed > h.patience() || h.doubts > p.doubts
 }

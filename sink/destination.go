@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"go.uber.org/zap"
 
@@ -49,7 +48,7 @@ type Destination struct {
 	idle     *time.Timer // runs while a connection is kept without work, or until the next look at the flushed WAL
 	more     chan struct{}
 	status   Status
-	backoff  *backoff.ExponentialBackOff
+	backoff  pauses
 	limit    int // rows a batch; halved when a statement ran into its timeout
 
 	epoch      int64 // the epoch that the external database's metadata must have; with any other, the database is copied again
@@ -59,6 +58,8 @@ type Destination struct {
 	caughtUp   bool      // as far as is known, the stream alone keeps the external database up to date
 	due        bool      // there is something to do beside the queue
 	failing    time.Time // since when the destination has failed without a success, zero while all is well
+	answers    bool      // the external database has answered since the start, and since its last change of address
+	turnEnded  bool      // the worker was stopped because others waited for the connection
 	doubts     int       // failures and changes of the target since the last success
 	parking    bool      // a goroutine is writing the parking to the primary
 	hold       hold      // the watch's: for how long the destination has held what it holds
@@ -103,9 +104,7 @@ func newDestination(r *Router, t Target) (*Destination, error) {
 	d := &Destination{Tenant: t.Tenant, Name: t.Name, router: r, config: config, mappings: t.Mappings, reads: tablesOf(t.Mappings), fault: t.Fault,
 		log:      r.Log.With(zap.String("tenant", t.Tenant), zap.String("destination", t.Name)),
 		accepted: position{id: -1}, holding: -1, released: -1, more: make(chan struct{}, 1), limit: r.Options.BatchRows, kept: map[int64]replication.Ticket{},
-		status: Status{State: Streaming, SequenceID: -1, CopyTotal: -1}, backoff: backoff.NewExponentialBackOff()}
-	d.backoff.InitialInterval, d.backoff.MaxInterval = r.Options.RetryMin, r.Options.RetryMax
-	d.backoff.Multiplier, d.backoff.RandomizationFactor = 2, 0.5
+		status: Status{State: Streaming, SequenceID: -1, CopyTotal: -1}, backoff: pauses{least: r.Options.RetryMin, most: r.Options.RetryMax}}
 	return d, nil
 }
 
@@ -180,6 +179,7 @@ func (d *Destination) run(work func(context.Context)) bool {
 		return false
 	}
 	ctx, cancel := context.WithCancel(d.router.ctx)
+	d.turnEnded = false
 	d.working = d.router.start(func() {
 		defer cancel()
 		defer d.recovered()
@@ -239,6 +239,9 @@ func (d *Destination) step(ctx context.Context) error {
 		d.mu.Unlock()
 		return errGone
 	}
+	if d.hasWork() && d.turnOver() {
+		d.fresh = true
+	}
 	d.due = false
 	paused := d.paused != nil
 	d.flying(-d.inFlight)
@@ -273,6 +276,16 @@ func (d *Destination) step(ctx context.Context) error {
 		}
 	}
 	return d.advance(ctx)
+}
+
+// turnOver reports whether the connection is to be given up for another destination. A chunk that is being read, or waits, is applied before.
+// The worker calls turnOver with mu held.
+func (d *Destination) turnOver() bool {
+	s := d.session
+	if s == nil || s.backfill != nil && (s.backfill.reading || s.backfill.ready != nil) {
+		return false
+	}
+	return d.router.connections.turnOver(s.place)
 }
 
 // advance does the most urgent work on the session: a chunk with nothing more to wait for, then the queue, then the next part of

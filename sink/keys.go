@@ -92,7 +92,9 @@ func (s *session) keysOf(ctx context.Context, m *mapping.Mapping, rel *replicati
 // describeKeys are the types of the keys' columns. Where the database has no cast to the primary's types, q.source becomes nil.
 func (s *session) describeKeys(ctx context.Context, q *keysQuery) (oids []uint32, err error) {
 	err = s.orUncast(ctx, q, cannotCoerce, func() error {
+		s.place.ask()
 		d, err := s.conn.Prepare(ctx, "", q.page(nil, 1), nil)
+		s.place.answered()
 		if err == nil {
 			if len(d.Fields) < len(q.columns) {
 				return &wrongAnswer{host: s.host(), what: fmt.Sprintf("%d columns in the place of %d", len(d.Fields), len(q.columns))}

@@ -167,10 +167,10 @@ func (d *Destination) retarget() {
 	d.config, d.mappings, d.reads, d.fault = config, d.next.Mappings, tablesOf(d.next.Mappings), d.next.Fault
 	d.next = nil
 	d.forsake()
-	d.caughtUp, d.unnamed, d.conflicts, d.chunkRows = false, false, false, 0 // the next connection shows the new state
+	d.caughtUp, d.answers, d.unnamed, d.conflicts, d.chunkRows = false, false, false, false, 0 // the next connection shows the new state
 	d.unhalt()
 	d.status.Attempts, d.status.Err = 0, nil // not failing: a stream of new targets must not hold the slot
-	d.backoff.Reset()
+	d.backoff.reset()
 	d.log.Info("the destination has another target", zap.Strings("mappings", mappingNames(d.mappings)))
 }
 

@@ -98,6 +98,6 @@ func (d *Destination) tryForTable(table string) {
 		return
 	}
 	d.retryAt, d.due = nil, true
-	d.backoff.Reset()
+	d.backoff.reset()
 	d.wake()
 }

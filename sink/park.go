@@ -131,6 +131,9 @@ func (d *Destination) adopt(s destinationState) {
 		d.forsake()
 		d.noted.since = time.Time{}
 		d.adoptHalt(s)
+		if s.state == Retrying || s.detached {
+			d.doubts = 1 // those that were well go first
+		}
 	}
 	d.retried = max(d.retried, s.retried)
 	if s.epoch > d.epoch || (d.parked && !first) {

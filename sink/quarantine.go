@@ -47,7 +47,9 @@ func (s *session) quarantine(ctx context.Context, q quarantined) error {
 	if err := failpoint.Fail(failpoint.BeforeQuarantine); err != nil {
 		return err
 	}
+	s.place.ask()
 	result := s.conn.ExecParams(ctx, addQuarantined, q.parameters(s), nil, nil, nil).Read()
+	s.place.answered()
 	if result.Err != nil {
 		return fmt.Errorf("writing _stack_sync_quarantine: %w", replication.WithoutValues(result.Err))
 	}

@@ -180,7 +180,7 @@ func (d *Destination) tryNow(q request) {
 		return
 	}
 	d.retryAt, d.due = nil, true
-	d.backoff.Reset()
+	d.backoff.reset()
 	d.wake()
 }
 

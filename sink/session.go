@@ -21,6 +21,7 @@ import (
 type session struct {
 	d          *Destination
 	conn       *pgconn.PgConn
+	place      *place            // among the connections
 	held       []int64           // by mapping: last_synced_sequence_id as we last saw or set the id
 	written    []time.Time       // by mapping: time of the write of held, as of open
 	expected   []int64           // held after the commit of the work in flight
@@ -67,23 +68,9 @@ func (d *Destination) connect(ctx context.Context) error {
 	if err := d.renote(ctx); err != nil {
 		return err
 	}
-	c := d.router.connections
-	d.mu.Lock()
-	d.queued = true
-	doubtful := d.status.Attempts > 0
-	d.mu.Unlock()
-	admitted, err := c.acquireFor(ctx, doubtful)
-	d.mu.Lock()
-	d.queued = false
-	d.mu.Unlock()
+	s, err := d.dial(ctx)
 	if err != nil {
 		return err
-	}
-	s, err := d.dial(ctx)
-	admitted()
-	if err != nil {
-		c.release()
-		return explainConnect(err)
 	}
 	if err := s.open(ctx); err != nil {
 		s.close()
@@ -93,7 +80,10 @@ func (d *Destination) connect(ctx context.Context) error {
 	defer d.mu.Unlock()
 	d.session = s
 	d.attach(s)
-	d.met, d.visiting, d.status.Reason = true, false, ""
+	d.met, d.visiting, d.status.Reason, d.answers = true, false, "", true
+	if d.doubts == 0 {
+		d.router.connections.trust(s.place)
+	}
 	d.status.SequenceID = s.lowest()
 	d.noteSynced(s, s.written)
 	d.caughtUp = s.backfill == nil
@@ -103,24 +93,53 @@ func (d *Destination) connect(ctx context.Context) error {
 	return nil
 }
 
+// dial waits for a place among the connections, and connects.
 func (d *Destination) dial(ctx context.Context) (*session, error) {
 	c := d.router.connections
-	if err := c.dials.Acquire(ctx, 1); err != nil {
+	d.mu.Lock()
+	d.queued = true
+	p := &place{doubts: d.doubts, doubtful: d.doubts > 0 || !d.answers, end: d.endTurn}
+	d.mu.Unlock()
+	err := c.take(ctx, d.router.stop, p)
+	d.mu.Lock()
+	d.queued = false
+	d.mu.Unlock()
+	if err != nil {
 		return nil, err
 	}
-	defer c.dials.Release(1)
+	conn, err := d.dialPlace(ctx)
+	if err != nil {
+		c.release(p)
+		return nil, explainConnect(err)
+	}
+	c.dialed(p)
+	return &session{d: d, conn: conn, place: p, types: map[string]string{}, statements: map[statementKey]*mapping.Statement{},
+		prepared: map[string]bool{}, keys: map[keysID]*keysQuery{}, order: newOrder(d.mappings, d.router.tableNames(), nil)}, nil
+}
+
+func (d *Destination) dialPlace(ctx context.Context) (*pgconn.PgConn, error) {
 	if err := failpoint.Fail(failpoint.BeforeConnect); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.router.Options.ConnectTimeout)
 	defer cancel()
-	conn, err := pgconn.ConnectConfig(ctx, d.config)
-	if err != nil {
-		return nil, err
-	}
-	return &session{d: d, conn: conn, types: map[string]string{}, statements: map[statementKey]*mapping.Statement{},
-		prepared: map[string]bool{}, keys: map[keysID]*keysQuery{}, order: newOrder(d.mappings, d.router.tableNames(), nil)}, nil
+	return pgconn.ConnectConfig(ctx, d.config)
 }
+
+// endTurn ends the work of a destination whose server owes an answer while others wait for the connection.
+func (d *Destination) endTurn(p *place) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.working || p.owes.Load() == 0 {
+		d.router.connections.spare(p)
+		return
+	}
+	d.turnEnded = true
+	d.cancelWork()
+}
+
+// errTurnEnded is the failure of a destination whose turn was ended.
+var errTurnEnded = errors.New("the external server did not answer in time, while other destinations waited for the connection")
 
 func explainConnect(err error) error {
 	e := newError(fmt.Errorf("connecting: %w", err))
@@ -148,7 +167,7 @@ func (s *session) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = s.conn.Close(ctx)
-	s.d.router.connections.release()
+	s.d.router.connections.release(s.place)
 }
 
 // usable reports whether the connection can take another transaction.

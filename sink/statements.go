@@ -60,7 +60,9 @@ func (s *session) prepareStep(ctx context.Context, mi, si int) error {
 	if s.d.unnamed {
 		name = ""
 	}
+	s.place.ask()
 	_, err = s.conn.Prepare(ctx, name, st.SQL, st.ParameterOIDs())
+	s.place.answered()
 	err = replication.Bounded(err)
 	if sqlstate(err) == duplicatePrepared { // of another client of a pooler
 		s.d.unnamed = true

@@ -139,6 +139,11 @@ func (d *Destination) failed(e *Error) {
 	s := d.session
 	d.session = nil
 	d.working, d.visiting = false, false
+	if d.turnEnded {
+		if d.turnEnded = false; e.verdict == retry {
+			e = &Error{Err: errTurnEnded, verdict: retry, class: ClassTimeout}
+		}
+	}
 	replay := d.rewind()
 	var dropped []replication.Ticket
 	if d.parked || d.gone || d.stale || misfit {
@@ -166,7 +171,7 @@ func (d *Destination) failed(e *Error) {
 
 // pauseAfter is called with mu held.
 func (d *Destination) pauseAfter(e *Error) {
-	if e.SQLState == queryCanceled {
+	if e.SQLState == queryCanceled || errors.Is(e, errTurnEnded) {
 		d.limit = max(d.limit/2, 1)
 	}
 	d.doubts++
@@ -179,13 +184,13 @@ func (d *Destination) pauseAfter(e *Error) {
 		d.failing = time.Now()
 	}
 	d.status.State = Retrying
-	wait := d.backoff.NextBackOff()
+	wait := d.backoff.next()
 	switch e.verdict {
 	case needsHuman, rowFault:
 		d.halted(e)
-		wait = d.router.Options.RetryMax
+		wait = spread(d.router.Options.RetryMax)
 	case retryLong:
-		wait = max(wait, min(10*time.Second, d.router.Options.RetryMax))
+		wait = max(wait, spread(min(20*time.Second, d.router.Options.RetryMax)))
 	case conflict:
 		if d.status.Attempts == 1 {
 			wait = 0 // the metadata is read again
@@ -195,7 +200,7 @@ func (d *Destination) pauseAfter(e *Error) {
 		d.status.State = Halted
 	}
 	if d.parked {
-		wait = max(wait, min(time.Second<<min(max(d.parks-1, 0), 20), d.router.Options.RetryMax))
+		wait = max(wait, spread(min(time.Second<<min(max(d.parks-1, 0), 20), d.router.Options.RetryMax)))
 	}
 	if d.hasNothing() {
 		wait = max(wait, d.router.Options.RetryMax)
@@ -266,8 +271,11 @@ func (d *Destination) well(done work) {
 	}
 	d.status.Err, d.status.Attempts, d.status.NextRetry = nil, 0, time.Time{}
 	d.failing, d.doubts = time.Time{}, 0
+	if d.session != nil {
+		d.router.connections.trust(d.session.place)
+	}
 	d.limit = min(d.limit*2, d.router.Options.BatchRows)
-	d.backoff.Reset()
+	d.backoff.reset()
 	d.observe()
 }
 

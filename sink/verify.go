@@ -92,13 +92,9 @@ func (v *Verifier) Verify(ctx context.Context, t Target) (Comparison, error) {
 		return Comparison{}, err
 	}
 	d.unnamed = true // no prepared statement would be used often, and a pooler need not keep prepared statements
-	if err := r.connections.acquire(ctx); err != nil {
-		return Comparison{}, err
-	}
 	s, err := d.dial(ctx)
 	if err != nil {
-		r.connections.release()
-		return Comparison{}, explainConnect(err)
+		return Comparison{}, err
 	}
 	defer s.close()
 	d.session = s

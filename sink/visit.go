@@ -7,8 +7,12 @@ import "time"
 // compares the metadata with the primary's notes. Visits are slow, and a silent database is visited again after all others: ten thousand
 // dead databases must not take the places of databases with work.
 
-// visitsAtOnce bounds how many visits wait for an answer. Each tick of the watch begins one at the most.
-const visitsAtOnce = 2
+// visitsAtOnce bounds how many visits have waited for an answer for less than visitPatience: a silent database does not keep the others from
+// being visited. Each tick of the watch begins one visit at the most.
+const (
+	visitsAtOnce  = 2
+	visitPatience = time.Second
+)
 
 // visit begins the next visit, if there are a next destination and a place for the visit.
 func (r *Router) visit(all []*Destination) {
@@ -18,7 +22,9 @@ func (r *Router) visit(all []*Destination) {
 	for _, d := range all {
 		d.mu.Lock()
 		if d.visiting {
-			under++
+			if time.Since(d.visited) < visitPatience {
+				under++
+			}
 		} else if d.awaitsVisit(r.Options.RetryMax) && (next == nil || d.visited.Before(oldest)) {
 			next, oldest = d, d.visited
 		}

@@ -1,0 +1,93 @@
+package sink
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// holder takes a place for a time, or until its turn is ended. The result is how long the holder waited.
+func (c *connections) holder(t *testing.T, p *place, d time.Duration, hangs bool) (waited time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	p.end = func(*place) { cancel() }
+	began := time.Now()
+	if c.take(t.Context(), nil, p) != nil {
+		return // the test is over
+	}
+	waited = time.Since(began)
+	if !hangs {
+		c.dialed(p)
+		c.trust(p)
+	}
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+	c.release(p)
+	return waited
+}
+
+func TestPlacesAreShared(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		limit, bad int
+		doubts     int  // of the bad
+		answered   bool // the bad were well before they hung
+		good       func() *place
+		within     time.Duration
+	}{
+		"three hung, which were well":   {3, 3, 0, true, func() *place { return &place{} }, 1500 * time.Millisecond},
+		"one place":                     {1, 1, 0, true, func() *place { return &place{} }, 1500 * time.Millisecond},
+		"eighty silent, one well":       {200, 80, 0, false, func() *place { return &place{} }, 0},
+		"eighty silent, one not known":  {200, 80, 0, false, func() *place { return &place{doubtful: true} }, 10 * time.Second},
+		"eighty that failed, one new":   {200, 80, 3, false, func() *place { return &place{doubtful: true} }, 0},
+		"eighty that failed, one again": {200, 80, 5, false, func() *place { return &place{doubtful: true, doubts: 1} }, time.Second},
+		"three that failed, few places": {3, 9, 2, false, func() *place { return &place{} }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				pool := newConnections(c.limit)
+				for range c.bad {
+					go pool.holder(t, &place{doubts: c.doubts, doubtful: !c.answered}, time.Minute, true)
+				}
+				time.Sleep(50 * time.Millisecond)
+				good := c.good()
+				if took := pool.holder(t, good, time.Millisecond, false); took > c.within+200*time.Millisecond {
+					t.Errorf("it waited for %s", took)
+				}
+			})
+		})
+	}
+}
+
+// However many come, there are never more places than the limit, nor more dials at a time, and each gets its place.
+func TestPlacesAreBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pool := newConnections(20)
+		var done atomic.Int32
+		for i := range 300 {
+			go func() {
+				pool.holder(t, &place{doubts: i % 3, doubtful: i%2 == 0}, time.Duration(i%7)*100*time.Millisecond, i%5 == 0)
+				done.Add(1)
+			}()
+		}
+		for done.Load() < 300 {
+			time.Sleep(10 * time.Millisecond)
+			pool.mu.Lock()
+			n := pool.count(time.Now())
+			pool.mu.Unlock()
+			if n.held > 20 || n.dialing > dialsAtOnce {
+				t.Fatalf("%+v", n)
+			}
+		}
+		if len(pool.held) > 0 || len(pool.waiting) > 0 {
+			t.Errorf("%d are held, %d wait", len(pool.held), len(pool.waiting))
+		}
+	})
+}
