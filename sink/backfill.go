@@ -259,7 +259,7 @@ func (bf *backfill) mergeable() bool {
 // advance does the work possible without a chunk in hand: take a place among the backfills, or begin to read.
 func (bf *backfill) advance(ctx context.Context) error {
 	d := bf.d
-	if !d.router.places.take(d) {
+	if !d.router.places.take(d, d.slowCopy) {
 		bf.standDown() // backfills were switched off
 		return nil     // the end of another backfill wakes us
 	}

@@ -92,6 +92,7 @@ type Destination struct {
 	careful   int64     // id of a large transaction with a refused row: see batch.careful; the worker's
 	unnamed   bool      // a pooler does not keep prepared statements; the worker's
 	lookup    lookup    // the worker's
+	slowCopy  bool      // the external database was slow to take the last chunk; the worker's
 	chunkRows int       // rows a chunk of a backfill, 0 before the first; the worker's
 	session   *session  // the worker's; the idle timer's while there is no worker
 }

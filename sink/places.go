@@ -7,29 +7,85 @@ import (
 )
 
 // places bounds how many destinations copy rows from the primary at the same time: each has one short read at a time. The other
-// destinations wait. A destination that has had a place for a turn lets the waiting destinations go first, so that slow databases do not
-// keep all others from being filled.
+// destinations wait. A destination that has had a place for a turn lets the waiting destinations go first, and those that have had no turn
+// yet go before all others, so that neither huge copies nor slow databases keep a small one from being filled. Databases that are slow to
+// take a chunk share a part of the places; while a database takes a chunk for long, another destination has its place.
 type places struct {
+	n    int
 	turn time.Duration
 
 	mu      sync.Mutex
-	free    int
-	holders map[*Destination]time.Time // since when
-	waiting []waiter                   // the longest waiting destination comes first
-	off     bool                       // no destination gets or keeps a place
+	holders map[*Destination]*copyPlace
+	waiting []waiter // the longest waiting destination comes first
+	off     bool     // no destination gets or keeps a place
+}
+
+// copyPlace is a destination with a place.
+type copyPlace struct {
+	since    time.Time
+	applying time.Time // since when the external database takes a chunk; zero: it takes none
+	slow     bool      // the database was slow to take the last chunk
 }
 
 type waiter struct {
 	d     *Destination
-	after time.Time // until then the destination lets others go first
+	slow  bool
+	after time.Time // until then the destination lets others go first; zero: it has had no turn
 }
+
+const (
+	copyTurn  = 2 * time.Second // at the most
+	copyLate  = time.Second     // a chunk that takes longer than that is slow
+	copiesMax = 4               // times the number of places: so many chunks there may be in memory, the late ones included
+)
 
 func newPlaces(n int, turn time.Duration) *places {
-	return &places{turn: turn, free: n, holders: map[*Destination]time.Time{}}
+	return &places{n: n, turn: min(turn, copyTurn), holders: map[*Destination]*copyPlace{}}
 }
 
-// take gives d a place, or notes that d waits for a place and is to be nudged.
-func (p *places) take(d *Destination) bool {
+// room reports whether there is a place for a destination. It is called with mu held.
+func (p *places) room(slow bool) bool {
+	now, timely, slows := time.Now(), 0, 0
+	for _, h := range p.holders {
+		if h.applying.IsZero() || now.Sub(h.applying) < copyLate {
+			timely++
+		}
+		if h.slow {
+			slows++
+		}
+	}
+	if slow {
+		return len(p.holders) < p.n && slows < max(1, p.n/2)
+	}
+	return timely < p.n && len(p.holders) < copiesMax*p.n
+}
+
+// apply says that d's external database begins to take a chunk. The caller calls done when the chunk is taken; done reports whether the
+// database was slow.
+func (p *places) apply(d *Destination) (done func() (slow bool)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := p.holders[d]
+	if h == nil { // copies were switched off meanwhile
+		return func() bool { return false }
+	}
+	h.applying = time.Now()
+	late := time.AfterFunc(copyLate, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.nudgeNext()
+	})
+	return func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		late.Stop()
+		h.slow, h.applying = time.Since(h.applying) > copyLate, time.Time{}
+		return h.slow
+	}
+}
+
+// take gives d a place, or notes that d waits for a place and is to be nudged. slow says that the database was slow to take the last chunk.
+func (p *places) take(d *Destination, slow bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if _, holds := p.holders[d]; holds && !p.off {
@@ -37,15 +93,14 @@ func (p *places) take(d *Destination) bool {
 	}
 	p.release(d)
 	at := slices.IndexFunc(p.waiting, func(w waiter) bool { return w.d == d })
-	if p.free == 0 || p.off || (at >= 0 && len(p.waiting) > 1 && time.Now().Before(p.waiting[at].after)) {
+	if !p.room(slow) || p.off || (at >= 0 && len(p.waiting) > 1 && time.Now().Before(p.waiting[at].after)) {
 		if at < 0 {
-			p.waiting = append(p.waiting, waiter{d: d})
+			p.waiting = append(p.waiting, waiter{d: d, slow: slow})
 		}
 		return false
 	}
 	p.forget(d)
-	p.free--
-	p.holders[d] = time.Now()
+	p.holders[d] = &copyPlace{since: time.Now(), slow: slow}
 	p.nudgeNext()
 	return true
 }
@@ -54,12 +109,12 @@ func (p *places) take(d *Destination) bool {
 func (p *places) yield(d *Destination) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	since, holds := p.holders[d]
-	if !holds || len(p.waiting) == 0 || time.Since(since) < p.turn {
+	h := p.holders[d]
+	if h == nil || len(p.waiting) == 0 || time.Since(h.since) < p.turn {
 		return false
 	}
 	p.release(d)
-	p.waiting = append(p.waiting, waiter{d, time.Now().Add(p.turn)})
+	p.waiting = append(p.waiting, waiter{d, h.slow, time.Now().Add(p.turn)})
 	time.AfterFunc(p.turn, d.nudge) // the destinations ahead in the line may never come
 	p.nudgeNext()
 	return true
@@ -87,10 +142,7 @@ func (p *places) hold(off bool) {
 
 // release takes d's place, if d has a place. It is called with mu held, like the functions below.
 func (p *places) release(d *Destination) {
-	if _, holds := p.holders[d]; holds {
-		delete(p.holders, d)
-		p.free++
-	}
+	delete(p.holders, d)
 }
 
 // forget takes d out of the line.
@@ -100,10 +152,18 @@ func (p *places) forget(d *Destination) {
 
 // nudgeNext wakes the next destination in the line while a place is free. The lock mu comes before a destination's.
 func (p *places) nudgeNext() {
-	if p.free == 0 || len(p.waiting) == 0 || p.off {
+	if len(p.waiting) == 0 || p.off {
 		return
 	}
 	now := time.Now()
-	next := max(0, slices.IndexFunc(p.waiting, func(w waiter) bool { return !now.Before(w.after) }))
-	p.waiting[next].d.nudge()
+	for _, goes := range []func(waiter) bool{
+		func(w waiter) bool { return !w.slow && w.after.IsZero() },
+		func(w waiter) bool { return !now.Before(w.after) },
+		func(waiter) bool { return true },
+	} {
+		if next := slices.IndexFunc(p.waiting, func(w waiter) bool { return goes(w) && p.room(w.slow) }); next >= 0 {
+			p.waiting[next].d.nudge()
+			return
+		}
+	}
 }

@@ -121,7 +121,7 @@ func TestHaltedKeepsNoWAL(t *testing.T) {
 func TestOneTransactionOfAllTenants(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
-	w.cfg.Sink.MaxConnections, w.cfg.Sink.SlowAfter, w.cfg.Sink.ParkAfter = 3, 300*time.Millisecond, time.Second
+	w.cfg.Sink.MaxConnections, w.cfg.Sink.SlowAfter, w.cfg.Sink.ParkAfter = 3, 300*time.Millisecond, 10*time.Second
 	w.exec(`CREATE TABLE item (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
 	w.table("item", 1, "id int", "note text")
 	const tenants = 16

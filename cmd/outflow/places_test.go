@@ -102,3 +102,42 @@ func TestSilentServersAtAStart(t *testing.T) {
 		r.end()
 	}
 }
+
+// Copies into databases that take seconds for a chunk, more than there are places, do not keep a new tenant's copy from starting.
+func TestSleepingCopiesKeepNoPlaces(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.openPolicy()
+	w.exec(`CREATE TABLE items (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
+	w.exec(`INSERT INTO items SELECT t::uuid, n, 'x' FROM generate_series(1, 3000) n, unnest(ARRAY[$1, $2]) t`, tenant1, tenant2)
+	w.table("items", 1, "id int", "note text")
+	for i := range 5 {
+		dsn := w.destination(tenant2, fmt.Sprintf("sleeps %d", i), "items")
+		exec(t, connect(t, dsn), `CREATE TABLE items_copy (id int PRIMARY KEY, note text);
+			CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(7); RETURN NULL; END $$;
+			CREATE TRIGGER slow BEFORE INSERT ON items_copy EXECUTE FUNCTION slow()`)
+	}
+	r := w.start()
+	waitFor(t, "copies that sleep", func() error {
+		if n := query(t, w.source, `SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND application_name = 'outflow'`)[0]; n < `"2"` {
+			return fmt.Errorf("%s do", n)
+		}
+		return nil
+	})
+	dsn := pgtest.Database(t, w.cluster)
+	w.writes(tenant1, "new", dsn, "items")
+	r.has(6)
+	began := time.Now()
+	d := r.destination("new")
+	waitFor(t, "the copy to begin", func() error {
+		if s := d.Status(); s.Copied == 0 {
+			return fmt.Errorf("it is %s", s.State)
+		}
+		return nil
+	})
+	took := time.Since(began)
+	t.Logf("the copy began after %s", took)
+	if took > 6*time.Second {
+		t.Errorf("the copy began after %s", took)
+	}
+}
