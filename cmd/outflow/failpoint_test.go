@@ -120,7 +120,7 @@ func (f *failing) choose(action string, n int) []string {
 func (f *failing) play(action string, left []string) {
 	f.t.Helper()
 	f.t.Logf("%s: %s", action, strings.Join(left, ","))
-	deadline := time.Now().Add(3 * time.Minute)
+	deadline := time.Now().Add(5 * time.Minute)
 	for n := 0; len(left) > 0; {
 		must(f.t, os.WriteFile(f.hits, nil, 0o600))
 		p := launchProgram(f.t, f.program, []string{"OUTFLOW_FAILPOINTS=" + strings.Join(left, ","), "OUTFLOW_FAILPOINTS_HITS=" + f.hits},

@@ -232,7 +232,7 @@ func (s *soak) judge(lasts time.Duration) {
 		slope, mean := leastSquares(xs, ys)
 		growth := slope * (xs[len(xs)-1] - xs[0])
 		s.t.Logf("%-30s mean %12.0f, least %12.0f, most %12.0f, growth %12.0f in %s, %d samples", name, mean, least, most, growth, lasts*2/3, len(xs))
-		if limit := max(may.share*mean, may.absolute); growth > limit && !(raceEnabled && name == "process_resident_memory_bytes") {
+		if limit := max(may.share*mean, may.absolute); growth > limit && (!raceEnabled || name != "process_resident_memory_bytes") {
 			s.t.Errorf("%s grows by %.0f; expected at most %.0f", name, growth, limit)
 		}
 	}
