@@ -2,7 +2,6 @@ package replication
 
 import (
 	"cmp"
-	"errors"
 	"slices"
 	"strings"
 
@@ -11,23 +10,23 @@ import (
 	"outflow/internal/fit"
 )
 
-// A server repeats values of rows in its messages, under any SQLSTATE and in any quotes: "invalid input syntax for type integer: ...",
+// A server repeats values of rows in messages, under any SQLSTATE and in any quotes: "invalid input syntax for type integer: ...",
 // "relation ... does not exist" of a cast to regclass, whatever a trigger says with RAISE. No pattern tells a value from a name. WithoutValues
-// therefore keeps a message only where the server's own report shows that the message has no value, and else names the condition.
+// therefore keeps a message only where the report of the server shows that the message has no value, and else names the condition.
 
 // WithoutValues is the error of a server that was given rows, fit for a log, an API and the notes on the primary. The message of the server
-// stays where it cannot have a value of a row:
+// stays where the message cannot have a value of a row:
 //   - of a place in the statement's own text (the Postgres manual, 55.8, field P): the server found the fault while it read the statement. Faults
 //     in functions, in dynamic SQL and in values have no such place (function_parse_error_transpose in pg_proc.c, _SPI_error_callback in spi.c,
 //     pts_error_callback in parse_type.c).
 //   - of a routine of the server whose messages have only names and numbers of the catalog: see named.
 //   - of a DDL command, outside of any function: see definitions.
 //
-// Everything else stays in the log of that server. All fields are bounded. A wrapped error is returned as is: whoever asks the server calls
-// WithoutValues first.
+// All other messages stay in the log of that server. All fields are bounded. A wrapped error is returned as is: the caller that asks the server
+// calls WithoutValues before wrapping.
 func WithoutValues(err error) error {
-	pgErr := (*pgconn.PgError)(nil)
-	if !errors.As(err, &pgErr) || err != error(pgErr) {
+	pgErr, ok := err.(*pgconn.PgError) //nolint:errorlint // a wrapped error has the text in its own
+	if !ok {
 		return err
 	}
 	told := bounded(pgErr)
@@ -44,17 +43,17 @@ func WithoutValues(err error) error {
 	return told
 }
 
-// Bounded is the error of a server that was given no rows: the whole message, detail and hint, fit for their places. A wrapped error is returned
+// Bounded is the error of a server that was given no rows: the whole message, detail and hint, fit for the places of messages. A wrapped error is returned
 // as is.
 func Bounded(err error) error {
-	pgErr := (*pgconn.PgError)(nil)
-	if !errors.As(err, &pgErr) || err != error(pgErr) {
+	pgErr, ok := err.(*pgconn.PgError) //nolint:errorlint // a wrapped error has the text in its own
+	if !ok {
 		return err
 	}
 	return bounded(pgErr)
 }
 
-// bounded leaves out the fields that nobody reads: the context, and the text of an inner query, repeat values of rows.
+// bounded leaves out fields without a reader: the context, and the text of an inner query, repeat values of rows.
 func bounded(e *pgconn.PgError) *pgconn.PgError {
 	told := &pgconn.PgError{Severity: fit.Text(cmp.Or(e.SeverityUnlocalized, e.Severity), 16), Code: e.Code, Position: e.Position,
 		Message: fit.Text(e.Message, fit.Reason), Detail: fit.Text(e.Detail, fit.Reason), Hint: fit.Text(e.Hint, fit.Reason),

@@ -15,7 +15,7 @@ import (
 )
 
 // A checkpoint is a single statement over all destinations, and the primary may refuse a statement for the data of one row: a character
-// that its encoding lacks, a name too long for its index, a constraint or a trigger that a person has put on Outflow's table. The rows are
+// without a form in the encoding, a name too long for the index, a constraint or a trigger that a person has put on Outflow's table. The rows are
 // then written in halves until each refused row stands alone. A destination whose row is refused is halted and let go of like a parked
 // destination, which makes the slot free of the destination: a raised epoch says that the stream alone does not bring the destination up
 // to date. Only then is the flush LSN noted, together with the checkpoint's mark.
@@ -26,7 +26,7 @@ const maxRefused = 16
 // checkpointed is the outcome of a checkpoint.
 type checkpointed struct {
 	mark    string        // "": neither the flush LSN nor the checkpoint is noted
-	noted   []bool        // by place among the moved: false where a row of a later epoch stays as it is, and where the row is refused
+	noted   []bool        // by place among the moved: false where a row of a later epoch stays unchanged, and where the row is refused
 	refused map[int]error // by place: why the primary does not take the row
 }
 
@@ -96,7 +96,7 @@ func (s *StateStore) raiseAnyhow(ctx context.Context, d destinationState, refusa
 	return epoch, err
 }
 
-// isUnwritable reports whether a SQLSTATE says that a database cannot have a text: of a character without a form in its encoding, or of bytes
+// isUnwritable reports whether a SQLSTATE says that a database cannot have a text: of a character without a form in the encoding, or of bytes
 // that are no characters.
 func isUnwritable(state string) bool { return state == "22021" || state == "22P05" }
 

@@ -197,7 +197,7 @@ func (dir *directory) identify(ctx context.Context, conn *pgx.Conn, s scanned) (
 	if s.tenant == "" || s.name == "" {
 		return id, "", nil
 	}
-	if id = (destinationID{s.tenant, s.name}); fit.Check(s.tenant, fit.Tenant) != nil {
+	if id = (destinationID{s.tenant, s.name}); len(s.tenant) > int(fit.Tenant) {
 		return id, "", nil // refused by the caller
 	}
 	tenant, err := canonicalTenant(ctx, conn, dir.plan, s.tenant)

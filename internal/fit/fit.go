@@ -1,4 +1,4 @@
-// Package fit makes a foreign text fit for its place. Tenants, their servers, keys of rows, and configurations supply texts; a text
+// Package fit makes a foreign text fit for the place of the text. Tenants, servers of tenants, keys of rows, and configurations supply texts; a text
 // with a NUL, half a character, or a million bytes must not reach a statement, a log line or a page that all destinations share. Every
 // such text passes through this package where the text enters.
 package fit
@@ -17,7 +17,7 @@ type Place int
 const (
 	Value  Place = 64      // a value in a sentence: of a key, of a configuration
 	Name   Place = 200     // the name of a destination; the name of a person
-	Reason Place = 512     // why something is as it is: an error, a state, a request, a switch
+	Reason Place = 512     // the reason of an error, of a state, a request, a switch
 	Page   Place = 1024    // a message of the status API
 	Tenant Place = 1024    // the text form of a tenant column
 	Log    Place = 8 << 10 // a field of the log
@@ -65,7 +65,7 @@ func IsControl(r rune) bool {
 
 // Encoded returns s for a database with the given server_encoding, whose clients send UTF-8. Characters that the encoding may lack are
 // escaped as \u65e5, and \ud83d\ude00 beyond the basic plane, which JSON reads as the same characters: the server ends a whole statement
-// at a character that its encoding lacks (22P05; the Postgres manual, 23.3). A database of SQL_ASCII takes any bytes.
+// at a character without a form in the encoding (22P05; the Postgres manual, 23.3). A database of SQL_ASCII takes any bytes.
 func Encoded(s, encoding string) string {
 	last := unicode.MaxASCII
 	switch encoding {
@@ -92,7 +92,7 @@ func Encoded(s, encoding string) string {
 	return b.String()
 }
 
-// Check refuses a name that cannot be used as is: a name is an identity, and a changed name would be another one. The error names the fault
+// Check refuses a name that cannot be used as is: a name is an identity, and a changed name would be another name. The error names the fault
 // and shows the name as far as the name can be shown.
 func Check(name string, p Place) error {
 	fault := ""
