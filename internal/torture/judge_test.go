@@ -58,7 +58,7 @@ func (w *world) becomesEqual(ctx context.Context, d *destination, m mark, deadli
 		case time.Since(moved) > movesWithin:
 			return fmt.Errorf("nothing has moved for %s: %w", movesWithin, err)
 		}
-		pause(ctx, 300*time.Millisecond)
+		pause(ctx, 500*time.Millisecond)
 	}
 }
 
@@ -115,15 +115,10 @@ func (w *world) isEqual(ctx context.Context, d *destination, m mark) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	for _, c := range w.comparisons(d) {
-		if err := w.differs(ctx, conn, c); err != nil {
-			return fmt.Errorf("%s: %w", c.name, err)
-		}
-	}
 	var copying bool
-	var epoch, least, most, base int64
-	if err := conn.QueryRow(ctx, `SELECT bool_or(backfill IS NOT NULL), min(epoch), min(last_synced_sequence_id), max(last_synced_sequence_id)
-		FROM public._stack_sync_metadata`).Scan(&copying, &epoch, &least, &most); err != nil {
+	var epoch, most, base int64
+	if err := conn.QueryRow(ctx, `SELECT bool_or(backfill IS NOT NULL), min(epoch), max(last_synced_sequence_id)
+		FROM public._stack_sync_metadata`).Scan(&copying, &epoch, &most); err != nil {
 		return err
 	}
 	if err := w.onPrimaryRow(ctx, `SELECT sequence_base FROM outflow.source WHERE slot = '`+slot+`'`, &base); err != nil {
@@ -136,6 +131,11 @@ func (w *world) isEqual(ctx context.Context, d *destination, m mark) error {
 		return fmt.Errorf("outflow has not noticed that %s", d.excuses.of(epoch))
 	case id < m.after:
 		return fmt.Errorf("the metadata is at %X, and the last commit of the tenant lies between %X and %X", id, m.after, m.before)
+	}
+	for _, c := range w.comparisons(d) {
+		if err := w.differs(ctx, conn, c); err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
 	}
 	return nil
 }

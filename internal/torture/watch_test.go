@@ -16,9 +16,10 @@ const stalledFor = 30 * time.Second
 
 // watch looks at an external database all the time.
 type watch struct {
-	w  *world
-	d  *destination
-	db *pgx.Conn // nil while the database is away
+	w       *world
+	d       *destination
+	db      *pgx.Conn // nil while the database is away
+	primary *pgx.Conn // nil while the primary is away
 
 	moved    time.Time // when the clocks last moved, or were last explained
 	previous string
@@ -37,7 +38,7 @@ type sight struct {
 func (v *watch) run(ctx context.Context) {
 	defer v.close()
 	v.moved = time.Now()
-	for pause(ctx, 150*time.Millisecond) {
+	for pause(ctx, 200*time.Millisecond) {
 		looked, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		err := v.once(looked)
 		cancel()
@@ -50,25 +51,31 @@ func (v *watch) run(ctx context.Context) {
 }
 
 func (v *watch) close() {
-	if v.db != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = v.db.Close(ctx)
-		v.db = nil
+	for _, conn := range []**pgx.Conn{&v.db, &v.primary} {
+		if *conn != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			_ = (*conn).Close(ctx)
+			cancel()
+			*conn = nil
+		}
 	}
+}
+
+// reach connects where there is no connection.
+func reach(ctx context.Context, conn **pgx.Conn, dsn string) (err error) {
+	if *conn == nil || (*conn).IsClosed() {
+		*conn, err = pgx.Connect(ctx, dsn)
+	}
+	return err
 }
 
 // once is a look. The order matters: the place of the slot is asked first, the primary's notes next, and the external
 // database last. So a transaction forgotten by the slot is either there, or noted to be copied.
 func (v *watch) once(ctx context.Context) error {
-	if v.db == nil || v.db.IsClosed() {
-		db, err := pgx.Connect(ctx, v.d.direct())
-		if err != nil {
-			return err
-		}
-		v.db = db
+	if err := reach(ctx, &v.db, v.d.direct()); err != nil {
+		return err
 	}
-	forgotten, err := v.w.slotAndNote(ctx, v.d)
+	forgotten, err := v.slotAndNote(ctx)
 	if err != nil {
 		forgotten = nil // the primary is away; the external database can be looked at all the same
 	}
@@ -162,24 +169,23 @@ type forgotten struct {
 }
 
 // slotAndNote asks first the slot and then the note; nil where there is no slot or no note.
-func (w *world) slotAndNote(ctx context.Context, d *destination) (*forgotten, error) {
+func (v *watch) slotAndNote(ctx context.Context) (*forgotten, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, w.source())
+	if err := reach(ctx, &v.primary, v.w.source()); err != nil {
+		return nil, err
+	}
+	var lsn string
+	if err := v.primary.QueryRow(ctx, `SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1`, slot).Scan(&lsn); err != nil {
+		return nil, err
+	}
+	at, err := parseLSN(lsn)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	var lsn string
-	if err := conn.QueryRow(ctx, `SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1`, slot).Scan(&lsn); err != nil {
-		return nil, err
-	}
-	f := &forgotten{}
-	if f.lsn, err = parseLSN(lsn); err != nil {
-		return nil, err
-	}
-	err = conn.QueryRow(ctx, `SELECT d.epoch, d.state, d.detached, s.resetting FROM outflow.destination_state d JOIN outflow.source s USING (slot)
-		WHERE slot = $1 AND tenant_id = $2 AND name = $3`, slot, d.tenant, d.name).Scan(&f.epoch, &f.state, &f.detached, &f.reset)
+	f := &forgotten{lsn: at}
+	err = v.primary.QueryRow(ctx, `SELECT d.epoch, d.state, d.detached, s.resetting FROM outflow.destination_state d JOIN outflow.source s USING (slot)
+		WHERE slot = $1 AND tenant_id = $2 AND name = $3`, slot, v.d.tenant, v.d.name).Scan(&f.epoch, &f.state, &f.detached, &f.reset)
 	if err != nil {
 		return nil, err
 	}
