@@ -98,10 +98,13 @@ func dropSlot(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {
 // next copy an external database may show parts of transactions.
 func alterPublication(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
 	t := pick(r, tables)
-	if err := w.excuseAll(ctx, "the publication lacked a table"); err != nil {
+	if err := w.excuseAll(ctx, "the publication lacked a table", 10*time.Minute); err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context) error {
+		for _, d := range w.destinations {
+			d.excuses.wait(noticedWithin)
+		}
 		// Outflow may have put the table back already.
 		err := w.onPrimary(ctx, fmt.Sprintf(`ALTER PUBLICATION outflow ADD TABLE %q`, t.source))
 		if sqlState(err) == "42710" {
@@ -111,8 +114,11 @@ func alterPublication(ctx context.Context, w *world, r *rand.Rand) (heal, error)
 	}, w.onPrimary(ctx, fmt.Sprintf(`ALTER PUBLICATION outflow DROP TABLE %q`, t.source))
 }
 
-// excuseAll excuses the states of the external databases until each database has been copied anew.
-func (w *world) excuseAll(ctx context.Context, why string) error {
+// noticedWithin bounds the time until outflow, which looks at the catalog every 5 seconds, has noticed a change; also on a busy machine.
+const noticedWithin = 30 * time.Second
+
+// excuseAll excuses the states of the external databases until each database has been copied anew, and for a time at least.
+func (w *world) excuseAll(ctx context.Context, why string, atLeast time.Duration) error {
 	for _, d := range w.destinations {
 		var epoch int64
 		err := w.onPrimaryRow(ctx, fmt.Sprintf(`SELECT epoch FROM outflow.destination_state WHERE slot = '%s' AND tenant_id = '%s' AND name = '%s'`, slot, d.tenant, d.name), &epoch)
@@ -120,6 +126,7 @@ func (w *world) excuseAll(ctx context.Context, why string) error {
 			return err
 		}
 		d.excuses.add(epoch, why)
+		d.excuses.wait(atLeast)
 	}
 	return nil
 }

@@ -306,7 +306,7 @@ func (f *fleet) end() {
 }
 
 // unwanted finds crashes and secrets in an output.
-var unwanted = regexp.MustCompile(`panic:|panicked|fatal error:|DATA RACE|goroutine \d+ \[` + "|" + canary)
+var unwanted = regexp.MustCompile(`panic:|panicked|fatal error:|DATA RACE|goroutine \d+ \[` + "|" + canary + "|" + adminToken)
 
 // look looks at an output for crashes and secrets.
 func (w *world) look(where, out string) {

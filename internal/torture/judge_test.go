@@ -127,8 +127,8 @@ func (w *world) isEqual(ctx context.Context, d *destination, m mark) error {
 	switch id := uint64(most - base); {
 	case copying:
 		return errors.New("a copy is in progress")
-	case d.excuses.of(epoch) != "":
-		return fmt.Errorf("outflow has not noticed that %s", d.excuses.of(epoch))
+	case d.excuses.unnoticed(epoch) != "":
+		return fmt.Errorf("outflow has not noticed that %s", d.excuses.unnoticed(epoch))
 	case id < m.after:
 		return fmt.Errorf("the metadata is at %X, and the last commit of the tenant lies between %X and %X", id, m.after, m.before)
 	}

@@ -59,6 +59,7 @@ type excuses struct {
 	mu    sync.Mutex
 	epoch int64 // the last excused epoch
 	why   string
+	until time.Time // excused whatever the epoch
 }
 
 func (e *excuses) add(epoch int64, why string) {
@@ -67,11 +68,31 @@ func (e *excuses) add(epoch int64, why string) {
 	e.epoch, e.why = max(e.epoch, epoch), why
 }
 
-// of is the excuse in an epoch, "" for none.
-func (e *excuses) of(epoch int64) string {
+// wait excuses every epoch for a time: a person's resync may begin an epoch before outflow has noticed.
+func (e *excuses) wait(d time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.until = time.Now().Add(d)
+}
+
+// unnoticed is the excuse in an epoch, "" for none.
+func (e *excuses) unnoticed(epoch int64) string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if epoch <= e.epoch {
+		return e.why
+	}
+	return ""
+}
+
+// of is the excuse in an epoch or at the present time, "" for none.
+func (e *excuses) of(epoch int64) string {
+	if why := e.unnoticed(epoch); why != "" {
+		return why
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if time.Now().Before(e.until) {
 		return e.why
 	}
 	return ""
