@@ -98,37 +98,47 @@ func dropSlot(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {
 // next copy an external database may show parts of transactions.
 func alterPublication(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
 	t := pick(r, tables)
-	if err := w.excuseAll(ctx, "the publication lacked a table", 10*time.Minute); err != nil {
+	epochs, err := w.epochs(ctx)
+	if err != nil {
 		return nil, err
 	}
+	for d, epoch := range epochs {
+		d.excuses.add(epoch, "the publication lacked a table")
+		d.excuses.wait(10 * time.Minute)
+	}
+	failed := w.onPrimary(ctx, fmt.Sprintf(`ALTER PUBLICATION outflow DROP TABLE %q`, t.source))
 	return func(ctx context.Context) error {
-		for _, d := range w.destinations {
-			d.excuses.wait(noticedWithin)
-		}
-		// Outflow may have put the table back already.
 		err := w.onPrimary(ctx, fmt.Sprintf(`ALTER PUBLICATION outflow ADD TABLE %q`, t.source))
-		if sqlState(err) == "42710" {
-			return nil
+		there := sqlState(err) == "42710" // outflow has put the table back, or the table was never taken out
+		if err != nil && !there {
+			return err
 		}
-		return err
-	}, w.onPrimary(ctx, fmt.Sprintf(`ALTER PUBLICATION outflow DROP TABLE %q`, t.source))
+		for d, epoch := range epochs {
+			if there && failed != nil {
+				d.excuses.withdraw(epoch)
+			} else {
+				d.excuses.wait(noticedWithin)
+			}
+		}
+		return nil
+	}, failed
 }
 
 // noticedWithin bounds the time until outflow, which looks at the catalog every 5 seconds, has noticed a change; also on a busy machine.
 const noticedWithin = 30 * time.Second
 
-// excuseAll excuses the states of the external databases until each database has been copied anew, and for a time at least.
-func (w *world) excuseAll(ctx context.Context, why string, atLeast time.Duration) error {
+// epochs are the noted epochs of all destinations.
+func (w *world) epochs(ctx context.Context) (map[*destination]int64, error) {
+	epochs := map[*destination]int64{}
 	for _, d := range w.destinations {
 		var epoch int64
 		err := w.onPrimaryRow(ctx, fmt.Sprintf(`SELECT epoch FROM outflow.destination_state WHERE slot = '%s' AND tenant_id = '%s' AND name = '%s'`, slot, d.tenant, d.name), &epoch)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		d.excuses.add(epoch, why)
-		d.excuses.wait(atLeast)
+		epochs[d] = epoch
 	}
-	return nil
+	return epochs, nil
 }
 
 // addColumn adds a column, renames the column, and drops it in the end.

@@ -68,6 +68,15 @@ func (e *excuses) add(epoch int64, why string) {
 	e.epoch, e.why = max(e.epoch, epoch), why
 }
 
+// withdraw ends the excuse of an epoch that turned out to be wrong; an older excuse has ended by then, or was for the same epoch.
+func (e *excuses) withdraw(epoch int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.epoch == epoch {
+		e.epoch, e.until = 0, time.Time{}
+	}
+}
+
 // wait excuses every epoch for a time: a person's resync may begin an epoch before outflow has noticed.
 func (e *excuses) wait(d time.Duration) {
 	e.mu.Lock()
