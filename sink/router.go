@@ -27,6 +27,7 @@ type Options struct {
 	LockTimeout      time.Duration
 	RetryMin         time.Duration // first pause after a failure; the pause doubles, with jitter, up to RetryMax
 	RetryMax         time.Duration
+	VisitEvery       time.Duration // after so long without a new connection, an external database without work is looked at
 	ShutdownTimeout  time.Duration // time for a batch in flight when the process stops
 	ParkAfter        time.Duration // a destination that fails for so long is parked
 	SlowAfter        time.Duration // a destination that keeps all others waiting for so long is parked; a backfill lets others go first

@@ -80,7 +80,7 @@ func (d *Destination) connect(ctx context.Context) error {
 	defer d.mu.Unlock()
 	d.session = s
 	d.attach(s)
-	d.met, d.visiting, d.status.Reason, d.answers = true, false, "", true
+	d.met, d.answers, d.visiting, d.visited, d.status.Reason = true, true, false, time.Now(), ""
 	if d.doubts == 0 {
 		d.router.connections.trust(s.place)
 	}

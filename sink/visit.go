@@ -2,10 +2,10 @@ package sink
 
 import "time"
 
-// A destination without work has no connection, so an external database emptied or replaced while no process ran would show at the
-// tenant's next change only. The router therefore visits each destination once after a start: the destination connects, and the connection
-// compares the metadata with the primary's notes. Visits are slow, and a silent database is visited again after all others: ten thousand
-// dead databases must not take the places of databases with work.
+// A destination without work has no connection, so an external database emptied, replaced or gone would show at the tenant's next change
+// only. The router therefore visits each destination after a start, and again after Options.VisitEvery without a new connection: the
+// destination connects, and the connection compares the metadata with the primary's notes. Visits are slow, and a silent database is visited
+// again after all others: ten thousand dead databases must not take the places of databases with work.
 
 // visitsAtOnce bounds how many visits have waited for an answer for less than visitPatience: a silent database does not keep the others from
 // being visited. Each tick of the watch begins one visit at the most.
@@ -36,17 +36,21 @@ func (r *Router) visit(all []*Destination) {
 	next.mu.Lock()
 	defer next.mu.Unlock()
 	if next.awaitsVisit(r.Options.RetryMax) {
-		next.visited, next.due = time.Now(), true
+		next.visited, next.due, next.met = time.Now(), true, false
+		next.fresh = next.fresh || next.session != nil // an idle connection has compared long ago
 		next.wake()
 		next.visiting = next.working
 	}
 }
 
-// awaitsVisit reports whether the external database was not reached since the start, and nothing else is about to reach the database. It
-// is called with mu held.
+// awaitsVisit reports whether the external database was not reached since the start, or for long, and nothing else is about to reach the
+// database. It is called with mu held.
 func (d *Destination) awaitsVisit(pause time.Duration) bool {
-	return !d.met && !d.visiting && !d.working && !d.gone && d.epoch != 0 && d.fault == nil && d.paused == nil && d.retryAt == nil &&
-		time.Since(d.visited) > pause
+	if d.met {
+		pause = d.router.Options.VisitEvery
+	}
+	return (!d.met || d.caughtUp) && !d.visiting && !d.working && !d.gone && d.epoch != 0 && d.fault == nil && d.paused == nil && d.retryAt == nil &&
+		len(d.queue) == 0 && time.Since(d.visited) > pause
 }
 
 // hasNothing reports whether a failure keeps no work waiting: the next visit, or the next change, tries again. It is called with mu held.

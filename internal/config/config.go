@@ -125,6 +125,7 @@ type Sink struct {
 	ConnectTimeout   time.Duration       `yaml:"connect_timeout"`
 	RetryMin         time.Duration       `yaml:"retry_min"`        // the wait after a first failure
 	RetryMax         time.Duration       `yaml:"retry_max"`        // the longest wait
+	VisitEvery       time.Duration       `yaml:"visit_every"`      // how often an external database without work is looked at
 	ShutdownTimeout  time.Duration       `yaml:"shutdown_timeout"` // for batches already begun
 	ParkAfter        time.Duration       `yaml:"park_after"`       // of failing, until the stream goes on without the destination
 	SlowAfter        time.Duration       `yaml:"slow_after"`       // of keeping all others waiting, until the same; a copy lets others go first
@@ -187,6 +188,7 @@ func Default() *Config {
 			ConnectTimeout:   5 * time.Second,
 			RetryMin:         100 * time.Millisecond,
 			RetryMax:         5 * time.Minute,
+			VisitEvery:       time.Hour,
 			ShutdownTimeout:  10 * time.Second,
 			ParkAfter:        5 * time.Minute,
 			SlowAfter:        10 * time.Second,

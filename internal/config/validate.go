@@ -179,6 +179,7 @@ func (l *loader) validateSink() {
 	within(l, "sink.lock_timeout", s.LockTimeout, time.Millisecond, 24*time.Hour)
 	within(l, "sink.connect_timeout", s.ConnectTimeout, time.Millisecond, 10*time.Minute)
 	within(l, "sink.retry_min", s.RetryMin, time.Millisecond, time.Hour)
+	within(l, "sink.visit_every", s.VisitEvery, time.Second, 7*24*time.Hour)
 	within(l, "sink.retry_max", s.RetryMax, time.Millisecond, 24*time.Hour)
 	within(l, "sink.park_after", s.ParkAfter, time.Millisecond, 7*24*time.Hour)
 	within(l, "sink.slow_after", s.SlowAfter, time.Millisecond, 7*24*time.Hour)
