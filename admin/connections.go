@@ -8,13 +8,13 @@ import (
 )
 
 // maxConnections bounds the open connections: far more than the pages, scrapers and probes of a process need, and a small part of the
-// descriptors that a process usually may have (1024), of which the external databases take up to sink.max_connections.
+// descriptors of a process (1024 by default), of which the external databases take up to sink.max_connections.
 const maxConnections = 256
 
 // connections bounds the open connections of a server. A connection too many is not made to wait, as a limit on accepting would do: the
 // probes of an orchestrator would wait too, and the process would be ended for the sake of somebody else's idle connections. Another
-// connection is closed in its place: of the address with the most connections, and of these one without a request, the longest quiet
-// first. So an address that opens very many takes places from itself, and behind a reverse proxy, which has a single address, idle
+// connection is closed instead: of the address with the most connections, and there a connection without a request, the longest quiet
+// first. So an address with very many connections takes its own places, and behind a reverse proxy, which has a single address, idle
 // connections go first. Safe for concurrent use.
 type connections struct {
 	most int

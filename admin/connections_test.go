@@ -63,7 +63,7 @@ func alive(conn net.Conn) error {
 	return nil
 }
 
-// Clients that hold connections, in whatever way, take places from each other, and never from a probe.
+// Clients with very many connections take places from each other, and never from a probe.
 func TestConnectionsAreBounded(t *testing.T) {
 	for name, open := range map[string]func(conn net.Conn){
 		"idle":         func(net.Conn) {},
@@ -107,7 +107,7 @@ func TestTenThousandConnections(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		go func() { // as the client's side of a connection that is left open
+		go func() { // the client leaves the connection open
 			_, _ = io.Copy(io.Discard, conn)
 			_ = conn.Close()
 		}()
@@ -118,7 +118,7 @@ func TestTenThousandConnections(t *testing.T) {
 	}
 }
 
-// FuzzLocal: whatever a login is told to return to, the browser stays on this server, on a page of the dashboard.
+// FuzzLocal: after a login with any target the browser stays on the server, on a page of the dashboard.
 func FuzzLocal(f *testing.F) {
 	for _, target := range []string{"/", "/switches", "/destination?tenant=a&name=b", `/./\evil.example`, "//evil.example", `/\evil.example`, "/%5cevil",
 		"/\t/evil", "https://evil.example", "/..//evil", "/switches/../../\\evil", "/destination?x=\r\nSet-Cookie: a=b", "/switches#//evil", "javascript:alert(1)", ""} {

@@ -151,7 +151,7 @@ func filled(row []byte, text string) []byte {
 }
 
 // TestGarbledAnswers has an external database answer with other rows from each row of its answers on: check, verify and the reading of
-// --slot-reset end with a finding, in a bounded time, and print nothing that a terminal obeys.
+// --slot-reset end with a finding, in a bounded time, and print nothing for a terminal to obey.
 func TestGarbledAnswers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
@@ -163,7 +163,7 @@ func TestGarbledAnswers(t *testing.T) {
 	g := newGarbler(t, dsn)
 	w.cfg.Destinations.Static[0].DSN = secret.New(g.url)
 	w.cfg.Sink.StatementTimeout, w.cfg.Sink.LockTimeout, w.cfg.Sink.ConnectTimeout = 250*time.Millisecond, 50*time.Millisecond, 500*time.Millisecond
-	exec(t, connect(t, dsn), `UPDATE users SET display_name = 'x'`) // so that verify goes all its ways
+	exec(t, connect(t, dsn), `UPDATE users SET display_name = 'x'`) // for the differences, which verify looks at more than once
 	for command, run := range map[string]func(context.Context, io.Writer) error{
 		"check": func(ctx context.Context, out io.Writer) error {
 			found, err := checkAll(ctx, w.cfg, checkOptions{})

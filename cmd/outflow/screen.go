@@ -11,8 +11,8 @@ import (
 	"outflow/internal/fit"
 )
 
-// screen is the writer of everything that the commands print. Names, values and errors come from tenants, from tenants' servers and from
-// whatever answers at admin.listen: screen shows their control characters, and a terminal obeys none. Each Write holds whole characters.
+// screen is the writer of all output of the commands. Names, values and errors come from tenants, from tenants' servers and from
+// any peer at admin.listen: screen shows the control characters, and a terminal obeys none. Each Write holds whole characters.
 type screen struct{ w io.Writer }
 
 // Write reports the length of p, whatever the length of the text printed for p.
@@ -34,7 +34,7 @@ func terminal(out io.Writer) *os.File {
 	return nil
 }
 
-// legible writes each character that a terminal obeys as \uXXXX: a form that people can read, and that means the same within JSON. Line
+// legible writes each character that a terminal obeys as \uXXXX: a form for people, with the same meaning within JSON. Line
 // ends and tabs stay.
 func legible(text string) string {
 	text = strings.ToValidUTF8(text, "\ufffd")

@@ -32,7 +32,7 @@ func (w *world) run(args ...string) (string, error) {
 	return out.String(), err
 }
 
-// Whatever answers at admin.listen: status says what the primary has noted, soon, and healthcheck says no.
+// With any hostile peer at admin.listen status soon shows the primary's notes, and healthcheck says no.
 func TestHostileStatusAPI(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
@@ -116,7 +116,7 @@ func TestHostileStatus(t *testing.T) {
 	}
 }
 
-// A primary that does not answer is named by every command, soon: one that is silent from the beginning, and one that falls silent.
+// Every command soon names a primary without answers: silent from the beginning, or silent later.
 func TestSilentPrimary(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
@@ -163,7 +163,7 @@ func TestSilentPrimary(t *testing.T) {
 	all.Wait()
 }
 
-// What is written into the record is one line of text: else it is said, and nothing is done.
+// Words for the record with control characters are a usage error, and nothing is done.
 func TestWordsForTheRecord(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))

@@ -98,7 +98,7 @@ func newSecured(t *testing.T) *secured {
 	return s
 }
 
-// write writes a file for the server alone: the server refuses a key that others may read.
+// write writes a file for the server alone: the server refuses a key with rights of others.
 func (s *secured) write(name, text string) {
 	s.t.Helper()
 	about, err := os.Stat(s.dir)
@@ -157,13 +157,13 @@ func (s *secured) hba(lines ...string) {
 	})
 }
 
-// dsn is a connection string for a name of the server; the policy wants a host that is no address of a certificate.
+// dsn is a connection string for a name of the server.
 func (s *secured) dsn(host, database, mode string) string {
 	return fmt.Sprintf("postgres://postgres:secret@%s:%s/%s?sslmode=%s", host, s.port, database, mode)
 }
 
 // TestTLSHandshakes has a server show certificates of all kinds to a tenant's destination, an operator's destination and the primary's two
-// connections. Each refusal is of class tls and names the host, the cause and the remedy; and what is allowed connects.
+// connections. Each refusal names the host, the cause and the remedy; the others connect.
 func TestTLSHandshakes(t *testing.T) {
 	t.Parallel()
 	s := newSecured(t)
@@ -193,7 +193,7 @@ func TestTLSHandshakes(t *testing.T) {
 		cert          *authority
 		ca            string // for the tenant's; the file for the operator's and the primary's
 		mode          string
-		cause, remedy string // "": it connects
+		cause, remedy string // "": the handshake succeeds
 	}{
 		{"in order", leaf(ca, nil), ca.pem, "verify-full", "", ""},
 		{"the authority is not known", leaf(ca, nil), "", "verify-full", "unknown authority", "the column ca"},
@@ -327,7 +327,7 @@ func oldServer(t *testing.T, cert *authority) (port string) {
 	})
 }
 
-// downgrader refuses TLS, as somebody on the way would who wants to read along, and then asks for a password in clear text.
+// downgrader refuses TLS, as an attacker in the middle would, and fails the test where the client goes on without TLS.
 func downgrader(t *testing.T) (port string) {
 	return answering(t, func(conn net.Conn) {
 		_, _ = conn.Write([]byte{'N'})

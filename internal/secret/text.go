@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// RedactURL masks the password, the values of the query and the fragment of a URL of any scheme. A URL without such parts stays as it is; a
-// text that cannot be read for sure is Redacted as a whole.
+// RedactURL masks the password, the values of the query and the fragment of a URL of any scheme. A URL without such parts stays unchanged; an
+// unreadable text is Redacted as a whole.
 func RedactURL(text string) string {
 	if !strings.ContainsAny(text, "@?#") {
 		return text
@@ -26,7 +26,7 @@ func RedactURL(text string) string {
 		for key := range u.Query() {
 			query.Set(key, masked)
 		}
-		if u.RawQuery = query.Encode(); u.RawQuery == "" { // a text that is no key=value
+		if u.RawQuery = query.Encode(); u.RawQuery == "" { // a text without key=value
 			u.RawQuery = masked
 		}
 	}
@@ -38,7 +38,7 @@ var (
 	password = regexp.MustCompile(`(?i)\b((?:password|passwd|pwd|secret|token|api_?key)\s*=\s*)('(?:[^'\\]|\\.)*'|"[^"]*"|[^\s'"&;,)]+)`)
 )
 
-// Mask masks what looks like a password in a text that is no secret as a whole: in a URL, and in key = value. Mask is the second line of
+// Mask masks the likely passwords of a text: in a URL, and in key = value. Mask is the second line of
 // defence, for texts in which nobody expects a secret.
 func Mask(text string) string {
 	return password.ReplaceAllString(userinfo.ReplaceAllString(text, "${1}:"+masked+"@"), "${1}"+masked)
