@@ -18,14 +18,14 @@ const (
 	unknownDials = dialsAtOnce - 2 // to databases that have not answered since the start
 )
 
-// While a destination waits, a server may owe an answer for so long; then its place may be taken.
+// While a destination waits, a server may owe an answer for so long; then the place may be taken.
 const (
 	placePatience = time.Second            // of a destination that was well
 	doubtPatience = 400 * time.Millisecond // of a doubtful destination; doubled with each failure in a row
 	longPatience  = time.Minute
 )
 
-// placeTurn is how long a working destination keeps its connection while others wait for theirs.
+// placeTurn is how long a working destination keeps its connection while others wait.
 const placeTurn = time.Second
 
 // connections is the budget of connections to external databases. Destinations that were well go first. The doubtful destinations, which
@@ -149,7 +149,7 @@ func (c *connections) crowded() bool {
 	return len(c.waiting) > 0
 }
 
-// turnOver reports whether the holder of a place has had its turn, and another destination waits for the place.
+// turnOver reports whether the holder of a place has had a turn, and another destination waits for the place.
 func (c *connections) turnOver(p *place) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -176,14 +176,14 @@ func (c *connections) busy(d *Destination) {
 	}
 }
 
-// spare takes back that a turn is to end: the server has answered meanwhile.
+// spare lets a turn go on: the server has answered meanwhile.
 func (c *connections) spare(p *place) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p.ended = false
 }
 
-// idlest is the longest idle destination, where another destination waits for its connection; nil is none. Like the functions below, idlest
+// idlest is the longest idle destination, where another destination waits for a connection; nil is none. Like the functions below, idlest
 // is called with mu held.
 func (c *connections) idlest() *Destination {
 	if len(c.waiting) == 0 || len(c.held) < c.limit || len(c.idle) == 0 {
@@ -194,7 +194,7 @@ func (c *connections) idlest() *Destination {
 	return victim
 }
 
-// give gives places to those that wait, in their order.
+// give gives places to the waiting destinations, in order.
 func (c *connections) give(now time.Time) {
 	n := c.count(now)
 	c.waiting = slices.DeleteFunc(c.waiting, func(p *place) bool {
@@ -256,7 +256,7 @@ func (p *place) dials() int {
 	return unknownDials
 }
 
-// look makes room for those that wait first, again and again while one waits.
+// look makes room for the destinations at the head of the line, again and again while a destination waits.
 func (c *connections) look() {
 	c.mu.Lock()
 	now := time.Now()
@@ -272,7 +272,7 @@ func (c *connections) look() {
 	}
 }
 
-// late are the places whose turn ends for the destinations that wait first: one place for each, the longest owed first.
+// late are the places whose turn ends for the destinations that wait first: a place for each, the longest owed first.
 func (c *connections) late(now time.Time) (late []*place) {
 	n, ending := c.count(now), 0
 	for p := range c.held {
@@ -300,7 +300,7 @@ func (c *connections) late(now time.Time) (late []*place) {
 	return late
 }
 
-// due reports whether the turn of h ends for p. Only a place in the part of the doubtful is ever due: a server that answers keeps its place
+// due reports whether the turn of h ends for p. Only a place in the part of the doubtful is ever due: a server that answers keeps the place
 // until the end of the batch.
 func (h *place) due(c *connections, p *place, n census, now time.Time) bool {
 	owed := h.owed(now)

@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// Who is parked follows from the transactions that a destination holds: for how long without progress, and how much WAL the slot keeps
-// because of the transactions. The state of the destination does not count, nor the number of changes of its configuration. A destination
-// that waits for others is not at fault: its time does not run.
+// A destination is parked because of the transactions which the destination holds: for how long without progress, and how much WAL the
+// slot keeps because of the transactions. The state of the destination does not count, nor the number of changes of its configuration. A destination
+// which waits for others is not at fault: the time of the destination does not run.
 
 // observation is a destination at one look.
 type observation struct {
 	oldest  int64    // sequence id of the oldest transaction that the destination holds; -1 is none
-	reached position // how far the destination has come with what it holds
+	reached position // how far the destination has come with the held transactions
 	open    bool     // the reader holds the oldest transaction too: the rest of the transaction has not come
 	bytes   int64    // in the queue
 	over    bool     // the queue is over its bound, and the reader waits
@@ -25,7 +25,7 @@ type observation struct {
 	leaving bool          // is being parked: what the destination holds will be let go of
 }
 
-// hold is how long a destination has held what it holds, in time in which it could have made progress.
+// hold is how long a destination has held transactions, in time in which the destination could have made progress.
 type hold struct {
 	oldest  int64
 	reached position
@@ -33,11 +33,11 @@ type hold struct {
 	stood   time.Duration // without progress
 	unable  time.Duration // without progress, and not at work
 	waited  time.Duration // for others, without progress
-	over    time.Duration // the queue was over its bound, less the time in which it was not
+	over    time.Duration // the queue was over its bound, less the time within the bound
 	left    time.Duration // since the parking began
 }
 
-// after is the hold a while after the last look. A replay of work that was done before is no progress.
+// after is the hold a while after the last look. A replay of earlier work is no progress.
 func (h hold) after(o observation, d time.Duration) hold {
 	if o.oldest < 0 {
 		return hold{oldest: -1}
@@ -92,7 +92,7 @@ func (t retention) after(retained, limit int64, d time.Duration) retention {
 	return t
 }
 
-// situation is what all destinations share at one look.
+// situation is shared by all destinations at a look.
 type situation struct {
 	read    int64         // sequence id up to which the stream was read
 	written int64         // sequence id at the end of the primary's WAL, as last known
@@ -107,15 +107,15 @@ type suspect struct {
 	index int
 }
 
-// sentence says that a destination is to be parked.
+// sentence has a destination parked.
 type sentence struct {
 	index  int
 	reason string
 }
 
-// judge decides who is parked now. Nobody else depends on the destinations parked for their own standstill, so those go at once. Where the
-// slot retains too much WAL, or memory is used up, the destination that holds the oldest transaction goes first, and the next one when that
-// is not enough.
+// judge names the destinations to park now. Destinations parked for their own standstill go at once: no others depend on them. Where the
+// slot retains too much WAL, or memory is used up, the destination that holds the oldest transaction goes first, and the next when more
+// is needed.
 func judge(all []suspect, now situation, limit Options) []sentence {
 	slices.SortStableFunc(all, func(a, b suspect) int { return cmp.Compare(a.observation.oldest, b.observation.oldest) })
 	var parked []sentence
@@ -123,7 +123,7 @@ func judge(all []suspect, now situation, limit Options) []sentence {
 	for _, s := range all {
 		leaving = leaving || s.leaving && s.left < limit.SlowAfter
 	}
-	last := int64(-1) // the oldest transaction of the one parked for the sake of others
+	last := int64(-1) // the oldest transaction of the destination parked for the sake of others
 	for _, s := range all {
 		if s.leaving {
 			continue
@@ -146,7 +146,7 @@ func judge(all []suspect, now situation, limit Options) []sentence {
 	return parked
 }
 
-// standstill is the reason to park a destination for what it does itself; "" is none.
+// standstill is the reason to park a destination for its own doing; "" is none.
 func (s suspect) standstill(limit Options) string {
 	switch {
 	case s.paused && s.observation.over:
@@ -159,13 +159,13 @@ func (s suspect) standstill(limit Options) string {
 		return fmt.Sprintf("it has failed for %s", limit.ParkAfter)
 	case s.stood > limit.ParkAfter:
 		return fmt.Sprintf("it has held the slot back for %s without progress", limit.ParkAfter)
-	case s.observation.over && s.hold.over > limit.SlowAfter && s.others < s.hold.over+time.Minute: // without others it may take its time
+	case s.observation.over && s.hold.over > limit.SlowAfter && s.others < s.hold.over+time.Minute: // without others a destination may take long
 		return fmt.Sprintf("it has kept all others waiting for %s", limit.SlowAfter)
 	}
 	return ""
 }
 
-// hoards is the reason to park a destination that does not work while all others wait for memory; "" is none.
+// hoards is the reason to park an idle destination while all others wait for memory; "" is none.
 func (s suspect) hoards(limit Options) string {
 	switch {
 	case s.bytes == 0:
@@ -179,7 +179,7 @@ func (s suspect) hoards(limit Options) string {
 	return ""
 }
 
-// retains is the reason to park a destination because of the WAL that the slot keeps for it; "" is none. WAL that is not read yet is kept
+// retains is the reason to park a destination because of the WAL that the slot keeps for it; "" is none. Unread WAL is kept
 // for a destination only where the reader waits for the destination.
 func (s suspect) retains(now situation, short bool, limit Options) string {
 	end := now.read

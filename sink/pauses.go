@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// pauses are the waits between tries: each is any time up to a bound, which doubles from try to try ("full jitter"), so that those that
+// pauses are the waits between tries: each is any time up to a bound, which doubles from try to try ("full jitter"), so that destinations which
 // failed together do not come again together.
 type pauses struct {
 	least, most time.Duration

@@ -7,9 +7,9 @@ import (
 )
 
 // places bounds how many destinations copy rows from the primary at the same time: each has one short read at a time. The other
-// destinations wait. A destination that has had a place for a turn lets the waiting destinations go first, and those that have had no turn
-// yet go before all others, so that neither huge copies nor slow databases keep a small one from being filled. Databases that are slow to
-// take a chunk share a part of the places; while a database takes a chunk for long, another destination has its place.
+// destinations wait. A destination that has had a place for a turn lets the waiting destinations go first, and destinations without a turn
+// yet go before all others, so that neither huge copies nor slow databases keep a small database from being filled. Databases which are slow to
+// take a chunk share a part of the places; while a database takes a chunk for long, another destination has the place.
 type places struct {
 	n    int
 	turn time.Duration
@@ -23,14 +23,14 @@ type places struct {
 // copyPlace is a destination with a place.
 type copyPlace struct {
 	since    time.Time
-	applying time.Time // since when the external database takes a chunk; zero: it takes none
+	applying time.Time // since when the external database takes a chunk; zero: takes none
 	slow     bool      // the database was slow to take the last chunk
 }
 
 type waiter struct {
 	d     *Destination
 	slow  bool
-	after time.Time // until then the destination lets others go first; zero: it has had no turn
+	after time.Time // until then the destination lets others go first; zero: has had no turn
 }
 
 const (

@@ -8,7 +8,7 @@ import (
 	"outflow/replication"
 )
 
-// watch looks at the destinations every watchEvery, and has the destinations parked that judge names. One goroutine owns a watch.
+// watch looks at the destinations every watchEvery, and has the destinations named by judge parked. One goroutine owns a watch.
 type watch struct {
 	router   *Router
 	last     time.Time    // of the last look; zero before the first
@@ -18,7 +18,7 @@ type watch struct {
 	accused  []*Destination // by the index of a suspect
 }
 
-// longestLook is the longest time between two looks that counts: nobody is at fault for the time in which this process was stopped, or its
+// longestLook bounds the counted time between two looks: no destination is at fault for the time in which the process was stopped, or the
 // machine slept.
 const longestLook = time.Second
 
@@ -28,7 +28,7 @@ const parkAgain = time.Second
 // pass lets time pass in which destinations are not judged.
 func (w *watch) pass(now time.Time) { w.last = now }
 
-// look judges the destinations. No time counts while the primary does not answer: nobody could be parked, and the destinations that ask the
+// look judges the destinations. No time counts while the primary does not answer: no destination could be parked, and the destinations which ask the
 // primary wait.
 func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	passed := min(now.Sub(w.last), longestLook)
@@ -79,7 +79,7 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	}
 }
 
-// observation is what the judge looks at. With closed set the reader waits, so large transactions whose end cannot come are work now.
+// observation is the destination as the judge sees it. With closed set the reader waits, so large transactions whose end cannot come are work now.
 func (d *Destination) observation(closed bool) observation {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -101,7 +101,7 @@ func (d *Destination) observation(closed bool) observation {
 	return o
 }
 
-// reached is how far the work on the queue has come, less what may have to be done again. The caller holds mu, and the queue is not empty.
+// reached is how far the work on the queue has come, less the work that may have to be done again. The caller holds mu, and the queue is not empty.
 func (d *Destination) reached() position {
 	if d.applied < len(d.queue) {
 		if t := d.queue[d.applied]; t.next > 0 || t.dropped {
@@ -114,7 +114,7 @@ func (d *Destination) reached() position {
 	return position{}
 }
 
-// ordinal is the number of the first change of a transaction that is not taken from the queue yet. The caller holds mu.
+// ordinal is the number of the first change of a transaction not taken from the queue yet. The caller holds mu.
 func (d *Destination) ordinal(t *transaction) int64 {
 	switch {
 	case t.next < len(t.changes):
