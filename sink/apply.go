@@ -41,12 +41,12 @@ const searchPath = `SELECT pg_catalog.concat_ws(', ', 'public', pg_catalog.strin
 
 // settings is the statement that fixes, for one transaction, all settings that affect the work. Start-up parameters do not serve:
 // pgbouncer refuses start-up parameters, and in transaction mode a session's settings pass to another client next. $1 is
-// synchronous_commit, $2 plan_cache_mode. The statement also tells how far the server's WAL is written and flushed. jit compiles
-// for every batch and makes a batch five to ten times slower.
-func (o Options) settings() string {
+// synchronous_commit, $2 plan_cache_mode. The statement also gives positions. jit compiles for every batch and makes a batch five to ten
+// times slower.
+func (o Options) settings(positions string) string {
 	ms := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 	var b strings.Builder
-	b.WriteString(`SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn(), pg_catalog.set_config('synchronous_commit', $1, true), ` +
+	b.WriteString(`SELECT ` + positions + `, pg_catalog.set_config('synchronous_commit', $1, true), ` +
 		`pg_catalog.set_config('plan_cache_mode', $2, true), pg_catalog.set_config('outflow.xid', pg_current_xact_id()::text, true)`)
 	for _, s := range [][2]string{
 		{"statement_timeout", ms(o.StatementTimeout)}, {"lock_timeout", ms(o.LockTimeout)},
@@ -111,7 +111,7 @@ func (r *round) begin(b *batch) error {
 	if b.async {
 		commit = "off"
 	}
-	r.run("settings", "outflow_settings", r.s.d.router.settings, nil, texts(commit, r.s.plan), nil, nil)
+	r.run("settings", "outflow_settings", r.s.settings(), nil, texts(commit, r.s.plan), nil, nil)
 	return nil
 }
 
@@ -317,6 +317,8 @@ func (r *round) explain(q sent, err error) error {
 	case state == duplicatePrepared || state == unknownPrepared:
 		r.s.d.unnamed = true
 		return newError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))
+	case q.stage == "settings":
+		return r.s.unpositioned(err)
 	case q.stage == "metadata" && state == divisionByZero:
 		return &Error{verdict: conflict, Err: errors.New(
 			"the metadata is not what this process left: another one wrote, or a mapping ended the transaction")}

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"time"
 
+	"go.uber.org/zap"
 	"outflow/internal/failpoint"
+
 	"outflow/replication"
 )
 
@@ -22,10 +24,46 @@ const (
 	flushPatience = 5 * time.Second
 )
 
+// A server may not let this role ask for the positions in its WAL, or may not have the functions (a service that keeps no WAL of the usual
+// kind). Every batch there waits for the disk.
+const (
+	positionsSQL   = `pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn()`
+	noPositionsSQL = `NULL, NULL`
+)
+
+// findPositions learns whether the server gives the positions in its WAL.
+func (s *session) findPositions(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.d.router.Options.ConnectTimeout)
+	defer cancel()
+	_, err := s.askRow(ctx, 2, `SELECT `+positionsSQL)
+	if s.positions = err == nil; asPgError(err) == nil {
+		return err
+	}
+	s.d.log.Info("the external server does not give the positions in its WAL: every batch waits for the disk", zap.Error(err))
+	return nil
+}
+
+// settings is the statement that sets up a transaction.
+func (s *session) settings() string {
+	if s.positions {
+		return s.d.router.settings
+	}
+	return s.d.router.settingsAlone
+}
+
+// unpositioned turns the server's refusal of a statement that asks for positions into a reason to connect again: the right to ask was revoked
+// since.
+func (s *session) unpositioned(err error) error {
+	if asPgError(err) != nil && s.positions && newError(err).verdict == needsHuman {
+		return &Error{verdict: retry, SQLState: sqlstate(err), Err: fmt.Errorf("asking for the positions in the WAL: %w", err)}
+	}
+	return err
+}
+
 // mayLag decides whether a batch commits without waiting for the disk. A batch that would leave too many bytes waiting for the
 // flush does wait for the disk, and flushes all commits before.
 func (d *Destination) mayLag(b *batch) bool {
-	if b.large != nil {
+	if b.large != nil || !d.session.positions {
 		return false
 	}
 	d.mu.Lock()
@@ -124,15 +162,17 @@ func (d *Destination) askFlushNowAndThen(ctx context.Context) error {
 func (d *Destination) askFlush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.router.Options.ConnectTimeout)
 	defer cancel()
-	row, err := d.session.askRow(ctx, 2, `SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn()`)
-	if err != nil {
-		return fmt.Errorf("asking how far the WAL is flushed: %w", err)
+	if d.session.positions {
+		row, err := d.session.askRow(ctx, 2, `SELECT `+positionsSQL)
+		if err != nil {
+			return fmt.Errorf("asking how far the WAL is flushed: %w", d.session.unpositioned(err))
+		}
+		d.flushed(row)
 	}
-	d.flushed(row)
 	d.mu.Lock()
-	overdue, n := d.overdue(), d.applied
+	force, n := d.overdue() || d.applied > 0 && !d.session.positions, d.applied // commits of an earlier session may lag
 	d.mu.Unlock()
-	if !overdue {
+	if !force {
 		return nil
 	}
 	if err := d.session.exec(ctx, flushSQL, d.session.names()); err != nil {

@@ -85,12 +85,14 @@ type Reader interface {
 // everything else is safe for concurrent use.
 type Router struct {
 	Config
-	gate        *gate
-	lookups     *budget
-	copies      *budget
-	settings    string // the statement that sets up a transaction
-	connections *connections
-	places      *places
+	gate     *gate
+	lookups  *budget
+	copies   *budget
+	settings string // the statement that sets up a transaction
+	// settingsAlone is settings for a server that does not give positions.
+	settingsAlone string
+	connections   *connections
+	places        *places
 
 	checkpoints  sync.Mutex // one at a time
 	checkpointed time.Time  // when the last checkpoint was written
@@ -149,7 +151,7 @@ type route struct {
 
 // NewRouter returns a router without destinations.
 func NewRouter(c Config) *Router {
-	r := &Router{Config: c, settings: c.Options.settings(), gate: &gate{limit: c.Options.queuesBytes()},
+	r := &Router{Config: c, settings: c.Options.settings(positionsSQL), settingsAlone: c.Options.settings(noPositionsSQL), gate: &gate{limit: c.Options.queuesBytes()},
 		lookups: newBudget(c.Options.lookupBytes()/2, 2, 2), copies: newBudget(c.Options.copyBytes(), 1, copiesMax*max(c.Options.Backfills, 1)), connections: newConnections(c.Options.MaxConnections),
 		places: newPlaces(c.Options.Backfills, c.Options.SlowAfter), xids: newXIDs(),
 		tenants: map[string][]*Destination{}, open: -1, stop: make(chan struct{}), routes: map[*replication.Relation]*route{},

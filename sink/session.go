@@ -36,6 +36,7 @@ type session struct {
 	least      int64           // the id that the database had at the opening
 	followed   map[string]bool // see [Destination.followed]
 	plan       string          // plan_cache_mode of the open transaction
+	positions  bool            // the server tells how far its WAL is written and flushed: see durable.go
 	keepOpen   bool            // an error does not end the transaction: a savepoint is set
 }
 
@@ -113,8 +114,13 @@ func (d *Destination) dial(ctx context.Context) (*session, error) {
 		return nil, explainConnect(err)
 	}
 	c.dialed(p)
-	return &session{d: d, conn: conn, place: p, types: map[string]string{}, statements: map[statementKey]*mapping.Statement{},
-		prepared: map[string]bool{}, keys: map[keysID]*keysQuery{}, order: newOrder(d.mappings, d.router.tableNames(), nil)}, nil
+	s := &session{d: d, conn: conn, place: p, types: map[string]string{}, statements: map[statementKey]*mapping.Statement{},
+		prepared: map[string]bool{}, keys: map[keysID]*keysQuery{}, order: newOrder(d.mappings, d.router.tableNames(), nil)}
+	if err := s.findPositions(ctx); err != nil {
+		s.close()
+		return nil, explainConnect(err)
+	}
+	return s, nil
 }
 
 func (d *Destination) dialPlace(ctx context.Context) (*pgconn.PgConn, error) {
@@ -246,8 +252,8 @@ func (s *session) begin(ctx context.Context) error {
 		return fmt.Errorf("BEGIN: %w", err)
 	}
 	s.plan = "auto"
-	if err := s.exec(ctx, s.d.router.settings, "on", s.plan); err != nil {
-		return fmt.Errorf("setting up the transaction: %w", err)
+	if err := s.exec(ctx, s.settings(), "on", s.plan); err != nil {
+		return fmt.Errorf("setting up the transaction: %w", s.unpositioned(err))
 	}
 	return nil
 }
