@@ -28,12 +28,13 @@ const (
 		ADD COLUMN IF NOT EXISTS "source" text,
 		ADD COLUMN IF NOT EXISTS "epoch" bigint,
 		ADD COLUMN IF NOT EXISTS "backfill" jsonb,
-		ADD COLUMN IF NOT EXISTS "mark" text`
+		ADD COLUMN IF NOT EXISTS "mark" text,
+		ADD COLUMN IF NOT EXISTS "destination" text`
 	// The tenant may write anything into the table, and as many rows as the tenant likes. So the rows of the mappings $1 are read, and one of
 	// the others: a row of another owner than source $2 and tenant $3 where there is one, else the row with the highest id.
 	readMetadata = `SELECT left("mapping_name"::text, 1024), "last_synced_sequence_id", left("fingerprint"::text, 1024), left("tenant"::text, 1024),
 			left("source"::text, 1024), "epoch", CASE WHEN octet_length("backfill"::text) > 262144 THEN '"` + largeCursor + `"' ELSE "backfill"::text END,
-			left("mark"::text, 1024), coalesce(extract(epoch FROM "updated_at"), 0)::float8::text
+			left("mark"::text, 1024), coalesce(extract(epoch FROM "updated_at"), 0)::float8::text, left(to_jsonb(m) ->> 'destination', 1024)
 		FROM (SELECT * FROM (SELECT * FROM public."_stack_sync_metadata" WHERE "mapping_name" = ANY ($1::text[]) LIMIT 1000) AS named
 			UNION ALL SELECT * FROM (SELECT * FROM public."_stack_sync_metadata" WHERE "mapping_name" <> ALL ($1::text[])
 				ORDER BY coalesce("source" <> $2 OR "tenant" <> $3, false) DESC, "last_synced_sequence_id" DESC LIMIT 1) AS other) AS m`
@@ -58,6 +59,7 @@ const (
 type metadata struct {
 	id                          int64
 	fingerprint, tenant, source string
+	destination                 string    // the owner's name; "" where the row has none
 	epoch                       int64     // 0 where the row has none
 	backfill                    string    // cursor of a backfill in progress, "" where there is none
 	written                     time.Time // when the row was last written, on the external server's clock
@@ -75,6 +77,9 @@ func (s *session) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.takeOver(ctx, known); err != nil {
+		return err
+	}
 	if err := s.checkContinuity(ctx, known); err != nil {
 		return err
 	}
@@ -82,8 +87,8 @@ func (s *session) open(ctx context.Context) error {
 		return err
 	}
 	s.followed = s.d.followed()
-	if !s.ready(known) || (s.d.router.Options.Quarantine && !s.hasQuarantine(ctx)) {
-		if err := s.install(ctx, known == nil); err != nil {
+	if owned := s.owned(known); !owned || !s.ready(known) || (s.d.router.Options.Quarantine && !s.hasQuarantine(ctx)) {
+		if err := s.install(ctx, !owned); err != nil {
 			return err
 		}
 		for _, m := range s.d.mappings {
@@ -206,7 +211,7 @@ func (s *session) checkGiven() error {
 
 // metadata reads the table; nil means that the table does not exist, or lacks Outflow's columns.
 func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
-	rows, err := s.ask(ctx, 9, readMetadata, s.names(), s.d.router.SourceID, s.d.Tenant)
+	rows, err := s.ask(ctx, 10, readMetadata, s.names(), s.d.router.SourceID, s.d.Tenant)
 	if state := sqlstate(err); state == undefinedTable || state == undefinedColumn {
 		return nil, nil
 	} else if err != nil {
@@ -214,7 +219,8 @@ func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
 	}
 	known := map[string]metadata{}
 	for _, r := range rows {
-		m := metadata{fingerprint: string(r[2]), tenant: string(r[3]), source: string(r[4]), backfill: string(r[6]), mark: string(r[7])}
+		m := metadata{fingerprint: string(r[2]), tenant: string(r[3]), source: string(r[4]), backfill: string(r[6]), mark: string(r[7]),
+			destination: string(r[9])}
 		if m.id, err = strconv.ParseInt(string(r[1]), 10, 64); err == nil && r[5] != nil {
 			m.epoch, err = strconv.ParseInt(string(r[5]), 10, 64)
 		}
@@ -230,10 +236,8 @@ func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
 				Remedy: "outflow resync, which begins the copy again"}
 		}
 		known[string(r[0])] = m
-		if m.source != "" && (m.source != s.d.router.SourceID || m.tenant != s.d.Tenant) {
-			return nil, &Error{verdict: needsHuman,
-				Err:    fmt.Errorf("the database holds the rows of tenant %q of source %s; two would mix", m.tenant, m.source),
-				Remedy: "give this destination a database of its own, or empty this one: drop the mappings' tables and _stack_sync_metadata"}
+		if err := s.refuseOwner(m); err != nil {
+			return nil, err
 		}
 	}
 	return known, nil
@@ -308,6 +312,11 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 			}
 		}
 	}
+	if fresh {
+		if err := s.exec(ctx, lockMetadata); err != nil {
+			return fmt.Errorf("locking _stack_sync_metadata: %w", err)
+		}
+	}
 	if s.d.router.Options.Quarantine {
 		if err := s.exec(ctx, createQuarantine); err != nil {
 			return explainDDL(fmt.Errorf("creating _stack_sync_quarantine: %w", err), s.d.config.User)
@@ -327,6 +336,9 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 			continue
 		}
 		if known[m.Name].epoch > s.epoch {
+			if err := s.d.router.readAgain(ctx, s.d); err != nil {
+				return err
+			}
 			return &Error{verdict: conflict, Err: fmt.Errorf("another process has begun epoch %d", known[m.Name].epoch)}
 		}
 		anew[m.Name] = true
@@ -353,6 +365,9 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 			return fmt.Errorf("writing _stack_sync_metadata: %w", err)
 		}
 		s.d.log.Info("the mapping is filled from the primary", zap.String("mapping", m.Name), zap.String("fingerprint", m.Fingerprint()))
+	}
+	if err := s.exec(ctx, ownDatabase, s.d.Name, source, tenant); err != nil {
+		return fmt.Errorf("writing _stack_sync_metadata: %w", err)
 	}
 	return nil
 }
