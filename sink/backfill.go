@@ -275,7 +275,7 @@ func (bf *backfill) advance(ctx context.Context) error {
 	idle := !waiting && !bf.reading
 	d.mu.Unlock()
 	if waiting {
-		time.AfterFunc(horizonPause, d.nudge)
+		d.after(horizonPause, d.nudge)
 	}
 	if !idle || time.Now().Before(bf.wait.until) {
 		return nil
@@ -319,9 +319,6 @@ func (bf *backfill) read(tracking int, settle bool, awaited *uint32) {
 	if err == nil {
 		c, err = bf.nextSafely(ctx, copier, &held, settle, awaited)
 	}
-	if err == nil && c.Relation != nil && len(c.Relation.Columns) < len(d.router.relation(c.table).Columns) { // a known column is gone
-		_, err = d.router.relearn(ctx, c.table)
-	}
 	if err != nil {
 		if c == nil {
 			c = &chunk{}
@@ -343,8 +340,7 @@ func (bf *backfill) read(tracking int, settle bool, awaited *uint32) {
 func (bf *backfill) nextSafely(ctx context.Context, copier *replication.Copier, held *grant, settle bool, awaited *uint32) (c *chunk, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
-			bf.d.log.Error("a fault of Outflow's", zap.Any("panic", cause), zap.Stack("stack"))
-			err = fmt.Errorf("a fault of Outflow's, or a cursor that cannot be: %v", cause)
+			err = bf.d.panicked(cause)
 		}
 	}()
 	if c, err = bf.awaits(ctx, copier, awaited); c != nil || err != nil {
@@ -352,6 +348,9 @@ func (bf *backfill) nextSafely(ctx context.Context, copier *replication.Copier, 
 	}
 	if c, err = bf.next(ctx, copier, held, settle); err == nil {
 		err = failpoint.Fail(failpoint.ChunkRead)
+	}
+	if router := bf.d.router; err == nil && c.Relation != nil && len(c.Relation.Columns) < len(router.relation(c.table).Columns) { // a known column is gone
+		_, err = router.relearn(ctx, c.table)
 	}
 	return c, err
 }

@@ -46,7 +46,7 @@ func (bf *backfill) await(xid uint32, holder string) {
 	}
 	w.pause = min(max(2*w.pause, waitMin), waitMax)
 	w.until = time.Now().Add(w.pause)
-	time.AfterFunc(w.pause, d.nudge)
+	d.after(w.pause, d.nudge)
 	if holder == "" {
 		return
 	}

@@ -43,6 +43,11 @@ func (c *Checker) Check(ctx context.Context, t Target) (found replication.Findin
 		fail(&found, "connection", err)
 		return found, ""
 	}
+	defer func() {
+		if cause := recover(); cause != nil {
+			fail(&found, "database", d.panicked(cause))
+		}
+	}()
 	d.unnamed = true // a pooler would keep prepared statements
 	s, err := d.dial(ctx)
 	if err != nil {

@@ -194,16 +194,6 @@ func (d *Destination) run(work func(context.Context)) bool {
 	return true
 }
 
-// recovered turns a panic into a fault of the single destination: an external server may send an unforeseen answer, and such an
-// answer must not end the process for all others.
-func (d *Destination) recovered() {
-	if cause := recover(); cause != nil {
-		d.log.Error("a fault of Outflow's", zap.Any("panic", cause), zap.Stack("stack"))
-		d.failed(&Error{verdict: needsHuman, class: ClassProtocol, Err: fmt.Errorf("a fault of Outflow's, or an answer that cannot be: %v", cause),
-			Remedy: "see the stack in the log, and report it"})
-	}
-}
-
 // nudge says that there may be something to do beside the queue.
 func (d *Destination) nudge() {
 	d.mu.Lock()
@@ -235,37 +225,9 @@ var errNothing = errors.New("nothing is queued")
 // step connects where needed, and does one piece of work: a chunk of a backfill whose time has come, a batch of live changes, or
 // the next move of a backfill.
 func (d *Destination) step(ctx context.Context) error {
-	d.mu.Lock()
-	if d.gone {
-		d.mu.Unlock()
-		return errGone
-	}
-	if d.hasWork() && d.turnOver() {
-		d.fresh = true
-	}
-	d.due = false
-	paused := d.paused != nil
-	d.flying(-d.inFlight)
-	var old *session
-	replay := false
-	var dropped []replication.Ticket
-	if d.fresh {
-		d.fresh = false
-		replay = d.rewind()
-		if d.parked || d.stale {
-			replay, dropped, d.stale = false, d.drop(), false
-		}
-		old, d.session = d.session, nil
-		d.retarget()
-	}
-	d.mu.Unlock()
-	d.router.Acks.Release(dropped...)
-	if replay {
-		d.router.Reader.Restart()
-	}
-	if old != nil {
-		d.router.places.leave(d)
-		old.close()
+	paused, err := d.refresh()
+	if err != nil {
+		return err
 	}
 	if d.router.stopping() || ctx.Err() != nil || paused {
 		return cmp.Or(ctx.Err(), errNothing)
@@ -287,6 +249,46 @@ func (d *Destination) turnOver() bool {
 		return false
 	}
 	return d.router.connections.turnOver(s.place)
+}
+
+// refresh gives up a session that is out of date, with what the session's queue needs.
+func (d *Destination) refresh() (paused bool, err error) {
+	old, dropped, replay, paused, err := d.outOfDate()
+	if err != nil {
+		return false, err
+	}
+	d.router.Acks.Release(dropped...)
+	if replay {
+		d.router.Reader.Restart()
+	}
+	if old != nil {
+		d.router.places.leave(d)
+		old.close()
+	}
+	return paused, nil
+}
+
+func (d *Destination) outOfDate() (old *session, dropped []replication.Ticket, replay, paused bool, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.gone {
+		return nil, nil, false, false, errGone
+	}
+	if d.hasWork() && d.turnOver() {
+		d.fresh = true
+	}
+	d.due = false
+	d.flying(-d.inFlight)
+	if d.fresh {
+		d.fresh = false
+		replay = d.rewind()
+		if d.parked || d.stale {
+			replay, dropped, d.stale = false, d.drop(), false
+		}
+		old, d.session = d.session, nil
+		d.retarget()
+	}
+	return old, dropped, replay, d.paused != nil, nil
 }
 
 // advance does the most urgent work on the session: a chunk with nothing more to wait for, then the queue, then the next part of
@@ -319,35 +321,39 @@ func (d *Destination) advance(ctx context.Context) error {
 
 // rest ends the worker when there is really nothing to do, and keeps the connection for a while.
 func (d *Destination) rest() bool {
+	ended, closed, paused := d.endWork()
+	if closed != nil {
+		closed.close()
+	}
+	if ended && paused {
+		d.router.places.leave(d)
+	}
+	return ended
+}
+
+// endWork is rest with mu held. closed is a connection to be closed, nil where the connection is kept.
+func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.gone || (!d.router.stopping() && d.paused == nil && (d.hasWork() || d.parked)) {
-		d.mu.Unlock()
-		return false
+		return false, nil, false
 	}
 	d.working, d.again, d.visiting = false, false, false
 	s, paused := d.session, d.paused != nil
 	if !paused && !d.router.stopping() && !d.settled() {
-		d.retryAt = time.AfterFunc(settlePause, d.retry)
+		d.retryAt = d.after(settlePause, d.retry)
 	}
 	switch {
 	case s == nil || d.router.stopping():
 	case d.applied > 0:
-		d.idle = time.AfterFunc(flushPause, d.confirmFlush)
+		d.idle = d.after(flushPause, d.confirmFlush)
 	case !paused && s.backfill != nil && s.backfill.active: // the backfill's chunk comes
 	case !paused && d.router.Options.IdleClose > 0 && d.router.connections.rest(d):
-		d.idle = time.AfterFunc(d.router.Options.IdleClose, d.closeIdle)
+		d.idle = d.after(d.router.Options.IdleClose, d.closeIdle)
 	default: // a backfill waiting for a place is woken without a connection
-		d.session = nil
+		d.session, closed = nil, s
 	}
-	closed := s != nil && d.session == nil
-	d.mu.Unlock()
-	if closed {
-		s.close()
-	}
-	if paused {
-		d.router.places.leave(d)
-	}
-	return true
+	return true, closed, paused
 }
 
 // settlePause is how often a destination found halted by a restart looks whether the stream has brought the failed change.

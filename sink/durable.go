@@ -92,7 +92,16 @@ func (d *Destination) flushed(row [][]byte) {
 	if err != nil {
 		return
 	}
+	tickets := d.letGoFlushed(insert, flush)
+	if len(tickets) > 0 {
+		failpoint.Hit(failpoint.Flushed)
+	}
+	d.router.Acks.Release(tickets...)
+}
+
+func (d *Destination) letGoFlushed(insert, flush replication.LSN) []replication.Ticket {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	n := 0
 	for _, t := range d.queue[:d.applied] {
 		if t.external == 0 {
@@ -102,12 +111,7 @@ func (d *Destination) flushed(row [][]byte) {
 			n++
 		}
 	}
-	tickets := d.letGo(n)
-	d.mu.Unlock()
-	if len(tickets) > 0 {
-		failpoint.Hit(failpoint.Flushed)
-	}
-	d.router.Acks.Release(tickets...)
+	return d.letGo(n)
 }
 
 // letGo drops the first n transactions from the queue; the caller releases the tickets. The caller holds mu.

@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"sync"
 
@@ -32,7 +33,12 @@ func SequenceIDs(ctx context.Context, targets []Target, o Options) (ids []int64)
 	return ids
 }
 
-func highestIn(ctx context.Context, t Target, o Options) (int64, error) {
+func highestIn(ctx context.Context, t Target, o Options) (id int64, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("an answer that cannot be: %v", cause)
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, 2*o.ConnectTimeout)
 	defer cancel()
 	if t.Fault != nil {

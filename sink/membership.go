@@ -162,7 +162,8 @@ func (d *Destination) retarget() {
 	}
 	config, err := d.next.config(d.router.Options)
 	if err != nil {
-		panic(err) // Put has tried the target
+		d.fault, d.next = newError(err), nil // Put has tried the target
+		return
 	}
 	d.config, d.mappings, d.reads, d.fault = config, d.next.Mappings, tablesOf(d.next.Mappings), d.next.Fault
 	d.next = nil

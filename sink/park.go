@@ -329,57 +329,87 @@ func (d *Destination) fingerprint() string {
 // and the queued transactions are acknowledged. When the destination answers again the destination is copied again. An error says that
 // the destination is not parked.
 func (r *Router) park(d *Destination, reason string) error {
-	d.mu.Lock()
-	if d.parked || d.gone {
-		d.mu.Unlock()
-		return nil
+	note, err := d.beginParking(reason)
+	if note == nil {
+		return err
 	}
-	if d.parking {
-		d.mu.Unlock()
-		return fmt.Errorf("destination %s is being parked, or removed", d)
-	}
-	d.parking = true
-	text := reason
-	if last := d.status.Err; last != nil {
-		text = fit.Text(reason+": "+last.Error(), fit.Reason)
-	}
-	note := destinationState{tenant: d.Tenant, name: d.Name, state: Parked, reason: text, detached: true}
-	if s := d.statusLocked(); s.State == Halted {
-		note.state, note.reason = Halted, s.Reason
-	}
-	d.mu.Unlock()
-	epoch, err := r.State.raise(r.ctx, note)
+	detached := false
+	defer func() {
+		if !detached {
+			d.endParking()
+		}
+	}()
+	epoch, err := r.State.raise(r.ctx, *note)
 	failpoint.Hit(failpoint.ParkNoted)
-	d.mu.Lock()
-	d.parking = false
 	if err != nil {
-		d.mu.Unlock()
 		if !errors.Is(err, replication.ErrFenced) { // else another process decides over the destination
 			d.log.Warn("the destination cannot be parked", zap.Error(err))
 		}
 		return err
 	}
+	detached = true
+	if tickets, idle := d.detach(epoch, reason); idle {
+		r.places.leave(d)
+		r.Acks.Release(tickets...)
+	}
+	return nil
+}
+
+// beginParking returns the note of a parking; nil where there is nothing to park.
+func (d *Destination) beginParking(reason string) (*destinationState, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.parked || d.gone {
+		return nil, nil
+	}
+	if d.parking {
+		return nil, fmt.Errorf("destination %s is being parked, or removed", d)
+	}
+	d.parking = true
+	note := &destinationState{tenant: d.Tenant, name: d.Name, state: Parked, reason: d.whyParked(reason), detached: true}
+	if s := d.statusLocked(); s.State == Halted {
+		note.state, note.reason = Halted, s.Reason
+	}
+	return note, nil
+}
+
+func (d *Destination) endParking() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.parking = false
+}
+
+// whyParked is the reason of a parking with the last failure. It is called with mu held.
+func (d *Destination) whyParked(reason string) string {
+	if last := d.status.Err; last != nil {
+		return fit.Text(reason+": "+last.Error(), fit.Reason)
+	}
+	return reason
+}
+
+// detach has the destination parked in an epoch that is noted. Without a worker the queue is dropped, and idle is true; else the worker
+// drops the queue.
+func (d *Destination) detach(epoch int64, reason string) (tickets []replication.Ticket, idle bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	text := d.whyParked(reason)
+	d.parking = false
 	d.epoch, d.parked, d.fresh, d.parkReason = epoch, true, true, text
 	if time.Since(d.parkedAt) > parkMemory {
 		d.parks = 0
 	}
 	d.parks, d.parkedAt = d.parks+1, time.Now()
 	d.log.Warn("parked: the stream goes on without this destination, which is copied anew when it answers", zap.String("reason", text))
+	defer d.observe()
 	if d.working { // the queue is its worker's, which drops it in failed
 		d.cancelWork()
-		d.observe()
-		d.mu.Unlock()
-		return nil
+		return nil, false
 	}
-	tickets := d.drop()
+	tickets = d.drop()
 	if d.retryAt == nil && d.paused == nil {
 		d.pauseAfter(cmp.Or(d.unnoted, &Error{Err: errors.New(reason)}))
 	}
-	d.observe()
-	d.mu.Unlock()
-	r.places.leave(d)
-	r.Acks.Release(tickets...)
-	return nil
+	return tickets, true
 }
 
 // drop empties the queue of a parked destination and returns the tickets of the queue. Only the worker of the destination may call drop,

@@ -115,7 +115,7 @@ func (p *places) yield(d *Destination) bool {
 	}
 	p.release(d)
 	p.waiting = append(p.waiting, waiter{d, h.slow, time.Now().Add(p.turn)})
-	time.AfterFunc(p.turn, d.nudge) // the destinations ahead in the line may never come
+	d.after(p.turn, d.nudge) // the destinations ahead in the line may never come
 	p.nudgeNext()
 	return true
 }

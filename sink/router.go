@@ -359,6 +359,7 @@ func (r *Router) Settle() {
 	var last sync.WaitGroup
 	for _, d := range r.Destinations() {
 		last.Go(func() {
+			defer d.contained()
 			d.settle()
 			d.stop()
 		})

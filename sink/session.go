@@ -73,8 +73,7 @@ func (d *Destination) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.open(ctx); err != nil {
-		s.close()
+	if err := s.opened(ctx); err != nil {
 		return err
 	}
 	d.mu.Lock()
@@ -94,6 +93,19 @@ func (d *Destination) connect(ctx context.Context) error {
 	return nil
 }
 
+// opened makes a session ready. Without success the connection is closed, and its place is free, after a panic too.
+func (s *session) opened(ctx context.Context) error {
+	ready := false
+	defer func() {
+		if !ready {
+			s.close()
+		}
+	}()
+	err := s.open(ctx)
+	ready = err == nil
+	return err
+}
+
 // dial waits for a place among the connections, and connects.
 func (d *Destination) dial(ctx context.Context) (*session, error) {
 	c := d.router.connections
@@ -108,12 +120,10 @@ func (d *Destination) dial(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := d.dialPlace(ctx)
+	conn, err := d.dialPlace(ctx, p)
 	if err != nil {
-		c.release(p)
 		return nil, explainConnect(err)
 	}
-	c.dialed(p)
 	s := &session{d: d, conn: conn, place: p, types: map[string]string{}, statements: map[statementKey]*mapping.Statement{},
 		prepared: map[string]bool{}, keys: map[keysID]*keysQuery{}, order: newOrder(d.mappings, d.router.tableNames(), nil)}
 	if err := s.findPositions(ctx); err != nil {
@@ -123,7 +133,15 @@ func (d *Destination) dial(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-func (d *Destination) dialPlace(ctx context.Context) (*pgconn.PgConn, error) {
+// dialPlace connects in a place. Without a connection the place is free again, after a panic too.
+func (d *Destination) dialPlace(ctx context.Context, p *place) (conn *pgconn.PgConn, err error) {
+	defer func() {
+		if c := d.router.connections; conn != nil {
+			c.dialed(p)
+		} else {
+			c.release(p)
+		}
+	}()
 	if err := failpoint.Fail(failpoint.BeforeConnect); err != nil {
 		return nil, err
 	}

@@ -134,18 +134,27 @@ func (d *Destination) observe() {
 func (d *Destination) failed(e *Error) {
 	e = e.kept()
 	d.router.places.leave(d)
-	misfit := d.outdate(e)
+	s, dropped, replay := d.giveUp(e, d.outdate(e))
+	d.router.Acks.Release(dropped...)
+	if s != nil {
+		s.close()
+	}
+	if replay {
+		d.router.Reader.Restart()
+	}
+}
+
+func (d *Destination) giveUp(e *Error, misfit bool) (s *session, dropped []replication.Ticket, replay bool) {
 	d.mu.Lock()
-	s := d.session
-	d.session = nil
+	defer d.mu.Unlock()
+	s, d.session = d.session, nil
 	d.working, d.visiting = false, false
 	if d.turnEnded {
 		if d.turnEnded = false; e.verdict == retry {
 			e = &Error{Err: errTurnEnded, verdict: retry, class: ClassTimeout}
 		}
 	}
-	replay := d.rewind()
-	var dropped []replication.Ticket
+	replay = d.rewind()
 	if d.parked || d.gone || d.stale || misfit {
 		replay, dropped, d.stale = false, d.drop(), false
 	}
@@ -159,14 +168,7 @@ func (d *Destination) failed(e *Error) {
 	default:
 		d.pauseAfter(e)
 	}
-	d.mu.Unlock()
-	d.router.Acks.Release(dropped...)
-	if s != nil {
-		s.close()
-	}
-	if replay {
-		d.router.Reader.Restart()
-	}
+	return s, dropped, replay
 }
 
 // pauseAfter is called with mu held.
@@ -205,7 +207,7 @@ func (d *Destination) pauseAfter(e *Error) {
 	if d.hasNothing() {
 		wait = max(wait, d.router.Options.RetryMax)
 	} else {
-		d.retryAt = time.AfterFunc(wait, d.retry)
+		d.retryAt = d.after(wait, d.retry)
 	}
 	d.status.NextRetry = time.Now().Add(wait)
 	d.logFailure(e, wait)
@@ -235,7 +237,14 @@ func (d *Destination) retry() {
 
 // succeeded notes a commit. flushed says that the commit and everything before survive a crash of the external server.
 func (d *Destination) succeeded(b *batch, flushed bool) {
+	d.router.Acks.Release(d.count(b, flushed)...)
+	d.trace(b)
+}
+
+// count notes a committed batch, and returns the tickets of the transactions that are flushed.
+func (d *Destination) count(b *batch, flushed bool) []replication.Ticket {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.well(applying)
 	if n := len(b.transactions); n > 0 {
 		d.status.CommitTime = b.transactions[n-1].committed
@@ -245,7 +254,6 @@ func (d *Destination) succeeded(b *batch, flushed bool) {
 	d.status.Rows += int64(b.changes)
 	d.status.Batches++
 	d.status.Transactions += int64(len(b.transactions))
-	d.trace(b)
 	for _, t := range d.queue[d.applied : d.applied+len(b.transactions)] {
 		d.lagging += t.bytes
 	}
@@ -254,10 +262,8 @@ func (d *Destination) succeeded(b *batch, flushed bool) {
 	if flushed {
 		n = d.applied
 	}
-	tickets := d.letGo(n)
 	d.flying(-b.bytes)
-	d.mu.Unlock()
-	d.router.Acks.Release(tickets...)
+	return d.letGo(n)
 }
 
 // well ends a time of failures, and a halt where the done work shows that no person is needed any more. It is called with mu held.

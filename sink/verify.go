@@ -78,7 +78,7 @@ const (
 )
 
 // Verify compares one external database with the primary. An error means that the comparison failed.
-func (v *Verifier) Verify(ctx context.Context, t Target) (Comparison, error) {
+func (v *Verifier) Verify(ctx context.Context, t Target) (found Comparison, err error) {
 	if t.Fault != nil {
 		return Comparison{}, t.Fault
 	}
@@ -91,6 +91,7 @@ func (v *Verifier) Verify(ctx context.Context, t Target) (Comparison, error) {
 	if err != nil {
 		return Comparison{}, err
 	}
+	defer d.into(&err)
 	d.unnamed = true // no prepared statement would be used often, and a pooler need not keep prepared statements
 	s, err := d.dial(ctx)
 	if err != nil {

@@ -53,7 +53,7 @@ type failing struct {
 var own = []failpoint.Point{failpoint.LookedUp, failpoint.BeforeConnect, failpoint.Connected, failpoint.BeforeInstall, failpoint.Installed,
 	failpoint.BeforeBegin, failpoint.StepQueued, failpoint.BeforeAdvance, failpoint.BeforeCommit, failpoint.CommitSent, failpoint.Committed,
 	failpoint.RoundApplied, failpoint.Flushed, failpoint.BeforeQuarantine, failpoint.Quarantined, failpoint.BackfillBegun, failpoint.ChunkRead, failpoint.BeforeMerge, failpoint.ChunkMerged, failpoint.PutOff,
-	failpoint.NextPass, failpoint.SweepPageRead, failpoint.SweepMissingFound, failpoint.SweepRemoved, failpoint.BackfillFinished}
+	failpoint.ParkNoted, failpoint.NextPass, failpoint.SweepPageRead, failpoint.SweepMissingFound, failpoint.SweepRemoved, failpoint.BackfillFinished}
 
 // A point without an ordeal would be a point without a test.
 func TestEveryFailpointHasAnOrdeal(t *testing.T) {

@@ -1,0 +1,69 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// A panic is the fault of a single destination where the goroutine works for the destination: the worker, a read of a chunk, a parking, a
+// timer. An external server may send an unforeseen answer, and such an answer must not end the process for all others. What all destinations
+// share (the reader, the router, checkpoints) has no recover: a panic there ends the process, which another process takes over from.
+//
+// A lock that stays locked behind a panic would have every goroutine wait that comes to the destination, the reader first. Code that may
+// panic therefore holds a lock with defer; where a lock is not free all the same, the process ends with the panic.
+
+// lockPatience is how long a goroutine that has panicked waits for the destination's lock.
+const lockPatience = 10 * time.Second
+
+// panicked is the fault of the destination behind a panic. It ends the process where the destination's lock was left locked.
+func (d *Destination) panicked(cause any) *Error {
+	d.log.Error("a fault of Outflow's", zap.Any("panic", cause), zap.Stack("stack"))
+	for deadline := time.Now().Add(lockPatience); !d.mu.TryLock(); time.Sleep(lockPatience / 1000) {
+		if time.Now().After(deadline) {
+			panic(cause)
+		}
+	}
+	d.mu.Unlock()
+	return &Error{verdict: needsHuman, class: ClassProtocol, Err: fmt.Errorf("a fault of Outflow's, or an answer that cannot be: %v", cause),
+		Remedy: "see the stack in the log, and report it"}
+}
+
+// recovered turns a panic of the worker into a failure of the destination. The worker defers the call.
+func (d *Destination) recovered() {
+	if cause := recover(); cause != nil {
+		d.failed(d.panicked(cause))
+	}
+}
+
+// contained turns a panic of a goroutine beside the worker into a failure of the destination, or into a line of the log where the worker
+// runs and goes on. The goroutine defers the call.
+func (d *Destination) contained() {
+	cause := recover()
+	if cause == nil {
+		return
+	}
+	fault := d.panicked(cause)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.working && d.retryAt == nil {
+		d.run(func(context.Context) { d.failed(fault) })
+	}
+}
+
+// into turns a panic into an error, for a caller that looks at many destinations one by one. The caller defers the call.
+func (d *Destination) into(err *error) {
+	if cause := recover(); cause != nil {
+		*err = d.panicked(cause)
+	}
+}
+
+// after calls f when the time has passed.
+func (d *Destination) after(wait time.Duration, f func()) *time.Timer {
+	return time.AfterFunc(wait, func() {
+		defer d.contained()
+		f()
+	})
+}
