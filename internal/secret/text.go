@@ -13,7 +13,7 @@ func RedactURL(text string) string {
 		return text
 	}
 	u, err := url.Parse(text)
-	if err != nil || u.Opaque != "" || u.Host == "" || strings.Contains(u.Host+u.Path, "@") || u.Fragment != "" {
+	if err != nil || u.Opaque != "" || u.Host == "" || strings.Contains(u.Host+u.Path+u.RawQuery, "@") || u.Fragment != "" {
 		return Redacted
 	}
 	if _, ok := u.User.Password(); ok {
@@ -22,13 +22,14 @@ func RedactURL(text string) string {
 		u.User = url.User(masked) // a token stands there alone
 	}
 	if u.RawQuery != "" {
-		query := url.Values{}
-		for key := range u.Query() {
-			query.Set(key, masked)
+		pairs := strings.Split(u.RawQuery, "&")
+		for i, pair := range pairs {
+			key, _, ok := strings.Cut(pair, "=")
+			if pairs[i] = key + "=" + masked; !ok { // a secret may stand there alone
+				pairs[i] = masked
+			}
 		}
-		if u.RawQuery = query.Encode(); u.RawQuery == "" { // a text without key=value
-			u.RawQuery = masked
-		}
+		u.RawQuery = strings.Join(pairs, "&")
 	}
 	return u.String()
 }

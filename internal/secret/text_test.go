@@ -11,11 +11,12 @@ func TestRedactURL(t *testing.T) {
 		"http://collector:4318/v1/traces":              "http://collector:4318/v1/traces",
 		"https://u:canary@collector:4318/v1/traces":    "https://u:xxxxx@collector:4318/v1/traces",
 		"https://canary@collector/v1/traces":           "https://xxxxx@collector/v1/traces",
-		"https://collector/v1/traces?key=canary&b=can": "https://collector/v1/traces?b=xxxxx&key=xxxxx",
-		"https://collector/v1/traces?canary":           "https://collector/v1/traces?canary=xxxxx",
+		"https://collector/v1/traces?key=canary&b=can": "https://collector/v1/traces?key=xxxxx&b=xxxxx",
+		"https://collector/v1/traces?canary":           "https://collector/v1/traces?xxxxx",
 		"https://u:can/ary@collector/":                 Redacted,
 		"https://u:ca#nary@collector/":                 Redacted,
 		"u:canary@collector":                           Redacted,
+		"https://u:?canary@collector/":                 Redacted,
 	} {
 		if got := RedactURL(text); got != want {
 			t.Errorf("%s: %s", text, got)
