@@ -24,8 +24,7 @@ const (
 	flushPatience = 5 * time.Second
 )
 
-// A server may not let this role ask for the positions in its WAL, or may not have the functions (a service that keeps no WAL of the usual
-// kind). Every batch there waits for the disk.
+// A server may refuse the role the positions in the WAL, or may lack the functions (a service without a WAL of the usual kind). Every batch there waits for the disk.
 const (
 	positionsSQL   = `pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn()`
 	noPositionsSQL = `NULL, NULL`

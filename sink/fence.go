@@ -11,14 +11,14 @@ import (
 	"outflow/replication"
 )
 
-// A process that was frozen, or cut off, does not know that another process reads the slot by now, and would write over the notes of the
+// A process frozen or cut off for a time does not know of another process reading the slot by now, and would write over the notes of the
 // other process. Every write of a reading process therefore has a fence: the statement locks the slot's row of outflow.source, and finds
 // no row where another reading has begun since. A locked row is judged again after the wait for the lock (the Postgres manual, "Read
 // Committed Isolation Level"), so nothing is written after the next reading has begun.
 //
 // Statements of persons have no fence: requests, switches, init, and the reset of a slot.
 
-// fenceSQL is the fence of a statement that has the slot as $1 and the reading as $2.
+// fenceSQL is the fence of a statement with the slot as $1 and the reading as $2.
 const fenceSQL = `fence AS MATERIALIZED (SELECT FROM outflow.source WHERE slot = $1 AND reading = $2 FOR NO KEY UPDATE)`
 
 // begin notes the start of a reading of the slot and the reading process, and returns the reading's first mark. Every other process is

@@ -5,9 +5,9 @@ import (
 	"fmt"
 )
 
-// An external database belongs to one destination, whose name is in every row of the metadata that is Outflow's. Two destinations with one database, however
-// their connection strings spell it, would undo each other's copies and ids: the first keeps the database, and the other is halted. A
-// destination that is no longer in the configuration loses the database to the next one that comes: a destination was renamed.
+// An external database belongs to a single destination: every row of Outflow's in the metadata has the destination's name. Two destinations
+// with the same database, under whatever spellings of the address, would undo each other's copies and ids: the first keeps the database, and
+// the other is halted. A destination no longer in the configuration loses the database to the next destination to connect, as after a rename.
 
 // ownDatabase puts the destination's name on the metadata.
 const ownDatabase = `UPDATE "_stack_sync_metadata" SET "destination" = $1 WHERE "source" = $2 AND "tenant" = $3 AND "destination" IS DISTINCT FROM $1`

@@ -9,16 +9,16 @@ import (
 )
 
 // A panic is the fault of a single destination where the goroutine works for the destination: the worker, a read of a chunk, a parking, a
-// timer. An external server may send an unforeseen answer, and such an answer must not end the process for all others. What all destinations
-// share (the reader, the router, checkpoints) has no recover: a panic there ends the process, which another process takes over from.
+// timer. An external server may send an unforeseen answer, and such an answer must not end the process for all others. The parts shared by all
+// destinations (the reader, the router, checkpoints) have no recover: a panic there ends the process, and a standby takes over.
 //
-// A lock that stays locked behind a panic would have every goroutine wait that comes to the destination, the reader first. Code that may
+// A lock still locked behind a panic would hold up every goroutine at the destination, the reader first. Code that may
 // panic therefore holds a lock with defer; where a lock is not free all the same, the process ends with the panic.
 
-// lockPatience is how long a goroutine that has panicked waits for the destination's lock.
+// lockPatience is how long a goroutine waits behind a panic for the destination's lock.
 const lockPatience = 10 * time.Second
 
-// panicked is the fault of the destination behind a panic. It ends the process where the destination's lock was left locked.
+// panicked is the fault of the destination behind a panic. panicked ends the process where the destination's lock was left locked.
 func (d *Destination) panicked(cause any) *Error {
 	d.log.Error("a fault of Outflow's", zap.Any("panic", cause), zap.Stack("stack"))
 	for deadline := time.Now().Add(lockPatience); !d.mu.TryLock(); time.Sleep(lockPatience / 1000) {
@@ -60,7 +60,7 @@ func (d *Destination) into(err *error) {
 	}
 }
 
-// after calls f when the time has passed.
+// after calls f when the time has passed, and contains a panic of f.
 func (d *Destination) after(wait time.Duration, f func()) *time.Timer {
 	return time.AfterFunc(wait, func() {
 		defer d.contained()

@@ -13,7 +13,7 @@ import (
 	"outflow/replication"
 )
 
-// A request is a person's word to the process which reads the slot. The request travels by way of outflow.destination_state, so a person
+// A request is a person's word to the process with the slot. The request travels by way of outflow.destination_state, so a person
 // can make the request anywhere. A request counts as new until the process notes that the request is carried out: an epoch above
 // taken_epoch, retries above retried. Times do not matter: a request may wait for a lock for long, and a clock may be put back.
 type request struct {
