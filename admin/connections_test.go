@@ -113,7 +113,7 @@ func TestTenThousandConnections(t *testing.T) {
 		}()
 	}
 	began := time.Now()
-	if err := alive(dialFrom(t, "127.0.0.1", address)); err != nil || time.Since(began) > 2*time.Second {
+	if err := alive(dialFrom(t, "127.0.0.1", address)); err != nil || time.Since(began) > 10*time.Second { // the race detector on a busy machine takes 3 s
 		t.Errorf("after %s: %v", time.Since(began), err)
 	}
 }
