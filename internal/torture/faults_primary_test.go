@@ -15,7 +15,8 @@ var primaryFaults = []fault{
 	{"kill -9 of the primary", 3, seconds(0.1, 2), crashPrimary},
 	{"restart of the primary", 2, seconds(0.1, 2), stopPrimary},
 	{"sessions on the primary ended", 3, seconds(0, 0.3), endPrimarySessions},
-	{"no synchronous standby", 3, seconds(0.5, 4), absentStandby},
+	{"no synchronous standby", 2, seconds(0.5, 4), absentStandby},
+	{"no synchronous standby during copies", 3, seconds(0.5, 4), absentStandbyDuringCopies},
 	{"slot dropped", 2, seconds(0, 1), dropSlot},
 	{"WAL of the slot removed", 2, seconds(0, 1), removeWAL},
 	{"publication altered for a moment", 2, seconds(0.1, 1.5), alterPublication},
@@ -80,6 +81,15 @@ func absentStandby(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {
 		}
 	}
 	return set(""), set("absent")(ctx)
+}
+
+// absentStandbyDuringCopies has commits wait while rows are copied: a copy then reads older rows than the stream has brought.
+func absentStandbyDuringCopies(ctx context.Context, w *world, r *rand.Rand) (heal, error) {
+	if _, err := w.fleet.outflow(ctx, "resync", "--no-wait", "--reason", "torture"); err != nil {
+		return nil, err
+	}
+	pause(ctx, time.Duration(r.IntN(1500))*time.Millisecond)
+	return absentStandby(ctx, w, r)
 }
 
 func dropSlot(ctx context.Context, w *world, _ *rand.Rand) (heal, error) {

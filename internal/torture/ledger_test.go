@@ -54,7 +54,7 @@ func (c *commits) upTo(tenant string, chosen func(commit) bool) (last []commit) 
 }
 
 // excuses are the reasons for which an external database is for a time not at a moment of the primary: the harness itself has
-// broken the stream or the database. An excuse ends when outflow has noticed, and has begun the next epoch.
+// broken the stream. An excuse ends when outflow has noticed, and has begun the next epoch.
 type excuses struct {
 	mu    sync.Mutex
 	epoch int64 // the last excused epoch

@@ -194,7 +194,7 @@ func (v *watch) slotAndNote(ctx context.Context) (*forgotten, error) {
 
 // durable checks that each transaction forgotten by the slot is there, or noted to be copied.
 func (v *watch) durable(f *forgotten, s sight) {
-	if f.reset || f.detached || f.state == "parked" || s.copying || s.epoch != f.epoch || v.d.excuses.of(s.epoch) != "" {
+	if f.reset || f.detached || f.state == "parked" || s.copying || s.epoch != f.epoch || s.epoch <= v.d.restored.Load() || v.d.excuses.of(s.epoch) != "" {
 		return
 	}
 	for _, c := range v.w.commits.upTo(v.d.tenant, func(c commit) bool { return c.lsn <= f.lsn }) {

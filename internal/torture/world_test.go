@@ -74,6 +74,7 @@ type destination struct {
 	queried      bool              // configured in outflow.destination, else in the file
 	tablespace   string            // clause of CREATE DATABASE
 	excuses      excuses
+	restored     atomic.Int64 // an older copy was put in place of the database in this epoch, or in an earlier epoch
 }
 
 func (d *destination) String() string { return d.database }
