@@ -21,16 +21,16 @@ build: ## the static binary bin/outflow
 
 test: postgres chromium ## vet, and all tests with the race detector
 	go vet ./...
-	go test -race -timeout 30m -parallel 3 ./...
+	go test -race -timeout 45m -parallel 3 ./...
 
 test/race: postgres chromium ## all tests with the race detector, without the test cache
-	go test -race -count=1 -timeout 30m -parallel 3 ./...
+	go test -race -count=1 -timeout 45m -parallel 3 ./...
 
 # The oldest and the newest major version that Outflow supports; make test has the machine's own.
 matrix: postgres chromium ## all tests on Postgres 14 and 18
 	@set -e; for version in 14 18; do \
 		bin=$$(internal/pgcluster/version.sh $$version); echo "all tests on $$bin"; \
-		OUTFLOW_TEST_PG_BIN=$$bin go test -race -count=1 -timeout 40m -parallel 3 ./...; \
+		OUTFLOW_TEST_PG_BIN=$$bin go test -race -count=1 -timeout 45m -parallel 3 ./...; \
 	done
 
 # RUNS schedules of faults, from the seed SEED on, each for DURATION, against outflow as a process: see internal/torture/doc.go. A failure
