@@ -24,10 +24,14 @@ type garbler struct {
 	url     string
 	address string
 	server  string
-	garble  func(row []byte) []byte // makes other messages of a message of type D; nil is silence for ever
-	from    int64                   // number of the first garbled row
+	lie     atomic.Pointer[lie]
 	rows    atomic.Int64
 	garbled atomic.Int64
+}
+
+type lie struct {
+	from   int64                   // number of the first garbled row
+	garble func(row []byte) []byte // makes other messages of a message of type D; nil is silence for ever
 }
 
 func newGarbler(t *testing.T, dsn string) *garbler {
@@ -60,7 +64,7 @@ func newGarbler(t *testing.T, dsn string) *garbler {
 
 // set has all rows from the given one on garbled.
 func (g *garbler) set(from int, garble func([]byte) []byte) {
-	g.from, g.garble = int64(from), garble
+	g.lie.Store(&lie{int64(from), garble})
 	g.rows.Store(0)
 	g.garbled.Store(0)
 }
@@ -96,13 +100,13 @@ func (g *garbler) serve(ctx context.Context, client net.Conn) {
 		if _, err := io.ReadFull(server, message[5:]); err != nil {
 			return
 		}
-		if header[0] == 'D' && g.rows.Add(1) > g.from {
+		if l := g.lie.Load(); header[0] == 'D' && l != nil && g.rows.Add(1) > l.from {
 			g.garbled.Add(1)
-			if g.garble == nil {
+			if l.garble == nil {
 				<-gone
 				return
 			}
-			message = g.garble(message)
+			message = l.garble(message)
 		}
 		if _, err := client.Write(message); err != nil {
 			return

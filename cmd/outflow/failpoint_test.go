@@ -70,11 +70,16 @@ func TestEveryFailpointHasAnOrdeal(t *testing.T) {
 	}
 }
 
+// home is where go finds its caches. Tests of the configuration unset the variable: see config.Scrub.
+var home = os.Getenv("HOME")
+
 // make test plays a sample of the points, chosen by the seed; make failpoints plays all.
 func TestFailpoints(t *testing.T) {
 	t.Parallel()
 	program := filepath.Join(t.TempDir(), "outflow")
-	if out, err := osexec.Command("go", "build", "-tags", "failpoint", "-o", program, ".").CombinedOutput(); err != nil {
+	build := osexec.Command("go", "build", "-tags", "failpoint", "-o", program, ".")
+	build.Env = append(os.Environ(), "HOME="+home)
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	n, chosen := seed(t), size(t, "FAILPOINTS", 1)

@@ -165,6 +165,13 @@ func (s *seat) launch(args []string) (*process, error) {
 	return p, nil
 }
 
+// current is the newest process of the seat; nil before the first.
+func (s *seat) current() *process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.process
+}
+
 // command is outflow with the configuration of the run. Settings of the caller's own Postgres must not leak in.
 func (f *fleet) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(f.binary, append(args, "--config", f.w.configFile())...)

@@ -124,8 +124,12 @@ func (w *world) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
 	for w.fleet.reader(ctx) == nil {
-		if !pause(ctx, pollEvery) || w.fleet.seats[0].process != nil && w.fleet.seats[0].process.gone() {
-			return fmt.Errorf("nobody reads the slot: %s", w.fleet.seats[0].process.lastWords())
+		if p := w.fleet.seats[0].current(); !pause(ctx, pollEvery) || p != nil && p.gone() {
+			words := "no process has started"
+			if p != nil {
+				words = p.lastWords()
+			}
+			return fmt.Errorf("nobody reads the slot: %s", words)
 		}
 	}
 	return w.addQueried(ctx)
