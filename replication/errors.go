@@ -145,14 +145,14 @@ func isReadOnly(user string) *Problem {
 
 // ExplainConnect adds the remedy to an error of connecting to the primary.
 func ExplainConnect(p *Primary, err error) error {
-	remedy := TLSRemedy(err, "sslrootcert in source.dsn")
+	tls := TLSRemedy(err, "sslrootcert in source.dsn")
 	switch state := sqlstate(err); {
-	case remedy != "":
-		return &Problem{What: fmt.Sprintf("no safe connection to the primary at %s", p.Address()), Remedy: remedy, Err: err}
 	case state == invalidAuth && strings.Contains(err.Error(), "pg_hba.conf"):
 		return &Problem{What: fmt.Sprintf("the primary's pg_hba.conf does not let %q in at %s", p.User(), p.Address()),
-			Remedy: fmt.Sprintf("add a line such as: hostssl %s %s <this host>/32 scram-sha-256, and reload",
+			Remedy: fmt.Sprintf("add a line such as: hostssl %s %s <this host>/32 scram-sha-256, and reload; a line with hostssl counts only with TLS (sslmode in source.dsn)",
 				p.config.Database, p.User()), Err: err}
+	case tls != "":
+		return &Problem{What: fmt.Sprintf("no safe connection to the primary at %s", p.Address()), Remedy: tls, Err: err}
 	case state == invalidAuth || state == invalidPassword:
 		return &Problem{What: fmt.Sprintf("the primary refuses the login of %q at %s", p.User(), p.Address()),
 			Remedy: "check user and password in source.dsn", Err: err}

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// TLSRemedy is the remedy for an error of a TLS handshake, or of a login that a server refuses for want of TLS; "" for other errors. authority
-// says where the certificates of the server's authority can be given.
+// TLSRemedy is the remedy for an error of a TLS handshake, or of a login without a client's certificate; "" for other errors. authority says
+// where the certificates of the server's authority can be given.
 func TLSRemedy(err error, authority string) string {
 	var (
 		host    x509.HostnameError
@@ -34,8 +34,6 @@ func TLSRemedy(err error, authority string) string {
 		return "let the server offer TLS 1.2 or newer: ssl_max_protocol_version, and a newer OpenSSL"
 	case strings.Contains(text, "valid client certificate"), strings.Contains(text, "certificate required"):
 		return "let pg_hba.conf there take a password (scram-sha-256) without clientcert"
-	case sqlstate(err) == invalidAuth && strings.Contains(text, "no encryption"):
-		return "say sslmode=verify-full in the connection string: pg_hba.conf there wants TLS"
 	case IsTLS(err):
 		return "see what answers there, and which certificate: openssl s_client -starttls postgres -connect host:port"
 	}

@@ -176,7 +176,7 @@ func explainConnect(err error) error {
 	case remedy != "":
 		e.Remedy = remedy
 	case e.SQLState == "28P01" || e.SQLState == "28000":
-		e.Remedy = "check user and password of the destination's dsn, and pg_hba.conf there"
+		e.Remedy = "check user and password of the destination's dsn, and pg_hba.conf there (a line with hostssl counts only with TLS: sslmode)"
 	case e.SQLState == databaseMissing:
 		e.Remedy = "create the database, or correct the destination's dsn"
 	}
