@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 	"unicode/utf8"
 
 	"go.uber.org/zap"
 
-	"outflow/internal/fit"
 	"outflow/sink"
 )
 
@@ -43,9 +41,6 @@ func (o *order) check() error {
 	for what, text := range map[string]string{"reason": o.Reason, "by": o.By} {
 		if !utf8.ValidString(text) || utf8.RuneCountInString(text) > maxReason {
 			return refuse(http.StatusBadRequest, "%s: expected at most %d characters", what, maxReason)
-		}
-		if strings.IndexFunc(text, fit.IsControl) >= 0 {
-			return refuse(http.StatusBadRequest, "%s: expected one line without control characters", what)
 		}
 	}
 	return nil

@@ -25,9 +25,6 @@ func newPause(off bool) *cobra.Command {
 		Short: "Let go on what was paused",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, targets []string) error {
-			if err := checkWords(by, reason); err != nil {
-				return err
-			}
 			cfg, err := s.load()
 			if err != nil {
 				return err
@@ -89,19 +86,6 @@ func checkChoice(tenant, name string) error {
 	}
 	if err := fit.Check(name, fit.Name); err != nil {
 		return usageError{fmt.Errorf("--name: %w", err)}
-	}
-	return nil
-}
-
-// checkWords refuses words for the record that cannot be kept as they are.
-func checkWords(by, reason string) error {
-	for _, w := range []struct {
-		flag, text string
-		place      fit.Place
-	}{{"--by", by, fit.Name}, {"--reason", reason, fit.Reason}} {
-		if err := fit.Check(w.text, w.place); err != nil {
-			return usageError{fmt.Errorf("%s: %w", w.flag, err)}
-		}
 	}
 	return nil
 }

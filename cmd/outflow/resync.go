@@ -37,7 +37,7 @@ It then shows how far the copies are until all are done; Ctrl-C ends the watchin
 Exit codes: 0 all are filled (with --no-wait: asked), 1 one needs a person, or the watching was ended, 2 usage or configuration.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := errors.Join(checkWords(o.by, o.reason), checkChoice(o.tenant, o.name)); err != nil {
+			if err := checkChoice(o.tenant, o.name); err != nil {
 				return err
 			}
 			cfg, err := s.load()

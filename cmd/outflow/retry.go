@@ -30,9 +30,6 @@ Exit codes: 0 asked, 1 there is no such destination, 2 usage or configuration.`,
 			if n := len(targets); (n > 0) == (o.halted || o.all) || o.halted && o.all {
 				return usageError{errors.New("expected either names (TENANT/NAME), or --halted, or --all")}
 			}
-			if err := checkWords(o.by, o.reason); err != nil {
-				return err
-			}
 			cfg, err := s.load()
 			if err != nil {
 				return err

@@ -32,7 +32,7 @@ func (s *site) errorsAreNoted(halted admin.Detail) {
 	}
 	var recent struct{ Errors []admin.Incident }
 	if s.call("GET", "/api/errors", "", &recent); len(recent.Errors) != 2 || recent.Errors[0].Last.IsZero() ||
-		!strings.Contains(recent.Errors[0].Failure.Message+recent.Errors[1].Failure.Message, "I refuse") {
+		!strings.Contains(recent.Errors[0].Failure.Message+recent.Errors[1].Failure.Message, "an exception was raised") {
 		s.tb.Errorf("the noted errors are %+v", recent.Errors)
 	}
 }
@@ -79,7 +79,7 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 	}
 	var page admin.Page
 	if s.call("GET", "/api/destinations?limit=2", "", &page); page.Total != 3 || page.Destinations[0].State != "halted" || page.Destinations[1].State != "retrying" ||
-		page.Destinations[0].LagSeconds != nil || !strings.Contains(*page.Destinations[0].Reason, "I refuse") {
+		page.Destinations[0].LagSeconds != nil || !strings.Contains(*page.Destinations[0].Reason, "an exception was raised") {
 		t.Errorf("the destinations are %+v", page)
 	}
 	halted := s.destinationIs(tenant2, "poisoned", sink.Halted)
@@ -91,7 +91,7 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 		!m[1].SyncedAt.Equal(*now.Mappings[1].SyncedAt) || m[1].PendingChanges != nil || *now.Mappings[1].PendingChanges != 0 {
 		t.Errorf("the mappings are %+v, noted as %+v", now.Mappings, m)
 	}
-	contains(t, s.get("/"), "1 of 3 in sync", host, "this process is a standby", "I refuse")
+	contains(t, s.get("/"), "1 of 3 in sync", host, "this process is a standby", "an exception was raised")
 	s.errorsAreNoted(halted)
 	metrics := s.get("/metrics")
 	contains(t, metrics, `outflow_role{role="standby"} 1`, `outflow_destinations{state="halted"} 1`, `outflow_destinations_in_sync 1`, `outflow_slot_reader{host="`+host+`"} 1`,
@@ -116,7 +116,7 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 		b.run(chromedp.SendKeys("#token", adminToken), chromedp.Submit("#token"))
 		b.shows(".banner h1", "1 of 3 in sync")
 		b.shows(".banner h1", host+" (process ")
-		b.shows("tr.halted", "I refuse")
+		b.shows("tr.halted", "an exception was raised")
 		b.shot("standby")
 		b.press("tr.halted th a")
 		b.shows("[data-live=detail] .panel-head", "Halted")
@@ -138,7 +138,7 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 		return nil
 	})
 	d := s.destinationIs(tenant2, "poisoned", sink.Halted)
-	if f := d.Error; f == nil || f.Class != "row" || f.SQLState == nil || *f.SQLState != "P0001" || !strings.Contains(f.Message, "I refuse") {
+	if f := d.Error; f == nil || f.Class != "row" || f.SQLState == nil || *f.SQLState != "P0001" || !strings.Contains(f.Message, "an exception was raised") {
 		t.Errorf("what halted it, after the change of processes, is %+v", f)
 	}
 }
