@@ -19,6 +19,7 @@ import (
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
+	"outflow/sink"
 )
 
 func TestMain(m *testing.M) {
@@ -47,6 +48,7 @@ type world struct {
 	// unwatched is for tests that alter tables under a pipeline in this process: the watch would end the pipeline for another one to be
 	// opened, as `outflow run` does.
 	unwatched bool
+	runs      []*running // that were started, the ended ones too
 }
 
 var slots atomic.Int64
@@ -160,6 +162,7 @@ func (w *world) startWith(change func(*pipeline)) *running {
 	change(pl)
 	r := &running{pipeline: pl, tb: w.tb, stop: cancel, done: make(chan error, 1)}
 	go func() { r.done <- pl.run(ctx) }()
+	w.runs = append(w.runs, r)
 	w.tb.Cleanup(r.end)
 	return r
 }
@@ -195,8 +198,28 @@ func waitFor(tb testing.TB, what string, f func() error) {
 	}
 }
 
-// synced waits until everything that is committed on the primary now was acknowledged to the slot.
+// synced waits until everything that is committed on the primary now was acknowledged to the slot, and until no destination of a running
+// pipeline has rows to copy: copies do not hold the slot.
 func (w *world) synced() {
+	w.tb.Helper()
+	w.acknowledged()
+	waitFor(w.tb, "the copies to end", func() error {
+		for _, r := range w.runs {
+			if r.stop == nil {
+				continue
+			}
+			for _, d := range r.router.Destinations() {
+				if s := d.Status(); s.State == sink.Backfilling {
+					return fmt.Errorf("%s is %s (%d rows copied)", d, s.State, s.Copied)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// acknowledged waits until everything that is committed on the primary now was acknowledged to the slot.
+func (w *world) acknowledged() {
 	w.tb.Helper()
 	var target string
 	if err := w.db.QueryRow(w.tb.Context(), `SELECT pg_current_wal_insert_lsn()::text`).Scan(&target); err != nil {

@@ -79,7 +79,8 @@ func TestHostileStatusAPI(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(answer)
-			defer server.CloseClientConnections()
+			defer server.Close()
+			defer server.CloseClientConnections() // Close waits for these
 			copied := *w.cfg
 			copied.Admin.Listen = strings.TrimPrefix(server.URL, "http://")
 			w := &world{tb: t, cfg: &copied}
