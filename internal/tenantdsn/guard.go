@@ -16,7 +16,7 @@ import (
 const (
 	startBytes     = 256 << 10 // until the connection is ready, with TLS
 	exchangeBytes  = 32 << 20  // between two writes of ours: the answers to one round trip
-	parameterBytes = 64 << 10  // of ParameterStatus, over the connection's whole life: pgx keeps the parameters
+	parameterBytes = 64 << 10  // of the parameters that pgx keeps: the last ParameterStatus of each name
 	maxMessage     = 4 << 20   // a header alone makes pgx allocate as much
 	largeMessage   = 64 << 10  // larger messages count in largeBytes while they come
 	largeBytes     = 32 << 20  // of all connections together
@@ -96,15 +96,16 @@ type guard struct {
 	w     io.Writer
 	meter *meter
 
-	ready      bool  // the server was ready once
-	parameters int   // bytes of ParameterStatus so far
-	failed     error // every later call fails too
+	ready      bool           // the server was ready once
+	parameters map[string]int // bytes of the last ParameterStatus of each name, nil before the first
+	kept       int            // their sum
+	failed     error          // every later call fails too
 
 	header  [5]byte
 	have    int    // bytes of header
 	body    int    // bytes of the message still to come
 	large   bool   // the message counts in largeBytes
-	message []byte // of an authentication request
+	message []byte // of an authentication request or a ParameterStatus
 }
 
 // Write lets the server answer: the server's allowance starts again.
@@ -148,7 +149,7 @@ func (g *guard) follow(p []byte) error {
 			}
 		}
 		n := min(g.body, len(p))
-		if g.header[0] == 'R' {
+		if g.header[0] == 'R' || g.header[0] == 'S' {
 			g.message = append(g.message, p[:n]...)
 		}
 		g.body -= n
@@ -173,16 +174,12 @@ func (g *guard) begin() error {
 	if g.large = g.body > largeMessage; g.large && !g.meter.begins(g.body) {
 		return tooMuch("a message of %d bytes while other servers send such messages too", length)
 	}
-	switch g.header[0] {
-	case 'R':
-		g.message = g.message[:0]
-		if g.body > authBytes {
-			return tooMuch("a login of %d bytes", g.body)
-		}
-	case 'S':
-		if g.parameters += int(length) + 1; g.parameters > parameterBytes {
-			return tooMuch("more than %d bytes of parameters", parameterBytes)
-		}
+	g.message = g.message[:0]
+	switch {
+	case g.header[0] == 'R' && g.body > authBytes:
+		return tooMuch("a login of %d bytes", g.body)
+	case g.header[0] == 'S' && g.body > parameterBytes:
+		return tooMuch("more than %d bytes of parameters", parameterBytes)
 	}
 	return nil
 }
@@ -201,6 +198,8 @@ func (g *guard) end() error {
 			g.ready = true
 			g.meter.left.Store(exchangeBytes)
 		}
+	case 'S':
+		return g.parameter()
 	case 'R':
 		const saslContinue = 11
 		if len(g.message) < 4 || binary.BigEndian.Uint32(g.message) != saslContinue {
@@ -213,6 +212,21 @@ func (g *guard) end() error {
 				}
 			}
 		}
+	}
+	return nil
+}
+
+// parameter counts a ParameterStatus. A server reports a parameter at each change, so twice for each transaction that sets TimeZone:
+// the bound is for what pgx keeps, not for the sum of the connection's whole life.
+func (g *guard) parameter() error {
+	name, _, _ := bytes.Cut(g.message, []byte{0})
+	if g.parameters == nil {
+		g.parameters = map[string]int{}
+	}
+	g.kept += len(g.message) - g.parameters[string(name)]
+	g.parameters[string(name)] = len(g.message)
+	if g.kept > parameterBytes {
+		return tooMuch("more than %d bytes of parameters", parameterBytes)
 	}
 	return nil
 }

@@ -98,6 +98,26 @@ func allocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
+// manyParameters are more parameters than a connection may keep.
+func manyParameters() (all []byte) {
+	for n := range 100 {
+		all = append(all, message('S', fmt.Sprintf("%03d%s\x00v\x00", n, strings.Repeat("n", 1000)))...)
+	}
+	return all
+}
+
+// A parameter that changes again and again, as TimeZone does with each transaction that sets it, is kept once and counts once.
+func TestParametersThatChange(t *testing.T) {
+	changes := bytes.Repeat(concat(message('S', "TimeZone\x00UTC\x00"), message('S', "TimeZone\x00Europe/Berlin\x00")), 2000)
+	g := &guard{meter: &meter{}, ready: true}
+	if err := g.follow(changes); err != nil {
+		t.Errorf("%d bytes of changes of one parameter: %v", len(changes), err)
+	}
+	if err := g.follow(manyParameters()); class(err) != "protocol" {
+		t.Errorf("many parameters: %v", err)
+	}
+}
+
 func TestHostileHandshake(t *testing.T) {
 	parameter := message('S', strings.Repeat("n", 500)+"\x00"+strings.Repeat("v", 500)+"\x00")
 	for name, c := range map[string]struct {
@@ -108,6 +128,7 @@ func TestHostileHandshake(t *testing.T) {
 		"a header of two gigabytes":    {nil, [][]byte{{'S', 0xff, 0xff, 0xff, 0xff}}},
 		"a length of nothing":          {nil, [][]byte{{'R', 0, 0, 0, 0}}},
 		"parameters without end":       {parameter, [][]byte{authOK}},
+		"many parameters":              {manyParameters(), [][]byte{authOK}},
 		"notices without end":          {message('N', "SNOTICE\x00M"+strings.Repeat("x", 1000)+"\x00\x00"), [][]byte{authOK}},
 		"a login of a megabyte":        {nil, [][]byte{message('R', "\x00\x00\x00\x0a"+strings.Repeat("x\x00", 500_000)+"\x00")}},
 		"ten million SCRAM iterations": {nil, [][]byte{sasl, []byte("scram:r=NONCEserver,s=c2FsdHNhbHRzYWx0c2FsdA==,i=10000000")}},
@@ -144,6 +165,8 @@ func TestHostileAnswers(t *testing.T) {
 	}{
 		"rows without end":           {bytes.Repeat(row, 60), described},
 		"parameters without end":     {message('S', strings.Repeat("n", 500)+"\x00v\x00"), described},
+		"many parameters":            {manyParameters(), described},
+		"one large parameter":        {nil, concat(described, message('S', "n\x00"+strings.Repeat("v", parameterBytes)+"\x00"))},
 		"notifications without end":  {message('A', "\x00\x00\x00\x01"+strings.Repeat("n", 1000)+"\x00\x00"), described},
 		"a row of half a gigabyte":   {nil, concat(described, []byte{'D', 0x20, 0, 0, 0})},
 		"an error of a hundred MB":   {nil, concat(described, []byte{'E', 0x06, 0, 0, 0})},
