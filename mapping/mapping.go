@@ -46,6 +46,7 @@ type Step struct {
 	SQL  string `yaml:"sql"`
 
 	tokens []token
+	writes []Write     // see StepWrites
 	read   []reference // names that may be columns of From
 }
 
@@ -232,7 +233,7 @@ func (m *Mapping) checkStep(i int, report reporter) bool {
 	if !ok {
 		return more
 	}
-	s.tokens = tokens
+	s.tokens, s.writes = tokens, writes(tokens)
 	for i, t := range tokens {
 		if t.kind == parameter && !report(f.Fault(t.offset, "%s: a mapping has no parameters; its rows are the relation %q", t.text, relationName(s.From))) {
 			return false

@@ -16,10 +16,12 @@ func (w Write) Name() string {
 	return quote(w.Schema) + "." + quote(w.Table)
 }
 
-// StepWrites are the tables that one step writes to, in the order of the step's SQL. A table written twice is there twice.
-func (m *Mapping) StepWrites(step int) []Write {
+// StepWrites are the tables that one step writes to, in the order of the step's SQL. A table written twice is there twice. The slice is
+// the mapping's own and is not to be changed.
+func (m *Mapping) StepWrites(step int) []Write { return m.Steps[step].writes }
+
+func writes(tokens []token) []Write {
 	var all []Write
-	tokens := m.Steps[step].tokens
 	for i := range tokens {
 		if w := written(tokens[i:]); w.Table != "" {
 			all = append(all, w)
@@ -30,8 +32,8 @@ func (m *Mapping) StepWrites(step int) []Write {
 
 // Removes reports whether a step only deletes rows.
 func (m *Mapping) Removes(step int) bool {
-	writes := m.StepWrites(step)
-	return len(writes) > 0 && !slices.ContainsFunc(writes, func(w Write) bool { return !w.Deletes })
+	all := m.StepWrites(step)
+	return len(all) > 0 && !slices.ContainsFunc(all, func(w Write) bool { return !w.Deletes })
 }
 
 // Deletes reports whether a step deletes rows, perhaps among other writes.

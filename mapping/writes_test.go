@@ -20,7 +20,7 @@ func TestWrites(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := &Mapping{Steps: []Step{{tokens: tokens}}}
+		m := &Mapping{Steps: []Step{{tokens: tokens, writes: writes(tokens)}}}
 		if diff := cmp.Diff(want, m.Writes()); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", sql, diff)
 		}
@@ -37,7 +37,7 @@ func TestStepWrites(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := &Mapping{Steps: []Step{{tokens: tokens}}}
+		m := &Mapping{Steps: []Step{{tokens: tokens, writes: writes(tokens)}}}
 		if diff := cmp.Diff(want, m.StepWrites(0)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", sql, diff)
 		}

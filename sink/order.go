@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -45,17 +46,15 @@ const foreignKeysSQL = `WITH named AS (SELECT name, to_regclass(name) AS id FROM
 // loadOrder reads the foreign keys of the tables written by the mappings and sets the session's order. loadOrder runs in a transaction
 // with the settings of the work.
 func (s *session) loadOrder(ctx context.Context) error {
-	names := []string{}
+	names := map[string]bool{}
 	for _, m := range s.d.mappings {
 		for i := range m.Steps {
 			for _, w := range m.StepWrites(i) {
-				if !slices.Contains(names, w.Name()) {
-					names = append(names, w.Name())
-				}
+				names[w.Name()] = true
 			}
 		}
 	}
-	list, err := json.Marshal(names)
+	list, err := json.Marshal(slices.AppendSeq([]string{}, maps.Keys(names)))
 	if err != nil {
 		panic(err) // strings only
 	}
@@ -74,23 +73,28 @@ func (s *session) loadOrder(ctx context.Context) error {
 func newOrder(mappings []*mapping.Mapping, tables []string, references []reference) order {
 	o := order{references: references}
 	after := func(i, j int) bool { return slices.Contains(mappings[i].After, mappings[j].Name) }
-	o.mappings = ordered(len(mappings), after, func(i, j int) bool {
-		return refers(fills(mappings[i:i+1], ""), fills(mappings[j:j+1], ""), references)
-	})
 	never := func(int, int) bool { return false }
-	for _, i := range ordered(len(tables), never, func(i, j int) bool {
-		return refers(fills(mappings, tables[i]), fills(mappings, tables[j]), references)
-	}) {
+	ofMapping := make([][]string, len(mappings))
+	ofTable := make([][]string, len(tables))
+	for i := range mappings {
+		ofMapping[i] = fills(mappings[i:i+1], "")
+	}
+	for i, table := range tables {
+		ofTable[i] = fills(mappings, table)
+	}
+	o.mappings = ordered(len(mappings), after, refers(ofMapping, references))
+	for _, i := range ordered(len(tables), never, refers(ofTable, references)) {
 		o.tables = append(o.tables, tables[i])
 	}
-	if len(references) > 0 || shareTables(mappings) {
+	placed := map[stepPlace]bool{}
+	if len(references) > 0 || shareTables(ofMapping) {
 		for _, mi := range slices.Backward(o.mappings) {
-			o.add(mappings, mi, func(m *mapping.Mapping, si int) bool { return m.Steps[si].When == mapping.Delete && m.Removes(si) })
+			o.add(mappings, mi, placed, func(m *mapping.Mapping, si int) bool { return m.Steps[si].When == mapping.Delete && m.Removes(si) })
 		}
 	}
 	for _, mi := range o.mappings {
-		o.add(mappings, mi, func(m *mapping.Mapping, si int) bool { return m.Steps[si].When == mapping.Delete })
-		o.add(mappings, mi, func(*mapping.Mapping, int) bool { return true })
+		o.add(mappings, mi, placed, func(m *mapping.Mapping, si int) bool { return m.Steps[si].When == mapping.Delete })
+		o.add(mappings, mi, placed, func(*mapping.Mapping, int) bool { return true })
 	}
 	var text strings.Builder
 	for _, mi := range o.mappings {
@@ -101,23 +105,29 @@ func newOrder(mappings []*mapping.Mapping, tables []string, references []referen
 	return o
 }
 
-// add appends the chosen steps of a mapping that are not there yet, in the order of the mapping's file.
-func (o *order) add(mappings []*mapping.Mapping, mi int, chosen func(m *mapping.Mapping, step int) bool) {
+// add appends the chosen steps of a mapping that are not placed yet, in the order of the mapping's file.
+func (o *order) add(mappings []*mapping.Mapping, mi int, placed map[stepPlace]bool, chosen func(m *mapping.Mapping, step int) bool) {
 	for si := range mappings[mi].Steps {
-		if place := (stepPlace{mi, si}); chosen(mappings[mi], si) && !slices.Contains(o.steps, place) {
+		if place := (stepPlace{mi, si}); chosen(mappings[mi], si) && !placed[place] {
+			placed[place] = true
 			o.steps = append(o.steps, place)
 		}
 	}
 }
 
-// fills are the tables to which the mappings' steps write rows: all steps, or the steps of one source table.
+// fills are the tables to which the mappings' steps write rows, each once: all steps, or the steps of one source table.
 func fills(mappings []*mapping.Mapping, from string) []string {
 	var tables []string
+	seen := map[string]bool{}
 	for _, m := range mappings {
 		for i, step := range m.Steps {
+			if from != "" && step.From != from {
+				continue
+			}
 			for _, w := range m.StepWrites(i) {
-				if !w.Deletes && (from == "" || step.From == from) {
-					tables = append(tables, w.Name())
+				if name := w.Name(); !w.Deletes && !seen[name] {
+					seen[name] = true
+					tables = append(tables, name)
 				}
 			}
 		}
@@ -127,14 +137,15 @@ func fills(mappings []*mapping.Mapping, from string) []string {
 
 // shareTables reports whether two mappings write rows to one table: a row that moves from one source table to the other is deleted by one
 // mapping and written by the other.
-func shareTables(mappings []*mapping.Mapping) bool {
-	var tables []string
-	for i := range mappings {
-		own := fills(mappings[i:i+1], "")
-		if slices.ContainsFunc(own, func(table string) bool { return slices.Contains(tables, table) }) {
-			return true
+func shareTables(ofMapping [][]string) bool {
+	seen := map[string]bool{}
+	for _, tables := range ofMapping {
+		for _, table := range tables {
+			if seen[table] {
+				return true
+			}
+			seen[table] = true
 		}
-		tables = append(tables, own...)
 	}
 	return false
 }
@@ -147,40 +158,66 @@ func (o *order) acts(mappings []*mapping.Mapping, from string, except ...string)
 	})
 }
 
-// refers reports whether one of the children refers to one of the parents.
-func refers(children, parents []string, references []reference) bool {
-	return slices.ContainsFunc(references, func(r reference) bool {
-		return slices.Contains(children, r.child) && slices.Contains(parents, r.parent)
-	})
+// refers reports for i and j whether one of the tables of i refers to one of the tables of j.
+func refers(tables [][]string, references []reference) func(i, j int) bool {
+	of := map[string][]int{}
+	for i, names := range tables {
+		for _, name := range names {
+			of[name] = append(of[name], i)
+		}
+	}
+	pairs := map[[2]int]bool{}
+	for _, r := range references {
+		for _, i := range of[r.child] {
+			for _, j := range of[r.parent] {
+				pairs[[2]int{i, j}] = true
+			}
+		}
+	}
+	return func(i, j int) bool { return pairs[[2]int{i, j}] }
 }
 
 // ordered are the numbers below n. Each number comes after its predecessors by must, and as far as must and a circle allow after its
-// predecessors by should; else lower numbers come first.
+// predecessors by should; else lower numbers come first. The time is n², since a tenant's mappings decide on n.
 func ordered(n int, must, should func(i, j int) bool) []int {
-	var order []int
-	free := func(i int, follows func(i, j int) bool) bool {
-		for j := range n {
-			if j != i && !slices.Contains(order, j) && follows(i, j) {
-				return false
-			}
+	type waiting struct{ must, should int } // predecessors that are not placed yet
+	left := make(map[int]*waiting, n)
+	count := func(i, j, by int) {
+		if i != j && must(i, j) {
+			left[i].must += by
 		}
-		return true
+		if i != j && should(i, j) {
+			left[i].should += by
+		}
 	}
+	for i := range n {
+		left[i] = &waiting{}
+		for j := range n {
+			count(i, j, 1)
+		}
+	}
+	var order []int
 	for len(order) < n {
-		next := -1
+		next, rank := 0, 3
 		for i := range n {
-			if slices.Contains(order, i) || (next >= 0 && !free(i, must)) {
+			w, own := left[i], 0
+			switch {
+			case w == nil: // placed
 				continue
+			case w.must > 0:
+				own = 2
+			case w.should > 0:
+				own = 1
 			}
-			if free(i, must) && free(i, should) {
-				next = i
-				break
-			}
-			if next < 0 || !free(next, must) {
-				next = i
+			if own < rank {
+				next, rank = i, own
 			}
 		}
 		order = append(order, next)
+		delete(left, next)
+		for i := range left {
+			count(i, next, -1)
+		}
 	}
 	return order
 }
