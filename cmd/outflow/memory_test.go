@@ -163,13 +163,13 @@ func TestTenantsOwnValues(t *testing.T) {
 }
 
 // Hostile servers of every kind cost memory within a bound, and do not slow the good server down: its latency is measured without the
-// hostile servers and then with them, in one run. OUTFLOW_TEST_STRICT, as in make hostile LIARS=100, holds the p99
-// within 1.2; a busy machine is given more.
+// hostile servers and then with them, in one run. OUTFLOW_TEST_STRICT, as in make hostile LIARS=100, holds the p99 of 1,000 changes
+// within 1.2; a short run holds the p90, since the p99 of 60 changes is their largest, and a busy machine is given more.
 func TestHostileServersCostNobody(t *testing.T) {
 	l := newLiars(t, size(t, "LIARS", 8))
-	changes, ratio, slack := 60, 3.0, 100*time.Millisecond
+	changes, part, ratio, slack := 60, 90, 3.0, 100*time.Millisecond
 	if os.Getenv("OUTFLOW_TEST_STRICT") != "" {
-		changes, ratio, slack = 1000, 1.2, time.Millisecond
+		changes, part, ratio, slack = 1000, 99, 1.2, time.Millisecond
 	}
 	l.exec(`UPDATE outflow.destination SET enabled = false`)
 	p := launch(t, "run", "--config", l.file, "--set", "sink.retry_max=5m") // as by default: the pauses are part of what is measured
@@ -186,9 +186,9 @@ func TestHostileServersCostNobody(t *testing.T) {
 	t.Logf("beside hostile servers the process used %s of CPU in %s", cpuTime(t, p.cmd.Process.Pid)-used, time.Since(began))
 	l.told()
 	at := func(all []time.Duration, part int) time.Duration { return all[len(all)*part/100] }
-	t.Logf("without: p50 %s, p99 %s; with: p50 %s, p99 %s", at(without, 50), at(without, 99), at(with, 50), at(with, 99))
-	if limit := time.Duration(float64(at(without, 99))*ratio) + slack; at(with, 99) > limit {
-		t.Errorf("the good server's p99 is %s beside hostile ones; expected at most %s", at(with, 99), limit)
+	t.Logf("without: p50 %s, p%d %s; with: p50 %s, p%d %s", at(without, 50), part, at(without, part), at(with, 50), part, at(with, part))
+	if limit := time.Duration(float64(at(without, part))*ratio) + slack; at(with, part) > limit {
+		t.Errorf("the good server's p%d is %s beside hostile ones; expected at most %s", part, at(with, part), limit)
 	}
 	p.within("beside hostile servers", 300)
 }
