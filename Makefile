@@ -8,7 +8,9 @@ GOLANGCI_LINT := v2.15.0
 # v1.9.0 requires a golang.org/x/telemetry that not every module proxy serves.
 GOVULNCHECK := v1.8.0
 
-build := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/outflow ./cmd/outflow
+# The tag docker: servers may run in Docker where there are no binaries. The released program holds no client of Docker's.
+TEST  := go test -tags docker
+build  = CGO_ENABLED=0 go build -tags '$(TAGS)' -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/outflow ./cmd/outflow
 
 .DEFAULT_GOAL := help
 .PHONY: help build test test/race matrix torture load failpoints shapes postgres chromium fuzz lint vuln bench demo docker clean
@@ -20,17 +22,17 @@ build: ## the static binary bin/outflow
 	$(build)
 
 test: postgres chromium ## vet, and all tests with the race detector
-	go vet ./...
-	go test -race -timeout 45m -parallel 3 ./...
+	go vet -tags docker ./...
+	$(TEST) -race -timeout 45m -parallel 3 ./...
 
 test/race: postgres chromium ## all tests with the race detector, without the test cache
-	go test -race -count=1 -timeout 45m -parallel 3 ./...
+	$(TEST) -race -count=1 -timeout 45m -parallel 3 ./...
 
 # The oldest and the newest major version that Outflow supports; make test has the machine's own.
 matrix: postgres chromium ## all tests on Postgres 14 and 18
 	@set -e; for version in 14 18; do \
 		bin=$$(internal/pgcluster/version.sh $$version); echo "all tests on $$bin"; \
-		OUTFLOW_TEST_PG_BIN=$$bin go test -race -count=1 -timeout 45m -parallel 3 ./...; \
+		OUTFLOW_TEST_PG_BIN=$$bin $(TEST) -race -count=1 -timeout 45m -parallel 3 ./...; \
 	done
 
 # RUNS schedules of faults, from the seed SEED on, each for DURATION, against outflow as a process: see internal/torture/doc.go. A failure
@@ -39,17 +41,17 @@ torture: DURATION ?= 60s
 torture: RUNS = 1
 torture: postgres ## seeded faults against outflow and its servers, under load: SEED=1 DURATION=60s RUNS=1
 	OUTFLOW_TORTURE_SEED=$(SEED) OUTFLOW_TORTURE_DURATION=$(DURATION) OUTFLOW_TORTURE_RUNS=$(RUNS) OUTFLOW_TORTURE_RESULTS=$(RESULTS) \
-		go test -race -count=1 -timeout 0 -v -run '^TestTorture$$' ./internal/torture
+		$(TEST) -race -count=1 -timeout 0 -v -run '^TestTorture$$' ./internal/torture
 
 # 200,000 rows of 20 tenants and 500 destinations, a fifth of them dead. A failure names its seed: OUTFLOW_TEST_SEED repeats it.
 load: postgres ## the tests of kills, faults and load at full size
 	OUTFLOW_TEST_KILLS=30 OUTFLOW_TEST_TENANTS=20 OUTFLOW_TEST_ROWS=10000 OUTFLOW_TEST_DESTINATIONS=500 \
-		go test -count=1 -timeout 60m -v -run 'Kill|Backfill|Memory|AnyHistory|SlowAndDead' ./cmd/outflow
+		$(TEST) -count=1 -timeout 60m -v -run 'Kill|Backfill|Memory|AnyHistory|SlowAndDead' ./cmd/outflow
 
 # make test plays one point of each ordeal, chosen by a seed.
 failpoints: postgres ## kills, errors and panics at every failpoint (internal/failpoint)
-	go test -count=1 -timeout 20m ./internal/failpoint
-	OUTFLOW_TEST_FAILPOINTS=1000 go test -count=1 -timeout 30m -v -run Failpoint ./cmd/outflow
+	$(TEST) -count=1 -timeout 20m ./internal/failpoint
+	OUTFLOW_TEST_FAILPOINTS=1000 $(TEST) -count=1 -timeout 30m -v -run Failpoint ./cmd/outflow
 
 # A failure prints its seed; the lies of a seed depend on the times of the connections too. With STRICT the good server's p99 must stay
 # within 1.2 of the p99 without liars, which wants a machine with nothing else to do.
@@ -58,17 +60,17 @@ hostile: LIARS ?= 24
 hostile: STRICT ?= 1
 hostile: postgres ## lying servers beside a good server, and the commands against them: SEED=1 DURATION=5m LIARS=24
 	OUTFLOW_TEST_SEED=$(SEED) OUTFLOW_TEST_DURATION=$(DURATION) OUTFLOW_TEST_LIARS=$(LIARS) OUTFLOW_TEST_STRICT=$(STRICT) \
-		go test -count=1 -timeout 0 -v -run 'HostileServers' ./cmd/outflow
+		$(TEST) -count=1 -timeout 0 -v -run 'HostileServers' ./cmd/outflow
 
 soak: DURATION ?= 30m
 soak: postgres ## 300 destinations come and go: goroutines, memory, descriptors and connections stay flat: DURATION=30m
-	OUTFLOW_TEST_DURATION=$(DURATION) OUTFLOW_TEST_TENANTS=300 go test -count=1 -timeout 0 -v -run '^TestSoak$$' ./cmd/outflow
+	OUTFLOW_TEST_DURATION=$(DURATION) OUTFLOW_TEST_TENANTS=300 $(TEST) -count=1 -timeout 0 -v -run '^TestSoak$$' ./cmd/outflow
 
 # The first history has the seed SEED, the next ones those that follow. A failure prints its own seed, and SEED=n RUNS=1 repeats it.
 SEED ?= 1
 RUNS ?= 20
 shapes: postgres ## RUNS histories over random tables, targets and rights, from the seed SEED on
-	OUTFLOW_TEST_SEED=$(SEED) OUTFLOW_TEST_SHAPES=$(RUNS) go test -race -count=1 -timeout 0 -v -run '^TestAnyShape$$' ./cmd/outflow
+	OUTFLOW_TEST_SEED=$(SEED) OUTFLOW_TEST_SHAPES=$(RUNS) $(TEST) -race -count=1 -timeout 0 -v -run '^TestAnyShape$$' ./cmd/outflow
 
 # Servers are found as internal/pgcluster/doc.go says; install.sh does nothing where there is one.
 postgres: ## install a Postgres server for tests and demo, if there is none
@@ -81,7 +83,7 @@ chromium: ## install Chromium, if there is none
 fuzz: ## each fuzz target for FUZZTIME (30s)
 	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n1 dirname | sort -u | while read -r dir; do \
 		for target in $$(grep -hoP '^func \KFuzz\w+' $$dir/*_test.go); do \
-			echo "$$dir $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$dir; \
+			echo "$$dir $$target"; $(TEST) -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$dir; \
 		done; \
 	done
 
@@ -102,6 +104,8 @@ bin/golangci-lint-%:
 bin/govulncheck-%:
 	GOBIN=$(CURDIR)/bin go install golang.org/x/vuln/cmd/govulncheck@$*
 	mv bin/govulncheck $@
+
+demo bench: TAGS := docker
 
 bench: build postgres ## throughput and latency on throwaway servers
 	bin/outflow bench

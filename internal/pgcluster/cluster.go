@@ -70,8 +70,13 @@ type server interface {
 	crash(ctx context.Context) error
 	killBackend(ctx context.Context, pid int) error
 	log() string
+	// detach lets the server run on when this process ends, see Detach.
+	detach(ctx context.Context) (stop string, err error)
 	remove() error
 }
+
+// errNoDocker is returned where Docker cannot be used.
+var errNoDocker = errors.New("no Docker")
 
 // Cluster is a Postgres server.
 type Cluster struct {

@@ -13,14 +13,7 @@ import (
 // For a given server Detach returns ErrNotOurs.
 func (c *Cluster) Detach(ctx context.Context) (stop string, err error) {
 	err = c.with(func() error {
-		switch s := c.srv.(type) {
-		case *local:
-			stop, err = s.detach(ctx)
-		case *container:
-			stop = "docker rm -f -v " + s.id
-		default:
-			err = ErrNotOurs
-		}
+		stop, err = c.srv.detach(ctx)
 		c.closed = err == nil
 		return err
 	})

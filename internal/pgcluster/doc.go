@@ -8,7 +8,8 @@
 //  2. Server binaries: the directory OUTFLOW_TEST_PG_BIN, else PATH, else /usr/lib/postgresql/*/bin, else
 //     /var/cache/outflow/postgres/*/bin, else ~/.cache/outflow/postgres/*/bin. version.sh installs a major version into
 //     either of the last two.
-//  3. Docker, with the image postgres of the version wanted.
+//  3. Docker, with the image postgres of the version wanted, where the program is built with the tag docker (make test, make demo and make
+//     bench set the tag). The released program holds no client of Docker's.
 //
 // With binaries, the postmaster is a direct child of the program's process, in a process group of its own, so a terminal's Ctrl-C leaves an
 // orderly stop to the program; on Linux the kernel stops the postmaster when the program dies, however the program dies. Only the directory

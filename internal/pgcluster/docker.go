@@ -1,3 +1,5 @@
+//go:build docker
+
 package pgcluster
 
 import (
@@ -21,9 +23,6 @@ import (
 // dockerVersion is the major version taken where none is asked for.
 const dockerVersion = 17
 
-// errNoDocker is returned where no Docker daemon answers.
-var errNoDocker = errors.New("no Docker daemon answers")
-
 // container is a server in Docker. The settings are written by ALTER SYSTEM: a container's command line cannot be
 // changed without losing the data, and would win over a later Reconfigure.
 type container struct {
@@ -33,14 +32,15 @@ type container struct {
 }
 
 func startDocker(ctx context.Context, o Options, settings map[string]string) (*Cluster, error) {
+	const silent = "no Docker daemon answers"
 	pool, err := dockertest.NewPool("")
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoDocker, err)
+		return nil, fmt.Errorf("%w: %s: %w", errNoDocker, silent, err)
 	}
 	pingCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := pool.Client.PingWithContext(pingCtx); err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoDocker, err)
+		return nil, fmt.Errorf("%w: %s: %w", errNoDocker, silent, err)
 	}
 	port, err := freePort() // a fixed port: Docker would choose another at each start
 	if err != nil {
@@ -189,6 +189,11 @@ func (s *container) log() string {
 		return err.Error()
 	}
 	return out.String()
+}
+
+// detach has nothing to do: Docker runs the server on.
+func (s *container) detach(context.Context) (stop string, err error) {
+	return "docker rm -f -v " + s.id, nil
 }
 
 func (s *container) remove() error {

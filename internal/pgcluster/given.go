@@ -61,5 +61,6 @@ func (given) start(context.Context) error                        { return ErrNot
 func (given) stop(context.Context) error                         { return ErrNotOurs }
 func (given) crash(context.Context) error                        { return ErrNotOurs }
 func (given) killBackend(context.Context, int) error             { return ErrNotOurs }
+func (given) detach(context.Context) (string, error)             { return "", ErrNotOurs }
 func (given) log() string                                        { return "" }
 func (given) remove() error                                      { return nil }
