@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"reflect"
 	"sync"
 	"syscall"
+	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
@@ -22,9 +25,16 @@ type reloading struct {
 	log    *zap.Logger
 	tracer trace.Tracer // nil: none
 
+	pause *backoff.ExponentialBackOff // before the primary is asked again about a configuration
+	again <-chan time.Time            // when to ask the primary again, nil: not
+
 	mu      sync.Mutex
 	cfg     *config.Config
 	refused error // of the newest configuration, nil where the configuration was taken
+}
+
+func newReloading(cfg *config.Config, load func() (*config.Config, error), log *zap.Logger) *reloading {
+	return &reloading{cfg: cfg, load: load, log: log, pause: primaryPause()}
 }
 
 // current is the configuration in effect.
@@ -107,15 +117,33 @@ func (r *reloading) until(ctx context.Context, pl *pipeline, hangup <-chan os.Si
 		case err := <-ended:
 			return nil, err
 		case <-hangup:
-			cfg, err := r.read(ctx)
-			if err != nil {
-				r.refuse(err)
-				continue
-			}
+			r.pause.Reset()
+		case <-r.again:
+		}
+		if cfg := r.next(ctx); cfg != nil {
 			cancel()
 			return cfg, <-ended
 		}
 	}
+}
+
+// next is the configuration to go on with, nil where the old one stays. A primary that cannot be reached says nothing about the
+// configuration: the primary is asked again.
+func (r *reloading) next(ctx context.Context) *config.Config {
+	r.again = nil
+	cfg, err := r.read(ctx)
+	switch {
+	case err == nil:
+		return cfg
+	case unreachable(err):
+		wait := r.pause.NextBackOff()
+		r.again = time.After(wait)
+		r.note(fmt.Errorf("the new configuration waits for the primary; the old one goes on: %w", err))
+		r.log.Warn("the new configuration waits for the primary; the old one goes on", zap.Error(err), zap.Duration("next_try_ms", wait))
+	default:
+		r.refuse(err)
+	}
+	return nil
 }
 
 // read reads the configuration again and tries whether a pipeline can be made of it. read changes nothing on the primary.
@@ -149,6 +177,10 @@ func (r *reloading) take(cfg *config.Config) {
 
 func (r *reloading) refuse(err error) {
 	r.log.Error("the new configuration is refused; the old one goes on", zap.Error(err))
+	r.note(err)
+}
+
+func (r *reloading) note(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.refused = err

@@ -6,7 +6,9 @@ import (
 	"syscall"
 	"testing"
 
+	"outflow/internal/faultproxy"
 	"outflow/internal/pgcluster/pgtest"
+	"outflow/internal/secret"
 )
 
 // SIGHUP reads the configuration again. One with a fault is refused, and the old one goes on.
@@ -57,4 +59,37 @@ func TestReload(t *testing.T) {
 	if code := p.terminate(); code != 0 {
 		t.Errorf("it ended with %d", code)
 	}
+}
+
+// A configuration that is read while the primary is away waits for the primary: nothing else would read the configuration again.
+func TestReloadWithoutPrimary(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.existing(20, tenant1, tenant2)
+	w.destination(tenant1, "main")
+	proxy, err := faultproxy.New(w.cluster.Addr())
+	must(t, err)
+	t.Cleanup(func() { _ = proxy.Close() })
+	w.cfg.Source.DSN = secret.New(proxy.DSN(w.source))
+	file := w.configFile()
+	p := launch(t, "run", "--config", file)
+	p.says("copied all rows")
+
+	proxy.Refuse(true)
+	second := pgtest.Database(t, w.cluster)
+	w.addDestination(tenant2, "second", second)
+	added, err := os.ReadFile(w.configFile())
+	must(t, err)
+	must(t, os.WriteFile(file, added, 0o600))
+	must(t, p.cmd.Process.Signal(syscall.SIGHUP))
+	p.says("the new configuration waits for the primary")
+	proxy.Refuse(false)
+	p.says("going on with the new configuration")
+	waitFor(t, "the new destination to be filled", func() error {
+		if w.state(tenant2, "second") != "streaming" {
+			return os.ErrNotExist
+		}
+		return nil
+	})
+	w.equal(tenant2, second)
 }

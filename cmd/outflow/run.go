@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"os"
 	"runtime/debug"
 	"time"
@@ -26,7 +28,7 @@ func newRun() *cobra.Command {
 external databases in sync. SIGTERM or Ctrl-C: it stops reading, finishes or rolls back what is in flight, reports to the
 primary for the last time and exits 0. A second process on the same slot waits as standby and takes over when the first ends.
 SIGHUP: it reads the configuration again, mappings and secrets in files with it, and goes on with that; one that has a fault is
-refused, and the old one goes on.
+refused, and the old one goes on; one that comes while the primary cannot be reached is tried until the primary answers.
 
 With --slot-reset it first drops the slot and creates it anew, and then copies every destination from the tables while live
 changes flow. That heals a slot that is lost, missing, or of another primary. It may be killed at any moment and run again.`,
@@ -58,7 +60,7 @@ changes flow. That heals a slot that is lost, missing, or of another primary. It
 func run(ctx context.Context, cfg *config.Config, load func() (*config.Config, error), log *zap.Logger) error {
 	log.Info("outflow starts", zap.String("version", version))
 	tuneMemory(cfg)
-	r := &reloading{cfg: cfg, load: load, log: log}
+	r := newReloading(cfg, load, log)
 	provider, err := tracing(ctx, cfg.Tracing, log)
 	if err != nil {
 		return err
@@ -91,8 +93,7 @@ func tuneMemory(cfg *config.Config) {
 
 // openWhenReachable waits for a primary that does not answer yet. A fault for a person to correct is an error at once.
 func openWhenReachable(ctx context.Context, cfg *config.Config, gap string, front *front, log *zap.Logger) (*pipeline, error) {
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = 200*time.Millisecond, 10*time.Second
+	pause := primaryPause()
 	for {
 		pl, err := reopenPipeline(ctx, cfg, gap, log)
 		if err == nil || ctx.Err() != nil || !unreachable(err) {
@@ -109,7 +110,14 @@ func openWhenReachable(ctx context.Context, cfg *config.Config, gap string, fron
 	}
 }
 
-// unreachable tells a primary that is down, starting up or full from a refusing primary.
+// primaryPause is the pause between two tries at a primary that does not answer.
+func primaryPause() *backoff.ExponentialBackOff {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = 200*time.Millisecond, 10*time.Second
+	return pause
+}
+
+// unreachable tells a primary that is down, starting up, full, silent or lost in the middle of an answer from a refusing primary.
 func unreachable(err error) bool {
 	if problem, usage := (*replication.Problem)(nil), (usageError{}); errors.As(err, &problem) || errors.As(err, &usage) {
 		return false
@@ -118,5 +126,6 @@ func unreachable(err error) bool {
 		return pgErr.Code[:2] == "57" || pgErr.Code == "53300"
 	}
 	var connect *pgconn.ConnectError
-	return errors.As(err, &connect)
+	var network *net.OpError
+	return errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.Timeout(err)
 }
