@@ -16,6 +16,9 @@ import (
 	"outflow/internal/failpoint"
 )
 
+// Number 00004 was taken back before it was part of any version. Numbers are not used twice: goose and Script go by outflow.migration and
+// need no sequence without gaps.
+//
 //go:embed migrations/*.sql
 var migrations embed.FS
 
