@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -249,8 +250,15 @@ func inMoment(ctx context.Context, p *Primary, conn *pgx.Conn, part Part, f func
 	return lockedAs(ctx, p, conn, part, name, f)
 }
 
+// rollbackPatience bounds the end of a transaction: the primary may have gone silent since its last answer.
+const rollbackPatience = 3 * time.Second
+
 func lockedAs(ctx context.Context, p *Primary, conn *pgx.Conn, part Part, name tableName, f func(*shape, Snapshot) error) error {
-	defer func() { _, _ = conn.Exec(context.WithoutCancel(ctx), "ROLLBACK") }()
+	defer func() {
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackPatience)
+		defer cancel()
+		_, _ = conn.Exec(ending, "ROLLBACK") // or the connection is closed
+	}()
 	if _, err := conn.PgConn().Exec(ctx, fmt.Sprintf(lockSQL, name)).ReadAll(); err != nil {
 		return err
 	}

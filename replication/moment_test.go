@@ -1,0 +1,68 @@
+package replication
+
+import (
+	"testing"
+	"time"
+
+	"outflow/internal/faultproxy"
+	"outflow/internal/pgcluster/pgtest"
+)
+
+// A primary that falls silent between the answer and the end of a read's transaction does not keep the reader: a look-up has one of few
+// connections meanwhile, and its destination holds the slot.
+func TestReadEndsOnASilentPrimary(t *testing.T) {
+	t.Parallel()
+	cluster := pgtest.Shared(t)
+	dsn := pgtest.Database(t, cluster)
+	proxy, err := faultproxy.New(cluster.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = proxy.Close() })
+	p, err := NewPrimary(proxy.DSN(dsn))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := p.Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var oid uint32
+	if _, err := conn.Exec(t.Context(), `CREATE TABLE public.item (tenant int, id int, PRIMARY KEY (tenant, id))`); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.QueryRow(t.Context(), `SELECT 'public.item'::regclass::oid`).Scan(&oid); err != nil {
+		t.Fatal(err)
+	}
+	rel := &Relation{OID: oid, Schema: "public", Name: "item", Columns: []Column{{Name: "tenant", TypeOID: 23}, {Name: "id", TypeOID: 23}}, Key: []int{0, 1}}
+	began := time.Now()
+	err = inMoment(t.Context(), p, conn, Part{Relation: rel, Value: "1"}, func(*shape, Snapshot) error {
+		proxy.Stall(true)
+		return nil
+	})
+	if took := time.Since(began); err != nil || took > 2*rollbackPatience {
+		t.Errorf("it took %s: %v", took, err)
+	}
+	if !conn.IsClosed() {
+		t.Error("the connection is kept")
+	}
+}
+
+// A process frozen in a transaction keeps its locks for half a minute: the settings of a session say so, whatever the role's are.
+func TestFrozenSessionsEnd(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.Database(t, pgtest.Shared(t))
+	p, err := NewPrimary(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := p.Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	var limit string
+	if err := conn.QueryRow(t.Context(), `SHOW idle_in_transaction_session_timeout`).Scan(&limit); err != nil || limit != "30s" {
+		t.Errorf("a transaction may be idle for %s: %v", limit, err)
+	}
+}
