@@ -280,7 +280,10 @@ func (bf *backfill) advance(ctx context.Context) error {
 	if !idle || time.Now().Before(bf.wait.until) {
 		return nil
 	}
-	if err := bf.ask(ctx); err != nil {
+	done := d.router.places.asks(d, false)
+	err := bf.ask(ctx)
+	if done(); err != nil {
+		d.slowCopy = d.router.places.taken(d)
 		if timedOut(err) && bf.smaller(bf.size()) {
 			d.nudge()
 			return nil

@@ -41,7 +41,7 @@ const chunkPatience = 4 * chunkTime
 // refused row is found or the rest is taken, and grows again behind the row.
 func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows) error {
 	d, total := bf.d, rows.Len(mapping.Any)
-	done := d.router.places.apply(d)
+	done := d.router.places.asks(d, true)
 	for at, size, begun := 0, total, time.Now(); ; {
 		p := bf.portion(c, rows, at, min(size, total-at))
 		err := bf.apply(ctx, p)
@@ -52,7 +52,8 @@ func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 			d.chunkRows = size // the client's own limit ended the connection
 		}
 		if err != nil {
-			d.slowCopy = done()
+			done()
+			d.slowCopy = d.router.places.taken(d)
 			return bf.nameRow(err, p.rows)
 		}
 		if at += p.rows.Len(mapping.Any); at >= total {
@@ -64,7 +65,8 @@ func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 			break
 		}
 	}
-	d.slowCopy = done()
+	done()
+	d.slowCopy = d.router.places.taken(d)
 	switch {
 	case bf.stored == "":
 		if err := failpoint.Fail(failpoint.BackfillFinished); err != nil {

@@ -142,25 +142,27 @@ func (c *connections) drop(p *place) {
 	c.give(time.Now())
 }
 
-// crowded reports whether a destination waits.
-func (c *connections) crowded() bool {
+// crowded reports whether a waiting destination would get the place p, were p given back. Destinations that wait for other things, as for a
+// turn to dial, or for the part of the doubtful, gain nothing from the places of others.
+func (c *connections) crowded(p *place) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.waiting) > 0
+	return c.wanted(p)
 }
 
 // turnOver reports whether the holder of a place has had a turn, and another destination waits for the place.
 func (c *connections) turnOver(p *place) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.waiting) > 0 && len(c.held) >= c.limit && time.Since(p.since) > placeTurn
+	return time.Since(p.since) > placeTurn && c.wanted(p)
 }
 
-// rest notes an idle connection. The result is false when another destination waits and the connection should be closed at once.
-func (c *connections) rest(d *Destination) bool {
+// rest notes an idle connection, which has the place p. The result is false when another destination waits for the place and the connection
+// should be closed at once.
+func (c *connections) rest(d *Destination, p *place) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.waiting) > 0 {
+	if c.wanted(p) {
 		return false
 	}
 	c.idle = append(c.idle, d)
@@ -183,10 +185,20 @@ func (c *connections) spare(p *place) {
 	p.ended = false
 }
 
-// idlest is the longest idle destination, where another destination waits for a connection; nil is none. Like the functions below, idlest
-// is called with mu held.
+// wanted is crowded with mu held, like the functions below. The place nil is the place of any destination that is well.
+func (c *connections) wanted(p *place) bool {
+	if len(c.waiting) == 0 {
+		return false
+	}
+	now := time.Now()
+	n := c.count(now)
+	n.less(p, now)
+	return slices.ContainsFunc(c.waiting, func(q *place) bool { return n.fits(c, q) })
+}
+
+// idlest is the longest idle destination, where another destination waits for a connection; nil is none.
 func (c *connections) idlest() *Destination {
-	if len(c.waiting) == 0 || len(c.held) < c.limit || len(c.idle) == 0 {
+	if len(c.idle) == 0 || len(c.held) < c.limit || !c.wanted(nil) {
 		return nil
 	}
 	victim := c.idle[0]
@@ -237,6 +249,14 @@ func (n *census) add(p *place, now time.Time) {
 		if p.doubtful {
 			n.weakDialing++
 		}
+	}
+}
+
+// less takes an idle or working place out of the count.
+func (n *census) less(p *place, now time.Time) {
+	n.held--
+	if p != nil && p.weak(now) {
+		n.weak--
 	}
 }
 

@@ -91,3 +91,50 @@ func TestPlacesAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// Destinations that wait to dial gain nothing from the connection of another destination: the connection rests, and commits need not wait for
+// the disk. Where a place is wanted the connection is given up.
+func TestWhoWaitsToDialTakesNoConnections(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		limit, bad int
+		good       bool // another destination that is well waits
+		crowded    bool
+	}{
+		"dead, more than may dial":     {200, 20, false, false},
+		"dead, few places":             {4, 20, false, false},
+		"dead, which have their part":  {9, 20, false, false},
+		"a destination that is well":   {1, 0, true, true},
+		"nobody":                       {1, 0, false, false},
+		"dead, and one that is well":   {2, 20, true, true},
+		"dead, and there are places":   {200, 20, true, false},
+		"dead, none of them can dial":  {200, 3, false, false},
+		"one place, and the dead wait": {1, 3, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				pool, p := newConnections(c.limit), &place{}
+				if err := pool.take(t.Context(), nil, p); err != nil {
+					t.Fatal(err)
+				}
+				pool.dialed(p)
+				for range c.bad {
+					go pool.holder(t, &place{doubts: 3, doubtful: true}, 10*time.Second, true)
+				}
+				if c.good {
+					go pool.holder(t, &place{}, time.Second, false)
+				}
+				time.Sleep(50 * time.Millisecond)
+				if got := pool.crowded(p); got != c.crowded {
+					t.Errorf("crowded: %v", got)
+				}
+				if got := pool.rest(&Destination{}, p); got == c.crowded {
+					t.Errorf("the connection rests: %v", got)
+				}
+				pool.idle = nil
+				pool.release(p)
+			})
+		})
+	}
+}

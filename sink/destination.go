@@ -92,7 +92,7 @@ type Destination struct {
 	careful   int64     // id of a large transaction with a refused row: see batch.careful; the worker's
 	unnamed   bool      // a pooler does not keep prepared statements; the worker's
 	lookup    lookup    // the worker's
-	slowCopy  bool      // the external database was slow to take the last chunk; the worker's
+	slowCopy  bool      // the external database was slow in the last chunk; the worker's
 	chunkRows int       // rows a chunk of a backfill, 0 before the first; the worker's
 	session   *session  // the worker's; the idle timer's while there is no worker
 }
@@ -301,6 +301,7 @@ func (d *Destination) advance(ctx context.Context) error {
 	}
 	d.doing = applying
 	if b := d.take(d.session, nil); b != nil {
+		defer d.router.places.asks(d, true)()
 		if b.large != nil {
 			return d.applyLarge(ctx, b)
 		}
@@ -348,7 +349,7 @@ func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	case d.applied > 0:
 		d.idle = d.after(flushPause, d.confirmFlush)
 	case !paused && s.backfill != nil && s.backfill.active: // the backfill's chunk comes
-	case !paused && d.router.Options.IdleClose > 0 && d.router.connections.rest(d):
+	case !paused && d.router.Options.IdleClose > 0 && d.router.connections.rest(d, s.place):
 		d.idle = d.after(d.router.Options.IdleClose, d.closeIdle)
 	default: // a backfill waiting for a place is woken without a connection
 		d.session, closed = nil, s
@@ -359,20 +360,24 @@ func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 // settlePause is how often a destination found halted by a restart looks whether the stream has brought the failed change.
 const settlePause = 200 * time.Millisecond
 
-// closeIdle gives up the connection unless a worker runs.
+// closeIdle gives up the connection unless a worker runs. Any goroutine may call closeIdle, the worker of another destination too.
 func (d *Destination) closeIdle() {
+	defer d.contained()
+	if s := d.takeIdle(); s != nil {
+		s.close()
+	}
+}
+
+func (d *Destination) takeIdle() (s *session) {
 	d.mu.Lock()
-	var s *session
+	defer d.mu.Unlock()
 	if !d.working && d.idle != nil {
 		d.idle.Stop()
 		d.idle = nil
 		s, d.session = d.session, nil
 		d.router.connections.busy(d)
 	}
-	d.mu.Unlock()
-	if s != nil {
-		s.close()
-	}
+	return s
 }
 
 // stop closes the rest after the router has stopped.

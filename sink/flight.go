@@ -25,7 +25,7 @@ type flight struct {
 func (d *Destination) takeOff(ctx context.Context) *flight {
 	f := &flight{d: d}
 	f.ctx, f.cancel = context.WithCancelCause(ctx)
-	f.timeout = time.AfterFunc(d.answerTimeout(), func() {
+	f.timeout = d.after(d.answerTimeout(), func() {
 		f.cancel(fmt.Errorf("the external server has not answered for %s", d.answerTimeout()))
 	})
 	f.p = d.session.conn.StartPipeline(f.ctx)

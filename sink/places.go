@@ -8,8 +8,8 @@ import (
 
 // places bounds how many destinations copy rows from the primary at the same time: each has one short read at a time. The other
 // destinations wait. A destination that has had a place for a turn lets the waiting destinations go first, and destinations without a turn
-// yet go before all others, so that neither huge copies nor slow databases keep a small database from being filled. Databases which are slow to
-// take a chunk share a part of the places; while a database takes a chunk for long, another destination has the place.
+// yet go before all others, so that neither huge copies nor slow databases keep a small database from being filled. Databases which are slow in
+// a chunk share a part of the places; while a database owes an answer for long, another destination has the place.
 type places struct {
 	n    int
 	turn time.Duration
@@ -22,20 +22,24 @@ type places struct {
 
 // copyPlace is a destination with a place.
 type copyPlace struct {
-	since    time.Time
-	applying time.Time // since when the external database takes a chunk; zero: takes none
-	slow     bool      // the database was slow to take the last chunk
+	since time.Time
+	asked time.Time     // since when the external database works for the destination; zero: does not
+	chunk bool          // with a chunk in hand, which is in memory
+	took  time.Duration // what the database took so far for the chunk in hand
+	slow  bool          // the database was slow in the last chunk
 }
 
 type waiter struct {
-	d     *Destination
-	slow  bool
-	after time.Time // until then the destination lets others go first; zero: has had no turn
+	d      *Destination
+	slow   bool
+	after  time.Time // until then the destination lets others go first; zero: has had no turn
+	called bool      // the destination was woken to take a place, and has not come yet
 }
 
 const (
 	copyTurn  = 2 * time.Second // at the most
-	copyLate  = time.Second     // a chunk that takes longer than that is slow
+	copyLate  = time.Second     // a database that takes longer than that for a chunk is slow
+	copyCall  = watchEvery * 2  // a woken destination that has not come by then keeps no place free
 	copiesMax = 4               // times the number of places: so many chunks there may be in memory, the late ones included
 )
 
@@ -45,10 +49,14 @@ func newPlaces(n int, turn time.Duration) *places {
 
 // room reports whether there is a place for a destination. It is called with mu held.
 func (p *places) room(slow bool) bool {
-	now, timely, slows := time.Now(), 0, 0
+	now, timely, chunks, slows := time.Now(), 0, 0, 0
 	for _, h := range p.holders {
-		if h.applying.IsZero() || now.Sub(h.applying) < copyLate {
+		late := !h.asked.IsZero() && now.Sub(h.asked) >= copyLate
+		if !late {
 			timely++
+		}
+		if !late || h.chunk {
+			chunks++
 		}
 		if h.slow {
 			slows++
@@ -57,31 +65,38 @@ func (p *places) room(slow bool) bool {
 	if slow {
 		return len(p.holders) < p.n && slows < max(1, p.n/2)
 	}
-	return timely < p.n && len(p.holders) < copiesMax*p.n
+	return timely < p.n && chunks < copiesMax*p.n
 }
 
-// apply says that d's external database begins to take a chunk. The caller calls done when the chunk is taken; done reports whether the
-// database was slow.
-func (p *places) apply(d *Destination) (done func() (slow bool)) {
+// asks says that the external database of d begins to work: takes a chunk, answers a question about the copy, or takes live changes between the
+// chunks. chunk says that a chunk may be in hand. The caller calls done when the work has ended. A destination without a place may call asks too.
+func (p *places) asks(d *Destination, chunk bool) (done func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := p.holders[d]
+	if h == nil {
+		return func() {}
+	}
+	h.asked, h.chunk = time.Now(), chunk
+	late := d.after(copyLate, p.call)
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		late.Stop()
+		h.took, h.asked = h.took+time.Since(h.asked), time.Time{}
+	}
+}
+
+// taken reports whether the external database of d was slow in the chunk in hand, which is done with.
+func (p *places) taken(d *Destination) (slow bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.holders[d]
 	if h == nil { // copies were switched off meanwhile
-		return func() bool { return false }
+		return false
 	}
-	h.applying = time.Now()
-	late := time.AfterFunc(copyLate, func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.nudgeNext()
-	})
-	return func() bool {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		late.Stop()
-		h.slow, h.applying = time.Since(h.applying) > copyLate, time.Time{}
-		return h.slow
-	}
+	h.slow, h.took = h.took > copyLate, 0
+	return h.slow
 }
 
 // take gives d a place, or notes that d waits for a place and is to be nudged. slow says that the database was slow to take the last chunk.
@@ -96,6 +111,8 @@ func (p *places) take(d *Destination, slow bool) bool {
 	if !p.room(slow) || p.off || (at >= 0 && len(p.waiting) > 1 && time.Now().Before(p.waiting[at].after)) {
 		if at < 0 {
 			p.waiting = append(p.waiting, waiter{d: d, slow: slow})
+		} else {
+			p.waiting[at].called = false
 		}
 		return false
 	}
@@ -114,7 +131,7 @@ func (p *places) yield(d *Destination) bool {
 		return false
 	}
 	p.release(d)
-	p.waiting = append(p.waiting, waiter{d, h.slow, time.Now().Add(p.turn)})
+	p.waiting = append(p.waiting, waiter{d: d, slow: h.slow, after: time.Now().Add(p.turn)})
 	d.after(p.turn, d.nudge) // the destinations ahead in the line may never come
 	p.nudgeNext()
 	return true
@@ -150,7 +167,15 @@ func (p *places) forget(d *Destination) {
 	p.waiting = slices.DeleteFunc(p.waiting, func(w waiter) bool { return w.d == d })
 }
 
-// nudgeNext wakes the next destination in the line while a place is free. The lock mu comes before a destination's.
+// call is nudgeNext for a caller without mu.
+func (p *places) call() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.nudgeNext()
+}
+
+// nudgeNext wakes the next destination in the line while a place is free. The woken destination connects first, and its server may be silent by
+// now: where the destination does not come soon, the next is woken too. The lock mu comes before a destination's.
 func (p *places) nudgeNext() {
 	if len(p.waiting) == 0 || p.off {
 		return
@@ -161,9 +186,14 @@ func (p *places) nudgeNext() {
 		func(w waiter) bool { return !now.Before(w.after) },
 		func(waiter) bool { return true },
 	} {
-		if next := slices.IndexFunc(p.waiting, func(w waiter) bool { return goes(w) && p.room(w.slow) }); next >= 0 {
-			p.waiting[next].d.nudge()
-			return
+		next := slices.IndexFunc(p.waiting, func(w waiter) bool { return !w.called && goes(w) && p.room(w.slow) })
+		if next < 0 {
+			continue
 		}
+		p.waiting[next].called = true
+		d := p.waiting[next].d
+		d.nudge()
+		d.after(copyCall, p.call)
+		return
 	}
 }

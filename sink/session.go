@@ -76,6 +76,9 @@ func (d *Destination) connect(ctx context.Context) error {
 	if err := s.opened(ctx); err != nil {
 		return err
 	}
+	if s.backfill == nil { // nor is there anything to copy any more where a place was held, or waited for
+		d.router.places.leave(d)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.session = s
@@ -152,6 +155,7 @@ func (d *Destination) dialPlace(ctx context.Context, p *place) (conn *pgconn.PgC
 
 // endTurn ends the work of a destination whose server owes an answer while others wait for the connection.
 func (d *Destination) endTurn(p *place) {
+	defer d.contained()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.working || p.owes.Load() == 0 {

@@ -63,7 +63,7 @@ func TestPausedDestination(t *testing.T) {
 		t.Errorf("the paused one has %+v", s)
 	}
 	same(t, dsn, `SELECT count(*) FROM users`, `"20"`)
-	same(t, w.source, `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'outflow' AND datname = split_part($$`+dsn+`$$, '/', 4)`, `"0"`)
+	same(t, dsn, `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'outflow' AND datname = current_database()`, `"0"`)
 	batches := d.Status().Batches
 	one.Off = false
 	w.toggle(one)
