@@ -76,6 +76,7 @@ type Destination struct {
 	met        bool               // the external database was reached since the process started: see visit
 	visiting   bool               // a visit waits for an answer
 	visited    time.Time          // when the last visit began, zero before the first one
+	conflictAt time.Time          // when the metadata was last read again at once, zero before the first time
 	unnoted    *Error             // why the primary does not take the note of the destination, nil: the primary does
 	stale      bool               // with fresh: and the queue is dropped, since everything is copied again
 	next       *Target            // the target from then on, nil: unchanged

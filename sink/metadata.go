@@ -335,11 +335,17 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 		if s.readyFor(m, known) && !reads {
 			continue
 		}
-		if known[m.Name].epoch > s.epoch {
-			if err := s.d.router.readAgain(ctx, s.d); err != nil {
+		if epoch := known[m.Name].epoch; epoch > s.epoch {
+			// Epochs are noted on the primary before they are written anywhere else. A number without such a note is nobody's: the tenant's, or from
+			// a time when the primary's clock was ahead.
+			noted, err := s.d.router.readAgain(ctx, s.d)
+			if err != nil {
 				return err
 			}
-			return &Error{verdict: conflict, Err: fmt.Errorf("another process has begun epoch %d", known[m.Name].epoch)}
+			if noted >= epoch {
+				return &Error{verdict: conflict, Err: fmt.Errorf("another process has begun epoch %d", epoch)}
+			}
+			s.d.log.Warn("the primary knows nothing of the external database's epoch: it is copied anew", zap.Int64("epoch", epoch), zap.Int64("noted", noted))
 		}
 		anew[m.Name] = true
 		for _, f := range m.DDL() {

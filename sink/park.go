@@ -258,7 +258,7 @@ func (r *Router) checkpoint(ctx context.Context, now bool) error {
 			continue
 		}
 		if !done.noted[i] {
-			if err := r.readAgain(ctx, d); err != nil {
+			if _, err := r.readAgain(ctx, d); err != nil {
 				return err
 			}
 			continue
@@ -303,13 +303,13 @@ func (r *Router) moved() (moved []destinationState, from, aside []*Destination) 
 }
 
 // readAgain reads the note of a destination whose epoch is found to be later than the destination's own: a person asked for a copy, or the
-// answer to this process' own note was lost. The next checkpoint notes the destination.
-func (r *Router) readAgain(ctx context.Context, d *Destination) error {
+// answer to this process' own note was lost. The next checkpoint notes the destination. The result is the noted epoch, 0 where there is no note.
+func (r *Router) readAgain(ctx context.Context, d *Destination) (epoch int64, err error) {
 	s, err := r.State.find(ctx, d.Tenant, d.Name)
 	if err == nil {
 		d.carryOut(request{destinationState: s})
 	}
-	return err
+	return s.epoch, err
 }
 
 // fingerprint changes when one of the destination's mappings does. The mappings of an unusable destination are not known: the note keeps

@@ -171,6 +171,9 @@ func (d *Destination) giveUp(e *Error, misfit bool) (s *session, dropped []repli
 	return s, dropped, replay
 }
 
+// conflictPause is how often a destination reads the metadata again at once after a conflict.
+const conflictPause = 2 * time.Second
+
 // pauseAfter is called with mu held.
 func (d *Destination) pauseAfter(e *Error) {
 	if e.SQLState == queryCanceled || errors.Is(e, errTurnEnded) {
@@ -194,9 +197,14 @@ func (d *Destination) pauseAfter(e *Error) {
 	case retryLong:
 		wait = max(wait, spread(min(20*time.Second, d.router.Options.RetryMax)))
 	case conflict:
-		if d.status.Attempts == 1 {
-			wait = 0 // the metadata is read again
+		if now := time.Now(); now.Sub(d.conflictAt) > conflictPause {
+			d.conflictAt, wait = now, 0 // the metadata is read again
+		} else { // an external database that changes the metadata again and again would be copied again and again
+			wait = max(wait, spread(conflictPause))
 		}
+	}
+	if errors.Is(e, replication.ErrNotVisible) {
+		wait = min(wait, spread(visibleAgain))
 	}
 	if d.halt != nil {
 		d.status.State = Halted

@@ -214,6 +214,7 @@ func (d *Destination) current(ctx context.Context, rel *replication.Relation, lo
 const (
 	visiblePause = time.Millisecond // doubles
 	visibleWait  = time.Second      // in all, about; then the batch is tried again later
+	visibleAgain = 2 * time.Second  // then
 )
 
 func (d *Destination) lookUp(ctx context.Context, look replication.Look) (replication.Found, error) {

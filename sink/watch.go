@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"errors"
 	"math"
 	"sync/atomic"
 	"time"
@@ -98,7 +99,7 @@ func (d *Destination) observation(closed bool) observation {
 	}
 	answered := time.Since(time.Unix(0, d.lastRound.Load())) < parkGrace
 	o.unable = o.paused || d.doubts > 0 && d.session == nil || !d.failing.IsZero() && !answered
-	o.waits = d.queued && d.doubts == 0 || d.lookups.Load() > 0
+	o.waits = d.queued && d.doubts == 0 || d.lookups.Load() > 0 || d.retryAt != nil && errors.Is(d.status.Err, replication.ErrNotVisible)
 	return o
 }
 

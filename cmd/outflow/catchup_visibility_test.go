@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -162,6 +164,7 @@ func TestToastOfCommitsThatNobodySees(t *testing.T) {
 		w.exec(fmt.Sprintf(`INSERT INTO "ProjectUser" ("tenancyId", "projectUserId", "serverMetadata") VALUES ('%s', '00000000-0000-4000-8000-%012d', %s)`,
 			tenant1, id, big(id)))
 	}
+	w.cfg.Sink.ParkAfter, w.cfg.Sink.RetryMin, w.cfg.Sink.RetryMax = time.Second, time.Minute, time.Minute
 	dsn := pgtest.Database(t, pgtest.Shared(t))
 	w.addDestination(tenant1, "main", dsn)
 	r := w.start()
@@ -169,15 +172,29 @@ func TestToastOfCommitsThatNobodySees(t *testing.T) {
 	w.synced()
 	w.absentStandby()
 
+	began := time.Now()
 	moved := w.hang(`UPDATE "ProjectUser" SET "projectUserId" = '00000000-0000-4000-8000-000000000010' WHERE "projectUserId" = '00000000-0000-4000-8000-000000000000'`)
 	contains(t, becomes(t, r.destination("main"), sink.Retrying), "does not show the transaction yet")
+	waitFor(t, "the time after which a destination at fault is parked", func() error {
+		if time.Since(began) < w.cfg.Sink.ParkAfter+time.Second {
+			return errors.New("it has not passed")
+		}
+		return nil
+	})
 	moved.show()
 	w.synced()
 	w.equal(tenant1, dsn)
+	for _, e := range r.destination("main").History() {
+		if e.State == sink.Parked {
+			t.Errorf("the primary's wait for a standby had the destination parked: %s", e.Reason)
+		}
+	}
 	set := w.hang(`BEGIN; UPDATE "ProjectUser" SET "serverMetadata" = ` + big(77) + ` WHERE "projectUserId" = '00000000-0000-4000-8000-000000000001';
 		UPDATE "ProjectUser" SET "displayName" = 'after it' WHERE "projectUserId" = '00000000-0000-4000-8000-000000000001'; COMMIT`)
 	contains(t, becomes(t, r.destination("main"), sink.Retrying), "does not show the transaction yet")
 	set.show()
 	w.synced()
 	w.equal(tenant1, dsn)
+	w.exec(`ALTER SYSTEM RESET synchronous_standby_names`) // or the end of the test waits for the standby
+	w.exec(`SELECT pg_reload_conf()`)
 }
