@@ -2,6 +2,7 @@ package replication
 
 import (
 	"bufio"
+	"encoding/binary"
 	"io"
 	"net"
 	"os"
@@ -37,7 +38,66 @@ const (
 )
 
 func frontend(r io.Reader, w io.Writer) *pgproto3.Frontend {
-	return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
+	return pgproto3.NewFrontend(&sieve{r: bufio.NewReaderSize(r, readBuffer)}, w)
+}
+
+// sieve leaves out large logical messages. Whoever may connect to the primary may write a message of a gigabyte (pg_logical_emit_message is
+// PUBLIC's), the server sends everybody's messages to whoever asks for messages, and the driver would take in the whole message. Outflow's own
+// messages are small.
+type sieve struct {
+	r    *bufio.Reader
+	left int // bytes of the message that is being read
+	skip int // bytes of the message that is being left out
+}
+
+// largestMessage is the size of the largest logical message that is not left out, in bytes.
+const largestMessage = 64 << 10
+
+// The place of the kind of a pgoutput message: behind the header and the positions of XLogData in CopyData (the Postgres manual, 55.4 and 55.7).
+const (
+	headerBytes = 5
+	kindAt      = headerBytes + 25
+)
+
+// Read implements io.Reader. After an error, of a deadline for instance, reading goes on where it has stopped.
+func (s *sieve) Read(p []byte) (int, error) {
+	for s.left == 0 {
+		if s.skip > 0 {
+			n, err := s.r.Discard(s.skip)
+			if s.skip -= n; err != nil {
+				return 0, err
+			}
+		}
+		if err := s.begin(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := s.r.Read(p[:min(len(p), s.left)])
+	s.left -= n
+	return n, err
+}
+
+// begin looks at the next message.
+func (s *sieve) begin() error {
+	header, err := s.r.Peek(headerBytes)
+	if err != nil {
+		return err
+	}
+	size := 1 + max(4, int(binary.BigEndian.Uint32(header[1:]))) // a wrong length is for the driver to refuse
+	if header[0] != 'd' || size <= largestMessage {
+		s.left = size
+		return nil
+	}
+	start, err := s.r.Peek(kindAt + 1)
+	if err != nil {
+		return err
+	}
+	if start[headerBytes] == 'w' && start[kindAt] == 'M' {
+		s.skip = size
+	} else {
+		s.left = size
+	}
+	return nil
 }
 
 // Read implements net.Conn. Read returns os.ErrDeadlineExceeded when the deadline has passed or interrupt was called;
