@@ -53,7 +53,7 @@ type Message struct {
 // errShort tells of a message shorter than its fields.
 var errShort = errors.New("the message is truncated")
 
-// Decode reads one pgoutput message. msg may be overwritten afterwards. After an error the stream can no longer be
+// Decode reads one pgoutput message. Decode may overwrite msg, and so may the caller afterwards. After an error the stream can no longer be
 // understood; nothing may be acknowledged past the message.
 func (d *Decoder) Decode(msg []byte) (Event, error) {
 	if len(msg) == 0 {
@@ -76,8 +76,7 @@ func (d *Decoder) decode(kind byte, body []byte) (Event, error) {
 	case 'R':
 		return d.relation(r)
 	case 'I', 'U', 'D':
-		// One copy for the whole row: body is the connection's read buffer.
-		return d.row(Kind(kind), &wire{b: bytes.Clone(body)})
+		return d.row(Kind(kind), r)
 	case 'T':
 		return d.truncate(r)
 	case 'M':
@@ -142,6 +141,9 @@ func (d *Decoder) row(kind Kind, r *wire) (Event, error) {
 	rel, err := d.known(r.uint32())
 	if err != nil {
 		return nil, err
+	}
+	if rel.skip == nil {
+		r.b = bytes.Clone(r.b) // one copy for the whole row: r.b is the connection's read buffer
 	}
 	c := Change{Kind: kind, Relation: rel, Ordinal: d.ordinal}
 	tag := r.byte()

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -123,8 +124,9 @@ func (t Tuple) fill(from Tuple, takes func(Value) bool) Tuple {
 	return NewTuple(values)
 }
 
-// decodeTuple reads a TupleData from r, advances r, and checks the whole TupleData. The tuple refers to r's memory, where the columns named
-// by skip are overwritten by the columns behind; a nil skip names no column.
+// decodeTuple reads a TupleData from r, advances r, and checks the whole TupleData. With a nil skip the tuple refers to r's memory. Else the
+// columns named by skip are left out, and the tuple owns its memory: a row must not keep a megabyte that nobody reads, and that nobody
+// counts. r's memory is then overwritten.
 func decodeTuple(r *wire, skip []bool) (Tuple, error) {
 	n := int(r.uint16())
 	if skip != nil && len(skip) != n {
@@ -165,6 +167,8 @@ func decodeTuple(r *wire, skip []bool) (Tuple, error) {
 	if r.short {
 		return Tuple{}, errShort
 	}
-	t.raw = r.b[start:end:end]
+	if t.raw = r.b[start:end:end]; skip != nil {
+		t.raw = bytes.Clone(t.raw)
+	}
 	return t, nil
 }
