@@ -502,6 +502,10 @@ func (s *session) relation(rel *Relation) error {
 	if err := s.Source.resolve(s.Primary, rel); err != nil {
 		return err
 	}
+	if known := s.relations[rel.OID]; known != nil && known.sentLike(rel) && known.SameShape(rel) { // others keep what they know of a pointer
+		rel = known
+		s.decoder.relations[rel.OID] = known
+	}
 	if s.relations == nil {
 		s.relations = map[uint32]*Relation{}
 	}
