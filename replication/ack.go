@@ -15,55 +15,102 @@ import (
 // transaction has a holder: a contiguous low mark, never the highest finished transaction.
 //
 // The stream may be read again from the flush LSN (a lost connection). Begin then finds the known transaction, with the
-// remaining holders. Safe for concurrent use.
+// remaining holders.
+//
+// A destination may hold a single transaction for minutes while the others finish millions. So finished transactions behind a
+// held one are forgotten: the memory follows from the held transactions, which are counted in queues. Safe for concurrent use.
 type AckTracker struct {
-	mu      sync.Mutex
-	pending []pending // outstanding and done-but-not-contiguous ones, in commit order
-	base    Ticket    // the ticket of pending[0]
-	flush   LSN
-	noted   LSN
+	mu        sync.Mutex
+	pending   []pending // held ones, and finished ones that are not forgotten yet, in commit order; the first one is held
+	held      int       // those with a holder
+	next      Ticket
+	forgotten LSN // commit of the newest forgotten transaction
+	spare     int // so many finished ones more than held ones may be pending
+	flush     LSN
+	noted     LSN
+	all       int // outstanding ones, the forgotten ones included
 }
 
 // Ticket names a transaction in the tracker.
 type Ticket uint64
 
 type pending struct {
-	commit, end LSN
+	commit, end LSN // end is behind the forgotten transactions too
+	ticket      Ticket
 	holders     int
+	forgotten   int  // so many finished transactions directly behind were forgotten
 	reading     bool // the reader is one of the holders
 }
 
 // NewAckTracker returns a tracker with the flush LSN of the slot, at which the stream starts.
-func NewAckTracker(confirmed LSN) *AckTracker { return &AckTracker{flush: confirmed, noted: confirmed} }
+func NewAckTracker(confirmed LSN) *AckTracker {
+	return &AckTracker{flush: confirmed, noted: confirmed, spare: 4096}
+}
 
 // Begin registers the transaction committing at the LSN, held by the reader. ok is false when the transaction was
 // acknowledged before, in an earlier reading of the same WAL: then no destination wants the transaction.
 func (t *AckTracker) Begin(commit LSN) (ticket Ticket, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n := len(t.pending); n == 0 || commit > t.pending[n-1].commit {
+	if n := len(t.pending); (n == 0 || commit > t.pending[n-1].commit) && commit > t.forgotten {
 		if commit < t.flush {
 			return 0, false
 		}
-		t.pending = append(t.pending, pending{commit: commit, holders: 1, reading: true})
-		return t.base + Ticket(n), true
+		t.forget()
+		t.pending = append(t.pending, pending{commit: commit, ticket: t.next, holders: 1, reading: true})
+		t.next++
+		t.held++
+		t.all++
+		return t.next - 1, true
 	}
 	i, known := slices.BinarySearchFunc(t.pending, commit, func(p pending, c LSN) int { return cmp.Compare(p.commit, c) })
 	if !known {
 		return 0, false
 	}
-	if p := &t.pending[i]; !p.reading {
+	p := &t.pending[i]
+	if !p.reading {
 		p.reading = true
-		p.holders++
+		t.hold(p)
 	}
-	return t.base + Ticket(i), true
+	return p.ticket, true
+}
+
+// forget forgets finished transactions where the finished ones are most of the pending ones.
+func (t *AckTracker) forget() {
+	if len(t.pending) <= 2*t.held+t.spare {
+		return
+	}
+	kept := t.pending[:1]
+	for _, p := range t.pending[1:] {
+		if p.holders > 0 {
+			kept = append(kept, p)
+			continue
+		}
+		before := &kept[len(kept)-1]
+		before.end = max(before.end, p.end)
+		before.forgotten += 1 + p.forgotten
+		t.forgotten = max(t.forgotten, p.commit)
+	}
+	t.pending = slices.Clone(kept) // the rest of the array is not kept
 }
 
 // Hold adds a holder. The caller must know of another holder (the reader, for example).
 func (t *AckTracker) Hold(ticket Ticket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.at(ticket).holders++
+	t.hold(t.at(ticket))
+}
+
+func (t *AckTracker) hold(p *pending) {
+	if p.holders++; p.holders == 1 {
+		t.held++
+	}
+}
+
+func (t *AckTracker) letGo(p *pending) {
+	if p.holders--; p.holders == 0 {
+		t.held--
+	}
 }
 
 // Commit ends the reader's own hold: the transaction was handed over whole, and acknowledging the transaction means
@@ -75,8 +122,8 @@ func (t *AckTracker) Commit(ticket Ticket, end LSN) {
 	if !p.reading {
 		panic(fmt.Sprintf("replication: the transaction at %s is committed twice", p.commit))
 	}
-	p.end, p.reading = end, false
-	p.holders--
+	p.end, p.reading = max(p.end, end), false
+	t.letGo(p)
 	t.advance()
 }
 
@@ -89,7 +136,7 @@ func (t *AckTracker) Release(tickets ...Ticket) {
 		if p.holders == 0 {
 			panic(fmt.Sprintf("replication: the transaction at %s is released twice", p.commit))
 		}
-		p.holders--
+		t.letGo(p)
 	}
 	t.advance()
 }
@@ -130,22 +177,23 @@ func (t *AckTracker) Noted() LSN {
 func (t *AckTracker) Outstanding() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.pending)
+	return t.all
 }
 
 func (t *AckTracker) at(ticket Ticket) *pending {
-	if ticket < t.base || ticket >= t.base+Ticket(len(t.pending)) {
+	i, known := slices.BinarySearchFunc(t.pending, ticket, func(p pending, ticket Ticket) int { return cmp.Compare(p.ticket, ticket) })
+	if !known {
 		panic(fmt.Sprintf("replication: ticket %d is not outstanding", ticket))
 	}
-	return &t.pending[ticket-t.base]
+	return &t.pending[i]
 }
 
 func (t *AckTracker) advance() {
 	n := 0
 	for n < len(t.pending) && t.pending[n].holders == 0 {
 		t.flush = max(t.flush, t.pending[n].end)
+		t.all -= 1 + t.pending[n].forgotten
 		n++
 	}
-	t.base += Ticket(n)
 	t.pending = t.pending[n:] // append reallocates from time to time and so lets go of the front
 }

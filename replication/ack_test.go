@@ -64,6 +64,7 @@ func TestAckAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const start = LSN(100)
 		a := NewAckTracker(start)
+		a.spare = rapid.IntRange(0, 60).Draw(t, "spare")
 		type transaction struct {
 			ticket  Ticket
 			holders int
@@ -72,7 +73,8 @@ func TestAckAgainstModel(t *testing.T) {
 		var all []*transaction
 		lsn := func(i int) LSN { return start + LSN(i)*10 }
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
-			switch rapid.IntRange(0, 3).Draw(t, "step") {
+			step := rapid.IntRange(0, 3).Draw(t, "step")
+			switch step {
 			case 0: // the next transaction, with some holders
 				ticket, ok := a.Begin(lsn(len(all)))
 				if !ok {
@@ -121,6 +123,46 @@ func TestAckAgainstModel(t *testing.T) {
 			if got := a.Flush(); got != want {
 				t.Fatalf("flush is %d, want %d", got, want)
 			}
+			held, outstanding := 0, 0
+			for i, tx := range all {
+				if lsn(i)+5 > want {
+					outstanding++
+				}
+				if tx.holders > 0 || tx.reading {
+					held++
+				}
+			}
+			if got := a.Outstanding(); got != outstanding {
+				t.Fatalf("%d are outstanding, want %d", got, outstanding)
+			}
+			if got := len(a.pending); step == 0 && got > 2*held+a.spare {
+				t.Fatalf("%d are remembered, and %d are held", got, held)
+			}
 		}
 	})
+}
+
+// A destination holds one transaction while a million others finish: the tracker remembers few of them.
+func TestAckForgetsTheFinished(t *testing.T) {
+	a := NewAckTracker(0)
+	first, _ := a.Begin(10)
+	a.Hold(first)
+	a.Commit(first, 15)
+	const n = 1_000_000
+	for i := LSN(2); i <= n; i++ {
+		ticket, _ := a.Begin(10 * i)
+		a.Hold(ticket)
+		a.Commit(ticket, 10*i+5)
+		a.Release(ticket)
+	}
+	if got := cap(a.pending); got > 50_000 {
+		t.Errorf("the tracker has room for %d transactions, and one is held", got)
+	}
+	if a.Flush() != 0 || a.Outstanding() != n {
+		t.Errorf("flush %s, %d outstanding", a.Flush(), a.Outstanding())
+	}
+	a.Release(first)
+	if a.Flush() != 10*n+5 || a.Outstanding() != 0 {
+		t.Errorf("at the end: flush %s, %d outstanding", a.Flush(), a.Outstanding())
+	}
 }
