@@ -93,6 +93,7 @@ type backfill struct {
 
 	active   bool // the backfill has a place among the backfills, and tracks keys
 	tracked  []tracked
+	bytes    int64           // of tracked
 	tracking int             // counts the beginnings of tracking: a chunk read for an earlier tracking is of no use
 	suspects map[uint32]bool // may have been applied before keys were tracked, and were not visible then; nil is not known yet
 	reading  bool
@@ -105,9 +106,12 @@ type backfill struct {
 	limit    int                              // rows of the chunk
 }
 
-// maxTracked is how many keys are tracked at the most, at some 100 bytes each. A transaction that changes more has the chunk in
-// hand read again, when the transaction is visible.
-const maxTracked = 500_000
+// maxTracked is how many bytes the tracked keys may have at the most, each with trackedOverhead. A transaction that changes more has the chunk
+// in hand read again, when the transaction is visible.
+const (
+	maxTracked      = 48 << 20
+	trackedOverhead = 100
+)
 
 // chunk is a part of the primary's data that waits to be merged.
 type chunk struct {
@@ -188,18 +192,23 @@ func (bf *backfill) trackChanges(xid uint32, changes []replication.Change) {
 			continue
 		}
 		if c.Kind == replication.Truncate {
-			bf.tracked = append(bf.tracked, tracked{xid, table, "", c.Relation})
+			bf.follow(tracked{xid, table, "", c.Relation})
 			continue
 		}
 		for _, row := range []replication.Tuple{c.Old, c.New} {
 			if !row.IsZero() {
-				bf.tracked = append(bf.tracked, tracked{xid, table, string(f.keyOf(c.Relation, row)), c.Relation})
+				bf.follow(tracked{xid, table, string(f.keyOf(c.Relation, row)), c.Relation})
 			}
 		}
-		if len(bf.tracked) > maxTracked {
+		if bf.bytes > maxTracked {
 			bf.forget()
 		}
 	}
+}
+
+func (bf *backfill) follow(t tracked) {
+	bf.tracked = append(bf.tracked, t)
+	bf.bytes += t.bytes()
 }
 
 // standDown ends the work reserved to a backfill with a place; the cursor stays.
@@ -214,7 +223,7 @@ func (bf *backfill) standDown() {
 // and every transaction invisible to the next snapshot may have been applied before.
 func (bf *backfill) forget() {
 	bf.tracking++
-	bf.tracked, bf.suspects = nil, nil
+	bf.tracked, bf.bytes, bf.suspects = nil, 0, nil
 	bf.goesOn()
 	bf.d.mu.Lock()
 	defer bf.d.mu.Unlock()

@@ -60,8 +60,19 @@ func (bf *backfill) merge(ctx context.Context) error {
 		keyOf := keyFunc(c.relation)
 		rows.Upserts = merge(bf.rowsOf(c, c.Rows), func(r mapping.Row) string { return keyOf(r.Tuple) }, c.table, c.Snapshot, bf.tracked, c.since())
 	}
-	bf.tracked = slices.DeleteFunc(bf.tracked, func(t tracked) bool { return c.Snapshot.Sees(t.xid) })
+	bf.seen(c.Snapshot)
 	return bf.applyChunk(ctx, c, rows)
+}
+
+// seen forgets the tracked keys of transactions that later chunks see.
+func (bf *backfill) seen(snapshot replication.Snapshot) {
+	bf.tracked = slices.DeleteFunc(bf.tracked, func(t tracked) bool {
+		gone := snapshot.Sees(t.xid)
+		if gone {
+			bf.bytes -= t.bytes()
+		}
+		return gone
+	})
 }
 
 // unread follows a failed read. A read that took too long is tried again with fewer rows.

@@ -87,6 +87,7 @@ type Destination struct {
 	lookups    atomic.Int32       // the worker waits for so many answers of the primary
 	cancelWork context.CancelFunc // of the worker's current run
 
+	touched   uint64    // the router's begins when the destination was added to touched; the reader's
 	doing     work      // the worker's
 	asked     time.Time // when askFlush was last called beside a backfill; the worker's
 	conflicts bool      // rows new on the source were there already: from then on ON CONFLICT is kept; the worker's

@@ -14,6 +14,9 @@ type tracked struct {
 	relation *replication.Relation
 }
 
+// bytes is about how much memory the key takes. The text of a key is no longer than a page of an index, unless the text can be compressed.
+func (c tracked) bytes() int64 { return trackedOverhead + int64(len(c.key)) }
+
 // counts reports whether the change concerns the rows read from the table.
 func (c tracked) counts(i int, table string, snapshot replication.Snapshot, since int) bool {
 	return c.table == table && (i >= since || !snapshot.Sees(c.xid))

@@ -23,13 +23,17 @@ type transaction struct {
 	received  time.Time // when its first part came
 	ticket    replication.Ticket
 	changes   []replication.Change
-	bytes     int64
+	bytes     int64           // of the changes, and transactionOverhead
 	complete  bool            // the source has sent the whole transaction
 	next      int             // changes applied in an open external transaction
 	dropped   bool            // some applied changes were let go of, to make room for the rest
 	asked     time.Time       // when external became known
 	external  replication.LSN // of the external server: flushed there, the transaction survives a crash; 0 is not known yet
 }
+
+// transactionOverhead is the memory of a queued transaction beside the changes, in bytes: the transaction, its places in the queue and in the ack
+// tracker, and the rounding of its allocations.
+const transactionOverhead = 224
 
 // enqueue queues changes of a part, less the changes accepted before. enqueue returns false when the whole transaction was accepted
 // before.
@@ -56,7 +60,9 @@ func (d *Destination) enqueue(part *replication.Transaction, changes []replicati
 		}
 		delete(d.kept, part.SequenceID)
 		*a = position{id: part.SequenceID}
-		d.queue = append(d.queue, &transaction{id: part.SequenceID, xid: part.XID, committed: part.CommitTime, received: time.Now(), ticket: part.Ticket})
+		d.queue = append(d.queue, &transaction{id: part.SequenceID, xid: part.XID, committed: part.CommitTime, received: time.Now(), ticket: part.Ticket,
+			bytes: transactionOverhead})
+		d.account(transactionOverhead)
 	}
 	for len(changes) > 0 && int64(changes[0].Ordinal) < a.ordinal { // seen before the connection was lost
 		changes = changes[1:]

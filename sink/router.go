@@ -126,8 +126,9 @@ type Router struct {
 
 	// Owned by the reader's goroutine.
 	routes  map[*replication.Relation]*route
-	inside  bool // the last part of the transaction has not come
-	touched []*Destination
+	inside  bool           // the last part of the transaction has not come
+	touched []*Destination // by the arriving transaction
+	begins  uint64         // counts the beginnings of touched
 
 	ctx     context.Context // ends the work in flight
 	cancel  context.CancelFunc
@@ -206,7 +207,7 @@ func (r *Router) Write(part *replication.Transaction) error {
 		r.mu.Lock() // a destination that comes now gets whole transactions: from this transaction or from the next on
 		r.open = part.SequenceID
 		r.mu.Unlock()
-		r.touched = r.touched[:0]
+		r.touched, r.begins = r.touched[:0], r.begins+1
 	}
 	r.inside = !part.Last
 	r.count(part)
@@ -297,12 +298,10 @@ func (r *Router) enqueue(d *Destination, part *replication.Transaction, changes 
 	if !d.enqueue(part, changes) {
 		return
 	}
-	for _, t := range r.touched {
-		if t == d {
-			return
-		}
+	if d.touched != r.begins {
+		d.touched = r.begins
+		r.touched = append(r.touched, d)
 	}
-	r.touched = append(r.touched, d)
 }
 
 // route finds the rule for a relation, once.

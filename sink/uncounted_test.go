@@ -1,0 +1,92 @@
+package sink
+
+import (
+	"runtime"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap"
+
+	"outflow/replication"
+)
+
+// item is a table of a tenant's items.
+var item = &replication.Relation{OID: 1, Schema: "public", Name: "item", Table: "item", Identity: 'd', Key: []int{0, 1},
+	Columns: []replication.Column{{Name: "tenant", Type: "text", Identity: true}, {Name: "id", Type: "text", Identity: true}}}
+
+func inserted(tenant, id string) replication.Change {
+	return replication.Change{Kind: replication.Insert, Relation: item, New: replication.NewTuple([]replication.Value{
+		{Presence: replication.Text, Text: []byte(tenant)}, {Presence: replication.Text, Text: []byte(id)}})}
+}
+
+func queueOf(t *testing.T) *Destination {
+	t.Helper()
+	r := NewRouter(Config{Options: Options{QueueBytes: 1 << 40, MemoryBytes: 1 << 42, BatchRows: 10_000, MaxConnections: 1}, Acks: replication.NewAckTracker(0), Log: zap.NewNop()})
+	d, err := r.Add(Target{Tenant: "t", Name: "main", DSN: "postgres://u@127.0.0.1:1/none"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.reads = map[string]bool{"item": true}
+	return d
+}
+
+// A queue of the smallest transactions takes no more memory than the queue counts.
+func TestSmallTransactionsAreCounted(t *testing.T) {
+	d := queueOf(t)
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	const n = 200_000
+	for id := int64(1); id <= n; id++ {
+		ticket, _ := d.router.Acks.Begin(replication.LSN(id))
+		part := &replication.Transaction{SequenceID: id, Ticket: ticket, Last: true, Session: 1}
+		part.Changes = append(part.Changes, inserted("t", "1"))
+		d.enqueue(part, part.Changes)
+		d.complete(id)
+		d.router.Acks.Commit(ticket, replication.LSN(id))
+	}
+	grown := heap() - before
+	t.Logf("a transaction takes %d bytes, and counts %d", grown/n, d.bytes/n)
+	if grown > d.bytes {
+		t.Errorf("%d transactions take %d bytes, and %d are counted", n, grown, d.bytes)
+	}
+	if d.router.gate.used != d.bytes {
+		t.Errorf("the gate counts %d bytes, the queue %d", d.router.gate.used, d.bytes)
+	}
+	d.mu.Lock()
+	d.applied, d.lagging = n, d.bytes
+	d.letGo(n)
+	d.mu.Unlock()
+	if d.bytes != 0 || d.lagging != 0 || d.router.gate.used != 0 {
+		t.Errorf("at the end %d bytes are queued, %d lag, and the gate counts %d", d.bytes, d.lagging, d.router.gate.used)
+	}
+}
+
+// The keys that a copy tracks are bounded by their bytes: a key may be long.
+func TestTrackedKeysAreBounded(t *testing.T) {
+	t.Parallel()
+	bf := &backfill{d: queueOf(t), active: true}
+	kept := func() (bytes int64) {
+		for _, k := range bf.tracked {
+			bytes += int64(len(k.key))
+		}
+		return bytes
+	}
+	most := int64(0)
+	for i := range 1000 {
+		c := inserted("t", strings.Repeat("k", 200_000))
+		bf.trackChanges(uint32(i), []replication.Change{c})
+		most = max(most, kept())
+	}
+	if most > maxTracked || most < maxTracked/2 {
+		t.Errorf("the copy has kept %d bytes of keys; %d are allowed", most, maxTracked)
+	}
+	bf.seen(snapshotOf(t, "5000:5000:"))
+	if bf.bytes != 0 || len(bf.tracked) > 0 {
+		t.Errorf("%d keys of %d bytes are left, all of transactions that the snapshot sees", len(bf.tracked), bf.bytes)
+	}
+}
