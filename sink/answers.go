@@ -73,8 +73,14 @@ func (s *session) whole(ctx context.Context, bound, columns int, sql string, arg
 	return rows, err
 }
 
-// kept is the error with a text that may be kept: a server's text may have megabytes. The place in a mapping's file stays.
+// kept is the error with a text that may be kept: a server's text may have megabytes, also in fields that no text shows. The place in a
+// mapping's file stays.
 func (e *Error) kept() *Error {
+	if own := asPgError(e.Err); own != nil {
+		if told := asPgError(replication.Bounded(own)); told != nil {
+			*own = *told // a refused login comes wrapped by the driver
+		}
+	}
 	text := e.Err.Error()
 	if len(text) <= keptBytes {
 		return e
