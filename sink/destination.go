@@ -59,6 +59,7 @@ type Destination struct {
 	due        bool      // there is something to do beside the queue
 	failing    time.Time // since when the destination has failed without a success, zero while all is well
 	answers    bool      // the external database has answered since the start, and since its last change of address
+	starved    bool      // the worker waits for more of a large transaction, in an open external transaction
 	turnEnded  bool      // the worker was stopped because others waited for the connection
 	doubts     int       // failures and changes of the target since the last success
 	parking    bool      // a goroutine is writing the parking to the primary

@@ -21,6 +21,8 @@ type observation struct {
 	paused  bool
 	unable  bool          // failed, or was given another target, and does not work since; or paused
 	waits   bool          // for others: for a connection that others have, or for the primary
+	queued  bool          // waits for a connection that others have
+	starved bool          // has a connection, and waits for the rest of a large transaction
 	others  time.Duration // since another destination last committed
 	leaving bool          // is being parked: what the destination holds will be let go of
 }
@@ -98,6 +100,24 @@ type situation struct {
 	written int64         // sequence id at the end of the primary's WAL, as last known
 	still   time.Duration // the slot has retained too much WAL, and never less: see retention
 	excess  int64         // bytes to be freed until the reader goes on, where the memory for all queues is used up; else 0
+	jam     time.Duration // for how long the reader, the connections, and the queues have waited for one another: see jammed
+}
+
+// jamGrace is how long a jam lasts at the least before a destination is parked: a jam does not end by itself.
+const jamGrace = time.Second
+
+// jammed reports whether the reader waits for the queues, the queues for connections, and those who have the connections for the reader: a
+// transaction has changes of more destinations than there are connections, and more changes than the queues hold. An external transaction
+// is not given up in its middle, so a destination without a connection has to make room.
+func jammed(all []suspect) bool {
+	starved := false
+	for _, s := range all {
+		if !s.queued && !s.starved && !s.observation.unable && !s.leaving {
+			return false
+		}
+		starved = starved || s.starved
+	}
+	return starved
 }
 
 // suspect is a destination before the judge. The index belongs to the caller.
@@ -129,8 +149,11 @@ func judge(all []suspect, now situation, limit Options) []sentence {
 			continue
 		}
 		reason := s.standstill(limit)
-		if reason == "" && short && now.excess > 0 && !leaving {
-			if reason = s.hoards(limit); reason != "" {
+		if reason == "" && !leaving {
+			if reason = s.blocks(now); reason == "" && short && now.excess > 0 {
+				reason = s.hoards(limit)
+			}
+			if reason != "" {
 				now.excess -= s.bytes
 			}
 		}
@@ -163,6 +186,14 @@ func (s suspect) standstill(limit Options) string {
 		return fmt.Sprintf("it has kept all others waiting for %s", limit.SlowAfter)
 	}
 	return ""
+}
+
+// blocks is the reason to park a destination in a jam; "" is none.
+func (s suspect) blocks(now situation) string {
+	if now.jam <= jamGrace || !s.queued || s.bytes == 0 || now.excess <= 0 && !s.observation.over {
+		return ""
+	}
+	return "a transaction has more changes than the queues hold, and more destinations than sink.max_connections"
 }
 
 // hoards is the reason to park an idle destination while all others wait for memory; "" is none.

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -185,5 +186,42 @@ func TestTimeOfAHold(t *testing.T) {
 	}
 	if h = h.after(observation{oldest: -1}, time.Second); h.oldest != -1 || h.held != 0 {
 		t.Errorf("it holds nothing: %+v", h)
+	}
+}
+
+// In a jam, which does not end by itself, destinations without a connection make room, as few as are needed.
+func TestWhoMakesRoomInAJam(t *testing.T) {
+	t.Parallel()
+	starved := suspect{observation: observation{oldest: 100, open: true, starved: true}}
+	queued := suspect{observation: observation{oldest: 100, open: true, queued: true, waits: true, bytes: 50}}
+	busy := suspect{observation: observation{oldest: 100, open: true, bytes: 50}}
+	over := queued
+	over.observation.over = true
+	for name, c := range map[string]struct {
+		all    []suspect
+		excess int64
+		jammed bool
+		parked int
+	}{
+		"a jam":                             {[]suspect{starved, queued, queued, queued}, 80, true, 2},
+		"a queue over its own bound":        {[]suspect{starved, queued, over}, 0, true, 1},
+		"somebody works":                    {[]suspect{starved, queued, busy}, 80, false, 0},
+		"nobody waits for the reader":       {[]suspect{queued, queued}, 80, false, 0},
+		"those with a connection stay":      {[]suspect{starved, starved}, 80, true, 0},
+		"nothing is gained by the smallest": {[]suspect{starved, {observation: observation{oldest: 100, queued: true, waits: true}}}, 80, true, 0},
+	} {
+		if got := jammed(c.all); got != c.jammed {
+			t.Errorf("%s: jammed is %v", name, got)
+		}
+		s := situation{read: 110, written: 110, excess: c.excess}
+		if got := judge(slices.Clone(c.all), s, judged); len(got) > 0 {
+			t.Errorf("%s: at once %v", name, got)
+		}
+		if s.jam = jamGrace + watchEvery; !c.jammed {
+			s.jam = 0
+		}
+		if got := judge(slices.Clone(c.all), s, judged); len(got) != c.parked {
+			t.Errorf("%s: %v; expected %d parked", name, got, c.parked)
+		}
 	}
 }

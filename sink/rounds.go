@@ -143,6 +143,7 @@ func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes 
 	alive, look := time.NewTicker(d.router.Options.LockTimeout/2), time.NewTicker(openPatience/10)
 	defer alive.Stop()
 	defer look.Stop()
+	defer d.awaits(false)
 	for began := time.Now(); ; {
 		d.mu.Lock()
 		rest := t.changes[t.next:]
@@ -154,6 +155,7 @@ func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes 
 			return rest[:n], done, nil
 		}
 		d.mu.Unlock()
+		d.awaits(true)
 		select {
 		case <-d.more:
 		case <-alive.C:
@@ -170,6 +172,13 @@ func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes 
 			return nil, false, ctx.Err()
 		}
 	}
+}
+
+// awaits notes whether the worker waits for more of a large transaction.
+func (d *Destination) awaits(more bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.starved = more
 }
 
 // errPostponed ends an external transaction without a failure: the stream brings the source transaction again.

@@ -15,6 +15,7 @@ type watch struct {
 	last     time.Time    // of the last look; zero before the first
 	failed   atomic.Int64 // when a parking failed last, in nanoseconds since 1970
 	wal      retention
+	jam      time.Duration // see situation
 	suspects []suspect
 	accused  []*Destination // by the index of a suspect
 }
@@ -60,6 +61,10 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 			w.accused = append(w.accused, d)
 		}
 	}
+	if w.jam += passed; !closed || !jammed(w.suspects) {
+		w.jam = 0
+	}
+	s.jam = w.jam
 	for i, d := range w.accused {
 		other := newest
 		if d.lastCommit.Load() >= newest {
@@ -99,7 +104,8 @@ func (d *Destination) observation(closed bool) observation {
 	}
 	answered := time.Since(time.Unix(0, d.lastRound.Load())) < parkGrace
 	o.unable = o.paused || d.doubts > 0 && d.session == nil || !d.failing.IsZero() && !answered
-	o.waits = d.queued && d.doubts == 0 || d.lookups.Load() > 0 || d.retryAt != nil && errors.Is(d.status.Err, replication.ErrNotVisible)
+	o.queued, o.starved = d.queued && d.doubts == 0, d.starved
+	o.waits = o.queued || d.lookups.Load() > 0 || d.retryAt != nil && errors.Is(d.status.Err, replication.ErrNotVisible)
 	return o
 }
 

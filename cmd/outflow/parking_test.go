@@ -145,3 +145,39 @@ func TestOneTransactionOfAllTenants(t *testing.T) {
 		same(t, dsns[i], `SELECT count(*) FROM item_copy`, `"20"`)
 	}
 }
+
+// A transaction has more changes than the queues hold, and more tenants than there are connections. Whoever has a connection waits for the rest,
+// the reader for room, the others for a connection: some make room and are copied, the reading goes on within seconds, and all become equal.
+func TestOneTransactionLargerThanTheQueues(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.cfg.Sink.MaxConnections, w.cfg.Sink.MemoryBytes, w.cfg.Sink.ParkAfter = 2, 4<<20, time.Hour
+	w.exec(`CREATE TABLE item (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
+	w.table("item", 1, "id int", "note text")
+	const tenants, rows = 8, 2000
+	tenant := func(i int) string { return fmt.Sprintf("aaaaaaaa-0000-4000-8000-%012d", i) }
+	var dsns []string
+	for i := range tenants {
+		dsns = append(dsns, w.destination(tenant(i), "main", "item"))
+	}
+	r := w.start()
+	r.caughtUp()
+	w.synced()
+	w.exec(`INSERT INTO item SELECT ('aaaaaaaa-0000-4000-8000-' || lpad(t::text, 12, '0'))::uuid, n, repeat('x', 200) FROM generate_series(1, $1::int) n, generate_series(0, $2::int) t`,
+		rows, tenants-1)
+	w.synced()
+	parked := 0
+	for _, d := range r.router.Destinations() {
+		if wasParked(d) {
+			parked++
+			contains(t, fmt.Sprint(d.History()), "more changes than the queues hold")
+		}
+	}
+	if parked == 0 || parked > tenants-w.cfg.Sink.MaxConnections {
+		t.Errorf("%d of %d were parked", parked, tenants)
+	}
+	r.caughtUp()
+	for i, dsn := range dsns {
+		w.mirrored(tenant(i), dsn, "item", "id, note")
+	}
+}
