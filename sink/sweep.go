@@ -274,8 +274,11 @@ func refusedSweep(p *page, t tally, why string) error {
 func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]key, error) {
 	keyOf := keyFunc(c.relation)
 	gone := merge(c.gone, func(k key) string { return keyOf(k.tuple) }, c.table, c.Snapshot, bf.tracked, c.swept.since)
+	if len(gone) == 0 { // for one reason, after a TRUNCATE: that concerns every key
+		return nil, nil
+	}
 	others := bf.changes(c)
-	if len(gone) == 0 || len(others) == 0 {
+	if len(others) == 0 {
 		return gone, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, bf.d.answerTimeout())
@@ -295,13 +298,14 @@ func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]key, error) {
 	return left, nil
 }
 
-// changes are the keys of a chunk that changed since the chunk was read.
+// changes are the keys that changed since the chunk was read, as rows of the chunk's relation: a column that has nothing to do with the key
+// may have come or gone since. No TRUNCATE counts for the chunk.
 func (bf *backfill) changes(c *chunk) (keys []replication.Tuple) {
 	seen := map[string]bool{}
 	for i, t := range bf.tracked {
 		if t.counts(i, c.table, c.Snapshot, c.since()) && !seen[t.key] {
 			seen[t.key] = true
-			keys = append(keys, keyTuple(t.relation, t.key))
+			keys = append(keys, keyTuple(c.relation, t.key))
 		}
 	}
 	return keys

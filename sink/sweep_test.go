@@ -1,6 +1,10 @@
 package sink
 
-import "testing"
+import (
+	"testing"
+
+	"outflow/replication"
+)
 
 func TestTallyOfASweep(t *testing.T) {
 	for _, c := range []struct {
@@ -24,5 +28,27 @@ func TestTallyOfASweep(t *testing.T) {
 		if (why != "") != c.fault {
 			t.Errorf("%s: %q", c.name, why)
 		}
+	}
+}
+
+// A chunk of a sweep meets changes that came after its page was read: a TRUNCATE, and a change from before a column went away.
+func TestChangesDuringASweep(t *testing.T) {
+	text := func(values ...string) replication.Tuple {
+		list := make([]replication.Value, len(values))
+		for i, v := range values {
+			list[i] = replication.Value{Presence: replication.Text, Text: []byte(v)}
+		}
+		return replication.NewTuple(list)
+	}
+	before := &replication.Relation{Table: "t", Columns: []replication.Column{{Name: "note"}, {Name: "id"}}, Key: []int{1}}
+	now := &replication.Relation{Table: "t", Columns: []replication.Column{{Name: "id"}}, Key: []int{0}}
+	c := &chunk{table: "t", relation: now, swept: &page{}, gone: []key{{tuple: text("1")}}}
+	bf := &backfill{tracked: []tracked{{xid: 5, table: "t", key: keyFunc(before)(text("n", "2")), relation: before}}}
+	if keys := bf.changes(c); len(keys) != 1 || keys[0].Len() != 1 || string(keys[0].Value(0).Text) != "2" {
+		t.Errorf("changed keys: %v", keys)
+	}
+	bf.tracked = append(bf.tracked, tracked{xid: 6, table: "t", key: "", relation: now})
+	if gone, err := bf.unchanged(t.Context(), c); len(gone) != 0 || err != nil {
+		t.Errorf("after a TRUNCATE %d keys are to be removed: %v", len(gone), err)
 	}
 }
