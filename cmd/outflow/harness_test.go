@@ -180,12 +180,11 @@ func (r *running) end() {
 	}
 }
 
-// waitFor polls until f succeeds.
+// waitFor polls until f succeeds: soon at first, and then seldom, since most look-ups are a connection of their own.
 func waitFor(tb testing.TB, what string, f func() error) {
 	tb.Helper()
 	deadline := time.Now().Add(60 * time.Second)
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
+	pause := 5 * time.Millisecond
 	for {
 		err := f()
 		if err == nil {
@@ -194,7 +193,8 @@ func waitFor(tb testing.TB, what string, f func() error) {
 		if time.Now().After(deadline) {
 			tb.Fatalf("waited a minute for %s: %v", what, err)
 		}
-		<-tick.C
+		time.Sleep(pause)
+		pause = min(pause*5/4, 100*time.Millisecond)
 	}
 }
 
