@@ -157,6 +157,7 @@ func filled(row []byte, text string) []byte {
 // TestGarbledAnswers has an external database answer with other rows from each row of its answers on: check, verify and the reading of
 // --slot-reset end with a finding, in a bounded time, and print nothing for a terminal to obey.
 func TestGarbledAnswers(t *testing.T) {
+	anyVersion(t)
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.existing(3, tenant1)

@@ -36,6 +36,7 @@ func bench(t *testing.T, args ...string) (string, error) {
 }
 
 func TestBench(t *testing.T) {
+	anyVersion(t)
 	pgtest.Shared(t) // skips where there is no Postgres
 	out, err := bench(t, "--changes", "5000", "--rounds", "1", "--latency-duration", "1s", "-o", "json")
 	if err != nil {

@@ -35,6 +35,7 @@ func (w *world) latencies(t *testing.T, tenant, dsn string, samples int, between
 // One destination is a hundred times slower than the rest, another is dead. Nobody else notices, the slot goes on, and
 // both come back by themselves.
 func TestSlowAndDeadDestinations(t *testing.T) {
+	anyVersion(t)
 	w := newWorld(t, pgtest.Shared(t))
 	w.withLedger()
 	w.cfg.Sink.QueueBytes = 64 << 10
@@ -100,6 +101,7 @@ func TestSlowAndDeadDestinations(t *testing.T) {
 
 // A fifth of the destinations is dead: 100 of 500 in make load.
 func TestMemoryOfManyDestinations(t *testing.T) {
+	anyVersion(t)
 	const budget = 16 << 20
 	w, n := newWorld(t, pgtest.Shared(t)), size(t, "DESTINATIONS", 30)
 	w.exec(`CREATE TABLE item (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)

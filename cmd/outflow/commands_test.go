@@ -35,6 +35,7 @@ func write(t *testing.T, name, text string) string {
 }
 
 func TestCommandLine(t *testing.T) {
+	anyVersion(t)
 	good := write(t, "good.yaml", mirror("item", 1, "id int", "note text"))
 	bad := write(t, "bad.yaml", "name: bad\ntarget: bad\nafter: [bad]\nunknown: 1\nsteps:\n  - from: item\n    when: never\n    sql: COMMIT\n")
 	worse := write(t, "worse.yaml", "name: worse\ntarget: worse\nsteps:\n  - from: item\n    when: sometimes\n    sql: COMMIT\n")

@@ -141,6 +141,7 @@ func (b *browser) wider() bool {
 
 // A person logs in, sees what is wrong and what happens, live, and acts on it.
 func TestDashboard(t *testing.T) {
+	anyVersion(t)
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))
 	w.mapping("refusing", refusing)

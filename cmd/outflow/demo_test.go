@@ -13,6 +13,7 @@ import (
 )
 
 func TestDemo(t *testing.T) {
+	anyVersion(t)
 	pgtest.Shared(t) // skips where there is no Postgres
 	dir := t.TempDir()
 	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // servers may run as another user
@@ -42,6 +43,7 @@ func TestDemo(t *testing.T) {
 }
 
 func TestDemoKeepsTheServers(t *testing.T) {
+	anyVersion(t)
 	if os.Getenv("OUTFLOW_TEST_PG_URL") != "" {
 		t.Skip("given servers run on anyway")
 	}

@@ -75,6 +75,7 @@ var home = os.Getenv("HOME")
 
 // make test plays a sample of the points, chosen by the seed; make failpoints plays all.
 func TestFailpoints(t *testing.T) {
+	anyVersion(t)
 	t.Parallel()
 	program := filepath.Join(t.TempDir(), "outflow")
 	build := osexec.Command("go", "build", "-tags", "failpoint", "-o", program, ".")

@@ -9,6 +9,7 @@ import (
 
 // The commands that ask the external servers end within a bounded time, with an exit code of theirs, and with an output fit for a terminal.
 func TestCommandsAgainstHostileServers(t *testing.T) {
+	anyVersion(t)
 	t.Parallel()
 	l := newLiars(t, 4)
 	commands := [][]string{{"check"}, {"verify"}, {"check", "-o", "json"}, {"verify", "-o", "json"}, {"verify", "--repair"}, {"run", "--slot-reset", "--yes"}}

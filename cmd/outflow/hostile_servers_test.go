@@ -98,6 +98,7 @@ var impatient = []string{"--set", "sink.retry_max=300ms", "--set", "sink.connect
 // Servers that lie at each step do not end the process, do not delay the tenant with a good server, and do not hold the slot; each is shown
 // with a cause. Told the truth again, and copied again, each is equal.
 func TestHostileServers(t *testing.T) {
+	anyVersion(t)
 	t.Parallel()
 	l := newLiars(t, size(t, "LIARS", 6))
 	p := launch(t, append([]string{"run", "--config", l.file}, impatient...)...)

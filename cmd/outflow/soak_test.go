@@ -63,6 +63,7 @@ var allowed = map[string]struct{ share, absolute float64 }{
 // For 30 minutes 300 destinations come and go (make soak), in make test fewer for some seconds. The holdings of the process stay flat, and
 // are as before the first destination when all destinations have gone.
 func TestSoak(t *testing.T) {
+	anyVersion(t)
 	t.Parallel()
 	lasts := lasting(t, 12*time.Second)
 	s := newSoak(t, size(t, "TENANTS", 30))
