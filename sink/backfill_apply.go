@@ -267,7 +267,7 @@ func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 			if err := failpoint.Fail(failpoint.BeforeQuarantine); err != nil {
 				return err
 			}
-			r.run("quarantine", "outflow_quarantine", addQuarantined, nil, p.aside.parameters(bf.s), nil, nil)
+			r.run("quarantine", "outflow_quarantine", addQuarantined, nil, texts(p.aside.parameters(bf.s)...), nil, nil)
 		}
 		if err := failpoint.Fail(failpoint.BeforeAdvance); err != nil {
 			return err

@@ -252,7 +252,7 @@ func (k *check) step(ctx context.Context, mi, si int) error {
 		return err
 	}
 	nulls := make([][]byte, len(st.ParameterOIDs()))
-	if err := k.s.conn.ExecParams(ctx, "EXPLAIN "+st.SQL, nulls, st.ParameterOIDs(), nil, nil).Read().Err; err != nil {
+	if _, err := k.s.conn.ExecParams(ctx, "EXPLAIN "+st.SQL, nulls, st.ParameterOIDs(), nil, nil).Close(); err != nil {
 		return explainDDL(fmt.Errorf("step %d: %w", si+1, replication.Bounded(err)), k.s.d.config.User)
 	}
 	return nil

@@ -53,12 +53,19 @@ func highestIn(ctx context.Context, t Target, o Options) (id int64, err error) {
 		return 0, err
 	}
 	defer conn.Close(ctx)
-	result := conn.ExecParams(ctx, `SELECT coalesce(max("last_synced_sequence_id"), -1) FROM public."_stack_sync_metadata"`, nil, nil, nil, nil).Read()
-	if result.Err != nil {
-		return 0, result.Err
+	reader := conn.ExecParams(ctx, `SELECT coalesce(max("last_synced_sequence_id"), -1) FROM public."_stack_sync_metadata"`, nil, nil, nil, nil)
+	var text string
+	rows := 0
+	for reader.NextRow() { // a hostile server may send any number of rows, and none after the first is kept
+		if rows++; rows == 1 && len(reader.Values()) == 1 {
+			text = string(reader.Values()[0])
+		}
 	}
-	if len(result.Rows) != 1 || len(result.Rows[0]) != 1 {
+	if _, err := reader.Close(); err != nil {
+		return 0, err
+	}
+	if rows != 1 {
 		return 0, errors.New("the server gives no such row")
 	}
-	return strconv.ParseInt(string(result.Rows[0][0]), 10, 64)
+	return strconv.ParseInt(text, 10, 64)
 }

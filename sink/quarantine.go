@@ -47,16 +47,13 @@ func (s *session) quarantine(ctx context.Context, q quarantined) error {
 	if err := failpoint.Fail(failpoint.BeforeQuarantine); err != nil {
 		return err
 	}
-	s.place.ask()
-	result := s.conn.ExecParams(ctx, addQuarantined, q.parameters(s), nil, nil, nil).Read()
-	s.place.answered()
-	if result.Err != nil {
-		return fmt.Errorf("writing _stack_sync_quarantine: %w", replication.WithoutValues(result.Err))
+	if err := s.exec(ctx, addQuarantined, q.parameters(s)...); err != nil {
+		return fmt.Errorf("writing _stack_sync_quarantine: %w", err)
 	}
 	return failpoint.Fail(failpoint.Quarantined)
 }
 
-func (q quarantined) parameters(s *session) [][]byte {
+func (q quarantined) parameters(s *session) []string {
 	row, columns := map[string]any{}, q.relation.Names()
 	var escaped []string
 	ascii := s.conn.ParameterStatus("server_encoding") != "UTF8"
@@ -93,7 +90,7 @@ func (q quarantined) parameters(s *session) [][]byte {
 		zap.String("sqlstate", q.err.SQLState), zap.Int64("sequence_id", q.sequenceID))
 	table, _ := plain(q.relation.Table, ascii)
 	message, _ := plain(q.err.Err.Error(), ascii)
-	return texts(table, q.op, string(object), strconv.FormatInt(q.sequenceID, 10), q.err.Mapping, q.err.SQLState, message)
+	return []string{table, q.op, string(object), strconv.FormatInt(q.sequenceID, 10), q.err.Mapping, q.err.SQLState, message}
 }
 
 // escapedColumns is the field of a quarantined row that lists the columns whose values are escaped.
