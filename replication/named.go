@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 )
 
 // name gives a configured table its configured names, whatever the stream calls the table: a table is its OID, and a transaction may have
@@ -68,7 +67,7 @@ func (s *session) stray(rel *Relation) error {
 	if !s.wanted || s.part.CommitLSN < s.Source.Covered || s.relations[rel.OID] != nil || s.Source.relied.has(rel.OID) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), questionPatience)
 	defer cancel()
 	conn, err := s.Primary.Connect(ctx)
 	if err != nil {
@@ -91,7 +90,7 @@ func (s *session) stray(rel *Relation) error {
 
 // swapped is a [*Gap] where the name of a configured table is another table's on the primary now.
 func (s *session) swapped(rel *Relation) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), questionPatience)
 	defer cancel()
 	conn, err := s.Primary.Connect(ctx)
 	if err != nil {

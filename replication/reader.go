@@ -100,6 +100,9 @@ const (
 	partBytes   = 1 << 20
 )
 
+// questionPatience bounds a question to the primary on a connection beside the stream.
+const questionPatience = 20 * time.Second
+
 // ErrMoved ends Run because the slot moved without the process: another process had the slot meanwhile, or a person advanced the slot. The
 // state in the memory of the process may be out of date; the process starts over from the notes on the primary.
 var ErrMoved = errors.New("the slot has moved since this process last read it")
@@ -256,6 +259,8 @@ func (r *Reader) refusal(ctx context.Context, err error) *Problem {
 	if sqlstate(err) == "" {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, questionPatience)
+	defer cancel()
 	conn, failed := r.Primary.Connect(ctx)
 	if failed != nil {
 		return nil
@@ -281,6 +286,8 @@ func (r *Reader) explainFatal(ctx context.Context, err error) error {
 	if sqlstate(err) != notInPrerequisite {
 		return explained
 	}
+	ctx, cancel := context.WithTimeout(ctx, questionPatience)
+	defer cancel()
 	conn, failed := r.Primary.Connect(ctx)
 	if failed != nil {
 		return explained
@@ -294,6 +301,8 @@ func (r *Reader) explainFatal(ctx context.Context, err error) error {
 
 // checkSlot compares the slot, which no other process can move now, with the state of the process.
 func (r *Reader) checkSlot(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, questionPatience)
+	defer cancel()
 	conn, err := r.Primary.Connect(ctx)
 	if err != nil {
 		return ExplainConnect(r.Primary, err)

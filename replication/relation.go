@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -75,7 +74,7 @@ func (r *Relation) Project(columns []string) *Relation {
 // resolve completes a relation of the stream with facts only in the catalog. The reader waits for resolve, once a table
 // and session.
 func (s Source) resolve(p *Primary, r *Relation) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), questionPatience)
 	defer cancel()
 	conn, err := p.Connect(ctx)
 	if err != nil {

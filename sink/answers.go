@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"outflow/internal/fit"
 	"outflow/mapping"
 	"outflow/replication"
@@ -51,6 +53,17 @@ func (s *session) read(ctx context.Context, bound int, sql string, args []string
 	}
 	s.d.lastRound.Store(time.Now().UnixNano())
 	return rows, cut, nil
+}
+
+// prepare prepares a statement without rows of the tenant in it, the unnamed one where name is "".
+func (s *session) prepare(ctx context.Context, name, sql string, oids []uint32) (*pgconn.StatementDescription, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.d.router.Options.StatementTimeout+s.d.router.Options.LockTimeout)
+	defer cancel()
+	began := time.Now()
+	s.place.ask()
+	defer s.place.answered()
+	described, err := s.conn.Prepare(ctx, name, sql, oids)
+	return described, s.named(replication.Bounded(err), began)
 }
 
 // answer is read for rows of exactly the given number of columns.

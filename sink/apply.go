@@ -221,6 +221,15 @@ func (r *round) receive() error {
 
 // read reads the answers up to the round's end, where another round may follow on the same pipeline.
 func (r *round) read() error {
+	began := time.Now()
+	err := r.readAll()
+	if e := (*Error)(nil); errors.As(err, &e) {
+		return err
+	}
+	return r.s.named(err, began)
+}
+
+func (r *round) readAll() error {
 	var failed error
 	defer r.s.place.answered()
 	for i := 0; failed == nil && i < len(r.sent); i++ {

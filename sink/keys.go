@@ -92,18 +92,17 @@ func (s *session) keysOf(ctx context.Context, m *mapping.Mapping, rel *replicati
 // describeKeys are the types of the keys' columns. Where the database has no cast to the primary's types, q.source becomes nil.
 func (s *session) describeKeys(ctx context.Context, q *keysQuery) (oids []uint32, err error) {
 	err = s.orUncast(ctx, q, cannotCoerce, func() error {
-		s.place.ask()
-		d, err := s.conn.Prepare(ctx, "", q.page(nil, 1), nil)
-		s.place.answered()
-		if err == nil {
-			if len(d.Fields) < len(q.columns) {
-				return &wrongAnswer{host: s.host(), what: fmt.Sprintf("%d columns in the place of %d", len(d.Fields), len(q.columns))}
-			}
-			for _, f := range d.Fields[:len(q.columns)] {
-				oids = append(oids, f.DataTypeOID)
-			}
+		d, err := s.prepare(ctx, "", q.page(nil, 1), nil)
+		if err != nil {
+			return err
 		}
-		return replication.Bounded(err)
+		if len(d.Fields) < len(q.columns) {
+			return &wrongAnswer{host: s.host(), what: fmt.Sprintf("%d columns in the place of %d", len(d.Fields), len(q.columns))}
+		}
+		for _, f := range d.Fields[:len(q.columns)] {
+			oids = append(oids, f.DataTypeOID)
+		}
+		return nil
 	})
 	return oids, err
 }

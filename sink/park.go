@@ -23,7 +23,11 @@ func (r *Router) Begin(ctx context.Context) error {
 	r.begun.Store(true)
 	r.inside = false // the stream begins with a whole transaction
 	copier := &replication.Copier{Primary: r.Primary}
-	unfinished, err := copier.Unfinished(ctx)
+	var unfinished []uint32
+	err := within(ctx, stateTimeout, func(ctx context.Context) (err error) {
+		unfinished, err = copier.Unfinished(ctx)
+		return err
+	})
 	copier.Close()
 	if err != nil {
 		return err

@@ -60,10 +60,7 @@ func (s *session) prepareStep(ctx context.Context, mi, si int) error {
 	if s.d.unnamed {
 		name = ""
 	}
-	s.place.ask()
-	_, err = s.conn.Prepare(ctx, name, st.SQL, st.ParameterOIDs())
-	s.place.answered()
-	err = replication.Bounded(err)
+	_, err = s.prepare(ctx, name, st.SQL, st.ParameterOIDs())
 	if sqlstate(err) == duplicatePrepared { // of another client of a pooler
 		s.d.unnamed = true
 		return newError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))

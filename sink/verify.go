@@ -156,7 +156,10 @@ func (c *comparison) compare(ctx context.Context) (Comparison, error) {
 			return Comparison{}, err
 		}
 		if c.v.Repair {
-			c.wanted, err = c.sourceKeys(ctx, before)
+			err = within(ctx, c.v.patienceFor(c.recomputed), func(ctx context.Context) (err error) {
+				c.wanted, err = c.sourceKeys(ctx, before)
+				return err
+			})
 		}
 	}
 	return result, err

@@ -146,7 +146,9 @@ func (c *comparison) recompute(ctx context.Context) error {
 				c.v.Progress(len(chunk.Rows))
 			}
 			if first || chunk.Last {
-				c.analyze(ctx)
+				if err := within(ctx, c.v.patienceFor(c.recomputed), c.analyze); err != nil {
+					return err
+				}
 			}
 			if chunk.Last {
 				break
@@ -183,11 +185,14 @@ func (c *comparison) recomputeRows(ctx context.Context, rows *mapping.Rows) erro
 	return refusal // of rows that do not go together
 }
 
-// analyze lets the planner know the temporary tables, which autovacuum never sees. Without analyze the steps are only slower.
-func (c *comparison) analyze(ctx context.Context) {
+// analyze lets the planner know the temporary tables, which autovacuum never sees.
+func (c *comparison) analyze(ctx context.Context) error {
 	for _, t := range c.tables {
-		_ = c.s.exec(ctx, `ANALYZE pg_temp.`+quoteColumn(t.name))
+		if err := c.s.exec(ctx, `ANALYZE pg_temp.`+quoteColumn(t.name)); err != nil {
+			return fmt.Errorf("analyzing the recomputed %s: %w", t.name, err)
+		}
 	}
+	return nil
 }
 
 func (c *comparison) everyMapping() []bool {

@@ -94,6 +94,8 @@ func (r *Router) relearn(ctx context.Context, table string) (*replication.Relati
 	if rel == nil || i < 0 {
 		return nil, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
+	defer cancel()
 	conn, err := r.Primary.Connect(ctx)
 	if err != nil {
 		return nil, err

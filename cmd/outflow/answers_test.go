@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"io"
@@ -25,6 +26,7 @@ type garbler struct {
 	address string
 	server  string
 	lie     atomic.Pointer[lie]
+	deafTo  atomic.Pointer[string] // a statement with this text gets no answer
 	rows    atomic.Int64
 	garbled atomic.Int64
 }
@@ -83,7 +85,7 @@ func (g *garbler) serve(ctx context.Context, client net.Conn) {
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
-		_, _ = io.Copy(server, client)
+		_, _ = io.Copy(&ear{g, server}, client)
 		_ = server.Close()
 	}()
 	defer func() {
@@ -112,6 +114,20 @@ func (g *garbler) serve(ctx context.Context, client net.Conn) {
 			return
 		}
 	}
+}
+
+// ear passes the client's messages to the server, but for statements that the garbler is deaf to.
+type ear struct {
+	g      *garbler
+	server net.Conn
+}
+
+func (e *ear) Write(p []byte) (int, error) {
+	if text := e.g.deafTo.Load(); text != nil && bytes.Contains(p, []byte(*text)) {
+		e.g.garbled.Add(1)
+		return len(p), nil
+	}
+	return e.server.Write(p)
 }
 
 // dataRow is a message of type D.
@@ -222,5 +238,63 @@ func TestGarbledAnswers(t *testing.T) {
 			}
 		}
 		t.Logf("%s: %d looks", command, looks)
+	}
+}
+
+// TestSilenceAtAStatement has an external database stop answering at one statement of check, verify or verify --repair: each command soon ends,
+// and names the server.
+func TestSilenceAtAStatement(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.existing(3, tenant1)
+	dsn := w.destination(tenant1, "main")
+	r := w.start()
+	r.caughtUp()
+	w.synced()
+	g := newGarbler(t, dsn)
+	w.cfg.Destinations.Static[0].DSN = secret.New(g.url)
+	w.cfg.Sink.StatementTimeout, w.cfg.Sink.LockTimeout, w.cfg.Sink.ConnectTimeout = 250*time.Millisecond, 50*time.Millisecond, 500*time.Millisecond
+	exec(t, connect(t, dsn), `UPDATE users SET display_name = 'x'`)
+	check := func(out io.Writer) error {
+		found, err := checkAll(t.Context(), w.cfg, checkOptions{})
+		if err != nil {
+			return err
+		}
+		return found.write(out, "text")
+	}
+	repair := func(out io.Writer) error {
+		report, err := verify(t.Context(), w.cfg, verifyOptions{repair: true}, out)
+		if err != nil {
+			return err
+		}
+		return report.write(out, "text")
+	}
+	for _, c := range []struct {
+		command    func(io.Writer) error
+		statements []string
+	}{
+		{check, []string{"current_setting('server_version')", "pg_current_wal_flush_lsn", "_stack_sync_metadata", "SAVEPOINT outflow_check", "EXPLAIN", "ROLLBACK"}},
+		{repair, []string{"BEGIN", "CREATE TEMPORARY TABLE", "pg_index i", "attgenerated", "transaction_read_only = on", "SAVEPOINT outflow_rows", `INSERT INTO "users"`, "ANALYZE",
+			"both_sides", "SELECT count(*) FROM pg_temp", "DELETE FROM pg_temp", "INSERT INTO pg_temp", `SELECT "id" AS "projectUserId"`, "FOR UPDATE", "COMMIT"}},
+	} {
+		for _, statement := range c.statements {
+			g.deafTo.Store(&statement)
+			g.garbled.Store(0)
+			var out strings.Builder
+			began := time.Now()
+			if err := c.command(&out); err != nil {
+				t.Errorf("silence at %s: %v", statement, err)
+			}
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("silence at %s: it took %s", statement, took)
+			}
+			if g.garbled.Load() == 0 {
+				t.Errorf("nothing asks %s: %s", statement, out.String())
+			}
+			// The server itself may end a transaction in which it hears nothing.
+			if statement != "ROLLBACK" && !strings.Contains(out.String(), g.address) && !strings.Contains(out.String(), "(SQLSTATE 25P03)") {
+				t.Errorf("silence at %s: nothing names the server: %s", statement, out.String())
+			}
+		}
 	}
 }

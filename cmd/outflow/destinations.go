@@ -395,7 +395,9 @@ func (dir *directory) follow(ctx context.Context, pl *pipeline) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	if _, err := conn.Exec(ctx, "LISTEN "+notifications); err != nil {
+	listening, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	if _, err := conn.Exec(listening, "LISTEN "+notifications); err != nil {
 		return err
 	}
 	for {
@@ -458,8 +460,11 @@ func (dir *directory) failed(err error) {
 func (dir *directory) Err() error {
 	dir.mu.Lock()
 	defer dir.mu.Unlock()
-	if dir.failure == nil && len(dir.out) > 0 {
+	switch {
+	case dir.failure != nil:
+		return fmt.Errorf("the destinations cannot be read; they stay as they are: %w", dir.failure)
+	case len(dir.out) > 0:
 		return errors.New(dir.out[0])
 	}
-	return dir.failure
+	return nil
 }
