@@ -31,6 +31,8 @@ var sessionSettings = map[string]string{
 	// A process that was frozen, or cut off without a word, in the middle of a transaction must not keep the locks of the transaction: DDL on the
 	// application's tables would wait, and the next process for the slot's row of outflow.source.
 	"idle_in_transaction_session_timeout": "30s",
+	// A tenant's name stands as a literal in EXPLAIN, which takes no parameter: off, a backslash would end the literal early.
+	"standard_conforming_strings": "on",
 	// Our own few writes (checkpoints, epochs) need not outlive the primary's disk: on a promoted standby the slot is reset and everything
 	// is copied again. Waiting for an absent synchronous standby would only keep the slot from moving.
 	"synchronous_commit": "local",

@@ -174,3 +174,23 @@ func unquoted(t *testing.T, line string) string {
 	must(t, json.Unmarshal([]byte(line), &text))
 	return text
 }
+
+// A tenant's name is a text and no SQL, also where the database of the primary reads a backslash in a literal as an escape.
+func TestATenantsNameIsNoSQL(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	const tenant = `\' OR true --`
+	w.cfg.Source.Tables, w.cfg.Source.Tombstones = nil, nil
+	w.exec(`CREATE TABLE items (tenant text, id int, v text, PRIMARY KEY (tenant, id))`)
+	w.table("items", 1, "id int", "v text")
+	w.exec(`INSERT INTO items SELECT CASE WHEN n > 3 THEN 'another' ELSE $1 END, n, 'v' FROM generate_series(1, 8) n`, tenant)
+	w.exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET standard_conforming_strings = off', current_database()); END $$`)
+	dsn := w.destination(tenant, "main", "items")
+	r := w.start()
+	r.caughtUp()
+	w.synced()
+	same(t, dsn, `SELECT count(*) FROM items_copy`, `"3"`)
+	if s := r.destination("main").Status(); s.Failures > 0 || s.CopyTotal != 3 {
+		t.Errorf("%d rows were to be copied, with %d failures: %v", s.CopyTotal, s.Failures, s.Err)
+	}
+}
