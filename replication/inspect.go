@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // oldestServer is the first readable version: `messages` of pgoutput, which bring the heartbeat, came with 14.
@@ -139,13 +141,23 @@ func (p *Primary) walsenderSettings(ctx context.Context) (map[string]string, err
 	}
 	settings := map[string]string{}
 	for name := range sessionSettings {
-		results, err := conn.Exec(ctx, "SHOW "+name).ReadAll()
-		if err != nil {
-			return nil, fmt.Errorf("SHOW %s: %w", name, err)
+		if settings[name], err = setting(ctx, conn, name); err != nil {
+			return nil, err
 		}
-		settings[name] = string(results[0].Rows[0][0])
 	}
 	return settings, nil
+}
+
+// setting reads a setting of a walsender's session. A pooler or a proxy in between may answer anything.
+func setting(ctx context.Context, conn *pgconn.PgConn, name string) (string, error) {
+	results, err := conn.Exec(ctx, "SHOW "+name).ReadAll()
+	if err == nil && (len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1) {
+		err = errors.New("the server gives no such row")
+	}
+	if err != nil {
+		return "", fmt.Errorf("SHOW %s: %w", name, err)
+	}
+	return string(results[0].Rows[0][0]), nil
 }
 
 // clockPatience is how far two clocks may be apart before lags in seconds mislead.
@@ -169,9 +181,9 @@ func (f serverFacts) inspectLimits(found *Findings) {
 	InspectClock(f.clock, f.asked, f.answered, found)
 }
 
-// spareConnections are the occasional connections of a process to the primary: notes, look-ups, the watch, and two
-// copies.
-const spareConnections = 5
+// spareConnections are the connections of a process to the primary beside the walsender: notes, the watch, NOTIFY, the status API's orders, a
+// question of a moment, look-ups, and two copies.
+const spareConnections = 5 + Connections + 2
 
 // InspectClock compares a server's clock, read between asked and answered, with the clock of the machine.
 func InspectClock(server, asked, answered time.Time, found *Findings) {
