@@ -145,7 +145,7 @@ func (s *snapshot) judge(problem error) {
 	s.judgeNotes(add)
 	if p := s.pipeline; p != nil && p.Configuration != nil {
 		if err := p.Configuration(); err != nil {
-			add(warning, "The configuration stays as it was: %s", clean(err.Error()))
+			add(warning, "%s", clean(err.Error()))
 		}
 	}
 	s.judgeSlot(add)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -47,8 +48,12 @@ asks /livez: do its loops run, whatever the primary does? Exit code 0 is yes, 1 
 	return c
 }
 
-// maxAnswer bounds an answer: a page of 1000 destinations with all their mappings has a few MiB.
-const maxAnswer = 16 << 20
+// An answer is bounded: a page of 1000 destinations with all their mappings has a few MiB, and in them far fewer objects than maxObjects. An
+// object of two bytes takes a hundred times as many when it is decoded.
+const (
+	maxAnswer  = 16 << 20
+	maxObjects = 100_000
+)
 
 // adminTimeout bounds a question to the process on this machine.
 const adminTimeout = 3 * time.Second
@@ -93,6 +98,8 @@ func askAdmin(ctx context.Context, cfg *config.Config, path string) ([]byte, err
 		return nil, fmt.Errorf("the process at admin.listen does not answer: %s: %w", path, err)
 	case len(body) > maxAnswer:
 		return nil, fmt.Errorf("what answers at admin.listen is no outflow: %s has more than %d MiB", path, maxAnswer>>20)
+	case bytes.Count(body, []byte("{")) > maxObjects:
+		return nil, fmt.Errorf("what answers at admin.listen is no outflow: %s has more than %d objects", path, maxObjects)
 	case answer.StatusCode != http.StatusOK:
 		return nil, fmt.Errorf("%s: %s: %s", path, answer.Status, fit.Text(strings.TrimSpace(string(body)), fit.Reason))
 	}

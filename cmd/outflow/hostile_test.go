@@ -232,8 +232,8 @@ func TestRefusedConfigurationIsRemembered(t *testing.T) {
 	r := &reloading{log: zap.NewNop(), cfg: config.Default()}
 	why := errors.New("the new one is wrong")
 	r.refuse(why)
-	if !errors.Is(r.fault(), why) {
-		t.Error("nobody is told")
+	if err := r.fault(); !errors.Is(err, why) || !strings.HasPrefix(err.Error(), "the configuration stays as it was: ") {
+		t.Errorf("people are told %v", err)
 	}
 	r.take(config.Default())
 	if r.fault() != nil {

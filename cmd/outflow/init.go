@@ -59,21 +59,23 @@ func initPrimary(ctx context.Context, out io.Writer, cfg *config.Config, role st
 	if err != nil {
 		return usageError{fmt.Errorf("source.dsn: %w", err)}
 	}
-	conn, err := primary.Connect(ctx)
-	if err != nil {
-		return replication.ExplainConnect(primary, err)
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	// The server's settings and the rights of the current role are no obstacle to printing.
-	p, err := newPlanAfter(ctx, conn, cfg, replication.CheckTables)
-	if err != nil {
-		return err
-	}
-	in := &installation{cfg: cfg, primary: primary, conn: conn, plan: p, role: role}
-	if apply {
-		return in.apply(ctx, out)
-	}
-	return in.print(ctx, out)
+	return whileAnswering(ctx, primary, primaryPatience, func(ctx context.Context) error {
+		conn, err := primary.Connect(ctx)
+		if err != nil {
+			return replication.ExplainConnect(primary, err)
+		}
+		defer hangUp(conn)
+		// The server's settings and the rights of the current role are no obstacle to printing.
+		p, err := newPlanAfter(ctx, conn, cfg, replication.CheckTables)
+		if err != nil {
+			return err
+		}
+		in := &installation{cfg: cfg, primary: primary, conn: conn, plan: p, role: role}
+		if apply {
+			return in.apply(ctx, out)
+		}
+		return in.print(ctx, out)
+	})
 }
 
 // print writes all statements; finished ones as comments, so that pasting the whole again does no harm.

@@ -177,16 +177,21 @@ func prepare(ctx context.Context, cfg *config.Config, log *zap.Logger) (*replica
 	if err != nil {
 		return nil, nil, nil, usageError{fmt.Errorf("source.dsn: %w", err)}
 	}
-	conn, err := primary.Connect(ctx)
-	if err != nil {
-		return nil, nil, nil, replication.ExplainConnect(primary, err)
-	}
+	var conn *pgx.Conn
 	o := &outline{}
-	if o.plan, err = newPlan(ctx, conn, cfg); err == nil {
-		o.static, err = o.plan.static(ctx, conn, cfg)
-	}
+	err = whileAnswering(ctx, primary, primaryPatience, func(ctx context.Context) error {
+		if conn, err = primary.Connect(ctx); err != nil {
+			return replication.ExplainConnect(primary, err)
+		}
+		if o.plan, err = newPlan(ctx, conn, cfg); err == nil {
+			o.static, err = o.plan.static(ctx, conn, cfg)
+		}
+		if err != nil {
+			hangUp(conn)
+		}
+		return err
+	})
 	if err != nil {
-		conn.Close(context.WithoutCancel(ctx))
 		return nil, nil, nil, err
 	}
 	o.directory = newDirectory(o.plan, cfg, o.static, log)
@@ -204,18 +209,23 @@ func reopenPipeline(ctx context.Context, cfg *config.Config, gap string, log *za
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	if err := migrate(ctx, primary); err != nil {
-		return nil, err
-	}
-	// All faults for a person to correct come before a slot is made, since a slot would hold the primary's WAL from then on.
-	found, err := p.directory.read(ctx, conn)
-	if err != nil {
-		return nil, err
-	}
+	defer hangUp(conn)
 	setup := slotSetup(primary, cfg, p.plan, log)
 	setup.Gap = gap
-	source, confirmed, err := setup.Ensure(ctx, conn)
+	var found map[destinationID]destinationRow
+	var source replication.Source
+	var confirmed replication.LSN
+	err = whileAnswering(ctx, primary, primaryPatience, func(ctx context.Context) error {
+		if err := migrate(ctx, primary); err != nil {
+			return err
+		}
+		// All faults for a person to correct come before a slot is made, since a slot would hold the primary's WAL from then on.
+		if found, err = p.directory.read(ctx, conn); err != nil {
+			return err
+		}
+		source, confirmed, err = setup.Ensure(ctx, conn)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -162,7 +162,7 @@ func (r *reloading) read(ctx context.Context) (*config.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer hangUp(conn)
 	_, err = o.directory.read(ctx, conn)
 	return cfg, err
 }
@@ -190,5 +190,8 @@ func (r *reloading) note(err error) {
 func (r *reloading) fault() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.refused
+	if r.refused == nil {
+		return nil
+	}
+	return fmt.Errorf("the configuration stays as it was: %w", r.refused)
 }

@@ -2,10 +2,12 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"os"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 	"golang.org/x/term"
@@ -22,39 +24,61 @@ func resetSlot(c *cobra.Command, cfg *config.Config, yes bool, log *zap.Logger) 
 	if err != nil {
 		return usageError{fmt.Errorf("source.dsn: %w", err)}
 	}
-	conn, err := primary.Connect(ctx)
-	if err != nil {
-		return replication.ExplainConnect(primary, err)
-	}
-	defer conn.Close(ctx)
-	p, err := newPlan(ctx, conn, cfg)
-	if err != nil {
+	r := &resetting{cfg: cfg, primary: primary, log: log}
+	if err := whileAnswering(ctx, primary, primaryPatience, r.prepare); err != nil {
 		return err
 	}
-	if err := migrate(ctx, primary); err != nil {
-		return err
-	}
-	targets, err := p.destinations(ctx, conn, cfg)
-	if err != nil {
-		return err
-	}
-	s := slotSetup(primary, cfg, p, log)
-	healthy, err := s.Healthy(ctx, conn)
-	if err != nil {
-		return err
-	}
-	if healthy && !yes {
+	defer hangUp(r.conn)
+	if r.healthy && !yes {
 		if err := confirm(c, fmt.Sprintf("Replication slot %q is healthy. Resetting it copies all %d destinations anew. Go on?",
-			cfg.Source.Slot, len(targets))); err != nil {
+			cfg.Source.Slot, len(r.targets))); err != nil {
 			return err
 		}
 	}
-	ids := sink.SequenceIDs(ctx, targets, sinkOptions(cfg.Sink))
-	if err := s.Reset(ctx, conn, ids); err != nil {
+	ids := sink.SequenceIDs(ctx, r.targets, sinkOptions(cfg.Sink))
+	err = whileAnswering(ctx, primary, primaryPatience, func(ctx context.Context) error { return r.setup.Reset(ctx, r.conn, ids) })
+	if err != nil {
 		return err
 	}
 	log.Info("the slot was reset; every destination is copied anew", zap.String("slot", cfg.Source.Slot))
 	return nil
+}
+
+// resetting is a reset of the slot.
+type resetting struct {
+	cfg     *config.Config
+	primary *replication.Primary
+	log     *zap.Logger
+
+	conn    *pgx.Conn
+	setup   replication.Setup
+	targets []sink.Target
+	healthy bool // the slot is
+}
+
+// prepare finds out about everything, and brings the schema outflow to this version.
+func (r *resetting) prepare(ctx context.Context) (err error) {
+	if r.conn, err = r.primary.Connect(ctx); err != nil {
+		return replication.ExplainConnect(r.primary, err)
+	}
+	defer func() {
+		if err != nil {
+			hangUp(r.conn)
+		}
+	}()
+	p, err := newPlan(ctx, r.conn, r.cfg)
+	if err != nil {
+		return err
+	}
+	if err := migrate(ctx, r.primary); err != nil {
+		return err
+	}
+	if r.targets, err = p.destinations(ctx, r.conn, r.cfg); err != nil {
+		return err
+	}
+	r.setup = slotSetup(r.primary, r.cfg, p, r.log)
+	r.healthy, err = r.setup.Healthy(ctx, r.conn)
+	return err
 }
 
 // confirm asks a person at a terminal. Without a terminal the answer must come as --yes.

@@ -74,7 +74,7 @@ func resync(ctx context.Context, cfg *config.Config, o resyncOptions, out, progr
 	if o.noWait {
 		return nil
 	}
-	w := &copyWatch{slot: cfg.Source.Slot, patience: copyStuck, handOver: copyUnattended, look: func(ctx context.Context) ([]sink.Noted, bool, error) {
+	w := &copyWatch{slot: cfg.Source.Slot, patience: copyStuck, handOver: copyUnattended, silence: primaryPatience, look: func(ctx context.Context) ([]sink.Noted, bool, error) {
 		return copies(ctx, state, o.tenant, o.name)
 	}}
 	bar := newCopyProgress(progress)
@@ -104,6 +104,7 @@ func copies(ctx context.Context, state *sink.StateStore, tenant, name string) (a
 type copyWatch struct {
 	slot               string
 	patience, handOver time.Duration // copyStuck and copyUnattended
+	silence            time.Duration // of the primary: primaryPatience
 	look               func(context.Context) (all []sink.Noted, attended bool, err error)
 
 	stuck      map[[2]string]time.Time // since when
@@ -115,9 +116,13 @@ func (w *copyWatch) run(ctx context.Context, show func([]sink.Noted)) error {
 	w.stuck = map[[2]string]time.Time{}
 	tick := time.NewTicker(copyLookEvery)
 	defer tick.Stop()
-	for {
+	for answered := time.Now(); ; {
 		all, attended, err := w.look(ctx)
+		if err != nil && ctx.Err() == nil && time.Since(answered) >= w.silence {
+			return fmt.Errorf("the watching has ended, and what was asked for is done all the same; the primary does not tell how far the copies are: %w", err)
+		}
 		if err == nil {
+			answered = time.Now()
 			show(all)
 			var over bool
 			if over, err = w.judge(all, attended, time.Now()); over {

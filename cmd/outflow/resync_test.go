@@ -65,7 +65,7 @@ func TestResyncIsWatched(t *testing.T) {
 	if err := resync(t.Context(), w.cfg, resyncOptions{noWait: true}, &strings.Builder{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	watch := &copyWatch{patience: 10 * time.Millisecond, look: func(ctx context.Context) ([]sink.Noted, bool, error) {
+	watch := &copyWatch{patience: 10 * time.Millisecond, silence: time.Minute, look: func(ctx context.Context) ([]sink.Noted, bool, error) {
 		return copies(ctx, r.state, "", "")
 	}}
 	err := watch.run(t.Context(), func([]sink.Noted) {})

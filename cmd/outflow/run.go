@@ -119,6 +119,9 @@ func primaryPause() *backoff.ExponentialBackOff {
 
 // unreachable tells a primary that is down, starting up, full, silent or lost in the middle of an answer from a refusing primary.
 func unreachable(err error) bool {
+	if silent := (*silentPrimary)(nil); errors.As(err, &silent) {
+		return true
+	}
 	if problem, usage := (*replication.Problem)(nil), (usageError{}); errors.As(err, &problem) || errors.As(err, &usage) {
 		return false
 	}

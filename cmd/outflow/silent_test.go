@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +15,8 @@ import (
 
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
+	"outflow/replication"
+	"outflow/sink"
 )
 
 // run runs a command in this process and returns what a terminal gets.
@@ -40,10 +43,8 @@ func TestHostileStatusAPI(t *testing.T) {
 	w.destination(tenant1, "main")
 	r := w.start()
 	r.caughtUp()
-	gone := make(chan struct{})
-	defer close(gone)
 	for name, answer := range map[string]http.HandlerFunc{
-		"silent": func(http.ResponseWriter, *http.Request) { <-gone },
+		"silent": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
 		"dripping": func(w http.ResponseWriter, r *http.Request) {
 			tick := time.NewTicker(100 * time.Millisecond)
 			defer tick.Stop()
@@ -71,6 +72,9 @@ func TestHostileStatusAPI(t *testing.T) {
 		},
 		"deep": func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, strings.Repeat(`{"x":`, 100_000))
+		},
+		"objects": func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, `{"reasons":[{}`+strings.Repeat(",{}", 1<<20)+`],"destinations":[{}`+strings.Repeat(",{}", 1<<20)+`]}`)
 		},
 		"an error": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, strings.Repeat(evil, 10_000), 500) },
 		"elsewhere": func(w http.ResponseWriter, _ *http.Request) {
@@ -174,5 +178,53 @@ func TestNamesThatNobodyHas(t *testing.T) {
 		if exitCode(err) != exitUsage || !strings.Contains(out, "--") {
 			t.Errorf("%q: %v", args, err)
 		}
+	}
+}
+
+// A command that waits for other transactions on the primary has no limit while the primary answers, and soon ends where it does not.
+func TestWhileAnswering(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	g := newGarbler(t, w.source)
+	const patience = 600 * time.Millisecond
+	primary, err := replication.NewPrimary(g.url)
+	must(t, err)
+	statement := func(ctx context.Context) error {
+		conn, err := primary.Connect(ctx)
+		if err != nil {
+			return err
+		}
+		defer hangUp(conn)
+		_, err = conn.Exec(ctx, `SELECT pg_sleep(2)`)
+		return err
+	}
+	must(t, whileAnswering(t.Context(), primary, patience, statement))
+	g.set(0, nil)
+	began := time.Now()
+	err = whileAnswering(t.Context(), primary, patience, statement)
+	if took := time.Since(began); err == nil || took > 10*time.Second || !strings.Contains(err.Error(), g.address) || !unreachable(err) {
+		t.Errorf("after %s: %v", took, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := whileAnswering(ctx, primary, patience, statement); !errors.Is(err, context.Canceled) {
+		t.Errorf("a canceled command ends with %v", err)
+	}
+}
+
+// The watching of copies ends where the primary does not tell how far the copies are.
+func TestWatchOfCopiesOfASilentPrimary(t *testing.T) {
+	t.Parallel()
+	answers := 3
+	watch := &copyWatch{patience: time.Minute, silence: 700 * time.Millisecond, look: func(context.Context) ([]sink.Noted, bool, error) {
+		if answers--; answers > 0 {
+			return []sink.Noted{{State: sink.Backfilling}}, true, nil
+		}
+		return nil, false, errors.New("the primary at db:5432 has not answered")
+	}}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := watch.run(ctx, func([]sink.Noted) {}); err == nil || !strings.Contains(err.Error(), "db:5432 has not answered") || answers > 0 {
+		t.Errorf("the watching ends with %v", err)
 	}
 }

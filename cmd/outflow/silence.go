@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"outflow/replication"
+)
+
+// silentPrimary tells of a primary that answers no question any more.
+type silentPrimary struct {
+	address string
+	silence time.Duration
+}
+
+func (e *silentPrimary) Error() string {
+	return fmt.Sprintf("the primary at %s has answered nothing for %s", e.address, e.silence)
+}
+
+// whileAnswering runs f, and ends f where the primary answers nothing for the patience. Statements of f may wait for locks and for older
+// transactions, and so have no limit of their own: another connection asks whether the primary answers at all.
+func whileAnswering(ctx context.Context, primary *replication.Primary, patience time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel(nil)
+	asking.Go(func() {
+		if awaitSilence(ctx, primary, patience) {
+			cancel(&silentPrimary{primary.Address(), patience})
+		}
+	})
+	err := f(ctx)
+	if silent := (*silentPrimary)(nil); err != nil && errors.As(context.Cause(ctx), &silent) {
+		return silent
+	}
+	return err
+}
+
+// awaitSilence returns true when the primary has answered nothing for the patience, false when ctx is done.
+func awaitSilence(ctx context.Context, primary *replication.Primary, patience time.Duration) bool {
+	tick := time.NewTicker(patience / 6)
+	defer tick.Stop()
+	for answered := time.Now(); ; {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+		if answers(ctx, primary, patience/6) {
+			answered = time.Now()
+		} else if time.Since(answered) >= patience {
+			return ctx.Err() == nil
+		}
+	}
+}
+
+// answers reports whether the primary answers; a refusal is an answer.
+func answers(ctx context.Context, primary *replication.Primary, patience time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	conn, err := primary.Connect(ctx)
+	if err == nil {
+		defer hangUp(conn)
+		_, err = conn.Exec(ctx, "SELECT 1")
+	}
+	return err == nil || sqlstateOf(err) != ""
+}
