@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/jackc/pgx/v5"
 
@@ -433,5 +435,32 @@ func TestTenThousandDestinations(t *testing.T) {
 	var page Page
 	if err := json.Unmarshal(s.do(request{path: "/api/destinations?limit=3&offset=9998"}).Body.Bytes(), &page); err != nil || page.Total != 10_000 || len(page.Destinations) != 2 {
 		t.Errorf("%v: %d of %d", err, len(page.Destinations), page.Total)
+	}
+}
+
+// Everybody who reaches the port may fail to log in, and the log stays short.
+func TestFailedLoginsAreCounted(t *testing.T) {
+	core, lines := observer.New(zap.WarnLevel)
+	s := newServer(t, token, func(o *Options) { o.Log = zap.New(core) })
+	form := map[string]string{"Content-Type": "application/x-www-form-urlencoded"}
+	began := time.Now()
+	for range 1000 {
+		if w := s.do(request{method: "POST", path: "/login", body: "token=canary-guess", header: form}); w.Code != http.StatusUnauthorized {
+			t.Fatalf("a wrong token: %d", w.Code)
+		}
+	}
+	if most := 1 + int(time.Since(began)/time.Second); lines.Len() == 0 || lines.Len() > most {
+		t.Errorf("%d lines, expected 1 to %d", lines.Len(), most)
+	}
+}
+
+// A reason is shown as the pipeline gives the reason: a refused configuration and a refused destination have each their own words.
+func TestReasonsOfTheConfiguration(t *testing.T) {
+	s := newServer(t, "", nil)
+	attach(t, s)
+	s.pipeline.Configuration = func() error { return errors.New("destinations.query gives a row that is left out") }
+	got := s.take(time.Now(), s.pipeline, nil)
+	if !slices.Contains(got.Reasons, Reason{warning, "destinations.query gives a row that is left out"}) {
+		t.Errorf("%+v", got.Reasons)
 	}
 }

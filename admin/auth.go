@@ -142,13 +142,24 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !s.valid(r.PostFormValue("token")) {
-		s.Log.Warn("a login to the dashboard failed", zap.String("remote", remote(r)))
+		s.loginFailed(r)
 		s.render(w, http.StatusUnauthorized, "login", loginPage{page: s.page(r, "Log in", ""), Next: next, Failed: true})
 		return
 	}
 	expires := strconv.FormatInt(time.Now().Add(sessionFor).Unix(), 10)
 	http.SetCookie(w, s.cookie(r, expires+"."+s.sign(expires), int(sessionFor.Seconds())))
 	http.Redirect(w, r, next, http.StatusSeeOther)
+}
+
+// loginFailed puts failed logins on record, at most one line a second: everybody who reaches the port may try, and the log has an end.
+func (s *Server) loginFailed(r *http.Request) {
+	s.loginMu.Lock()
+	defer s.loginMu.Unlock()
+	if s.failedLogins++; time.Since(s.loginTold) < time.Second {
+		return
+	}
+	s.Log.Warn("a login to the dashboard failed", zap.String("remote", remote(r)), zap.Int("failed_since_the_last_line", s.failedLogins))
+	s.failedLogins, s.loginTold = 0, time.Now()
 }
 
 func (s *Server) logout(w http.ResponseWriter, r *http.Request) {

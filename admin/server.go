@@ -55,6 +55,10 @@ type Server struct {
 	lookMu sync.Mutex
 	looked *snapshot
 
+	loginMu      sync.Mutex
+	loginTold    time.Time // of the last line about failed logins
+	failedLogins int       // since then
+
 	notesMu sync.Mutex
 	notes   Notebook // the newest; zero while this process knows the destinations itself
 }
