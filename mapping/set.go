@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"outflow/internal/strictyaml"
 )
 
 // Set is a collection of mappings by name. A later mapping with the same name replaces an earlier one, so that an operator can put his own
@@ -41,7 +43,7 @@ func (s Set) LoadPath(path string) error {
 	if stat.IsDir() {
 		return s.LoadFS(os.DirFS(path), path)
 	}
-	src, err := os.ReadFile(path)
+	src, err := strictyaml.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("mappings: %w", err)
 	}

@@ -2,11 +2,11 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"outflow/internal/strictyaml"
 	"outflow/mapping"
 )
 
@@ -44,7 +44,7 @@ mapping is used.`,
 		RunE: func(c *cobra.Command, files []string) error {
 			failed := 0
 			for _, file := range files {
-				src, err := os.ReadFile(file)
+				src, err := strictyaml.ReadFile(file)
 				if err != nil {
 					return usageError{err}
 				}

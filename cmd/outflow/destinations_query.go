@@ -7,17 +7,17 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"outflow/internal/tenantdsn"
 )
 
 // Bounds of a tenant's input. The primary measures the values: a value beyond its bound is not read.
 const (
 	maxDefinitions = 50
-	maxDefinition  = 64 << 10  // bytes
-	maxKey         = 4 << 10   // bytes of tenant_id, and of name: longer ones come cut, and are refused
-	maxDSN         = 8 << 10   // bytes
-	maxCA          = 256 << 10 // bytes
-	maxMappings    = 64 << 10  // bytes of all names
-	maxRows        = 200_000   // of the query
+	maxDefinition  = 64 << 10 // bytes
+	maxKey         = 4 << 10  // bytes of tenant_id, and of name: longer ones come cut, and are refused
+	maxMappings    = 64 << 10 // bytes of all names
+	maxRows        = 200_000  // of the query
 )
 
 // measured is the operator's query with the sizes of its values. $1 is the bound for the bytes of all rows: the largest rows come without
@@ -93,7 +93,7 @@ func measureQuery(ctx context.Context, tx pgx.Tx, query string) (string, error) 
 		}
 		return "", usageError{fault}
 	}
-	return fmt.Sprintf(measured, strings.Join(list, ", "), query, maxRows+1, maxKey, maxDSN, maxCA, maxMappings, maxDefinitions, maxDefinition), nil
+	return fmt.Sprintf(measured, strings.Join(list, ", "), query, maxRows+1, maxKey, tenantdsn.MaxDSN, tenantdsn.MaxCA, maxMappings, maxDefinitions, maxDefinition), nil
 }
 
 // scanned is one row of destinations.query.
@@ -113,7 +113,7 @@ func (s sizes) fault(all int64) string {
 	for _, v := range []struct {
 		what        string
 		size, bound int64
-	}{{"dsn", s.dsn, maxDSN}, {"ca", s.ca, maxCA}, {"mappings", s.mappings, maxMappings}, {"the longest of definitions", s.longest, maxDefinition}} {
+	}{{"dsn", s.dsn, tenantdsn.MaxDSN}, {"ca", s.ca, tenantdsn.MaxCA}, {"mappings", s.mappings, maxMappings}, {"the longest of definitions", s.longest, maxDefinition}} {
 		if v.size > v.bound {
 			return fmt.Sprintf("%s has %d bytes, and %d are allowed", v.what, v.size, v.bound)
 		}

@@ -15,6 +15,8 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"outflow/internal/config"
+	"outflow/internal/fit"
+	"outflow/internal/secret"
 )
 
 // version is set when the program is built: -ldflags "-X main.version=...".
@@ -116,7 +118,7 @@ func (s *settings) load() (*config.Config, error) {
 	for _, kv := range s.set {
 		key, value, ok := cut(kv)
 		if !ok {
-			return nil, usageError{fmt.Errorf("--set %s: expected path=value", kv)}
+			return nil, usageError{fmt.Errorf("--set %s: expected path=value", fit.Text(secret.Mask(kv), fit.Value))}
 		}
 		flags[key] = value
 	}

@@ -153,7 +153,7 @@ func (r *statusReport) write(out io.Writer) error {
 	}
 	fmt.Fprintln(out, admin.InSyncWords(*st))
 	for _, reason := range st.Reasons {
-		fmt.Fprintf(out, "  %s: %s\n", reason.Severity, reason.Message)
+		fmt.Fprintf(out, "  %s: %s\n", line(reason.Severity), line(reason.Message))
 	}
 	fmt.Fprintf(out, "slot %s: %s\n", st.Slot.Name, strings.Join(admin.SlotWords(st.Slot), ", "))
 	if st.Role == "streaming" {

@@ -250,7 +250,7 @@ func (r *verifyReport) write(w io.Writer, output string) error {
 func (d *verifyDestination) write(w io.Writer) {
 	fmt.Fprintf(w, "%s: %s (%.1f s)\n", line(d.Tenant+"/"+d.Name), d.Result, d.Seconds)
 	for _, t := range d.Tables {
-		fmt.Fprintf(w, "  %s, by mapping %s: %d rows", t.Table, t.Mapping, t.Rows)
+		fmt.Fprintf(w, "  %s, by mapping %s: %d rows", line(t.Table), t.Mapping, t.Rows)
 		if t.Missing+t.Extra+t.Changed > 0 {
 			fmt.Fprintf(w, "; %d missing, %d extra, %d changed", t.Missing, t.Extra, t.Changed)
 		}
@@ -265,6 +265,6 @@ func (d *verifyDestination) write(w io.Writer) {
 	if d.Error != "" {
 		fmt.Fprintf(w, "  %s\n", line(d.Error))
 	} else if d.Remedy != "" {
-		fmt.Fprintf(w, "  remedy: %s\n", d.Remedy)
+		fmt.Fprintf(w, "  remedy: %s\n", line(d.Remedy))
 	}
 }

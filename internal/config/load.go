@@ -87,7 +87,7 @@ func (l *loader) readFile() error {
 	var src []byte
 	if l.File != "" {
 		var err error
-		if src, err = os.ReadFile(l.File); err != nil {
+		if src, err = strictyaml.ReadFile(l.File); err != nil {
 			return &Error{"flag --config", err.Error()}
 		}
 	}

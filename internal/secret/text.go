@@ -35,12 +35,20 @@ func RedactURL(text string) string {
 }
 
 var (
-	userinfo = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://[^\s/?#:@]*):[^\s/]*@`)
+	userinfo = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://[^\s/?#:@]*):(\S*@)`)
+	port     = regexp.MustCompile(`^[0-9]+/`)
 	password = regexp.MustCompile(`(?i)\b((?:password|passwd|pwd|secret|token|api_?key)\s*=\s*)('(?:[^'\\]|\\.)*'|"[^"]*"|[^\s'"&;,)]+)`)
 )
 
 // Mask masks the likely passwords of a text: in a URL, and in key = value. Mask is the second line of
 // defence, for texts in which nobody expects a secret.
 func Mask(text string) string {
-	return password.ReplaceAllString(userinfo.ReplaceAllString(text, "${1}:"+masked+"@"), "${1}"+masked)
+	text = userinfo.ReplaceAllStringFunc(text, func(found string) string {
+		parts := userinfo.FindStringSubmatch(found)
+		if at := len(port.FindString(parts[2])); at > 0 { // a URL without a password, and an @ behind it
+			return parts[1] + ":" + parts[2][:at] + Mask(parts[2][at:])
+		}
+		return parts[1] + ":" + masked + "@"
+	})
+	return password.ReplaceAllString(text, "${1}"+masked)
 }

@@ -31,6 +31,8 @@ func TestMask(t *testing.T) {
 		"host=h password='can ary' x":                      "host=h password=xxxxx x",
 		"SELECT tenant_id, name FROM d WHERE enabled":      "SELECT tenant_id, name FROM d WHERE enabled",
 		"http://collector:4318/a@b":                        "http://collector:4318/a@b",
+		"postgres://u:can/ary@h/db":                        "postgres://u:xxxxx@h/db",
+		"http://c:4318/a,postgres://u:can/ary@h":           "http://c:4318/a,postgres://u:xxxxx@h",
 	} {
 		if got := Mask(text); got != want {
 			t.Errorf("%s: %s", text, got)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"reflect"
 	"strings"
 	"unicode/utf8"
@@ -80,7 +81,7 @@ func (d *decoder) faultAt(n *yaml.Node, format string, args ...any) {
 // fault in the syntax.
 func (d *decoder) parse(src []byte) *yaml.Node {
 	if len(src) > MaxBytes {
-		d.fault(1, 1, "the document has %d bytes; at most %s is allowed", len(src), ByteSize(MaxBytes))
+		d.fault(1, 1, "the document is too long; at most %s is allowed", ByteSize(MaxBytes))
 		return nil
 	}
 	if !d.checkText(src) {
@@ -249,4 +250,14 @@ func (d *decoder) unexpected(n *yaml.Node, v reflect.Value) {
 
 func isNull(n *yaml.Node) bool {
 	return n.Kind == yaml.ScalarNode && n.Style == 0 && n.Tag == "!!null"
+}
+
+// ReadFile reads a document from a file. Of a file that has more than MaxBytes, which Decode refuses, or no end, ReadFile returns the beginning.
+func ReadFile(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, MaxBytes+1))
 }

@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	maxCABytes = 64 << 10
+	// MaxCA is the greatest number of bytes of a tenant's certificates.
+	MaxCA = 64 << 10
 	// addressesTried bounds how many addresses of a name are dialled.
 	addressesTried = 8
 )
@@ -112,8 +113,8 @@ func (s settings) tls(ca string) (*tls.Config, error) {
 	}
 	c := &tls.Config{ServerName: s["host"], MinVersion: tls.VersionTLS12}
 	if ca != "" {
-		if len(ca) > maxCABytes {
-			return nil, &Error{class: classConfiguration, text: fmt.Sprintf("ca: longer than %d bytes", maxCABytes)}
+		if len(ca) > MaxCA {
+			return nil, &Error{class: classConfiguration, text: fmt.Sprintf("ca: longer than %d bytes", MaxCA)}
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM([]byte(ca)) {

@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	maxBytes    = 4 << 10 // of a connection string
+	// MaxDSN is the greatest number of bytes of a connection string.
+	MaxDSN      = 4 << 10
 	defaultPort = 5432
 	// defaultSSLMode is the mode of a string which says nothing: a tenant who wants less says so, and needs the
 	// operator's word.
@@ -33,8 +34,8 @@ func read(dsn string) (settings, error) {
 	switch {
 	case strings.TrimSpace(dsn) == "":
 		return nil, wrong("it is empty")
-	case len(dsn) > maxBytes:
-		return nil, wrong("it is longer than %d bytes", maxBytes)
+	case len(dsn) > MaxDSN:
+		return nil, wrong("it is longer than %d bytes", MaxDSN)
 	case strings.ContainsRune(dsn, 0), !utf8.ValidString(dsn):
 		return nil, wrong("it is not text")
 	case strings.HasPrefix(dsn, "postgres://"), strings.HasPrefix(dsn, "postgresql://"):
