@@ -111,7 +111,7 @@ func TestQueriesFindMetrics(t *testing.T) {
 			}
 		}
 	}
-	for _, doc := range []string{"OPERATING.md", "../README.md"} {
+	for _, doc := range []string{"../docs/operating.md", "../README.md"} {
 		for _, name := range regexp.MustCompile("`(outflow_[a-z0-9_]+)").FindAllStringSubmatch(read(t, doc), -1) {
 			if _, ok := metrics[name[1]]; !ok {
 				t.Errorf("%s names %s, which there is not", doc, name[1])
@@ -144,21 +144,21 @@ func TestAlertsFollowTheFigures(t *testing.T) {
 
 // Whoever is woken finds what the alert means and what to do, and nothing is described that never fires.
 func TestAlertsAreDescribed(t *testing.T) {
-	guide := anchors(read(t, "OPERATING.md"))
+	guide := anchors(read(t, "../docs/operating.md"))
 	var described []string
 	for _, a := range alerts(t) {
 		if a.Annotations["summary"] == "" || a.Annotations["description"] == "" || !slices.Contains([]string{"critical", "warning", "info"}, a.Labels["severity"]) {
 			t.Errorf("%s lacks summary, description or severity", a.Alert)
 		}
 		file, anchor, _ := strings.Cut(a.Annotations["runbook_url"], "#")
-		if file != "deploy/OPERATING.md" || anchor != strings.ToLower(a.Alert) || !slices.Contains(guide, anchor) {
+		if file != "docs/operating.md" || anchor != strings.ToLower(a.Alert) || !slices.Contains(guide, anchor) {
 			t.Errorf("%s: the runbook is %q, and there is no such part", a.Alert, a.Annotations["runbook_url"])
 		}
 		described = append(described, anchor)
 	}
 	for _, anchor := range guide {
 		if strings.HasPrefix(anchor, "outflow") && !slices.Contains(described, anchor) {
-			t.Errorf("OPERATING.md describes %s, and there is no such alert", anchor)
+			t.Errorf("operating.md describes %s, and there is no such alert", anchor)
 		}
 	}
 }

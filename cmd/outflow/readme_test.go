@@ -19,14 +19,24 @@ import (
 	"outflow/mapping"
 )
 
-// readmeBlock is the fenced block of the README that stands under <!-- name -->.
-func readmeBlock(t *testing.T, name string) string {
+// documentation is the README and the documents in docs.
+func documentation(t *testing.T) string {
 	t.Helper()
-	text, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
+	files, err := filepath.Glob("../../docs/*.md")
+	must(t, err)
+	var all strings.Builder
+	for _, file := range append(files, "../../README.md") {
+		text, err := os.ReadFile(file)
+		must(t, err)
+		all.Write(text)
 	}
-	_, rest, found := strings.Cut(string(text), "<!-- "+name+" -->\n")
+	return all.String()
+}
+
+// documentedBlock is the fenced block of the documentation that stands under <!-- name -->.
+func documentedBlock(t *testing.T, name string) string {
+	t.Helper()
+	_, rest, found := strings.Cut(documentation(t), "<!-- "+name+" -->\n")
 	_, rest, fenced := strings.Cut(rest, "\n")
 	block, _, closed := strings.Cut(rest, "```")
 	if indent := len(block) - len(strings.TrimLeft(block, " ")); indent > 0 { // of a list's item
@@ -34,16 +44,16 @@ func readmeBlock(t *testing.T, name string) string {
 		block = strings.ReplaceAll("\n"+block, margin, "\n")[1:]
 	}
 	if !found || !fenced || !closed {
-		t.Fatalf("README.md has no block %q", name)
+		t.Fatalf("the documentation has no block %q", name)
 	}
 	return block
 }
 
-// What the README says the primary needs is what outflow init prints.
+// What docs/primary.md says the primary needs is what outflow init prints.
 func TestReadmeShowsWhatInitPrints(t *testing.T) {
 	w := newWorld(t, pgtest.Shared(t))
 	if w.version() < 15 {
-		t.Skip("the README shows a publication with column lists")
+		t.Skip("docs/primary.md shows a publication with column lists")
 	}
 	u := w.db.Config()
 	w.cfg.Source.Slot = "outflow_readme_x" // slots are the cluster's: another test may have made that of the default
@@ -54,8 +64,8 @@ func TestReadmeShowsWhatInitPrints(t *testing.T) {
 	printed = regexp.MustCompile(`the primary \S+\.`).ReplaceAllString(printed, "the primary db.example.com:5432/app.")
 	printed = strings.ReplaceAll(printed, pgx.Identifier{u.Database}.Sanitize(), `"app"`)
 	printed = strings.ReplaceAll(printed, w.cfg.Source.Slot, "outflow")
-	if diff := cmp.Diff(printed, readmeBlock(t, "init")); diff != "" {
-		t.Errorf("the README differs from what init prints (-init +README):\n%s", diff)
+	if diff := cmp.Diff(printed, documentedBlock(t, "init")); diff != "" {
+		t.Errorf("docs/primary.md differs from what init prints (-init +docs):\n%s", diff)
 	}
 }
 
@@ -64,7 +74,7 @@ func TestReadmeConfigurationLoads(t *testing.T) {
 		"OUTFLOW_ADMIN_TOKEN": "0123456789abcdef"}
 	for _, name := range []string{"configuration", "configuration of every key"} {
 		file := filepath.Join(t.TempDir(), "outflow.yaml")
-		if err := os.WriteFile(file, []byte(readmeBlock(t, name)), 0o600); err != nil {
+		if err := os.WriteFile(file, []byte(documentedBlock(t, name)), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		cfg, err := config.Load(config.LoadOptions{File: file, Env: func(name string) (string, bool) {
@@ -77,13 +87,13 @@ func TestReadmeConfigurationLoads(t *testing.T) {
 		}
 		defaults := config.Default()
 		if diff := cmp.Diff(defaults.Sink, cfg.Sink); diff != "" {
-			t.Errorf("%s: the README's values are not the defaults (-default +README):\n%s", name, diff)
+			t.Errorf("%s: the documented values are not the defaults (-default +documented):\n%s", name, diff)
 		}
 		if !slices.EqualFunc(defaults.Source.Tables, cfg.Source.Tables, func(a, b config.Table) bool { return a.Name == b.Name && a.Tenant == b.Tenant }) ||
 			*defaults.Source.Tombstones != *cfg.Source.Tombstones || defaults.Log != cfg.Log || defaults.Admin.Listen != cfg.Admin.Listen ||
 			defaults.Destinations.Query != cfg.Destinations.Query || defaults.Destinations.Refresh != cfg.Destinations.Refresh ||
 			defaults.Destinations.Policy.MinSSLMode != cfg.Destinations.Policy.MinSSLMode || !slices.Equal(defaults.Destinations.Policy.Ports, cfg.Destinations.Policy.Ports) {
-			t.Errorf("%s: the README's values are not the defaults", name)
+			t.Errorf("%s: the documented values are not the defaults", name)
 		}
 	}
 }
@@ -103,7 +113,7 @@ func TestReadmeStackAuth(t *testing.T) {
 		('p2', 'main', jsonb_build_object('dbSync.externalDatabases.warehouse', jsonb_build_object('type', 'postgres'),
 			'dbSync.externalDatabases.warehouse.connectionString', $2::text)), ('p3', 'main', '{"dbSync": null, "x": {"y": 1}}')`, nested, dotted)
 	w.existing(5, tenant1, tenant2, tenant3)
-	w.cfg.Destinations.Query, w.cfg.Destinations.Refresh = readmeBlock(t, "stack auth"), 100*time.Millisecond
+	w.cfg.Destinations.Query, w.cfg.Destinations.Refresh = documentedBlock(t, "stack auth"), 100*time.Millisecond
 	r := w.start()
 	r.has(2)
 	r.caughtUp()
@@ -114,12 +124,12 @@ func TestReadmeStackAuth(t *testing.T) {
 	r.destination("crm")
 }
 
-// The worked example does what the README says.
+// The worked example does what docs/mappings.md says.
 func TestReadmeMapping(t *testing.T) {
 	w := newWorld(t, pgtest.Shared(t))
 	dir := t.TempDir()
-	example := readmeBlock(t, "mapping")
-	if _, err := mapping.Load("README.md", []byte(example)); err != nil {
+	example := documentedBlock(t, "mapping")
+	if _, err := mapping.Load("mappings.md", []byte(example)); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "people.yaml"), []byte(example), 0o600); err != nil {
@@ -152,11 +162,11 @@ func TestReadmeMapping(t *testing.T) {
 	people()
 }
 
-// The README quotes what the example says when a column is wrong.
+// docs/troubleshooting.md quotes what the example says when a column is wrong.
 func TestReadmeMappingFault(t *testing.T) {
 	w := newWorld(t, pgtest.Shared(t))
 	file := filepath.Join(t.TempDir(), "people.yaml")
-	wrong := strings.Replace(readmeBlock(t, "mapping"), `u."displayName"`, `u.nickname`, 1)
+	wrong := strings.Replace(documentedBlock(t, "mapping"), `u."displayName"`, `u.nickname`, 1)
 	if err := os.WriteFile(file, []byte(wrong), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -164,17 +174,13 @@ func TestReadmeMappingFault(t *testing.T) {
 	w.destination(tenant1, "main", "people")
 	r := w.start()
 	w.user(tenant1, "00000000-0000-4000-8000-000000000001", "Ada")
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	quoted := regexp.MustCompile("\\| `(people\\.yaml:[^`]+)`").FindSubmatch(readme)
+	quoted := regexp.MustCompile("\\| `(people\\.yaml:[^`]+)`").FindStringSubmatch(documentation(t))
 	if quoted == nil {
-		t.Fatal("README.md does not quote the fault")
+		t.Fatal("the documentation does not quote the fault")
 	}
 	waitFor(t, "the fault", func() error {
 		err := r.router.Destinations()[0].Status().Err
-		if err == nil || !strings.Contains(err.Error(), string(quoted[1])) {
+		if err == nil || !strings.Contains(err.Error(), quoted[1]) {
 			return errors.Join(fmt.Errorf("expected %s", quoted[1]), err)
 		}
 		return nil
