@@ -145,6 +145,7 @@ func (d *Destination) rewind() (replay bool) {
 	}
 	d.accepted = position{id: d.queue[0].id - 1, complete: true}
 	d.unwanted = d.reading
+	d.replays++
 	freed := int64(0)
 	for _, t := range d.queue {
 		freed += t.bytes

@@ -43,6 +43,7 @@ type Destination struct {
 	queued   bool                         // waits for a place among the connections
 	reading  int                          // the reading of the stream that the newest part came from
 	unwanted int                          // parts of readings up to and including unwanted are not taken: see rewind
+	replays  int                          // how often the stream was read again for the destination since its last commit
 	working  bool
 	retryAt  *time.Timer // runs while the destination waits to try again
 	idle     *time.Timer // runs while a connection is kept without work, or until the next look at the flushed WAL

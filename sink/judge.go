@@ -24,6 +24,7 @@ type observation struct {
 	queued  bool          // waits for a connection that others have
 	starved bool          // has a connection, and waits for the rest of a large transaction
 	others  time.Duration // since another destination last committed
+	replays int           // how often the stream was read again for the destination since its last commit
 	leaving bool          // is being parked: what the destination holds will be let go of
 }
 
@@ -169,6 +170,9 @@ func judge(all []suspect, now situation, limit Options) []sentence {
 	return parked
 }
 
+// maxReplays is how often the stream is read again for a destination that does not take a large transaction: all others wait each time.
+const maxReplays = 3
+
 // standstill is the reason to park a destination for its own doing; "" is none.
 func (s suspect) standstill(limit Options) string {
 	switch {
@@ -176,6 +180,8 @@ func (s suspect) standstill(limit Options) string {
 		return "it is paused and its queue is full"
 	case s.observation.over && s.hold.unable > parkGrace:
 		return "it fails and its queue is full"
+	case s.replays > maxReplays:
+		return fmt.Sprintf("the stream was read again %d times for a transaction that it did not take", s.replays)
 	case s.paused && s.stood > limit.ParkAfter:
 		return fmt.Sprintf("it has been paused for %s, and its queue holds the slot back", limit.ParkAfter)
 	case s.observation.unable && s.stood > limit.ParkAfter:

@@ -432,7 +432,7 @@ func (d *Destination) drop() []replication.Ticket {
 	d.router.mu.RLock()
 	d.holding = max(d.holding, d.accepted.id, d.router.open)
 	d.router.mu.RUnlock()
-	d.accepted, d.unwanted = position{id: d.holding, complete: true}, 0
+	d.accepted, d.unwanted, d.replays = position{id: d.holding, complete: true}, 0, 0
 	d.queue, d.applied, d.inFlight, d.lagging = nil, 0, 0, 0
 	d.account(-d.bytes)
 	return tickets

@@ -155,6 +155,9 @@ func (d *Destination) giveUp(e *Error, misfit bool) (s *session, dropped []repli
 		}
 	}
 	replay = d.rewind()
+	if replay && (errors.Is(e, errPostponed) || errors.Is(e, replication.ErrNotVisible)) {
+		d.replays-- // for the sake of the primary
+	}
 	if d.parked || d.gone || d.stale || misfit {
 		replay, dropped, d.stale = false, d.drop(), false
 	}
@@ -266,6 +269,7 @@ func (d *Destination) count(b *batch, flushed bool) []replication.Ticket {
 		d.lagging += t.bytes
 	}
 	d.applied += len(b.transactions)
+	d.replays = 0
 	n := 0
 	if flushed {
 		n = d.applied

@@ -93,7 +93,7 @@ func (d *Destination) observation(closed bool) observation {
 	if closed {
 		d.wake()
 	}
-	o := observation{oldest: -1, bytes: d.bytes, over: d.over, paused: d.paused != nil, leaving: d.parking || d.parked}
+	o := observation{oldest: -1, bytes: d.bytes, over: d.over, paused: d.paused != nil, replays: d.replays, leaving: d.parking || d.parked}
 	if len(d.queue) > 0 {
 		o.oldest, o.open, o.reached = d.queue[0].id, !d.queue[0].complete, d.reached()
 	}

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +62,52 @@ func TestWhoEditsTheStringIsParked(t *testing.T) {
 	w.exec(`UPDATE outflow.destination SET dsn = $1`, dsn)
 	r.caughtUp()
 	w.equal(tenant1, dsn)
+}
+
+// A tenant whose database is slow edits the string in the middle of a large transaction, which must be read again from the stream each time. All
+// others wait each time, so this ends after a few times.
+func TestWhoEditsTheStringInALargeTransaction(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.openPolicy()
+	w.cfg.Sink.QueueBytes, w.cfg.Sink.BatchRows, w.cfg.Sink.ShutdownTimeout = 128<<10, 300, time.Second
+	w.exec(`CREATE TABLE items (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
+	w.table("items", 1, "id int", "note text")
+	other := w.destination(tenant2, "other", "items")
+	r := w.start()
+	dsn := pgtest.Database(t, w.cluster)
+	exec(t, connect(t, dsn), `CREATE TABLE items_copy (id int PRIMARY KEY, note text);
+		CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN NULL; END $$;
+		CREATE TRIGGER slow BEFORE INSERT ON items_copy EXECUTE FUNCTION slow()`)
+	w.writes(tenant1, "main", strings.Replace(dsn, "postgres@", "postgres:u0@", 1), "items")
+	r.has(2)
+	r.caughtUp()
+	w.synced()
+	d, n := r.destination("main"), 0
+	began := time.Now()
+	w.exec(`INSERT INTO items SELECT $1, n, repeat('x', 1000) FROM generate_series(1, 20000) n`, tenant1)
+	w.exec(`INSERT INTO items VALUES ($1, 1, 'x')`, tenant2)
+	waitFor(t, "it to be parked", func() error {
+		n++
+		w.exec(`UPDATE outflow.destination SET dsn = regexp_replace(dsn, 'u\d+@', $1)`, fmt.Sprintf("u%d@", n))
+		w.exec(`SELECT pg_sleep(0.8)`)
+		if !slices.ContainsFunc(d.History(), func(e sink.Event) bool { return e.State == sink.Parked }) {
+			return fmt.Errorf("after %d edits its states were %v", n, d.History())
+		}
+		return nil
+	})
+	waitFor(t, "the row of the other", func() error {
+		if len(query(t, other, `SELECT 1 FROM items_copy`)) == 0 {
+			return errors.New("it is not there")
+		}
+		return nil
+	})
+	if took := time.Since(began); took > 12*time.Second {
+		t.Errorf("the other waited for %s", took)
+	}
+	contains(t, fmt.Sprint(d.History()), "the stream was read again 4 times for a transaction that it did not take")
+	r.caughtUp()
+	w.mirrored(tenant1, dsn, "items", "id, note")
 }
 
 // A dead destination with one row in its queue does not keep the primary's WAL: however much room the queue has.
