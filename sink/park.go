@@ -294,7 +294,8 @@ func (r *Router) moved() (moved []destinationState, from, aside []*Destination) 
 		if now.copied = d.status.Copied; !d.caughtUp {
 			now.copyTotal = max(d.status.CopyTotal, 0)
 		}
-		if now != d.noted && !d.parking && d.unnoted == nil {
+		// A destination without an epoch is one that an unfinished Begin has not come to: the primary's note is better than what is known here.
+		if now != d.noted && !d.parking && d.unnoted == nil && d.epoch != 0 {
 			moved = append(moved, now)
 			from = append(from, d)
 		}

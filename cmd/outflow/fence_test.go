@@ -200,3 +200,51 @@ func TestLateRequests(t *testing.T) {
 	w.synced()
 	w.equal(tenant3, away.dsn)
 }
+
+// A process that ends while it takes the slot over, before it has read the notes, writes nothing over them: the next one copies nothing.
+func TestEndInTheMiddleOfABeginning(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.existing(5, tenant1)
+	dsn := w.destination(tenant1, "main")
+	r := w.start()
+	r.caughtUp()
+	w.synced()
+	r.end()
+	all := func() string {
+		return fmt.Sprint(query(t, w.source, `SELECT epoch, state, fingerprint, mappings, last_sequence_id, copied_rows FROM outflow.destination_state`))
+	}
+	before := all()
+	for range 2 {
+		tx, err := connect(t, w.source).Begin(t.Context())
+		must(t, err)
+		r := w.start()
+		exec(t, tx.Conn(), `LOCK outflow.destination_state`) // the pipeline is open, and reads the notes when it has the slot
+		w.waitsForLock()
+		ended := make(chan struct{})
+		go func() {
+			r.end()
+			close(ended)
+		}()
+		waitFor(t, "the note at the end", func() error {
+			if n := query(t, w.source, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO outflow.destination_state%'`)[0]; n == `"0"` {
+				select {
+				case <-ended: // without a note
+				default:
+					return errors.New("there is none")
+				}
+			}
+			return nil
+		})
+		must(t, tx.Rollback(t.Context()))
+		<-ended
+		if now := all(); now != before {
+			t.Errorf("the notes were\n%s, and are\n%s", before, now)
+		}
+	}
+	journal(t, dsn, "users", "contact_channels")
+	r = w.start()
+	w.user(tenant1, "00000000-0000-4000-8000-000000999999", "x")
+	w.synced()
+	same(t, dsn, `SELECT tbl, op FROM journal`, `"users"|"INSERT"`)
+}
