@@ -51,7 +51,7 @@ func (s *session) read(ctx context.Context, bound int, sql string, args []string
 	if _, err = reader.Close(); err != nil {
 		return nil, false, s.named(replication.WithoutValues(err), began)
 	}
-	s.d.lastRound.Store(time.Now().UnixNano())
+	s.d.lastRound.set(time.Now())
 	return rows, cut, nil
 }
 

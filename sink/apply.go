@@ -248,7 +248,7 @@ func (r *round) readAll() error {
 		}
 	}
 	if failed == nil {
-		r.s.d.lastRound.Store(time.Now().UnixNano())
+		r.s.d.lastRound.set(time.Now())
 	}
 	return failed
 }

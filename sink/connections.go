@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -50,7 +49,7 @@ type place struct {
 	since    time.Time     // when the place was given
 	end      func(*place)  // ends the work of the holder; nil: cannot be ended
 	ended    bool
-	owes     atomic.Int64 // since when the server owes an answer, in nanoseconds since 1970; 0: owes none
+	owes     moment // since when the server owes an answer; none: owes none
 }
 
 func newConnections(limit int) *connections {
@@ -58,15 +57,15 @@ func newConnections(limit int) *connections {
 }
 
 // ask is called when the external server is asked for something; answered, when the server has answered, or will not.
-func (p *place) ask()      { p.owes.Store(time.Now().UnixNano()) }
-func (p *place) answered() { p.owes.Store(0) }
+func (p *place) ask()      { p.owes.set(time.Now()) }
+func (p *place) answered() { p.owes.clear() }
 
 // owed is for how long the server has owed an answer.
 func (p *place) owed(now time.Time) time.Duration {
-	if since := p.owes.Load(); since != 0 {
-		return now.Sub(time.Unix(0, since))
+	if p.owes.none() {
+		return 0
 	}
-	return 0
+	return p.owes.ago(now)
 }
 
 // weak reports whether the place counts in the part of the doubtful.
@@ -215,7 +214,7 @@ func (c *connections) give(now time.Time) {
 		}
 		c.held[p] = struct{}{}
 		p.since = now
-		p.owes.Store(now.UnixNano())
+		p.owes.set(now)
 		n.add(p, now)
 		close(p.given)
 		return true

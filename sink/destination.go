@@ -84,8 +84,8 @@ type Destination struct {
 	next       *Target            // the target from then on, nil: unchanged
 	again      bool               // the worker was stopped to take next, and goes on at once
 	gone       bool               // removed: the destination takes nothing, and no worker starts
-	lastRound  atomic.Int64       // when the external server last answered without an error, in nanoseconds since 1970
-	lastCommit atomic.Int64       // when, in nanoseconds since 1970
+	lastRound  moment             // when the external server last answered without an error
+	lastCommit moment             // when
 	lookups    atomic.Int32       // the worker waits for so many answers of the primary
 	cancelWork context.CancelFunc // of the worker's current run
 

@@ -197,10 +197,8 @@ func (d *Destination) postpone(t *transaction) error {
 // stalled reports whether the stream has brought nothing for a while, since the given time at the earliest, and not because the reader waits
 // for room: the judge ends such a wait.
 func (r *Router) stalled(since time.Time) bool {
-	if last := time.Unix(0, r.lastPart.Load()); last.After(since) {
-		since = last
-	}
-	return time.Since(since) > openPatience && (r.Reader.State() != replication.Streaming || !r.gate.closed())
+	now := time.Now()
+	return min(now.Sub(since), r.lastPart.ago(now)) > openPatience && (r.Reader.State() != replication.Streaming || !r.gate.closed())
 }
 
 // sameShape is how many of the changes, from the first, can be folded together.

@@ -111,7 +111,7 @@ type Router struct {
 	xids  *xids
 
 	membership sync.Mutex      // one change of the destinations at a time
-	lastPart   atomic.Int64    // when the stream last brought something, in nanoseconds since 1970
+	lastPart   moment          // when the stream last brought something
 	begun      atomic.Bool     // Begin was called: a destination that comes or goes now must be noted on the primary
 	begunAt    replication.LSN // where the primary's WAL ended then
 
@@ -199,7 +199,7 @@ func (r *Router) Full() <-chan struct{} {
 
 // Write implements [replication.Sink]: it queues the changes of one part at the destinations of their tenants.
 func (r *Router) Write(part *replication.Transaction) error {
-	r.lastPart.Store(time.Now().UnixNano())
+	r.lastPart.set(time.Now())
 	if part.SequenceID != r.open {
 		r.xidMu.Lock()
 		r.xids.add(part.XID) // before the arrival of a destination that does not get the transaction

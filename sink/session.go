@@ -158,7 +158,7 @@ func (d *Destination) endTurn(p *place) {
 	defer d.contained()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.working || p.owes.Load() == 0 {
+	if !d.working || p.owes.none() {
 		d.router.connections.spare(p)
 		return
 	}

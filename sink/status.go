@@ -280,7 +280,7 @@ func (d *Destination) count(b *batch, flushed bool) []replication.Ticket {
 
 // well ends a time of failures, and a halt where the done work shows that no person is needed any more. It is called with mu held.
 func (d *Destination) well(done work) {
-	d.lastCommit.Store(time.Now().UnixNano())
+	d.lastCommit.set(time.Now())
 	if d.mended(done) {
 		if d.status.State != Streaming {
 			d.log.Info("the external database takes changes again", zap.Int("attempts", d.status.Attempts))

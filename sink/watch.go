@@ -3,7 +3,6 @@ package sink
 import (
 	"errors"
 	"math"
-	"sync/atomic"
 	"time"
 
 	"outflow/replication"
@@ -12,8 +11,8 @@ import (
 // watch looks at the destinations every watchEvery, and has the destinations named by judge parked. One goroutine owns a watch.
 type watch struct {
 	router   *Router
-	last     time.Time    // of the last look; zero before the first
-	failed   atomic.Int64 // when a parking failed last, in nanoseconds since 1970
+	last     time.Time // of the last look; zero before the first
+	failed   moment    // when a parking failed last
 	wal      retention
 	jam      time.Duration // see situation
 	suspects []suspect
@@ -47,13 +46,13 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 		s.written = r.SequenceID(replication.LSN(written))
 	}
 	w.suspects, w.accused = w.suspects[:0], w.accused[:0]
-	newest, second := int64(0), int64(0) // commits, of two destinations
+	newest, second := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64) // since the last commits of two destinations
 	for _, d := range all {
 		o := d.observation(closed)
 		d.hold = d.hold.after(o, passed)
-		if commit := d.lastCommit.Load(); commit > newest {
+		if commit := d.lastCommit.ago(now); commit < newest {
 			newest, second = commit, newest
-		} else if commit > second {
+		} else if commit < second {
 			second = commit
 		}
 		if o.oldest >= 0 {
@@ -66,13 +65,12 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	}
 	s.jam = w.jam
 	for i, d := range w.accused {
-		other := newest
-		if d.lastCommit.Load() >= newest {
-			other = second
+		w.suspects[i].others = newest
+		if d.lastCommit.ago(now) <= newest {
+			w.suspects[i].others = second
 		}
-		w.suspects[i].others = now.Sub(time.Unix(0, other))
 	}
-	if !answers || now.Sub(time.Unix(0, w.failed.Load())) < parkAgain {
+	if !answers || w.failed.ago(now) < parkAgain {
 		return
 	}
 	for _, found := range judge(w.suspects, s, limit) {
@@ -80,7 +78,7 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 		r.start(func() {
 			defer d.contained()
 			if err := r.park(d, found.reason); err != nil { // which is logged
-				w.failed.Store(time.Now().UnixNano())
+				w.failed.set(time.Now())
 			}
 		})
 	}
@@ -102,7 +100,7 @@ func (d *Destination) observation(closed bool) observation {
 			o.oldest, o.open = id, false
 		}
 	}
-	answered := time.Since(time.Unix(0, d.lastRound.Load())) < parkGrace
+	answered := d.lastRound.ago(time.Now()) < parkGrace
 	o.unable = o.paused || d.doubts > 0 && d.session == nil || !d.failing.IsZero() && !answered
 	o.queued, o.starved = d.queued && d.doubts == 0, d.starved
 	o.waits = o.queued || d.lookups.Load() > 0 || d.retryAt != nil && errors.Is(d.status.Err, replication.ErrNotVisible)
