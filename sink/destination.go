@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"go.uber.org/zap"
 
+	"outflow/internal/tenantdsn"
 	"outflow/mapping"
 	"outflow/replication"
 )
@@ -353,7 +354,7 @@ func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	case d.applied > 0:
 		d.idle = d.after(flushPause, d.confirmFlush)
 	case !paused && s.backfill != nil && s.backfill.active: // the backfill's chunk comes
-	case !paused && d.router.Options.IdleClose > 0 && d.router.connections.rest(d, s.place):
+	case !paused && d.router.Options.IdleClose > 0 && !tenantdsn.Heavy(s.conn) && d.router.connections.rest(d, s.place):
 		d.idle = d.after(d.router.Options.IdleClose, d.closeIdle)
 	default: // a backfill waiting for a place is woken without a connection
 		d.session, closed = nil, s

@@ -71,6 +71,9 @@ func Bound(config *pgconn.Config) {
 	}
 }
 
+// Heavy reports whether pgx keeps a large row in the memory of a connection bounded by Bound.
+func Heavy(conn *pgconn.PgConn) bool { return meterOf(conn.Conn()).heavy.Load() }
+
 // meterOf finds the meter under a connection made by DialFunc.
 func meterOf(w io.Writer) *meter {
 	if conn, ok := w.(*tls.Conn); ok {

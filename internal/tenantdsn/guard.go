@@ -20,6 +20,8 @@ const (
 	maxMessage     = 4 << 20   // a header alone makes pgx allocate as much
 	largeMessage   = 64 << 10  // larger messages count in largeBytes while they come
 	largeBytes     = 32 << 20  // of all connections together
+	textBytes      = 64 << 10  // of an error or a notice: a longer text comes cut, since pgx keeps the last of each kind
+	shapeBytes     = 512 << 10 // of a description of columns or parameters: more than 65535 parameters take
 	// scramIterations is far above any usual setting (4096 is Postgres' default) and takes some 30 ms. pgx takes ten million, which is
 	// seconds, whatever the deadline.
 	scramIterations = 100_000
@@ -30,7 +32,8 @@ const (
 // write is slow.
 type meter struct {
 	net.Conn
-	left atomic.Int64 // bytes allowed to come
+	left  atomic.Int64 // bytes allowed to come
+	heavy atomic.Bool  // the last row was a large message, which pgx keeps until the next row
 
 	mu     sync.Mutex
 	large  int64 // bytes of the large message that comes
@@ -105,6 +108,8 @@ type guard struct {
 	have    int    // bytes of header
 	body    int    // bytes of the message still to come
 	large   bool   // the message counts in largeBytes
+	cut     bool   // the message is passed on shorter than it comes
+	pass    int    // bytes of the message still to be passed on, where cut
 	message []byte // of an authentication request or a ParameterStatus
 }
 
@@ -123,62 +128,105 @@ func (g *guard) Read(p []byte) (int, error) {
 	if g.failed != nil {
 		return 0, g.failed
 	}
-	n, err := g.r.Read(p)
-	if g.failed = g.follow(p[:n]); g.failed != nil {
-		return 0, g.failed
+	for {
+		room := p
+		if g.large { // nothing of the next message: pgx keeps the buffer of a message until all bytes in the buffer are used
+			room = p[:min(len(p), g.body)]
+		}
+		n, err := g.r.Read(room)
+		passed, failed := g.follow(p[:n])
+		if g.failed = failed; failed != nil {
+			return 0, failed
+		}
+		if passed > 0 || err != nil || n == 0 {
+			return passed, err
+		}
 	}
-	return n, err
 }
 
 func tooMuch(format string, args ...any) error {
 	return &Error{class: classProtocol, text: fmt.Sprintf(format, args...), remedy: "see what it is that answers there"}
 }
 
-// follow walks over the messages in p.
-func (g *guard) follow(p []byte) error {
-	for len(p) > 0 {
+// follow walks over the messages in p, and leaves the bytes for pgx at the front of p: so many are passed on.
+func (g *guard) follow(p []byte) (passed int, err error) {
+	for at := 0; at < len(p); {
 		if g.have < len(g.header) {
-			n := copy(g.header[g.have:], p)
-			g.have += n
-			p = p[n:]
+			whole := g.have == 0
+			n := copy(g.header[g.have:], p[at:])
+			header := p[passed : passed+copy(p[passed:], p[at:at+n])]
+			g.have, at, passed = g.have+n, at+n, passed+n
 			if g.have < len(g.header) {
-				return nil
+				return passed, nil
 			}
-			if err := g.begin(); err != nil {
-				return err
+			if err := g.begin(whole); err != nil {
+				return 0, err
+			}
+			if g.cut {
+				binary.BigEndian.PutUint32(header[1:], textBytes+4)
 			}
 		}
-		n := min(g.body, len(p))
+		n := min(g.body, len(p)-at)
 		if g.header[0] == 'R' || g.header[0] == 'S' {
-			g.message = append(g.message, p[:n]...)
+			g.message = append(g.message, p[at:at+n]...)
 		}
-		g.body -= n
-		p = p[n:]
+		passed += copy(p[passed:], g.shorter(p[at:at+n]))
+		g.body, at = g.body-n, at+n
 		if g.body == 0 {
 			g.have = 0
 			if err := g.end(); err != nil {
-				return err
+				return 0, err
 			}
 		}
 	}
-	return nil
+	return passed, nil
 }
 
-// begin looks at a header. The length counts itself.
-func (g *guard) begin() error {
-	length := binary.BigEndian.Uint32(g.header[1:])
-	if length < 4 || length-4 > maxMessage {
+// shorter is the part of a message that is passed on. A text that is cut ends with two NUL: of the field, and of the message.
+func (g *guard) shorter(part []byte) []byte {
+	if !g.cut {
+		return part
+	}
+	part = part[:min(len(part), g.pass)]
+	for i := max(0, g.pass-2); i < len(part); i++ {
+		part[i] = 0
+	}
+	g.pass -= len(part)
+	return part
+}
+
+// limit is how long a message of the kind may be, in bytes without the header. pgx keeps the last message of some kinds.
+func limit(kind byte) int {
+	switch kind {
+	case 'D', 'E', 'N':
+		return maxMessage
+	case 'T', 't':
+		return shapeBytes
+	}
+	return largeMessage
+}
+
+// begin looks at a header. The length counts itself. whole says that pgx has nothing of the header yet.
+func (g *guard) begin(whole bool) error {
+	kind, length := g.header[0], binary.BigEndian.Uint32(g.header[1:])
+	if length < 4 || int64(length)-4 > int64(limit(kind)) {
 		return tooMuch("a message of %d bytes; what answers is no Postgres, or a hostile one", length)
 	}
 	g.body = int(length) - 4
-	if g.large = g.body > largeMessage; g.large && !g.meter.begins(g.body) {
+	g.cut, g.pass = (kind == 'E' || kind == 'N') && g.body > textBytes, textBytes
+	if g.cut && !whole { // by chance: the next one does not come in two pieces
+		return tooMuch("a text of %d bytes, in two pieces", length)
+	}
+	if g.large = g.body > largeMessage && !g.cut; g.large && !g.meter.begins(g.body) {
 		return tooMuch("a message of %d bytes while other servers send such messages too", length)
 	}
 	g.message = g.message[:0]
 	switch {
-	case g.header[0] == 'R' && g.body > authBytes:
+	case kind == 'D':
+		g.meter.heavy.Store(g.large)
+	case kind == 'R' && g.body > authBytes:
 		return tooMuch("a login of %d bytes", g.body)
-	case g.header[0] == 'S' && g.body > parameterBytes:
+	case kind == 'S' && g.body > parameterBytes:
 		return tooMuch("more than %d bytes of parameters", parameterBytes)
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -110,10 +111,10 @@ func manyParameters() (all []byte) {
 func TestParametersThatChange(t *testing.T) {
 	changes := bytes.Repeat(concat(message('S', "TimeZone\x00UTC\x00"), message('S', "TimeZone\x00Europe/Berlin\x00")), 2000)
 	g := &guard{meter: &meter{}, ready: true}
-	if err := g.follow(changes); err != nil {
+	if _, err := g.follow(changes); err != nil {
 		t.Errorf("%d bytes of changes of one parameter: %v", len(changes), err)
 	}
-	if err := g.follow(manyParameters()); class(err) != "protocol" {
+	if _, err := g.follow(manyParameters()); class(err) != "protocol" {
 		t.Errorf("many parameters: %v", err)
 	}
 }
@@ -208,17 +209,89 @@ func TestFloodBesideASlowWrite(t *testing.T) {
 	}
 }
 
+// A connection that rests keeps nothing of what its server has said.
+func TestRestingConnectionsKeepNothing(t *testing.T) {
+	inUse := func() int64 {
+		runtime.GC()
+		runtime.GC() // pools give their buffers up at the second one
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	long := strings.Repeat("x", 2<<20+1000)
+	answer := concat(message('N', "SNOTICE\x00M"+long+"\x00\x00"), message('E', "SERROR\x00VERROR\x00CP0001\x00M"+long+"\x00Dmore\x00\x00"), ready)
+	before := inUse()
+	var conns []*pgconn.PgConn
+	for range 8 {
+		conn, err := hostile(t, nil, started, answer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var told *pgconn.PgError
+		if err := conn.Exec(t.Context(), "SELECT").Close(); !errors.As(err, &told) || told.Code != "P0001" || len(told.Message) < textBytes/2 || told.Detail != "" {
+			t.Fatalf("the error is %.100v", err)
+		}
+		conns = append(conns, conn)
+	}
+	if kept := inUse() - before; kept > 4<<20 {
+		t.Errorf("%d resting connections keep %d MiB", len(conns), kept>>20)
+	}
+	row := message('D', "\x00\x01\x00\x01\x11\x70"+strings.Repeat("x", 70000))
+	columns := message('T', "\x00\x01c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x19\xff\xff\xff\xff\xff\xff\x00\x00")
+	conn, err := hostile(t, nil, started, concat(columns, row, message('C', "SELECT 1\x00"), ready))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if Heavy(conn) {
+		t.Error("a connection without a row is heavy")
+	}
+	if err := conn.Exec(t.Context(), "SELECT").Close(); err != nil || !Heavy(conn) {
+		t.Errorf("a connection whose last row was large is not heavy: %v", err)
+	}
+}
+
+// What comes in pieces of any size is followed alike. A header of a text that is cut must come whole.
+func TestTextsAreCut(t *testing.T) {
+	long := strings.Repeat("x", textBytes)
+	short := message('E', "SERROR\x00M"+strings.Repeat("y", 100)+"\x00\x00")
+	cut := func(kind byte, start string) []byte {
+		return message(kind, start+strings.Repeat("x", textBytes-len(start)-2)+"\x00\x00")
+	}
+	stream := concat(message('N', "SNOTICE\x00M"+long+"\x00\x00"), message('1', ""), short, message('E', "SERROR\x00M"+long+long+"\x00\x00"), ready)
+	want := concat(cut('N', "SNOTICE\x00M"), message('1', ""), short, cut('E', "SERROR\x00M"), ready)
+	refused := 0
+	for size := 1; size < 9000; size += 1 + size/10 {
+		g := &guard{meter: &meter{}, ready: true}
+		var got []byte
+		var err error
+		for rest := stream; len(rest) > 0 && err == nil; {
+			part, passed := bytes.Clone(rest[:min(size, len(rest))]), 0
+			passed, err = g.follow(part)
+			got, rest = append(got, part[:passed]...), rest[len(part):]
+		}
+		if err != nil {
+			refused++
+		} else if !bytes.Equal(got, want) {
+			t.Errorf("in pieces of %d: %d bytes of %d", size, len(got), len(want))
+		}
+	}
+	if refused > 20 {
+		t.Errorf("%d sizes are refused", refused)
+	}
+}
+
 // All servers together send large messages up to a bound; a message that has come, or whose connection is closed, makes room.
 func TestLargeMessagesShareABound(t *testing.T) {
 	var conns []*guard
-	header := binary.BigEndian.AppendUint32([]byte{'E'}, maxMessage)
+	header := binary.BigEndian.AppendUint32([]byte{'D'}, maxMessage)
 	begin := func() error {
 		client, server := net.Pipe()
 		t.Cleanup(func() { server.Close() })
 		g := &guard{meter: &meter{Conn: client}, ready: true}
 		t.Cleanup(func() { g.meter.Close() })
 		conns = append(conns, g)
-		return g.follow(header)
+		_, err := g.follow(bytes.Clone(header))
+		return err
 	}
 	for range largeBytes / maxMessage {
 		if err := begin(); err != nil {
@@ -232,7 +305,7 @@ func TestLargeMessagesShareABound(t *testing.T) {
 	if err := begin(); err != nil {
 		t.Errorf("a connection was closed: %v", err)
 	}
-	if err := conns[1].follow(make([]byte, maxMessage-4)); err != nil {
+	if _, err := conns[1].follow(make([]byte, maxMessage-4)); err != nil {
 		t.Error(err)
 	}
 	if err := begin(); err != nil {
