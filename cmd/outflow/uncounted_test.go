@@ -87,3 +87,29 @@ func TestRelationsDescribedAgain(t *testing.T) {
 	}
 	w.mirrored(tenant1, dsn, "item", "id, note")
 }
+
+// The primary describes each partition that a transaction writes to. The reader asks the catalog for the root alone.
+func TestDescriptionsOfPartitions(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	const partitions = 150
+	w.exec(`CREATE TABLE item (tenant uuid, id int, note text, PRIMARY KEY (tenant, id)) PARTITION BY RANGE (id)`)
+	w.exec(fmt.Sprintf(`DO $$ BEGIN FOR n IN 0..%d LOOP EXECUTE format('CREATE TABLE item_%%s PARTITION OF item FOR VALUES FROM (%%s) TO (%%s)', n, n, n+1); END LOOP; END $$`, partitions-1))
+	w.table("item", 1, "id int", "note text")
+	dsn := w.destination(tenant1, "main", "item")
+	r := w.start()
+	r.caughtUp()
+	sessions := func() (n int) {
+		w.exec(`SELECT pg_stat_clear_snapshot()`)
+		must(t, w.db.QueryRow(t.Context(), `SELECT sessions FROM pg_stat_database WHERE datname = current_database()`).Scan(&n))
+		return n
+	}
+	before := sessions()
+	w.exec(`INSERT INTO item SELECT $1, n, 'x' FROM generate_series(0, $2::int) n`, tenant1, partitions-1)
+	w.synced()
+	r.end() // sessions count when they end
+	if n := sessions() - before; n > partitions/2 {
+		t.Errorf("%d partitions take %d connections", partitions, n)
+	}
+	w.mirrored(tenant1, dsn, "item", "id, note")
+}
