@@ -21,19 +21,20 @@ const (
 )
 
 // measured is the operator's query with the sizes of its values. $1 is the bound for the bytes of all rows: the largest rows come without
-// values where the rows together have more. The sizes of arrays count their elements; an array that takes megabytes in storage is not
-// looked into.
+// values where the rows together have more. The sizes of arrays count their elements. An array that takes more in storage than an allowed
+// array can take is not looked into. The others are unpacked once, and never stored (unnest in the select list, not in FROM): a quarter of a gigabyte
+// may be packed into two megabytes.
 const measured = `WITH v AS (SELECT %s FROM (
 %s
 ) AS x LIMIT %d),
 	s AS (SELECT v.*, coalesce(octet_length(tenant), 0) AS ts, coalesce(octet_length(name), 0) AS ns, coalesce(octet_length(dsn), 0) AS ds,
-			coalesce(octet_length(ca), 0) AS cs, m.size AS ms, d.size AS fs, coalesce(cardinality(definitions), 0) AS n, d.longest AS longest
-		FROM v CROSS JOIN LATERAL (SELECT coalesce(CASE WHEN pg_column_size(mappings) > 16777216 THEN pg_column_size(mappings)
-				ELSE (SELECT sum(octet_length(e)) FROM unnest(mappings) AS e) END, 0)::bigint AS size OFFSET 0) AS m
-			CROSS JOIN LATERAL (SELECT CASE WHEN pg_column_size(definitions) > 16777216 THEN pg_column_size(definitions) ELSE coalesce(u.size, 0) END::bigint AS size,
-				CASE WHEN pg_column_size(definitions) > 16777216 THEN pg_column_size(definitions) ELSE coalesce(u.longest, 0) END::bigint AS longest
-				FROM (SELECT sum(octet_length(e)) AS size, max(octet_length(e)) AS longest
-					FROM unnest(CASE WHEN pg_column_size(definitions) <= 16777216 THEN definitions END) AS e) AS u OFFSET 0) AS d),
+			coalesce(octet_length(ca), 0) AS cs, coalesce(greatest(m.size, v.sm), 0)::bigint AS ms, coalesce(greatest(d.size, v.sd), 0)::bigint AS fs, d.n AS n,
+			coalesce(greatest(d.longest, v.sd), 0)::bigint AS longest
+		FROM (SELECT v.*, CASE WHEN pg_column_size(mappings) > 1048576 THEN pg_column_size(mappings) END AS sm,
+				CASE WHEN pg_column_size(definitions) > 4194304 THEN pg_column_size(definitions) END AS sd FROM v OFFSET 0) AS v
+			CROSS JOIN LATERAL (SELECT sum(octet_length(e)) AS size FROM (SELECT unnest(CASE WHEN sm IS NULL THEN mappings END) AS e) AS u OFFSET 0) AS m
+			CROSS JOIN LATERAL (SELECT sum(octet_length(e)) AS size, max(octet_length(e)) AS longest, count(*) AS n
+				FROM (SELECT unnest(CASE WHEN sd IS NULL THEN definitions END) AS e) AS u OFFSET 0) AS d),
 	t AS (SELECT s.*, ts <= %[4]d AND ns <= %[4]d AND ds <= %[5]d AND cs <= %[6]d AND ms <= %[7]d AND n <= %[8]d AND longest <= %[9]d AS fits FROM s),
 	r AS (SELECT t.*, fits AND sum(CASE WHEN fits THEN ts + ns + ds + cs + ms + fs ELSE 0 END) OVER (ORDER BY ts + ns + ds + cs + ms + fs, tenant, name
 		ROWS UNBOUNDED PRECEDING) <= $1::bigint AS read FROM t)
