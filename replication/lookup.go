@@ -372,6 +372,9 @@ func (c *Copier) Equal(ctx context.Context, keys Keys, others []Tuple) (equal []
 			unnested("o", len(arrays), len(arrays)+1), Same(list, values)), append(arrays, more...)...)
 		var n int64
 		_, err = pgx.ForEachRow(rows, []any{&n}, func() error {
+			if n < 1 || n > int64(len(equal)) {
+				return fmt.Errorf("the server names key %d of %d", n, len(equal))
+			}
 			equal[n-1] = true
 			return nil
 		})

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"maps"
+	"net"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -55,6 +56,14 @@ func NewPrimary(dsn string) (*Primary, error) {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 10 * time.Second // pgx waits for ever by default
 	}
+	dial := config.DialFunc
+	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := dial(ctx, network, address)
+		if err == nil {
+			keepAlive(c)
+		}
+		return c, err
+	}
 	config.AfterConnect = asStored
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	config.StatementCacheCapacity, config.DescriptionCacheCapacity = 0, 0
@@ -103,7 +112,6 @@ func (p *Primary) connectReplication(ctx context.Context) (*pgconn.PgConn, *stre
 		if err != nil {
 			return nil, err
 		}
-		keepAlive(c)
 		return &stream{conn: c}, nil
 	}
 	config.BuildFrontend = frontend

@@ -116,6 +116,9 @@ func resolveRelation(ctx context.Context, conn *pgx.Conn, r *Relation) error {
 	var i int32
 	var name string
 	_, err = pgx.ForEachRow(rows, []any{&i, &name}, func() error {
+		if i < 1 || int(i) > len(r.Columns) {
+			return fmt.Errorf("the server names column %d of %d", i, len(r.Columns))
+		}
 		r.Columns[i-1].Type = name
 		return nil
 	})
