@@ -59,23 +59,26 @@ func initPrimary(ctx context.Context, out io.Writer, cfg *config.Config, role st
 	if err != nil {
 		return usageError{fmt.Errorf("source.dsn: %w", err)}
 	}
-	return whileAnswering(ctx, primary, primaryPatience, func(ctx context.Context) error {
-		conn, err := primary.Connect(ctx)
-		if err != nil {
-			return replication.ExplainConnect(primary, err)
-		}
-		defer hangUp(conn)
-		// The server's settings and the rights of the current role are no obstacle to printing.
-		p, err := newPlanAfter(ctx, conn, cfg, replication.CheckTables)
-		if err != nil {
-			return err
-		}
-		in := &installation{cfg: cfg, primary: primary, conn: conn, plan: p, role: role}
-		if apply {
-			return in.apply(ctx, out)
-		}
-		return in.print(ctx, out)
-	})
+	in := &installation{cfg: cfg, primary: primary, role: role}
+	if err := asked(ctx, primary, in.connect); err != nil {
+		return err
+	}
+	defer hangUp(in.conn)
+	if apply {
+		return in.apply(ctx, out)
+	}
+	return asked(ctx, primary, func(ctx context.Context) error { return in.print(ctx, out) })
+}
+
+// connect connects, and plans. The server's settings and the rights of the current role are no obstacle to printing.
+func (in *installation) connect(ctx context.Context) (err error) {
+	if in.conn, err = in.primary.Connect(ctx); err != nil {
+		return replication.ExplainConnect(in.primary, err)
+	}
+	if in.plan, err = newPlanAfter(ctx, in.conn, in.cfg, replication.CheckTables); err != nil {
+		hangUp(in.conn)
+	}
+	return err
 }
 
 // print writes all statements; finished ones as comments, so that pasting the whole again does no harm.
@@ -106,27 +109,33 @@ func (in *installation) print(ctx context.Context, out io.Writer) error {
 // apply runs the unfinished statements. Each statement commits by itself: a slot cannot be made in a transaction that has written.
 func (in *installation) apply(ctx context.Context, out io.Writer) error {
 	const remedy = "let source.dsn name a superuser for this command, or give the output of outflow init to one"
-	if err := replication.CheckServer(ctx, in.conn); err != nil {
-		return err
-	}
-	prepare, err := in.preparation(ctx)
-	if err != nil {
-		return err
-	}
-	stream, err := in.setup(out).Statements(ctx, in.conn)
-	if err != nil {
-		return err
-	}
-	for _, st := range prepare {
-		if !st.Done {
-			if _, err := in.conn.Exec(ctx, st.SQL); err != nil {
-				return replication.Explain(fmt.Errorf("%s: %w", st.What, err), remedy)
-			}
+	var prepare, stream []replication.Statement
+	err := asked(ctx, in.primary, func(ctx context.Context) (err error) {
+		if err := replication.CheckServer(ctx, in.conn); err != nil {
+			return err
 		}
-		report(out, st)
+		if prepare, err = in.preparation(ctx); err == nil {
+			stream, err = in.setup(out).Statements(ctx, in.conn)
+		}
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	if _, _, err := in.setup(out).Ensure(ctx, in.conn); err != nil {
+	err = whileAnswering(ctx, in.primary, primaryPatience, func(ctx context.Context) error {
+		for _, st := range prepare {
+			if !st.Done {
+				if _, err := in.conn.Exec(ctx, st.SQL); err != nil {
+					return replication.Explain(fmt.Errorf("%s: %w", st.What, err), remedy)
+				}
+			}
+			report(out, st)
+		}
+		_, _, err := in.setup(out).Ensure(ctx, in.conn)
 		return replication.Explain(err, remedy)
+	})
+	if err != nil {
+		return err
 	}
 	for _, st := range stream {
 		report(out, st)

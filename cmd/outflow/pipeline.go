@@ -179,7 +179,7 @@ func prepare(ctx context.Context, cfg *config.Config, log *zap.Logger) (*replica
 	}
 	var conn *pgx.Conn
 	o := &outline{}
-	err = whileAnswering(ctx, primary, primaryPatience, func(ctx context.Context) error {
+	err = asked(ctx, primary, func(ctx context.Context) error {
 		if conn, err = primary.Connect(ctx); err != nil {
 			return replication.ExplainConnect(primary, err)
 		}

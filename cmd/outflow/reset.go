@@ -25,7 +25,7 @@ func resetSlot(c *cobra.Command, cfg *config.Config, yes bool, log *zap.Logger) 
 		return usageError{fmt.Errorf("source.dsn: %w", err)}
 	}
 	r := &resetting{cfg: cfg, primary: primary, log: log}
-	if err := whileAnswering(ctx, primary, primaryPatience, r.prepare); err != nil {
+	if err := r.prepare(ctx); err != nil {
 		return err
 	}
 	defer hangUp(r.conn)
@@ -51,32 +51,42 @@ type resetting struct {
 	log     *zap.Logger
 
 	conn    *pgx.Conn
+	plan    *plan
 	setup   replication.Setup
 	targets []sink.Target
 	healthy bool // the slot is
 }
 
-// prepare finds out about everything, and brings the schema outflow to this version.
+// prepare finds out about everything, and brings the schema outflow to this version. Without an error the connection is the caller's.
 func (r *resetting) prepare(ctx context.Context) (err error) {
+	if err := asked(ctx, r.primary, r.connect); err != nil {
+		return err
+	}
+	err = whileAnswering(ctx, r.primary, primaryPatience, func(ctx context.Context) error { return migrate(ctx, r.primary) })
+	if err == nil {
+		err = asked(ctx, r.primary, r.look)
+	}
+	if err != nil {
+		hangUp(r.conn)
+	}
+	return err
+}
+
+func (r *resetting) connect(ctx context.Context) (err error) {
 	if r.conn, err = r.primary.Connect(ctx); err != nil {
 		return replication.ExplainConnect(r.primary, err)
 	}
-	defer func() {
-		if err != nil {
-			hangUp(r.conn)
-		}
-	}()
-	p, err := newPlan(ctx, r.conn, r.cfg)
-	if err != nil {
+	if r.plan, err = newPlan(ctx, r.conn, r.cfg); err != nil {
+		hangUp(r.conn)
+	}
+	return err
+}
+
+func (r *resetting) look(ctx context.Context) (err error) {
+	if r.targets, err = r.plan.destinations(ctx, r.conn, r.cfg); err != nil {
 		return err
 	}
-	if err := migrate(ctx, r.primary); err != nil {
-		return err
-	}
-	if r.targets, err = p.destinations(ctx, r.conn, r.cfg); err != nil {
-		return err
-	}
-	r.setup = slotSetup(r.primary, r.cfg, p, r.log)
+	r.setup = slotSetup(r.primary, r.cfg, r.plan, r.log)
 	r.healthy, err = r.setup.Healthy(ctx, r.conn)
 	return err
 }

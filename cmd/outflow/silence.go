@@ -17,7 +17,18 @@ type silentPrimary struct {
 }
 
 func (e *silentPrimary) Error() string {
-	return fmt.Sprintf("the primary at %s has answered nothing for %s", e.address, e.silence)
+	return fmt.Sprintf("the primary at %s has not answered within %s", e.address, e.silence)
+}
+
+// asked runs f, whose questions to the primary take moments, and ends f after primaryPatience.
+func asked(ctx context.Context, primary *replication.Primary, f func(context.Context) error) error {
+	limited, cancel := context.WithTimeout(ctx, primaryPatience)
+	defer cancel()
+	err := f(limited)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return &silentPrimary{primary.Address(), primaryPatience}
+	}
+	return err
 }
 
 // whileAnswering runs f, and ends f where the primary answers nothing for the patience. Statements of f may wait for locks and for older
