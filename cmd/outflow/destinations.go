@@ -242,8 +242,10 @@ func sqlstateOf(err error) string {
 	return ""
 }
 
-// explainQuery tells the remedy for a failed query. Failures caused by the server's state pass.
+// explainQuery tells the remedy for a failed query. Failures caused by the server's state pass. The query reads connection strings, and a server
+// repeats values in messages.
 func explainQuery(err error) error {
+	err = replication.WithoutValues(err)
 	switch state := sqlstateOf(err); {
 	case state == "42501":
 		return &replication.Problem{What: fmt.Sprintf("destinations.query: %v", err), Remedy: "GRANT SELECT to Outflow's role; for outflow.destination: outflow init --apply --role"}

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/sink"
 )
@@ -279,6 +281,12 @@ func TestDestinationsThatCannotBeRead(t *testing.T) {
 	} {
 		w.cfg.Destinations.Query = sql
 		w.refused(sql, "destinations.query", want)
+	}
+	// The query reads passwords, and a server repeats a value that it cannot convert.
+	w.cfg.Destinations.Query = `SELECT 'x' AS tenant_id, 'y' AS name, v::int::text AS dsn FROM (SELECT 'postgres://u:canary@h/db ' || random() AS v) AS o`
+	w.refused(w.cfg.Destinations.Query, "destinations.query", "may have values of rows")
+	if _, err := openPipeline(t.Context(), w.cfg, zap.NewNop()); strings.Contains(fmt.Sprint(err), "canary") {
+		t.Errorf("a password is told: %v", err)
 	}
 }
 
