@@ -100,6 +100,10 @@ type directory struct {
 	log     *zap.Logger
 	rows    map[destinationID]destinationRow // as the router has the rows
 
+	patience time.Duration // unpackPatience
+	spared   int64         // sparedBytes
+	sparing  time.Time     // when unpacking took too long the last time
+
 	mu      sync.Mutex
 	failure error   // of the last reading
 	out     leftOut // in the last reading, for want of a usable name
@@ -108,7 +112,7 @@ type directory struct {
 
 func newDirectory(p *plan, cfg *config.Config, static []sink.Target, log *zap.Logger) *directory {
 	dir := &directory{plan: p, query: cfg.Destinations.Query, refresh: cfg.Destinations.Refresh, timeout: cfg.Sink.ConnectTimeout, log: log,
-		bound: max(int64(cfg.Sink.MemoryBytes)/8, 4<<20), own: newDefinitions(max(int64(cfg.Sink.MemoryBytes)/2, 32<<20)),
+		patience: unpackPatience, spared: sparedBytes, bound: max(int64(cfg.Sink.MemoryBytes)/8, 4<<20), own: newDefinitions(max(int64(cfg.Sink.MemoryBytes)/2, 32<<20)),
 		policy:  tenantdsn.Policy{MinSSLMode: cfg.Destinations.Policy.MinSSLMode, AllowNetworks: cfg.Destinations.Policy.AllowNetworks},
 		offered: cfg.Destinations.Policy.Mappings, allowed: map[string][]string{}, static: map[destinationID]bool{}, rows: map[destinationID]destinationRow{}}
 	for _, port := range cfg.Destinations.Policy.Ports {
@@ -143,22 +147,7 @@ func (dir *directory) read(ctx context.Context, conn *pgx.Conn) (map[destination
 	}
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	var list []scanned
-	err := pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SET LOCAL search_path = "$user", public`); err != nil { // as in psql; ours is empty
-			return err
-		}
-		sql, err := measureQuery(ctx, tx, dir.query)
-		if err != nil {
-			return err
-		}
-		rows, err := tx.Query(ctx, sql, pgx.QueryExecModeExec, pgx.QueryResultFormats{pgx.TextFormatCode}, dir.bound)
-		if err != nil {
-			return err
-		}
-		list, err = scanDestinations(rows, dir.bound)
-		return err
-	})
+	list, err := dir.scanInTime(ctx, conn)
 	if err != nil {
 		return nil, explainQuery(err)
 	}
@@ -168,6 +157,9 @@ func (dir *directory) read(ctx context.Context, conn *pgx.Conn) (map[destination
 		id, fault, err := dir.identify(ctx, conn, s)
 		if err != nil {
 			return nil, explainQuery(err)
+		}
+		if known, ok := dir.rows[id]; ok && s.late {
+			s.row = known
 		}
 		if fault != "" {
 			s.row.fault = fault

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -21,7 +23,7 @@ const (
 )
 
 // measured is the operator's query with the sizes of its values. $1 is the bound for the bytes of all rows: the largest rows come without
-// values where the rows together have more. The sizes of arrays count their elements. An array that takes more in storage than an allowed
+// values where the rows together have more; $2 is the bound for the storage of the arrays that are unpacked, of all rows. The sizes of arrays count their elements. An array that takes more in storage than an allowed
 // array can take is not looked into. The others are unpacked once, and never stored (unnest in the select list, not in FROM): a quarter of a gigabyte
 // may be packed into two megabytes.
 const measured = `WITH v AS (SELECT %s FROM (
@@ -30,17 +32,64 @@ const measured = `WITH v AS (SELECT %s FROM (
 	s AS (SELECT v.*, coalesce(octet_length(tenant), 0) AS ts, coalesce(octet_length(name), 0) AS ns, coalesce(octet_length(dsn), 0) AS ds,
 			coalesce(octet_length(ca), 0) AS cs, coalesce(greatest(m.size, v.sm), 0)::bigint AS ms, coalesce(greatest(d.size, v.sd), 0)::bigint AS fs, d.n AS n,
 			coalesce(greatest(d.longest, v.sd), 0)::bigint AS longest
-		FROM (SELECT v.*, CASE WHEN pg_column_size(mappings) > 1048576 THEN pg_column_size(mappings) END AS sm,
-				CASE WHEN pg_column_size(definitions) > 4194304 THEN pg_column_size(definitions) END AS sd FROM v OFFSET 0) AS v
+		FROM (SELECT v.*, CASE WHEN pg_column_size(mappings) > 1048576 OR late THEN pg_column_size(mappings) END AS sm,
+				CASE WHEN pg_column_size(definitions) > 4194304 OR late THEN pg_column_size(definitions) END AS sd
+				FROM (SELECT v.*, sum(stored) OVER (ORDER BY stored, tenant, name ROWS UNBOUNDED PRECEDING) > $2::bigint AS late
+					FROM (SELECT v.*, coalesce(pg_column_size(mappings), 0)::bigint + coalesce(pg_column_size(definitions), 0) AS stored FROM v) AS v) AS v OFFSET 0) AS v
 			CROSS JOIN LATERAL (SELECT sum(octet_length(e)) AS size FROM (SELECT unnest(CASE WHEN sm IS NULL THEN mappings END) AS e) AS u OFFSET 0) AS m
 			CROSS JOIN LATERAL (SELECT sum(octet_length(e)) AS size, max(octet_length(e)) AS longest, count(*) AS n
 				FROM (SELECT unnest(CASE WHEN sd IS NULL THEN definitions END) AS e) AS u OFFSET 0) AS d),
-	t AS (SELECT s.*, ts <= %[4]d AND ns <= %[4]d AND ds <= %[5]d AND cs <= %[6]d AND ms <= %[7]d AND n <= %[8]d AND longest <= %[9]d AS fits FROM s),
+	t AS (SELECT s.*, ts <= %[4]d AND ns <= %[4]d AND ds <= %[5]d AND cs <= %[6]d AND ms <= %[7]d AND n <= %[8]d AND longest <= %[9]d AND NOT late AS fits FROM s),
 	r AS (SELECT t.*, fits AND sum(CASE WHEN fits THEN ts + ns + ds + cs + ms + fs ELSE 0 END) OVER (ORDER BY ts + ns + ds + cs + ms + fs, tenant, name
 		ROWS UNBOUNDED PRECEDING) <= $1::bigint AS read FROM t)
 	SELECT CASE WHEN ts <= %[4]d THEN tenant ELSE left(tenant, %[4]d) END, CASE WHEN ns <= %[4]d THEN name ELSE left(name, %[4]d) END,
 		CASE WHEN read THEN dsn END, CASE WHEN read THEN ca END, CASE WHEN read THEN mappings END, CASE WHEN read THEN definitions END,
-		ts, ns, ds, cs, ms, fs, n, longest, fits, read FROM r`
+		ts, ns, ds, cs, ms, fs, n, longest, late, fits, read FROM r`
+
+// Unpacking takes a second for half a gigabyte, and the time is of all destinations. Where the query with all arrays takes longer than
+// unpackPatience, arrays are unpacked for a while only as far as they take sparedBytes in storage, all rows together, the smallest first. The rows of
+// the others stay as they were; new ones are halted.
+const (
+	unpackPatience = 4 * time.Second
+	sparedBytes    = 16 << 20
+	sparingFor     = 10 * time.Minute
+)
+
+// scan runs the measured query.
+func (dir *directory) scan(ctx context.Context, conn *pgx.Conn, stored int64, patience time.Duration) (list []scanned, err error) {
+	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SET LOCAL search_path = "$user", public`); err != nil { // as in psql; ours is empty
+			return err
+		}
+		sql, err := measureQuery(ctx, tx, dir.query)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL statement_timeout = %d", patience.Milliseconds())); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, sql, pgx.QueryExecModeExec, pgx.QueryResultFormats{pgx.TextFormatCode}, dir.bound, stored)
+		if err != nil {
+			return err
+		}
+		list, err = scanDestinations(rows, dir.bound)
+		return err
+	})
+	return list, err
+}
+
+// scanInTime is scan with a way out where arrays take long to unpack.
+func (dir *directory) scanInTime(ctx context.Context, conn *pgx.Conn) ([]scanned, error) {
+	if time.Since(dir.sparing) > sparingFor {
+		list, err := dir.scan(ctx, conn, math.MaxInt64, dir.patience)
+		if sqlstateOf(err) != "57014" { // query_canceled
+			return list, err
+		}
+		dir.log.Warn("destinations.query takes long to unpack mappings and definitions; the largest are passed over for a while")
+		dir.sparing = time.Now()
+	}
+	return dir.scan(ctx, conn, dir.spared, queryTimeout)
+}
 
 // columns of destinations.query: the first three must be there.
 var queryColumns = []string{"tenant_id", "name", "dsn", "ca", "mappings", "definitions"}
@@ -100,17 +149,22 @@ func measureQuery(ctx context.Context, tx pgx.Tx, query string) (string, error) 
 // scanned is one row of destinations.query.
 type scanned struct {
 	tenant, name string
+	late         bool // the arrays were not unpacked
 	row          destinationRow
 }
 
 // sizes are the sizes of a row's values, in bytes.
 type sizes struct {
 	tenant, name, dsn, ca, mappings, definitions, count, longest int64
-	fits, read                                                   bool
+	late, fits, read                                             bool
 }
 
 // fault says why values of the row were not read; "" where all were.
 func (s sizes) fault(all int64) string {
+	if s.late {
+		return fmt.Sprintf("its mappings and definitions, %d bytes in storage, are among the largest, and all together take longer than %s to read",
+			s.mappings+s.definitions, unpackPatience)
+	}
 	for _, v := range []struct {
 		what        string
 		size, bound int64
@@ -139,7 +193,7 @@ func scanDestinations(rows pgx.Rows, bound int64) ([]scanned, error) {
 		var tenant, name, dsn, ca *string
 		var mappings, definitions []*string
 		if err := rows.Scan(&tenant, &name, &dsn, &ca, &mappings, &definitions, &z.tenant, &z.name, &z.dsn, &z.ca, &z.mappings, &z.definitions,
-			&z.count, &z.longest, &z.fits, &z.read); err != nil {
+			&z.count, &z.longest, &z.late, &z.fits, &z.read); err != nil {
 			return nil, err
 		}
 		text := func(p *string) string {
@@ -149,7 +203,7 @@ func scanDestinations(rows pgx.Rows, bound int64) ([]scanned, error) {
 			return *p
 		}
 		s.tenant, s.name, s.row.dsn, s.row.ca = text(tenant), text(name), text(dsn), text(ca)
-		s.row.fault = z.fault(bound)
+		s.row.fault, s.late = z.fault(bound), z.late
 		for _, l := range []struct {
 			from []*string
 			to   *[]string
