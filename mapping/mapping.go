@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -126,8 +127,15 @@ func (m *Mapping) check(report reporter) {
 			return
 		}
 	}
-	for table := range m.Keys {
-		m.checkKeys(table, report)
+	more := true
+	enough := func(e *strictyaml.Error) bool {
+		more = report(e)
+		return more
+	}
+	for _, table := range slices.Sorted(maps.Keys(m.Keys)) {
+		if m.checkKeys(table, enough); !more {
+			return
+		}
 	}
 }
 

@@ -307,6 +307,20 @@ func TestManyFaults(t *testing.T) {
 }
 
 // Plain is the statement up to its ON CONFLICT, where nothing stands behind that.
+// Each fault of a key is looked for in the whole text: of many keys not all are looked at.
+func TestManyKeysWithFaults(t *testing.T) {
+	var text strings.Builder
+	text.WriteString("name: m\ntarget: t\nsteps:\n  - {from: P, when: upsert, sql: SELECT 1}\nkeys:\n")
+	for n := range 7000 {
+		fmt.Fprintf(&text, "  %x: S\n", n)
+	}
+	_, err := Load("m.yaml", []byte(text.String()))
+	var faults strictyaml.Errors
+	if !errors.As(err, &faults) || len(faults) != maxFaults {
+		t.Errorf("%d faults", len(faults))
+	}
+}
+
 func TestPlainStatements(t *testing.T) {
 	rel := &replication.Relation{Schema: "public", Name: "item", Table: "item", Columns: []replication.Column{{Name: "id", Type: "integer", Identity: true}, {Name: "note", Type: "text"}}, Key: []int{0}}
 	for sql, want := range map[string]string{
