@@ -99,11 +99,13 @@ type backfill struct {
 	reading  bool
 	ready    *chunk
 	ended    bool                             // the session was closed: a chunk that comes now is given up
+	endRead  context.CancelFunc               // of the read under way; nil before the first
 	page     *page                            // the page to be swept next
 	known    map[string]*replication.Relation // tables as the last chunks found them
 	wait     wait                             // for a transaction on the primary
 	started  time.Time                        // of the chunk in hand
 	limit    int                              // rows of the chunk
+	lane     int                              // of the memory for the chunk
 }
 
 // maxTracked is how many bytes the tracked keys may have at the most, each with trackedOverhead. A transaction that changes more has the chunk
@@ -244,6 +246,9 @@ func (bf *backfill) end() {
 	defer bf.d.mu.Unlock()
 	bf.ended = true
 	bf.giveUp()
+	if bf.endRead != nil { // or reads would gather on the primary, of sessions that come and go
+		bf.endRead()
+	}
 }
 
 // mergeable reports whether a chunk is here and the stream has passed the chunk's horizon: every transaction that committed
@@ -300,11 +305,17 @@ func (bf *backfill) advance(ctx context.Context) error {
 		return err
 	}
 	bf.started, bf.limit = time.Now(), bf.size()
+	if bf.lane = quick; d.slowCopy {
+		bf.lane = slow
+	}
+	reading, end := context.WithCancel(d.router.waits)
 	d.mu.Lock()
-	bf.reading = true
+	bf.reading, bf.endRead = true, end
 	d.mu.Unlock()
 	tracking, settle, awaited := bf.tracking, bf.suspects == nil, bf.wait.xid
-	d.router.start(func() { bf.read(tracking, settle, awaited) })
+	if !d.router.start(func() { bf.read(reading, tracking, settle, awaited) }) {
+		end()
+	}
 	return nil
 }
 
@@ -320,13 +331,13 @@ func (bf *backfill) ask(ctx context.Context) (err error) {
 }
 
 // read gets the next chunk. The reading runs beside the worker, which goes on with live changes.
-func (bf *backfill) read(tracking int, settle bool, awaited *uint32) {
+func (bf *backfill) read(ctx context.Context, tracking int, settle bool, awaited *uint32) {
 	d := bf.d
-	held, err := bf.takeMemory(d.router.copies.piece)
+	held, err := bf.takeMemory(ctx, d.router.copies.piece)
 	var c *chunk
 	copier := &replication.Copier{Primary: d.router.Primary}
 	defer copier.Close()
-	ctx, cancel := context.WithTimeout(d.router.ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if err == nil {
 		c, err = bf.nextSafely(ctx, copier, &held, settle, awaited)
@@ -449,15 +460,15 @@ func (bf *backfill) readRows(ctx context.Context, copier *replication.Copier, he
 			return read, err
 		}
 		held.free()
-		if *held, err = bf.takeMemory(replication.Enough(large.Bytes)); err != nil {
+		if *held, err = bf.takeMemory(ctx, replication.Enough(large.Bytes)); err != nil {
 			return read, err
 		}
 	}
 }
 
-// takeMemory waits for memory of copies. The wait ends when the process stops.
-func (bf *backfill) takeMemory(rows int64) (grant, error) {
-	return bf.d.router.copies.take(bf.d.router.waits, rows, 0)
+// takeMemory waits for memory of copies. The wait ends with the session, and when the process stops.
+func (bf *backfill) takeMemory(ctx context.Context, rows int64) (grant, error) {
+	return bf.d.router.copies.take(ctx, rows, bf.lane)
 }
 
 // relation is the table as the last chunk found the table, or as described by the stream.

@@ -49,10 +49,10 @@ func newBudget(size int64, lanes, pieces int) *budget {
 	return b
 }
 
-// The lanes of look-ups.
+// The lanes of look-ups, and of copies.
 const (
 	quick = iota
-	slow  // of destinations that kept the memory for longer than slowRound the last time
+	slow  // of destinations that kept the memory for longer than slowRound the last time, and of databases that were slow in the last chunk
 )
 
 // slowRound bounds how long slow external databases keep the memory of the others: once each.

@@ -153,7 +153,7 @@ type route struct {
 // NewRouter returns a router without destinations.
 func NewRouter(c Config) *Router {
 	r := &Router{Config: c, settings: c.Options.settings(positionsSQL), settingsAlone: c.Options.settings(noPositionsSQL), gate: &gate{limit: c.Options.queuesBytes()},
-		lookups: newBudget(c.Options.lookupBytes()/2, 2, 2), copies: newBudget(c.Options.copyBytes(), 1, copiesMax*max(c.Options.Backfills, 1)), connections: newConnections(c.Options.MaxConnections),
+		lookups: newBudget(c.Options.lookupBytes()/2, 2, 2), copies: newBudget(c.Options.copyBytes()/2, 2, copiesMax*max(c.Options.Backfills, 1)), connections: newConnections(c.Options.MaxConnections),
 		places: newPlaces(c.Options.Backfills, c.Options.SlowAfter), xids: newXIDs(),
 		tenants: map[string][]*Destination{}, open: -1, stop: make(chan struct{}), routes: map[*replication.Relation]*route{},
 		known: map[string]*replication.Relation{}, wide: map[*replication.Relation]*replication.Relation{},

@@ -168,3 +168,62 @@ func TestSlowQuestionsKeepNoPlaces(t *testing.T) {
 		t.Errorf("it was copied after %s", took)
 	}
 }
+
+// The reads of a copy end with the session that wants them: a tenant who edits its string again and again, while the primary's table is locked, has
+// one read on the primary, and not one for each edit.
+func TestReadsEndWithTheirSession(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	r, on := w.lined()
+	tx, err := connect(t, w.source).Begin(t.Context())
+	must(t, err)
+	exec(t, tx.Conn(), `LOCK items`)
+	on()
+	dsn := pgtest.Database(t, w.cluster)
+	w.writes(tenant1, "main", strings.Replace(dsn, "postgres@", "postgres:u0@", 1), "items")
+	waits := func() string {
+		return query(t, w.source, `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'outflow' AND datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%items%'`)[0]
+	}
+	w.waitsForLock()
+	for n := range 8 {
+		w.exec(`UPDATE outflow.destination SET dsn = regexp_replace(dsn, 'u\d+@', $1)`, fmt.Sprintf("u%d@", n+1))
+		w.exec(`SELECT pg_sleep(0.4)`)
+	}
+	if n := waits(); n > `"2"` { // one may be about to end
+		t.Errorf("%s reads wait on the primary", n)
+	}
+	must(t, tx.Rollback(t.Context()))
+	r.caughtUp()
+	w.mirrored(tenant1, dsn, "items", "id, note")
+}
+
+// A slow database whose rows are as large as the memory of all copies keeps a copy of small rows waiting once, and not for each row.
+func TestLargeRowsOfASlowDatabase(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.cfg.Sink.MemoryBytes, w.cfg.Sink.ShutdownTimeout = 64<<20, time.Second
+	w.wide()
+	w.exec(`INSERT INTO doc SELECT $1, n, 0, repeat('x', 4000000) FROM generate_series(1, 12) n`, tenant2)
+	w.exec(`INSERT INTO doc SELECT $1, n, 0, repeat('x', 10000) FROM generate_series(1, 800) n`, tenant1)
+	slowDSN := w.destination(tenant2, "slow", "doc")
+	exec(t, connect(t, slowDSN), `CREATE TABLE doc_copy (id int PRIMARY KEY, n int NOT NULL, body text);
+		CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(2); RETURN NULL; END $$;
+		CREATE TRIGGER slow BEFORE INSERT ON doc_copy EXECUTE FUNCTION slow()`)
+	w.openPolicy()
+	r := w.start()
+	waitFor(t, "a large row to be written", func() error {
+		if n := query(t, w.source, `SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND application_name = 'outflow' AND datname <> current_database()`)[0]; n == `"0"` {
+			return fmt.Errorf("none is")
+		}
+		return nil
+	})
+	dsn := pgtest.Database(t, w.cluster)
+	w.writes(tenant1, "main", dsn, "doc")
+	r.has(2)
+	began := time.Now()
+	becomes(t, r.destination("main"), sink.Streaming)
+	if took := time.Since(began); took > 7*time.Second {
+		t.Errorf("the small rows took %s", took)
+	}
+	w.sameDocs(tenant1, dsn)
+}
