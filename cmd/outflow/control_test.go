@@ -203,7 +203,7 @@ func TestBackfillsSwitchedOff(t *testing.T) {
 	must(t, d.Resync(t.Context(), "the test asked for it"))
 	becomes(t, d, sink.Backfilling)
 	w.user(tenant1, "00000000-0000-4000-8000-000000999999", "beside it")
-	w.synced() // live changes go on
+	w.acknowledged() // live changes go on
 	if s := d.Status(); s.State != sink.Backfilling || s.Copied != 0 {
 		t.Errorf("the status is %+v", s)
 	}
@@ -218,7 +218,7 @@ func TestBackfillsSwitchedOff(t *testing.T) {
 	w.toggle(sink.Switch{Kind: sink.SwitchBackfills, Off: true})
 	r.effective(sink.SwitchBackfills, true)
 	w.exec(`UPDATE "ProjectUser" SET "displayName" = 'changed'; DELETE FROM "ProjectUser" WHERE "projectUserId"::text LIKE '%7'`)
-	w.synced()
+	w.acknowledged()
 	w.toggle(sink.Switch{Kind: sink.SwitchBackfills, Off: false})
 	r.caughtUp()
 	w.synced()
