@@ -69,7 +69,10 @@ func canonicalTenant(ctx context.Context, conn *pgx.Conn, p *plan, tenant string
 // write is the tenant in the writing of the column's type. A cast with a modifier may cut the text (varchar, bit) or round
 // the text (numeric), and then the result would be the name of another tenant.
 func (c *tenantColumn) write(ctx context.Context, conn *pgx.Conn, tenant string) (written string, err error) {
-	if plain, ok := plainTenants[c.oid]; ok && c.modifier == -1 && plain.MatchString(tenant) {
+	// A varchar's length is in characters, of which a text never has more than bytes (src/backend/utils/adt/varchar.c).
+	const header = 4 // VARHDRSZ, which the modifier counts
+	fits := c.modifier == -1 || c.oid == pgtype.VarcharOID && len(tenant) <= int(c.modifier)-header
+	if plain, ok := plainTenants[c.oid]; ok && fits && plain.MatchString(tenant) {
 		return tenant, nil
 	}
 	if c.name == "" {
