@@ -25,8 +25,8 @@ const (
 	// way to fail inside a pipeline, where the count cannot be read before COMMIT is sent.
 	advanceSQL = `WITH moved AS (
 		UPDATE "_stack_sync_metadata" m SET "last_synced_sequence_id" = $1::bigint, "mark" = $7, "updated_at" = now()
-		FROM unnest($2::text[], $3::bigint[]) AS h (name, held)
-		WHERE m."mapping_name" = h.name AND m."last_synced_sequence_id" = h.held AND ` + ownedSQL + `
+		FROM unnest($2::text[], $3::bigint[], $8::text[]) AS h (name, held, print)
+		WHERE m."mapping_name" = h.name AND m."fingerprint" = h.print AND m."last_synced_sequence_id" = h.held AND ` + ownedSQL + `
 		RETURNING 1)
 	SELECT 1 / (count(*) = cardinality($2::text[]))::int FROM moved`
 	// ownedSQL is the condition of both kinds of batch on the metadata: its owner, its epoch, and the transaction that began.
@@ -172,22 +172,23 @@ func (r *round) advance(b *batch) error {
 	if err := failpoint.Fail(failpoint.BeforeAdvance); err != nil {
 		return err
 	}
-	names, held := r.s.holding(b.mappings)
+	names, held, prints := r.s.holding(b.mappings)
 	r.run("metadata", "outflow_advance", advanceSQL, nil, texts(strconv.FormatInt(b.last, 10), names, held, r.s.d.Tenant,
-		r.s.d.router.SourceID, strconv.FormatInt(r.s.epoch, 10), *r.s.d.router.mark.Load()), nil, nil)
+		r.s.d.router.SourceID, strconv.FormatInt(r.s.epoch, 10), *r.s.d.router.mark.Load(), prints), nil, nil)
 	return r.commit()
 }
 
-// holding are the chosen mappings and their ids after the commit of everything sent so far, as array literals.
-func (s *session) holding(chosen []bool) (names, ids string) {
-	var n, h []string
+// holding are the chosen mappings, their ids after the commit of everything sent so far, and their fingerprints, as array literals.
+func (s *session) holding(chosen []bool) (names, ids, prints string) {
+	var n, h, p []string
 	for i, m := range s.d.mappings {
 		if chosen[i] {
 			n = append(n, `"`+m.Name+`"`) // null would be NULL
 			h = append(h, strconv.FormatInt(s.expected[i], 10))
+			p = append(p, m.Fingerprint()) // hexadecimal
 		}
 	}
-	return "{" + strings.Join(n, ",") + "}", "{" + strings.Join(h, ",") + "}"
+	return "{" + strings.Join(n, ",") + "}", "{" + strings.Join(h, ",") + "}", "{" + strings.Join(p, ",") + "}"
 }
 
 func (r *round) commit() error {

@@ -19,8 +19,8 @@ import (
 const moveCursorSQL = `WITH moved AS (
 	UPDATE "_stack_sync_metadata" m SET "backfill" = nullif($1, '')::jsonb, "mark" = $8, "updated_at" = now(),
 		"last_synced_sequence_id" = greatest(m."last_synced_sequence_id", $9::bigint)
-	FROM unnest($2::text[], $3::bigint[]) AS h (name, held)
-	WHERE m."mapping_name" = h.name AND m."last_synced_sequence_id" = h.held AND m."backfill" = $7::jsonb AND ` + ownedSQL + `
+	FROM unnest($2::text[], $3::bigint[], $10::text[]) AS h (name, held, print)
+	WHERE m."mapping_name" = h.name AND m."fingerprint" = h.print AND m."last_synced_sequence_id" = h.held AND m."backfill" = $7::jsonb AND ` + ownedSQL + `
 	RETURNING 1)
 SELECT 1 / (count(*) = cardinality($2::text[]))::int FROM moved`
 
@@ -272,9 +272,9 @@ func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 		if err := failpoint.Fail(failpoint.BeforeAdvance); err != nil {
 			return err
 		}
-		names, held := r.s.holding(bf.group)
+		names, held, prints := r.s.holding(bf.group)
 		r.run("metadata", "outflow_cursor", moveCursorSQL, nil, texts(text, names, held, r.s.d.Tenant, r.s.d.router.SourceID,
-			strconv.FormatInt(r.s.epoch, 10), bf.stored, *bf.d.router.mark.Load(), strconv.FormatInt(applied, 10)), nil, nil)
+			strconv.FormatInt(r.s.epoch, 10), bf.stored, *bf.d.router.mark.Load(), strconv.FormatInt(applied, 10), prints), nil, nil)
 		return r.commit()
 	})
 	if err == nil {

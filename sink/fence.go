@@ -17,6 +17,9 @@ import (
 // Committed Isolation Level"), so nothing is written after the next reading has begun.
 //
 // Statements of persons have no fence: requests, switches, init, and the reset of a slot.
+//
+// In an external database a batch or a chunk of such a process fails where the other process has moved an id, an epoch, a cursor or a
+// mapping's fingerprint. Filling a mapping compares nothing, and so asks the primary first.
 
 // fenceSQL is the fence of a statement with the slot as $1 and the reading as $2.
 const fenceSQL = `fence AS MATERIALIZED (SELECT FROM outflow.source WHERE slot = $1 AND reading = $2 FOR NO KEY UPDATE)`
@@ -50,6 +53,13 @@ func (s *StateStore) begin(ctx context.Context) (text string, err error) {
 
 // OwnReading is the number of this process' newest reading of the slot; 0 before the first. Safe for concurrent use.
 func (s *StateStore) OwnReading() int64 { return s.reading.Load() }
+
+// reads fails with [replication.ErrFenced] where another process has begun to read the slot.
+func (s *StateStore) reads(ctx context.Context) error {
+	return s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return s.fencedBy(conn.QueryRow(ctx, `SELECT 1 FROM outflow.source WHERE slot = $1 AND reading = $2`, s.Slot, s.mark.reading).Scan(new(int)))
+	})
+}
 
 // fencedBy turns the lack of a row, where the statement returns one behind the fence, into the error for it.
 func (s *StateStore) fencedBy(err error) error {

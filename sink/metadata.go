@@ -312,10 +312,12 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 			}
 		}
 	}
-	if fresh {
-		if err := s.exec(ctx, lockMetadata); err != nil {
-			return fmt.Errorf("locking _stack_sync_metadata: %w", err)
-		}
+	if err := s.exec(ctx, lockMetadata); err != nil {
+		return fmt.Errorf("locking _stack_sync_metadata: %w", err)
+	}
+	// Behind the lock: the process that reads the slot by now finds what is written here, or this process finds the reading of that process.
+	if err := s.d.router.State.reads(ctx); err != nil {
+		return err
 	}
 	if s.d.router.Options.Quarantine {
 		if err := s.exec(ctx, createQuarantine); err != nil {

@@ -12,7 +12,7 @@ import (
 // ownDatabase puts the destination's name on the metadata.
 const ownDatabase = `UPDATE "_stack_sync_metadata" SET "destination" = $1 WHERE "source" = $2 AND "tenant" = $3 AND "destination" IS DISTINCT FROM $1`
 
-// lockMetadata keeps two destinations from becoming the owner at the same time.
+// lockMetadata keeps two destinations from becoming the owner at the same time, and two processes from filling mappings at the same time.
 const lockMetadata = `LOCK TABLE "_stack_sync_metadata" IN SHARE ROW EXCLUSIVE MODE`
 
 // refuseOwner refuses a database whose rows belong to another source, another tenant, or another destination of the configuration.

@@ -80,6 +80,50 @@ func TestThawedProcessIsFenced(t *testing.T) {
 	}
 }
 
+// A process that was frozen does not fill a mapping as its own old configuration has the mapping: the process that took over has filled it.
+func TestThawedProcessFillsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.cfg.Sink.Checkpoint = time.Hour // so that no note tells of the other process
+	w.existing(5, tenant1)
+	dsn := w.destination(tenant1, "main")
+	r := w.start()
+	r.caughtUp()
+
+	w.exec(`UPDATE outflow.source SET reading = reading + 1 WHERE slot = $1`, w.cfg.Source.Slot)
+	const newer = `UPDATE _stack_sync_metadata SET fingerprint = 'newer' WHERE mapping_name = 'users'`
+	exec(t, connect(t, dsn), newer)
+	w.user(tenant1, "00000000-0000-4000-8000-000000999991", "late")
+	if err := r.ends(); !errors.Is(err, replication.ErrFenced) {
+		t.Errorf("the process ended with %v", err)
+	}
+	if now := query(t, dsn, `SELECT fingerprint, backfill IS NULL FROM _stack_sync_metadata WHERE mapping_name = 'users'`); now[0] != `"newer"|"t"` {
+		t.Errorf("the mapping of the other process is %s", now)
+	}
+}
+
+// A batch fails where the mapping that it was made with is not the mapping of the rows any more, and the mapping is filled again.
+func TestBatchOfAnotherMapping(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.existing(5, tenant1)
+	dsn := w.destination(tenant1, "main")
+	r := w.start()
+	r.caughtUp()
+	const prints = `SELECT fingerprint FROM _stack_sync_metadata ORDER BY mapping_name`
+	before := query(t, dsn, prints)
+	exec(t, connect(t, dsn), `UPDATE _stack_sync_metadata SET fingerprint = 'older'; UPDATE users SET display_name = 'older'`)
+	w.user(tenant1, "00000000-0000-4000-8000-000000999991", "late")
+	waitFor(t, "the mappings to be filled again", func() error {
+		if now := query(t, dsn, prints); fmt.Sprint(now) != fmt.Sprint(before) {
+			return fmt.Errorf("%s", now)
+		}
+		return nil
+	})
+	w.synced()
+	w.equal(tenant1, dsn)
+}
+
 // A note that waits for a lock while another reading begins is not written either.
 func TestFenceHoldsBehindALock(t *testing.T) {
 	t.Parallel()

@@ -135,6 +135,8 @@ func (r *reloading) next(ctx context.Context) *config.Config {
 	switch {
 	case err == nil:
 		return cfg
+	case ctx.Err() != nil: // the process ends
+		return nil
 	case unreachable(err):
 		wait := r.pause.NextBackOff()
 		r.again = time.After(wait)
