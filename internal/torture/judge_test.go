@@ -22,6 +22,9 @@ const (
 // judge waits until every external database is equal to the primary, and checks the metadata and the slot then.
 func (w *world) judge(ctx context.Context) {
 	marks, err := w.mark(ctx)
+	if err == nil {
+		err = w.settleDefinition(ctx)
+	}
 	if err != nil {
 		w.fail("the last transactions: %v", err)
 		return
@@ -39,6 +42,16 @@ func (w *world) judge(ctx context.Context) {
 	if out, err := w.fleet.outflow(ctx, "verify"); err != nil {
 		w.fail("both sides are equal, and outflow verify says %v: %s", err, out)
 	}
+}
+
+// settleDefinition counts an edit whose answer was lost and that the primary has.
+func (w *world) settleDefinition(ctx context.Context) error {
+	var edited bool
+	err := w.onPrimaryRow(ctx, `SELECT coalesce(bool_or(definitions[1] = $text$`+ownDefinition(w.definition.Load()+1)+`$text$), false) FROM outflow.destination`, &edited)
+	if edited {
+		w.definition.Add(1)
+	}
+	return err
 }
 
 // becomesEqual waits until a destination is equal. The error names the difference.
