@@ -155,7 +155,7 @@ func TestTransactionsOfAllKinds(t *testing.T) {
 	END $$`)
 	w.exec(`BEGIN; ` + insert(6, "prepared") + `SAVEPOINT a; ` + insert(7, "prepared too") + `PREPARE TRANSACTION 'outflow ` + w.cfg.Source.Slot + `'`)
 	w.exec(insert(8, "after the prepare"))
-	w.synced()
+	w.acknowledged() // the copy waits for the end of what is prepared
 	same(t, dsn, `SELECT display_name FROM users WHERE display_name IS NOT NULL ORDER BY id`, `"outer"`, `"kept"`, `"again"`, `"last"`, `"after the prepare"`)
 	w.exec(`COMMIT PREPARED 'outflow ` + w.cfg.Source.Slot + `'`)
 	w.exec(`BEGIN; ` + insert(9, "never") + `PREPARE TRANSACTION 'outflow ` + w.cfg.Source.Slot + `'`)

@@ -188,6 +188,7 @@ func TestDropConnectionsAndDatabaseWithWalsender(t *testing.T) {
 	one[int](t, bystander, "SELECT 1")
 
 	startWalsender(t, dsn) // the slot is active again
+	ok(t, c.Exec(ctx, name, "BEGIN; CREATE TABLE p (); PREPARE TRANSACTION 'left'"))
 	ok(t, c.DropDatabase(ctx, name))
 	ok(t, c.DropDatabase(ctx, name))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -28,9 +29,12 @@ func (c *Cluster) CreateDatabase(ctx context.Context, name string) (dsn string, 
 	return c.DSN(name), nil
 }
 
-// DropDatabase ends all sessions of a database, drops the replication slots, and drops the database. A missing database
-// is no error.
+// DropDatabase ends all sessions of a database, rolls back its prepared transactions, drops the replication slots, and drops the database.
+// A missing database is no error.
 func (c *Cluster) DropDatabase(ctx context.Context, name string) error {
+	if err := c.rollBackPrepared(ctx, name); err != nil {
+		return err
+	}
 	sql := "DROP DATABASE IF EXISTS " + pgx.Identifier{name}.Sanitize() + " WITH (FORCE)"
 	for {
 		// FORCE does not end walsenders: a database with an active logical slot is refused before FORCE gets there.
@@ -46,6 +50,17 @@ func (c *Cluster) DropDatabase(ctx context.Context, name string) error {
 			return err
 		}
 	}
+}
+
+// rollBackPrepared rolls back what is prepared in a database: no slot of the whole server can be made while that waits.
+func (c *Cluster) rollBackPrepared(ctx context.Context, database string) error {
+	rows, err := c.query(ctx, "", `SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts WHERE database = '`+strings.ReplaceAll(database, "'", "''")+`'`)
+	for _, row := range rows {
+		if err == nil {
+			err = c.Exec(ctx, database, string(row[0])) // of the database itself: the Postgres manual, ROLLBACK PREPARED
+		}
+	}
+	return err
 }
 
 // DropConnections ends all sessions of a database except DropConnections' session, walsenders included, and waits until
