@@ -101,6 +101,7 @@ type backfill struct {
 	ended    bool                             // the session was closed: a chunk that comes now is given up
 	endRead  context.CancelFunc               // of the read under way; nil before the first
 	page     *page                            // the page to be swept next
+	from     cursor                           // the cursor when the read began: live changes move PutOff of cursor during the read
 	known    map[string]*replication.Relation // tables as the last chunks found them
 	wait     wait                             // for a transaction on the primary
 	started  time.Time                        // of the chunk in hand
@@ -304,7 +305,7 @@ func (bf *backfill) advance(ctx context.Context) error {
 		}
 		return err
 	}
-	bf.started, bf.limit = time.Now(), bf.size()
+	bf.started, bf.limit, bf.from = time.Now(), bf.size(), bf.cursor
 	if bf.lane = quick; d.slowCopy {
 		bf.lane = slow
 	}
@@ -423,12 +424,12 @@ func (bf *backfill) estimate(ctx context.Context, copier *replication.Copier) {
 
 // chunk reads the rows behind the cursor, as many as fit in the held memory.
 func (bf *backfill) chunk(ctx context.Context, copier *replication.Copier, held *grant) (*chunk, error) {
-	if bf.cursor.Phase == phaseSweep {
+	if bf.from.Phase == phaseSweep {
 		return bf.nextSwept(ctx, copier)
 	}
-	table, place, ok := bf.nextTable()
+	table, place, ok := bf.nextTable(&bf.from)
 	if !ok {
-		next := bf.cursor
+		next := bf.from
 		next.Phase, next.Table, next.Done, next.After, next.Sort = phaseSweep, "", false, nil, ""
 		return bf.emptyChunk(ctx, copier, next, false)
 	}
@@ -436,10 +437,10 @@ func (bf *backfill) chunk(ctx context.Context, copier *replication.Copier, held 
 	if err != nil {
 		return nil, err
 	}
-	c := &chunk{Chunk: read, table: table, relation: read.Relation, next: bf.cursor}
+	c := &chunk{Chunk: read, table: table, relation: read.Relation, next: bf.from}
 	c.next.Table, c.next.Done, c.next.After, c.next.Sort = table, false, read.Next.After, read.Next.Order
 	c.next.Rows += int64(len(read.Rows))
-	from := bf.cursor
+	from := bf.from
 	if place.Order != read.Next.Order { // the table is begun again
 		from.After = nil
 	}
@@ -502,12 +503,12 @@ func (bf *backfill) tables() []string {
 	return tables
 }
 
-// nextTable is the table being copied now; not ok when all are.
-func (bf *backfill) nextTable() (table string, place replication.Place, ok bool) {
+// nextTable is the table that the cursor is in; not ok when all tables are copied.
+func (bf *backfill) nextTable(at *cursor) (table string, place replication.Place, ok bool) {
 	tables := bf.tables()
-	i := slices.Index(tables, bf.cursor.Table)
-	if i >= 0 && !bf.cursor.Done {
-		return tables[i], replication.Place{After: bf.cursor.After, Order: bf.cursor.Sort}, true
+	i := slices.Index(tables, at.Table)
+	if i >= 0 && !at.Done {
+		return tables[i], replication.Place{After: at.After, Order: at.Sort}, true
 	}
 	if i++; i < len(tables) { // from before the first one too
 		return tables[i], replication.Place{}, true

@@ -88,7 +88,7 @@ func (bf *backfill) unread(ctx context.Context, c *chunk) error {
 	}
 	e := &Error{verdict: retryLong, SQLState: sqlstate(c.err), Err: fmt.Errorf("backfill: %w", c.err)}
 	if timedOut(c.err) {
-		table, place, _ := bf.nextTable()
+		table, place, _ := bf.nextTable(&bf.cursor)
 		e.Remedy = fmt.Sprintf("see what keeps the primary from reading one row of %s behind %q: a lock, or no index that begins with the tenant", table, place.After)
 	}
 	return e

@@ -168,7 +168,7 @@ func (bf *backfill) readPage(ctx context.Context) (p *page, err error) {
 func (bf *backfill) nextSwept(ctx context.Context, copier *replication.Copier) (*chunk, error) {
 	p := bf.page
 	if p == nil {
-		return bf.emptyChunk(ctx, copier, cursor{Phase: phaseSweep, Rows: bf.cursor.Rows}, true)
+		return bf.emptyChunk(ctx, copier, cursor{Phase: phaseSweep, Rows: bf.from.Rows}, true)
 	}
 	present, found, err := copier.Present(ctx, bf.keysOf(p.query, p.keys))
 	c := &chunk{Chunk: found, table: p.target.table, relation: p.query.relation, swept: p}
@@ -192,7 +192,7 @@ func (bf *backfill) nextSwept(ctx context.Context, copier *replication.Copier) (
 		}
 		c.gone = append(c.gone, k)
 	}
-	c.next = bf.cursor
+	c.next = bf.from
 	c.next.Table, c.next.Mapping, c.next.After, c.next.Sort = p.target.table, p.target.mapping.Name, p.next.After, p.next.Order
 	return c, nil
 }
