@@ -26,7 +26,7 @@ func TestKeptErrors(t *testing.T) {
 		t.Errorf("the place is %s:%d:%d", file, line, column)
 	}
 	refused := &pgconn.PgError{Severity: "FATAL", Code: "28P01", Message: "no", Detail: strings.Repeat("d", 1<<18), Where: strings.Repeat("w", 1<<18)}
-	if explainConnect(fmt.Errorf("dial: %w", refused)).(*Error).kept(); len(refused.Detail)+len(refused.Where) > keptBytes {
+	if newError(explainConnect(fmt.Errorf("dial: %w", refused))).kept(); len(refused.Detail)+len(refused.Where) > keptBytes {
 		t.Errorf("of a refused login %d bytes are kept", len(refused.Detail)+len(refused.Where))
 	}
 	short := newError(fmt.Errorf("applying: %w", &pgconn.PgError{Code: "P0001", Message: "x"}))

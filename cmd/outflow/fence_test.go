@@ -287,7 +287,7 @@ func TestEndInTheMiddleOfABeginning(t *testing.T) {
 		}
 	}
 	journal(t, dsn, "users", "contact_channels")
-	r = w.start()
+	w.start()
 	w.user(tenant1, "00000000-0000-4000-8000-000000999999", "x")
 	w.synced()
 	same(t, dsn, `SELECT tbl, op FROM journal`, `"users"|"INSERT"`)
