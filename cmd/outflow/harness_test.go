@@ -28,6 +28,13 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	if os.Getenv("OUTFLOW_TEST_FARM") != "" {
+		if err := runFarm(); err != nil {
+			fmt.Fprintln(os.Stderr, "hostile servers:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(pgtest.Main(m))
 }
 

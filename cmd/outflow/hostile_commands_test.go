@@ -16,7 +16,7 @@ import (
 func TestCommandsAgainstHostileServers(t *testing.T) {
 	anyVersion(t)
 	t.Parallel()
-	l := newLiars(t, 4)
+	l := newLiars(t, 4, nil)
 	commands := [][]string{{"check"}, {"verify"}, {"check", "-o", "json"}, {"verify", "-o", "json"}, {"verify", "--repair"}, {"run", "--slot-reset", "--yes"}}
 	for end, n := time.Now().Add(lasting(t, 8*time.Second)), 0; time.Now().Before(end) || n < len(commands); n++ {
 		for i := range l.tenants {

@@ -167,11 +167,11 @@ func TestTenantsOwnValues(t *testing.T) {
 // within 1.2; a short run holds the p90, since the p99 of 60 changes is their largest, and a busy machine is given more.
 func TestHostileServersCostNobody(t *testing.T) {
 	anyVersion(t)
-	l := newLiars(t, size(t, "LIARS", 8))
-	changes, part, ratio, slack := 60, 90, 3.0, 100*time.Millisecond
+	changes, part, ratio, slack, servers := 60, 90, 3.0, 100*time.Millisecond, (*farm)(nil)
 	if os.Getenv("OUTFLOW_TEST_STRICT") != "" {
-		changes, part, ratio, slack = 1000, 99, 1.2, time.Millisecond
+		changes, part, ratio, slack, servers = 1000, 99, 1.2, time.Millisecond, newFarm(t)
 	}
+	l := newLiars(t, size(t, "LIARS", 8), servers)
 	l.exec(`UPDATE outflow.destination SET enabled = false`)
 	p := launch(t, "run", "--config", l.file, "--set", "sink.retry_max=5m") // as by default: the pauses are part of what is measured
 	p.says(`"streaming"`)

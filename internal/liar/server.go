@@ -42,13 +42,16 @@ func Listen(target string, seed uint64, rate float64) (*Server, error) {
 	return s, nil
 }
 
+// Addr is the server's host:port.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
 // DSN is a connection string, a URL, with the server's address in place of the string's own.
 func (s *Server) DSN(dsn string) string {
 	u, err := url.Parse(dsn)
 	if err != nil {
 		return dsn // a connection with the same string fails with the same error
 	}
-	u.Host = s.listener.Addr().String()
+	u.Host = s.Addr()
 	return u.String()
 }
 
