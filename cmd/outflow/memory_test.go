@@ -164,12 +164,13 @@ func TestTenantsOwnValues(t *testing.T) {
 
 // Hostile servers of every kind cost memory within a bound, and do not slow the good server down: its latency is measured without the
 // hostile servers and then with them, in one run. OUTFLOW_TEST_STRICT, as in make hostile LIARS=100, holds the p99 of 1,000 changes
-// within 1.2; a short run holds the p90, since the p99 of 60 changes is their largest, and a busy machine is given more.
+// within 1.2, two minutes at the latest after the servers came: at first all of them are tried, and a login takes 30 ms of a processor. A
+// short run holds the p90, since the p99 of 60 changes is their largest, and a busy machine is given more.
 func TestHostileServersCostNobody(t *testing.T) {
 	anyVersion(t)
-	changes, part, ratio, slack, servers := 60, 90, 3.0, 100*time.Millisecond, (*farm)(nil)
+	changes, part, ratio, slack, patience, servers := 60, 90, 3.0, 100*time.Millisecond, time.Duration(0), (*farm)(nil)
 	if os.Getenv("OUTFLOW_TEST_STRICT") != "" {
-		changes, part, ratio, slack, servers = 1000, 99, 1.2, time.Millisecond, newFarm(t)
+		changes, part, ratio, slack, patience, servers = 1000, 99, 1.2, time.Duration(0), 2*time.Minute, newFarm(t)
 	}
 	l := newLiars(t, size(t, "LIARS", 8), servers)
 	l.exec(`UPDATE outflow.destination SET enabled = false`)
@@ -182,15 +183,22 @@ func TestHostileServersCostNobody(t *testing.T) {
 		return l.db.QueryRow(t.Context(), `SELECT 1 FROM outflow.destination_state WHERE name = 'liar' AND state <> 'backfilling'
 			HAVING count(*) >= $1`, len(l.tenants)*3/4).Scan(new(int))
 	})
-	used, began := cpuTime(t, p.cmd.Process.Pid), time.Now()
-	with := l.latencies(changes)
-	t.Logf("beside hostile servers the process used %s of CPU in %s", cpuTime(t, p.cmd.Process.Pid)-used, time.Since(began))
-	l.told()
 	at := func(all []time.Duration, part int) time.Duration { return all[len(all)*part/100] }
-	t.Logf("without: p50 %s, p%d %s; with: p50 %s, p%d %s", at(without, 50), part, at(without, part), at(with, 50), part, at(with, part))
-	if limit := time.Duration(float64(at(without, part))*ratio) + slack; at(with, part) > limit {
-		t.Errorf("the good server's p%d is %s beside hostile ones; expected at most %s", part, at(with, part), limit)
+	limit := time.Duration(float64(at(without, part))*ratio) + slack
+	for end := time.Now().Add(patience); ; {
+		used, began := cpuTime(t, p.cmd.Process.Pid), time.Now()
+		with := l.latencies(changes)
+		t.Logf("without: p50 %s, p%d %s; with: p50 %s, p%d %s; %s of CPU in %s", at(without, 50), part, at(without, part), at(with, 50), part, at(with, part),
+			cpuTime(t, p.cmd.Process.Pid)-used, time.Since(began))
+		if at(with, part) <= limit {
+			break
+		}
+		if time.Now().After(end) {
+			t.Errorf("the good server's p%d is %s beside hostile ones; expected at most %s", part, at(with, part), limit)
+			break
+		}
 	}
+	l.told()
 	p.within("beside hostile servers", 300)
 }
 
