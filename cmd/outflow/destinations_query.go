@@ -23,9 +23,9 @@ const (
 )
 
 // measured is the operator's query with the sizes of its values. $1 is the bound for the bytes of all rows: the largest rows come without
-// values where the rows together have more; $2 is the bound for the storage of the arrays that are unpacked, of all rows. The sizes of arrays count their elements. An array that takes more in storage than an allowed
-// array can take is not looked into. The others are unpacked once, and never stored (unnest in the select list, not in FROM): a quarter of a gigabyte
-// may be packed into two megabytes.
+// values where the rows together have more; $2 is the bound for the storage of the arrays that are unpacked, of all rows. The sizes of
+// arrays count their elements. An array that takes more in storage than an allowed array can take is not looked into. The others are
+// unpacked once, and never stored (unnest in the select list, not in FROM): a quarter of a gigabyte may be packed into two megabytes.
 const measured = `WITH v AS (SELECT %s FROM (
 %s
 ) AS x LIMIT %d),

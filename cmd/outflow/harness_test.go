@@ -199,8 +199,7 @@ func (r *running) end() {
 func waitFor(tb testing.TB, what string, f func() error) {
 	tb.Helper()
 	deadline := time.Now().Add(60 * time.Second)
-	pause := 5 * time.Millisecond
-	for {
+	for pause := 5 * time.Millisecond; ; pause = min(pause*5/4, 100*time.Millisecond) {
 		err := f()
 		if err == nil {
 			return
@@ -208,8 +207,7 @@ func waitFor(tb testing.TB, what string, f func() error) {
 		if time.Now().After(deadline) {
 			tb.Fatalf("waited a minute for %s: %v", what, err)
 		}
-		time.Sleep(pause)
-		pause = min(pause*5/4, 100*time.Millisecond)
+		<-time.After(pause)
 	}
 }
 

@@ -140,7 +140,7 @@ func (r *reloading) next(ctx context.Context) *config.Config {
 	case unreachable(err):
 		wait := r.pause.NextBackOff()
 		r.again = time.After(wait)
-		r.note(fmt.Errorf("the new configuration waits for the primary; the old one goes on: %w", err))
+		r.note(fmt.Errorf("the new one waits for the primary: %w", err))
 		r.log.Warn("the new configuration waits for the primary; the old one goes on", zap.Error(err), zap.Duration("next_try_ms", wait))
 	default:
 		r.refuse(err)
