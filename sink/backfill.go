@@ -309,12 +309,12 @@ func (bf *backfill) advance(ctx context.Context) error {
 	if bf.lane = quick; d.slowCopy {
 		bf.lane = slow
 	}
-	reading, end := context.WithCancel(d.router.waits)
+	reading, end := context.WithCancel(d.router.workers.intake)
 	d.mu.Lock()
 	bf.reading, bf.endRead = true, end
 	d.mu.Unlock()
 	tracking, settle, awaited := bf.tracking, bf.suspects == nil, bf.wait.xid
-	if !d.router.start(func() { bf.read(reading, tracking, settle, awaited) }) {
+	if !d.router.workers.start(func() { bf.read(reading, tracking, settle, awaited) }) {
 		end()
 	}
 	return nil

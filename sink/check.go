@@ -37,7 +37,7 @@ func (c *Checker) Check(ctx context.Context, t Target) (found replication.Findin
 	options := c.Options
 	options.LockTimeout = min(options.LockTimeout, checkLocks)
 	r := NewRouter(Config{Options: options, SourceID: c.SourceID, Tables: c.Tables, Log: zap.NewNop()})
-	defer r.cancel()
+	defer r.workers.cancel()
 	d, err := newDestination(r, t)
 	if err != nil {
 		fail(&found, "connection", err)

@@ -184,9 +184,9 @@ func (d *Destination) run(work func(context.Context)) bool {
 	if d.gone || d.epoch == 0 { // removed, or this process has not had the slot yet
 		return false
 	}
-	ctx, cancel := context.WithCancel(d.router.ctx)
+	ctx, cancel := context.WithCancel(d.router.workers.ctx)
 	d.turnEnded = false
-	d.working = d.router.start(func() {
+	d.working = d.router.workers.start(func() {
 		defer cancel()
 		defer d.recovered()
 		work(ctx)
@@ -234,7 +234,7 @@ func (d *Destination) step(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d.router.stopping() || ctx.Err() != nil || paused {
+	if d.router.workers.stopping() || ctx.Err() != nil || paused {
 		return cmp.Or(ctx.Err(), errNothing)
 	}
 	if d.session == nil {
@@ -341,16 +341,16 @@ func (d *Destination) rest() bool {
 func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.gone || (!d.router.stopping() && d.paused == nil && (d.hasWork() || d.parked)) {
+	if d.gone || (!d.router.workers.stopping() && d.paused == nil && (d.hasWork() || d.parked)) {
 		return false, nil, false
 	}
 	d.working, d.again, d.visiting = false, false, false
 	s, paused := d.session, d.paused != nil
-	if !paused && !d.router.stopping() && !d.settled() {
+	if !paused && !d.router.workers.stopping() && !d.settled() {
 		d.retryAt = d.after(settlePause, d.retry)
 	}
 	switch {
-	case s == nil || d.router.stopping():
+	case s == nil || d.router.workers.stopping():
 	case d.applied > 0:
 		d.idle = d.after(flushPause, d.confirmFlush)
 	case !paused && s.backfill != nil && s.backfill.active: // the backfill's chunk comes

@@ -161,7 +161,7 @@ const prefetchChanges = 1000
 
 // prefetch takes the batch behind b, which is in flight, where enough changes wait; nil where not.
 func (d *Destination) prefetch(b *batch) *batch {
-	if d.session.backfill != nil || d.router.stopping() {
+	if d.session.backfill != nil || d.router.workers.stopping() {
 		return nil // chunks are merged between batches
 	}
 	d.mu.Lock()

@@ -22,7 +22,7 @@ func (d *Destination) outdate(e *Error) bool {
 		return false
 	}
 	reason := fit.Text("queued changes no longer fit: "+e.Error(), fit.Reason)
-	if err := d.raiseEpoch(d.router.ctx, reason); err != nil {
+	if err := d.raiseEpoch(d.router.workers.ctx, reason); err != nil {
 		d.log.Warn("the destination cannot be copied anew", zap.Error(err))
 		return false
 	}
@@ -37,7 +37,7 @@ func (d *Destination) misfits(e *Error) bool {
 	if e.SQLState != undefinedColumn || e.Table == "" {
 		return false
 	}
-	now, err := d.router.relearn(d.router.ctx, e.Table)
+	now, err := d.router.relearn(d.router.workers.ctx, e.Table)
 	if err != nil {
 		d.log.Warn("the primary's table cannot be looked at", zap.String("table", e.Table), zap.Error(err))
 		return false

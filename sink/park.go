@@ -344,7 +344,7 @@ func (r *Router) park(d *Destination, reason string) error {
 			d.endParking()
 		}
 	}()
-	epoch, err := r.State.raise(r.ctx, *note)
+	epoch, err := r.State.raise(r.workers.ctx, *note)
 	failpoint.Hit(failpoint.ParkNoted)
 	if err != nil {
 		if !errors.Is(err, replication.ErrFenced) { // else another process decides over the destination

@@ -166,7 +166,7 @@ func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes 
 			if d.router.stalled(began) {
 				return nil, false, d.postpone(t)
 			}
-		case <-d.router.stop: // the rest will not come
+		case <-d.router.workers.intake.Done(): // the rest will not come
 			return nil, false, context.Canceled
 		case <-ctx.Done():
 			return nil, false, ctx.Err()

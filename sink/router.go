@@ -130,14 +130,7 @@ type Router struct {
 	touched []*Destination // by the arriving transaction
 	begins  uint64         // counts the beginnings of touched
 
-	ctx     context.Context // ends the work in flight
-	cancel  context.CancelFunc
-	waits   context.Context    // ends when no work begins any more: of waits for memory
-	hurry   context.CancelFunc // ends waits
-	workers sync.WaitGroup
-	stopMu  sync.Mutex
-	stopped bool // no worker starts any more
-	stop    chan struct{}
+	workers *workers
 }
 
 // route is the router's knowledge of a relation.
@@ -155,7 +148,7 @@ func NewRouter(c Config) *Router {
 	r := &Router{Config: c, settings: c.Options.settings(positionsSQL), settingsAlone: c.Options.settings(noPositionsSQL), gate: &gate{limit: c.Options.queuesBytes()},
 		lookups: newBudget(c.Options.lookupBytes()/2, 2, 2), copies: newBudget(c.Options.copyBytes()/2, 2, copiesMax*max(c.Options.Backfills, 1)), connections: newConnections(c.Options.MaxConnections),
 		places: newPlaces(c.Options.Backfills, c.Options.SlowAfter), xids: newXIDs(),
-		tenants: map[string][]*Destination{}, open: -1, stop: make(chan struct{}), routes: map[*replication.Relation]*route{},
+		tenants: map[string][]*Destination{}, open: -1, workers: newWorkers(), routes: map[*replication.Relation]*route{},
 		known: map[string]*replication.Relation{}, wide: map[*replication.Relation]*replication.Relation{},
 		doubtful: map[string]string{}}
 	for _, t := range c.Tables {
@@ -166,8 +159,6 @@ func NewRouter(c Config) *Router {
 		r.counts = append(r.counts, newTableCount(ts.Table.Relation))
 	}
 	r.mark.Store(new(string))
-	r.ctx, r.cancel = context.WithCancel(context.Background())
-	r.waits, r.hurry = context.WithCancel(r.ctx)
 	return r
 }
 
@@ -336,24 +327,9 @@ func (r *Router) route(rel *replication.Relation) *route {
 // Settle implements [replication.Sink]: no batch begins any more; batches in flight have ShutdownTimeout to commit and are then rolled
 // back. Connections are closed. Settle may be called again.
 func (r *Router) Settle() {
-	r.stopMu.Lock()
-	if !r.stopped {
-		r.stopped = true
-		close(r.stop)
-		r.hurry()
-	}
-	r.stopMu.Unlock()
-	done := make(chan struct{})
-	go func() {
-		r.workers.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-time.After(r.Options.ShutdownTimeout):
+	if !r.workers.drain(r.Options.ShutdownTimeout) {
 		r.Log.Warn("batches in flight did not end in time and are rolled back")
-		r.cancel()
-		<-done
+		r.workers.rollBack()
 	}
 	var last sync.WaitGroup
 	for _, d := range r.Destinations() {
@@ -364,27 +340,10 @@ func (r *Router) Settle() {
 		})
 	}
 	last.Wait()
-	r.cancel()
+	r.workers.cancel()
 	if err := r.checkpoint(context.Background(), true); err != nil && !errors.Is(err, replication.ErrFenced) {
 		r.Log.Warn("the last checkpoint failed; what was not acknowledged is read again and skipped", zap.Error(err))
 	}
-}
-
-// start runs f as a worker unless the router is stopping.
-func (r *Router) start(f func()) bool {
-	r.stopMu.Lock()
-	defer r.stopMu.Unlock()
-	if r.stopped {
-		return false
-	}
-	r.workers.Go(f)
-	return true
-}
-
-func (r *Router) stopping() bool {
-	r.stopMu.Lock()
-	defer r.stopMu.Unlock()
-	return r.stopped
 }
 
 // String names a destination in messages.

@@ -116,7 +116,7 @@ func (d *Destination) dial(ctx context.Context) (*session, error) {
 	d.queued = true
 	p := &place{doubts: d.doubts, doubtful: d.doubts > 0 || !d.answers, end: d.endTurn}
 	d.mu.Unlock()
-	err := c.take(ctx, d.router.stop, p)
+	err := c.take(ctx, d.router.workers.intake.Done(), p)
 	d.mu.Lock()
 	d.queued = false
 	d.mu.Unlock()

@@ -164,7 +164,7 @@ func (d *Destination) giveUp(e *Error, misfit bool) (s *session, dropped []repli
 	switch {
 	case d.gone:
 		d.log.Info("the destination is no longer in the configuration")
-	case isCanceled(e) && d.router.stopping():
+	case isCanceled(e) && d.router.workers.stopping():
 	case d.again || errors.Is(e, errPostponed): // no failure: the destination goes on, with its new target or from the stream
 		d.again, d.due = false, true
 		d.wake()

@@ -225,7 +225,7 @@ func (d *Destination) lookUp(ctx context.Context, look replication.Look) (replic
 		}
 		select {
 		case <-time.After(pause):
-		case <-d.router.stop:
+		case <-d.router.workers.intake.Done():
 			return found, context.Canceled
 		case <-ctx.Done():
 			return found, ctx.Err()

@@ -86,7 +86,7 @@ func (v *Verifier) Verify(ctx context.Context, t Target) (found Comparison, err 
 	options.StatementTimeout = verifyTimeout
 	r := NewRouter(Config{Options: options, SourceID: v.SourceID, Tables: v.Tables, Primary: v.Primary, State: v.State,
 		SequenceID: v.SequenceID, Log: v.Log})
-	defer r.cancel()
+	defer r.workers.cancel()
 	d, err := newDestination(r, t)
 	if err != nil {
 		return Comparison{}, err

@@ -75,7 +75,7 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	}
 	for _, found := range judge(w.suspects, s, limit) {
 		d := w.accused[found.index]
-		r.start(func() {
+		r.workers.start(func() {
 			defer d.contained()
 			if err := r.park(d, found.reason); err != nil { // which is logged
 				w.failed.set(time.Now())
