@@ -373,7 +373,7 @@ func (bf *backfill) nextSafely(ctx context.Context, copier *replication.Copier, 
 	if c, err = bf.next(ctx, copier, held, settle); err == nil {
 		err = failpoint.Fail(failpoint.ChunkRead)
 	}
-	if router := bf.d.router; err == nil && c.Relation != nil && len(c.Relation.Columns) < len(router.relation(c.table).Columns) { // a known column is gone
+	if router := bf.d.router; err == nil && c.Relation != nil && len(c.Relation.Columns) < len(router.schemas.relation(c.table).Columns) { // a known column is gone
 		_, err = router.relearn(ctx, c.table)
 	}
 	return c, err
@@ -477,16 +477,16 @@ func (bf *backfill) relation(table string) *replication.Relation {
 	if rel := bf.known[table]; rel != nil {
 		return rel
 	}
-	return bf.d.router.relation(table)
+	return bf.d.router.schemas.relation(table)
 }
 
 func (bf *backfill) part(table string) replication.Part {
-	return bf.d.part(bf.d.router.relation(table))
+	return bf.d.part(bf.d.router.schemas.relation(table))
 }
 
 // part are the rows of the destination's tenant.
 func (d *Destination) part(rel *replication.Relation) replication.Part {
-	return replication.Part{Relation: rel, Tenant: d.router.tenantColumn(rel), Value: d.Tenant}
+	return replication.Part{Relation: rel, Tenant: d.router.schemas.tenantColumn(rel), Value: d.Tenant}
 }
 
 // tables are the source tables read by the group, in the order of copying.

@@ -247,7 +247,7 @@ func (k *check) step(ctx context.Context, mi, si int) error {
 		return err
 	}
 	m := k.s.d.mappings[mi]
-	st, err := k.s.statement(ctx, mi, si, k.s.d.router.relation(m.Steps[si].From))
+	st, err := k.s.statement(ctx, mi, si, k.s.d.router.schemas.relation(m.Steps[si].From))
 	if err != nil {
 		return err
 	}

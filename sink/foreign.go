@@ -18,7 +18,7 @@ func (d *Destination) refuseForeign(all map[string]*mapping.Rows) error {
 		if rows.Relation == nil {
 			continue
 		}
-		tenant := d.router.tenantColumn(rows.Relation)
+		tenant := d.router.schemas.tenantColumn(rows.Relation)
 		n := d.foreign(rows.Upserts, tenant) + d.foreign(rows.Deletes, tenant)
 		if n == 0 {
 			continue

@@ -44,7 +44,7 @@ func (s *session) keysOf(ctx context.Context, m *mapping.Mapping, rel *replicati
 	if q := s.keys[id]; q != nil {
 		return q, nil
 	}
-	q := &keysQuery{mapping: m, table: rel.Table, sql: m.Keys[rel.Table], relation: rel, tenant: s.d.router.tenantColumn(rel)}
+	q := &keysQuery{mapping: m, table: rel.Table, sql: m.Keys[rel.Table], relation: rel, tenant: s.d.router.schemas.tenantColumn(rel)}
 	for _, i := range rel.Key {
 		if i != q.tenant {
 			q.columns = append(q.columns, i)

@@ -66,7 +66,7 @@ func (s *session) loadOrder(ctx context.Context) error {
 	for _, r := range rows {
 		references = append(references, reference{string(r[0]), string(r[1]), string(r[2]) == "t"})
 	}
-	s.order = newOrder(s.d.mappings, s.d.router.tableNames(), references)
+	s.order = newOrder(s.d.mappings, s.d.router.schemas.tableNames(), references)
 	return nil
 }
 
@@ -220,13 +220,4 @@ func ordered(n int, must, should func(i, j int) bool) []int {
 		}
 	}
 	return order
-}
-
-// tableNames are the source tables in the configuration's order.
-func (r *Router) tableNames() []string {
-	names := make([]string, len(r.Tables))
-	for i, t := range r.Tables {
-		names[i] = t.Relation.Table
-	}
-	return names
 }

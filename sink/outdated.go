@@ -2,7 +2,6 @@ package sink
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"go.uber.org/zap"
@@ -42,7 +41,7 @@ func (d *Destination) misfits(e *Error) bool {
 		d.log.Warn("the primary's table cannot be looked at", zap.String("table", e.Table), zap.Error(err))
 		return false
 	}
-	d.router.doubt(e.Table, now)
+	d.router.schemas.doubt(e.Table, now)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return now != nil && slices.ContainsFunc(d.queue, func(t *transaction) bool {
@@ -52,38 +51,15 @@ func (d *Destination) misfits(e *Error) bool {
 	})
 }
 
-// doubt has a table looked at until the columns of the table change.
-func (r *Router) doubt(table string, now *replication.Relation) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.doubtful[table] = columnsOf(now)
-}
-
-func columnsOf(rel *replication.Relation) string {
-	if rel == nil {
-		return ""
-	}
-	return fmt.Sprintf("%q", rel.Names())
-}
-
 // lookAgain looks at the tables that lacked a column. Where a table has other columns now, the waiting destinations try again at once.
 func (r *Router) lookAgain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
 	defer cancel()
-	r.mu.RLock()
-	before := make(map[string]string, len(r.doubtful))
-	for table, columns := range r.doubtful {
-		before[table] = columns
-	}
-	r.mu.RUnlock()
-	for table, columns := range before {
+	for _, table := range r.schemas.inDoubt() {
 		now, err := r.relearn(ctx, table)
-		if err != nil || columnsOf(now) == columns {
+		if err != nil || !r.schemas.resolve(table, now) {
 			continue // where the primary is away, the checkpoint says so
 		}
-		r.mu.Lock()
-		delete(r.doubtful, table)
-		r.mu.Unlock()
 		for _, d := range r.Destinations() {
 			d.tryForTable(table)
 		}

@@ -85,6 +85,7 @@ type Reader interface {
 // everything else is safe for concurrent use.
 type Router struct {
 	Config
+	schemas  *schemas
 	gate     *gate
 	lookups  *budget
 	copies   *budget
@@ -118,11 +119,8 @@ type Router struct {
 	mu           sync.RWMutex
 	tenants      map[string][]*Destination
 	destinations []*Destination
-	counts       []*tableCount                                   // by table; the unconfigured tables last
-	known        map[string]*replication.Relation                // by table: see learn
-	wide         map[*replication.Relation]*replication.Relation // see widened
-	doubtful     map[string]string                               // tables that lacked a column, and their columns then: see lookAgain
-	open         int64                                           // sequence id of the arriving transaction; set by the reader only
+	counts       []*tableCount // by table; the unconfigured tables last
+	open         int64         // sequence id of the arriving transaction; set by the reader only
 
 	// Owned by the reader's goroutine.
 	routes  map[*replication.Relation]*route
@@ -149,10 +147,8 @@ func NewRouter(c Config) *Router {
 		lookups: newBudget(c.Options.lookupBytes()/2, 2, 2), copies: newBudget(c.Options.copyBytes()/2, 2, copiesMax*max(c.Options.Backfills, 1)), connections: newConnections(c.Options.MaxConnections),
 		places: newPlaces(c.Options.Backfills, c.Options.SlowAfter), xids: newXIDs(),
 		tenants: map[string][]*Destination{}, open: -1, workers: newWorkers(), routes: map[*replication.Relation]*route{},
-		known: map[string]*replication.Relation{}, wide: map[*replication.Relation]*replication.Relation{},
-		doubtful: map[string]string{}}
+		schemas: newSchemas(c.Tables)}
 	for _, t := range c.Tables {
-		r.known[t.Relation.Table] = t.Relation
 		r.counts = append(r.counts, newTableCount(t.Relation))
 	}
 	if ts := c.Tombstones; ts != nil {
@@ -306,14 +302,10 @@ func (r *Router) route(rel *replication.Relation) *route {
 	} else {
 		rt.count = r.unconfigured(rel)
 	}
-	for _, t := range r.Tables {
-		if t.Relation.OID == rel.OID {
-			rt.table, rt.tenant, rt.nullable = rel.Table, rel.Column(t.Tenant), t.Nullable
-			if rt.fault = rt.faultOf(rel, t.Tenant); rt.fault == "" {
-				r.mu.Lock()
-				r.learn(rel)
-				r.mu.Unlock()
-			}
+	if t := r.schemas.configured(rel); t != nil {
+		rt.table, rt.tenant, rt.nullable = rel.Table, rel.Column(t.Tenant), t.Nullable
+		if rt.fault = rt.faultOf(rel, t.Tenant); rt.fault == "" {
+			r.schemas.learn(rel)
 		}
 	}
 	if ts := r.Tombstones; ts != nil && ts.Table.Relation.OID == rel.OID {

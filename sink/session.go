@@ -128,7 +128,7 @@ func (d *Destination) dial(ctx context.Context) (*session, error) {
 		return nil, explainConnect(err)
 	}
 	s := &session{d: d, conn: conn, place: p, types: map[string]string{}, statements: map[statementKey]*mapping.Statement{},
-		prepared: map[string]bool{}, keys: map[keysID]*keysQuery{}, order: newOrder(d.mappings, d.router.tableNames(), nil)}
+		prepared: map[string]bool{}, keys: map[keysID]*keysQuery{}, order: newOrder(d.mappings, d.router.schemas.tableNames(), nil)}
 	if err := s.findPositions(ctx); err != nil {
 		s.close()
 		return nil, explainConnect(err)

@@ -34,7 +34,7 @@ func (s *session) check(ctx context.Context) error {
 // prepareKeys prepares the query for the rows of a table in the target, where the mapping has such a query and rows have a key.
 func (s *session) prepareKeys(ctx context.Context, m *mapping.Mapping, table string) error {
 	_, ok := m.Keys[table]
-	rel := s.d.router.relation(table)
+	rel := s.d.router.schemas.relation(table)
 	if !ok || rel == nil || rel.Identity == 'f' && len(rel.Key) == len(rel.Columns) {
 		return nil // where there is no such table the step says so
 	}
@@ -46,7 +46,7 @@ func (s *session) prepareKeys(ctx context.Context, m *mapping.Mapping, table str
 func (s *session) prepareStep(ctx context.Context, mi, si int) error {
 	m := s.d.mappings[mi]
 	from := m.Steps[si].From
-	rel := s.d.router.relation(from)
+	rel := s.d.router.schemas.relation(from)
 	if rel == nil {
 		return &Error{Mapping: m.Name, Table: from, verdict: needsHuman,
 			Err:    fmt.Errorf("step %d reads from %q, which is not a table of source.tables", si+1, from),
@@ -135,7 +135,7 @@ func (s *session) explainStatement(st *mapping.Statement, err error) *Error {
 			`where %q owns it, else as a superuser: ALTER ROLE %[1]q BYPASSRLS`, s.d.config.User)
 	}
 	if e.SQLState == undefinedColumn {
-		if rel := s.d.router.relation(st.Table); rel != nil {
+		if rel := s.d.router.schemas.relation(st.Table); rel != nil {
 			e.Remedy = fmt.Sprintf("%s has the columns %s; a column that is not published is added to columns: of its table in source.tables; "+
 				"in the place of a generated column, which is in no stream, write its expression", st.Table, strings.Join(st.Mapping.Visible(st.Table, rel.Names()), ", "))
 		}

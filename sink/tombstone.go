@@ -25,16 +25,16 @@ func (r *Router) tombstone(part *replication.Transaction, c *replication.Change,
 		return nil
 	}
 	name := string(text(r.Tombstones.TableName))
-	rel := r.relation(name)
+	rel := r.schemas.relation(name)
 	if rel == nil {
-		rel = r.relation(replication.JoinTable("", name)) // the configuration quotes some names
+		rel = r.schemas.relation(replication.JoinTable("", name)) // the configuration quotes some names
 	}
 	if rel == nil || r.route(rel).table == "" {
 		rt.count.skip()
 		return nil // of a table that is not synced
 	}
 	tenant := c.New.Value(rt.tenant)
-	old, err := deletedRow(rel, r.tenantColumn(rel), tenant, text(r.Tombstones.Key), text(r.Tombstones.Row))
+	old, err := deletedRow(rel, r.schemas.tenantColumn(rel), tenant, text(r.Tombstones.Key), text(r.Tombstones.Row))
 	if err != nil {
 		// The row itself cannot be named, so there is nothing to delete; the real DELETE is in the stream too.
 		rt.count.skip()

@@ -79,13 +79,3 @@ func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *replication
 }
 
 func committedAt(b *batch) time.Time { return b.transactions[len(b.transactions)-1].committed }
-
-// tenantColumn is the index of the tenant's column, -1 where the column is not known.
-func (r *Router) tenantColumn(rel *replication.Relation) int {
-	for _, t := range r.Tables {
-		if t.Relation.OID == rel.OID {
-			return rel.Column(t.Tenant)
-		}
-	}
-	return -1
-}

@@ -53,7 +53,7 @@ func (c *comparison) nothingWanted() []wanted {
 	for mi, m := range c.d.mappings {
 		for _, table := range m.Tables() {
 			if _, ok := m.Keys[table]; ok {
-				all = append(all, wanted{mapping: mi, relation: c.d.router.relation(table)})
+				all = append(all, wanted{mapping: mi, relation: c.d.router.schemas.relation(table)})
 			}
 		}
 	}

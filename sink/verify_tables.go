@@ -118,7 +118,7 @@ func (c *comparison) recompute(ctx context.Context) error {
 		if !c.d.reads[table.Relation.Table] {
 			continue
 		}
-		rel := c.d.router.relation(table.Relation.Table)
+		rel := c.d.router.schemas.relation(table.Relation.Table)
 		r := replication.Range{Part: c.d.part(rel), Limit: verifyRows, Bytes: pieceMax}
 		for first := true; ; first = false {
 			var chunk replication.Chunk

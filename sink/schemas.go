@@ -1,0 +1,150 @@
+package sink
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"outflow/replication"
+)
+
+// schemas are the source tables as the stream, and the primary's catalog, have described the tables last. The stream describes a table as
+// published at the time of a change: schemas has every column that any description had, until the catalog says that a column is gone. Safe for
+// concurrent use.
+type schemas struct {
+	tables []Table // as configured
+
+	mu       sync.RWMutex
+	latest   map[string]*replication.Relation                // by table, with all known columns
+	wide     map[*replication.Relation]*replication.Relation // see widened
+	doubtful map[string]string                               // the columns of tables in which a step missed a column: see doubt
+}
+
+func newSchemas(tables []Table) *schemas {
+	s := &schemas{tables: tables, latest: map[string]*replication.Relation{}, wide: map[*replication.Relation]*replication.Relation{},
+		doubtful: map[string]string{}}
+	for _, t := range tables {
+		s.latest[t.Relation.Table] = t.Relation
+	}
+	return s
+}
+
+// relation is the latest relation of a source table, nil where there is no such table.
+func (s *schemas) relation(table string) *replication.Relation {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.latest[table]
+}
+
+// learn takes over the stream's description of a table; other known columns stay known.
+func (s *schemas) learn(rel *replication.Relation) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.latest[rel.Table] = union(rel, s.latest[rel.Table])
+	clear(s.wide)
+}
+
+// replace takes over the catalog's description of a table: columns that the description lacks are gone.
+func (s *schemas) replace(rel *replication.Relation) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.latest[rel.Table] = rel
+	clear(s.wide)
+}
+
+// widened is the relation with all known columns of the table; often widened is rel itself. The same relation gives the same pointer until
+// a description changes.
+func (s *schemas) widened(rel *replication.Relation) *replication.Relation {
+	s.mu.RLock()
+	w := s.wide[rel]
+	s.mu.RUnlock()
+	if w != nil {
+		return w
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w = union(rel, s.latest[rel.Table])
+	s.wide[rel] = w
+	return w
+}
+
+// union is rel with the columns of other (which may be nil) that rel lacks behind its own.
+func union(rel, other *replication.Relation) *replication.Relation {
+	if other == nil || other == rel {
+		return rel
+	}
+	var more []replication.Column
+	for _, c := range other.Columns {
+		if rel.Column(c.Name) < 0 {
+			more = append(more, c)
+		}
+	}
+	if len(more) == 0 {
+		return rel
+	}
+	wide := *rel
+	wide.Columns = append(slices.Clone(rel.Columns), more...)
+	return &wide
+}
+
+// doubt marks a table, with the columns that the table has now (nil: the table is gone), in which a step missed a column. The step may succeed
+// once the table has other columns.
+func (s *schemas) doubt(table string, now *replication.Relation) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doubtful[table] = columnsOf(now)
+}
+
+// inDoubt are the doubtful tables.
+func (s *schemas) inDoubt() []string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Collect(maps.Keys(s.doubtful))
+}
+
+// resolve reports whether a doubtful table has other columns than at the time of the doubt; the doubt is then over.
+func (s *schemas) resolve(table string, now *replication.Relation) (changed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before, doubtful := s.doubtful[table]
+	if !doubtful || before == columnsOf(now) {
+		return false
+	}
+	delete(s.doubtful, table)
+	return true
+}
+
+func columnsOf(rel *replication.Relation) string {
+	if rel == nil {
+		return ""
+	}
+	return fmt.Sprintf("%q", rel.Names())
+}
+
+// configured is the configuration of a relation's table; nil where the table is no source table.
+func (s *schemas) configured(rel *replication.Relation) *Table {
+	for i := range s.tables {
+		if s.tables[i].Relation.OID == rel.OID {
+			return &s.tables[i]
+		}
+	}
+	return nil
+}
+
+// tenantColumn is the index of the tenant's column, -1 where the column is not known.
+func (s *schemas) tenantColumn(rel *replication.Relation) int {
+	if t := s.configured(rel); t != nil {
+		return rel.Column(t.Tenant)
+	}
+	return -1
+}
+
+// tableNames are the source tables in the configuration's order.
+func (s *schemas) tableNames() []string {
+	names := make([]string, len(s.tables))
+	for i, t := range s.tables {
+		names[i] = t.Relation.Table
+	}
+	return names
+}
