@@ -82,7 +82,7 @@ const (
 // under the destination's mu.
 //
 // The order of steps makes the copy right: first keys are tracked, then snapshots are taken, then a chunk waits until the stream
-// has passed the chunk's horizon, and then the chunk is merged (see merge).
+// has passed the chunk's horizon, and then the chunk is merged (see [Merge]).
 type backfill struct {
 	d        *Destination
 	s        *session
@@ -92,7 +92,7 @@ type backfill struct {
 	stored   string // the cursor as the metadata has it
 
 	active   bool // the backfill has a place among the backfills, and tracks keys
-	tracked  []tracked
+	tracked  []Tracked
 	bytes    int64           // of tracked
 	tracking int             // counts the beginnings of tracking: a chunk read for an earlier tracking is of no use
 	suspects map[uint32]bool // may have been applied before keys were tracked, and were not visible then; nil is not known yet
@@ -109,11 +109,10 @@ type backfill struct {
 	lane     int                              // of the memory for the chunk
 }
 
-// maxTracked is how many bytes the tracked keys may have at the most, each with trackedOverhead. A transaction that changes more has the chunk
+// maxTracked is how many bytes the tracked keys may have at the most, see [Tracked.Bytes]. A transaction that changes more has the chunk
 // in hand read again, when the transaction is visible.
 const (
-	maxTracked      = 48 << 20
-	trackedOverhead = 100
+	maxTracked = 48 << 20
 )
 
 // chunk is a part of the primary's data that waits to be merged.
@@ -134,7 +133,7 @@ type chunk struct {
 	holder   string          // nothing was read: the transaction that the read waits for
 }
 
-// since is the place among the tracked keys from which on every change counts: see merge.
+// since is the place among the tracked keys from which on every change counts: see [Merge].
 func (c *chunk) since() int {
 	if c.swept == nil {
 		return math.MaxInt
@@ -187,7 +186,7 @@ func (bf *backfill) trackChanges(xid uint32, changes []replication.Change) {
 	if bf == nil || !bf.active {
 		return
 	}
-	var f fold
+	var keys Keyer
 	for i := range changes {
 		c := &changes[i]
 		table := c.Relation.Table
@@ -195,12 +194,12 @@ func (bf *backfill) trackChanges(xid uint32, changes []replication.Change) {
 			continue
 		}
 		if c.Kind == replication.Truncate {
-			bf.follow(tracked{xid, table, "", c.Relation})
+			bf.follow(Tracked{xid, table, "", c.Relation})
 			continue
 		}
 		for _, row := range []replication.Tuple{c.Old, c.New} {
 			if !row.IsZero() {
-				bf.follow(tracked{xid, table, string(f.keyOf(c.Relation, row)), c.Relation})
+				bf.follow(Tracked{xid, table, keys.Key(c.Relation, row), c.Relation})
 			}
 		}
 		if bf.bytes > maxTracked {
@@ -209,9 +208,9 @@ func (bf *backfill) trackChanges(xid uint32, changes []replication.Change) {
 	}
 }
 
-func (bf *backfill) follow(t tracked) {
+func (bf *backfill) follow(t Tracked) {
 	bf.tracked = append(bf.tracked, t)
-	bf.bytes += t.bytes()
+	bf.bytes += t.Bytes()
 }
 
 // standDown ends the work reserved to a backfill with a place; the cursor stays.

@@ -57,8 +57,8 @@ func (bf *backfill) merge(ctx context.Context) error {
 			return err
 		}
 	case c.relation != nil:
-		keyOf := keyFunc(c.relation)
-		rows.Upserts = merge(bf.rowsOf(c, c.Rows), func(r mapping.Row) string { return keyOf(r.Tuple) }, c.table, c.Snapshot, bf.tracked, c.since())
+		var keys Keyer
+		rows.Upserts = Merge(bf.rowsOf(c, c.Rows), func(r mapping.Row) string { return keys.Key(c.relation, r.Tuple) }, c.table, c.Snapshot, bf.tracked, c.since())
 	}
 	bf.seen(c.Snapshot)
 	return bf.applyChunk(ctx, c, rows)
@@ -66,10 +66,10 @@ func (bf *backfill) merge(ctx context.Context) error {
 
 // seen forgets the tracked keys of transactions that later chunks see.
 func (bf *backfill) seen(snapshot replication.Snapshot) {
-	bf.tracked = slices.DeleteFunc(bf.tracked, func(t tracked) bool {
-		gone := snapshot.Sees(t.xid)
+	bf.tracked = slices.DeleteFunc(bf.tracked, func(t Tracked) bool {
+		gone := snapshot.Sees(t.XID)
 		if gone {
-			bf.bytes -= t.bytes()
+			bf.bytes -= t.Bytes()
 		}
 		return gone
 	})
@@ -100,7 +100,7 @@ func (bf *backfill) anotherKey(c *chunk) bool {
 		return false
 	}
 	for i, t := range bf.tracked {
-		if t.relation != nil && t.key != "" && t.counts(i, c.table, c.Snapshot, c.since()) && !sameKey(t.relation, c.relation) {
+		if t.Relation != nil && t.Key != "" && t.Counts(i, c.table, c.Snapshot, c.since()) && !sameKey(t.Relation, c.relation) {
 			return true
 		}
 	}
@@ -135,11 +135,6 @@ func (bf *backfill) size() int {
 		return chunkRows
 	}
 	return bf.d.chunkRows
-}
-
-func keyFunc(rel *replication.Relation) func(replication.Tuple) string {
-	var f fold
-	return func(t replication.Tuple) string { return string(f.keyOf(rel, t)) }
 }
 
 // rowsOf gives a chunk's rows the id up to which the stream was applied: the rows are at least as new as the id.

@@ -42,7 +42,7 @@ func (d *Destination) take(s *session, before *batch) *batch {
 		skip = d.skipApplied(s)
 	}
 	b := &batch{taken: time.Now()}
-	var f fold
+	var f Fold
 	n := 0
 	for _, t := range d.queue[skip:] {
 		if !d.ready(t) {
@@ -88,20 +88,17 @@ func (d *Destination) skipApplied(s *session) int {
 }
 
 // fold adds a transaction's changes of the tables read by the mappings.
-func (d *Destination) fold(f *fold, t *transaction, changes []replication.Change) {
+func (d *Destination) fold(f *Fold, t *transaction, changes []replication.Change) {
 	for i := range changes {
 		if name := changes[i].Relation.Table; d.reads[name] {
-			f.add(name, &changes[i], t)
+			f.Add(name, &changes[i], t.id, t.committed)
 		}
 	}
 }
 
 // fits reports whether all rows of a table have one shape: a batch ends where a table was altered.
-func (d *Destination) fits(f *fold, t *transaction) bool {
+func (d *Destination) fits(f *Fold, t *transaction) bool {
 	shapes := map[string]*replication.Relation{}
-	for name, tf := range f.tables {
-		shapes[name] = tf.relation
-	}
 	var last *replication.Relation
 	for i := range t.changes {
 		rel := t.changes[i].Relation
@@ -109,7 +106,11 @@ func (d *Destination) fits(f *fold, t *transaction) bool {
 			continue
 		}
 		last = rel
-		if known := shapes[rel.Table]; known != nil && !known.SameShape(rel) {
+		known := shapes[rel.Table]
+		if known == nil {
+			known = f.Relation(rel.Table)
+		}
+		if known != nil && !known.SameShape(rel) {
 			return false
 		}
 		shapes[rel.Table] = rel

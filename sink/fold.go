@@ -2,18 +2,17 @@ package sink
 
 import (
 	"encoding/binary"
+	"time"
 
 	"outflow/mapping"
 	"outflow/replication"
 )
 
-// fold gathers changes in source order and keeps the net change per table and key: the last state wins. A change of a
-// row's key is a delete of the old key and an upsert of the new one. The zero value is ready; it is not safe for
-// concurrent use.
-type fold struct {
+// Fold gathers changes in source order and keeps the net change per table and key: the last state wins. A change of a
+// row's key is a delete of the old key and an upsert of the new one. The zero Fold is ready. A Fold belongs to one goroutine at a time.
+type Fold struct {
 	tables map[string]*tableFold
-	key    []byte // scratch
-	values []replication.Value
+	keyer  Keyer
 }
 
 type tableFold struct {
@@ -29,30 +28,31 @@ type entry struct {
 	tombstone bool // of a delete: known only from a tombstone
 }
 
-// add takes one insert, update or delete. table is the name by which mappings know the change's table.
-func (f *fold) add(table string, c *replication.Change, t *transaction) {
+// Add takes one insert, update or delete. table is the name by which mappings know the change's table. sequenceID and committed are those of
+// the change's transaction.
+func (f *Fold) Add(table string, c *replication.Change, sequenceID int64, committed time.Time) {
 	tf := f.table(table, c.Relation)
 	tf.changed = tf.changed || c.Kind != replication.Insert
-	row := mapping.Row{SequenceID: t.id, CommittedAt: t.committed}
+	row := mapping.Row{SequenceID: sequenceID, CommittedAt: committed}
 	if c.Kind == replication.Delete {
 		row.Tuple = c.Old
-		tf.put(f.keyOf(c.Relation, c.Old), entry{row: row, delete: true, tombstone: c.Tombstone})
+		tf.put(f.keyer.bytes(c.Relation, c.Old), entry{row: row, delete: true, tombstone: c.Tombstone})
 		return
 	}
 	row.Tuple = c.New
-	key := f.keyOf(c.Relation, c.New)
+	key := f.keyer.bytes(c.Relation, c.New)
 	if c.Kind == replication.Update && !c.Old.IsZero() {
 		before := string(key)
-		if old := f.keyOf(c.Relation, c.Old); string(old) != before {
+		if old := f.keyer.bytes(c.Relation, c.Old); string(old) != before {
 			tf.moved(old, &row)
-			tf.put(old, entry{row: mapping.Row{Tuple: c.Old, SequenceID: t.id, CommittedAt: t.committed}, delete: true})
+			tf.put(old, entry{row: mapping.Row{Tuple: c.Old, SequenceID: sequenceID, CommittedAt: committed}, delete: true})
 			key = []byte(before)
 		}
 	}
 	tf.put(key, entry{row: row})
 }
 
-func (f *fold) table(name string, rel *replication.Relation) *tableFold {
+func (f *Fold) table(name string, rel *replication.Relation) *tableFold {
 	tf := f.tables[name]
 	if tf == nil {
 		if f.tables == nil {
@@ -64,21 +64,28 @@ func (f *fold) table(name string, rel *replication.Relation) *tableFold {
 	return tf
 }
 
-// keyOf is the row's key as bytes, valid until the next call: each value with its length in front.
-func (f *fold) keyOf(rel *replication.Relation, t replication.Tuple) []byte {
-	f.values = t.Values(f.values[:0])
-	f.key = appendKey(f.key[:0], rel, f.values)
-	return f.key
+// Keyer makes texts of keys. The zero Keyer is ready; it keeps memory from one key to the next, and belongs to one goroutine at a time.
+type Keyer struct {
+	key    []byte
+	values []replication.Value
 }
 
-func appendKey(key []byte, rel *replication.Relation, values []replication.Value) []byte {
+// Key is a row's key as text: equal keys of one relation have equal texts. The row has a value for every column of the relation.
+func (k *Keyer) Key(rel *replication.Relation, row replication.Tuple) string {
+	return string(k.bytes(rel, row))
+}
+
+// bytes is Key, valid until the next call: each value with its length in front.
+func (k *Keyer) bytes(rel *replication.Relation, row replication.Tuple) []byte {
+	k.values = row.Values(k.values[:0])
+	k.key = k.key[:0]
 	for _, i := range rel.Key {
-		v := values[i]
-		key = append(key, byte(v.Presence))
-		key = binary.BigEndian.AppendUint32(key, uint32(len(v.Text)))
-		key = append(key, v.Text...)
+		v := k.values[i]
+		k.key = append(k.key, byte(v.Presence))
+		k.key = binary.BigEndian.AppendUint32(k.key, uint32(len(v.Text)))
+		k.key = append(k.key, v.Text...)
 	}
-	return key
+	return k.key
 }
 
 // put sets the net change of a key. The columns that an update left in TOAST come from the row that the batch already has. A
@@ -123,8 +130,16 @@ func (tf *tableFold) moved(old []byte, row *mapping.Row) {
 	}
 }
 
-// rows are the net changes per table.
-func (f *fold) rows() map[string]*mapping.Rows {
+// Relation is the relation of the changes of a table so far, nil where the table has none.
+func (f *Fold) Relation(table string) *replication.Relation {
+	if tf := f.tables[table]; tf != nil {
+		return tf.relation
+	}
+	return nil
+}
+
+// Rows are the net changes per table. A key's last change is the key's only one: an upsert or a delete.
+func (f *Fold) Rows() map[string]*mapping.Rows {
 	all := make(map[string]*mapping.Rows, len(f.tables))
 	for name, tf := range f.tables {
 		r := &mapping.Rows{Relation: tf.relation, New: !tf.changed}
@@ -140,8 +155,8 @@ func (f *fold) rows() map[string]*mapping.Rows {
 	return all
 }
 
-// keyTuple is the row that a key was made of; all else is NULL.
-func keyTuple(rel *replication.Relation, key string) replication.Tuple {
+// KeyTuple is the row that [Keyer.Key] made a key of; all other columns are NULL.
+func KeyTuple(rel *replication.Relation, key string) replication.Tuple {
 	values := make([]replication.Value, len(rel.Columns))
 	for i := range values {
 		values[i].Presence = replication.Null

@@ -142,15 +142,15 @@ const firstXID = 4294967294 // so that ids come round in the middle
 
 // rule is what is to be tested: how suspects are found and how a chunk is merged.
 type rule struct {
-	suspects func(x *xids, s replication.Snapshot) map[uint32]bool
+	suspects func(x *XIDs, s replication.Snapshot) map[uint32]bool
 	blind    bool // a sweep does not ask the target again which keys it still holds
-	merge    func(m *model, s *state, rows []mapping.Row, snapshot replication.Snapshot, changes []tracked, since int) []mapping.Row
+	merge    func(m *model, s *state, rows []mapping.Row, snapshot replication.Snapshot, changes []Tracked, since int) []mapping.Row
 }
 
 var theRule = rule{
-	suspects: (*xids).unseen,
-	merge: func(_ *model, _ *state, rows []mapping.Row, snapshot replication.Snapshot, changes []tracked, since int) []mapping.Row {
-		return merge(rows, keyOfRow, "t", snapshot, changes, since)
+	suspects: (*XIDs).Unseen,
+	merge: func(_ *model, _ *state, rows []mapping.Row, snapshot replication.Snapshot, changes []Tracked, since int) []mapping.Row {
+		return Merge(rows, keyOfRow, "t", snapshot, changes, since)
 	},
 }
 
@@ -298,22 +298,22 @@ func (m *model) backfill(s state) (state, bool) {
 }
 
 // streamed is what the router remembers of the stream.
-func (m *model) streamed(s *state) *xids {
+func (m *model) streamed(s *state) *XIDs {
 	key := s.applied
 	if x, ok := streams[[3]any{key, m.xids[0], len(m.ops)}]; ok {
 		return x
 	}
-	x := newXIDs()
+	x := NewXIDs()
 	for i := range m.ops {
 		if s.applied[i] {
-			x.add(m.xids[i])
+			x.Add(m.xids[i])
 		}
 	}
 	streams[[3]any{key, m.xids[0], len(m.ops)}] = x
 	return x
 }
 
-var streams = map[[3]any]*xids{}
+var streams = map[[3]any]*XIDs{}
 
 // mergeChunk applies the chunk in hand, when the stream has passed its horizon.
 func (m *model) mergeChunk(s state) (state, bool) {
@@ -359,14 +359,14 @@ func (m *model) mergeChunk(s state) (state, bool) {
 
 // changes are the tracked keys in the order in which they were applied. From since on they came after the page was read; what
 // reads rows has no such place.
-func (m *model) changes(s *state) (changes []tracked, since int) {
+func (m *model) changes(s *state) (changes []Tracked, since int) {
 	for _, late := range []bool{false, true} {
 		for i, o := range m.ops {
 			if !s.tracked[i] || s.since[i] != late {
 				continue
 			}
 			for _, k := range o.keys() {
-				changes = append(changes, tracked{xid: m.xids[i], table: "t", key: keyNames[k]})
+				changes = append(changes, Tracked{XID: m.xids[i], Table: "t", Key: keyNames[k]})
 			}
 		}
 		if !late {

@@ -79,11 +79,11 @@ func TestMergeInEveryInterleaving(t *testing.T) {
 func TestWrongMergesFailInTheModel(t *testing.T) {
 	wrong := map[string]rule{
 		// What watermark algorithms do: a row is applied unless its key was changed by a commit in the WAL behind the low watermark.
-		"positions in the WAL": {theRule.suspects, false, func(m *model, s *state, rows []mapping.Row, _ replication.Snapshot, changes []tracked, _ int) []mapping.Row {
+		"positions in the WAL": {theRule.suspects, false, func(m *model, s *state, rows []mapping.Row, _ replication.Snapshot, changes []Tracked, _ int) []mapping.Row {
 			newer := map[string]bool{}
 			for _, c := range changes {
 				for i, xid := range m.xids {
-					newer[c.key] = newer[c.key] || (c.xid == xid && s.committed[i] > s.low)
+					newer[c.Key] = newer[c.Key] || (c.XID == xid && s.committed[i] > s.low)
 				}
 			}
 			var kept []mapping.Row
@@ -94,20 +94,20 @@ func TestWrongMergesFailInTheModel(t *testing.T) {
 			}
 			return kept
 		}},
-		"every row": {theRule.suspects, false, func(_ *model, _ *state, rows []mapping.Row, _ replication.Snapshot, _ []tracked, _ int) []mapping.Row {
+		"every row": {theRule.suspects, false, func(_ *model, _ *state, rows []mapping.Row, _ replication.Snapshot, _ []Tracked, _ int) []mapping.Row {
 			return rows
 		}},
 		// What a key that the row has left shows: the page was read before the change, and the snapshot was taken behind it.
 		// A delete that a parked destination has missed: no change shows that the row came back under another key.
 		"a sweep that does not ask what is still held": {theRule.suspects, true, theRule.merge},
-		"a sweep that asks for visibility alone": {theRule.suspects, true, func(_ *model, _ *state, rows []mapping.Row, snapshot replication.Snapshot, changes []tracked, _ int) []mapping.Row {
-			return merge(rows, keyOfRow, "t", snapshot, changes, len(changes))
+		"a sweep that asks for visibility alone": {theRule.suspects, true, func(_ *model, _ *state, rows []mapping.Row, snapshot replication.Snapshot, changes []Tracked, _ int) []mapping.Row {
+			return Merge(rows, keyOfRow, "t", snapshot, changes, len(changes))
 		}},
-		"no suspects": {func(*xids, replication.Snapshot) map[uint32]bool { return nil }, false, theRule.merge},
-		"suspects only among those that the snapshot lists": {func(x *xids, s replication.Snapshot) map[uint32]bool {
+		"no suspects": {func(*XIDs, replication.Snapshot) map[uint32]bool { return nil }, false, theRule.merge},
+		"suspects only among those that the snapshot lists": {func(x *XIDs, s replication.Snapshot) map[uint32]bool {
 			found := map[uint32]bool{}
 			for _, xid := range s.InProgress() {
-				found[xid] = x.maybe(xid)
+				found[xid] = x.Maybe(xid)
 			}
 			return found
 		}, false, theRule.merge},
@@ -142,20 +142,20 @@ func TestMergeAfterTruncate(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name    string
-		changes []tracked
+		changes []Tracked
 		kept    int
 	}{
 		{"nothing changed", nil, 2},
-		{"truncated, seen", []tracked{{xid: 99, table: "t", key: ""}}, 2},
-		{"truncated, in progress", []tracked{{xid: 100, table: "t", key: ""}}, 0},
-		{"truncated, behind the end", []tracked{{xid: 110, table: "t", key: ""}}, 0},
-		{"another table truncated", []tracked{{xid: 100, table: "u", key: ""}}, 2},
-		{"one changed, seen", []tracked{{xid: 99, table: "t", key: "a"}}, 2},
-		{"one changed, in progress", []tracked{{xid: 95, table: "t", key: "a"}}, 1},
-		{"one changed in another table", []tracked{{xid: 95, table: "u", key: "a"}}, 2},
-		{"one changed twice, seen first", []tracked{{xid: 99, table: "t", key: "b"}, {xid: 120, table: "t", key: "b"}}, 1},
+		{"truncated, seen", []Tracked{{XID: 99, Table: "t", Key: ""}}, 2},
+		{"truncated, in progress", []Tracked{{XID: 100, Table: "t", Key: ""}}, 0},
+		{"truncated, behind the end", []Tracked{{XID: 110, Table: "t", Key: ""}}, 0},
+		{"another table truncated", []Tracked{{XID: 100, Table: "u", Key: ""}}, 2},
+		{"one changed, seen", []Tracked{{XID: 99, Table: "t", Key: "a"}}, 2},
+		{"one changed, in progress", []Tracked{{XID: 95, Table: "t", Key: "a"}}, 1},
+		{"one changed in another table", []Tracked{{XID: 95, Table: "u", Key: "a"}}, 2},
+		{"one changed twice, seen first", []Tracked{{XID: 99, Table: "t", Key: "b"}, {XID: 120, Table: "t", Key: "b"}}, 1},
 	} {
-		if kept := merge(rows, keyOfRow, "t", snapshot, c.changes, len(c.changes)); len(kept) != c.kept {
+		if kept := Merge(rows, keyOfRow, "t", snapshot, c.changes, len(c.changes)); len(kept) != c.kept {
 			t.Errorf("%s: %d rows are kept; expected %d", c.name, len(kept), c.kept)
 		}
 	}

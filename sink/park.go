@@ -34,7 +34,7 @@ func (r *Router) Begin(ctx context.Context) error {
 	}
 	r.xidMu.Lock()
 	for _, xid := range unfinished {
-		r.xids.before[xid] = true
+		r.xids.RanBefore(xid)
 	}
 	r.xidMu.Unlock()
 	if err := r.loadSwitches(ctx); err != nil {
@@ -493,5 +493,5 @@ func (d *Destination) restart() {
 func (r *Router) suspects(s replication.Snapshot) map[uint32]bool {
 	r.xidMu.Lock()
 	defer r.xidMu.Unlock()
-	return r.xids.unseen(s)
+	return r.xids.Unseen(s)
 }

@@ -50,8 +50,8 @@ func rowName(c *replication.Change) string {
 	if c.Kind == replication.Truncate {
 		return c.Relation.String()
 	}
-	var f fold
-	return c.Relation.String() + "\x00" + string(f.keyOf(c.Relation, rowOf(c)))
+	var keys Keyer
+	return c.Relation.String() + "\x00" + keys.Key(c.Relation, rowOf(c))
 }
 
 // splitKeyChange splits a change into changes of one row each: an update of the key is a delete of the old row and an upsert of the new

@@ -244,7 +244,7 @@ func (d *Destination) applyRound(ctx context.Context, b *batch, changes []replic
 	if err != nil {
 		return err
 	}
-	var f fold
+	var f Fold
 	d.fold(&f, b.large, changes)
 	rows := d.net(&f)
 	if err := d.applyRows(ctx, b, rows); err != nil {

@@ -109,7 +109,7 @@ type Router struct {
 	walEnd atomic.Int64 // where the primary's WAL ended at the last checkpoint
 
 	xidMu sync.Mutex
-	xids  *xids
+	xids  *XIDs
 
 	membership sync.Mutex      // one change of the destinations at a time
 	lastPart   moment          // when the stream last brought something
@@ -145,7 +145,7 @@ type route struct {
 func NewRouter(c Config) *Router {
 	r := &Router{Config: c, settings: c.Options.settings(positionsSQL), settingsAlone: c.Options.settings(noPositionsSQL), gate: &gate{limit: c.Options.queuesBytes()},
 		lookups: newBudget(c.Options.lookupBytes()/2, 2, 2), copies: newBudget(c.Options.copyBytes()/2, 2, copiesMax*max(c.Options.Backfills, 1)), connections: newConnections(c.Options.MaxConnections),
-		places: newPlaces(c.Options.Backfills, c.Options.SlowAfter), xids: newXIDs(),
+		places: newPlaces(c.Options.Backfills, c.Options.SlowAfter), xids: NewXIDs(),
 		tenants: map[string][]*Destination{}, open: -1, workers: newWorkers(), routes: map[*replication.Relation]*route{},
 		schemas: newSchemas(c.Tables)}
 	for _, t := range c.Tables {
@@ -189,7 +189,7 @@ func (r *Router) Write(part *replication.Transaction) error {
 	r.lastPart.set(time.Now())
 	if part.SequenceID != r.open {
 		r.xidMu.Lock()
-		r.xids.add(part.XID) // before the arrival of a destination that does not get the transaction
+		r.xids.Add(part.XID) // before the arrival of a destination that does not get the transaction
 		r.xidMu.Unlock()
 		r.mu.Lock() // a destination that comes now gets whole transactions: from this transaction or from the next on
 		r.open = part.SequenceID

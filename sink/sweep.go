@@ -272,8 +272,8 @@ func refusedSweep(p *page, t tally, why string) error {
 // unchanged are the gone keys of a chunk, less the keys that a change concerns. Where the texts of two keys differ, the primary says
 // whether the keys are equal.
 func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]key, error) {
-	keyOf := keyFunc(c.relation)
-	gone := merge(c.gone, func(k key) string { return keyOf(k.tuple) }, c.table, c.Snapshot, bf.tracked, c.swept.since)
+	var texts Keyer
+	gone := Merge(c.gone, func(k key) string { return texts.Key(c.relation, k.tuple) }, c.table, c.Snapshot, bf.tracked, c.swept.since)
 	if len(gone) == 0 { // for one reason, after a TRUNCATE: that concerns every key
 		return nil, nil
 	}
@@ -303,9 +303,9 @@ func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]key, error) {
 func (bf *backfill) changes(c *chunk) (keys []replication.Tuple) {
 	seen := map[string]bool{}
 	for i, t := range bf.tracked {
-		if t.counts(i, c.table, c.Snapshot, c.since()) && !seen[t.key] {
-			seen[t.key] = true
-			keys = append(keys, keyTuple(c.relation, t.key))
+		if t.Counts(i, c.table, c.Snapshot, c.since()) && !seen[t.Key] {
+			seen[t.Key] = true
+			keys = append(keys, KeyTuple(c.relation, t.Key))
 		}
 	}
 	return keys

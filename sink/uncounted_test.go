@@ -72,7 +72,7 @@ func TestTrackedKeysAreBounded(t *testing.T) {
 	bf := &backfill{d: queueOf(t), active: true}
 	kept := func() (bytes int64) {
 		for _, k := range bf.tracked {
-			bytes += int64(len(k.key))
+			bytes += int64(len(k.Key))
 		}
 		return bytes
 	}
@@ -85,7 +85,11 @@ func TestTrackedKeysAreBounded(t *testing.T) {
 	if most > maxTracked || most < maxTracked/2 {
 		t.Errorf("the copy has kept %d bytes of keys; %d are allowed", most, maxTracked)
 	}
-	bf.seen(snapshotOf(t, "5000:5000:"))
+	all, err := replication.ParseSnapshot("5000:5000:")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bf.seen(all)
 	if bf.bytes != 0 || len(bf.tracked) > 0 {
 		t.Errorf("%d keys of %d bytes are left, all of transactions that the snapshot sees", len(bf.tracked), bf.bytes)
 	}

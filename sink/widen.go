@@ -15,8 +15,8 @@ import (
 // TOAST, and comes from the primary in the same way.
 
 // net are a fold's net changes per table, widened.
-func (d *Destination) net(f *fold) map[string]*mapping.Rows {
-	all := f.rows()
+func (d *Destination) net(f *Fold) map[string]*mapping.Rows {
+	all := f.Rows()
 	for _, rows := range all {
 		wide := d.router.schemas.widened(rows.Relation)
 		if more := len(wide.Columns) - len(rows.Relation.Columns); more > 0 {
