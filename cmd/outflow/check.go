@@ -86,9 +86,9 @@ const (
 
 // checkAll looks at everything. The error is one of the command line.
 func checkAll(ctx context.Context, cfg *config.Config, o checkOptions) (*checkOutcome, error) {
-	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
+	primary, err := primaryOf(cfg)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("source.dsn: %w", err)}
+		return nil, err
 	}
 	k := &checking{cfg: cfg, primary: primary}
 	limited, cancel := context.WithTimeout(ctx, primaryPatience)

@@ -239,7 +239,7 @@ func (k *checking) chosen(ctx context.Context, o checkOptions) ([]sink.Target, e
 		return o.tenant != "" && d.Tenant != o.tenant || o.name != "" && d.Name != o.name
 	})
 	if len(all) == 0 && (o.tenant != "" || o.name != "") && len(found) == 0 {
-		return nil, usageError{errors.New("there is no such destination in the configuration")}
+		return nil, config.Faultf("there is no such destination in the configuration")
 	}
 	if len(all) == 0 && len(found) == 0 {
 		found.Warn("configuration", "insert some into outflow.destination, or add them to destinations.static", "there are none")

@@ -38,7 +38,7 @@ func (p *plan) destinations(ctx context.Context, conn *pgx.Conn, cfg *config.Con
 }
 
 func destinationFault(tenant, name string, err error) error {
-	return usageError{fmt.Errorf("destination %s/%s: %w", tenant, name, err)}
+	return config.Faultf("destination %s/%s: %w", tenant, name, err)
 }
 
 // static are the operator's own destinations. Destinations without a fault are returned beside an error.
@@ -48,7 +48,7 @@ func (p *plan) static(ctx context.Context, conn *pgx.Conn, cfg *config.Config) (
 	for i, d := range cfg.Destinations.Static {
 		tenant, err := canonicalTenant(ctx, conn, p, d.Tenant)
 		if err != nil {
-			faults = append(faults, usageError{fmt.Errorf("destinations.static[%d]: tenant %q: %w", i, d.Tenant, err)})
+			faults = append(faults, config.Faultf("destinations.static[%d]: tenant %q: %w", i, d.Tenant, err))
 			continue
 		}
 		t := sink.Target{Tenant: tenant, Name: d.Name, DSN: d.DSN.Reveal()}
@@ -242,7 +242,7 @@ func explainQuery(err error) error {
 	case state == "42501":
 		return &replication.Problem{What: fmt.Sprintf("destinations.query: %v", err), Remedy: "GRANT SELECT to Outflow's role; for outflow.destination: outflow init --apply --role"}
 	case strings.HasPrefix(state, "42") || strings.HasPrefix(state, "22") || state == "25006":
-		return usageError{fmt.Errorf("destinations.query: %w", err)}
+		return config.Faultf("destinations.query: %w", err)
 	}
 	return fmt.Errorf("destinations.query: %w", err)
 }

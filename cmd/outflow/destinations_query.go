@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"outflow/internal/config"
 	"outflow/internal/tenantdsn"
 )
 
@@ -141,7 +142,7 @@ func measureQuery(ctx context.Context, tx pgx.Tx, query string) (string, error) 
 		if _, err := tx.Exec(ctx, query); err != nil { // a query that fails has that fault first
 			return "", err
 		}
-		return "", usageError{fault}
+		return "", &config.Fault{Err: fault}
 	}
 	return fmt.Sprintf(measured, strings.Join(list, ", "), query, maxRows+1, maxKey, tenantdsn.MaxDSN, tenantdsn.MaxCA, maxMappings, maxDefinitions, maxDefinition), nil
 }
@@ -222,7 +223,7 @@ func scanDestinations(rows pgx.Rows, bound int64) ([]scanned, error) {
 		return nil, err
 	}
 	if len(list) > maxRows {
-		return nil, usageError{fmt.Errorf("it gives more than %d rows", maxRows)}
+		return nil, config.Faultf("it gives more than %d rows", maxRows)
 	}
 	return list, nil
 }

@@ -30,7 +30,7 @@ func (w *world) refused(what string, parts ...string) {
 	if unreachable(err) {
 		w.tb.Errorf("%s: it would be tried again, for ever: %v", what, err)
 	}
-	if usage := (usageError{}); !errors.As(err, &usage) {
+	if !config.IsFault(err) {
 		var problem *replication.Problem
 		if !errors.As(err, &problem) || problem.Remedy == "" {
 			w.tb.Errorf("%s: neither the user's fault nor with a remedy: %v", what, err)

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 
 	"github.com/jackc/pgx/v5"
@@ -12,7 +11,6 @@ import (
 
 	"outflow/admin"
 	"outflow/internal/config"
-	"outflow/replication"
 	"outflow/sink"
 )
 
@@ -26,9 +24,9 @@ func newFront(ctx context.Context, current func() *config.Config, log *zap.Logge
 		return nil, nil
 	}
 	connect := func(ctx context.Context) (*pgx.Conn, error) {
-		primary, err := replication.NewPrimary(current().Source.DSN.Reveal())
+		primary, err := primaryOf(current())
 		if err != nil {
-			return nil, fmt.Errorf("source.dsn: %w", err)
+			return nil, err
 		}
 		return primary.Connect(ctx)
 	}
@@ -36,7 +34,7 @@ func newFront(ctx context.Context, current func() *config.Config, log *zap.Logge
 		Pprof: cfg.Admin.Pprof, TenantMetrics: cfg.Admin.TenantMetrics, Version: version, Slot: cfg.Source.Slot,
 		Store: &sink.StateStore{Slot: cfg.Source.Slot, Connect: connect}, Configuration: func(w io.Writer) error { return current().Print(w) }, Log: log})
 	if err != nil {
-		return nil, usageError{err}
+		return nil, &config.Fault{Err: err}
 	}
 	return &front{server}, server.Listen(ctx)
 }

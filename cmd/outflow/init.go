@@ -55,9 +55,9 @@ type installation struct {
 }
 
 func initPrimary(ctx context.Context, out io.Writer, cfg *config.Config, role string, apply bool) error {
-	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
+	primary, err := primaryOf(cfg)
 	if err != nil {
-		return usageError{fmt.Errorf("source.dsn: %w", err)}
+		return err
 	}
 	in := &installation{cfg: cfg, primary: primary, role: role}
 	if err := asked(ctx, primary, in.connect); err != nil {

@@ -28,7 +28,7 @@ const (
 	exitUsage  = 2 // the command line or the configuration is wrong
 )
 
-// usageError is a fault of the command line or the configuration.
+// usageError is a fault of the command line; one of the configuration is a [config.Fault].
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
@@ -50,7 +50,7 @@ func codeOf(err error) int {
 	switch usage := (usageError{}); {
 	case err == nil:
 		return 0
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), config.IsFault(err):
 		return exitUsage
 	}
 	return exitFailed
@@ -127,7 +127,7 @@ func (s *settings) load() (*config.Config, error) {
 	}
 	cfg, err := config.Load(config.LoadOptions{File: s.file, Flags: flags, Env: s.lookup, Environ: func() []string { return s.environ }})
 	if err != nil {
-		return nil, usageError{err}
+		return nil, err
 	}
 	config.Scrub()
 	return cfg, nil

@@ -9,9 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"outflow/internal/config"
 	"outflow/internal/fit"
-	"outflow/replication"
 	"outflow/sink"
 )
 
@@ -69,14 +67,6 @@ applying off every destination is as if paused. It is written to the primary, an
 	c.Flags().StringVar(&reason, "reason", "", "why; it is shown with the state")
 	c.Flags().StringVar(&by, "by", whoami(), "who")
 	return c
-}
-
-func stateStore(cfg *config.Config) (*sink.StateStore, error) {
-	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
-	if err != nil {
-		return nil, usageError{fmt.Errorf("source.dsn: %w", err)}
-	}
-	return &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}, nil
 }
 
 // checkChoice refuses names that no destination can have, before a server is asked for the names.

@@ -60,7 +60,7 @@ func loadMappings(cfg *config.Config) (mapping.Set, error) {
 		faults = append(faults, set.LoadPath(path))
 	}
 	if err := errors.Join(faults...); err != nil {
-		return nil, usageError{err}
+		return nil, &config.Fault{Err: err}
 	}
 	return set, nil
 }
@@ -151,6 +151,25 @@ func onlyKey(rel *replication.Relation, columns []string) bool {
 	return true
 }
 
+// primaryOf is the primary that the configuration names. The error is a [config.Fault].
+func primaryOf(cfg *config.Config) (*replication.Primary, error) {
+	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
+	if err != nil {
+		return nil, config.Faultf("source.dsn: %w", err)
+	}
+	return primary, nil
+}
+
+// stateStore is the store of what is noted on the primary about the configuration's slot; the caller closes the store. The error is a
+// [config.Fault].
+func stateStore(cfg *config.Config) (*sink.StateStore, error) {
+	primary, err := primaryOf(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}, nil
+}
+
 // migrate brings the schema outflow to this program's version.
 func migrate(ctx context.Context, primary *replication.Primary) error {
 	return replication.Explain(sql.Migrate(ctx, primary.Config()), "as a superuser or the database's owner run: outflow init --apply")
@@ -173,9 +192,9 @@ type outline struct {
 // prepare connects to the primary and finds all faults that a person may have to correct. prepare changes nothing on the
 // primary. The connection is the caller's where there is no error.
 func prepare(ctx context.Context, cfg *config.Config, log *zap.Logger) (*replication.Primary, *pgx.Conn, *outline, error) {
-	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
+	primary, err := primaryOf(cfg)
 	if err != nil {
-		return nil, nil, nil, usageError{fmt.Errorf("source.dsn: %w", err)}
+		return nil, nil, nil, err
 	}
 	var conn *pgx.Conn
 	o := &outline{}

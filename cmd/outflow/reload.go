@@ -96,7 +96,7 @@ func (r *reloading) stopped(ctx context.Context, err error, reading int64) error
 	if !replication.Relied(err) {
 		return err
 	}
-	primary, fault := replication.NewPrimary(r.cfg.Source.DSN.Reveal())
+	primary, fault := primaryOf(r.cfg)
 	if fault == nil {
 		fault = replication.Setup{Primary: primary, Slot: r.cfg.Source.Slot}.Stop(context.WithoutCancel(ctx), err, reading)
 	}

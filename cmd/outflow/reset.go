@@ -20,9 +20,9 @@ import (
 // resetSlot drops the slot and creates the slot again. On a healthy slot resetSlot asks first: all destinations are copied again.
 func resetSlot(c *cobra.Command, cfg *config.Config, yes bool, log *zap.Logger) error {
 	ctx := c.Context()
-	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
+	primary, err := primaryOf(cfg)
 	if err != nil {
-		return usageError{fmt.Errorf("source.dsn: %w", err)}
+		return err
 	}
 	r := &resetting{cfg: cfg, primary: primary, log: log}
 	if err := r.prepare(ctx); err != nil {

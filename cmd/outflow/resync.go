@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"outflow/internal/config"
-	"outflow/replication"
 	"outflow/sink"
 )
 
@@ -57,11 +56,10 @@ Exit codes: 0 all are filled (with --no-wait: asked), 1 one needs a person, or t
 }
 
 func resync(ctx context.Context, cfg *config.Config, o resyncOptions, out, progress io.Writer) error {
-	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
+	state, err := stateStore(cfg)
 	if err != nil {
-		return usageError{fmt.Errorf("source.dsn: %w", err)}
+		return err
 	}
-	state := &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}
 	defer state.Close()
 	n, err := state.RequestResync(ctx, o.tenant, o.name, o.by, o.reason)
 	if err != nil {

@@ -122,7 +122,7 @@ func unreachable(err error) bool {
 	if silent := (*silentPrimary)(nil); errors.As(err, &silent) {
 		return true
 	}
-	if problem, usage := (*replication.Problem)(nil), (usageError{}); errors.As(err, &problem) || errors.As(err, &usage) {
+	if problem := (*replication.Problem)(nil); errors.As(err, &problem) || config.IsFault(err) {
 		return false
 	}
 	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {

@@ -117,9 +117,9 @@ func statusFromProcess(ctx context.Context, cfg *config.Config, limit int) (*sta
 func statusFromPrimary(ctx context.Context, cfg *config.Config, limit int) (*statusReport, error) {
 	ctx, cancel := context.WithTimeout(ctx, primaryPatience)
 	defer cancel()
-	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
+	primary, err := primaryOf(cfg)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("source.dsn: %w", err)}
+		return nil, err
 	}
 	conn, err := primary.Connect(ctx)
 	if err != nil {

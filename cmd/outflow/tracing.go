@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"encoding/base64"
-	"errors"
-	"fmt"
 	"net/url"
 	"strings"
 	"time"
@@ -28,7 +26,7 @@ func tracing(ctx context.Context, cfg config.Tracing, log *zap.Logger) (*trace.T
 	}
 	endpoint, err := url.Parse(cfg.Endpoint)
 	if err != nil {
-		return nil, usageError{errors.New("tracing.endpoint: expected a URL such as http://collector:4318/v1/traces")}
+		return nil, config.Faultf("tracing.endpoint: expected a URL such as http://collector:4318/v1/traces")
 	}
 	options := []otlptracehttp.Option{otlptracehttp.WithEndpointURL(cfg.Endpoint)} // without the login in the URL
 	if password, ok := endpoint.User.Password(); ok {
@@ -41,7 +39,7 @@ func tracing(ctx context.Context, cfg config.Tracing, log *zap.Logger) (*trace.T
 	}))
 	exporter, err := otlptracehttp.New(ctx, options...)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("tracing.endpoint: %s", untold(err.Error(), endpoint))}
+		return nil, config.Faultf("tracing.endpoint: %s", untold(err.Error(), endpoint))
 	}
 	about := resource.NewSchemaless(attribute.String("service.name", "outflow"), attribute.String("service.version", version))
 	return trace.NewTracerProvider(trace.WithBatcher(exporter), trace.WithSampler(trace.TraceIDRatioBased(cfg.Sample)), trace.WithResource(about)), nil

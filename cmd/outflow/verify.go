@@ -113,9 +113,9 @@ const verifiesAtOnce = 2
 
 // verify compares the chosen destinations. The error is one that keeps all destinations from being compared.
 func verify(ctx context.Context, cfg *config.Config, o verifyOptions, stderr io.Writer) (*verifyReport, error) {
-	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
+	primary, err := primaryOf(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("source.dsn: %w", err)
+		return nil, err
 	}
 	limited, cancel := context.WithTimeout(ctx, primaryPatience)
 	defer cancel()

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -30,14 +29,7 @@ func (w *world) verify(o verifyOptions) (*verifyReport, int) {
 }
 
 func exitCode(err error) int {
-	usage := usageError{}
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &usage):
-		return exitUsage
-	}
-	return exitFailed
+	return codeOf(err)
 }
 
 // counts are what was found of each table: rows, missing, extra, changed, mended.

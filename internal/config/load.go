@@ -35,6 +35,25 @@ type Error struct {
 // Error gives "where: message".
 func (e *Error) Error() string { return e.Where + ": " + e.Message }
 
+// Fault marks an error that a person removes by correcting the configuration: the command ends with exit code 2, and trying
+// again is of no use.
+type Fault struct{ Err error }
+
+// Error gives the text of the error within.
+func (f *Fault) Error() string { return f.Err.Error() }
+
+// Unwrap gives the error within.
+func (f *Fault) Unwrap() error { return f.Err }
+
+// Faultf makes a [Fault], with a text as by [fmt.Errorf].
+func Faultf(format string, args ...any) error { return &Fault{fmt.Errorf(format, args...)} }
+
+// IsFault reports whether a [Fault] is among the errors that err wraps.
+func IsFault(err error) bool {
+	f := (*Fault)(nil)
+	return errors.As(err, &f)
+}
+
 // origin is where a value came from, if not from the file.
 type origin struct {
 	where string // for an error
@@ -51,9 +70,9 @@ type loader struct {
 	faults []error
 }
 
-// Load reads, completes and checks the configuration. The error joins a
-// *strictyaml.Error for each fault in the file and an *Error for each other
-// fault; errors.As finds the first of each.
+// Load reads, completes and checks the configuration. The error is a *Fault. It
+// joins a *strictyaml.Error for each fault in the file and an *Error for each
+// other fault; errors.As finds the first of each.
 func Load(opts LoadOptions) (*Config, error) {
 	if opts.Env == nil {
 		opts.Env = os.LookupEnv
@@ -64,7 +83,7 @@ func Load(opts LoadOptions) (*Config, error) {
 	l := &loader{LoadOptions: opts, config: Default(), used: make(map[string]bool)}
 	l.config.origins = make(map[string]origin)
 	if err := l.readFile(); err != nil {
-		return nil, err
+		return nil, &Fault{err}
 	}
 	settings := settingsOf(l.config)
 	l.readEnvironment(settings)
@@ -77,7 +96,7 @@ func Load(opts LoadOptions) (*Config, error) {
 	l.inFile.Sort()
 	all := append(l.inFile.Unwrap(), l.faults...)
 	if len(all) > 0 {
-		return nil, errors.Join(all...)
+		return nil, &Fault{errors.Join(all...)}
 	}
 	return l.config, nil
 }
