@@ -31,9 +31,6 @@ type AckTracker struct {
 	all       int // outstanding ones, the forgotten ones included
 }
 
-// Ticket names a transaction in the tracker.
-type Ticket uint64
-
 type pending struct {
 	commit, end LSN // end is behind the forgotten transactions too
 	ticket      Ticket

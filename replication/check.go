@@ -137,19 +137,10 @@ func renamed(ctx context.Context, conn *pgx.Conn, version int, f facts, tables [
 	return loadFacts(ctx, conn, version, "", tables)
 }
 
-// Names are the names of the columns, in order.
-func (r *Relation) Names() []string {
-	names := make([]string, len(r.Columns))
-	for i, c := range r.Columns {
-		names[i] = c.Name
-	}
-	return names
-}
-
-// Publish chooses the published part of t: the wanted columns and the replica identity. Names missing in the table are
+// Publish chooses the published part of the rule's table t: the wanted columns and the replica identity. Names missing in the table are
 // left out: the statement with such a name fails on the external server, where the line is known.
-func (t *Table) Publish(rule TableRule, wanted []string) PublishedTable {
-	p := PublishedTable{Table: t, Rule: rule, Relied: slices.Clone(wanted)}
+func (r TableRule) Publish(t *Table, wanted []string) PublishedTable {
+	p := PublishedTable{Table: t, Rule: r, Relied: slices.Clone(wanted)}
 	for _, i := range t.Relation.Key {
 		p.Relied = append(p.Relied, t.Relation.Columns[i].Name)
 	}

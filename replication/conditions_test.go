@@ -19,7 +19,7 @@ func plainFacts() (facts, []PublishedTable) {
 			Columns: []columnFacts{{Number: 1, Name: "tenant", Type: 25, NotNull: true, Readable: true}, {Number: 2, Name: "id", Type: 23, NotNull: true, Readable: true},
 				{Number: 3, Name: "v", Type: 25, Readable: true}}}},
 	}
-	table := (&Table{Relation: rel}).Publish(rule, []string{"tenant", "v"})
+	table := rule.Publish(&Table{Relation: rel}, []string{"tenant", "v"})
 	return f, []PublishedTable{table}
 }
 

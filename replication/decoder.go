@@ -50,9 +50,6 @@ type Message struct {
 	Content []byte
 }
 
-// errShort tells of a message shorter than its fields.
-var errShort = errors.New("the message is truncated")
-
 // Decode reads one pgoutput message. Decode may overwrite msg, and so may the caller afterwards. After an error the stream can no longer be
 // understood; nothing may be acknowledged past the message.
 func (d *Decoder) Decode(msg []byte) (Event, error) {
@@ -90,7 +87,7 @@ func (d *Decoder) decode(kind byte, body []byte) (Event, error) {
 func (d *Decoder) begin(r *wire) (Event, error) {
 	b := Begin{CommitLSN: LSN(r.uint64()), CommitTime: r.time(), XID: r.uint32()}
 	if r.short {
-		return nil, errShort
+		return nil, ErrTruncated
 	}
 	if d.open {
 		return nil, errors.New("a transaction begins inside another one")
@@ -104,7 +101,7 @@ func (d *Decoder) end(r *wire) (Event, error) {
 	c := Commit{CommitLSN: LSN(r.uint64()), EndLSN: LSN(r.uint64())}
 	r.time()
 	if r.short {
-		return nil, errShort
+		return nil, ErrTruncated
 	}
 	if !d.open || c.CommitLSN != d.commit {
 		return nil, fmt.Errorf("the commit at %s closes no open transaction", c.CommitLSN)
@@ -117,7 +114,7 @@ func (d *Decoder) relation(r *wire) (Event, error) {
 	rel := &Relation{OID: r.uint32(), Schema: r.string(), Name: r.string(), Identity: r.byte()}
 	n := int(r.uint16())
 	if r.short {
-		return nil, errShort
+		return nil, ErrTruncated
 	}
 	if rel.Schema == "" {
 		rel.Schema = "pg_catalog" // pgoutput's abbreviation (logicalrep_write_namespace)
@@ -125,7 +122,7 @@ func (d *Decoder) relation(r *wire) (Event, error) {
 	for i := range n {
 		c := Column{Identity: r.byte()&1 != 0, Name: r.string(), TypeOID: r.uint32(), TypeMod: int32(r.uint32())}
 		if r.short {
-			return nil, errShort
+			return nil, ErrTruncated
 		}
 		rel.Columns = append(rel.Columns, c)
 		if c.Identity {
@@ -142,7 +139,7 @@ func (d *Decoder) row(kind Kind, r *wire) (Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	if rel.skip == nil {
+	if !rel.Partial() {
 		r.b = bytes.Clone(r.b) // one copy for the whole row: r.b is the connection's read buffer
 	}
 	c := Change{Kind: kind, Relation: rel, Ordinal: d.ordinal}
@@ -162,7 +159,7 @@ func (d *Decoder) row(kind Kind, r *wire) (Event, error) {
 		}
 	}
 	if r.short {
-		return nil, errShort
+		return nil, ErrTruncated
 	}
 	if (kind != Delete && c.New.IsZero()) || (kind == Delete && c.Old.IsZero()) {
 		return nil, fmt.Errorf("%s of %s has no row (%q)", kind, rel, tag)
@@ -176,13 +173,11 @@ func (d *Decoder) row(kind Kind, r *wire) (Event, error) {
 }
 
 func (d *Decoder) tuple(rel *Relation, r *wire) (Tuple, error) {
-	t, err := decodeTuple(r, rel.skip)
+	t, size, err := rel.DecodeTuple(r.b[r.off:])
 	if err != nil {
 		return Tuple{}, fmt.Errorf("%s: %w", rel, err)
 	}
-	if t.Len() != len(rel.Columns) {
-		return Tuple{}, fmt.Errorf("%s: a row of %d columns where the relation has %d", rel, t.Len(), len(rel.Columns))
-	}
+	r.skip(size)
 	return t, nil
 }
 
@@ -190,7 +185,7 @@ func (d *Decoder) truncate(r *wire) (Event, error) {
 	n := int(r.uint32())
 	r.byte() // CASCADE, RESTART IDENTITY: the cascaded tables are listed too
 	if r.short || n > len(r.b)/4 {
-		return nil, errShort
+		return nil, ErrTruncated
 	}
 	changes := make(Changes, 0, n)
 	for range n {
@@ -210,7 +205,7 @@ func (d *Decoder) message(r *wire) (Event, error) {
 	m := Message{Prefix: r.string()}
 	m.Content = bytes.Clone(r.take(int(int32(r.uint32()))))
 	if r.short {
-		return nil, errShort
+		return nil, ErrTruncated
 	}
 	return m, nil
 }

@@ -195,13 +195,13 @@ func InspectClock(server, asked, answered time.Time, found *Findings) {
 	}
 }
 
-// usable reports whether more can be found out of a table than the table's faults.
-func (t *Table) usable(rule TableRule) bool {
+// usable reports whether more can be found out of the rule's table t than the table's faults.
+func (r TableRule) usable(t *Table) bool {
 	if t == nil || len(t.Relation.Key) == 0 {
 		return false
 	}
-	tenant := t.Relation.Column(rule.Tenant)
-	return tenant >= 0 && (t.Relation.Columns[tenant].Identity || rule.InsertsOnly)
+	tenant := t.Relation.Column(r.Tenant)
+	return tenant >= 0 && (t.Relation.Columns[tenant].Identity || r.InsertsOnly)
 }
 
 // InspectTable finds obstacles to reading a table. The returned table is nil where the table cannot be used.
@@ -212,7 +212,7 @@ func InspectTable(ctx context.Context, conn *pgx.Conn, rule TableRule) (*Table, 
 	for _, one := range Flatten(err) {
 		found.Fault(check, one)
 	}
-	if len(tables) == 0 || !tables[0].usable(rule) {
+	if len(tables) == 0 || !rule.usable(tables[0]) {
 		return nil, found
 	}
 	t := tables[0]

@@ -14,7 +14,7 @@ func (s *session) name(rel *Relation) error {
 		if t.Relation.OID == rel.OID {
 			rel.Schema, rel.Name, rel.Table = t.Relation.Schema, t.Relation.Name, t.Relation.Table
 			rel.Fault = t.faultOf(rel)
-			rel.only(t.Columns) // a publication of 14 sends all columns, and a publication changed by a person may; the role may not read the others
+			rel.Only(t.Columns) // a publication of 14 sends all columns, and a publication changed by a person may; the role may not read the others
 			return nil
 		}
 	}
@@ -46,19 +46,10 @@ func (t PublishedTable) faultOf(rel *Relation) string {
 			last = at
 		}
 	}
-	if key := rel.keyNames(); rel.Identity != 'f' && !t.Rule.InsertsOnly && !sameNames(key, t.Relation.keyNames()) {
+	if key := rel.KeyNames(); rel.Identity != 'f' && !t.Rule.InsertsOnly && !sameNames(key, t.Relation.KeyNames()) {
 		return fmt.Sprintf("the replica identity of %s had the columns (%s) when a transaction changed rows", t.Relation, strings.Join(key, ", "))
 	}
 	return ""
-}
-
-// keyNames are the columns naming a row.
-func (r *Relation) keyNames() []string {
-	names := make([]string, len(r.Key))
-	for i, k := range r.Key {
-		names[i] = r.Columns[k].Name
-	}
-	return names
 }
 
 // stray is a [*Gap] where a table whose changes the stream has was a partition unseen by any look: partitions are described too, and the

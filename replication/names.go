@@ -51,11 +51,16 @@ func unquote(text string) (part, rest string, closed bool) {
 func JoinTable(schema, name string) string {
 	for _, part := range []*string{&schema, &name} {
 		if strings.Contains(*part, ".") || strings.HasPrefix(*part, `"`) {
-			*part = quoteIdentifier(*part)
+			*part = quoted(*part)
 		}
 	}
 	if schema == "" {
 		return name
 	}
 	return schema + "." + name
+}
+
+// quoted is the part in double quotes as in SQL. No name has a NUL.
+func quoted(part string) string {
+	return `"` + strings.ReplaceAll(strings.ReplaceAll(part, "\x00", ""), `"`, `""`) + `"`
 }

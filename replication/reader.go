@@ -423,7 +423,7 @@ func (s *session) copyData(data []byte) (handed bool, err error) {
 		}
 		if s.part == nil {
 			s.wal.Store(max(s.wal.Load(), uint64(k.ServerWALEnd)))
-			s.Acks.Idle(k.ServerWALEnd)
+			s.Acks.Idle(LSN(k.ServerWALEnd))
 		}
 		if k.ReplyRequested {
 			return false, s.report()
@@ -504,7 +504,7 @@ func (s *session) relation(rel *Relation) error {
 	if err := s.name(rel); err != nil {
 		return err
 	}
-	if known := s.relations[rel.OID]; known != nil && known.Identity != 'f' && known.sentLike(rel) {
+	if known := s.relations[rel.OID]; known != nil && known.Identity != 'f' && known.SentLike(rel) {
 		s.decoder.relations[rel.OID] = known
 		return nil
 	}
@@ -513,7 +513,7 @@ func (s *session) relation(rel *Relation) error {
 			return err
 		}
 	}
-	if known := s.relations[rel.OID]; known != nil && known.sentLike(rel) && known.SameShape(rel) { // others keep what they know of a pointer
+	if known := s.relations[rel.OID]; known != nil && known.SentLike(rel) && known.SameShape(rel) { // others keep what they know of a pointer
 		rel = known
 		s.decoder.relations[rel.OID] = known
 	}
@@ -547,8 +547,9 @@ func (s *session) report() error {
 		return err
 	}
 	s.reported = max(s.reported, flush)
+	durable := pglogrepl.LSN(flush)
 	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), s.conn, pglogrepl.StandbyStatusUpdate{
-		WALWritePosition: flush, WALFlushPosition: flush, WALApplyPosition: flush,
+		WALWritePosition: durable, WALFlushPosition: durable, WALApplyPosition: durable,
 		ReplyRequested: time.Since(s.stream.heard) > min(askAfter, s.Patience/2)})
 	if err != nil {
 		return err

@@ -1,59 +1,114 @@
 package replication
 
-import (
-	"context"
-	"errors"
-	"fmt"
-	"slices"
+import "slices"
 
-	"github.com/jackc/pgx/v5"
-)
-
-// Table is a table of the primary as described by the catalog now.
-type Table struct {
-	Relation  *Relation // with all publishable columns
-	Generated []string  // columns not sent by pgoutput
-	Partition bool      // a partitioned table
-	Persist   byte      // pg_class.relpersistence: 'p'ermanent, 'u'nlogged, 't'emporary
-	Ownerless bool      // the tenant column may be NULL; [CheckTables] sets it
+// Relation describes a published table at the time of the changes referring to the Relation. An altered table gets a
+// new Relation; an unaltered table keeps the pointer within a session.
+type Relation struct {
+	OID      uint32
+	Schema   string
+	Name     string
+	Table    string   // the name by which configuration and mappings know the table; "" is a table not configured
+	Identity byte     // pg_class.relreplident: 'd'efault, 'n'othing, 'f'ull or 'i'ndex
+	Columns  []Column // the published ones, in the order of the tuples
+	Key      []int    // indexes of the columns naming a row: primary key, or replica identity
+	Fault    string   // why the names of the columns are no guide to the values of the rows; "" where the names are a guide
+	skip     []bool   // the columns left out of those sent by the server; nil: no column
 }
 
-// LoadTable reads a table from the catalog. LoadTable returns nil where there is no such table.
-func LoadTable(ctx context.Context, conn *pgx.Conn, schema, name string) (*Table, error) {
-	t := &Table{Relation: &Relation{Schema: schema, Name: name, Table: name}}
-	var kind, persist, identity string
-	err := conn.QueryRow(ctx, `SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relreplident::text
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')`, schema, name).
-		Scan(&t.Relation.OID, &kind, &persist, &identity)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, nil
-	} else if err != nil {
-		return nil, fmt.Errorf("reading the catalog of %s.%s: %w", schema, name, err)
-	}
-	t.Partition, t.Persist, t.Relation.Identity = kind == "p", persist[0], identity[0]
-	rows, err := conn.Query(ctx, `SELECT a.attname::text, a.atttypid, a.atttypmod, a.attgenerated <> '',
-			coalesce(a.attnum = ANY (k.columns) AND c.relreplident <> 'f', false)
-		FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN LATERAL `+keyIndex+` k ON true
-		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, t.Relation.OID)
-	if err != nil {
-		return nil, fmt.Errorf("reading the columns of %s.%s: %w", schema, name, err)
-	}
-	var c Column
-	var generated bool
-	_, err = pgx.ForEachRow(rows, []any{&c.Name, &c.TypeOID, &c.TypeMod, &generated, &c.Identity}, func() error {
-		if generated {
-			t.Generated = append(t.Generated, c.Name)
-			return nil
+// Column is a published column.
+type Column struct {
+	Name     string
+	TypeOID  uint32
+	TypeMod  int32  // pg_attribute.atttypmod; -1 is none
+	Type     string // as format_type prints it, without modifier, a domain as the base type; empty until resolved
+	Identity bool   // part of the replica identity
+}
+
+// Column returns the index of the column with the name, or -1.
+func (r *Relation) Column(name string) int {
+	for i := range r.Columns {
+		if r.Columns[i].Name == name {
+			return i
 		}
-		c.Identity = c.Identity || identity == "f"
-		t.Relation.Columns = append(t.Relation.Columns, c)
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reading the columns of %s.%s: %w", schema, name, err)
 	}
-	return t, resolveRelation(ctx, conn, t.Relation)
+	return -1
+}
+
+// SameShape reports whether tuples of r and o can be read alike: same columns, types and key in the same order.
+func (r *Relation) SameShape(o *Relation) bool {
+	if r == o {
+		return true
+	}
+	if len(r.Columns) != len(o.Columns) || len(r.Key) != len(o.Key) {
+		return false
+	}
+	for i := range r.Columns {
+		if r.Columns[i] != o.Columns[i] {
+			return false
+		}
+	}
+	for i := range r.Key {
+		if r.Key[i] != o.Key[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// Partial reports whether the relation leaves out columns that the server sends: see [Relation.Only].
+func (r *Relation) Partial() bool { return r.skip != nil }
+
+// Only leaves out the columns neither wanted nor part of the replica identity, of the relation and of the rows decoded with the relation.
+// Only changes r, which no other goroutine may know yet.
+func (r *Relation) Only(wanted []string) {
+	skip := make([]bool, len(r.Columns))
+	var names []string
+	for i, c := range r.Columns {
+		if skip[i] = !c.Identity && !slices.Contains(wanted, c.Name); !skip[i] {
+			names = append(names, c.Name)
+		}
+	}
+	if len(names) < len(r.Columns) {
+		*r = *r.Project(names)
+		r.skip = skip
+	}
+}
+
+// SentLike reports whether the server described both alike. Only the catalog tells the rest: type names and the key.
+func (r *Relation) SentLike(o *Relation) bool {
+	if r.Schema != o.Schema || r.Name != o.Name || r.Identity != o.Identity || len(r.Columns) != len(o.Columns) || !slices.Equal(r.skip, o.skip) {
+		return false
+	}
+	for i := range r.Columns {
+		a, b := r.Columns[i], o.Columns[i]
+		a.Type, b.Type = "", ""
+		if a != b {
+			return false
+		}
+	}
+	return true
+}
+
+// String is the schema-qualified name, for messages.
+func (r *Relation) String() string { return r.Schema + "." + r.Name }
+
+// Names are the names of the columns, in order.
+func (r *Relation) Names() []string {
+	names := make([]string, len(r.Columns))
+	for i, c := range r.Columns {
+		names[i] = c.Name
+	}
+	return names
+}
+
+// KeyNames are the names of the columns naming a row.
+func (r *Relation) KeyNames() []string {
+	names := make([]string, len(r.Key))
+	for i, k := range r.Key {
+		names[i] = r.Columns[k].Name
+	}
+	return names
 }
 
 // Project returns the relation with only the named columns, in the table's order.
@@ -69,92 +124,4 @@ func (r *Relation) Project(columns []string) *Relation {
 		}
 	}
 	return &p
-}
-
-// resolve completes a relation of the stream with facts only in the catalog. The reader waits for resolve, once a table
-// and session.
-func (s Source) resolve(p *Primary, r *Relation) error {
-	ctx, cancel := context.WithTimeout(context.Background(), questionPatience)
-	defer cancel()
-	conn, err := p.Connect(ctx)
-	if err != nil {
-		return fmt.Errorf("resolving the types of %s: %w", r, err)
-	}
-	defer conn.Close(ctx)
-	return resolveRelation(ctx, conn, r)
-}
-
-// resolveRelation sets the type names and the key.
-//
-// Types: without a modifier, for a value on the primary fits the modifier, and a value from another moment need not. format_type with -1
-// gives names for any length ("bit", bpchar), with NULL the names of the standard, which mean a single character. A domain counts as its
-// base type. Enums and composite types are text, and arrays of either are text[]: the external database need not have the types. A type
-// dropped meanwhile is text.
-//
-// Key: with REPLICA IDENTITY FULL every column is of the identity, and rows are named by the primary key or another unique index without NULLs.
-func resolveRelation(ctx context.Context, conn *pgx.Conn, r *Relation) error {
-	oids := make([]uint32, len(r.Columns))
-	for i, c := range r.Columns {
-		oids[i] = c.TypeOID
-		r.Columns[i].Type = "text"
-	}
-	rows, err := conn.Query(ctx, `
-		WITH RECURSIVE base AS (
-			SELECT a.i, t.oid, t.typtype, t.typbasetype, t.typelem, t.typcategory
-			FROM unnest($1::oid[]) WITH ORDINALITY AS a (oid, i) JOIN pg_type t ON t.oid = a.oid
-			UNION ALL
-			SELECT b.i, t.oid, t.typtype, t.typbasetype, t.typelem, t.typcategory
-			FROM base b JOIN pg_type t ON t.oid = b.typbasetype WHERE b.typtype = 'd')
-		SELECT b.i::int4, CASE
-			WHEN b.typtype IN ('e', 'c') THEN 'text'
-			WHEN b.typcategory = 'A' AND e.typtype IN ('e', 'c', 'd') THEN 'text[]'
-			ELSE format_type(b.oid, -1) END
-		FROM base b LEFT JOIN pg_type e ON e.oid = b.typelem WHERE b.typtype <> 'd'`, oids)
-	if err != nil {
-		return fmt.Errorf("resolving the types of %s: %w", r, err)
-	}
-	var i int32
-	var name string
-	_, err = pgx.ForEachRow(rows, []any{&i, &name}, func() error {
-		if i < 1 || int(i) > len(r.Columns) {
-			return fmt.Errorf("the server names column %d of %d", i, len(r.Columns))
-		}
-		r.Columns[i-1].Type = name
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("resolving the types of %s: %w", r, err)
-	}
-	return resolveKey(ctx, conn, r)
-}
-
-func resolveKey(ctx context.Context, conn *pgx.Conn, r *Relation) error {
-	r.Key = nil
-	for i := range r.Columns {
-		if r.Columns[i].Identity {
-			r.Key = append(r.Key, i)
-		}
-	}
-	if r.Identity != 'f' {
-		return nil
-	}
-	rows, err := conn.Query(ctx, `SELECT a.attname::text FROM pg_class c CROSS JOIN LATERAL `+keyIndex+` k
-		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (k.columns) WHERE c.oid = $1`, r.OID)
-	if err != nil {
-		return fmt.Errorf("reading the key of %s: %w", r, err)
-	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return fmt.Errorf("reading the key of %s: %w", r, err)
-	}
-	var key []int
-	for i, c := range r.Columns {
-		if slices.Contains(names, c.Name) {
-			key = append(key, i)
-		}
-	}
-	if len(key) == len(names) && len(key) > 0 {
-		r.Key = key
-	}
-	return nil
 }

@@ -3,6 +3,7 @@ package replication
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 )
@@ -124,51 +125,67 @@ func (t Tuple) fill(from Tuple, takes func(Value) bool) Tuple {
 	return NewTuple(values)
 }
 
-// decodeTuple reads a TupleData from r, advances r, and checks the whole TupleData. With a nil skip the tuple refers to r's memory. Else the
-// columns named by skip are left out, and the tuple owns its memory: a row must not keep a megabyte that nobody reads, and that nobody
-// counts. r's memory is then overwritten.
-func decodeTuple(r *wire, skip []bool) (Tuple, error) {
-	n := int(r.uint16())
-	if skip != nil && len(skip) != n {
-		return Tuple{}, fmt.Errorf("a row of %d columns where the relation was sent with %d", n, len(skip))
+// ErrTruncated tells of a message shorter than its fields.
+var ErrTruncated = errors.New("the message is truncated")
+
+// DecodeTuple reads a row of the relation from the front of b, where the row has pgoutput's form (TupleData), and returns the size of that
+// form in bytes. DecodeTuple checks the whole row. Where the relation has all columns sent by the server, the tuple refers to b's memory.
+// Where the relation leaves columns out ([Relation.Partial]), the tuple owns its memory and b is overwritten: a row must not keep a
+// megabyte that no code reads or counts.
+func (r *Relation) DecodeTuple(b []byte) (t Tuple, size int, err error) {
+	if len(b) < 2 {
+		return Tuple{}, 0, ErrTruncated
 	}
-	start := r.off
-	end := start
-	var t Tuple
-	for i := range n {
-		from := r.off
-		switch kind := Presence(r.byte()); kind {
-		case Null:
-		case Unchanged:
-			t.unchanged = t.unchanged || skip == nil || !skip[i]
-		case Text:
-			if size := r.uint32(); size > math.MaxInt32 {
-				return Tuple{}, fmt.Errorf("column %d has the impossible size %d", i, size)
-			} else {
-				r.skip(int(size))
-			}
-		default:
-			if r.short {
-				return Tuple{}, errShort
-			}
-			return Tuple{}, fmt.Errorf("column %d is of kind %q, and only text was asked for", i, byte(kind))
-		}
-		if r.short {
-			return Tuple{}, errShort
-		}
-		if skip == nil || !skip[i] {
-			if end < from {
-				copy(r.b[end:], r.b[from:r.off])
-			}
-			end += r.off - from
-			t.columns++
-		}
+	sent := int(binary.BigEndian.Uint16(b))
+	if r.skip != nil && len(r.skip) != sent {
+		return Tuple{}, 0, fmt.Errorf("a row of %d columns where the relation was sent with %d", sent, len(r.skip))
 	}
-	if r.short {
-		return Tuple{}, errShort
+	next, end := 2, 2
+	for i := range sent {
+		from := next
+		if next, err = valueEnd(b, from, i); err != nil {
+			return Tuple{}, 0, err
+		}
+		if r.skip != nil && r.skip[i] {
+			continue
+		}
+		if end < from {
+			copy(b[end:], b[from:next])
+		}
+		end += next - from
+		t.columns++
+		t.unchanged = t.unchanged || Presence(b[end-(next-from)]) == Unchanged
 	}
-	if t.raw = r.b[start:end:end]; skip != nil {
+	if t.Len() != len(r.Columns) {
+		return Tuple{}, 0, fmt.Errorf("a row of %d columns where the relation has %d", t.Len(), len(r.Columns))
+	}
+	if t.raw = b[2:end:end]; r.skip != nil {
 		t.raw = bytes.Clone(t.raw)
 	}
-	return t, nil
+	return t, next, nil
+}
+
+// valueEnd checks the value at b[from:], which is column i, and returns where the value ends.
+func valueEnd(b []byte, from, i int) (int, error) {
+	if from >= len(b) {
+		return 0, ErrTruncated
+	}
+	switch kind := Presence(b[from]); kind {
+	case Null, Unchanged:
+		return from + 1, nil
+	case Text:
+		if len(b)-from < 5 {
+			return 0, ErrTruncated
+		}
+		size := binary.BigEndian.Uint32(b[from+1:])
+		if size > math.MaxInt32 {
+			return 0, fmt.Errorf("column %d has the impossible size %d", i, size)
+		}
+		if int(size) > len(b)-from-5 {
+			return 0, ErrTruncated
+		}
+		return from + 5 + int(size), nil
+	default:
+		return 0, fmt.Errorf("column %d is of kind %q, and only text was asked for", i, byte(kind))
+	}
 }

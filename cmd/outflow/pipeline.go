@@ -113,7 +113,7 @@ func planWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mappi
 			wanted = append(wanted, named...)
 			rowNeeded = rowNeeded || !onlyKey(tables[i].Relation, deletes)
 		}
-		published := tables[i].Publish(rules[i], wanted)
+		published := rules[i].Publish(tables[i], wanted)
 		for _, m := range p.mappings {
 			if !slices.Contains(m.Tables(), tables[i].Relation.Table) {
 				published.Apart = append(published.Apart, m.Identity())
@@ -127,7 +127,7 @@ func planWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mappi
 		if rowNeeded { // else the old row, with columns that no reader may see, stays on the primary
 			wanted = append(wanted, ts.Row)
 		}
-		published := tables[len(tables)-1].Publish(rules[len(rules)-1], wanted)
+		published := rules[len(rules)-1].Publish(tables[len(tables)-1], wanted)
 		p.tombstones = &published
 		if missing := missingColumns(published.Columns, wanted); len(missing) > 0 {
 			return nil, &replication.Problem{
