@@ -388,7 +388,7 @@ func (bf *backfill) next(ctx context.Context, copier *replication.Copier, held *
 	if err != nil {
 		return nil, err
 	}
-	suspects := bf.d.router.suspects(now.Snapshot)
+	suspects := bf.d.router.xids.Unseen(now.Snapshot)
 	if len(suspects) > 0 {
 		elsewhere, err := copier.Elsewhere(ctx)
 		if err != nil {

@@ -32,11 +32,7 @@ func (r *Router) Begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.xidMu.Lock()
-	for _, xid := range unfinished {
-		r.xids.RanBefore(xid)
-	}
-	r.xidMu.Unlock()
+	r.xids.RanBefore(unfinished)
 	if err := r.loadSwitches(ctx); err != nil {
 		return err
 	}
@@ -487,11 +483,4 @@ func (d *Destination) restart() {
 	}
 	d.due = true
 	d.wake()
-}
-
-// suspects are the transactions that a snapshot does not see and that may have been in the stream.
-func (r *Router) suspects(s replication.Snapshot) map[uint32]bool {
-	r.xidMu.Lock()
-	defer r.xidMu.Unlock()
-	return r.xids.Unseen(s)
 }

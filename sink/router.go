@@ -108,8 +108,7 @@ type Router struct {
 
 	walEnd atomic.Int64 // where the primary's WAL ended at the last checkpoint
 
-	xidMu sync.Mutex
-	xids  *XIDs
+	xids *XIDs
 
 	membership sync.Mutex      // one change of the destinations at a time
 	lastPart   moment          // when the stream last brought something
@@ -188,10 +187,8 @@ func (r *Router) Full() <-chan struct{} {
 func (r *Router) Write(part *replication.Transaction) error {
 	r.lastPart.set(time.Now())
 	if part.SequenceID != r.open {
-		r.xidMu.Lock()
 		r.xids.Add(part.XID) // before the arrival of a destination that does not get the transaction
-		r.xidMu.Unlock()
-		r.mu.Lock() // a destination that comes now gets whole transactions: from this transaction or from the next on
+		r.mu.Lock()          // a destination that comes now gets whole transactions: from this transaction or from the next on
 		r.open = part.SequenceID
 		r.mu.Unlock()
 		r.touched, r.begins = r.touched[:0], r.begins+1

@@ -2,14 +2,16 @@ package sink
 
 import (
 	"maps"
+	"sync"
 
 	"outflow/replication"
 )
 
 // XIDs remembers which transactions the stream has shown: one bit for each of the last 2^24 transaction ids, 2 MiB. A backfill
-// asks XIDs whether a transaction invisible to its first snapshot may have been applied before the backfill began to track keys. XIDs has no
-// lock of its own.
+// asks XIDs whether a transaction invisible to its first snapshot may have been applied before the backfill began to track keys.
+// Safe for concurrent use.
 type XIDs struct {
+	mu     sync.Mutex
 	seen   []uint64
 	newest uint32
 	any    bool
@@ -27,6 +29,8 @@ func NewXIDs() *XIDs {
 
 // Add notes a transaction. Ids come nearly in order; the bits of ids that are passed over are cleared.
 func (x *XIDs) Add(xid uint32) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	if !x.any {
 		x.newest, x.any = xid-1, true
 	}
@@ -40,16 +44,22 @@ func (x *XIDs) Add(xid uint32) {
 	} else {
 		for range ahead {
 			x.newest++
-			x.bit(x.newest, false)
+			x.setLocked(x.newest, false)
 		}
 	}
-	x.bit(xid, true)
+	x.setLocked(xid, true)
 }
 
-// RanBefore notes a transaction that was in progress when this process began to read: an earlier process may have applied the transaction.
-func (x *XIDs) RanBefore(xid uint32) { x.before[xid] = true }
+// RanBefore adds the transactions that were in progress when this process began to read: an earlier process may have applied the transactions.
+func (x *XIDs) RanBefore(all []uint32) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, xid := range all {
+		x.before[xid] = true
+	}
+}
 
-func (x *XIDs) bit(xid uint32, on bool) {
+func (x *XIDs) setLocked(xid uint32, on bool) {
 	i := xid % xidWindow
 	if on {
 		x.seen[i/64] |= 1 << (i % 64)
@@ -60,6 +70,12 @@ func (x *XIDs) bit(xid uint32, on bool) {
 
 // Maybe reports whether the transaction may have been in the stream; false is certain.
 func (x *XIDs) Maybe(xid uint32) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.maybeLocked(xid)
+}
+
+func (x *XIDs) maybeLocked(xid uint32) bool {
 	if x.before[xid] {
 		return true
 	}
@@ -77,14 +93,16 @@ func (x *XIDs) Maybe(xid uint32) bool {
 // transactions in progress is not enough: the snapshot ends behind the newest visible transaction, and a commit waiting for a
 // standby may well have a later id.
 func (x *XIDs) Unseen(s replication.Snapshot) map[uint32]bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	unseen := map[uint32]bool{}
 	for _, xid := range s.InProgress() {
-		if x.Maybe(xid) {
+		if x.maybeLocked(xid) {
 			unseen[xid] = true
 		}
 	}
 	for xid := s.End(); x.any && int32(x.newest-xid) >= 0; xid++ {
-		if x.Maybe(xid) {
+		if x.maybeLocked(xid) {
 			unseen[xid] = true
 		}
 	}
