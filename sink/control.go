@@ -1,10 +1,8 @@
 package sink
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -66,33 +64,23 @@ func (s *StateStore) SetSwitch(ctx context.Context, sw Switch) error {
 }
 
 // Switches are the switches in effect in this process, as last read.
-func (r *Router) Switches() []Switch {
-	r.switchMu.Lock()
-	defer r.switchMu.Unlock()
-	return append([]Switch(nil), r.switches...)
-}
+func (r *Router) Switches() []Switch { return r.switches.list() }
 
-// loadSwitches reads the switches and puts changes into effect.
+// loadSwitches reads the switches and puts changes into effect. Changes by any person, from any machine, are logged.
 func (r *Router) loadSwitches(ctx context.Context) error {
 	all, err := r.State.Switches(ctx)
 	if err != nil {
 		return err
 	}
-	r.switchMu.Lock()
-	before := r.switches
-	r.switches = all
-	r.switchMu.Unlock()
-	r.logFlips(before, all)
-	off := func(kind string) bool {
-		return slices.ContainsFunc(all, func(sw Switch) bool { return sw.Kind == kind && sw.Off })
-	}
-	r.gate.hold(off(SwitchReading))
-	r.places.hold(off(SwitchBackfills))
-	unread := r.unread.Swap(reading(all))
-	paused := pausing(all)
+	before := r.switches.replace(all)
+	off, on := flips(before, all)
+	r.logSwitches("switched off", off)
+	r.logSwitches("switched on", on)
+	r.gate.hold(isOff(all, SwitchReading))
+	r.places.hold(isOff(all, SwitchBackfills))
 	for _, d := range r.Destinations() {
-		d.pause(paused(d))
-		if (unread == nil) != (r.unread.Load() == nil) {
+		d.pause(r.switches.pausing(d.Tenant, d.Name))
+		if isOff(before, SwitchReading) != isOff(all, SwitchReading) {
 			d.mu.Lock()
 			d.observe()
 			d.mu.Unlock()
@@ -101,62 +89,12 @@ func (r *Router) loadSwitches(ctx context.Context) error {
 	return nil
 }
 
-// reading is the switch that keeps the slot from being read; nil is none.
-func reading(all []Switch) *Switch {
-	if i := slices.IndexFunc(all, func(sw Switch) bool { return sw.Kind == SwitchReading && sw.Off }); i >= 0 {
-		return &all[i]
-	}
-	return nil
-}
-
-// logFlips logs every change of a switch, by any person and from any machine: a starting process logs the switches already off.
-func (r *Router) logFlips(before, now []Switch) {
-	log := func(text string, sw Switch) {
+func (r *Router) logSwitches(text string, flipped []Switch) {
+	for _, sw := range flipped {
 		r.Log.Info(text, zap.String("switch", sw.Kind), zap.String("tenant", sw.Tenant), zap.String("destination", sw.Name),
 			zap.String("by", sw.By), zap.String("reason", sw.Reason), zap.Time("at", sw.At))
 	}
-	known := map[[3]string]Switch{}
-	for _, sw := range before {
-		known[sw.key()] = sw
-	}
-	for _, sw := range now {
-		switch old := known[sw.key()]; {
-		case sw.Off && old != sw:
-			log("switched off", sw)
-		case !sw.Off && old.Off:
-			log("switched on", sw)
-		}
-		delete(known, sw.key())
-	}
-	for _, sw := range known {
-		if sw.Off {
-			sw.By, sw.Reason = "unknown", "its row in outflow.switch was deleted"
-			log("switched on", sw)
-		}
-	}
 }
-
-// key is the identity of the switched thing.
-func (sw Switch) key() [3]string { return [3]string{sw.Kind, sw.Tenant, sw.Name} }
-
-// pausing finds the switch that pauses a destination: its own, or the switch for all destinations; nil is none.
-func pausing(all []Switch) func(*Destination) *Switch {
-	var applying *Switch
-	one := map[[2]string]*Switch{}
-	for i := range all {
-		switch sw := &all[i]; {
-		case !sw.Off:
-		case sw.Kind == SwitchDestination:
-			one[[2]string{sw.Tenant, sw.Name}] = sw
-		case sw.Kind == SwitchApplying:
-			applying = sw
-		}
-	}
-	return func(d *Destination) *Switch { return cmp.Or(one[[2]string{d.Tenant, d.Name}], applying) }
-}
-
-// pausedBy is the switch that pauses a destination now, as last read.
-func (r *Router) pausedBy(d *Destination) *Switch { return pausing(r.Switches())(d) }
 
 // pause stops the destination's work after the batch in flight, or lets the work go on where sw is nil. The queue fills
 // meanwhile: see mustPark.

@@ -49,7 +49,7 @@ func (r *Router) Put(ctx context.Context, t Target) error {
 	defer d.mu.Unlock()
 	r.insert(d) // before a worker can read a snapshot: later commits must come through the queue
 	d.adopt(noted)
-	if d.paused = r.pausedBy(d); d.paused != nil {
+	if d.paused = r.switches.pausing(t.Tenant, t.Name); d.paused != nil {
 		d.observe()
 	}
 	d.wake()

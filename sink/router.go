@@ -100,9 +100,7 @@ type Router struct {
 
 	mark atomic.Pointer[string] // the newest checkpoint: see mark
 
-	unread   atomic.Pointer[Switch] // the switch that keeps the slot from being read; nil while the slot is read
-	switchMu sync.Mutex
-	switches []Switch
+	switches switches
 
 	foreignRows atomic.Int64 // see ForeignRows
 

@@ -91,6 +91,7 @@ func (d *Destination) statusLocked() Status {
 	if d.parked {
 		s.Detached, s.DetachedWhy = true, d.parkReason
 	}
+	unread := d.router.switches.notReading()
 	switch {
 	case d.fault != nil:
 		s.State, s.Err, s.Reason = Halted, d.fault, fit.Text(d.fault.Error(), fit.Reason)
@@ -106,8 +107,8 @@ func (d *Destination) statusLocked() Status {
 		s.State, s.Reason = Parked, d.parkReason
 	case s.State == Streaming && !d.caughtUp:
 		s.State, s.Copying = Backfilling, true
-	case s.State == Streaming && d.router.unread.Load() != nil:
-		s.State, s.Reason = Paused, d.router.unread.Load().why()
+	case s.State == Streaming && unread != nil:
+		s.State, s.Reason = Paused, unread.why()
 	case s.Err != nil:
 		s.Reason = fit.Text(s.Err.Error(), fit.Reason)
 	}

@@ -1,0 +1,90 @@
+package sink
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+)
+
+// switches are the switches in effect in this process, as last read from the primary. The zero value has no switch. Safe for concurrent use.
+type switches struct {
+	mu       sync.Mutex
+	all      []Switch
+	applying *Switch               // the switch that pauses every destination; nil: on
+	unread   *Switch               // the switch that keeps the slot from being read; nil: on
+	one      map[[2]string]*Switch // the switch of a destination, by tenant and name, where it is off
+}
+
+// replace puts other switches into effect and returns the switches before.
+func (s *switches) replace(all []Switch) (before []Switch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before, s.all = s.all, slices.Clone(all)
+	s.applying, s.unread, s.one = nil, nil, map[[2]string]*Switch{}
+	for i := range s.all {
+		switch sw := &s.all[i]; {
+		case !sw.Off:
+		case sw.Kind == SwitchDestination:
+			s.one[[2]string{sw.Tenant, sw.Name}] = sw
+		case sw.Kind == SwitchApplying:
+			s.applying = sw
+		case sw.Kind == SwitchReading:
+			s.unread = sw
+		}
+	}
+	return before
+}
+
+// list is a copy of all switches, on and off.
+func (s *switches) list() []Switch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.all)
+}
+
+// pausing is the switch that pauses a destination: its own, or the switch of all destinations; nil is none.
+func (s *switches) pausing(tenant, name string) *Switch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return cmp.Or(s.one[[2]string{tenant, name}], s.applying)
+}
+
+// notReading is the switch that keeps the slot from being read; nil is none.
+func (s *switches) notReading() *Switch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unread
+}
+
+// isOff reports whether a kind of switch is among all, and off.
+func isOff(all []Switch, kind string) bool {
+	return slices.ContainsFunc(all, func(sw Switch) bool { return sw.Kind == kind && sw.Off })
+}
+
+// flips are the switches switched off and on between two lists, in the order of now. A switch deleted while off counts as switched on by a person
+// unknown.
+func flips(before, now []Switch) (off, on []Switch) {
+	old := map[[3]string]Switch{}
+	for _, sw := range before {
+		old[sw.key()] = sw
+	}
+	for _, sw := range now {
+		switch was := old[sw.key()]; {
+		case sw.Off && was != sw:
+			off = append(off, sw)
+		case !sw.Off && was.Off:
+			on = append(on, sw)
+		}
+		delete(old, sw.key())
+	}
+	for _, sw := range before {
+		if _, deleted := old[sw.key()]; deleted && sw.Off {
+			sw.By, sw.Reason = "unknown", "its row in outflow.switch was deleted"
+			on = append(on, sw)
+		}
+	}
+	return off, on
+}
+
+// key is the identity of the switched thing.
+func (sw Switch) key() [3]string { return [3]string{sw.Kind, sw.Tenant, sw.Name} }
