@@ -15,6 +15,7 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/sink/fold"
 )
 
 // cursor is the progress of a backfill. The external database keeps the cursor in the metadata of each mapping being filled, and
@@ -82,7 +83,7 @@ const (
 // under the destination's mu.
 //
 // The order of steps makes the copy right: first keys are tracked, then snapshots are taken, then a chunk waits until the stream
-// has passed the chunk's horizon, and then the chunk is merged (see [Merge]).
+// has passed the chunk's horizon, and then the chunk is merged (see [fold.Merge]).
 type backfill struct {
 	d        *Destination
 	s        *session
@@ -92,7 +93,7 @@ type backfill struct {
 	stored   string // the cursor as the metadata has it
 
 	active   bool // the backfill has a place among the backfills, and tracks keys
-	tracked  []Tracked
+	tracked  []fold.Tracked
 	bytes    int64           // of tracked
 	tracking int             // counts the beginnings of tracking: a chunk read for an earlier tracking is of no use
 	suspects map[uint32]bool // may have been applied before keys were tracked, and were not visible then; nil is not known yet
@@ -109,7 +110,7 @@ type backfill struct {
 	lane     int                              // of the memory for the chunk
 }
 
-// maxTracked is how many bytes the tracked keys may have at the most, see [Tracked.Bytes]. A transaction that changes more has the chunk
+// maxTracked is how many bytes the tracked keys may have at the most, see [fold.Tracked.Bytes]. A transaction that changes more has the chunk
 // in hand read again, when the transaction is visible.
 const (
 	maxTracked = 48 << 20
@@ -133,7 +134,7 @@ type chunk struct {
 	holder   string          // nothing was read: the transaction that the read waits for
 }
 
-// since is the place among the tracked keys from which on every change counts: see [Merge].
+// since is the place among the tracked keys from which on every change counts: see [fold.Merge].
 func (c *chunk) since() int {
 	if c.swept == nil {
 		return math.MaxInt
@@ -186,7 +187,7 @@ func (bf *backfill) trackChanges(xid uint32, changes []replication.Change) {
 	if bf == nil || !bf.active {
 		return
 	}
-	var keys Keyer
+	var keys fold.Keyer
 	for i := range changes {
 		c := &changes[i]
 		table := c.Relation.Table
@@ -194,12 +195,12 @@ func (bf *backfill) trackChanges(xid uint32, changes []replication.Change) {
 			continue
 		}
 		if c.Kind == replication.Truncate {
-			bf.follow(Tracked{xid, table, "", c.Relation})
+			bf.follow(fold.Tracked{XID: xid, Table: table, Key: "", Relation: c.Relation})
 			continue
 		}
 		for _, row := range []replication.Tuple{c.Old, c.New} {
 			if !row.IsZero() {
-				bf.follow(Tracked{xid, table, keys.Key(c.Relation, row), c.Relation})
+				bf.follow(fold.Tracked{XID: xid, Table: table, Key: keys.Key(c.Relation, row), Relation: c.Relation})
 			}
 		}
 		if bf.bytes > maxTracked {
@@ -208,7 +209,7 @@ func (bf *backfill) trackChanges(xid uint32, changes []replication.Change) {
 	}
 }
 
-func (bf *backfill) follow(t Tracked) {
+func (bf *backfill) follow(t fold.Tracked) {
 	bf.tracked = append(bf.tracked, t)
 	bf.bytes += t.Bytes()
 }

@@ -10,6 +10,7 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/sink/fold"
 )
 
 // merge applies the chunk in hand.
@@ -57,8 +58,8 @@ func (bf *backfill) merge(ctx context.Context) error {
 			return err
 		}
 	case c.relation != nil:
-		var keys Keyer
-		rows.Upserts = Merge(bf.rowsOf(c, c.Rows), func(r mapping.Row) string { return keys.Key(c.relation, r.Tuple) }, c.table, c.Snapshot, bf.tracked, c.since())
+		var keys fold.Keyer
+		rows.Upserts = fold.Merge(bf.rowsOf(c, c.Rows), func(r mapping.Row) string { return keys.Key(c.relation, r.Tuple) }, c.table, c.Snapshot, bf.tracked, c.since())
 	}
 	bf.seen(c.Snapshot)
 	return bf.applyChunk(ctx, c, rows)
@@ -66,7 +67,7 @@ func (bf *backfill) merge(ctx context.Context) error {
 
 // seen forgets the tracked keys of transactions that later chunks see.
 func (bf *backfill) seen(snapshot replication.Snapshot) {
-	bf.tracked = slices.DeleteFunc(bf.tracked, func(t Tracked) bool {
+	bf.tracked = slices.DeleteFunc(bf.tracked, func(t fold.Tracked) bool {
 		gone := snapshot.Sees(t.XID)
 		if gone {
 			bf.bytes -= t.Bytes()

@@ -6,6 +6,7 @@ import (
 
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/sink/fold"
 )
 
 // batch is the content of one external transaction: whole source transactions, folded; or one large source transaction.
@@ -42,7 +43,7 @@ func (d *Destination) take(s *session, before *batch) *batch {
 		skip = d.skipApplied(s)
 	}
 	b := &batch{taken: time.Now()}
-	var f Fold
+	var f fold.Fold
 	n := 0
 	for _, t := range d.queue[skip:] {
 		if !d.ready(t) {
@@ -88,7 +89,7 @@ func (d *Destination) skipApplied(s *session) int {
 }
 
 // fold adds a transaction's changes of the tables read by the mappings.
-func (d *Destination) fold(f *Fold, t *transaction, changes []replication.Change) {
+func (d *Destination) fold(f *fold.Fold, t *transaction, changes []replication.Change) {
 	for i := range changes {
 		if name := changes[i].Relation.Table; d.reads[name] {
 			f.Add(name, &changes[i], t.id, t.committed)
@@ -97,7 +98,7 @@ func (d *Destination) fold(f *Fold, t *transaction, changes []replication.Change
 }
 
 // fits reports whether all rows of a table have one shape: a batch ends where a table was altered.
-func (d *Destination) fits(f *Fold, t *transaction) bool {
+func (d *Destination) fits(f *fold.Fold, t *transaction) bool {
 	shapes := map[string]*replication.Relation{}
 	var last *replication.Relation
 	for i := range t.changes {

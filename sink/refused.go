@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/replication"
+	"outflow/sink/fold"
 )
 
 // A round of a careful transaction that the external database refuses goes change by change, in source order. A refused change then waits
@@ -50,7 +51,7 @@ func rowName(c *replication.Change) string {
 	if c.Kind == replication.Truncate {
 		return c.Relation.String()
 	}
-	var keys Keyer
+	var keys fold.Keyer
 	return c.Relation.String() + "\x00" + keys.Key(c.Relation, rowOf(c))
 }
 

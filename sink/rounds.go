@@ -13,6 +13,7 @@ import (
 	"outflow/internal/fit"
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/sink/fold"
 )
 
 // applyLarge brings one transaction into the external database in several rounds inside one external transaction. The changes may still be
@@ -244,7 +245,7 @@ func (d *Destination) applyRound(ctx context.Context, b *batch, changes []replic
 	if err != nil {
 		return err
 	}
-	var f Fold
+	var f fold.Fold
 	d.fold(&f, b.large, changes)
 	rows := d.net(&f)
 	if err := d.applyRows(ctx, b, rows); err != nil {

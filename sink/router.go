@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/replication"
+	"outflow/sink/fold"
 )
 
 // Options bound the resources of the sink. Every field must be set; the configuration has the defaults.
@@ -106,7 +107,7 @@ type Router struct {
 
 	walEnd atomic.Int64 // where the primary's WAL ended at the last checkpoint
 
-	xids *XIDs
+	xids *fold.XIDs
 
 	membership sync.Mutex      // one change of the destinations at a time
 	lastPart   moment          // when the stream last brought something
@@ -142,7 +143,7 @@ type route struct {
 func NewRouter(c Config) *Router {
 	r := &Router{Config: c, settings: c.Options.settings(positionsSQL), settingsAlone: c.Options.settings(noPositionsSQL), gate: &gate{limit: c.Options.queuesBytes()},
 		lookups: newBudget(c.Options.lookupBytes()/2, 2, 2), copies: newBudget(c.Options.copyBytes()/2, 2, copiesMax*max(c.Options.Backfills, 1)), connections: newConnections(c.Options.MaxConnections),
-		places: newPlaces(c.Options.Backfills, c.Options.SlowAfter), xids: NewXIDs(),
+		places: newPlaces(c.Options.Backfills, c.Options.SlowAfter), xids: fold.NewXIDs(),
 		tenants: map[string][]*Destination{}, open: -1, workers: newWorkers(), routes: map[*replication.Relation]*route{},
 		schemas: newSchemas(c.Tables)}
 	for _, t := range c.Tables {

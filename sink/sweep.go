@@ -11,6 +11,7 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/sink/fold"
 )
 
 // A sweep finds the rows that the external database holds and the primary no longer has: rows deleted while no process watched. The
@@ -272,8 +273,8 @@ func refusedSweep(p *page, t tally, why string) error {
 // unchanged are the gone keys of a chunk, less the keys that a change concerns. Where the texts of two keys differ, the primary says
 // whether the keys are equal.
 func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]key, error) {
-	var texts Keyer
-	gone := Merge(c.gone, func(k key) string { return texts.Key(c.relation, k.tuple) }, c.table, c.Snapshot, bf.tracked, c.swept.since)
+	var texts fold.Keyer
+	gone := fold.Merge(c.gone, func(k key) string { return texts.Key(c.relation, k.tuple) }, c.table, c.Snapshot, bf.tracked, c.swept.since)
 	if len(gone) == 0 { // for one reason, after a TRUNCATE: that concerns every key
 		return nil, nil
 	}
@@ -305,7 +306,7 @@ func (bf *backfill) changes(c *chunk) (keys []replication.Tuple) {
 	for i, t := range bf.tracked {
 		if t.Counts(i, c.table, c.Snapshot, c.since()) && !seen[t.Key] {
 			seen[t.Key] = true
-			keys = append(keys, KeyTuple(c.relation, t.Key))
+			keys = append(keys, fold.KeyTuple(c.relation, t.Key))
 		}
 	}
 	return keys

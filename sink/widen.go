@@ -8,6 +8,7 @@ import (
 
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/sink/fold"
 )
 
 // The stream describes a table as published at the time of a change. Changes from before the publication got a column lack the column, and
@@ -15,7 +16,7 @@ import (
 // TOAST, and comes from the primary in the same way.
 
 // net are a fold's net changes per table, widened.
-func (d *Destination) net(f *Fold) map[string]*mapping.Rows {
+func (d *Destination) net(f *fold.Fold) map[string]*mapping.Rows {
 	all := f.Rows()
 	for _, rows := range all {
 		wide := d.router.schemas.widened(rows.Relation)

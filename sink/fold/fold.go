@@ -1,4 +1,4 @@
-package sink
+package fold
 
 import (
 	"encoding/binary"
