@@ -8,13 +8,14 @@ import (
 	"time"
 
 	"outflow/replication"
+	"outflow/replication/wal"
 	"outflow/sink"
 )
 
 // reader is the part of [replication.Reader] that the server asks.
 type reader interface {
 	State() replication.State
-	Position() replication.LSN
+	Position() wal.LSN
 	Latency() (time.Duration, time.Time)
 	Behind(now time.Time) time.Duration
 }

@@ -3,7 +3,7 @@ package admin
 import (
 	"time"
 
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // Role is the work of the process on the slot: connecting, standby or streaming.
@@ -31,7 +31,7 @@ type Position struct {
 	Integer uint64 `json:"integer"`
 }
 
-func position(lsn replication.LSN) *Position {
+func position(lsn wal.LSN) *Position {
 	if lsn == 0 {
 		return nil
 	}

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"outflow/internal/strictyaml"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // Resolve is the mapping with the configuration's names of the source tables. table gives the configuration's name for a step's from, or
@@ -43,7 +43,7 @@ type Deleted struct {
 
 // CheckTable finds the faults of the steps that read a table, given the table on the primary. The error is a [strictyaml.Errors]; nil
 // where all is well.
-func (m *Mapping) CheckTable(t *replication.Table, deleted Deleted) error {
+func (m *Mapping) CheckTable(t *wal.Table, deleted Deleted) error {
 	var faults strictyaml.Errors
 	for i := range m.Steps {
 		s := &m.Steps[i]
@@ -67,7 +67,7 @@ func (m *Mapping) CheckTable(t *replication.Table, deleted Deleted) error {
 }
 
 // fault says why a step cannot read the column, or is "".
-func (s *Step) fault(r reference, t *replication.Table, deleted Deleted) string {
+func (s *Step) fault(r reference, t *wal.Table, deleted Deleted) string {
 	rel, column := t.Relation, t.Relation.Column(r.name)
 	switch {
 	case slices.Contains(specials, r.name) && (column >= 0 || slices.Contains(t.Generated, r.name)):
@@ -87,7 +87,7 @@ func (s *Step) ofDeleted(r reference) bool {
 }
 
 // unknown says why a step cannot read the column of a deleted row, or is "".
-func (s *Step) unknown(r reference, rel *replication.Relation, column int, deleted Deleted) string {
+func (s *Step) unknown(r reference, rel *wal.Relation, column int, deleted Deleted) string {
 	identity, key := rel.Columns[column].Identity, slices.Contains(rel.Key, column)
 	steps := ""
 	if s.When == Any {
@@ -109,7 +109,7 @@ func (s *Step) unknown(r reference, rel *replication.Relation, column int, delet
 	return ""
 }
 
-func named(rel *replication.Relation, columns []int) []string {
+func named(rel *wal.Relation, columns []int) []string {
 	var names []string
 	for _, i := range columns {
 		names = append(names, rel.Columns[i].Name)
@@ -117,7 +117,7 @@ func named(rel *replication.Relation, columns []int) []string {
 	return names
 }
 
-func identityOf(rel *replication.Relation) []string {
+func identityOf(rel *wal.Relation) []string {
 	var names []string
 	for _, c := range rel.Columns {
 		if c.Identity {
@@ -132,7 +132,7 @@ var specials = []string{opColumn, sequenceColumn, committedColumn}
 
 // Disguised finds a function of the whole row written like a column (the Postgres manual, 4.2.6): a name behind the relation's alias that
 // is no column of the relation, in a step that the server took. nil where there is none.
-func (m *Mapping) Disguised(step int, rel *replication.Relation) *Fault {
+func (m *Mapping) Disguised(step int, rel *wal.Relation) *Fault {
 	s := m.Steps[step]
 	known := slices.Concat(m.Visible(s.From, rel.Names()), specials)
 	for _, r := range s.read {

@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 
 	"outflow/internal/strictyaml"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // The columns of every step's relation beside the source's own. Such a column is filled only where a step names the column.
@@ -49,7 +49,7 @@ type parameterColumn struct {
 
 // Compile makes a step's statement for rows of the relation. typeName gives the external database's name of a type of the primary, ""
 // where there is none: a column of such a type arrives as text, an array of the type as text[].
-func (m *Mapping) Compile(step int, rel *replication.Relation, typeName func(string) string) *Statement {
+func (m *Mapping) Compile(step int, rel *wal.Relation, typeName func(string) string) *Statement {
 	s := m.Steps[step]
 	st := &Statement{Mapping: m, Step: step, Table: s.From, When: s.When, Simple: simple(s), fragment: m.fragment(step)}
 	var output, arrays []string
@@ -148,7 +148,7 @@ var afterFrom = []string{"on", "where", "group", "having", "order", "limit", "re
 
 // stepColumns are the indexes of the relation's columns that the step names; the key where the step names none, since a relation needs a
 // column.
-func (m *Mapping) stepColumns(s Step, rel *replication.Relation) []int {
+func (m *Mapping) stepColumns(s Step, rel *wal.Relation) []int {
 	visible := m.Visible(s.From, rel.Names())
 	var indexes []int
 	for i := range rel.Columns {
@@ -215,7 +215,7 @@ func (f Fragment) FaultAt(position int32, format string, args ...any) *strictyam
 
 // relationName is the name of the source table in a step's SQL: the name of the table, without a schema.
 func relationName(table string) string {
-	_, name, _ := replication.SplitTable(table)
+	_, name, _ := wal.SplitTable(table)
 	return name
 }
 

@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 
 	"outflow/internal/strictyaml"
-	"outflow/replication"
+	"outflow/replication/wal"
 	"outflow/sql"
 )
 
@@ -79,7 +79,7 @@ func checkReading(t *testing.T, src []byte, m *Mapping) {
 	if err != nil || resolved.Fingerprint() != m.Fingerprint() || len(resolved.Tables()) != len(m.Tables()) {
 		t.Errorf("resolved: %v", err)
 	}
-	table := &replication.Table{Relation: item, Generated: []string{"g"}}
+	table := &wal.Table{Relation: item, Generated: []string{"g"}}
 	if err := m.CheckTable(table, Deleted{Tenant: "tenant"}); err != nil {
 		checkFaults(t, src, err)
 	}

@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"outflow/internal/strictyaml"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // When says which of a batch's net changes a step sees.
@@ -224,7 +224,7 @@ func (m *Mapping) checkStep(i int, report reporter) bool {
 	path := fmt.Sprintf("steps[%d]", i)
 	if s.From == "" {
 		report(m.doc.Errorf(path, `a step needs "from", a source table`))
-	} else if _, _, ok := replication.SplitTable(s.From); !ok {
+	} else if _, _, ok := wal.SplitTable(s.From); !ok {
 		report(m.doc.Errorf(path+".from", `"from" is name, schema.name, or "name" in double quotes where it has a dot; found %s`, s.From))
 	}
 	switch s.When {

@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"outflow/internal/strictyaml"
-	"outflow/replication"
+	"outflow/replication/wal"
 	"outflow/sql"
 )
 
@@ -255,7 +255,7 @@ func TestSets(t *testing.T) {
 }
 
 // item is the relation that the tests' steps read.
-var item = &replication.Relation{Schema: "public", Name: "item", Table: "item", Key: []int{0, 1}, Columns: []replication.Column{
+var item = &wal.Relation{Schema: "public", Name: "item", Table: "item", Key: []int{0, 1}, Columns: []wal.Column{
 	{Name: "tenant", Type: "uuid", Identity: true}, {Name: "id", Type: "integer", Identity: true}, {Name: "note", Type: "text"},
 	{Name: "mood", Type: "mood"}, {Name: "moods", Type: "mood[]"}, {Name: `o"dd`, Type: "numeric(9,2)"}}}
 
@@ -322,7 +322,7 @@ func TestManyKeysWithFaults(t *testing.T) {
 }
 
 func TestPlainStatements(t *testing.T) {
-	rel := &replication.Relation{Schema: "public", Name: "item", Table: "item", Columns: []replication.Column{{Name: "id", Type: "integer", Identity: true}, {Name: "note", Type: "text"}}, Key: []int{0}}
+	rel := &wal.Relation{Schema: "public", Name: "item", Table: "item", Columns: []wal.Column{{Name: "id", Type: "integer", Identity: true}, {Name: "note", Type: "text"}}, Key: []int{0}}
 	for sql, want := range map[string]string{
 		`INSERT INTO copy SELECT r.id, r.note FROM item r ON CONFLICT (id) DO UPDATE SET note = excluded.note`:  `INSERT INTO copy SELECT r.id, r.note FROM item r`,
 		"INSERT INTO copy SELECT r.id FROM item r WHERE r.id > 3 -- but these\n ON CONFLICT DO NOTHING -- else": `INSERT INTO copy SELECT r.id FROM item r WHERE r.id > 3`,

@@ -12,11 +12,11 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"outflow/internal/strictyaml"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // source is the relation that the statements below read. Some of its columns are called as the target's are, or as keywords.
-var source = &replication.Relation{Schema: "public", Name: "item", Key: []int{0}, Columns: []replication.Column{
+var source = &wal.Relation{Schema: "public", Name: "item", Key: []int{0}, Columns: []wal.Column{
 	{Name: "id", Type: "integer", Identity: true}, {Name: "a", Type: "text"}, {Name: "A", Type: "text"}, {Name: "ssn", Type: "text"},
 	{Name: "v", Type: "integer"}, {Name: "order", Type: "integer"}, {Name: "key", Type: "text"}, {Name: "first", Type: "integer"},
 	{Name: "date", Type: "date"}, {Name: "r", Type: "integer"}, {Name: "Ärger", Type: "text"}, {Name: "list", Type: "integer[]"},
@@ -133,7 +133,7 @@ var readings = []struct{ sql, want, more string }{
 // neededColumns asks the server: a column is read if the statement cannot be prepared without it. ok is false where the server takes it in no way.
 func neededColumns(t *testing.T, conn *pgconn.PgConn, m *Mapping) (needed []string, ok bool) {
 	t.Helper()
-	prepare := func(columns []replication.Column) string {
+	prepare := func(columns []wal.Column) string {
 		rel := *source
 		rel.Columns = columns
 		all := *m // as if the SQL read every column

@@ -6,13 +6,13 @@ import (
 	"strconv"
 	"time"
 
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // Rows are the net changes of one table in one batch: at most one row a key, all of one relation. Fill Upserts and Deletes, then ask
 // statements for parameters; arrays are encoded once and shared by the statements.
 type Rows struct {
-	Relation *replication.Relation
+	Relation *wal.Relation
 	Upserts  []Row
 	Deletes  []Row
 	New      bool // every row was inserted on the source by these changes; there are no deletes
@@ -22,7 +22,7 @@ type Rows struct {
 
 // Row is a net change: the present row, or the known values of a deleted row.
 type Row struct {
-	Tuple       replication.Tuple
+	Tuple       wal.Tuple
 	SequenceID  int64
 	CommittedAt time.Time
 }
@@ -95,7 +95,7 @@ type encoder struct {
 	columns []parameterColumn
 	arrays  []textArray
 	total   int
-	values  []replication.Value
+	values  []wal.Value
 	scratch []byte
 }
 
@@ -110,9 +110,9 @@ func (e *encoder) add(rows []Row, op When) error {
 				continue
 			}
 			switch v := e.values[column.index]; v.Presence {
-			case replication.Text:
+			case wal.Text:
 				a.append(v.Text)
-			case replication.Unchanged:
+			case wal.Unchanged:
 				return fmt.Errorf("column %q of %s was not fetched", e.rows.Relation.Columns[column.index].Name, e.rows.Relation)
 			default:
 				a.appendNull()

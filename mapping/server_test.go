@@ -13,7 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
@@ -29,18 +29,18 @@ func server(t *testing.T) *pgconn.PgConn {
 }
 
 func row(values ...any) Row {
-	var tuple []replication.Value
+	var tuple []wal.Value
 	for _, v := range values {
 		switch v := v.(type) {
 		case nil:
-			tuple = append(tuple, replication.Value{Presence: replication.Null})
-		case replication.Presence:
-			tuple = append(tuple, replication.Value{Presence: v})
+			tuple = append(tuple, wal.Value{Presence: wal.Null})
+		case wal.Presence:
+			tuple = append(tuple, wal.Value{Presence: v})
 		default:
-			tuple = append(tuple, replication.Value{Presence: replication.Text, Text: []byte(fmt.Sprint(v))})
+			tuple = append(tuple, wal.Value{Presence: wal.Text, Text: []byte(fmt.Sprint(v))})
 		}
 	}
-	return Row{Tuple: replication.NewTuple(tuple), SequenceID: 1 << 40, CommittedAt: time.Date(2024, 2, 3, 4, 5, 6, 789000, time.FixedZone("x", 3600))}
+	return Row{Tuple: wal.NewTuple(tuple), SequenceID: 1 << 40, CommittedAt: time.Date(2024, 2, 3, 4, 5, 6, 789000, time.FixedZone("x", 3600))}
 }
 
 // run executes a step over rows and returns what it gives, one text a row; or the error as a mapping's fault.
@@ -127,7 +127,7 @@ func TestParametersOnAServer(t *testing.T) {
 // TestUnchangedIsNeverSent: a value that stayed in TOAST and was not fetched is an error, where the step names it.
 func TestUnchangedIsNeverSent(t *testing.T) {
 	conn := server(t)
-	rows := &Rows{Relation: item, Upserts: []Row{row(someTenant, 1, replication.Unchanged, nil, nil, nil)}}
+	rows := &Rows{Relation: item, Upserts: []Row{row(someTenant, 1, wal.Unchanged, nil, nil, nil)}}
 	if _, err := run(t, conn, Upsert, "SELECT r.note FROM item r", rows); err == nil || !strings.Contains(err.Error(), `"note"`) {
 		t.Errorf("the step that names it: %v", err)
 	}

@@ -3,6 +3,7 @@ package replication
 import (
 	"cmp"
 	"fmt"
+	"outflow/replication/wal"
 	"slices"
 	"sync"
 )
@@ -23,30 +24,30 @@ type AckTracker struct {
 	mu        sync.Mutex
 	pending   []pending // held ones, and finished ones that are not forgotten yet, in commit order; the first one is held
 	held      int       // those with a holder
-	next      Ticket
-	forgotten LSN // commit of the newest forgotten transaction
-	spare     int // so many finished ones more than held ones may be pending
-	flush     LSN
-	noted     LSN
+	next      wal.Ticket
+	forgotten wal.LSN // commit of the newest forgotten transaction
+	spare     int     // so many finished ones more than held ones may be pending
+	flush     wal.LSN
+	noted     wal.LSN
 	all       int // outstanding ones, the forgotten ones included
 }
 
 type pending struct {
-	commit, end LSN // end is behind the forgotten transactions too
-	ticket      Ticket
+	commit, end wal.LSN // end is behind the forgotten transactions too
+	ticket      wal.Ticket
 	holders     int
 	forgotten   int  // so many finished transactions directly behind were forgotten
 	reading     bool // the reader is one of the holders
 }
 
 // NewAckTracker returns a tracker with the flush LSN of the slot, at which the stream starts.
-func NewAckTracker(confirmed LSN) *AckTracker {
+func NewAckTracker(confirmed wal.LSN) *AckTracker {
 	return &AckTracker{flush: confirmed, noted: confirmed, spare: 4096}
 }
 
 // Begin registers the transaction committing at the LSN, held by the reader. ok is false when the transaction was
 // acknowledged before, in an earlier reading of the same WAL: then no destination wants the transaction.
-func (t *AckTracker) Begin(commit LSN) (ticket Ticket, ok bool) {
+func (t *AckTracker) Begin(commit wal.LSN) (ticket wal.Ticket, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := len(t.pending); (n == 0 || commit > t.pending[n-1].commit) && commit > t.forgotten {
@@ -60,7 +61,7 @@ func (t *AckTracker) Begin(commit LSN) (ticket Ticket, ok bool) {
 		t.all++
 		return t.next - 1, true
 	}
-	i, known := slices.BinarySearchFunc(t.pending, commit, func(p pending, c LSN) int { return cmp.Compare(p.commit, c) })
+	i, known := slices.BinarySearchFunc(t.pending, commit, func(p pending, c wal.LSN) int { return cmp.Compare(p.commit, c) })
 	if !known {
 		return 0, false
 	}
@@ -92,7 +93,7 @@ func (t *AckTracker) forget() {
 }
 
 // Hold adds a holder. The caller must know of another holder (the reader, for example).
-func (t *AckTracker) Hold(ticket Ticket) {
+func (t *AckTracker) Hold(ticket wal.Ticket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.hold(t.at(ticket))
@@ -112,7 +113,7 @@ func (t *AckTracker) letGo(p *pending) {
 
 // Commit ends the reader's own hold: the transaction was handed over whole, and acknowledging the transaction means
 // reporting end.
-func (t *AckTracker) Commit(ticket Ticket, end LSN) {
+func (t *AckTracker) Commit(ticket wal.Ticket, end wal.LSN) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.at(ticket)
@@ -125,7 +126,7 @@ func (t *AckTracker) Commit(ticket Ticket, end LSN) {
 }
 
 // Release removes a holder of each ticket. A ticket without a holder is a fault of the program, and panics.
-func (t *AckTracker) Release(tickets ...Ticket) {
+func (t *AckTracker) Release(tickets ...wal.Ticket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, ticket := range tickets {
@@ -140,7 +141,7 @@ func (t *AckTracker) Release(tickets ...Ticket) {
 
 // Idle tells of a server which has sent everything before end (a keepalive). The flush LSN follows only when nothing is
 // outstanding; on an idle primary the flush LSN must follow, or the slot retains WAL with nothing for us.
-func (t *AckTracker) Idle(end LSN) {
+func (t *AckTracker) Idle(end wal.LSN) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.pending) == 0 && end > t.flush {
@@ -149,7 +150,7 @@ func (t *AckTracker) Idle(end LSN) {
 }
 
 // Flush is the LSN up to which everything is durable at the destinations.
-func (t *AckTracker) Flush() LSN {
+func (t *AckTracker) Flush() wal.LSN {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.flush
@@ -157,14 +158,14 @@ func (t *AckTracker) Flush() LSN {
 
 // Note allows the reader to report up to flush. The caller calls Note when outflow.destination_state notes of every
 // destination the acknowledged position, so a destination gone back is noticed after any restart.
-func (t *AckTracker) Note(flush LSN) {
+func (t *AckTracker) Note(flush wal.LSN) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.noted = max(t.noted, flush)
 }
 
 // Noted is the flush LSN in the reader's reports.
-func (t *AckTracker) Noted() LSN {
+func (t *AckTracker) Noted() wal.LSN {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.noted
@@ -177,8 +178,8 @@ func (t *AckTracker) Outstanding() int {
 	return t.all
 }
 
-func (t *AckTracker) at(ticket Ticket) *pending {
-	i, known := slices.BinarySearchFunc(t.pending, ticket, func(p pending, ticket Ticket) int { return cmp.Compare(p.ticket, ticket) })
+func (t *AckTracker) at(ticket wal.Ticket) *pending {
+	i, known := slices.BinarySearchFunc(t.pending, ticket, func(p pending, ticket wal.Ticket) int { return cmp.Compare(p.ticket, ticket) })
 	if !known {
 		panic(fmt.Sprintf("replication: ticket %d is not outstanding", ticket))
 	}

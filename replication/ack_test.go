@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"outflow/replication/wal"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -8,8 +9,8 @@ import (
 
 func TestAckOnlyContiguous(t *testing.T) {
 	a := NewAckTracker(10)
-	var tickets []Ticket
-	for _, lsn := range []LSN{20, 30, 40} {
+	var tickets []wal.Ticket
+	for _, lsn := range []wal.LSN{20, 30, 40} {
 		ticket, ok := a.Begin(lsn)
 		if !ok {
 			t.Fatalf("%s is not new", lsn)
@@ -18,7 +19,7 @@ func TestAckOnlyContiguous(t *testing.T) {
 		a.Commit(ticket, lsn+5)
 		tickets = append(tickets, ticket)
 	}
-	step := func(release Ticket, want LSN) {
+	step := func(release wal.Ticket, want wal.LSN) {
 		t.Helper()
 		a.Release(release)
 		if got := a.Flush(); got != want {
@@ -39,10 +40,10 @@ func TestAckOnlyContiguous(t *testing.T) {
 }
 
 func TestAckTwicePanics(t *testing.T) {
-	for name, f := range map[string]func(a *AckTracker, first Ticket){
-		"released twice":  func(a *AckTracker, first Ticket) { a.Release(first); a.Release(first) },
-		"committed twice": func(a *AckTracker, first Ticket) { a.Commit(first, 25); a.Commit(first, 25) },
-		"never begun":     func(a *AckTracker, first Ticket) { a.Release(first + 2) },
+	for name, f := range map[string]func(a *AckTracker, first wal.Ticket){
+		"released twice":  func(a *AckTracker, first wal.Ticket) { a.Release(first); a.Release(first) },
+		"committed twice": func(a *AckTracker, first wal.Ticket) { a.Commit(first, 25); a.Commit(first, 25) },
+		"never begun":     func(a *AckTracker, first wal.Ticket) { a.Release(first + 2) },
 	} {
 		func() {
 			a := NewAckTracker(0)
@@ -62,16 +63,16 @@ func TestAckTwicePanics(t *testing.T) {
 // releases and however often the stream is read again.
 func TestAckAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		const start = LSN(100)
+		const start = wal.LSN(100)
 		a := NewAckTracker(start)
 		a.spare = rapid.IntRange(0, 60).Draw(t, "spare")
 		type transaction struct {
-			ticket  Ticket
+			ticket  wal.Ticket
 			holders int
 			reading bool
 		}
 		var all []*transaction
-		lsn := func(i int) LSN { return start + LSN(i)*10 }
+		lsn := func(i int) wal.LSN { return start + wal.LSN(i)*10 }
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			step := rapid.IntRange(0, 3).Draw(t, "step")
 			switch step {
@@ -149,7 +150,7 @@ func TestAckForgetsTheFinished(t *testing.T) {
 	a.Hold(first)
 	a.Commit(first, 15)
 	const n = 1_000_000
-	for i := LSN(2); i <= n; i++ {
+	for i := wal.LSN(2); i <= n; i++ {
 		ticket, _ := a.Begin(10 * i)
 		a.Hold(ticket)
 		a.Commit(ticket, 10*i+5)

@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"outflow/replication/wal"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
 )
 
 // LoadTable reads a table from the catalog. LoadTable returns nil where there is no such table.
-func LoadTable(ctx context.Context, conn *pgx.Conn, schema, name string) (*Table, error) {
-	t := &Table{Relation: &Relation{Schema: schema, Name: name, Table: name}}
+func LoadTable(ctx context.Context, conn *pgx.Conn, schema, name string) (*wal.Table, error) {
+	t := &wal.Table{Relation: &wal.Relation{Schema: schema, Name: name, Table: name}}
 	var kind, persist, identity string
 	err := conn.QueryRow(ctx, `SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relreplident::text
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -30,7 +31,7 @@ func LoadTable(ctx context.Context, conn *pgx.Conn, schema, name string) (*Table
 	if err != nil {
 		return nil, fmt.Errorf("reading the columns of %s.%s: %w", schema, name, err)
 	}
-	var c Column
+	var c wal.Column
 	var generated bool
 	_, err = pgx.ForEachRow(rows, []any{&c.Name, &c.TypeOID, &c.TypeMod, &generated, &c.Identity}, func() error {
 		if generated {
@@ -49,7 +50,7 @@ func LoadTable(ctx context.Context, conn *pgx.Conn, schema, name string) (*Table
 
 // resolve completes a relation of the stream with facts only in the catalog. The reader waits for resolve, once a table
 // and session.
-func (s Source) resolve(p *Primary, r *Relation) error {
+func (s Source) resolve(p *Primary, r *wal.Relation) error {
 	ctx, cancel := context.WithTimeout(context.Background(), questionPatience)
 	defer cancel()
 	conn, err := p.Connect(ctx)
@@ -68,7 +69,7 @@ func (s Source) resolve(p *Primary, r *Relation) error {
 // dropped meanwhile is text.
 //
 // Key: with REPLICA IDENTITY FULL every column is of the identity, and rows are named by the primary key or another unique index without NULLs.
-func resolveRelation(ctx context.Context, conn *pgx.Conn, r *Relation) error {
+func resolveRelation(ctx context.Context, conn *pgx.Conn, r *wal.Relation) error {
 	oids := make([]uint32, len(r.Columns))
 	for i, c := range r.Columns {
 		oids[i] = c.TypeOID
@@ -104,7 +105,7 @@ func resolveRelation(ctx context.Context, conn *pgx.Conn, r *Relation) error {
 	return resolveKey(ctx, conn, r)
 }
 
-func resolveKey(ctx context.Context, conn *pgx.Conn, r *Relation) error {
+func resolveKey(ctx context.Context, conn *pgx.Conn, r *wal.Relation) error {
 	r.Key = nil
 	for i := range r.Columns {
 		if r.Columns[i].Identity {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"outflow/replication/wal"
 	"slices"
 	"time"
 
@@ -18,7 +19,7 @@ type TableRule struct {
 
 // Check finds obstacles to reading the primary, and returns all obstacles at once, each a [*Problem]. Check changes
 // nothing. tables are the rules' tables, in order, as far as found.
-func Check(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables []*Table, err error) {
+func Check(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables []*wal.Table, err error) {
 	server := CheckServer(ctx, conn)
 	tables, err = CheckTables(ctx, conn, rules)
 	return tables, errors.Join(server, err)
@@ -80,7 +81,7 @@ func replicateRemedy(role string) string {
 }
 
 // CheckTables is the part of Check about the tables.
-func CheckTables(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables []*Table, err error) {
+func CheckTables(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables []*wal.Table, err error) {
 	if err := checkVersion(conn); err != nil {
 		return nil, err
 	}
@@ -99,7 +100,7 @@ func CheckTables(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables
 	var found violations
 	for i, rule := range rules {
 		found = append(found, judgeTable(rule, &f.Tables[i], conn.Config().User, version, nil)...)
-		var t *Table
+		var t *wal.Table
 		if f.Tables[i].Kind == "r" || f.Tables[i].Kind == "p" {
 			if t, err = LoadTable(ctx, conn, f.Tables[i].Schema, f.Tables[i].Name); err != nil {
 				return nil, err
@@ -139,7 +140,7 @@ func renamed(ctx context.Context, conn *pgx.Conn, version int, f facts, tables [
 
 // Publish chooses the published part of the rule's table t: the wanted columns and the replica identity. Names missing in the table are
 // left out: the statement with such a name fails on the external server, where the line is known.
-func (r TableRule) Publish(t *Table, wanted []string) PublishedTable {
+func (r TableRule) Publish(t *wal.Table, wanted []string) PublishedTable {
 	p := PublishedTable{Table: t, Rule: r, Relied: slices.Clone(wanted)}
 	for _, i := range t.Relation.Key {
 		p.Relied = append(p.Relied, t.Relation.Columns[i].Name)

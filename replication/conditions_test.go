@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"outflow/replication/wal"
 	"slices"
 	"strings"
 	"testing"
@@ -9,8 +10,8 @@ import (
 // plainFacts are of a table items with the key (tenant, id) that a publication publishes.
 func plainFacts() (facts, []PublishedTable) {
 	rule := TableRule{Schema: "public", Name: "items", Tenant: "tenant"}
-	rel := &Relation{OID: 7, Schema: "public", Name: "items", Table: "items", Identity: 'd', Key: []int{0, 1},
-		Columns: []Column{{Name: "tenant", Identity: true}, {Name: "id", Identity: true}, {Name: "v"}}}
+	rel := &wal.Relation{OID: 7, Schema: "public", Name: "items", Table: "items", Identity: 'd', Key: []int{0, 1},
+		Columns: []wal.Column{{Name: "tenant", Identity: true}, {Name: "id", Identity: true}, {Name: "v"}}}
 	f := facts{
 		Publication: &publicationFacts{rowVersion: rowVersion{1, "10"}, Kinds: true, ViaRoot: true, Owner: "postgres",
 			Members: []membershipFacts{{rowVersion: rowVersion{2, "10"}, Table: 7, Name: "public.items", Columns: []string{"tenant", "id", "v"}}}},
@@ -19,7 +20,7 @@ func plainFacts() (facts, []PublishedTable) {
 			Columns: []columnFacts{{Number: 1, Name: "tenant", Type: 25, NotNull: true, Readable: true}, {Number: 2, Name: "id", Type: 23, NotNull: true, Readable: true},
 				{Number: 3, Name: "v", Type: 25, Readable: true}}}},
 	}
-	table := rule.Publish(&Table{Relation: rel}, []string{"tenant", "v"})
+	table := rule.Publish(&wal.Table{Relation: rel}, []string{"tenant", "v"})
 	return f, []PublishedTable{table}
 }
 

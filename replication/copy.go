@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"outflow/replication/wal"
 	"strings"
 	"time"
 
@@ -13,17 +14,17 @@ import (
 
 // Chunk is a piece of a table at a single moment.
 type Chunk struct {
-	Rows     []Tuple   // in key order, all columns of Relation
-	Relation *Relation // the table in the moment of the read: the existing columns of the request, and the key's
-	Tenant   int       // index of the tenant's column
-	Snapshot Snapshot  // transactions outside the snapshot count as not seen; the rows may be newer
-	Horizon  LSN       // everything shown by the rows committed before the horizon
-	Last     bool      // no row follows
-	Next     Place     // behind the last row
+	Rows     []wal.Tuple   // in key order, all columns of Relation
+	Relation *wal.Relation // the table in the moment of the read: the existing columns of the request, and the key's
+	Tenant   int           // index of the tenant's column
+	Snapshot wal.Snapshot  // transactions outside the snapshot count as not seen; the rows may be newer
+	Horizon  wal.LSN       // everything shown by the rows committed before the horizon
+	Last     bool          // no row follows
+	Next     Place         // behind the last row
 }
 
 // KeyOf is a row's key less the tenant's column: the value of Place.After.
-func (c Chunk) KeyOf(row Tuple) []string {
+func (c Chunk) KeyOf(row wal.Tuple) []string {
 	var key []string
 	for _, i := range c.Relation.Key {
 		if i != c.Tenant {
@@ -115,7 +116,7 @@ func (c *Copier) Now(ctx context.Context) (Chunk, error) {
 		err = c.conn.QueryRow(ctx, `SELECT pg_current_snapshot()::text`).Scan(&snapshot)
 	}
 	if err == nil {
-		chunk.Snapshot, err = ParseSnapshot(snapshot)
+		chunk.Snapshot, err = wal.ParseSnapshot(snapshot)
 	}
 	if err == nil {
 		err = horizon(ctx, c.conn, &chunk)
@@ -180,14 +181,14 @@ func (c *Copier) moment(ctx context.Context, part Part, chunk *Chunk, f func(*pg
 	if err := c.connect(ctx); err != nil {
 		return err
 	}
-	return inMoment(ctx, c.Primary, c.conn, part, func(s *shape, snapshot Snapshot) error {
+	return inMoment(ctx, c.Primary, c.conn, part, func(s *shape, snapshot wal.Snapshot) error {
 		chunk.Snapshot, chunk.Relation, chunk.Tenant = snapshot, s.Table, s.tenant
 		return f(c.conn, s)
 	})
 }
 
 // inMoment finds the table by OID: under the earlier name, else under the present name.
-func inMoment(ctx context.Context, p *Primary, conn *pgx.Conn, part Part, f func(*shape, Snapshot) error) error {
+func inMoment(ctx context.Context, p *Primary, conn *pgx.Conn, part Part, f func(*shape, wal.Snapshot) error) error {
 	rel := part.Relation
 	err := lockedAs(ctx, p, conn, part, tableName{rel.Schema, rel.Name}, f)
 	if !errors.Is(err, errRenamed) && sqlstate(err) != undefinedTable {
@@ -205,7 +206,7 @@ func inMoment(ctx context.Context, p *Primary, conn *pgx.Conn, part Part, f func
 // rollbackPatience bounds the end of a transaction: the primary may have gone silent since its last answer.
 const rollbackPatience = 3 * time.Second
 
-func lockedAs(ctx context.Context, p *Primary, conn *pgx.Conn, part Part, name tableName, f func(*shape, Snapshot) error) error {
+func lockedAs(ctx context.Context, p *Primary, conn *pgx.Conn, part Part, name tableName, f func(*shape, wal.Snapshot) error) error {
 	defer func() {
 		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackPatience)
 		defer cancel()
@@ -218,7 +219,7 @@ func lockedAs(ctx context.Context, p *Primary, conn *pgx.Conn, part Part, name t
 	if err != nil {
 		return err
 	}
-	snapshot, err := ParseSnapshot(text)
+	snapshot, err := wal.ParseSnapshot(text)
 	if err != nil {
 		return err
 	}
@@ -231,7 +232,7 @@ func horizon(ctx context.Context, conn *pgx.Conn, chunk *Chunk) error {
 		return err
 	}
 	var err error
-	chunk.Horizon, err = ParseLSN(text)
+	chunk.Horizon, err = wal.ParseLSN(text)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"outflow/replication/wal"
 	"time"
 )
 
@@ -15,34 +16,34 @@ import (
 // of truncated messages and makes about three allocations a column instead of a single allocation a change; a test
 // compares the two on a real stream.
 type Decoder struct {
-	relations map[uint32]*Relation
+	relations map[uint32]*wal.Relation
 	open      bool
-	commit    LSN
+	commit    wal.LSN
 	ordinal   uint32
-	changes   [1]Change // scratch for the single change of a row message
+	changes   [1]wal.Change // scratch for the single change of a row message
 }
 
 // NewDecoder returns a decoder for a fresh session.
-func NewDecoder() *Decoder { return &Decoder{relations: map[uint32]*Relation{}} }
+func NewDecoder() *Decoder { return &Decoder{relations: map[uint32]*wal.Relation{}} }
 
 // Event is the meaning of a message: Begin, Commit, *Relation, Changes, Message or nil (a message of no interest).
 type Event any
 
 // Begin opens a transaction. pgoutput sends only committed ones, so the commit LSN is known already.
 type Begin struct {
-	CommitLSN  LSN
+	CommitLSN  wal.LSN
 	CommitTime time.Time
 	XID        uint32
 }
 
 // Commit closes a transaction. EndLSN is the position to acknowledge: the byte after the commit record.
 type Commit struct {
-	CommitLSN, EndLSN LSN
+	CommitLSN, EndLSN wal.LSN
 }
 
 // Changes are the changes of a message: a single row, or the tables of one TRUNCATE. The slice is valid until the next
 // call of Decode; the changes in it own their memory.
-type Changes []Change
+type Changes []wal.Change
 
 // Message is a logical message written with pg_logical_emit_message. Content owns its memory.
 type Message struct {
@@ -73,7 +74,7 @@ func (d *Decoder) decode(kind byte, body []byte) (Event, error) {
 	case 'R':
 		return d.relation(r)
 	case 'I', 'U', 'D':
-		return d.row(Kind(kind), r)
+		return d.row(wal.Kind(kind), r)
 	case 'T':
 		return d.truncate(r)
 	case 'M':
@@ -85,9 +86,9 @@ func (d *Decoder) decode(kind byte, body []byte) (Event, error) {
 }
 
 func (d *Decoder) begin(r *wire) (Event, error) {
-	b := Begin{CommitLSN: LSN(r.uint64()), CommitTime: r.time(), XID: r.uint32()}
+	b := Begin{CommitLSN: wal.LSN(r.uint64()), CommitTime: r.time(), XID: r.uint32()}
 	if r.short {
-		return nil, ErrTruncated
+		return nil, wal.ErrTruncated
 	}
 	if d.open {
 		return nil, errors.New("a transaction begins inside another one")
@@ -98,10 +99,10 @@ func (d *Decoder) begin(r *wire) (Event, error) {
 
 func (d *Decoder) end(r *wire) (Event, error) {
 	r.byte() // flags, unused
-	c := Commit{CommitLSN: LSN(r.uint64()), EndLSN: LSN(r.uint64())}
+	c := Commit{CommitLSN: wal.LSN(r.uint64()), EndLSN: wal.LSN(r.uint64())}
 	r.time()
 	if r.short {
-		return nil, ErrTruncated
+		return nil, wal.ErrTruncated
 	}
 	if !d.open || c.CommitLSN != d.commit {
 		return nil, fmt.Errorf("the commit at %s closes no open transaction", c.CommitLSN)
@@ -111,18 +112,18 @@ func (d *Decoder) end(r *wire) (Event, error) {
 }
 
 func (d *Decoder) relation(r *wire) (Event, error) {
-	rel := &Relation{OID: r.uint32(), Schema: r.string(), Name: r.string(), Identity: r.byte()}
+	rel := &wal.Relation{OID: r.uint32(), Schema: r.string(), Name: r.string(), Identity: r.byte()}
 	n := int(r.uint16())
 	if r.short {
-		return nil, ErrTruncated
+		return nil, wal.ErrTruncated
 	}
 	if rel.Schema == "" {
 		rel.Schema = "pg_catalog" // pgoutput's abbreviation (logicalrep_write_namespace)
 	}
 	for i := range n {
-		c := Column{Identity: r.byte()&1 != 0, Name: r.string(), TypeOID: r.uint32(), TypeMod: int32(r.uint32())}
+		c := wal.Column{Identity: r.byte()&1 != 0, Name: r.string(), TypeOID: r.uint32(), TypeMod: int32(r.uint32())}
 		if r.short {
-			return nil, ErrTruncated
+			return nil, wal.ErrTruncated
 		}
 		rel.Columns = append(rel.Columns, c)
 		if c.Identity {
@@ -134,7 +135,7 @@ func (d *Decoder) relation(r *wire) (Event, error) {
 }
 
 // row decodes an insert, update or delete. row reads old and new tuples in the order of the protocol: 'K' or 'O' before 'N'.
-func (d *Decoder) row(kind Kind, r *wire) (Event, error) {
+func (d *Decoder) row(kind wal.Kind, r *wire) (Event, error) {
 	rel, err := d.known(r.uint32())
 	if err != nil {
 		return nil, err
@@ -142,26 +143,26 @@ func (d *Decoder) row(kind Kind, r *wire) (Event, error) {
 	if !rel.Partial() {
 		r.b = bytes.Clone(r.b) // one copy for the whole row: r.b is the connection's read buffer
 	}
-	c := Change{Kind: kind, Relation: rel, Ordinal: d.ordinal}
+	c := wal.Change{Kind: kind, Relation: rel, Ordinal: d.ordinal}
 	tag := r.byte()
 	complete := tag == 'O' // REPLICA IDENTITY FULL: the whole old row
-	if kind != Insert && (tag == 'K' || tag == 'O') {
+	if kind != wal.Insert && (tag == 'K' || tag == 'O') {
 		if c.Old, err = d.tuple(rel, r); err != nil {
 			return nil, err
 		}
-		if kind == Update {
+		if kind == wal.Update {
 			tag = r.byte()
 		}
 	}
-	if kind != Delete && tag == 'N' {
+	if kind != wal.Delete && tag == 'N' {
 		if c.New, err = d.tuple(rel, r); err != nil {
 			return nil, err
 		}
 	}
 	if r.short {
-		return nil, ErrTruncated
+		return nil, wal.ErrTruncated
 	}
-	if (kind != Delete && c.New.IsZero()) || (kind == Delete && c.Old.IsZero()) {
+	if (kind != wal.Delete && c.New.IsZero()) || (kind == wal.Delete && c.Old.IsZero()) {
 		return nil, fmt.Errorf("%s of %s has no row (%q)", kind, rel, tag)
 	}
 	if complete {
@@ -172,10 +173,10 @@ func (d *Decoder) row(kind Kind, r *wire) (Event, error) {
 	return Changes(d.changes[:]), nil
 }
 
-func (d *Decoder) tuple(rel *Relation, r *wire) (Tuple, error) {
+func (d *Decoder) tuple(rel *wal.Relation, r *wire) (wal.Tuple, error) {
 	t, size, err := rel.DecodeTuple(r.b[r.off:])
 	if err != nil {
-		return Tuple{}, fmt.Errorf("%s: %w", rel, err)
+		return wal.Tuple{}, fmt.Errorf("%s: %w", rel, err)
 	}
 	r.skip(size)
 	return t, nil
@@ -185,7 +186,7 @@ func (d *Decoder) truncate(r *wire) (Event, error) {
 	n := int(r.uint32())
 	r.byte() // CASCADE, RESTART IDENTITY: the cascaded tables are listed too
 	if r.short || n > len(r.b)/4 {
-		return nil, ErrTruncated
+		return nil, wal.ErrTruncated
 	}
 	changes := make(Changes, 0, n)
 	for range n {
@@ -193,7 +194,7 @@ func (d *Decoder) truncate(r *wire) (Event, error) {
 		if err != nil {
 			return nil, err
 		}
-		changes = append(changes, Change{Kind: Truncate, Relation: rel, Ordinal: d.ordinal})
+		changes = append(changes, wal.Change{Kind: wal.Truncate, Relation: rel, Ordinal: d.ordinal})
 		d.ordinal++
 	}
 	return changes, nil
@@ -205,12 +206,12 @@ func (d *Decoder) message(r *wire) (Event, error) {
 	m := Message{Prefix: r.string()}
 	m.Content = bytes.Clone(r.take(int(int32(r.uint32()))))
 	if r.short {
-		return nil, ErrTruncated
+		return nil, wal.ErrTruncated
 	}
 	return m, nil
 }
 
-func (d *Decoder) known(oid uint32) (*Relation, error) {
+func (d *Decoder) known(oid uint32) (*wal.Relation, error) {
 	if !d.open {
 		return nil, errors.New("a change outside a transaction")
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pglogrepl"
 
 	"outflow/internal/pgcluster/pgtest"
+	"outflow/replication/wal"
 )
 
 func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
@@ -71,7 +72,7 @@ func TestDecodeChanges(t *testing.T) {
 		change('D', row('K', text("2"), []byte{'n'})),
 		new(messages).put(byte('T'), uint32(1), byte(0), uint32(1)).Bytes(),
 	}
-	var got []Change
+	var got []wal.Change
 	for _, m := range stream {
 		event, err := d.Decode(m)
 		if err != nil {
@@ -83,7 +84,7 @@ func TestDecodeChanges(t *testing.T) {
 		}
 	}
 	type flat struct {
-		Kind     Kind
+		Kind     wal.Kind
 		Ordinal  uint32
 		Old, New string
 	}
@@ -91,8 +92,8 @@ func TestDecodeChanges(t *testing.T) {
 	for _, c := range got {
 		have = append(have, flat{c.Kind, c.Ordinal, show(c.Old), show(c.New)})
 	}
-	want := []flat{{Insert, 0, "", "1 one"}, {Update, 1, "1 NULL", "2 (unchanged)"},
-		{Update, 2, "2 whole", "3 whole"}, {Delete, 3, "2 NULL", ""}, {Truncate, 4, "", ""}}
+	want := []flat{{wal.Insert, 0, "", "1 one"}, {wal.Update, 1, "1 NULL", "2 (unchanged)"},
+		{wal.Update, 2, "2 whole", "3 whole"}, {wal.Delete, 3, "2 NULL", ""}, {wal.Truncate, 4, "", ""}}
 	if diff := cmp.Diff(want, have); diff != "" {
 		t.Error(diff)
 	}
@@ -119,7 +120,7 @@ func TestDecodeLeavesColumnsOut(t *testing.T) {
 			t.Fatal(err)
 		}
 		switch e := event.(type) {
-		case *Relation:
+		case *wal.Relation:
 			e.Only([]string{"w", "v"})
 			if diff := cmp.Diff([]string{"v", "id", "w"}, e.Names()); diff != "" || e.Columns[e.Key[0]].Name != "id" {
 				t.Errorf("message %d: the key is %v, the columns are (-expected +found):\n%s", i, e.Key, diff)
@@ -128,7 +129,7 @@ func TestDecodeLeavesColumnsOut(t *testing.T) {
 			got = append(got, show(e[0].Old)+" "+show(e[0].New))
 		}
 	}
-	if diff := cmp.Diff([]string{show(Tuple{}) + " one 1 last", "NULL 1 NULL NULL 2 (unchanged)"}, got); diff != "" {
+	if diff := cmp.Diff([]string{show(wal.Tuple{}) + " one 1 last", "NULL 1 NULL NULL 2 (unchanged)"}, got); diff != "" {
 		t.Errorf("rows (-expected +found):\n%s", diff)
 	}
 	_, err := d.Decode(change('I', row('N', text("1"), text("one"))))
@@ -150,18 +151,18 @@ func TestDecodeMessage(t *testing.T) {
 	}
 }
 
-func show(t Tuple) string {
+func show(t wal.Tuple) string {
 	s := ""
 	for _, v := range t.Values(nil) {
 		if s != "" {
 			s += " "
 		}
 		switch v.Presence {
-		case Text:
+		case wal.Text:
 			s += string(v.Text)
-		case Null:
+		case wal.Null:
 			s += "NULL"
-		case Unchanged:
+		case wal.Unchanged:
 			s += "(unchanged)"
 		}
 	}
@@ -237,12 +238,12 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		for _, c := range changes {
-			for _, tuple := range []Tuple{c.Old, c.New} {
+			for _, tuple := range []wal.Tuple{c.Old, c.New} {
 				values := tuple.Values(nil)
 				if len(values) != tuple.Len() || tuple.Bytes() > len(m) {
 					t.Errorf("%d values of %d, %d bytes out of %d", len(values), tuple.Len(), tuple.Bytes(), len(m))
 				}
-				if again := NewTuple(values); !tuple.IsZero() && !reflect.DeepEqual(again, tuple) {
+				if again := wal.NewTuple(values); !tuple.IsZero() && !reflect.DeepEqual(again, tuple) {
 					t.Errorf("a tuple of its own values differs: %v, %v", again, tuple)
 				}
 			}
@@ -291,13 +292,13 @@ func compare(t *testing.T, parsed pglogrepl.Message, changes Changes) {
 	}
 }
 
-func flatten(tuple *pglogrepl.TupleData) Tuple {
+func flatten(tuple *pglogrepl.TupleData) wal.Tuple {
 	if tuple == nil {
-		return Tuple{}
+		return wal.Tuple{}
 	}
-	values := make([]Value, len(tuple.Columns))
+	values := make([]wal.Value, len(tuple.Columns))
 	for i, c := range tuple.Columns {
-		values[i] = Value{Presence: Presence(c.DataType), Text: c.Data}
+		values[i] = wal.Value{Presence: wal.Presence(c.DataType), Text: c.Data}
 	}
-	return NewTuple(values)
+	return wal.NewTuple(values)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"outflow/replication/wal"
 	"slices"
 	"strings"
 	"time"
@@ -196,7 +197,7 @@ func InspectClock(server, asked, answered time.Time, found *Findings) {
 }
 
 // usable reports whether more can be found out of the rule's table t than the table's faults.
-func (r TableRule) usable(t *Table) bool {
+func (r TableRule) usable(t *wal.Table) bool {
 	if t == nil || len(t.Relation.Key) == 0 {
 		return false
 	}
@@ -205,7 +206,7 @@ func (r TableRule) usable(t *Table) bool {
 }
 
 // InspectTable finds obstacles to reading a table. The returned table is nil where the table cannot be used.
-func InspectTable(ctx context.Context, conn *pgx.Conn, rule TableRule) (*Table, Findings) {
+func InspectTable(ctx context.Context, conn *pgx.Conn, rule TableRule) (*wal.Table, Findings) {
 	var found Findings
 	check := "table " + rule.Schema + "." + rule.Name
 	tables, err := CheckTables(ctx, conn, []TableRule{rule})

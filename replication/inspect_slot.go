@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"fmt"
+	"outflow/replication/wal"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -124,7 +125,7 @@ func (s Setup) inspectCreation(ctx context.Context, conn *pgx.Conn, found *Findi
 	found.Pass(check, "it does not exist; outflow run creates it")
 }
 
-func (s Setup) inspectHealth(ctx context.Context, conn *pgx.Conn, confirmed LSN, found *Findings) {
+func (s Setup) inspectHealth(ctx context.Context, conn *pgx.Conn, confirmed wal.LSN, found *Findings) {
 	check := fmt.Sprintf("slot %q", s.Slot)
 	var status string
 	var active bool
@@ -153,7 +154,7 @@ func (s Setup) inspectHealth(ctx context.Context, conn *pgx.Conn, confirmed LSN,
 }
 
 // inspectSource compares the notes on the slot with the slot's present state.
-func (s Setup) inspectSource(ctx context.Context, source Source, confirmed LSN, exists bool, found *Findings) {
+func (s Setup) inspectSource(ctx context.Context, source Source, confirmed wal.LSN, exists bool, found *Findings) {
 	now, err := identify(ctx, s.Primary)
 	if err == nil {
 		err = source.check(pglogrepl.IdentifySystemResult{SystemID: now.SystemID, Timeline: now.Timeline})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"outflow/replication/wal"
 	"strings"
 	"sync"
 	"time"
@@ -40,7 +41,7 @@ var ErrAnotherKey = errors.New("the key of the table has changed")
 // Keys names rows of a part: of each tuple only the key's columns count.
 type Keys struct {
 	Part
-	Tuples []Tuple
+	Tuples []wal.Tuple
 }
 
 // Look is a question for rows by key.
@@ -55,9 +56,9 @@ type Look struct {
 type Found struct {
 	// Rows has a row for each key, the zero Tuple where the tenant has no row: the row was deleted, or is another tenant's now. Where not
 	// all rows fit in the bytes of the look, Rows has the first rows only, and ends behind the last row that fits.
-	Rows []Tuple
+	Rows []wal.Tuple
 	// Relation is the table as of now. The rows have its columns; the columns not asked for are Unchanged.
-	Relation *Relation
+	Relation *wal.Relation
 	// Large is the size of the first row where the row alone does not fit: no row was read, and a look of Large bytes may read the row.
 	Large int64
 }
@@ -71,7 +72,7 @@ func (l *Lookup) Rows(ctx context.Context, look Look) (found Found, err error) {
 		return Found{}, err
 	}
 	defer l.giveBack(conn)
-	err = inMoment(ctx, l.Primary, conn, look.Part, func(s *shape, snapshot Snapshot) error {
+	err = inMoment(ctx, l.Primary, conn, look.Part, func(s *shape, snapshot wal.Snapshot) error {
 		for _, xid := range look.After {
 			if !snapshot.Sees(xid) {
 				return ErrNotVisible
@@ -166,7 +167,7 @@ func (s *shape) indexes(names []string) []int {
 }
 
 // lookUp gives the columns (indexes of s.Table) of the rows with the keys: see [Found]. Other columns are Unchanged.
-func (s *shape) lookUp(ctx context.Context, conn *pgx.Conn, keys Keys, columns []int, bound int64) (found []Tuple, large int64, err error) {
+func (s *shape) lookUp(ctx context.Context, conn *pgx.Conn, keys Keys, columns []int, bound int64) (found []wal.Tuple, large int64, err error) {
 	arrays, values, err := s.keyArrays(keys)
 	if err != nil {
 		return nil, 0, err
@@ -184,7 +185,7 @@ func (s *shape) lookUp(ctx context.Context, conn *pgx.Conn, keys Keys, columns [
 	if err != nil {
 		return nil, 0, err
 	}
-	found = make([]Tuple, len(keys.Tuples))
+	found = make([]wal.Tuple, len(keys.Tuples))
 	last := 0
 	for i, n := range p.places {
 		if n <= last || n > len(found) {
@@ -199,18 +200,18 @@ func (s *shape) lookUp(ctx context.Context, conn *pgx.Conn, keys Keys, columns [
 }
 
 // spread puts the values of columns into a row of the table, whose other columns are Unchanged.
-func (s *shape) spread(t Tuple, columns []int) Tuple {
+func (s *shape) spread(t wal.Tuple, columns []int) wal.Tuple {
 	if len(columns) == len(s.Table.Columns) {
 		return t
 	}
-	values := make([]Value, len(s.Table.Columns))
+	values := make([]wal.Value, len(s.Table.Columns))
 	for i := range values {
-		values[i].Presence = Unchanged
+		values[i].Presence = wal.Unchanged
 	}
 	for k, v := range t.Values(nil) {
 		values[columns[k]] = v
 	}
-	return NewTuple(values)
+	return wal.NewTuple(values)
 }
 
 // keyArrays are the keys as parameters, an array for each column, and the SQL of their values in the relation k.
@@ -253,7 +254,7 @@ func (e *KeyError) Unwrap() error { return e.Err }
 // Present returns the keys as stored on the primary, less the tenant's column: a tuple for each key, the zero Tuple where the tenant has no
 // such row. Whether two keys are equal is for the primary to say, by the equality of the key's own index: texts may differ, as of numeric
 // and citext. The chunk has no rows. For a text which is no key the error is a [*KeyError].
-func (c *Copier) Present(ctx context.Context, keys Keys) (present []Tuple, chunk Chunk, err error) {
+func (c *Copier) Present(ctx context.Context, keys Keys) (present []wal.Tuple, chunk Chunk, err error) {
 	err = c.find(ctx, keys, &chunk, func(conn *pgx.Conn, s *shape) error {
 		present, _, err = s.lookUp(ctx, conn, keys, s.key, math.MaxInt64) // a key fits in a page of an index
 		for i := range present {
@@ -265,15 +266,15 @@ func (c *Copier) Present(ctx context.Context, keys Keys) (present []Tuple, chunk
 }
 
 // keyOf are the key's columns less the tenant's.
-func (s *shape) keyOf(t Tuple) Tuple {
+func (s *shape) keyOf(t wal.Tuple) wal.Tuple {
 	if t.IsZero() {
 		return t
 	}
-	values := make([]Value, len(s.key))
+	values := make([]wal.Value, len(s.key))
 	for n, i := range s.key {
 		values[n] = t.Value(i)
 	}
-	return NewTuple(values)
+	return wal.NewTuple(values)
 }
 
 // Find returns the tenant's rows with the keys in the chunk, a row for each key, zero where there is no row: see [Copier.Present]. Where the
@@ -346,7 +347,7 @@ func (c *Copier) findBadKey(ctx context.Context, keys Keys, cause error) error {
 }
 
 // Equal returns which of the keys are among the others, by the equality of the key's own index.
-func (c *Copier) Equal(ctx context.Context, keys Keys, others []Tuple) (equal []bool, err error) {
+func (c *Copier) Equal(ctx context.Context, keys Keys, others []wal.Tuple) (equal []bool, err error) {
 	equal = make([]bool, len(keys.Tuples))
 	err = c.moment(ctx, keys.Part, &Chunk{}, func(conn *pgx.Conn, s *shape) error {
 		arrays, values, err := s.keyArrays(keys)
@@ -386,13 +387,13 @@ func (c *Copier) Equal(ctx context.Context, keys Keys, others []Tuple) (equal []
 	return equal, nil
 }
 
-func textTuple(row [][]byte) Tuple {
-	values := make([]Value, len(row))
+func textTuple(row [][]byte) wal.Tuple {
+	values := make([]wal.Value, len(row))
 	for i, text := range row {
-		values[i] = Value{Presence: Null}
+		values[i] = wal.Value{Presence: wal.Null}
 		if text != nil {
-			values[i] = Value{Presence: Text, Text: text}
+			values[i] = wal.Value{Presence: wal.Text, Text: text}
 		}
 	}
-	return NewTuple(values)
+	return wal.NewTuple(values)
 }

@@ -6,6 +6,7 @@ import (
 
 	"outflow/internal/faultproxy"
 	"outflow/internal/pgcluster/pgtest"
+	"outflow/replication/wal"
 )
 
 // A primary that falls silent between the answer and the end of a read's transaction does not keep the reader: a look-up has one of few
@@ -34,9 +35,9 @@ func TestReadEndsOnASilentPrimary(t *testing.T) {
 	if err := conn.QueryRow(t.Context(), `SELECT 'public.item'::regclass::oid`).Scan(&oid); err != nil {
 		t.Fatal(err)
 	}
-	rel := &Relation{OID: oid, Schema: "public", Name: "item", Columns: []Column{{Name: "tenant", TypeOID: 23}, {Name: "id", TypeOID: 23}}, Key: []int{0, 1}}
+	rel := &wal.Relation{OID: oid, Schema: "public", Name: "item", Columns: []wal.Column{{Name: "tenant", TypeOID: 23}, {Name: "id", TypeOID: 23}}, Key: []int{0, 1}}
 	began := time.Now()
-	err = inMoment(t.Context(), p, conn, Part{Relation: rel, Value: "1"}, func(*shape, Snapshot) error {
+	err = inMoment(t.Context(), p, conn, Part{Relation: rel, Value: "1"}, func(*shape, wal.Snapshot) error {
 		proxy.Stall(true)
 		return nil
 	})

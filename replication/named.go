@@ -3,13 +3,14 @@ package replication
 import (
 	"context"
 	"fmt"
+	"outflow/replication/wal"
 	"strings"
 )
 
 // name gives a configured table its configured names, whatever the stream calls the table: a table is its OID, and a transaction may have
 // renamed it for a moment. Another table under a configured name is no configured table. Where the name is the other table's on the primary
 // now, the tables were swapped, and the stream does not have all rows of the new table.
-func (s *session) name(rel *Relation) error {
+func (s *session) name(rel *wal.Relation) error {
 	for _, t := range s.Tables {
 		if t.Relation.OID == rel.OID {
 			rel.Schema, rel.Name, rel.Table = t.Relation.Schema, t.Relation.Name, t.Relation.Table
@@ -30,7 +31,7 @@ func (s *session) name(rel *Relation) error {
 // Relation message has no column numbers, so the order counts: the order of the numbers, of all columns or of the columns of a column list.
 // A column in another column's place had the other column's name for a time. Another replica identity names rows by columns other than the
 // columns used by the copies.
-func (t PublishedTable) faultOf(rel *Relation) string {
+func (t PublishedTable) faultOf(rel *wal.Relation) string {
 	known := t.Relation
 	if listed := known.Project(t.Columns); len(listed.Columns) == len(rel.Columns) {
 		known = listed
@@ -54,7 +55,7 @@ func (t PublishedTable) faultOf(rel *Relation) string {
 
 // stray is a [*Gap] where a table whose changes the stream has was a partition unseen by any look: partitions are described too, and the
 // changes are the root's. Rows gone with the partition are not in the stream.
-func (s *session) stray(rel *Relation) error {
+func (s *session) stray(rel *wal.Relation) error {
 	if !s.wanted || s.part.CommitLSN < s.Source.Covered || s.relations[rel.OID] != nil || s.Source.relied.has(rel.OID) {
 		return nil
 	}
@@ -80,7 +81,7 @@ func (s *session) stray(rel *Relation) error {
 }
 
 // swapped is a [*Gap] where the name of a configured table is another table's on the primary now.
-func (s *session) swapped(rel *Relation) error {
+func (s *session) swapped(rel *wal.Relation) error {
 	ctx, cancel := context.WithTimeout(context.Background(), questionPatience)
 	defer cancel()
 	conn, err := s.Primary.Connect(ctx)

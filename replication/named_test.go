@@ -1,16 +1,17 @@
 package replication
 
 import (
+	"outflow/replication/wal"
 	"strings"
 	"testing"
 )
 
 // relationOf describes a table whose columns are named so; those with a star are of its key.
-func relationOf(identity byte, columns string) *Relation {
-	r := &Relation{Schema: "public", Name: "items", Identity: identity}
+func relationOf(identity byte, columns string) *wal.Relation {
+	r := &wal.Relation{Schema: "public", Name: "items", Identity: identity}
 	for i, name := range strings.Fields(columns) {
 		name, key := strings.CutPrefix(name, "*")
-		r.Columns = append(r.Columns, Column{Name: name, Identity: key})
+		r.Columns = append(r.Columns, wal.Column{Name: name, Identity: key})
 		if key {
 			r.Key = append(r.Key, i)
 		}
@@ -38,7 +39,7 @@ func TestFaultOfRelation(t *testing.T) {
 		"*tenant *id *v w x":    "(tenant, id, v)",
 		"tenant id v w x":       "()",
 	} {
-		table := PublishedTable{Table: &Table{Relation: relationOf('d', "*tenant *id v w x")}, Columns: []string{"tenant", "id", "v", "w"}}
+		table := PublishedTable{Table: &wal.Table{Relation: relationOf('d', "*tenant *id v w x")}, Columns: []string{"tenant", "id", "v", "w"}}
 		got := table.faultOf(relationOf('d', sent))
 		if says == "" && got != "" || !strings.Contains(got, says) {
 			t.Errorf("%s: %q; expected %q", sent, got, says)
@@ -47,7 +48,7 @@ func TestFaultOfRelation(t *testing.T) {
 			t.Errorf("%s: a table whose inserts alone count needs no key", sent)
 		}
 	}
-	if got := (PublishedTable{Table: &Table{Relation: relationOf('d', "*tenant *id v")}}).faultOf(relationOf('f', "*tenant *id *v")); got != "" {
+	if got := (PublishedTable{Table: &wal.Table{Relation: relationOf('d', "*tenant *id v")}}).faultOf(relationOf('f', "*tenant *id *v")); got != "" {
 		t.Errorf("REPLICA IDENTITY FULL tells every column: %q", got)
 	}
 }

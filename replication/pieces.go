@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"fmt"
+	"outflow/replication/wal"
 	"strconv"
 	"strings"
 
@@ -66,7 +67,7 @@ func (s *shape) all() []int {
 
 // piece is the rows at the beginning of a query.
 type piece struct {
-	rows   []Tuple
+	rows   []wal.Tuple
 	places []int // by row, as the query gives the place
 	more   bool  // rows follow: the bound was reached
 	large  int64 // size of the next row where the row alone is larger than the bound, 0 mostly; then there are no rows
@@ -82,7 +83,7 @@ func openPiece(ctx context.Context, conn *pgx.Conn, sql string, args ...any) err
 
 // readPiece reads rows from the open cursor until the rows have bound bytes, or the row after would be larger than the bound. The rows are
 // fetched a few at a time, as many as make about an eighth of the bound; rows beyond the bound are passed over, and not kept. The bound
-// counts the bytes of [Tuple.Bytes].
+// counts the bytes of [wal.Tuple.Bytes].
 func readPiece(ctx context.Context, conn *pgx.Conn, bound int64) (p piece, err error) {
 	for n, size := int64(fetchFirst), int64(0); ; {
 		fetched, more, err := p.fetch(ctx, conn, n, bound-size)

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/failpoint"
+	"outflow/replication/wal"
 )
 
 // Sink takes the transactions of the reader. The reader's goroutine calls the Sink, a single call at a time.
@@ -27,7 +28,7 @@ type Sink interface {
 	Begin(ctx context.Context) error
 	// Write takes a part of a transaction. Write must not wait for anything; a keeper of the part holds the ticket in
 	// the tracker before Write returns. The same transaction may come again after a lost connection.
-	Write(part *Transaction) error
+	Write(part *wal.Transaction) error
 	// Full returns nil when there is room. Otherwise Full returns a channel closed once there is room; until then the
 	// reader reads nothing, and goes on reporting to the primary.
 	Full() <-chan struct{}
@@ -44,7 +45,7 @@ type Reader struct {
 	Publication string
 	Tables      []PublishedTable // the configured ones
 	Source      Source           // the required origin of the stream, and the sequence base
-	Confirmed   LSN              // of the slot when Source was read
+	Confirmed   wal.LSN          // of the slot when Source was read
 	Acks        *AckTracker
 	Sink        Sink
 	Log         *zap.Logger
@@ -62,11 +63,11 @@ type Reader struct {
 	current *stream // of the running session
 	again   bool    // Restart was called
 
-	reported LSN // the highest flush LSN sent; the reading goroutine's
+	reported wal.LSN // the highest flush LSN sent; the reading goroutine's
 
-	silent    int                  // sessions since the last transaction that the server's silence has ended
-	sessions  int                  // started so far; the reading goroutine's, as are the next fields
-	relations map[uint32]*Relation // resolved ones by oid, kept over sessions
+	silent    int                      // sessions since the last transaction that the server's silence has ended
+	sessions  int                      // started so far; the reading goroutine's, as are the next fields
+	relations map[uint32]*wal.Relation // resolved ones by oid, kept over sessions
 }
 
 // State is the activity of a Reader.
@@ -92,7 +93,7 @@ func (r *Reader) Behind(now time.Time) time.Duration { return r.Heartbeat.Behind
 
 // Position is how far the stream was read: the sink has every transaction committed before Position. Position is 0
 // before the server said anything. Safe for concurrent use.
-func (r *Reader) Position() LSN { return LSN(r.wal.Load()) }
+func (r *Reader) Position() wal.LSN { return wal.LSN(r.wal.Load()) }
 
 // A part is handed over at partChanges or partBytes at the latest, so a large transaction is never held whole.
 const (
@@ -324,11 +325,11 @@ type session struct {
 	conn    *pgconn.PgConn
 	stream  *stream
 	decoder *Decoder
-	ticket  Ticket
-	wanted  bool          // the open transaction was not acknowledged in an earlier session
-	part    *Transaction  // the part being gathered, nil outside a transaction
-	bytes   int64         // of the part
-	silence time.Duration // the longest allowed silence of the server, 0 is any
+	ticket  wal.Ticket
+	wanted  bool             // the open transaction was not acknowledged in an earlier session
+	part    *wal.Transaction // the part being gathered, nil outside a transaction
+	bytes   int64            // of the part
+	silence time.Duration    // the longest allowed silence of the server, 0 is any
 }
 
 // read is the loop: read waits, and calls a step for each message.
@@ -423,7 +424,7 @@ func (s *session) copyData(data []byte) (handed bool, err error) {
 		}
 		if s.part == nil {
 			s.wal.Store(max(s.wal.Load(), uint64(k.ServerWALEnd)))
-			s.Acks.Idle(LSN(k.ServerWALEnd))
+			s.Acks.Idle(wal.LSN(k.ServerWALEnd))
 		}
 		if k.ReplyRequested {
 			return false, s.report()
@@ -452,7 +453,7 @@ func (s *session) event(event Event) (handed bool, err error) {
 	case Begin:
 		s.silent = 0
 		s.ticket, s.wanted = s.Acks.Begin(e.CommitLSN)
-		s.part = &Transaction{SequenceID: s.Source.SequenceID(e.CommitLSN), XID: e.XID,
+		s.part = &wal.Transaction{SequenceID: s.Source.SequenceID(e.CommitLSN), XID: e.XID,
 			CommitLSN: e.CommitLSN, CommitTime: e.CommitTime, Session: s.sessions, Ticket: s.ticket}
 		return false, failpoint.Fail(failpoint.Registered)
 	case Changes:
@@ -483,7 +484,7 @@ func (s *session) event(event Event) (handed bool, err error) {
 		s.wal.Store(uint64(e.EndLSN)) // after the sink has the transaction: see Position
 		s.Acks.Commit(s.ticket, e.EndLSN)
 		return true, nil
-	case *Relation:
+	case *wal.Relation:
 		return false, s.relation(e)
 	case Message:
 		s.Heartbeat.seen(e)
@@ -500,7 +501,7 @@ func serverVersion(conn *pgconn.PgConn) int {
 
 // relation completes a relation from the catalog, or finds the relation unchanged: the server describes a table again
 // after each connection and each VACUUM.
-func (s *session) relation(rel *Relation) error {
+func (s *session) relation(rel *wal.Relation) error {
 	if err := s.name(rel); err != nil {
 		return err
 	}
@@ -518,7 +519,7 @@ func (s *session) relation(rel *Relation) error {
 		s.decoder.relations[rel.OID] = known
 	}
 	if s.relations == nil {
-		s.relations = map[uint32]*Relation{}
+		s.relations = map[uint32]*wal.Relation{}
 	}
 	s.relations[rel.OID] = rel
 	return nil

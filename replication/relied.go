@@ -11,12 +11,13 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"outflow/internal/failpoint"
+	"outflow/replication/wal"
 )
 
 // outflow.source notes the facts Outflow relies on. The transaction noting other facts also raises every destination's epoch, and a
 // transaction in which Outflow alters the publication itself notes the outcome.
 
-// facts reads the facts of the publication and of the configured tables, which are named by their OIDs: see [Table].
+// facts reads the facts of the publication and of the configured tables, which are named by their OIDs: see [wal.Table].
 func (s Setup) facts(ctx context.Context, db rowQuerier, version int) (facts, error) {
 	tables := make([]wanted, len(s.Tables))
 	for i, t := range s.Tables {
@@ -297,7 +298,7 @@ func (s Setup) unread(ctx context.Context, tx pgx.Tx, reading int64) error {
 // Conditions reports whether a read of the table in the open transaction gives all rows of the table: the table is the table of the
 // configuration, no policy hides rows, no children add rows, and the role may read the columns. An error is a [*Problem], or the failure to
 // read the catalog.
-func Conditions(ctx context.Context, conn *pgx.Conn, rel *Relation) error {
+func Conditions(ctx context.Context, conn *pgx.Conn, rel *wal.Relation) error {
 	f, err := loadFacts(ctx, conn, serverVersion(conn.PgConn()), "", []wanted{{rel.OID, rel.Schema, rel.Name}})
 	if err != nil {
 		return err

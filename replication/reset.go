@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"outflow/internal/failpoint"
+	"outflow/replication/wal"
 )
 
 // resetCommand heals a slot whose stream cannot be proved continuous.
@@ -147,7 +148,7 @@ func (s Setup) dropSlot(ctx context.Context, conn *pgx.Conn) error {
 
 // endReset settles the base. On the same history the new slot is ahead of every id by itself. Notes beyond all ids that can have been given
 // are forgotten: every destination is copied again.
-func (s Setup) endReset(ctx context.Context, conn *pgx.Conn, now Source, at LSN, ids []int64) error {
+func (s Setup) endReset(ctx context.Context, conn *pgx.Conn, now Source, at wal.LSN, ids []int64) error {
 	source, _, err := s.loadSource(ctx, conn)
 	if err != nil {
 		return err
@@ -189,7 +190,7 @@ func (s Setup) endReset(ctx context.Context, conn *pgx.Conn, now Source, at LSN,
 // settleBase finds the sequence base for a slot starting at the LSN at, so ids never go back. On the history of the given ids, where the
 // WAL went on, the base stays. On another history, or where the WAL went back (a restored backup), the base is put beyond the highest id
 // known, with a margin for ids without a note.
-func settleBase(source, now Source, at LSN, highest int64) int64 {
+func settleBase(source, now Source, at wal.LSN, highest int64) int64 {
 	same := source.SystemID == now.SystemID && source.Timeline == now.Timeline
 	if same && source.SequenceID(at) > highest {
 		return source.SequenceBase
@@ -202,7 +203,7 @@ func settleBase(source, now Source, at LSN, highest int64) int64 {
 
 // closeGap handles a slot ahead of the position noted before each confirmation: another process moved the slot, and the
 // changes between are lost to the stream. Every destination is copied again.
-func (s Setup) closeGap(ctx context.Context, conn *pgx.Conn, confirmed LSN) error {
+func (s Setup) closeGap(ctx context.Context, conn *pgx.Conn, confirmed wal.LSN) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if err := raiseAll(ctx, tx, s.Slot, "somebody moved the slot"); err != nil {
 			return err

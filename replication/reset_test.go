@@ -2,6 +2,7 @@ package replication
 
 import (
 	"math"
+	"outflow/replication/wal"
 	"testing"
 )
 
@@ -9,7 +10,7 @@ import (
 func TestSequenceIDsDoNotOverflow(t *testing.T) {
 	for _, base := range []int64{0, maxBase, -maxBase, 1 << 40} {
 		last := int64(math.MinInt64)
-		for _, at := range []LSN{0, 1, 1 << 40, maxLSN, math.MaxInt64, math.MaxUint64} {
+		for _, at := range []wal.LSN{0, 1, 1 << 40, maxLSN, math.MaxInt64, math.MaxUint64} {
 			id := Source{SequenceBase: base}.SequenceID(at)
 			if id < last {
 				t.Errorf("base %d at %d: the id %d is below %d", base, at, id, last)
@@ -18,7 +19,7 @@ func TestSequenceIDsDoNotOverflow(t *testing.T) {
 		}
 	}
 	for _, highest := range []int64{-1, 0, 1 << 46, maxBase} {
-		for _, at := range []LSN{1, 1 << 40, math.MaxUint64} {
+		for _, at := range []wal.LSN{1, 1 << 40, math.MaxUint64} {
 			if base := settleBase(Source{SystemID: "a"}, Source{SystemID: "b"}, at, highest); highest >= 0 && base+int64(min(at, maxLSN)) <= highest {
 				t.Errorf("base %d at %d is not above %d", base, at, highest)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"outflow/replication/wal"
 	"slices"
 	"strings"
 	"sync"
@@ -14,14 +15,14 @@ import (
 // Part is the rows of a tenant in a table. Only the table's OID and the names of the columns count of the relation: all else is found in
 // the moment of the read.
 type Part struct {
-	Relation *Relation
+	Relation *wal.Relation
 	Tenant   int    // index of the tenant's column
 	Value    string // the tenant, as written by the output function of the column
 }
 
 // shape is a table as found by a read, with everything the read needs to compare rows.
 type shape struct {
-	Table    *Relation // the requested columns which exist, and the key's
+	Table    *wal.Relation // the requested columns which exist, and the key's
 	name     tableName
 	tenant   int
 	key      []int     // the key's columns less the tenant's
@@ -38,7 +39,7 @@ func (n tableName) String() string { return pgx.Identifier{n.schema, n.name}.San
 // use.
 type shapes struct {
 	mu    sync.Mutex
-	found map[*Relation]markedShape
+	found map[*wal.Relation]markedShape
 }
 
 type markedShape struct {
@@ -91,7 +92,7 @@ func (s *shapes) find(ctx context.Context, conn *pgx.Conn, part Part, locked tab
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.found == nil {
-		s.found = map[*Relation]markedShape{}
+		s.found = map[*wal.Relation]markedShape{}
 	}
 	s.found[part.Relation] = markedShape{mark, found}
 	return found, snapshot, nil
@@ -106,7 +107,7 @@ func loadShape(ctx context.Context, conn *pgx.Conn, part Part, name tableName) (
 	if t == nil || t.Relation.OID != rel.OID {
 		return nil, fmt.Errorf("table %s is not what it was", rel)
 	}
-	if err := Conditions(ctx, conn, &Relation{OID: rel.OID, Schema: name.schema, Name: name.name, Columns: rel.Columns}); err != nil {
+	if err := Conditions(ctx, conn, &wal.Relation{OID: rel.OID, Schema: name.schema, Name: name.name, Columns: rel.Columns}); err != nil {
 		return nil, err
 	}
 	var names, keys []string

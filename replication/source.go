@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"outflow/internal/failpoint"
+	"outflow/replication/wal"
 )
 
 // Source is the row of outflow.source on the primary about a slot: the history of the slot's LSNs.
@@ -21,16 +22,16 @@ type Source struct {
 	Timeline     int32
 	SequenceBase int64 // added to every commit LSN; 0 on a new installation
 
-	Covered LSN // every destination is copied from the tables after this place: see [Gap]
+	Covered wal.LSN // every destination is copied from the tables after this place: see [Gap]
 
-	noted     LSN  // outflow.source.flush_lsn: noted just before the confirmation
-	resetting bool // a reset of the slot was begun and not finished
+	noted     wal.LSN // outflow.source.flush_lsn: noted just before the confirmation
+	resetting bool    // a reset of the slot was begun and not finished
 
 	relied facts // found or made by Ensure
 }
 
 // SequenceID is the id of the transaction committed at the LSN.
-func (s Source) SequenceID(commit LSN) int64 { return s.SequenceBase + int64(min(commit, maxLSN)) }
+func (s Source) SequenceID(commit wal.LSN) int64 { return s.SequenceBase + int64(min(commit, maxLSN)) }
 
 // baseFits reports whether every id is an int64: see maxBase.
 func (s Source) baseFits() bool { return s.SequenceBase >= -maxBase && s.SequenceBase <= maxBase }
@@ -73,7 +74,7 @@ type Setup struct {
 
 // PublishedTable is a table with the columns to publish.
 type PublishedTable struct {
-	*Table
+	*wal.Table
 	Rule    TableRule
 	Columns []string // with the replica identity's columns
 	Relied  []string // columns read by mappings, and the key; may have names missing in the table
@@ -82,7 +83,7 @@ type PublishedTable struct {
 
 // Ensure creates missing objects and returns the source and the slot's confirmed flush LSN. Ensure is safe to run
 // again.
-func (s Setup) Ensure(ctx context.Context, conn *pgx.Conn) (Source, LSN, error) {
+func (s Setup) Ensure(ctx context.Context, conn *pgx.Conn) (Source, wal.LSN, error) {
 	now, err := s.ensureRelied(ctx, conn)
 	if err != nil {
 		return Source{}, 0, err
@@ -92,7 +93,7 @@ func (s Setup) Ensure(ctx context.Context, conn *pgx.Conn) (Source, LSN, error) 
 	return source, confirmed, err
 }
 
-func (s Setup) ensureSlot(ctx context.Context, conn *pgx.Conn, now facts) (Source, LSN, error) {
+func (s Setup) ensureSlot(ctx context.Context, conn *pgx.Conn, now facts) (Source, wal.LSN, error) {
 	confirmed, found, err := s.findSlot(ctx, conn)
 	if err != nil {
 		return Source{}, 0, err
@@ -127,7 +128,7 @@ func (s Setup) ensureSlot(ctx context.Context, conn *pgx.Conn, now facts) (Sourc
 	return source, confirmed, err
 }
 
-func (s Setup) findSlot(ctx context.Context, conn *pgx.Conn) (confirmed LSN, found bool, err error) {
+func (s Setup) findSlot(ctx context.Context, conn *pgx.Conn) (confirmed wal.LSN, found bool, err error) {
 	var plugin, database, walStatus *string
 	var flushed *string
 	var invalidation string // a column from 17 on; to_jsonb reads the column where the column exists
@@ -150,11 +151,11 @@ func (s Setup) findSlot(ctx context.Context, conn *pgx.Conn) (confirmed LSN, fou
 	case flushed == nil:
 		return 0, false, fmt.Errorf("replication slot %q is still being created", s.Slot)
 	}
-	confirmed, err = ParseLSN(*flushed)
+	confirmed, err = wal.ParseLSN(*flushed)
 	return confirmed, true, err
 }
 
-func (s Setup) createSlot(ctx context.Context, conn *pgx.Conn) (LSN, error) {
+func (s Setup) createSlot(ctx context.Context, conn *pgx.Conn) (wal.LSN, error) {
 	watching, stop := context.WithCancel(ctx)
 	var watcher sync.WaitGroup
 	defer watcher.Wait() // the watcher may be calling Waiting, and the caller expects no call afterwards
@@ -173,7 +174,7 @@ func (s Setup) createSlot(ctx context.Context, conn *pgx.Conn) (LSN, error) {
 	if err != nil {
 		return 0, fmt.Errorf("creating replication slot %q: %w", s.Slot, err)
 	}
-	return ParseLSN(at)
+	return wal.ParseLSN(at)
 }
 
 func (s Setup) loadSource(ctx context.Context, conn *pgx.Conn) (source Source, known bool, err error) {
@@ -187,8 +188,8 @@ func (s Setup) loadSource(ctx context.Context, conn *pgx.Conn) (source Source, k
 	} else if err != nil {
 		return Source{}, false, fmt.Errorf("reading outflow.source: %w", err)
 	}
-	if source.Covered, err = ParseLSN(covered); err == nil && noted != "" {
-		source.noted, err = ParseLSN(noted)
+	if source.Covered, err = wal.ParseLSN(covered); err == nil && noted != "" {
+		source.noted, err = wal.ParseLSN(noted)
 	}
 	return source, true, err
 }

@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"errors"
+	"outflow/replication/wal"
 	"sync/atomic"
 	"time"
 
@@ -18,9 +19,9 @@ type SlotStatus struct {
 	Active             bool   // a process reads the slot
 	WALStatus          string // reserved, extended, unreserved or lost
 	InvalidationReason string // "" where there is none, and before Postgres 17
-	ConfirmedFlush     LSN
-	Restart            LSN
-	WALEnd             LSN // of the primary
+	ConfirmedFlush     wal.LSN
+	Restart            wal.LSN
+	WALEnd             wal.LSN // of the primary
 	RetainedBytes      int64
 	SafeBytes          *int64 // of WAL allowed before the slot is lost; nil: no limit
 	At                 time.Time
@@ -152,8 +153,8 @@ func (s Setup) slotStatus(ctx context.Context, conn *pgx.Conn) (now SlotStatus, 
 	if err != nil {
 		return now, err
 	}
-	for i, lsn := range []*LSN{&now.ConfirmedFlush, &now.Restart, &now.WALEnd} {
-		if *lsn, err = ParseLSN([]string{confirmed, restart, end}[i]); err != nil {
+	for i, lsn := range []*wal.LSN{&now.ConfirmedFlush, &now.Restart, &now.WALEnd} {
+		if *lsn, err = wal.ParseLSN([]string{confirmed, restart, end}[i]); err != nil {
 			return now, err
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/replication/wal"
 	"outflow/sink/fold"
 )
 
@@ -99,15 +100,15 @@ type backfill struct {
 	suspects map[uint32]bool // may have been applied before keys were tracked, and were not visible then; nil is not known yet
 	reading  bool
 	ready    *chunk
-	ended    bool                             // the session was closed: a chunk that comes now is given up
-	endRead  context.CancelFunc               // of the read under way; nil before the first
-	page     *page                            // the page to be swept next
-	from     cursor                           // the cursor when the read began: live changes move PutOff of cursor during the read
-	known    map[string]*replication.Relation // tables as the last chunks found them
-	wait     wait                             // for a transaction on the primary
-	started  time.Time                        // of the chunk in hand
-	limit    int                              // rows of the chunk
-	lane     int                              // of the memory for the chunk
+	ended    bool                     // the session was closed: a chunk that comes now is given up
+	endRead  context.CancelFunc       // of the read under way; nil before the first
+	page     *page                    // the page to be swept next
+	from     cursor                   // the cursor when the read began: live changes move PutOff of cursor during the read
+	known    map[string]*wal.Relation // tables as the last chunks found them
+	wait     wait                     // for a transaction on the primary
+	started  time.Time                // of the chunk in hand
+	limit    int                      // rows of the chunk
+	lane     int                      // of the memory for the chunk
 }
 
 // maxTracked is how many bytes the tracked keys may have at the most, see [fold.Tracked.Bytes]. A transaction that changes more has the chunk
@@ -120,7 +121,7 @@ const (
 type chunk struct {
 	replication.Chunk
 	table    string
-	relation *replication.Relation
+	relation *wal.Relation
 	swept    *page // the page whose keys are not on the primary; nil: the rows are
 	gone     []key // those of the page
 	removed  []key // the keys of gone that rows.Deletes are
@@ -183,7 +184,7 @@ func (bf *backfill) track(transactions []*transaction) {
 	}
 }
 
-func (bf *backfill) trackChanges(xid uint32, changes []replication.Change) {
+func (bf *backfill) trackChanges(xid uint32, changes []wal.Change) {
 	if bf == nil || !bf.active {
 		return
 	}
@@ -194,11 +195,11 @@ func (bf *backfill) trackChanges(xid uint32, changes []replication.Change) {
 		if !bf.d.reads[table] {
 			continue
 		}
-		if c.Kind == replication.Truncate {
+		if c.Kind == wal.Truncate {
 			bf.follow(fold.Tracked{XID: xid, Table: table, Key: "", Relation: c.Relation})
 			continue
 		}
-		for _, row := range []replication.Tuple{c.Old, c.New} {
+		for _, row := range []wal.Tuple{c.Old, c.New} {
 			if !row.IsZero() {
 				bf.follow(fold.Tracked{XID: xid, Table: table, Key: keys.Key(c.Relation, row), Relation: c.Relation})
 			}
@@ -473,7 +474,7 @@ func (bf *backfill) takeMemory(ctx context.Context, rows int64) (grant, error) {
 }
 
 // relation is the table as the last chunk found the table, or as described by the stream.
-func (bf *backfill) relation(table string) *replication.Relation {
+func (bf *backfill) relation(table string) *wal.Relation {
 	if rel := bf.known[table]; rel != nil {
 		return rel
 	}
@@ -485,7 +486,7 @@ func (bf *backfill) part(table string) replication.Part {
 }
 
 // part are the rows of the destination's tenant.
-func (d *Destination) part(rel *replication.Relation) replication.Part {
+func (d *Destination) part(rel *wal.Relation) replication.Part {
 	return replication.Part{Relation: rel, Tenant: d.router.schemas.tenantColumn(rel), Value: d.Tenant}
 }
 

@@ -10,7 +10,7 @@ import (
 
 	"outflow/internal/failpoint"
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // moveCursorSQL moves the cursor from the value held by this process, or fails the transaction: as advanceSQL does for live
@@ -305,7 +305,7 @@ func (p *portion) failpoints(text string) error {
 
 // appliedAt is the highest id possible below a horizon, when the stream has passed the horizon. The next commit record may begin
 // at the horizon itself.
-func (r *Router) appliedAt(horizon replication.LSN) int64 { return r.SequenceID(horizon) - 1 }
+func (r *Router) appliedAt(horizon wal.LSN) int64 { return r.SequenceID(horizon) - 1 }
 
 // reached notes that the chosen mappings have everything up to an id.
 func (s *session) reached(chosen []bool, id int64) {
@@ -330,5 +330,5 @@ func (bf *backfill) nameRow(err error, rows *mapping.Rows) error {
 		e = &named
 	}
 	row := slices.Concat(rows.Upserts, rows.Deletes)[0]
-	return e.ofRow(&replication.Change{Relation: rows.Relation, New: row.Tuple})
+	return e.ofRow(&wal.Change{Relation: rows.Relation, New: row.Tuple})
 }

@@ -10,6 +10,7 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/replication/wal"
 	"outflow/sink/fold"
 )
 
@@ -23,7 +24,7 @@ func (bf *backfill) merge(ctx context.Context) error {
 	defer c.held.free()
 	if c.Relation != nil {
 		if bf.known == nil {
-			bf.known = map[string]*replication.Relation{}
+			bf.known = map[string]*wal.Relation{}
 		}
 		bf.known[c.table] = c.Relation
 	}
@@ -66,7 +67,7 @@ func (bf *backfill) merge(ctx context.Context) error {
 }
 
 // seen forgets the tracked keys of transactions that later chunks see.
-func (bf *backfill) seen(snapshot replication.Snapshot) {
+func (bf *backfill) seen(snapshot wal.Snapshot) {
 	bf.tracked = slices.DeleteFunc(bf.tracked, func(t fold.Tracked) bool {
 		gone := snapshot.Sees(t.XID)
 		if gone {
@@ -108,7 +109,7 @@ func (bf *backfill) anotherKey(c *chunk) bool {
 	return false
 }
 
-func sameKey(a, b *replication.Relation) bool {
+func sameKey(a, b *wal.Relation) bool {
 	return a == b || slices.EqualFunc(a.Key, b.Key, func(i, j int) bool {
 		x, y := a.Columns[i], b.Columns[j]
 		return x.Name == y.Name && x.TypeOID == y.TypeOID && x.TypeMod == y.TypeMod
@@ -139,7 +140,7 @@ func (bf *backfill) size() int {
 }
 
 // rowsOf gives a chunk's rows the id up to which the stream was applied: the rows are at least as new as the id.
-func (bf *backfill) rowsOf(c *chunk, tuples []replication.Tuple) []mapping.Row {
+func (bf *backfill) rowsOf(c *chunk, tuples []wal.Tuple) []mapping.Row {
 	rows := make([]mapping.Row, len(tuples))
 	now, id := time.Now(), max(bf.s.lowest(), bf.d.router.appliedAt(c.Horizon))
 	for i, t := range tuples {

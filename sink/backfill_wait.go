@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // wait is a copy's wait for a transaction on the primary whose changes may have been applied already, and which no snapshot sees yet. The
@@ -25,7 +26,7 @@ const (
 
 // unseen is a transaction that was applied before keys were tracked, and is invisible to a chunk: the chunk may hold older rows, and is read
 // again. Transactions that the chunk sees are suspects no longer: later chunks see them too. The awaited transaction comes first.
-func (bf *backfill) unseen(s replication.Snapshot) (xid uint32, waits bool) {
+func (bf *backfill) unseen(s wal.Snapshot) (xid uint32, waits bool) {
 	if w := bf.wait.xid; w != nil && bf.suspects[*w] && !s.Sees(*w) {
 		return *w, true
 	}

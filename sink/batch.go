@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/wal"
 	"outflow/sink/fold"
 )
 
@@ -89,7 +89,7 @@ func (d *Destination) skipApplied(s *session) int {
 }
 
 // fold adds a transaction's changes of the tables read by the mappings.
-func (d *Destination) fold(f *fold.Fold, t *transaction, changes []replication.Change) {
+func (d *Destination) fold(f *fold.Fold, t *transaction, changes []wal.Change) {
 	for i := range changes {
 		if name := changes[i].Relation.Table; d.reads[name] {
 			f.Add(name, &changes[i], t.id, t.committed)
@@ -99,8 +99,8 @@ func (d *Destination) fold(f *fold.Fold, t *transaction, changes []replication.C
 
 // fits reports whether all rows of a table have one shape: a batch ends where a table was altered.
 func (d *Destination) fits(f *fold.Fold, t *transaction) bool {
-	shapes := map[string]*replication.Relation{}
-	var last *replication.Relation
+	shapes := map[string]*wal.Relation{}
+	var last *wal.Relation
 	for i := range t.changes {
 		rel := t.changes[i].Relation
 		if rel == last {
@@ -121,7 +121,7 @@ func (d *Destination) fits(f *fold.Fold, t *transaction) bool {
 
 func truncates(t *transaction) bool {
 	for i := range t.changes {
-		if t.changes[i].Kind == replication.Truncate {
+		if t.changes[i].Kind == wal.Truncate {
 			return true
 		}
 	}

@@ -16,7 +16,7 @@ import (
 
 	"outflow/internal/tenantdsn"
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // Destination is one external database of one tenant. Safe for concurrent use.
@@ -39,12 +39,12 @@ type Destination struct {
 	lagging  int64 // bytes applied and not known to be flushed: see mayLag; no reason to wait either
 	over     bool  // counted in the gate
 	accepted position
-	holding  int64                        // the newest transaction whose ticket is held; reading again does not hold the ticket twice
-	kept     map[int64]replication.Ticket // of transactions that must be read again, by id; see rewind
-	queued   bool                         // waits for a place among the connections
-	reading  int                          // the reading of the stream that the newest part came from
-	unwanted int                          // parts of readings up to and including unwanted are not taken: see rewind
-	replays  int                          // how often the stream was read again for the destination since its last commit
+	holding  int64                // the newest transaction whose ticket is held; reading again does not hold the ticket twice
+	kept     map[int64]wal.Ticket // of transactions that must be read again, by id; see rewind
+	queued   bool                 // waits for a place among the connections
+	reading  int                  // the reading of the stream that the newest part came from
+	unwanted int                  // parts of readings up to and including unwanted are not taken: see rewind
+	replays  int                  // how often the stream was read again for the destination since its last commit
 	working  bool
 	retryAt  *time.Timer // runs while the destination waits to try again
 	idle     *time.Timer // runs while a connection is kept without work, or until the next look at the flushed WAL
@@ -109,7 +109,7 @@ func newDestination(r *Router, t Target) (*Destination, error) {
 	}
 	d := &Destination{Tenant: t.Tenant, Name: t.Name, router: r, config: config, mappings: t.Mappings, reads: tablesOf(t.Mappings), fault: t.Fault,
 		log:      r.Log.With(zap.String("tenant", t.Tenant), zap.String("destination", t.Name)),
-		accepted: position{id: -1}, holding: -1, released: -1, more: make(chan struct{}, 1), limit: r.Options.BatchRows, kept: map[int64]replication.Ticket{},
+		accepted: position{id: -1}, holding: -1, released: -1, more: make(chan struct{}, 1), limit: r.Options.BatchRows, kept: map[int64]wal.Ticket{},
 		status: Status{State: Streaming, SequenceID: -1, CopyTotal: -1}, backoff: pauses{least: r.Options.RetryMin, most: r.Options.RetryMax}}
 	return d, nil
 }
@@ -273,7 +273,7 @@ func (d *Destination) refresh() (paused bool, err error) {
 	return paused, nil
 }
 
-func (d *Destination) outOfDate() (old *session, dropped []replication.Ticket, replay, paused bool, err error) {
+func (d *Destination) outOfDate() (old *session, dropped []wal.Ticket, replay, paused bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.gone {

@@ -7,8 +7,7 @@ import (
 
 	"go.uber.org/zap"
 	"outflow/internal/failpoint"
-
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // A batch commits with synchronous_commit off: the answer comes without waiting for the external server's disk. The batch's
@@ -83,11 +82,11 @@ func (d *Destination) flushed(row [][]byte) {
 	if len(row) < 2 {
 		return
 	}
-	insert, err := replication.ParseLSN(string(row[0]))
+	insert, err := wal.ParseLSN(string(row[0]))
 	if err != nil {
 		return
 	}
-	flush, err := replication.ParseLSN(string(row[1]))
+	flush, err := wal.ParseLSN(string(row[1]))
 	if err != nil {
 		return
 	}
@@ -98,7 +97,7 @@ func (d *Destination) flushed(row [][]byte) {
 	d.router.Acks.Release(tickets...)
 }
 
-func (d *Destination) letGoFlushed(insert, flush replication.LSN) []replication.Ticket {
+func (d *Destination) letGoFlushed(insert, flush wal.LSN) []wal.Ticket {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	n := 0
@@ -114,11 +113,11 @@ func (d *Destination) letGoFlushed(insert, flush replication.LSN) []replication.
 }
 
 // letGo drops the first n transactions from the queue; the caller releases the tickets. The caller holds mu.
-func (d *Destination) letGo(n int) []replication.Ticket {
+func (d *Destination) letGo(n int) []wal.Ticket {
 	if n == 0 {
 		return nil
 	}
-	tickets := make([]replication.Ticket, n)
+	tickets := make([]wal.Ticket, n)
 	var freed int64
 	for i, t := range d.queue[:n] {
 		tickets[i] = t.ticket

@@ -6,7 +6,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // refuseForeign is the second line of defence between tenants, behind the router and the queries of copies and look-ups: a row of
@@ -38,7 +38,7 @@ func (d *Destination) foreign(rows []mapping.Row, tenant int) int {
 	}
 	n := 0
 	for i := range rows {
-		if v := rows[i].Tuple.Value(tenant); v.Presence != replication.Text || string(v.Text) != d.Tenant {
+		if v := rows[i].Tuple.Value(tenant); v.Presence != wal.Text || string(v.Text) != d.Tenant {
 			n++
 		}
 	}

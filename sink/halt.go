@@ -4,7 +4,7 @@ import (
 	"errors"
 	"time"
 
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // work is the kind of work a destination's worker does.
@@ -25,7 +25,7 @@ type halt struct {
 	work  work  // the failed work
 
 	// For a halt noted by another process: the stream has brought the failed change once more after passing this place. Else 0.
-	until replication.LSN
+	until wal.LSN
 }
 
 // halted notes a failure that needs a person. The caller holds mu.

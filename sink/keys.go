@@ -12,6 +12,7 @@ import (
 
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // keysQuery is a mapping's query under keys: for one table, as an external database answers the query.
@@ -19,7 +20,7 @@ type keysQuery struct {
 	mapping  *mapping.Mapping
 	table    string
 	sql      string
-	relation *replication.Relation
+	relation *wal.Relation
 	tenant   int
 	columns  []int                 // of the relation: the key's less the tenant's
 	order    []replication.Ordered // of the columns, in the external database's own types
@@ -28,18 +29,18 @@ type keysQuery struct {
 
 type keysID struct {
 	mapping  string
-	relation *replication.Relation
+	relation *wal.Relation
 }
 
 // key is a key held by an external database.
 type key struct {
-	tuple replication.Tuple // in the types of the primary as far as the database has a cast; all else is NULL
-	here  []string          // as written by the database
-	there []string          // as written by the primary; nil where the primary lacks the key, or was not asked
+	tuple wal.Tuple // in the types of the primary as far as the database has a cast; all else is NULL
+	here  []string  // as written by the database
+	there []string  // as written by the primary; nil where the primary lacks the key, or was not asked
 }
 
 // keysOf finds the external database's order of a mapping's keys. The caller has opened a transaction.
-func (s *session) keysOf(ctx context.Context, m *mapping.Mapping, rel *replication.Relation) (*keysQuery, error) {
+func (s *session) keysOf(ctx context.Context, m *mapping.Mapping, rel *wal.Relation) (*keysQuery, error) {
 	id := keysID{m.Name, rel}
 	if q := s.keys[id]; q != nil {
 		return q, nil
@@ -198,25 +199,25 @@ func (s *session) readKeys(ctx context.Context, q *keysQuery, after []string, li
 
 func (q *keysQuery) key(row [][]byte, tenant string) (key, error) {
 	k := key{here: make([]string, len(q.columns))}
-	values := make([]replication.Value, len(q.relation.Columns))
+	values := make([]wal.Value, len(q.relation.Columns))
 	for i := range values {
-		values[i].Presence = replication.Null
+		values[i].Presence = wal.Null
 	}
-	values[q.tenant] = replication.Value{Presence: replication.Text, Text: []byte(tenant)}
+	values[q.tenant] = wal.Value{Presence: wal.Text, Text: []byte(tenant)}
 	for n, i := range q.columns {
 		text := row[len(row)-len(q.columns)+n]
 		if text == nil || row[n] == nil {
 			return key{}, q.fault(fmt.Errorf("it gives NULL for %s, and no row of the primary has such a key", q.relation.Columns[i].Name))
 		}
 		k.here[n] = string(row[n])
-		values[i] = replication.Value{Presence: replication.Text, Text: text}
+		values[i] = wal.Value{Presence: wal.Text, Text: text}
 	}
-	k.tuple = replication.NewTuple(values)
+	k.tuple = wal.NewTuple(values)
 	return k, nil
 }
 
 // keyOf are the texts of a row's key, less the tenant's.
-func (q *keysQuery) keyOf(t replication.Tuple) []string {
+func (q *keysQuery) keyOf(t wal.Tuple) []string {
 	texts := make([]string, len(q.columns))
 	for n, i := range q.columns {
 		texts[n] = string(t.Value(i).Text)

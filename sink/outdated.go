@@ -7,7 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/fit"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // A queued change may no longer fit its table: a column present in, or missing from, the change was renamed or dropped since, and perhaps
@@ -45,8 +45,8 @@ func (d *Destination) misfits(e *Error) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return now != nil && slices.ContainsFunc(d.queue, func(t *transaction) bool {
-		return slices.ContainsFunc(t.changes, func(c replication.Change) bool {
-			return c.Relation.Table == e.Table && slices.ContainsFunc(c.Relation.Columns, func(column replication.Column) bool { return now.Column(column.Name) < 0 })
+		return slices.ContainsFunc(t.changes, func(c wal.Change) bool {
+			return c.Relation.Table == e.Table && slices.ContainsFunc(c.Relation.Columns, func(column wal.Column) bool { return now.Column(column.Name) < 0 })
 		})
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/internal/fit"
 	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // Begin implements [replication.Sink]. Begin reads the primary's notes of the destinations, which another process may have changed since,
@@ -46,7 +47,7 @@ func (r *Router) Begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.begunAt = replication.LSN(end)
+	r.begunAt = wal.LSN(end)
 	states, err := r.State.load(ctx)
 	if err != nil {
 		return err
@@ -390,7 +391,7 @@ func (d *Destination) whyParked(reason string) string {
 
 // detach has the destination parked in an epoch that is noted. Without a worker the queue is dropped, and idle is true; else the worker
 // drops the queue.
-func (d *Destination) detach(epoch int64, reason string) (tickets []replication.Ticket, idle bool) {
+func (d *Destination) detach(epoch int64, reason string) (tickets []wal.Ticket, idle bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	text := d.whyParked(reason)
@@ -415,8 +416,8 @@ func (d *Destination) detach(epoch int64, reason string) (tickets []replication.
 
 // drop empties the queue of a parked destination and returns the tickets of the queue. Only the worker of the destination may call drop,
 // or a holder of mu while there is no worker. It is called with mu held.
-func (d *Destination) drop() []replication.Ticket {
-	tickets := make([]replication.Ticket, 0, len(d.queue)+len(d.kept))
+func (d *Destination) drop() []wal.Ticket {
+	tickets := make([]wal.Ticket, 0, len(d.queue)+len(d.kept))
 	for _, ticket := range d.kept {
 		tickets = append(tickets, ticket)
 	}

@@ -12,7 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/failpoint"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // With on_error: quarantine, a row refused by the external database is set aside in a table there, in the transaction of the other rows.
@@ -35,9 +35,9 @@ const (
 
 // quarantined is a row set aside.
 type quarantined struct {
-	relation   *replication.Relation
+	relation   *wal.Relation
 	op         string
-	row        replication.Tuple
+	row        wal.Tuple
 	sequenceID int64
 	err        *Error
 }
@@ -60,7 +60,7 @@ func (q quarantined) parameters(s *session) []string {
 	add := func(i int) {
 		name, _ := plain(columns[i], ascii)
 		v := q.row.Value(i)
-		if v.Presence != replication.Text { // NULL, or not known
+		if v.Presence != wal.Text { // NULL, or not known
 			row[name] = nil
 			return
 		}

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"time"
 
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // position is a place in the stream. A destination accepts only changes after the last accepted change, so reading the stream again does
@@ -21,14 +21,14 @@ type transaction struct {
 	xid       uint32
 	committed time.Time
 	received  time.Time // when its first part came
-	ticket    replication.Ticket
-	changes   []replication.Change
-	bytes     int64           // of the changes, and transactionOverhead
-	complete  bool            // the source has sent the whole transaction
-	next      int             // changes applied in an open external transaction
-	dropped   bool            // some applied changes were let go of, to make room for the rest
-	asked     time.Time       // when external became known
-	external  replication.LSN // of the external server: flushed there, the transaction survives a crash; 0 is not known yet
+	ticket    wal.Ticket
+	changes   []wal.Change
+	bytes     int64     // of the changes, and transactionOverhead
+	complete  bool      // the source has sent the whole transaction
+	next      int       // changes applied in an open external transaction
+	dropped   bool      // some applied changes were let go of, to make room for the rest
+	asked     time.Time // when external became known
+	external  wal.LSN   // of the external server: flushed there, the transaction survives a crash; 0 is not known yet
 }
 
 // transactionOverhead is the memory of a queued transaction beside the changes, in bytes: the transaction, its places in the queue and in the ack
@@ -37,7 +37,7 @@ const transactionOverhead = 224
 
 // enqueue queues changes of a part, less the changes accepted before. enqueue returns false when the whole transaction was accepted
 // before.
-func (d *Destination) enqueue(part *replication.Transaction, changes []replication.Change) bool {
+func (d *Destination) enqueue(part *wal.Transaction, changes []wal.Change) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.reading = part.Session

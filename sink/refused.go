@@ -7,7 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"outflow/replication"
+	"outflow/replication/wal"
 	"outflow/sink/fold"
 )
 
@@ -18,11 +18,11 @@ import (
 
 // refused are waiting changes of a transaction.
 type refused struct {
-	changes []replication.Change
+	changes []wal.Change
 	rows    map[string]bool // their tables and keys; of a TRUNCATE the table alone
 }
 
-func (f *refused) add(c *replication.Change) {
+func (f *refused) add(c *wal.Change) {
 	if f.rows == nil {
 		f.rows = map[string]bool{}
 	}
@@ -31,24 +31,24 @@ func (f *refused) add(c *replication.Change) {
 }
 
 // concern reports whether one of the changes has to wait.
-func (f *refused) concern(changes []replication.Change) bool {
-	return len(f.rows) > 0 && slices.ContainsFunc(changes, func(c replication.Change) bool {
-		return slices.ContainsFunc(splitKeyChange(&c), func(c replication.Change) bool { return f.waits(&c) })
+func (f *refused) concern(changes []wal.Change) bool {
+	return len(f.rows) > 0 && slices.ContainsFunc(changes, func(c wal.Change) bool {
+		return slices.ContainsFunc(splitKeyChange(&c), func(c wal.Change) bool { return f.waits(&c) })
 	})
 }
 
 // waits reports whether a change has to wait because an earlier change of the same row, or of the whole table, waits. A TRUNCATE has to
 // wait for every row of the table.
-func (f *refused) waits(c *replication.Change) bool {
-	if c.Kind == replication.Truncate {
-		return slices.ContainsFunc(f.changes, func(o replication.Change) bool { return o.Relation.OID == c.Relation.OID })
+func (f *refused) waits(c *wal.Change) bool {
+	if c.Kind == wal.Truncate {
+		return slices.ContainsFunc(f.changes, func(o wal.Change) bool { return o.Relation.OID == c.Relation.OID })
 	}
 	return f.rows[rowName(c)] || f.rows[c.Relation.String()]
 }
 
 // rowName names a change's row: table and key.
-func rowName(c *replication.Change) string {
-	if c.Kind == replication.Truncate {
+func rowName(c *wal.Change) string {
+	if c.Kind == wal.Truncate {
 		return c.Relation.String()
 	}
 	var keys fold.Keyer
@@ -57,27 +57,27 @@ func rowName(c *replication.Change) string {
 
 // splitKeyChange splits a change into changes of one row each: an update of the key is a delete of the old row and an upsert of the new
 // row.
-func splitKeyChange(c *replication.Change) []replication.Change {
-	if c.Kind != replication.Update || c.Old.IsZero() {
-		return []replication.Change{*c}
+func splitKeyChange(c *wal.Change) []wal.Change {
+	if c.Kind != wal.Update || c.Old.IsZero() {
+		return []wal.Change{*c}
 	}
 	gone, came := *c, *c
-	gone.Kind, gone.New = replication.Delete, replication.Tuple{}
-	came.Old = replication.Tuple{}
+	gone.Kind, gone.New = wal.Delete, wal.Tuple{}
+	came.Old = wal.Tuple{}
 	if rowName(&gone) == rowName(&came) {
-		return []replication.Change{*c}
+		return []wal.Change{*c}
 	}
-	return []replication.Change{gone, came}
+	return []wal.Change{gone, came}
 }
 
 // applyGuarded applies some changes of a transaction: of a careful one behind a savepoint, and change by change where the round fails.
-func (d *Destination) applyGuarded(ctx context.Context, b *batch, changes []replication.Change) error {
+func (d *Destination) applyGuarded(ctx context.Context, b *batch, changes []wal.Change) error {
 	if !b.careful {
 		return d.applyRound(ctx, b, changes)
 	}
 	if !b.refused.concern(changes) {
 		refusal, err := d.attempt(ctx, b, changes)
-		if err == nil && refusal == nil && len(changes) > 0 && changes[0].Kind == replication.Truncate {
+		if err == nil && refusal == nil && len(changes) > 0 && changes[0].Kind == wal.Truncate {
 			err = d.retryRefused(ctx, b) // perhaps a table refers to the truncated table: the referring table must be empty before rows come
 		}
 		if err != nil || refusal == nil {
@@ -103,12 +103,12 @@ func (d *Destination) applyGuarded(ctx context.Context, b *batch, changes []repl
 }
 
 // applyOne applies one change, unless the change has to wait.
-func (d *Destination) applyOne(ctx context.Context, b *batch, waiting *refused, c *replication.Change) error {
+func (d *Destination) applyOne(ctx context.Context, b *batch, waiting *refused, c *wal.Change) error {
 	if waiting.waits(c) {
 		waiting.add(c)
 		return nil
 	}
-	refusal, err := d.attempt(ctx, b, []replication.Change{*c})
+	refusal, err := d.attempt(ctx, b, []wal.Change{*c})
 	if refusal != nil {
 		waiting.add(c)
 	}
@@ -116,9 +116,9 @@ func (d *Destination) applyOne(ctx context.Context, b *batch, waiting *refused, 
 }
 
 // attempt applies changes behind a savepoint. A refusal is a row fault, after which the external transaction is as before the attempt.
-func (d *Destination) attempt(ctx context.Context, b *batch, changes []replication.Change) (refusal *Error, err error) {
+func (d *Destination) attempt(ctx context.Context, b *batch, changes []wal.Change) (refusal *Error, err error) {
 	applied := b.changes
-	truncate := len(changes) > 0 && changes[0].Kind == replication.Truncate // of many round trips
+	truncate := len(changes) > 0 && changes[0].Kind == wal.Truncate // of many round trips
 	if truncate {
 		if err := d.session.exec(ctx, "SAVEPOINT outflow_round"); err != nil {
 			return nil, fmt.Errorf("SAVEPOINT: %w", err)
@@ -210,22 +210,22 @@ func (d *Destination) settleDeferred(ctx context.Context, b *batch) error {
 }
 
 // refuse decides on a change that the external database takes in no order.
-func (d *Destination) refuse(ctx context.Context, b *batch, c *replication.Change, e *Error) error {
+func (d *Destination) refuse(ctx context.Context, b *batch, c *wal.Change, e *Error) error {
 	named := e
-	if c.Kind != replication.Truncate {
+	if c.Kind != wal.Truncate {
 		named = e.ofRow(c)
 	}
 	if putOff, err := d.session.backfill.putOffLive(ctx, b, named); putOff || err != nil {
 		return err
 	}
-	if d.router.Options.Quarantine && c.Kind != replication.Truncate {
+	if d.router.Options.Quarantine && c.Kind != wal.Truncate {
 		return d.session.quarantine(ctx, quarantined{relation: c.Relation, op: c.Kind.String(), row: rowOf(c), sequenceID: b.last, err: named})
 	}
 	return named
 }
 
 // ofRow is the error with the name of the row.
-func (e *Error) ofRow(c *replication.Change) *Error {
+func (e *Error) ofRow(c *wal.Change) *Error {
 	named := *e
 	named.Table, named.Key = c.Relation.Table, describeKey(c)
 	if named.Remedy == "" && slices.Contains(ofOtherRows, named.SQLState) {

@@ -13,6 +13,7 @@ import (
 	"outflow/internal/fit"
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/replication/wal"
 	"outflow/sink/fold"
 )
 
@@ -60,7 +61,7 @@ func (d *Destination) rounds(ctx context.Context, b *batch) error {
 	}
 	limit := d.router.Options.BatchRows
 	for done := false; !done; {
-		var changes []replication.Change
+		var changes []wal.Change
 		var err error
 		if changes, done, err = d.nextChanges(ctx, b.large); err != nil {
 			return err
@@ -79,7 +80,7 @@ func (d *Destination) rounds(ctx context.Context, b *batch) error {
 
 // applyPieces applies changes in one round or in several: in as many as their missing values need, see [tooWide]. limit is the size of the
 // last round, in changes, and then of the next one.
-func (d *Destination) applyPieces(ctx context.Context, b *batch, changes []replication.Change, limit int) (next int, err error) {
+func (d *Destination) applyPieces(ctx context.Context, b *batch, changes []wal.Change, limit int) (next int, err error) {
 	for len(changes) > 0 {
 		n := min(len(changes), limit)
 		d.lookup.used = 0
@@ -139,7 +140,7 @@ func (d *Destination) exchange(ctx context.Context, fill func(context.Context, *
 
 // nextChanges waits for unapplied changes of t and returns the changes, at most a batch, of one shape, a TRUNCATE by itself. done says
 // that the changes are the last of t.
-func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes []replication.Change, done bool, err error) {
+func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes []wal.Change, done bool, err error) {
 	// The open external transaction is kept alive: the server ends an idle transaction, in order to notice a dead client.
 	alive, look := time.NewTicker(d.router.Options.LockTimeout/2), time.NewTicker(openPatience/10)
 	defer alive.Stop()
@@ -203,11 +204,11 @@ func (r *Router) stalled(since time.Time) bool {
 }
 
 // sameShape is how many of the changes, from the first, can be folded together.
-func (d *Destination) sameShape(changes []replication.Change) int {
-	shapes := map[string]*replication.Relation{}
+func (d *Destination) sameShape(changes []wal.Change) int {
+	shapes := map[string]*wal.Relation{}
 	for i := range changes {
 		rel := changes[i].Relation
-		if changes[i].Kind == replication.Truncate {
+		if changes[i].Kind == wal.Truncate {
 			return max(i, 1)
 		}
 		if known := shapes[rel.Table]; known != nil && !known.SameShape(rel) {
@@ -237,8 +238,8 @@ func (d *Destination) release(t *transaction) {
 }
 
 // applyRound brings some changes of a transaction into the open external transaction.
-func (d *Destination) applyRound(ctx context.Context, b *batch, changes []replication.Change) error {
-	if len(changes) == 1 && changes[0].Kind == replication.Truncate {
+func (d *Destination) applyRound(ctx context.Context, b *batch, changes []wal.Change) error {
+	if len(changes) == 1 && changes[0].Kind == wal.Truncate {
 		return d.truncate(ctx, b, changes[0].Relation)
 	}
 	changes, err := d.withoutEarlierLives(ctx, b.large, changes)
@@ -303,7 +304,7 @@ func (d *Destination) oneByOne(ctx context.Context, b *batch, careful bool) erro
 }
 
 // rowOf is the row of a change.
-func rowOf(c *replication.Change) replication.Tuple {
+func rowOf(c *wal.Change) wal.Tuple {
 	if c.New.IsZero() {
 		return c.Old
 	}
@@ -331,14 +332,14 @@ func (d *Destination) reconnect(ctx context.Context) error {
 }
 
 // describeKey names a row for an operator: key columns only, no other value.
-func describeKey(c *replication.Change) string { return describeTuple(c.Relation, rowOf(c)) }
+func describeKey(c *wal.Change) string { return describeTuple(c.Relation, rowOf(c)) }
 
-func describeTuple(rel *replication.Relation, row replication.Tuple) string {
+func describeTuple(rel *wal.Relation, row wal.Tuple) string {
 	s := ""
 	for _, i := range rel.Key {
 		v := row.Value(i)
 		text := "NULL"
-		if v.Presence == replication.Text {
+		if v.Presence == wal.Text {
 			text = fit.Text(string(v.Text[:min(len(v.Text), 2*int(fit.Value))]), fit.Value)
 		}
 		if s != "" {

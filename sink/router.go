@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/replication"
+	"outflow/replication/wal"
 	"outflow/sink/fold"
 )
 
@@ -40,9 +41,9 @@ type Options struct {
 
 // Table tells the router a table's tenant column, and the name of the table in mappings.
 type Table struct {
-	Relation *replication.Relation // from the catalog; the stream may bring newer ones
-	Tenant   string                // column
-	Nullable bool                  // rows may be without a tenant
+	Relation *wal.Relation // from the catalog; the stream may bring newer ones
+	Tenant   string        // column
+	Nullable bool          // rows may be without a tenant
 }
 
 // Tombstones is a table whose inserted rows name deleted rows of other tables.
@@ -65,9 +66,9 @@ type Config struct {
 	Reader  Reader
 	// Covered is a place in the WAL: every destination is copied from the tables after Covered, so that earlier changes need not be
 	// understood.
-	Covered replication.LSN
+	Covered wal.LSN
 	// SequenceID is the id of a transaction that committed at the given place.
-	SequenceID func(replication.LSN) int64
+	SequenceID func(wal.LSN) int64
 	Log        *zap.Logger
 	Tracer     trace.Tracer // of batches; nil: none
 }
@@ -75,7 +76,7 @@ type Config struct {
 // Reader is the router's view of the reader of the stream.
 type Reader interface {
 	// Position is how far the stream was read: every transaction committed before Position was given to Write.
-	Position() replication.LSN
+	Position() wal.LSN
 	// Restart has the stream read again from the flush LSN.
 	Restart()
 	// State says whether this process has the slot.
@@ -109,10 +110,10 @@ type Router struct {
 
 	xids *fold.XIDs
 
-	membership sync.Mutex      // one change of the destinations at a time
-	lastPart   moment          // when the stream last brought something
-	begun      atomic.Bool     // Begin was called: a destination that comes or goes now must be noted on the primary
-	begunAt    replication.LSN // where the primary's WAL ended then
+	membership sync.Mutex  // one change of the destinations at a time
+	lastPart   moment      // when the stream last brought something
+	begun      atomic.Bool // Begin was called: a destination that comes or goes now must be noted on the primary
+	begunAt    wal.LSN     // where the primary's WAL ended then
 
 	mu           sync.RWMutex
 	tenants      map[string][]*Destination
@@ -121,7 +122,7 @@ type Router struct {
 	open         int64         // sequence id of the arriving transaction; set by the reader only
 
 	// Owned by the reader's goroutine.
-	routes  map[*replication.Relation]*route
+	routes  map[*wal.Relation]*route
 	inside  bool           // the last part of the transaction has not come
 	touched []*Destination // by the arriving transaction
 	begins  uint64         // counts the beginnings of touched
@@ -144,7 +145,7 @@ func NewRouter(c Config) *Router {
 	r := &Router{Config: c, settings: c.Options.settings(positionsSQL), settingsAlone: c.Options.settings(noPositionsSQL), gate: &gate{limit: c.Options.queuesBytes()},
 		lookups: newBudget(c.Options.lookupBytes()/2, 2, 2), copies: newBudget(c.Options.copyBytes()/2, 2, copiesMax*max(c.Options.Backfills, 1)), connections: newConnections(c.Options.MaxConnections),
 		places: newPlaces(c.Options.Backfills, c.Options.SlowAfter), xids: fold.NewXIDs(),
-		tenants: map[string][]*Destination{}, open: -1, workers: newWorkers(), routes: map[*replication.Relation]*route{},
+		tenants: map[string][]*Destination{}, open: -1, workers: newWorkers(), routes: map[*wal.Relation]*route{},
 		schemas: newSchemas(c.Tables)}
 	for _, t := range c.Tables {
 		r.counts = append(r.counts, newTableCount(t.Relation))
@@ -183,7 +184,7 @@ func (r *Router) Full() <-chan struct{} {
 }
 
 // Write implements [replication.Sink]: it queues the changes of one part at the destinations of their tenants.
-func (r *Router) Write(part *replication.Transaction) error {
+func (r *Router) Write(part *wal.Transaction) error {
 	r.lastPart.set(time.Now())
 	if part.SequenceID != r.open {
 		r.xids.Add(part.XID) // before the arrival of a destination that does not get the transaction
@@ -208,10 +209,10 @@ func (r *Router) Write(part *replication.Transaction) error {
 				return err
 			}
 			i++
-		case changes[i].Kind == replication.Truncate:
+		case changes[i].Kind == wal.Truncate:
 			r.toAll(part, changes[i:i+1])
 			i++
-		case changes[i].Kind == replication.Update && r.tenantMoved(&changes[i], rt):
+		case changes[i].Kind == wal.Update && r.tenantMoved(&changes[i], rt):
 			r.moveTenant(part, &changes[i], rt)
 			i++
 		default:
@@ -233,33 +234,33 @@ func (r *Router) Write(part *replication.Transaction) error {
 }
 
 // sameRun reports whether the change goes unchanged to the tenant.
-func (r *Router) sameRun(c *replication.Change, tenant []byte) bool {
+func (r *Router) sameRun(c *wal.Change, tenant []byte) bool {
 	rt := r.route(c.Relation)
-	return rt.table != "" && !rt.tombstone && c.Kind != replication.Truncate && rt.unclear(c) == "" && !rt.nobody(c) &&
-		(c.Kind != replication.Update || !r.tenantMoved(c, rt)) && string(tenantOf(c, rt)) == string(tenant)
+	return rt.table != "" && !rt.tombstone && c.Kind != wal.Truncate && rt.unclear(c) == "" && !rt.nobody(c) &&
+		(c.Kind != wal.Update || !r.tenantMoved(c, rt)) && string(tenantOf(c, rt)) == string(tenant)
 }
 
-func tenantOf(c *replication.Change, rt *route) []byte {
-	if c.Kind == replication.Delete {
+func tenantOf(c *wal.Change, rt *route) []byte {
+	if c.Kind == wal.Delete {
 		return c.Old.Value(rt.tenant).Text
 	}
 	return c.New.Value(rt.tenant).Text
 }
 
-func (r *Router) tenantMoved(c *replication.Change, rt *route) bool {
+func (r *Router) tenantMoved(c *wal.Change, rt *route) bool {
 	return !c.Old.IsZero() && string(c.Old.Value(rt.tenant).Text) != string(c.New.Value(rt.tenant).Text)
 }
 
 // moveTenant splits an update that gave a row to another tenant into a delete at the old tenant and an insert at the new tenant.
-func (r *Router) moveTenant(part *replication.Transaction, c *replication.Change, rt *route) {
+func (r *Router) moveTenant(part *wal.Transaction, c *wal.Change, rt *route) {
 	gone, came := *c, *c
-	gone.Kind, gone.New = replication.Delete, replication.Tuple{}
-	came.Kind, came.Old = replication.Insert, replication.Tuple{}
-	r.toTenant(part, string(c.Old.Value(rt.tenant).Text), []replication.Change{gone})
-	r.toTenant(part, string(c.New.Value(rt.tenant).Text), []replication.Change{came})
+	gone.Kind, gone.New = wal.Delete, wal.Tuple{}
+	came.Kind, came.Old = wal.Insert, wal.Tuple{}
+	r.toTenant(part, string(c.Old.Value(rt.tenant).Text), []wal.Change{gone})
+	r.toTenant(part, string(c.New.Value(rt.tenant).Text), []wal.Change{came})
 }
 
-func (r *Router) toTenant(part *replication.Transaction, tenant string, changes []replication.Change) {
+func (r *Router) toTenant(part *wal.Transaction, tenant string, changes []wal.Change) {
 	r.mu.RLock()
 	destinations := r.tenants[tenant]
 	r.mu.RUnlock()
@@ -271,13 +272,13 @@ func (r *Router) toTenant(part *replication.Transaction, tenant string, changes 
 	}
 }
 
-func (r *Router) toAll(part *replication.Transaction, changes []replication.Change) {
+func (r *Router) toAll(part *wal.Transaction, changes []wal.Change) {
 	for _, d := range r.Destinations() {
 		r.enqueue(d, part, changes)
 	}
 }
 
-func (r *Router) enqueue(d *Destination, part *replication.Transaction, changes []replication.Change) {
+func (r *Router) enqueue(d *Destination, part *wal.Transaction, changes []wal.Change) {
 	if !d.enqueue(part, changes) {
 		return
 	}
@@ -288,7 +289,7 @@ func (r *Router) enqueue(d *Destination, part *replication.Transaction, changes 
 }
 
 // route finds the rule for a relation, once.
-func (r *Router) route(rel *replication.Relation) *route {
+func (r *Router) route(rel *wal.Relation) *route {
 	if rt, ok := r.routes[rel]; ok {
 		return rt
 	}

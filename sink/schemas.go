@@ -6,7 +6,7 @@ import (
 	"slices"
 	"sync"
 
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // schemas are the source tables as the stream, and the primary's catalog, have described the tables last. The stream describes a table as
@@ -16,13 +16,13 @@ type schemas struct {
 	tables []Table // as configured
 
 	mu       sync.RWMutex
-	latest   map[string]*replication.Relation                // by table, with all known columns
-	wide     map[*replication.Relation]*replication.Relation // see widened
-	doubtful map[string]string                               // the columns of tables in which a step missed a column: see doubt
+	latest   map[string]*wal.Relation        // by table, with all known columns
+	wide     map[*wal.Relation]*wal.Relation // see widened
+	doubtful map[string]string               // the columns of tables in which a step missed a column: see doubt
 }
 
 func newSchemas(tables []Table) *schemas {
-	s := &schemas{tables: tables, latest: map[string]*replication.Relation{}, wide: map[*replication.Relation]*replication.Relation{},
+	s := &schemas{tables: tables, latest: map[string]*wal.Relation{}, wide: map[*wal.Relation]*wal.Relation{},
 		doubtful: map[string]string{}}
 	for _, t := range tables {
 		s.latest[t.Relation.Table] = t.Relation
@@ -31,14 +31,14 @@ func newSchemas(tables []Table) *schemas {
 }
 
 // relation is the latest relation of a source table, nil where there is no such table.
-func (s *schemas) relation(table string) *replication.Relation {
+func (s *schemas) relation(table string) *wal.Relation {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.latest[table]
 }
 
 // learn takes over the stream's description of a table; other known columns stay known.
-func (s *schemas) learn(rel *replication.Relation) {
+func (s *schemas) learn(rel *wal.Relation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.latest[rel.Table] = union(rel, s.latest[rel.Table])
@@ -46,7 +46,7 @@ func (s *schemas) learn(rel *replication.Relation) {
 }
 
 // replace takes over the catalog's description of a table: columns that the description lacks are gone.
-func (s *schemas) replace(rel *replication.Relation) {
+func (s *schemas) replace(rel *wal.Relation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.latest[rel.Table] = rel
@@ -55,7 +55,7 @@ func (s *schemas) replace(rel *replication.Relation) {
 
 // widened is the relation with all known columns of the table; often widened is rel itself. The same relation gives the same pointer until
 // a description changes.
-func (s *schemas) widened(rel *replication.Relation) *replication.Relation {
+func (s *schemas) widened(rel *wal.Relation) *wal.Relation {
 	s.mu.RLock()
 	w := s.wide[rel]
 	s.mu.RUnlock()
@@ -70,11 +70,11 @@ func (s *schemas) widened(rel *replication.Relation) *replication.Relation {
 }
 
 // union is rel with the columns of other (which may be nil) that rel lacks behind its own.
-func union(rel, other *replication.Relation) *replication.Relation {
+func union(rel, other *wal.Relation) *wal.Relation {
 	if other == nil || other == rel {
 		return rel
 	}
-	var more []replication.Column
+	var more []wal.Column
 	for _, c := range other.Columns {
 		if rel.Column(c.Name) < 0 {
 			more = append(more, c)
@@ -90,7 +90,7 @@ func union(rel, other *replication.Relation) *replication.Relation {
 
 // doubt marks a table, with the columns that the table has now (nil: the table is gone), in which a step missed a column. The step may succeed
 // once the table has other columns.
-func (s *schemas) doubt(table string, now *replication.Relation) {
+func (s *schemas) doubt(table string, now *wal.Relation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.doubtful[table] = columnsOf(now)
@@ -104,7 +104,7 @@ func (s *schemas) inDoubt() []string {
 }
 
 // resolve reports whether a doubtful table has other columns than at the time of the doubt; the doubt is then over.
-func (s *schemas) resolve(table string, now *replication.Relation) (changed bool) {
+func (s *schemas) resolve(table string, now *wal.Relation) (changed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before, doubtful := s.doubtful[table]
@@ -115,7 +115,7 @@ func (s *schemas) resolve(table string, now *replication.Relation) (changed bool
 	return true
 }
 
-func columnsOf(rel *replication.Relation) string {
+func columnsOf(rel *wal.Relation) string {
 	if rel == nil {
 		return ""
 	}
@@ -123,7 +123,7 @@ func columnsOf(rel *replication.Relation) string {
 }
 
 // configured is the configuration of a relation's table; nil where the table is no source table.
-func (s *schemas) configured(rel *replication.Relation) *Table {
+func (s *schemas) configured(rel *wal.Relation) *Table {
 	for i := range s.tables {
 		if s.tables[i].Relation.OID == rel.OID {
 			return &s.tables[i]
@@ -133,7 +133,7 @@ func (s *schemas) configured(rel *replication.Relation) *Table {
 }
 
 // tenantColumn is the index of the tenant's column, -1 where the column is not known.
-func (s *schemas) tenantColumn(rel *replication.Relation) int {
+func (s *schemas) tenantColumn(rel *wal.Relation) int {
 	if t := s.configured(rel); t != nil {
 		return rel.Column(t.Tenant)
 	}

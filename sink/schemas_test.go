@@ -4,14 +4,14 @@ import (
 	"slices"
 	"testing"
 
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // relationOf is a relation of public.table; the first column is the tenant's, and the key.
-func relationOf(oid uint32, table string, columns ...string) *replication.Relation {
-	rel := &replication.Relation{OID: oid, Schema: "public", Name: table, Table: table, Key: []int{0}}
+func relationOf(oid uint32, table string, columns ...string) *wal.Relation {
+	rel := &wal.Relation{OID: oid, Schema: "public", Name: table, Table: table, Key: []int{0}}
 	for _, name := range columns {
-		rel.Columns = append(rel.Columns, replication.Column{Name: name, TypeOID: 25, Type: "text"})
+		rel.Columns = append(rel.Columns, wal.Column{Name: name, TypeOID: 25, Type: "text"})
 	}
 	return rel
 }
@@ -19,7 +19,7 @@ func relationOf(oid uint32, table string, columns ...string) *replication.Relati
 func TestSchemas(t *testing.T) {
 	first := relationOf(1, "t", "tenant", "a")
 	s := newSchemas([]Table{{Relation: first, Tenant: "tenant"}, {Relation: relationOf(2, "u", "id", "owner"), Tenant: "owner"}})
-	names := func(rel *replication.Relation) []string { return rel.Names() }
+	names := func(rel *wal.Relation) []string { return rel.Names() }
 	if s.widened(first) != first || s.relation("t") != first || s.relation("v") != nil {
 		t.Error("the configured relations are not the latest")
 	}

@@ -14,6 +14,7 @@ import (
 	"outflow/internal/tenantdsn"
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // session is a connection to an external database together with the knowledge of the database: the progress of each mapping, the types,
@@ -42,7 +43,7 @@ type session struct {
 
 type statementKey struct {
 	mapping, step int
-	relation      *replication.Relation
+	relation      *wal.Relation
 }
 
 // dialConfig reads an operator's connection string: any host and any sslmode, but nothing that could override our settings. The process

@@ -6,12 +6,13 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // skip reports whether a change goes to no destination on purpose: the table of the change is not configured, the row has no tenant, or
 // the change is not understood and every destination is copied from a later state of the tables. Such changes are counted. Any other
 // change not understood is a [*replication.Gap]: such a change is never skipped.
-func (r *Router) skip(part *replication.Transaction, c *replication.Change, rt *route) (bool, error) {
+func (r *Router) skip(part *wal.Transaction, c *wal.Change, rt *route) (bool, error) {
 	switch reason := rt.unclear(c); {
 	case rt.table == "", reason == "" && rt.nobody(c):
 	case reason == "":
@@ -27,16 +28,16 @@ func (r *Router) skip(part *replication.Transaction, c *replication.Change, rt *
 }
 
 // unclear tells why the tenant of a change's row cannot be known; "" where the tenant is known.
-func (rt *route) unclear(c *replication.Change) string {
-	if rt.table == "" || c.Kind == replication.Truncate || rt.tombstone && c.Kind != replication.Insert {
+func (rt *route) unclear(c *wal.Change) string {
+	if rt.table == "" || c.Kind == wal.Truncate || rt.tombstone && c.Kind != wal.Insert {
 		return "" // the clean-up of a tombstone brings no row back
 	}
 	switch {
 	case rt.fault != "":
 		return rt.fault
-	case c.Kind == replication.Update && c.Relation.Identity == 'f' && c.Old.IsZero():
+	case c.Kind == wal.Update && c.Relation.Identity == 'f' && c.Old.IsZero():
 		return fmt.Sprintf("an update of %s came without the row before, though its replica identity is FULL", c.Relation)
-	case c.Kind != replication.Insert && c.Kind != replication.Update && c.Kind != replication.Delete:
+	case c.Kind != wal.Insert && c.Kind != wal.Update && c.Kind != wal.Delete:
 		return fmt.Sprintf("a change of %s is of the unknown kind %s", c.Relation, c.Kind)
 	case rt.lacks(c.New), rt.lacks(c.Old):
 		return fmt.Sprintf("a change (%s) of %s came without the tenant", c.Kind, c.Relation)
@@ -45,25 +46,25 @@ func (rt *route) unclear(c *replication.Change) string {
 }
 
 // lacks reports whether an existing row does not tell its tenant.
-func (rt *route) lacks(t replication.Tuple) bool {
+func (rt *route) lacks(t wal.Tuple) bool {
 	if t.IsZero() {
 		return false
 	}
 	v := t.Value(rt.tenant)
-	return v.Presence != replication.Text && (!rt.nullable || v.Presence != replication.Null)
+	return v.Presence != wal.Text && (!rt.nullable || v.Presence != wal.Null)
 }
 
 // nobody reports whether a row has no tenant, before the change and after the change.
-func (rt *route) nobody(c *replication.Change) bool {
-	if !rt.nullable || c.Kind == replication.Truncate || rt.tombstone {
+func (rt *route) nobody(c *wal.Change) bool {
+	if !rt.nullable || c.Kind == wal.Truncate || rt.tombstone {
 		return false
 	}
-	none := func(t replication.Tuple) bool { return t.IsZero() || t.Value(rt.tenant).Presence == replication.Null }
+	none := func(t wal.Tuple) bool { return t.IsZero() || t.Value(rt.tenant).Presence == wal.Null }
 	return none(c.Old) && none(c.New)
 }
 
 // faultOf tells why the stream does not say whose rows a relation has; "" where the stream does.
-func (rt *route) faultOf(rel *replication.Relation, tenant string) string {
+func (rt *route) faultOf(rel *wal.Relation, tenant string) string {
 	switch {
 	case rt.tenant < 0:
 		return fmt.Sprintf("the stream has no column %q of %s, which source.tables names as its tenant", tenant, rel)
@@ -80,7 +81,7 @@ func (rt *route) faultOf(rel *replication.Relation, tenant string) string {
 }
 
 // unconfigured notes a published table that is not configured.
-func (r *Router) unconfigured(rel *replication.Relation) *tableCount {
+func (r *Router) unconfigured(rel *wal.Relation) *tableCount {
 	r.Log.Warn("a table is published that source.tables does not name; its changes are skipped. Take it out of the publication, or add it to source.tables",
 		zap.Stringer("table", rel))
 	c := newTableCount(rel)

@@ -12,7 +12,7 @@ import (
 
 	"outflow/internal/failpoint"
 	"outflow/internal/fit"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // StateStore keeps outflow.destination_state on the primary. Safe for concurrent use; calls queue up on one connection.
@@ -174,7 +174,7 @@ func (s *StateStore) find(ctx context.Context, tenant, name string) (destination
 // note notes the flush LSN before the report of the LSN, and the destinations that moved, in one statement. note returns the checkpoint's
 // mark, and for each of moved whether the destination is noted: a row of a later epoch stays as it is. With the flush LSN 0 note writes of
 // the destinations alone: that is no checkpoint.
-func (s *StateStore) note(ctx context.Context, flush replication.LSN, moved []destinationState) (text string, noted []bool, err error) {
+func (s *StateStore) note(ctx context.Context, flush wal.LSN, moved []destinationState) (text string, noted []bool, err error) {
 	tenants, names := make([]string, len(moved)), make([]string, len(moved))
 	fingerprints, states := make([]string, len(moved)), make([]string, len(moved))
 	reasons, classes := make([]string, len(moved)), make([]string, len(moved))

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // check prepares every step for the tables as known now, and finds the order of the steps. A mapping that cannot work is found before its
@@ -76,7 +76,7 @@ func (s *session) prepareStep(ctx context.Context, mi, si int) error {
 }
 
 // statement compiles a step for a relation, once a session.
-func (s *session) statement(ctx context.Context, mi, si int, rel *replication.Relation) (*mapping.Statement, error) {
+func (s *session) statement(ctx context.Context, mi, si int, rel *wal.Relation) (*mapping.Statement, error) {
 	key := statementKey{mi, si, rel}
 	if st, ok := s.statements[key]; ok {
 		return st, nil
@@ -90,7 +90,7 @@ func (s *session) statement(ctx context.Context, mi, si int, rel *replication.Re
 }
 
 // loadTypes asks for the external database's names of the relation's types.
-func (s *session) loadTypes(ctx context.Context, rel *replication.Relation) error {
+func (s *session) loadTypes(ctx context.Context, rel *wal.Relation) error {
 	for _, c := range rel.Columns {
 		if _, known := s.types[c.Type]; known {
 			continue

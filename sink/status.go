@@ -8,6 +8,7 @@ import (
 
 	"outflow/internal/fit"
 	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // State is the activity of a destination, by the names used everywhere.
@@ -145,7 +146,7 @@ func (d *Destination) failed(e *Error) {
 	}
 }
 
-func (d *Destination) giveUp(e *Error, misfit bool) (s *session, dropped []replication.Ticket, replay bool) {
+func (d *Destination) giveUp(e *Error, misfit bool) (s *session, dropped []wal.Ticket, replay bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s, d.session = d.session, nil
@@ -254,7 +255,7 @@ func (d *Destination) succeeded(b *batch, flushed bool) {
 }
 
 // count notes a committed batch, and returns the tickets of the transactions that are flushed.
-func (d *Destination) count(b *batch, flushed bool) []replication.Ticket {
+func (d *Destination) count(b *batch, flushed bool) []wal.Ticket {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.well(applying)

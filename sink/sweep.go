@@ -11,6 +11,7 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/replication/wal"
 	"outflow/sink/fold"
 )
 
@@ -255,7 +256,7 @@ func (bf *backfill) sweep(ctx context.Context, c *chunk) (deletes []mapping.Row,
 		return nil, nil
 	}
 	c.removed = gone
-	tuples := make([]replication.Tuple, len(gone))
+	tuples := make([]wal.Tuple, len(gone))
 	for i, k := range gone {
 		tuples[i] = k.tuple
 	}
@@ -301,7 +302,7 @@ func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]key, error) {
 
 // changes are the keys that changed since the chunk was read, as rows of the chunk's relation: a column that has nothing to do with the key
 // may have come or gone since. No TRUNCATE counts for the chunk.
-func (bf *backfill) changes(c *chunk) (keys []replication.Tuple) {
+func (bf *backfill) changes(c *chunk) (keys []wal.Tuple) {
 	seen := map[string]bool{}
 	for i, t := range bf.tracked {
 		if t.Counts(i, c.table, c.Snapshot, c.since()) && !seen[t.Key] {

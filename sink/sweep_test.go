@@ -3,7 +3,7 @@ package sink
 import (
 	"testing"
 
-	"outflow/replication"
+	"outflow/replication/wal"
 	"outflow/sink/fold"
 )
 
@@ -34,15 +34,15 @@ func TestTallyOfASweep(t *testing.T) {
 
 // A chunk of a sweep meets changes that came after its page was read: a TRUNCATE, and a change from before a column went away.
 func TestChangesDuringASweep(t *testing.T) {
-	text := func(values ...string) replication.Tuple {
-		list := make([]replication.Value, len(values))
+	text := func(values ...string) wal.Tuple {
+		list := make([]wal.Value, len(values))
 		for i, v := range values {
-			list[i] = replication.Value{Presence: replication.Text, Text: []byte(v)}
+			list[i] = wal.Value{Presence: wal.Text, Text: []byte(v)}
 		}
-		return replication.NewTuple(list)
+		return wal.NewTuple(list)
 	}
-	before := &replication.Relation{Table: "t", Columns: []replication.Column{{Name: "note"}, {Name: "id"}}, Key: []int{1}}
-	now := &replication.Relation{Table: "t", Columns: []replication.Column{{Name: "id"}}, Key: []int{0}}
+	before := &wal.Relation{Table: "t", Columns: []wal.Column{{Name: "note"}, {Name: "id"}}, Key: []int{1}}
+	now := &wal.Relation{Table: "t", Columns: []wal.Column{{Name: "id"}}, Key: []int{0}}
 	c := &chunk{table: "t", relation: now, swept: &page{}, gone: []key{{tuple: text("1")}}}
 	bf := &backfill{tracked: []fold.Tracked{{XID: 5, Table: "t", Key: new(fold.Keyer).Key(before, text("n", "2")), Relation: before}}}
 	if keys := bf.changes(c); len(keys) != 1 || keys[0].Len() != 1 || string(keys[0].Value(0).Text) != "2" {

@@ -3,7 +3,7 @@ package sink
 import (
 	"sync/atomic"
 
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // TableStatus is the traffic of a source table in the stream since the process started, for all tenants together.
@@ -24,22 +24,22 @@ type tableCount struct {
 	skipped, first, last                 atomic.Int64
 }
 
-func newTableCount(rel *replication.Relation) *tableCount {
+func newTableCount(rel *wal.Relation) *tableCount {
 	c := &tableCount{oid: rel.OID, name: rel.String()}
 	c.first.Store(-1)
 	c.last.Store(-1)
 	return c
 }
 
-func (c *tableCount) add(kind replication.Kind, id int64) {
+func (c *tableCount) add(kind wal.Kind, id int64) {
 	switch kind {
-	case replication.Insert:
+	case wal.Insert:
 		c.inserts.Add(1)
-	case replication.Update:
+	case wal.Update:
 		c.updates.Add(1)
-	case replication.Delete:
+	case wal.Delete:
 		c.deletes.Add(1)
-	case replication.Truncate:
+	case wal.Truncate:
 		c.truncates.Add(1)
 	}
 	c.first.CompareAndSwap(-1, id)
@@ -54,7 +54,7 @@ func (c *tableCount) skip() {
 }
 
 // count adds the changes of a part to the tables of the changes.
-func (r *Router) count(part *replication.Transaction) {
+func (r *Router) count(part *wal.Transaction) {
 	for i := range part.Changes {
 		if rt := r.route(part.Changes[i].Relation); rt.table != "" {
 			rt.count.add(part.Changes[i].Kind, part.SequenceID)

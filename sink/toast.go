@@ -10,6 +10,7 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // fetchToast fills values that an UPDATE left in TOAST and that a step names, where the batch itself did not have the values: from the
@@ -104,8 +105,8 @@ type missing struct {
 	rows    *mapping.Rows
 	named   []int // the columns that a step names
 	columns []string
-	keys    []replication.Tuple // of the incomplete rows, in the order of the rows
-	xids    []uint32            // of their transactions
+	keys    []wal.Tuple // of the incomplete rows, in the order of the rows
+	xids    []uint32    // of their transactions
 }
 
 // incomplete finds the rows of a batch that lack a value which a step names, and their number.
@@ -144,9 +145,9 @@ func (d *Destination) incomplete(b *batch, rows map[string]*mapping.Rows) (all [
 }
 
 // lacks reports whether the row lacks a named column, and adds the columns to which, which may be nil.
-func (m *missing) lacks(t replication.Tuple, which map[int]bool) (any bool) {
+func (m *missing) lacks(t wal.Tuple, which map[int]bool) (any bool) {
 	for _, i := range m.named {
-		if t.Value(i).Presence == replication.Unchanged {
+		if t.Value(i).Presence == wal.Unchanged {
 			if any = true; which != nil {
 				which[i] = true
 			}
@@ -189,7 +190,7 @@ func (d *Destination) fillAll(ctx context.Context, wanted []missing, read []repl
 }
 
 // current reads the tenant's rows of a table from the primary.
-func (d *Destination) current(ctx context.Context, rel *replication.Relation, look replication.Look) (replication.Found, error) {
+func (d *Destination) current(ctx context.Context, rel *wal.Relation, look replication.Look) (replication.Found, error) {
 	d.lookups.Add(1) // the primary's time is not the destination's
 	defer d.lookups.Add(-1)
 	if d.session.conn.TxStatus() == 'T' { // with locks on the tenant's tables
@@ -235,7 +236,7 @@ func (d *Destination) lookUp(ctx context.Context, look replication.Look) (replic
 
 // fillToast takes the missing values of a table's rows from the found rows: a found row for each incomplete row, zero where the row is gone.
 // now is the table as the found rows describe the table: where a column has another type by now all rows of the batch get the new type.
-func (d *Destination) fillToast(ctx context.Context, m *missing, found []replication.Tuple, now *replication.Relation) error {
+func (d *Destination) fillToast(ctx context.Context, m *missing, found []wal.Tuple, now *wal.Relation) error {
 	r := m.rows
 	at, typed := placesIn(r.Relation, now)
 	kept := r.Upserts[:0]
@@ -247,7 +248,7 @@ func (d *Destination) fillToast(ctx context.Context, m *missing, found []replica
 				continue
 			}
 			for _, i := range m.named {
-				if at[i] < 0 && row.Tuple.Value(i).Presence == replication.Unchanged {
+				if at[i] < 0 && row.Tuple.Value(i).Presence == wal.Unchanged {
 					return d.outdated(ctx, r.Relation, fmt.Errorf("its column %q is gone", r.Relation.Columns[i].Name))
 				}
 			}
@@ -260,7 +261,7 @@ func (d *Destination) fillToast(ctx context.Context, m *missing, found []replica
 }
 
 // outdated follows a look-up that finds another table than the known table, for example when a widened column is gone again.
-func (d *Destination) outdated(ctx context.Context, rel *replication.Relation, cause error) error {
+func (d *Destination) outdated(ctx context.Context, rel *wal.Relation, cause error) error {
 	if _, err := d.router.relearn(ctx, rel.Table); err != nil {
 		return err
 	}
@@ -269,7 +270,7 @@ func (d *Destination) outdated(ctx context.Context, rel *replication.Relation, c
 
 // placesIn are the places of a relation's columns in another relation, -1 where the other relation lacks the column; typed is the relation
 // with the column types of the other.
-func placesIn(rel, in *replication.Relation) (places []int, typed *replication.Relation) {
+func placesIn(rel, in *wal.Relation) (places []int, typed *wal.Relation) {
 	typed = rel
 	for i, c := range rel.Columns {
 		place := in.Column(c.Name)
@@ -286,19 +287,19 @@ func placesIn(rel, in *replication.Relation) (places []int, typed *replication.R
 	return places, typed
 }
 
-func arranged(t replication.Tuple, places []int) replication.Tuple {
-	all, values := t.Values(nil), make([]replication.Value, len(places))
+func arranged(t wal.Tuple, places []int) wal.Tuple {
+	all, values := t.Values(nil), make([]wal.Value, len(places))
 	for i, place := range places {
-		values[i].Presence = replication.Null
+		values[i].Presence = wal.Null
 		if place >= 0 {
 			values[i] = all[place]
 		}
 	}
-	return replication.NewTuple(values)
+	return wal.NewTuple(values)
 }
 
 // named are the indexes of the relation's columns that a step names.
-func (d *Destination) named(table string, rel *replication.Relation) []int {
+func (d *Destination) named(table string, rel *wal.Relation) []int {
 	named := []int{}
 	for _, m := range d.mappings {
 		names, _ := m.Columns(table, rel.Names())

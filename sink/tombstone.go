@@ -10,12 +10,13 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // tombstone turns an inserted row of the tombstone table into a delete of the named row. A tombstone and a real DELETE of the same row
 // fold to one delete; a later second delete finds the row gone and deletes nothing.
-func (r *Router) tombstone(part *replication.Transaction, c *replication.Change, rt *route) error {
-	if c.Kind != replication.Insert {
+func (r *Router) tombstone(part *wal.Transaction, c *wal.Change, rt *route) error {
+	if c.Kind != wal.Insert {
 		return nil // the clean-up of tombstones brings no row back
 	}
 	text := func(column string) []byte {
@@ -27,7 +28,7 @@ func (r *Router) tombstone(part *replication.Transaction, c *replication.Change,
 	name := string(text(r.Tombstones.TableName))
 	rel := r.schemas.relation(name)
 	if rel == nil {
-		rel = r.schemas.relation(replication.JoinTable("", name)) // the configuration quotes some names
+		rel = r.schemas.relation(wal.JoinTable("", name)) // the configuration quotes some names
 	}
 	if rel == nil || r.route(rel).table == "" {
 		rt.count.skip()
@@ -42,31 +43,31 @@ func (r *Router) tombstone(part *replication.Transaction, c *replication.Change,
 			zap.Stringer("lsn", part.CommitLSN), zap.Error(err))
 		return nil
 	}
-	gone := replication.Change{Kind: replication.Delete, Tombstone: true, Ordinal: c.Ordinal, Relation: rel, Old: old}
-	r.toTenant(part, string(tenant.Text), []replication.Change{gone})
+	gone := wal.Change{Kind: wal.Delete, Tombstone: true, Ordinal: c.Ordinal, Relation: rel, Old: old}
+	r.toTenant(part, string(tenant.Text), []wal.Change{gone})
 	return nil
 }
 
 // withoutEarlierLives leaves out changes of the earlier life of rows that the primary has: of a transaction applied in rounds, or change
 // by change, the fold does not see whether the transaction wrote the row again. Tombstones are concerned, and deletes that would take rows
 // of other tables along, because no change writes the taken rows again.
-func (d *Destination) withoutEarlierLives(ctx context.Context, t *transaction, changes []replication.Change) ([]replication.Change, error) {
+func (d *Destination) withoutEarlierLives(ctx context.Context, t *transaction, changes []wal.Change) ([]wal.Change, error) {
 	acts, deleted := map[string]bool{}, map[string]bool{}
 	for table := range d.reads {
 		acts[table] = d.session.order.acts(d.mappings, table)
 	}
-	if !slices.ContainsFunc(changes, func(c replication.Change) bool { return c.Tombstone || acts[c.Relation.Table] }) {
+	if !slices.ContainsFunc(changes, func(c wal.Change) bool { return c.Tombstone || acts[c.Relation.Table] }) {
 		return changes, nil
 	}
 	for i := range changes {
-		if c := &changes[i]; c.Kind == replication.Delete && !c.Tombstone {
+		if c := &changes[i]; c.Kind == wal.Delete && !c.Tombstone {
 			deleted[rowName(c)] = true
 		}
 	}
-	asked := map[*replication.Relation][]replication.Tuple{}
+	asked := map[*wal.Relation][]wal.Tuple{}
 	for i := range changes {
 		gone := &splitKeyChange(&changes[i])[0]
-		if table := gone.Relation.Table; gone.Kind == replication.Delete && d.reads[table] && (acts[table] || gone.Tombstone && !deleted[rowName(gone)]) {
+		if table := gone.Relation.Table; gone.Kind == wal.Delete && d.reads[table] && (acts[table] || gone.Tombstone && !deleted[rowName(gone)]) {
 			asked[gone.Relation] = append(asked[gone.Relation], gone.Old)
 		}
 	}
@@ -79,10 +80,10 @@ func (d *Destination) withoutEarlierLives(ctx context.Context, t *transaction, c
 			return nil, err
 		}
 	}
-	var left []replication.Change
+	var left []wal.Change
 	for i := range changes {
 		parts := splitKeyChange(&changes[i])
-		if live[rowName(&parts[0])] && parts[0].Kind == replication.Delete && (parts[0].Tombstone || acts[parts[0].Relation.Table]) {
+		if live[rowName(&parts[0])] && parts[0].Kind == wal.Delete && (parts[0].Tombstone || acts[parts[0].Relation.Table]) {
 			left = append(left, parts[1:]...)
 		} else {
 			left = append(left, changes[i])
@@ -93,14 +94,14 @@ func (d *Destination) withoutEarlierLives(ctx context.Context, t *transaction, c
 
 // findLive adds to live the keys whose rows the primary has, for this tenant. A key may be written in another way in a tombstone's JSON
 // than in the row: the primary tells whether the two are equal.
-func (d *Destination) findLive(ctx context.Context, t *transaction, rel *replication.Relation, keys []replication.Tuple, live map[string]bool) error {
+func (d *Destination) findLive(ctx context.Context, t *transaction, rel *wal.Relation, keys []wal.Tuple, live map[string]bool) error {
 	found, err := d.current(ctx, rel, replication.Look{Keys: replication.Keys{Tuples: keys}, After: []uint32{t.xid}, Bytes: pieceMin})
 	if err != nil {
 		return err
 	}
 	for i, key := range keys {
 		if !found.Rows[i].IsZero() { // of no column, and so of no bytes: the answer is whole
-			live[rowName(&replication.Change{Relation: rel, Old: key})] = true
+			live[rowName(&wal.Change{Relation: rel, Old: key})] = true
 		}
 	}
 	return nil
@@ -108,47 +109,47 @@ func (d *Destination) findLive(ctx context.Context, t *transaction, rel *replica
 
 // deletedRow makes the old row from a tombstone's JSON: the key, and the other columns where the row was kept. The tenant is the tenant of
 // the tombstone itself, and the JSON may leave the tenant out.
-func deletedRow(rel *replication.Relation, tenantColumn int, tenant replication.Value, key, row []byte) (replication.Tuple, error) {
+func deletedRow(rel *wal.Relation, tenantColumn int, tenant wal.Value, key, row []byte) (wal.Tuple, error) {
 	fields := map[string]json.RawMessage{}
 	for _, object := range [][]byte{row, key} { // the key wins
 		if len(object) == 0 {
 			continue
 		}
 		if err := json.Unmarshal(object, &fields); err != nil {
-			return replication.Tuple{}, fmt.Errorf("it is not a JSON object: %w", err)
+			return wal.Tuple{}, fmt.Errorf("it is not a JSON object: %w", err)
 		}
 	}
-	values := make([]replication.Value, len(rel.Columns))
+	values := make([]wal.Value, len(rel.Columns))
 	for i, column := range rel.Columns {
 		v, err := jsonText(fields[column.Name])
 		if err != nil {
-			return replication.Tuple{}, fmt.Errorf("column %q: %w", column.Name, err)
+			return wal.Tuple{}, fmt.Errorf("column %q: %w", column.Name, err)
 		}
 		values[i] = v
 	}
-	if v := values[tenantColumn]; v.Presence == replication.Text && string(v.Text) != string(tenant.Text) {
-		return replication.Tuple{}, errors.New("its key names another tenant than the tombstone does")
+	if v := values[tenantColumn]; v.Presence == wal.Text && string(v.Text) != string(tenant.Text) {
+		return wal.Tuple{}, errors.New("its key names another tenant than the tombstone does")
 	}
 	values[tenantColumn] = tenant
 	for _, i := range rel.Key {
-		if values[i].Presence == replication.Null {
-			return replication.Tuple{}, fmt.Errorf("the key column %q is missing", rel.Columns[i].Name)
+		if values[i].Presence == wal.Null {
+			return wal.Tuple{}, fmt.Errorf("the key column %q is missing", rel.Columns[i].Name)
 		}
 	}
-	return replication.NewTuple(values), nil
+	return wal.NewTuple(values), nil
 }
 
 // jsonText is the text form of a JSON value as to_jsonb made the value from a column: a string's content, any other value unchanged.
-func jsonText(raw json.RawMessage) (replication.Value, error) {
+func jsonText(raw json.RawMessage) (wal.Value, error) {
 	if len(raw) == 0 || string(raw) == "null" {
-		return replication.Value{Presence: replication.Null}, nil
+		return wal.Value{Presence: wal.Null}, nil
 	}
 	if raw[0] != '"' {
-		return replication.Value{Presence: replication.Text, Text: raw}, nil
+		return wal.Value{Presence: wal.Text, Text: raw}, nil
 	}
 	var s string
 	if err := json.Unmarshal(raw, &s); err != nil {
-		return replication.Value{}, err
+		return wal.Value{}, err
 	}
-	return replication.Value{Presence: replication.Text, Text: []byte(s)}, nil
+	return wal.Value{Presence: wal.Text, Text: []byte(s)}, nil
 }

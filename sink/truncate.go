@@ -6,13 +6,13 @@ import (
 	"time"
 
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // truncate deletes, through the mappings' own delete steps, every row of a source table that the external database holds: the mappings'
 // keys name those rows. No query finds the rows of a mapping without keys. truncate runs inside the open external transaction, in the
 // place of the TRUNCATE in source order.
-func (d *Destination) truncate(ctx context.Context, b *batch, rel *replication.Relation) error {
+func (d *Destination) truncate(ctx context.Context, b *batch, rel *wal.Relation) error {
 	table := rel.Table
 	if !d.reads[table] {
 		return nil
@@ -44,7 +44,7 @@ func (d *Destination) truncate(ctx context.Context, b *batch, rel *replication.R
 const fetchedKeys = 1000
 
 // deleteKeys walks one keys query with a cursor. The cursor sees the rows as of its declaration.
-func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *replication.Relation, m *mapping.Mapping) error {
+func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *wal.Relation, m *mapping.Mapping) error {
 	s := d.session
 	q, err := s.keysOf(ctx, m, rel)
 	if err != nil {

@@ -8,15 +8,16 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // item is a table of a tenant's items.
-var item = &replication.Relation{OID: 1, Schema: "public", Name: "item", Table: "item", Identity: 'd', Key: []int{0, 1},
-	Columns: []replication.Column{{Name: "tenant", Type: "text", Identity: true}, {Name: "id", Type: "text", Identity: true}}}
+var item = &wal.Relation{OID: 1, Schema: "public", Name: "item", Table: "item", Identity: 'd', Key: []int{0, 1},
+	Columns: []wal.Column{{Name: "tenant", Type: "text", Identity: true}, {Name: "id", Type: "text", Identity: true}}}
 
-func inserted(tenant, id string) replication.Change {
-	return replication.Change{Kind: replication.Insert, Relation: item, New: replication.NewTuple([]replication.Value{
-		{Presence: replication.Text, Text: []byte(tenant)}, {Presence: replication.Text, Text: []byte(id)}})}
+func inserted(tenant, id string) wal.Change {
+	return wal.Change{Kind: wal.Insert, Relation: item, New: wal.NewTuple([]wal.Value{
+		{Presence: wal.Text, Text: []byte(tenant)}, {Presence: wal.Text, Text: []byte(id)}})}
 }
 
 func queueOf(t *testing.T) *Destination {
@@ -42,12 +43,12 @@ func TestSmallTransactionsAreCounted(t *testing.T) {
 	before := heap()
 	const n = 200_000
 	for id := int64(1); id <= n; id++ {
-		ticket, _ := d.router.Acks.Begin(replication.LSN(id))
-		part := &replication.Transaction{SequenceID: id, Ticket: ticket, Last: true, Session: 1}
+		ticket, _ := d.router.Acks.Begin(wal.LSN(id))
+		part := &wal.Transaction{SequenceID: id, Ticket: ticket, Last: true, Session: 1}
 		part.Changes = append(part.Changes, inserted("t", "1"))
 		d.enqueue(part, part.Changes)
 		d.complete(id)
-		d.router.Acks.Commit(ticket, replication.LSN(id))
+		d.router.Acks.Commit(ticket, wal.LSN(id))
 	}
 	grown := heap() - before
 	t.Logf("a transaction takes %d bytes, and counts %d", grown/n, d.bytes/n)
@@ -79,13 +80,13 @@ func TestTrackedKeysAreBounded(t *testing.T) {
 	most := int64(0)
 	for i := range 1000 {
 		c := inserted("t", strings.Repeat("k", 200_000))
-		bf.trackChanges(uint32(i), []replication.Change{c})
+		bf.trackChanges(uint32(i), []wal.Change{c})
 		most = max(most, kept())
 	}
 	if most > maxTracked || most < maxTracked/2 {
 		t.Errorf("the copy has kept %d bytes of keys; %d are allowed", most, maxTracked)
 	}
-	all, err := replication.ParseSnapshot("5000:5000:")
+	all, err := wal.ParseSnapshot("5000:5000:")
 	if err != nil {
 		t.Fatal(err)
 	}

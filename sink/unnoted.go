@@ -11,7 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/fit"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // A checkpoint is a single statement over all destinations, and the primary may refuse a statement for the data of one row: a character
@@ -32,7 +32,7 @@ type checkpointed struct {
 
 // checkpoint notes the flush LSN and the destinations that moved: see note. Where the primary refuses rows, all others are noted, without
 // the flush LSN and without a mark.
-func (s *StateStore) checkpoint(ctx context.Context, flush replication.LSN, moved []destinationState) (done checkpointed, err error) {
+func (s *StateStore) checkpoint(ctx context.Context, flush wal.LSN, moved []destinationState) (done checkpointed, err error) {
 	done.mark, done.noted, err = s.note(ctx, flush, moved)
 	if !refusesData(err) || len(moved) == 0 {
 		return done, err

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // Verifier proves that external databases equal the primary, beside a process that keeps the databases equal. Verifier recomputes each
@@ -23,7 +24,7 @@ type Verifier struct {
 	Tables     []Table
 	Primary    *replication.Primary
 	State      *StateStore
-	SequenceID func(replication.LSN) int64
+	SequenceID func(wal.LSN) int64
 	Log        *zap.Logger
 	Repair     bool              // correct the differing rows
 	Progress   func(rows int)    // is called when rows were recomputed; nil is allowed
@@ -115,12 +116,12 @@ type comparison struct {
 	s          *session
 	copier     *replication.Copier
 	tables     []*target
-	held       int64           // id up to which every mapping was synced when the look began
-	recomputed int             // rows in this look
-	read       replication.LSN // up to which the look has read the primary
-	passed     bool            // the stream came there before the look compared
-	unseen     int             // commits that were in the WAL and not visible on the primary when the look began
-	wanted     []wanted        // source rows of the differing rows, for a repair
+	held       int64    // id up to which every mapping was synced when the look began
+	recomputed int      // rows in this look
+	read       wal.LSN  // up to which the look has read the primary
+	passed     bool     // the stream came there before the look compared
+	unseen     int      // commits that were in the WAL and not visible on the primary when the look began
+	wanted     []wanted // source rows of the differing rows, for a repair
 }
 
 // compare looks until the differences are certain.
@@ -322,10 +323,10 @@ func (c *comparison) lowest(known map[string]metadata) int64 {
 
 // synced is how far the stream is known to be.
 type synced struct {
-	confirmed replication.LSN // the slot was told that all destinations have everything up to there
-	active    bool            // a process reads the slot
-	reached   int64           // the destination has everything up to this sequence id; -1 is not known
-	state     State           // of the destination; "" where nothing is noted
+	confirmed wal.LSN // the slot was told that all destinations have everything up to there
+	active    bool    // a process reads the slot
+	reached   int64   // the destination has everything up to this sequence id; -1 is not known
+	state     State   // of the destination; "" where nothing is noted
 	reason    string
 }
 
@@ -342,7 +343,7 @@ func (s *StateStore) synced(ctx context.Context, tenant, name string) (now synce
 			FROM (VALUES (1)) AS one LEFT JOIN outflow.destination_state d ON d.slot = $1 AND d.tenant_id = $2 AND d.name = $3`,
 			s.Slot, tenant, name).Scan(&confirmed, &now.active, &now.reached, &now.state, &now.reason)
 		if err == nil {
-			now.confirmed, err = replication.ParseLSN(confirmed)
+			now.confirmed, err = wal.ParseLSN(confirmed)
 		}
 		return err
 	})

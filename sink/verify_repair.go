@@ -12,12 +12,13 @@ import (
 
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // wanted are source rows, by key, for a mapping to apply again.
 type wanted struct {
 	mapping  int
-	relation *replication.Relation
+	relation *wal.Relation
 	query    *keysQuery
 	keys     []key
 }
@@ -211,7 +212,7 @@ func (c *comparison) mendRows(ctx context.Context, w wanted) (mended int, err er
 // wantedRows are the found rows as upserts, and the keys of the others, as far as still held, as deletes.
 func (c *comparison) wantedRows(ctx context.Context, w wanted, found replication.Chunk) (*mapping.Rows, error) {
 	var gone []key
-	var upserts, deletes []replication.Tuple
+	var upserts, deletes []wal.Tuple
 	for i, row := range found.Rows {
 		if row.IsZero() {
 			gone = append(gone, w.keys[i])

@@ -11,6 +11,7 @@ import (
 
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // target is a table that a mapping writes to. The recomputed table stands under the same name in front of the target.
@@ -203,7 +204,7 @@ func (c *comparison) everyMapping() []bool {
 	return all
 }
 
-func (c *comparison) rows(tuples []replication.Tuple) []mapping.Row {
+func (c *comparison) rows(tuples []wal.Tuple) []mapping.Row {
 	rows := make([]mapping.Row, len(tuples))
 	now := time.Now()
 	for i, t := range tuples {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // watch looks at the destinations every watchEvery, and has the destinations named by judge parked. One goroutine owns a watch.
@@ -43,7 +44,7 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	w.wal = w.wal.after(written-int64(r.Acks.Flush()), limit.RetainedWAL, passed)
 	s := situation{read: r.SequenceID(r.Reader.Position()), still: w.wal.still, excess: r.gate.excess()}
 	if written > 0 {
-		s.written = r.SequenceID(replication.LSN(written))
+		s.written = r.SequenceID(wal.LSN(written))
 	}
 	w.suspects, w.accused = w.suspects[:0], w.accused[:0]
 	newest, second := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64) // since the last commits of two destinations

@@ -8,6 +8,7 @@ import (
 
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/replication/wal"
 	"outflow/sink/fold"
 )
 
@@ -21,27 +22,27 @@ func (d *Destination) net(f *fold.Fold) map[string]*mapping.Rows {
 	for _, rows := range all {
 		wide := d.router.schemas.widened(rows.Relation)
 		if more := len(wide.Columns) - len(rows.Relation.Columns); more > 0 {
-			widen(rows.Upserts, more, replication.Unchanged)
-			widen(rows.Deletes, more, replication.Null) // the value of a deleted row can no longer be found
+			widen(rows.Upserts, more, wal.Unchanged)
+			widen(rows.Deletes, more, wal.Null) // the value of a deleted row can no longer be found
 			rows.Relation = wide
 		}
 	}
 	return all
 }
 
-func widen(rows []mapping.Row, more int, presence replication.Presence) {
+func widen(rows []mapping.Row, more int, presence wal.Presence) {
 	for i := range rows {
 		values := rows[i].Tuple.Values(nil)
 		for range more {
-			values = append(values, replication.Value{Presence: presence})
+			values = append(values, wal.Value{Presence: presence})
 		}
-		rows[i].Tuple = replication.NewTuple(values)
+		rows[i].Tuple = wal.NewTuple(values)
 	}
 }
 
 // relearn reads from the primary which columns a table has now: the known or configured columns that exist. A column may have been renamed
 // or dropped, and may have come back. relearn returns nil where there is no such table.
-func (r *Router) relearn(ctx context.Context, table string) (*replication.Relation, error) {
+func (r *Router) relearn(ctx context.Context, table string) (*wal.Relation, error) {
 	rel := r.schemas.relation(table)
 	i := slices.IndexFunc(r.Tables, func(t Table) bool { return t.Relation.Table == table })
 	if rel == nil || i < 0 {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // A shape is what a seed makes of the primary's tables, the targets and the rights: all that stays the same in a history.
@@ -70,7 +70,7 @@ func identifier(names ...string) string { return pgx.Identifier(names).Sanitize(
 func (t *shapeTable) sql() string { return identifier(t.schema, t.name) }
 
 // configured is the table's name in source.tables.
-func (t *shapeTable) configured() string { return replication.JoinTable(t.schema, t.name) }
+func (t *shapeTable) configured() string { return wal.JoinTable(t.schema, t.name) }
 
 // from is the table's name in a mapping: with its schema where another one has the same.
 func (t *shapeTable) from(s *shape) string {
@@ -79,7 +79,7 @@ func (t *shapeTable) from(s *shape) string {
 			return t.configured()
 		}
 	}
-	return replication.JoinTable("", t.name)
+	return wal.JoinTable("", t.name)
 }
 
 // of puts a number into the SQL of a column's value.

@@ -15,6 +15,7 @@ import (
 	"outflow/internal/config"
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/replication/wal"
 	"outflow/sink"
 	"outflow/sql"
 )
@@ -123,7 +124,7 @@ func (k *checking) checkTables(ctx context.Context) (found replication.Findings,
 		return found, false
 	}
 	// Faults of the tables are found already.
-	p, err := planWith(ctx, k.conn, &good, k.set, func(ctx context.Context, conn *pgx.Conn, rules []replication.TableRule) ([]*replication.Table, error) {
+	p, err := planWith(ctx, k.conn, &good, k.set, func(ctx context.Context, conn *pgx.Conn, rules []replication.TableRule) ([]*wal.Table, error) {
 		tables, err := replication.CheckTables(ctx, conn, rules)
 		if slices.Contains(tables, nil) || len(tables) < len(rules) {
 			return nil, err

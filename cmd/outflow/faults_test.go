@@ -12,7 +12,7 @@ import (
 	"outflow/internal/faultproxy"
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // proxied puts a proxy before the external database of the i-th destination.
@@ -64,7 +64,7 @@ func TestFlushNeverPassesWhatIsDurable(t *testing.T) {
 	for i := range 20 {
 		must(t, w.db.QueryRow(t.Context(), `UPDATE "Counter" SET version = $1 RETURNING pg_current_wal_insert_lsn()::text`, i+1).Scan(&commit))
 	}
-	first, err := replication.ParseLSN(commit)
+	first, err := wal.ParseLSN(commit)
 	must(t, err)
 	deadline := time.NewTimer(3 * time.Second) // three status updates
 	defer deadline.Stop()
@@ -83,9 +83,9 @@ func TestFlushNeverPassesWhatIsDurable(t *testing.T) {
 	w.exactlyOnce(tenant1, dsn)
 }
 
-func (w *world) confirmed() replication.LSN {
+func (w *world) confirmed() wal.LSN {
 	w.tb.Helper()
-	lsn, err := replication.ParseLSN(strings.Trim(query(w.tb, w.source,
+	lsn, err := wal.ParseLSN(strings.Trim(query(w.tb, w.source,
 		`SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = $1`, w.cfg.Source.Slot)[0], `"`))
 	must(w.tb, err)
 	return lsn

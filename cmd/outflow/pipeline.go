@@ -14,6 +14,7 @@ import (
 	"outflow/internal/config"
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/replication/wal"
 	"outflow/sink"
 	"outflow/sql"
 )
@@ -74,7 +75,7 @@ func newPlan(ctx context.Context, conn *pgx.Conn, cfg *config.Config) (*plan, er
 }
 
 // checkFunc is one of replication's checks, or a part of the checks.
-type checkFunc func(context.Context, *pgx.Conn, []replication.TableRule) ([]*replication.Table, error)
+type checkFunc func(context.Context, *pgx.Conn, []replication.TableRule) ([]*wal.Table, error)
 
 func newPlanAfter(ctx context.Context, conn *pgx.Conn, cfg *config.Config, check checkFunc) (*plan, error) {
 	set, err := loadMappings(cfg)
@@ -142,7 +143,7 @@ func missingColumns(have, wanted []string) []string {
 	return slices.DeleteFunc(slices.Clone(wanted), func(c string) bool { return c == "" || slices.Contains(have, c) })
 }
 
-func onlyKey(rel *replication.Relation, columns []string) bool {
+func onlyKey(rel *wal.Relation, columns []string) bool {
 	for _, c := range columns {
 		if !rel.Columns[rel.Column(c)].Identity {
 			return false
@@ -233,7 +234,7 @@ func reopenPipeline(ctx context.Context, cfg *config.Config, gap string, log *za
 	setup.Gap = gap
 	var found map[destinationID]destinationRow
 	var source replication.Source
-	var confirmed replication.LSN
+	var confirmed wal.LSN
 	err = whileAnswering(ctx, primary, primaryPatience, func(ctx context.Context) error {
 		if err := migrate(ctx, primary); err != nil {
 			return err
@@ -274,13 +275,13 @@ func reopenPipeline(ctx context.Context, cfg *config.Config, gap string, log *za
 }
 
 // name gives each table its name in mappings: the table's own, with the schema where another table has the same name.
-func (p *plan) name(tables []*replication.Table) {
+func (p *plan) name(tables []*wal.Table) {
 	for _, t := range tables {
 		rel := t.Relation
-		rel.Table = replication.JoinTable("", rel.Name)
+		rel.Table = wal.JoinTable("", rel.Name)
 		for _, other := range tables {
 			if other != t && other.Relation.Name == rel.Name {
-				rel.Table = replication.JoinTable(rel.Schema, rel.Name)
+				rel.Table = wal.JoinTable(rel.Schema, rel.Name)
 			}
 		}
 	}
@@ -288,7 +289,7 @@ func (p *plan) name(tables []*replication.Table) {
 
 // resolve keeps the set with the names of the tables here. A mapping that reads other tables stays as before: order tells
 // the destination that wants the mapping.
-func (p *plan) resolve(set mapping.Set, tables []*replication.Table) {
+func (p *plan) resolve(set mapping.Set, tables []*wal.Table) {
 	p.mappings = mapping.Set{}
 	for name, m := range set {
 		p.mappings[name] = m
@@ -299,8 +300,8 @@ func (p *plan) resolve(set mapping.Set, tables []*replication.Table) {
 }
 
 // tableOf is the configuration's name for the table in a step's from. The error text goes on behind the name.
-func tableOf(from string, tables []*replication.Table) (string, error) {
-	schema, name, _ := replication.SplitTable(from)
+func tableOf(from string, tables []*wal.Table) (string, error) {
+	schema, name, _ := wal.SplitTable(from)
 	var found []string
 	for _, t := range tables {
 		if rel := t.Relation; rel.Name == name && (schema == "" || rel.Schema == schema) {
@@ -318,7 +319,7 @@ func tableOf(from string, tables []*replication.Table) (string, error) {
 
 // resolved is a mapping with the names of the tables here.
 func (p *plan) resolved(m *mapping.Mapping) (*mapping.Mapping, error) {
-	var tables []*replication.Table
+	var tables []*wal.Table
 	for _, t := range p.tables {
 		tables = append(tables, t.Table)
 	}

@@ -11,7 +11,7 @@ import (
 
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/replication"
+	"outflow/replication/wal"
 	"outflow/sink"
 )
 
@@ -77,7 +77,7 @@ func TestMetadataMovesWithEveryBatch(t *testing.T) {
 		if err := w.db.QueryRow(t.Context(), `SELECT pg_current_wal_insert_lsn()::text`).Scan(&text); err != nil {
 			t.Fatal(err)
 		}
-		lsn, err := replication.ParseLSN(text)
+		lsn, err := wal.ParseLSN(text)
 		if err != nil {
 			t.Fatal(err)
 		}

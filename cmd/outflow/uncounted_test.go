@@ -9,6 +9,7 @@ import (
 
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // Whoever may connect to the primary may write logical messages of any size. They do not reach Outflow's memory, and the stream goes on.
@@ -53,10 +54,10 @@ func TestUnreadColumnsTakeNoMemory(t *testing.T) {
 type recorder struct {
 	replication.Sink
 	mu   sync.Mutex
-	seen map[*replication.Relation]bool
+	seen map[*wal.Relation]bool
 }
 
-func (r *recorder) Write(part *replication.Transaction) error {
+func (r *recorder) Write(part *wal.Transaction) error {
 	r.mu.Lock()
 	for i := range part.Changes {
 		r.seen[part.Changes[i].Relation] = true
@@ -73,7 +74,7 @@ func TestRelationsDescribedAgain(t *testing.T) {
 	w.exec(`CREATE TABLE item (tenant uuid, id int, note text, PRIMARY KEY (tenant, id)); ALTER TABLE item REPLICA IDENTITY FULL`)
 	w.table("item", 1, "id int", "note text")
 	dsn := w.destination(tenant1, "main", "item")
-	rec := &recorder{seen: map[*replication.Relation]bool{}}
+	rec := &recorder{seen: map[*wal.Relation]bool{}}
 	r := w.startWith(func(pl *pipeline) { rec.Sink, pl.reader.Sink = pl.reader.Sink, rec })
 	r.caughtUp()
 	for n := range 10 {

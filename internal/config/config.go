@@ -16,7 +16,7 @@ import (
 
 	"outflow/internal/secret"
 	"outflow/internal/strictyaml"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // Config is the whole configuration. A Config is not changed after Load and
@@ -59,7 +59,7 @@ type Table struct {
 	Columns []string `yaml:"columns"`
 }
 
-// Qualified gives schema and name, each in double quotes where there is a dot, as read by [replication.SplitTable]; the
+// Qualified gives schema and name, each in double quotes where there is a dot, as read by [wal.SplitTable]; the
 // schema is public where none is given. Both are "" for a name with wrong quotes.
 func (t Table) Qualified() (schema, name string) { return qualified(t.Name) }
 
@@ -77,7 +77,7 @@ type Tombstones struct {
 func (t Tombstones) Qualified() (schema, name string) { return qualified(t.Table) }
 
 func qualified(text string) (schema, name string) {
-	schema, name, ok := replication.SplitTable(text)
+	schema, name, ok := wal.SplitTable(text)
 	if ok && schema == "" {
 		schema = "public"
 	}

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // Fold gathers changes in source order and keeps the net change per table and key: the last state wins. A change of a
@@ -16,7 +16,7 @@ type Fold struct {
 }
 
 type tableFold struct {
-	relation *replication.Relation
+	relation *wal.Relation
 	index    map[string]int
 	entries  []entry
 	changed  bool // there was something else than inserts
@@ -30,18 +30,18 @@ type entry struct {
 
 // Add takes one insert, update or delete. table is the name by which mappings know the change's table. sequenceID and committed are those of
 // the change's transaction.
-func (f *Fold) Add(table string, c *replication.Change, sequenceID int64, committed time.Time) {
+func (f *Fold) Add(table string, c *wal.Change, sequenceID int64, committed time.Time) {
 	tf := f.table(table, c.Relation)
-	tf.changed = tf.changed || c.Kind != replication.Insert
+	tf.changed = tf.changed || c.Kind != wal.Insert
 	row := mapping.Row{SequenceID: sequenceID, CommittedAt: committed}
-	if c.Kind == replication.Delete {
+	if c.Kind == wal.Delete {
 		row.Tuple = c.Old
 		tf.put(f.keyer.bytes(c.Relation, c.Old), entry{row: row, delete: true, tombstone: c.Tombstone})
 		return
 	}
 	row.Tuple = c.New
 	key := f.keyer.bytes(c.Relation, c.New)
-	if c.Kind == replication.Update && !c.Old.IsZero() {
+	if c.Kind == wal.Update && !c.Old.IsZero() {
 		before := string(key)
 		if old := f.keyer.bytes(c.Relation, c.Old); string(old) != before {
 			tf.moved(old, &row)
@@ -52,7 +52,7 @@ func (f *Fold) Add(table string, c *replication.Change, sequenceID int64, commit
 	tf.put(key, entry{row: row})
 }
 
-func (f *Fold) table(name string, rel *replication.Relation) *tableFold {
+func (f *Fold) table(name string, rel *wal.Relation) *tableFold {
 	tf := f.tables[name]
 	if tf == nil {
 		if f.tables == nil {
@@ -67,16 +67,16 @@ func (f *Fold) table(name string, rel *replication.Relation) *tableFold {
 // Keyer makes texts of keys. The zero Keyer is ready; it keeps memory from one key to the next, and belongs to one goroutine at a time.
 type Keyer struct {
 	key    []byte
-	values []replication.Value
+	values []wal.Value
 }
 
 // Key is a row's key as text: equal keys of one relation have equal texts. The row has a value for every column of the relation.
-func (k *Keyer) Key(rel *replication.Relation, row replication.Tuple) string {
+func (k *Keyer) Key(rel *wal.Relation, row wal.Tuple) string {
 	return string(k.bytes(rel, row))
 }
 
 // bytes is Key, valid until the next call: each value with its length in front.
-func (k *Keyer) bytes(rel *replication.Relation, row replication.Tuple) []byte {
+func (k *Keyer) bytes(rel *wal.Relation, row wal.Tuple) []byte {
 	k.values = row.Values(k.values[:0])
 	k.key = k.key[:0]
 	for _, i := range rel.Key {
@@ -114,9 +114,9 @@ func (tf *tableFold) put(key []byte, e entry) {
 }
 
 // known is how many columns of a row are known and not NULL.
-func known(t replication.Tuple) (n int) {
+func known(t wal.Tuple) (n int) {
 	for i := range t.Len() {
-		if t.Value(i).Presence == replication.Text {
+		if t.Value(i).Presence == wal.Text {
 			n++
 		}
 	}
@@ -131,7 +131,7 @@ func (tf *tableFold) moved(old []byte, row *mapping.Row) {
 }
 
 // Relation is the relation of the changes of a table so far, nil where the table has none.
-func (f *Fold) Relation(table string) *replication.Relation {
+func (f *Fold) Relation(table string) *wal.Relation {
 	if tf := f.tables[table]; tf != nil {
 		return tf.relation
 	}
@@ -156,15 +156,15 @@ func (f *Fold) Rows() map[string]*mapping.Rows {
 }
 
 // KeyTuple is the row that [Keyer.Key] made a key of; all other columns are NULL.
-func KeyTuple(rel *replication.Relation, key string) replication.Tuple {
-	values := make([]replication.Value, len(rel.Columns))
+func KeyTuple(rel *wal.Relation, key string) wal.Tuple {
+	values := make([]wal.Value, len(rel.Columns))
 	for i := range values {
-		values[i].Presence = replication.Null
+		values[i].Presence = wal.Null
 	}
 	for _, i := range rel.Key {
 		size := 5 + int(binary.BigEndian.Uint32([]byte(key[1:5])))
-		values[i] = replication.Value{Presence: replication.Presence(key[0]), Text: []byte(key[5:size])}
+		values[i] = wal.Value{Presence: wal.Presence(key[0]), Text: []byte(key[5:size])}
 		key = key[size:]
 	}
-	return replication.NewTuple(values)
+	return wal.NewTuple(values)
 }

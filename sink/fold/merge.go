@@ -1,13 +1,15 @@
 package fold
 
-import "outflow/replication"
+import (
+	"outflow/replication/wal"
+)
 
 // Tracked is a key changed by a transaction of the stream while a backfill runs.
 type Tracked struct {
 	XID      uint32
 	Table    string
 	Key      string // see [Keyer.Key]; "" is every key of the table: a TRUNCATE
-	Relation *replication.Relation
+	Relation *wal.Relation
 }
 
 // trackedOverhead is the memory of a tracked key beside the key's text.
@@ -17,7 +19,7 @@ const trackedOverhead = 100
 func (c Tracked) Bytes() int64 { return trackedOverhead + int64(len(c.Key)) }
 
 // Counts reports whether the change, at place i among the tracked changes, concerns rows read from the table with the snapshot: see [Merge].
-func (c Tracked) Counts(i int, table string, snapshot replication.Snapshot, since int) bool {
+func (c Tracked) Counts(i int, table string, snapshot wal.Snapshot, since int) bool {
 	return c.Table == table && (i >= since || !snapshot.Sees(c.XID))
 }
 
@@ -33,7 +35,7 @@ func (c Tracked) Counts(i int, table string, snapshot replication.Snapshot, sinc
 // Visibility is compared by transaction id, not by LSN: a commit can be in the WAL, and decoded, before the commit is visible.
 // With synchronous replication the gap lasts seconds, and a rule comparing positions in the WAL would put the old row over the
 // new row.
-func Merge[T any](rows []T, keyOf func(T) string, table string, snapshot replication.Snapshot, changes []Tracked, since int) []T {
+func Merge[T any](rows []T, keyOf func(T) string, table string, snapshot wal.Snapshot, changes []Tracked, since int) []T {
 	newer := map[string]bool{}
 	for i, c := range changes {
 		if c.Counts(i, table, snapshot, since) {

@@ -5,7 +5,7 @@ import (
 	"strings"
 
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // The model: two keys; a table says of each whether it has a row and of which version. Transactions commit in the WAL, are
@@ -142,14 +142,14 @@ const firstXID = 4294967294 // so that ids come round in the middle
 
 // rule is what is to be tested: how suspects are found and how a chunk is merged.
 type rule struct {
-	suspects func(x *XIDs, s replication.Snapshot) map[uint32]bool
+	suspects func(x *XIDs, s wal.Snapshot) map[uint32]bool
 	blind    bool // a sweep does not ask the target again which keys it still holds
-	merge    func(m *model, s *state, rows []mapping.Row, snapshot replication.Snapshot, changes []Tracked, since int) []mapping.Row
+	merge    func(m *model, s *state, rows []mapping.Row, snapshot wal.Snapshot, changes []Tracked, since int) []mapping.Row
 }
 
 var theRule = rule{
 	suspects: (*XIDs).Unseen,
-	merge: func(_ *model, _ *state, rows []mapping.Row, snapshot replication.Snapshot, changes []Tracked, since int) []mapping.Row {
+	merge: func(_ *model, _ *state, rows []mapping.Row, snapshot wal.Snapshot, changes []Tracked, since int) []mapping.Row {
 		return Merge(rows, keyOfRow, "t", snapshot, changes, since)
 	},
 }
@@ -172,7 +172,7 @@ var keyNames = [2]string{"a", "b"}
 
 // snapshot is what pg_current_snapshot says: it ends behind the newest transaction that is visible, and lists only the
 // running ones before its end.
-func (m *model) snapshot(s *state) replication.Snapshot {
+func (m *model) snapshot(s *state) wal.Snapshot {
 	end := uint64(firstXID)
 	for i, xid := range m.xids {
 		if s.seen[i] {
@@ -189,7 +189,7 @@ func (m *model) snapshot(s *state) replication.Snapshot {
 	if known, ok := snapshots[text]; ok {
 		return known
 	}
-	snapshot, err := replication.ParseSnapshot(text)
+	snapshot, err := wal.ParseSnapshot(text)
 	if err != nil {
 		panic(err)
 	}
@@ -197,7 +197,7 @@ func (m *model) snapshot(s *state) replication.Snapshot {
 	return snapshot
 }
 
-var snapshots = map[string]replication.Snapshot{}
+var snapshots = map[string]wal.Snapshot{}
 
 // full is a transaction id with its epoch.
 func full(xid uint32) uint64 { return firstXID + uint64(xid-uint32(firstXID%(1<<32))) }
@@ -332,11 +332,11 @@ func (m *model) mergeChunk(s state) (state, bool) {
 	var rows []mapping.Row
 	for k, version := range s.rows {
 		if s.sweep && s.page[k] != absent && version == absent || !s.sweep && version != absent {
-			text := func(s string) replication.Value {
-				return replication.Value{Presence: replication.Text, Text: []byte(s)}
+			text := func(s string) wal.Value {
+				return wal.Value{Presence: wal.Text, Text: []byte(s)}
 			}
 			rows = append(rows, mapping.Row{SequenceID: int64(version),
-				Tuple: replication.NewTuple([]replication.Value{text(keyNames[k])})})
+				Tuple: wal.NewTuple([]wal.Value{text(keyNames[k])})})
 		}
 	}
 	for _, row := range m.rule.merge(m, &s, rows, m.snapshot(&s), changes, since) {

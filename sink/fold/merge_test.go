@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // programs calls f with every program of one and of two transactions.
@@ -79,7 +79,7 @@ func TestMergeInEveryInterleaving(t *testing.T) {
 func TestWrongMergesFailInTheModel(t *testing.T) {
 	wrong := map[string]rule{
 		// What watermark algorithms do: a row is applied unless its key was changed by a commit in the WAL behind the low watermark.
-		"positions in the WAL": {theRule.suspects, false, func(m *model, s *state, rows []mapping.Row, _ replication.Snapshot, changes []Tracked, _ int) []mapping.Row {
+		"positions in the WAL": {theRule.suspects, false, func(m *model, s *state, rows []mapping.Row, _ wal.Snapshot, changes []Tracked, _ int) []mapping.Row {
 			newer := map[string]bool{}
 			for _, c := range changes {
 				for i, xid := range m.xids {
@@ -94,17 +94,17 @@ func TestWrongMergesFailInTheModel(t *testing.T) {
 			}
 			return kept
 		}},
-		"every row": {theRule.suspects, false, func(_ *model, _ *state, rows []mapping.Row, _ replication.Snapshot, _ []Tracked, _ int) []mapping.Row {
+		"every row": {theRule.suspects, false, func(_ *model, _ *state, rows []mapping.Row, _ wal.Snapshot, _ []Tracked, _ int) []mapping.Row {
 			return rows
 		}},
 		// What a key that the row has left shows: the page was read before the change, and the snapshot was taken behind it.
 		// A delete that a parked destination has missed: no change shows that the row came back under another key.
 		"a sweep that does not ask what is still held": {theRule.suspects, true, theRule.merge},
-		"a sweep that asks for visibility alone": {theRule.suspects, true, func(_ *model, _ *state, rows []mapping.Row, snapshot replication.Snapshot, changes []Tracked, _ int) []mapping.Row {
+		"a sweep that asks for visibility alone": {theRule.suspects, true, func(_ *model, _ *state, rows []mapping.Row, snapshot wal.Snapshot, changes []Tracked, _ int) []mapping.Row {
 			return Merge(rows, keyOfRow, "t", snapshot, changes, len(changes))
 		}},
-		"no suspects": {func(*XIDs, replication.Snapshot) map[uint32]bool { return nil }, false, theRule.merge},
-		"suspects only among those that the snapshot lists": {func(x *XIDs, s replication.Snapshot) map[uint32]bool {
+		"no suspects": {func(*XIDs, wal.Snapshot) map[uint32]bool { return nil }, false, theRule.merge},
+		"suspects only among those that the snapshot lists": {func(x *XIDs, s wal.Snapshot) map[uint32]bool {
 			found := map[uint32]bool{}
 			for _, xid := range s.InProgress() {
 				found[xid] = x.Maybe(xid)
@@ -133,10 +133,10 @@ func TestWrongMergesFailInTheModel(t *testing.T) {
 // A TRUNCATE that the read did not see leaves nothing of its table, and only of its table.
 func TestMergeAfterTruncate(t *testing.T) {
 	row := func(key string) mapping.Row {
-		return mapping.Row{Tuple: replication.NewTuple([]replication.Value{{Presence: replication.Text, Text: []byte(key)}})}
+		return mapping.Row{Tuple: wal.NewTuple([]wal.Value{{Presence: wal.Text, Text: []byte(key)}})}
 	}
 	rows := []mapping.Row{row("a"), row("b")}
-	snapshot, err := replication.ParseSnapshot("90:110:95,100")
+	snapshot, err := wal.ParseSnapshot("90:110:95,100")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,7 @@ import (
 	"maps"
 	"sync"
 
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // XIDs remembers which transactions the stream has shown: one bit for each of the last 2^24 transaction ids, 2 MiB. A backfill
@@ -92,7 +92,7 @@ func (x *XIDs) maybeLocked(xid uint32) bool {
 // Unseen are the transactions that may have been in the stream and are invisible to the snapshot. The snapshot's list of
 // transactions in progress is not enough: the snapshot ends behind the newest visible transaction, and a commit waiting for a
 // standby may well have a later id.
-func (x *XIDs) Unseen(s replication.Snapshot) map[uint32]bool {
+func (x *XIDs) Unseen(s wal.Snapshot) map[uint32]bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	unseen := map[uint32]bool{}

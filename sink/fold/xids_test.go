@@ -7,7 +7,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"outflow/replication"
+	"outflow/replication/wal"
 )
 
 // TestXIDs compares the bits with a map, over ids that come round at 2^32 and jump by more than the window. An id that was
@@ -100,9 +100,9 @@ func TestXIDsBefore(t *testing.T) {
 	}
 }
 
-func snapshotOf(t *testing.T, text string) replication.Snapshot {
+func snapshotOf(t *testing.T, text string) wal.Snapshot {
 	t.Helper()
-	s, err := replication.ParseSnapshot(text)
+	s, err := wal.ParseSnapshot(text)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package replication
+package wal
 
 // Table is a table of the primary as described by the catalog now.
 type Table struct {
@@ -6,5 +6,5 @@ type Table struct {
 	Generated []string  // columns not sent by pgoutput
 	Partition bool      // a partitioned table
 	Persist   byte      // pg_class.relpersistence: 'p'ermanent, 'u'nlogged, 't'emporary
-	Ownerless bool      // the tenant column may be NULL; [CheckTables] sets it
+	Ownerless bool      // the tenant column may be NULL; [replication.CheckTables] sets it
 }
