@@ -20,7 +20,7 @@ import (
 func (r *Router) Put(ctx context.Context, t Target) error {
 	r.membership.Lock()
 	defer r.membership.Unlock()
-	if d := r.find(t.Tenant, t.Name); d != nil {
+	if d := r.tenants.find(t.Tenant, t.Name); d != nil {
 		if _, err := t.config(r.Options); err != nil {
 			return err
 		}
@@ -47,7 +47,7 @@ func (r *Router) Put(ctx context.Context, t Target) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	r.insert(d) // before a worker can read a snapshot: later commits must come through the queue
+	r.tenants.insert(d) // before a worker can read a snapshot: later commits must come through the queue
 	d.adopt(noted)
 	if d.paused = r.switches.pausing(t.Tenant, t.Name); d.paused != nil {
 		d.observe()
@@ -63,7 +63,7 @@ func (r *Router) Put(ctx context.Context, t Target) error {
 func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 	r.membership.Lock()
 	defer r.membership.Unlock()
-	d := r.find(tenant, name)
+	d := r.tenants.find(tenant, name)
 	if d == nil {
 		return nil
 	}
@@ -82,7 +82,7 @@ func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 			return err
 		}
 	}
-	r.drop(d)
+	r.tenants.remove(d)
 	d.leave()
 	return nil
 }
@@ -90,46 +90,9 @@ func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 // Begun reports whether this process has had the slot: from then on added and removed destinations are written to the primary.
 func (r *Router) Begun() bool { return r.begun.Load() }
 
-func (r *Router) find(tenant, name string) *Destination {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	for _, d := range r.tenants[tenant] {
-		if d.Name == name {
-			return d
-		}
-	}
-	return nil
-}
-
-// insert makes the destination known. A transaction whose parts are arriving passes the destination by: only the rest of the
-// transaction would come.
-func (r *Router) insert(d *Destination) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	d.accepted = position{id: r.open, complete: true}
-	d.holding = r.open
-	r.tenants[d.Tenant] = append(r.tenants[d.Tenant], d)
-	r.destinations = append(r.destinations, d)
-}
-
-// drop makes the destination unknown. Other goroutines may still hold the lists as before.
-func (r *Router) drop(d *Destination) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.tenants[d.Tenant] = without(r.tenants[d.Tenant], d); len(r.tenants[d.Tenant]) == 0 {
-		delete(r.tenants, d.Tenant)
-	}
-	r.destinations = without(r.destinations, d)
-}
-
-func without(list []*Destination, d *Destination) []*Destination {
-	rest := make([]*Destination, 0, len(list))
-	for _, o := range list {
-		if o != d {
-			rest = append(rest, o)
-		}
-	}
-	return rest
+// startAfter has the destination pass over everything up to a transaction.
+func (d *Destination) startAfter(id int64) {
+	d.accepted, d.holding = position{id: id, complete: true}, id
 }
 
 // replace has the worker take another target, or takes the target itself while nothing has begun. Work in flight is rolled back,

@@ -25,7 +25,7 @@ func (s *session) refuseOwner(m metadata) error {
 	case m.source != d.router.SourceID || m.tenant != d.Tenant:
 		return &Error{verdict: needsHuman, Err: fmt.Errorf("the database holds the rows of tenant %q of source %s; two would mix", m.tenant, m.source),
 			Remedy: "give this destination a database of its own, or " + empty}
-	case m.destination != "" && m.destination != d.Name && d.router.find(d.Tenant, m.destination) != nil:
+	case m.destination != "" && m.destination != d.Name && d.router.tenants.find(d.Tenant, m.destination) != nil:
 		return &Error{verdict: needsHuman, Err: fmt.Errorf("the database is that of destination %q of the same tenant; two would write over each other", m.destination),
 			Remedy: fmt.Sprintf("give this destination a database of its own, or take one of the two out of the configuration; where %q has moved to another database, %s", m.destination, empty)}
 	}

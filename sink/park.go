@@ -22,7 +22,7 @@ func (r *Router) Begin(ctx context.Context) error {
 	r.membership.Lock()
 	defer r.membership.Unlock()
 	r.begun.Store(true)
-	r.inside = false // the stream begins with a whole transaction
+	r.arrival.inside = false // the stream begins with a whole transaction
 	copier := &replication.Copier{Primary: r.Primary}
 	var unfinished []uint32
 	err := within(ctx, stateTimeout, func(ctx context.Context) (err error) {
@@ -427,9 +427,7 @@ func (d *Destination) drop() []wal.Ticket {
 	}
 	// The rest of a transaction whose parts are coming is not wanted either. rewind may have put accepted back, to read again: the second
 	// read will not happen.
-	d.router.mu.RLock()
-	d.holding = max(d.holding, d.accepted.id, d.router.open)
-	d.router.mu.RUnlock()
+	d.holding = max(d.holding, d.accepted.id, d.router.tenants.arrivingID())
 	d.accepted, d.unwanted, d.replays = position{id: d.holding, complete: true}, 0, 0
 	d.queue, d.applied, d.inFlight, d.lagging = nil, 0, 0, 0
 	d.account(-d.bytes)

@@ -87,6 +87,7 @@ type Reader interface {
 // everything else is safe for concurrent use.
 type Router struct {
 	Config
+	tenants  *tenants
 	schemas  *schemas
 	gate     *gate
 	lookups  *budget
@@ -115,17 +116,9 @@ type Router struct {
 	begun      atomic.Bool // Begin was called: a destination that comes or goes now must be noted on the primary
 	begunAt    wal.LSN     // where the primary's WAL ended then
 
-	mu           sync.RWMutex
-	tenants      map[string][]*Destination
-	destinations []*Destination
-	counts       []*tableCount // by table; the unconfigured tables last
-	open         int64         // sequence id of the arriving transaction; set by the reader only
-
-	// Owned by the reader's goroutine.
-	routes  map[*wal.Relation]*route
-	inside  bool           // the last part of the transaction has not come
-	touched []*Destination // by the arriving transaction
-	begins  uint64         // counts the beginnings of touched
+	counts  tableCounts
+	routes  map[*wal.Relation]*route // the reader's goroutine owns the map
+	arrival arrival
 
 	workers *workers
 }
@@ -145,13 +138,13 @@ func NewRouter(c Config) *Router {
 	r := &Router{Config: c, settings: c.Options.settings(positionsSQL), settingsAlone: c.Options.settings(noPositionsSQL), gate: &gate{limit: c.Options.queuesBytes()},
 		lookups: newBudget(c.Options.lookupBytes()/2, 2, 2), copies: newBudget(c.Options.copyBytes()/2, 2, copiesMax*max(c.Options.Backfills, 1)), connections: newConnections(c.Options.MaxConnections),
 		places: newPlaces(c.Options.Backfills, c.Options.SlowAfter), xids: fold.NewXIDs(),
-		tenants: map[string][]*Destination{}, open: -1, workers: newWorkers(), routes: map[*wal.Relation]*route{},
+		tenants: newTenants(), arrival: arrival{id: -1}, workers: newWorkers(), routes: map[*wal.Relation]*route{},
 		schemas: newSchemas(c.Tables)}
 	for _, t := range c.Tables {
-		r.counts = append(r.counts, newTableCount(t.Relation))
+		r.counts.add(t.Relation)
 	}
 	if ts := c.Tombstones; ts != nil {
-		r.counts = append(r.counts, newTableCount(ts.Table.Relation))
+		r.counts.add(ts.Table.Relation)
 	}
 	r.mark.Store(new(string))
 	return r
@@ -163,21 +156,19 @@ func (r *Router) Add(t Target) (*Destination, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.insert(d)
+	r.tenants.insert(d)
 	return d, nil
 }
 
 // Destinations are all destinations, in the order of their addition.
 func (r *Router) Destinations() []*Destination {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return append([]*Destination(nil), r.destinations...)
+	return r.tenants.list()
 }
 
 // Full implements [replication.Sink]. A reading switched off stops between transactions: the end of an open transaction must come, or the
 // transaction would keep locks in external databases.
 func (r *Router) Full() <-chan struct{} {
-	if held := r.gate.held(); held != nil && !r.inside {
+	if held := r.gate.held(); held != nil && !r.arrival.inside {
 		return held
 	}
 	return r.gate.full()
@@ -186,14 +177,12 @@ func (r *Router) Full() <-chan struct{} {
 // Write implements [replication.Sink]: it queues the changes of one part at the destinations of their tenants.
 func (r *Router) Write(part *wal.Transaction) error {
 	r.lastPart.set(time.Now())
-	if part.SequenceID != r.open {
+	if part.SequenceID != r.arrival.id {
 		r.xids.Add(part.XID) // before the arrival of a destination that does not get the transaction
-		r.mu.Lock()          // a destination that comes now gets whole transactions: from this transaction or from the next on
-		r.open = part.SequenceID
-		r.mu.Unlock()
-		r.touched, r.begins = r.touched[:0], r.begins+1
+		r.tenants.arrive(part.SequenceID)
+		r.arrival.begin(part.SequenceID)
 	}
-	r.inside = !part.Last
+	r.arrival.inside = !part.Last
 	r.count(part)
 	changes := part.Changes
 	for i := 0; i < len(changes); {
@@ -226,7 +215,7 @@ func (r *Router) Write(part *wal.Transaction) error {
 		}
 	}
 	if part.Last {
-		for _, d := range r.touched {
+		for _, d := range r.arrival.touched {
 			d.complete(part.SequenceID)
 		}
 	}
@@ -261,9 +250,7 @@ func (r *Router) moveTenant(part *wal.Transaction, c *wal.Change, rt *route) {
 }
 
 func (r *Router) toTenant(part *wal.Transaction, tenant string, changes []wal.Change) {
-	r.mu.RLock()
-	destinations := r.tenants[tenant]
-	r.mu.RUnlock()
+	destinations := r.tenants.of(tenant)
 	if len(destinations) > 0 && len(changes) < len(part.Changes) {
 		changes = slices.Clone(changes) // or one row would keep all rows of the part in memory
 	}
@@ -279,12 +266,8 @@ func (r *Router) toAll(part *wal.Transaction, changes []wal.Change) {
 }
 
 func (r *Router) enqueue(d *Destination, part *wal.Transaction, changes []wal.Change) {
-	if !d.enqueue(part, changes) {
-		return
-	}
-	if d.touched != r.begins {
-		d.touched = r.begins
-		r.touched = append(r.touched, d)
+	if d.enqueue(part, changes) {
+		r.arrival.touch(d)
 	}
 }
 
@@ -294,9 +277,7 @@ func (r *Router) route(rel *wal.Relation) *route {
 		return rt
 	}
 	rt := &route{}
-	if i := slices.IndexFunc(r.counts, func(c *tableCount) bool { return c.oid == rel.OID }); i >= 0 {
-		rt.count = r.counts[i]
-	} else {
+	if rt.count = r.counts.of(rel); rt.count == nil {
 		rt.count = r.unconfigured(rel)
 	}
 	if t := r.schemas.configured(rel); t != nil {

@@ -84,9 +84,5 @@ func (rt *route) faultOf(rel *wal.Relation, tenant string) string {
 func (r *Router) unconfigured(rel *wal.Relation) *tableCount {
 	r.Log.Warn("a table is published that source.tables does not name; its changes are skipped. Take it out of the publication, or add it to source.tables",
 		zap.Stringer("table", rel))
-	c := newTableCount(rel)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.counts = append(r.counts, c)
-	return c
+	return r.counts.add(rel)
 }

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"sync"
 	"sync/atomic"
 
 	"outflow/replication/wal"
@@ -53,6 +54,45 @@ func (c *tableCount) skip() {
 	}
 }
 
+// tableCounts are the counts by table, in the configuration's order, the unconfigured tables last. The zero value has no table. Safe for
+// concurrent use.
+type tableCounts struct {
+	mu  sync.RWMutex
+	all []*tableCount
+}
+
+// of is the count of a relation's table, nil where there is none.
+func (t *tableCounts) of(rel *wal.Relation) *tableCount {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, c := range t.all {
+		if c.oid == rel.OID {
+			return c
+		}
+	}
+	return nil
+}
+
+// add begins the count of a table.
+func (t *tableCounts) add(rel *wal.Relation) *tableCount {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := newTableCount(rel)
+	t.all = append(t.all, c)
+	return c
+}
+
+func (t *tableCounts) status() []TableStatus {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	all := make([]TableStatus, len(t.all))
+	for i, c := range t.all {
+		all[i] = TableStatus{Table: c.name, Inserts: c.inserts.Load(), Updates: c.updates.Load(), Deletes: c.deletes.Load(),
+			Truncates: c.truncates.Load(), Skipped: c.skipped.Load(), MinSequenceID: c.first.Load(), MaxSequenceID: c.last.Load()}
+	}
+	return all
+}
+
 // count adds the changes of a part to the tables of the changes.
 func (r *Router) count(part *wal.Transaction) {
 	for i := range part.Changes {
@@ -65,12 +105,5 @@ func (r *Router) count(part *wal.Transaction) {
 // TableStatus is of each source table, in the configuration's order, the tombstones behind the source tables, and then of the unconfigured
 // tables. Changes that come again after a lost connection are counted again.
 func (r *Router) TableStatus() []TableStatus {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	all := make([]TableStatus, len(r.counts))
-	for i, c := range r.counts {
-		all[i] = TableStatus{Table: c.name, Inserts: c.inserts.Load(), Updates: c.updates.Load(), Deletes: c.deletes.Load(),
-			Truncates: c.truncates.Load(), Skipped: c.skipped.Load(), MinSequenceID: c.first.Load(), MaxSequenceID: c.last.Load()}
-	}
-	return all
+	return r.counts.status()
 }
