@@ -78,7 +78,7 @@ func (k *checking) checkPrimary(ctx context.Context) {
 		return
 	}
 	k.conn = conn
-	setup := slotSetup(k.primary, k.cfg, &plan{}, zap.NewNop())
+	setup := (&plan{cfg: k.cfg}).setup(k.primary, zap.NewNop())
 	found = setup.InspectServer(ctx, conn)
 	tables, complete := k.checkTables(ctx)
 	found = append(found, tables...)
@@ -91,7 +91,7 @@ func (k *checking) checkPrimary(ctx context.Context) {
 	if !complete {
 		found.Skip("publication", "not all tables are in order")
 	}
-	setup = slotSetup(k.primary, k.cfg, k.plan, zap.NewNop())
+	setup = k.plan.setup(k.primary, zap.NewNop())
 	if complete {
 		found = append(found, setup.InspectPublication(ctx, conn)...)
 	}
@@ -226,7 +226,7 @@ func (k *checking) chosen(ctx context.Context, o checkOptions) ([]sink.Target, e
 		}
 	} else {
 		var err error
-		all, err = k.plan.destinations(ctx, k.conn, k.cfg)
+		all, err = k.plan.destinations(ctx, k.conn)
 		for _, one := range replication.Flatten(err) {
 			found.Fail("configuration", "correct destinations: in the configuration", "%v", one)
 		}
@@ -253,14 +253,7 @@ func (k *checking) chosen(ctx context.Context, o checkOptions) ([]sink.Target, e
 func (k *checking) checker() *sink.Checker {
 	c := &sink.Checker{Options: sinkOptions(k.cfg.Sink), SourceID: k.source, Highest: k.highest}
 	if k.plan != nil {
-		good := *k.cfg
-		good.Source.Tables = slices.DeleteFunc(slices.Clone(k.cfg.Source.Tables), func(t config.Table) bool {
-			schema, name := t.Qualified()
-			return !slices.ContainsFunc(k.plan.tables, func(p replication.PublishedTable) bool {
-				return p.Rule.Schema == schema && p.Rule.Name == name
-			})
-		})
-		c.Tables = sinkTables(&good, k.plan)
+		c.Tables = k.plan.sinkTables()
 	}
 	return c
 }

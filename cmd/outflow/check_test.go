@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -232,6 +233,20 @@ func TestCheckFindsFaults(t *testing.T) {
 	r = w.checked(checkOptions{})
 	r.says(t, "primary ", fail, `publication "outflow"`, "all kinds of changes", "SET (publish =")
 	r.says(t, "destination "+tenant1+"/mapped", warn, "keys of secured", "TRUNCATE", "add keys:")
+}
+
+// A table that cannot be read hides no fault of a tenant's mapping over another table.
+func TestCheckOfMappingsBesideATableThatIsAbsent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.openPolicy()
+	w.exec(`CREATE TABLE item (tenant uuid, id int, note text, secret text, PRIMARY KEY (tenant, id))`)
+	w.table("item", 1, "id int", "secret text") // the operator's own mapping has the secret, so it is published
+	w.cfg.Source.Tables[len(w.cfg.Source.Tables)-1].Columns = []string{"note"}
+	w.cfg.Source.Tables = slices.Insert(w.cfg.Source.Tables, 0, config.Table{Name: "absent", Tenant: "tenant"})
+	w.cfg.Destinations.Query = fmt.Sprintf(`SELECT '%s' AS tenant_id, 'own' AS name, '%s' AS dsn, ARRAY[$m$%s$m$] AS definitions`, tenant1,
+		pgtest.Database(t, w.cluster), mirror("item", 1, "id int", "secret text"))
+	w.checked(checkOptions{}).says(t, "destination "+tenant1+"/own", replication.Failed, "mapping item", "r.secret does not exist", "")
 }
 
 func TestCheckOfServers(t *testing.T) {

@@ -24,9 +24,9 @@ import (
 )
 
 // destinations are all configured destinations: the operator's own, and the rows of destinations.query.
-func (p *plan) destinations(ctx context.Context, conn *pgx.Conn, cfg *config.Config) ([]sink.Target, error) {
-	all, err := p.static(ctx, conn, cfg)
-	dir := newDirectory(p, cfg, all, zap.NewNop())
+func (p *plan) destinations(ctx context.Context, conn *pgx.Conn) ([]sink.Target, error) {
+	all, err := p.static(ctx, conn)
+	dir := newDirectory(p, all, zap.NewNop())
 	found, failed := dir.read(ctx, conn)
 	if dir.query == config.DestinationQuery && sqlstateOf(failed) == "42P01" { // undefined_table: the primary is not prepared yet
 		failed = nil
@@ -42,10 +42,10 @@ func destinationFault(tenant, name string, err error) error {
 }
 
 // static are the operator's own destinations. Destinations without a fault are returned beside an error.
-func (p *plan) static(ctx context.Context, conn *pgx.Conn, cfg *config.Config) ([]sink.Target, error) {
+func (p *plan) static(ctx context.Context, conn *pgx.Conn) ([]sink.Target, error) {
 	var faults []error
 	var all []sink.Target
-	for i, d := range cfg.Destinations.Static {
+	for i, d := range p.cfg.Destinations.Static {
 		tenant, err := canonicalTenant(ctx, conn, p, d.Tenant)
 		if err != nil {
 			faults = append(faults, config.Faultf("destinations.static[%d]: tenant %q: %w", i, d.Tenant, err))
@@ -110,7 +110,8 @@ type directory struct {
 	said    leftOut // in the last reading
 }
 
-func newDirectory(p *plan, cfg *config.Config, static []sink.Target, log *zap.Logger) *directory {
+func newDirectory(p *plan, static []sink.Target, log *zap.Logger) *directory {
+	cfg := p.cfg
 	dir := &directory{plan: p, query: cfg.Destinations.Query, refresh: cfg.Destinations.Refresh, timeout: cfg.Sink.ConnectTimeout, log: log,
 		patience: unpackPatience, spared: sparedBytes, bound: max(int64(cfg.Sink.MemoryBytes)/8, 4<<20), own: newDefinitions(max(int64(cfg.Sink.MemoryBytes)/2, 32<<20)),
 		policy:  tenantdsn.Policy{MinSSLMode: cfg.Destinations.Policy.MinSSLMode, AllowNetworks: cfg.Destinations.Policy.AllowNetworks},

@@ -75,7 +75,7 @@ func (in *installation) connect(ctx context.Context) (err error) {
 	if in.conn, err = in.primary.Connect(ctx); err != nil {
 		return replication.ExplainConnect(in.primary, err)
 	}
-	if in.plan, err = newPlanAfter(ctx, in.conn, in.cfg, replication.CheckTables); err != nil {
+	if in.plan, err = newPlan(ctx, in.conn, in.cfg, replication.CheckTables); err != nil {
 		hangUp(in.conn)
 	}
 	return err

@@ -76,17 +76,17 @@ func (r *resetting) connect(ctx context.Context) (err error) {
 	if r.conn, err = r.primary.Connect(ctx); err != nil {
 		return replication.ExplainConnect(r.primary, err)
 	}
-	if r.plan, err = newPlan(ctx, r.conn, r.cfg); err != nil {
+	if r.plan, err = newPlan(ctx, r.conn, r.cfg, replication.Check); err != nil {
 		hangUp(r.conn)
 	}
 	return err
 }
 
 func (r *resetting) look(ctx context.Context) (err error) {
-	if r.targets, err = r.plan.destinations(ctx, r.conn, r.cfg); err != nil {
+	if r.targets, err = r.plan.destinations(ctx, r.conn); err != nil {
 		return err
 	}
-	r.setup = slotSetup(r.primary, r.cfg, r.plan, r.log)
+	r.setup = r.plan.setup(r.primary, r.log)
 	r.healthy, err = r.setup.Healthy(ctx, r.conn)
 	return err
 }

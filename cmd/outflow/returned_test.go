@@ -92,7 +92,7 @@ func TestMappingsThatReturn(t *testing.T) {
 		one := r.destination("one")
 		put := func() {
 			t.Helper()
-			targets, err := r.directory.plan.static(t.Context(), w.db, w.cfg)
+			targets, err := r.directory.plan.static(t.Context(), w.db)
 			if err == nil {
 				err = r.router.Put(t.Context(), targets[0])
 			}

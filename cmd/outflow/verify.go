@@ -124,15 +124,15 @@ func verify(ctx context.Context, cfg *config.Config, o verifyOptions, stderr io.
 		return nil, replication.ExplainConnect(primary, err)
 	}
 	defer hangUp(conn)
-	p, err := newPlanAfter(limited, conn, cfg, replication.CheckTables)
+	p, err := newPlan(limited, conn, cfg, replication.CheckTables)
 	if err != nil {
 		return nil, fmt.Errorf("the primary at %s: %w", primary.Address(), err)
 	}
-	chosen, err := p.chosen(limited, conn, cfg, o)
+	chosen, err := p.chosen(limited, conn, o)
 	if err != nil {
 		return nil, err
 	}
-	source, err := slotSetup(primary, cfg, p, zap.NewNop()).Known(limited, conn)
+	source, err := p.setup(primary, zap.NewNop()).Known(limited, conn)
 	if err != nil {
 		return nil, fmt.Errorf("the primary at %s: %w", primary.Address(), err)
 	}
@@ -140,7 +140,7 @@ func verify(ctx context.Context, cfg *config.Config, o verifyOptions, stderr io.
 	defer state.Close()
 	progress := newVerifyProgress(stderr, len(chosen))
 	defer progress.end()
-	v := &sink.Verifier{Options: sinkOptions(cfg.Sink), SourceID: source.ID, Tables: sinkTables(cfg, p), Primary: primary, State: state,
+	v := &sink.Verifier{Options: sinkOptions(cfg.Sink), SourceID: source.ID, Tables: p.sinkTables(), Primary: primary, State: state,
 		SequenceID: source.SequenceID, Log: zap.NewNop(), Repair: o.repair, Progress: progress.rows, Waiting: progress.waiting}
 	report := &verifyReport{Destinations: make([]*verifyDestination, len(chosen))}
 	var g errgroup.Group
@@ -158,8 +158,8 @@ func verify(ctx context.Context, cfg *config.Config, o verifyOptions, stderr io.
 }
 
 // chosen are the destinations named by the flags.
-func (p *plan) chosen(ctx context.Context, conn *pgx.Conn, cfg *config.Config, o verifyOptions) ([]sink.Target, error) {
-	all, err := p.destinations(ctx, conn, cfg)
+func (p *plan) chosen(ctx context.Context, conn *pgx.Conn, o verifyOptions) ([]sink.Target, error) {
+	all, err := p.destinations(ctx, conn)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,266 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+
+	"outflow/internal/config"
+	"outflow/mapping"
+	"outflow/replication"
+	"outflow/replication/wal"
+	"outflow/sink"
+	"outflow/sql"
+)
+
+// plan is the configuration's demands on the primary, checked against the primary's catalog.
+type plan struct {
+	cfg        *config.Config
+	mappings   mapping.Set
+	tenants    []tenantColumn               // by table, the tombstones' last
+	tables     []replication.PublishedTable // the tables of source.tables, in order
+	tombstones *replication.PublishedTable  // nil: none
+	named      [][]string                   // by table: the columns named by the operator's mappings and columns:
+}
+
+// published are all tables of the publication.
+func (p *plan) published() []replication.PublishedTable {
+	all := slices.Clone(p.tables)
+	if p.tombstones != nil {
+		all = append(all, *p.tombstones)
+	}
+	return all
+}
+
+// loadMappings are the embedded defaults and the operator's own files.
+func loadMappings(cfg *config.Config) (mapping.Set, error) {
+	set := mapping.Set{}
+	faults := []error{set.LoadFS(sql.Mappings(), "embedded")}
+	for _, path := range cfg.Mappings {
+		faults = append(faults, set.LoadPath(path))
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, &config.Fault{Err: err}
+	}
+	return set, nil
+}
+
+// defaultMappings are the mappings of a destination that names none.
+var defaultMappings = []string{"contact_channels", "users"}
+
+// checkFunc is one of replication's checks of the tables, or a part of the checks.
+type checkFunc func(context.Context, *pgx.Conn, []replication.TableRule) ([]*wal.Table, error)
+
+// newPlan reads the catalog of the primary after the check, with the mappings of the configuration. newPlan changes nothing on the primary.
+func newPlan(ctx context.Context, conn *pgx.Conn, cfg *config.Config, check checkFunc) (*plan, error) {
+	set, err := loadMappings(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return planWith(ctx, conn, cfg, set, check)
+}
+
+// planWith is newPlan with the given mappings.
+func planWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mapping.Set, check checkFunc) (*plan, error) {
+	rules := tableRules(cfg.Source)
+	tables, err := check(ctx, conn, rules)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{cfg: cfg}
+	p.name(tables[:len(cfg.Source.Tables)])
+	p.noteTenants(tables, rules)
+	p.resolve(set, tables[:len(cfg.Source.Tables)])
+	rowNeeded := false
+	for i, t := range cfg.Source.Tables {
+		rowNeeded = p.publish(tables[i], rules[i], t) || rowNeeded
+	}
+	if cfg.Source.Tombstones != nil {
+		return p, p.publishTombstones(tables[len(tables)-1], rules[len(rules)-1], rowNeeded)
+	}
+	return p, nil
+}
+
+// tableRules are the demands on the tables of source.tables and, last, on the table of tombstones.
+func tableRules(source config.Source) (rules []replication.TableRule) {
+	for _, t := range source.Tables {
+		schema, name := t.Qualified()
+		rules = append(rules, replication.TableRule{Schema: schema, Name: name, Tenant: t.Tenant})
+	}
+	if ts := source.Tombstones; ts != nil {
+		schema, name := ts.Qualified()
+		rules = append(rules, replication.TableRule{Schema: schema, Name: name, Tenant: ts.Tenant, InsertsOnly: true})
+	}
+	return rules
+}
+
+// publish adds a table. publish reports whether a mapping needs more than the key of a row that was deleted.
+func (p *plan) publish(table *wal.Table, rule replication.TableRule, t config.Table) (rowNeeded bool) {
+	wanted := append(slices.Clone(t.Columns), t.Tenant)
+	all := table.Relation.Names()
+	for _, m := range p.mappings {
+		named, deletes := m.Columns(table.Relation.Table, all)
+		wanted = append(wanted, named...)
+		rowNeeded = rowNeeded || !onlyKey(table.Relation, deletes)
+	}
+	published := rule.Publish(table, wanted)
+	for _, m := range p.mappings {
+		if !slices.Contains(m.Tables(), table.Relation.Table) {
+			published.Apart = append(published.Apart, m.Identity())
+		}
+	}
+	p.tables = append(p.tables, published)
+	p.named = append(p.named, wanted)
+	return rowNeeded
+}
+
+// publishTombstones adds the table of tombstones; with the deleted rows only where a mapping needs the rows, which may have columns that no
+// reader may see.
+func (p *plan) publishTombstones(table *wal.Table, rule replication.TableRule, rowNeeded bool) error {
+	ts := p.cfg.Source.Tombstones
+	wanted := []string{ts.Tenant, ts.TableName, ts.Key}
+	if rowNeeded {
+		wanted = append(wanted, ts.Row)
+	}
+	published := rule.Publish(table, wanted)
+	p.tombstones = &published
+	if missing := missingColumns(published.Columns, wanted); len(missing) > 0 {
+		return &replication.Problem{
+			What:   fmt.Sprintf("the tombstone table %s has no column %s", published.Relation, strings.Join(missing, ", ")),
+			Remedy: "correct source.tombstones, or leave it out: a DELETE is enough"}
+	}
+	return nil
+}
+
+func missingColumns(have, wanted []string) []string {
+	return slices.DeleteFunc(slices.Clone(wanted), func(c string) bool { return c == "" || slices.Contains(have, c) })
+}
+
+func onlyKey(rel *wal.Relation, columns []string) bool {
+	for _, c := range columns {
+		if !rel.Columns[rel.Column(c)].Identity {
+			return false
+		}
+	}
+	return true
+}
+
+// setup is the publication and the slot that the plan needs.
+func (p *plan) setup(primary *replication.Primary, log *zap.Logger) replication.Setup {
+	return replication.Setup{Primary: primary, Slot: p.cfg.Source.Slot, Publication: p.cfg.Source.Publication, Tables: p.published(),
+		Waiting: func(n int, oldest string) {
+			log.Info("creating the slot; the primary waits for older transactions to end", zap.Int("transactions", n), zap.String("oldest", oldest))
+		}}
+}
+
+// name gives each table its name in mappings: the table's own, with the schema where another table has the same name.
+func (p *plan) name(tables []*wal.Table) {
+	for _, t := range tables {
+		rel := t.Relation
+		rel.Table = wal.JoinTable("", rel.Name)
+		for _, other := range tables {
+			if other != t && other.Relation.Name == rel.Name {
+				rel.Table = wal.JoinTable(rel.Schema, rel.Name)
+			}
+		}
+	}
+}
+
+// resolve keeps the set with the names of the tables here. A mapping that reads other tables stays as before: order tells
+// the destination that wants the mapping.
+func (p *plan) resolve(set mapping.Set, tables []*wal.Table) {
+	p.mappings = mapping.Set{}
+	for name, m := range set {
+		p.mappings[name] = m
+		if resolved, err := m.Resolve(func(from string) (string, error) { return tableOf(from, tables) }); err == nil {
+			p.mappings[name] = resolved
+		}
+	}
+}
+
+// tableOf is the configuration's name for the table in a step's from. The error text goes on behind the name.
+func tableOf(from string, tables []*wal.Table) (string, error) {
+	schema, name, _ := wal.SplitTable(from)
+	var found []string
+	for _, t := range tables {
+		if rel := t.Relation; rel.Name == name && (schema == "" || rel.Schema == schema) {
+			found = append(found, rel.Table)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", errors.New("which is not in source.tables")
+	case 1:
+		return found[0], nil
+	}
+	return "", fmt.Errorf("which several schemas of source.tables have: write %s", strings.Join(found, " or "))
+}
+
+// resolved is a mapping with the names of the tables here.
+func (p *plan) resolved(m *mapping.Mapping) (*mapping.Mapping, error) {
+	var tables []*wal.Table
+	for _, t := range p.tables {
+		tables = append(tables, t.Table)
+	}
+	return m.Resolve(func(from string) (string, error) { return tableOf(from, tables) })
+}
+
+// order finds the named mappings and checks that their tables are read, and can be read.
+func (p *plan) order(set mapping.Set, names []string) ([]*mapping.Mapping, error) {
+	ordered, err := set.Order(names)
+	if err != nil {
+		return nil, err
+	}
+	swept := map[string]bool{}
+	ts := p.cfg.Source.Tombstones
+	for i, m := range ordered {
+		if ordered[i], err = p.resolved(m); err != nil {
+			return nil, err
+		}
+		for table := range ordered[i].Keys {
+			swept[table] = true
+		}
+	}
+	for i, m := range ordered {
+		for _, t := range p.tables {
+			deleted := mapping.Deleted{Tenant: t.Rule.Tenant, Tombstones: ts != nil && ts.Row != "", Swept: swept[t.Relation.Table]}
+			if err := ordered[i].CheckTable(t.Table, deleted); err != nil {
+				return nil, fmt.Errorf("mapping %q: %w", m.Name, err)
+			}
+		}
+	}
+	return ordered, nil
+}
+
+// sinkTables are the tables of source.tables as the sink gets their rows.
+func (p *plan) sinkTables() []sink.Table {
+	tables := make([]sink.Table, len(p.tables))
+	for i, t := range p.tables {
+		tables[i] = sink.Table{Relation: t.Relation.Project(t.Columns), Tenant: p.cfg.Source.Tables[i].Tenant, Nullable: t.Ownerless}
+	}
+	return tables
+}
+
+// sinkTombstones is the table of tombstones, nil where there is none.
+func (p *plan) sinkTombstones() *sink.Tombstones {
+	ts := p.cfg.Source.Tombstones
+	if ts == nil {
+		return nil
+	}
+	return &sink.Tombstones{Table: sink.Table{Relation: p.tombstones.Relation.Project(p.tombstones.Columns), Tenant: ts.Tenant},
+		TableName: ts.TableName, Key: ts.Key, Row: ts.Row}
+}
+
+// sinkOptions are the settings of sink:.
+func sinkOptions(s config.Sink) sink.Options {
+	return sink.Options{QueueBytes: int64(s.QueueBytes), MemoryBytes: int64(s.MemoryBytes), BatchRows: s.BatchRows,
+		MaxConnections: s.MaxConnections, IdleClose: s.IdleClose, ConnectTimeout: s.ConnectTimeout,
+		StatementTimeout: s.StatementTimeout, LockTimeout: s.LockTimeout, RetryMin: s.RetryMin, RetryMax: s.RetryMax, VisitEvery: s.VisitEvery,
+		ShutdownTimeout: s.ShutdownTimeout, ParkAfter: s.ParkAfter, SlowAfter: s.SlowAfter, RetainedWAL: int64(s.RetainedWAL),
+		Checkpoint: s.Checkpoint, Quarantine: s.OnError == "quarantine", Backfills: s.Backfills}
+}
