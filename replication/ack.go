@@ -3,9 +3,10 @@ package replication
 import (
 	"cmp"
 	"fmt"
-	"outflow/replication/wal"
 	"slices"
 	"sync"
+
+	"outflow/replication/wal"
 )
 
 // AckTracker finds the flush LSN: the end of the last transaction before which nothing is outstanding.

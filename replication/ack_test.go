@@ -1,10 +1,11 @@
 package replication
 
 import (
-	"outflow/replication/wal"
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"outflow/replication/wal"
 )
 
 func TestAckOnlyContiguous(t *testing.T) {

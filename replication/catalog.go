@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"outflow/replication/wal"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+
+	"outflow/replication/wal"
 )
 
 // LoadTable reads a table from the catalog. LoadTable returns nil where there is no such table.

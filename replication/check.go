@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"outflow/replication/wal"
 	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"outflow/replication/wal"
 )
 
 // TableRule names a table to read and the table's tenant column.

@@ -1,10 +1,11 @@
 package replication
 
 import (
-	"outflow/replication/wal"
 	"slices"
 	"strings"
 	"testing"
+
+	"outflow/replication/wal"
 )
 
 // plainFacts are of a table items with the key (tenant, id) that a publication publishes.

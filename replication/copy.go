@@ -5,11 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"outflow/replication/wal"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"outflow/replication/wal"
 )
 
 // Chunk is a piece of a table at a single moment.

@@ -5,8 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"outflow/replication/wal"
 	"time"
+
+	"outflow/replication/wal"
 )
 
 // Decoder turns pgoutput's messages (protocol 1) into events. A Decoder does no I/O; it remembers the relations

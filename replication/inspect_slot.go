@@ -3,11 +3,12 @@ package replication
 import (
 	"context"
 	"fmt"
-	"outflow/replication/wal"
 	"time"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
+
+	"outflow/replication/wal"
 )
 
 // InspectPublication finds whether the publication publishes the named tables. InspectPublication changes nothing.

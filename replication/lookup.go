@@ -5,13 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"outflow/replication/wal"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/semaphore"
+
+	"outflow/replication/wal"
 )
 
 // Lookup reads current rows of the primary by key, for many destinations: over Connections connections at the most, so that look-ups are

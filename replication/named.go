@@ -3,8 +3,9 @@ package replication
 import (
 	"context"
 	"fmt"
-	"outflow/replication/wal"
 	"strings"
+
+	"outflow/replication/wal"
 )
 
 // name gives a configured table its configured names, whatever the stream calls the table: a table is its OID, and a transaction may have

@@ -1,9 +1,10 @@
 package replication
 
 import (
-	"outflow/replication/wal"
 	"strings"
 	"testing"
+
+	"outflow/replication/wal"
 )
 
 // relationOf describes a table whose columns are named so; those with a star are of its key.

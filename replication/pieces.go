@@ -3,11 +3,12 @@ package replication
 import (
 	"context"
 	"fmt"
-	"outflow/replication/wal"
 	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"outflow/replication/wal"
 )
 
 // A value may be a gigabyte, and the driver takes in a row whole before anybody can look at the row. So the primary measures each row, and

@@ -2,8 +2,9 @@ package replication
 
 import (
 	"math"
-	"outflow/replication/wal"
 	"testing"
+
+	"outflow/replication/wal"
 )
 
 // No id and no place in the WAL makes a sum that is no int64.

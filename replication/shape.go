@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"outflow/replication/wal"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
+
+	"outflow/replication/wal"
 )
 
 // Part is the rows of a tenant in a table. Only the table's OID and the names of the columns count of the relation: all else is found in

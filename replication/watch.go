@@ -3,12 +3,13 @@ package replication
 import (
 	"context"
 	"errors"
-	"outflow/replication/wal"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
+
+	"outflow/replication/wal"
 )
 
 // watchEvery is how often the slot and the publication are looked at.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
 	"outflow/internal/failpoint"
 	"outflow/replication/wal"
 )

@@ -6,5 +6,5 @@ type Table struct {
 	Generated []string  // columns not sent by pgoutput
 	Partition bool      // a partitioned table
 	Persist   byte      // pg_class.relpersistence: 'p'ermanent, 'u'nlogged, 't'emporary
-	Ownerless bool      // the tenant column may be NULL; [replication.CheckTables] sets it
+	Ownerless bool      // the tenant column may be NULL; set by a check of the table, and false before
 }

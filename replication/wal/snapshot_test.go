@@ -1,8 +1,7 @@
-package replication
+package wal
 
 import (
 	"fmt"
-	"outflow/replication/wal"
 	"slices"
 	"strings"
 	"testing"
@@ -10,9 +9,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-func snapshotOf(t *testing.T, text string) wal.Snapshot {
+func snapshotOf(t *testing.T, text string) Snapshot {
 	t.Helper()
-	s, err := wal.ParseSnapshot(text)
+	s, err := ParseSnapshot(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +29,7 @@ func TestSnapshotSees(t *testing.T) {
 			running = append(running, end-back)
 			texts = append(texts, fmt.Sprint(end-back))
 		}
-		s, err := wal.ParseSnapshot(fmt.Sprintf("%d:%d:%s", end-90, end, strings.Join(texts, ",")))
+		s, err := ParseSnapshot(fmt.Sprintf("%d:%d:%s", end-90, end, strings.Join(texts, ",")))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +59,7 @@ func TestParseSnapshot(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"", ":", "::", "10:20", "10:x:", "10:-1:", "10:20:a", "10:20:1:2", "10:20:1;2", "10: 20:", "10:18446744073709551616:"} {
-		if s, err := wal.ParseSnapshot(text); err == nil {
+		if s, err := ParseSnapshot(text); err == nil {
 			t.Errorf("%q is taken for the snapshot %v", text, s)
 		}
 	}
@@ -71,7 +70,7 @@ func FuzzParseSnapshot(f *testing.F) {
 		f.Add(text, uint32(14))
 	}
 	f.Fuzz(func(t *testing.T, text string, xid uint32) {
-		s, err := wal.ParseSnapshot(text)
+		s, err := ParseSnapshot(text)
 		if err != nil {
 			if len(s.InProgress()) > 0 || s.End() != 0 {
 				t.Errorf("an error and a snapshot")
