@@ -174,7 +174,7 @@ func (r *round) advance(b *batch) error {
 	}
 	names, held, prints := r.s.holding(b.mappings)
 	r.run("metadata", "outflow_advance", advanceSQL, nil, texts(strconv.FormatInt(b.last, 10), names, held, r.s.d.Tenant,
-		r.s.d.router.SourceID, strconv.FormatInt(r.s.epoch, 10), *r.s.d.router.mark.Load(), prints), nil, nil)
+		r.s.d.router.SourceID, strconv.FormatInt(r.s.epoch, 10), r.s.d.router.checkpointer.checkpointID(), prints), nil, nil)
 	return r.commit()
 }
 

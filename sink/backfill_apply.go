@@ -274,7 +274,7 @@ func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 		}
 		names, held, prints := r.s.holding(bf.group)
 		r.run("metadata", "outflow_cursor", moveCursorSQL, nil, texts(text, names, held, r.s.d.Tenant, r.s.d.router.SourceID,
-			strconv.FormatInt(r.s.epoch, 10), bf.stored, *bf.d.router.mark.Load(), strconv.FormatInt(applied, 10), prints), nil, nil)
+			strconv.FormatInt(r.s.epoch, 10), bf.stored, bf.d.router.checkpointer.checkpointID(), strconv.FormatInt(applied, 10), prints), nil, nil)
 		return r.commit()
 	})
 	if err == nil {

@@ -260,7 +260,7 @@ func (d *Destination) announce(ctx context.Context) error {
 	if noted {
 		return nil
 	}
-	if err := d.router.checkpoint(ctx, true); err != nil {
+	if err := d.router.checkpoint(ctx); err != nil {
 		return err
 	}
 	return d.refusedNote()
@@ -364,7 +364,7 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 			}
 		}
 		least := strconv.FormatInt(s.least, 10)
-		err := s.exec(ctx, fillMapping, m.Name, tenant, source, m.Fingerprint(), strconv.FormatInt(s.epoch, 10), firstCursor.String(), least, *s.d.router.mark.Load(),
+		err := s.exec(ctx, fillMapping, m.Name, tenant, source, m.Fingerprint(), strconv.FormatInt(s.epoch, 10), firstCursor.String(), least, s.d.router.checkpointer.checkpointID(),
 			strconv.FormatInt(s.given, 10))
 		if err == nil {
 			err = s.exec(ctx, refillMappings, firstCursor.String(), s.names())

@@ -98,16 +98,10 @@ type Router struct {
 	connections   *connections
 	places        *places
 
-	checkpoints  sync.Mutex // one at a time
-	checkpointed time.Time  // when the last checkpoint was written
-
-	mark atomic.Pointer[string] // the newest checkpoint: see mark
-
-	switches switches
+	checkpointer checkpointer
+	switches     switches
 
 	foreignRows atomic.Int64 // see ForeignRows
-
-	walEnd atomic.Int64 // where the primary's WAL ended at the last checkpoint
 
 	xids *fold.XIDs
 
@@ -146,7 +140,6 @@ func NewRouter(c Config) *Router {
 	if ts := c.Tombstones; ts != nil {
 		r.counts.add(ts.Table.Relation)
 	}
-	r.mark.Store(new(string))
 	return r
 }
 
@@ -311,7 +304,7 @@ func (r *Router) Settle() {
 	}
 	last.Wait()
 	r.workers.cancel()
-	if err := r.checkpoint(context.Background(), true); err != nil && !errors.Is(err, replication.ErrFenced) {
+	if err := r.checkpoint(context.Background()); err != nil && !errors.Is(err, replication.ErrFenced) {
 		r.Log.Warn("the last checkpoint failed; what was not acknowledged is read again and skipped", zap.Error(err))
 	}
 }

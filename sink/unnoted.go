@@ -134,7 +134,7 @@ func (d *Destination) renote(ctx context.Context) error {
 	if !aside {
 		return nil
 	}
-	if err := d.router.checkpoint(ctx, true); err != nil {
+	if err := d.router.checkpoint(ctx); err != nil {
 		return err
 	}
 	return d.refusedNote()

@@ -40,7 +40,7 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	w.last = now
 	r := w.router
 	limit, closed := r.Options, r.gate.closed()
-	written := r.walEnd.Load()
+	written := r.checkpointer.walEnd.Load()
 	w.wal = w.wal.after(written-int64(r.Acks.Flush()), limit.RetainedWAL, passed)
 	s := situation{read: r.SequenceID(r.Reader.Position()), still: w.wal.still, excess: r.gate.excess()}
 	if written > 0 {

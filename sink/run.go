@@ -1,0 +1,171 @@
+package sink
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"outflow/internal/failpoint"
+	"outflow/replication"
+	"outflow/replication/wal"
+)
+
+// Begin implements [replication.Sink]. Begin reads the primary's notes of the destinations, which another process may have changed since,
+// and starts the destinations that are not known to be up to date.
+func (r *Router) Begin(ctx context.Context) error {
+	r.membership.Lock()
+	defer r.membership.Unlock()
+	r.begun.Store(true)
+	r.arrival.inside = false // the stream begins with a whole transaction
+	if err := r.findUnfinished(ctx); err != nil {
+		return err
+	}
+	if err := r.loadSwitches(ctx); err != nil {
+		return err
+	}
+	if err := r.beginReading(ctx); err != nil {
+		return err
+	}
+	if err := failpoint.Fail(failpoint.ReadingBegun); err != nil {
+		return err
+	}
+	end, err := r.State.walEnd(ctx)
+	if err != nil {
+		return err
+	}
+	r.begunAt = wal.LSN(end)
+	if err := r.takeOverNotes(ctx); err != nil {
+		return err
+	}
+	return r.checkpoint(ctx) // so that every destination has its row before anything is acknowledged
+}
+
+// findUnfinished finds the transactions in progress, which an earlier process may have applied.
+func (r *Router) findUnfinished(ctx context.Context) error {
+	copier := &replication.Copier{Primary: r.Primary}
+	defer copier.Close()
+	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
+	defer cancel()
+	unfinished, err := copier.Unfinished(ctx)
+	if err == nil {
+		r.xids.RanBefore(unfinished)
+	}
+	return err
+}
+
+// takeOverNotes gives each destination its note. A destination that left the configuration, or is back, is copied again should it run again:
+// acknowledgements have passed the destination by.
+func (r *Router) takeOverNotes(ctx context.Context) error {
+	states, err := r.State.load(ctx)
+	if err != nil {
+		return err
+	}
+	byName := map[[2]string]destinationState{}
+	for _, s := range states {
+		byName[[2]string{s.tenant, s.name}] = s
+	}
+	for _, d := range r.Destinations() {
+		name := [2]string{d.Tenant, d.Name}
+		s := byName[name]
+		if s.reason == replication.NotConfigured { // back; its database may have been filled under another name meanwhile, in a later epoch
+			s.state, s.reason = Backfilling, "it is in the configuration again"
+			if s.epoch, err = r.State.raise(ctx, s); err != nil {
+				return err
+			}
+		}
+		d.begin(s)
+		delete(byName, name)
+	}
+	for _, s := range byName { // not in the configuration any more
+		if s.reason == replication.NotConfigured {
+			continue
+		}
+		s.state, s.reason = Parked, replication.NotConfigured
+		if _, err := r.State.raise(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// beginReading takes a new mark. A primary that no longer knows the last mark was restored while this process ran.
+func (r *Router) beginReading(ctx context.Context) error {
+	known, err := r.State.knows(ctx, r.checkpointer.checkpointID())
+	if err != nil {
+		return err
+	}
+	if !known {
+		return &replication.Problem{What: "the primary does not know what this process has noted on it: it was restored from a backup", Remedy: resetRemedy}
+	}
+	id, err := r.State.begin(ctx)
+	if err == nil {
+		r.checkpointer.id.Store(&id)
+	}
+	return err
+}
+
+// resetRemedy heals the damage of a restored primary.
+const resetRemedy = "run: outflow run --slot-reset, which raises the ids and copies every destination anew"
+
+// Run notes checkpoints, parks destinations, and carries out requests, until ctx is done. Begin comes before Run. Run ends with
+// [replication.ErrFenced] where another process reads the slot and this process finds out by a refused note.
+func (r *Router) Run(ctx context.Context) error {
+	checkpoint, looks, switches := time.NewTicker(r.Options.Checkpoint), time.NewTicker(watchEvery), time.NewTicker(switchEvery)
+	defer checkpoint.Stop()
+	defer looks.Stop()
+	defer switches.Stop()
+	failures, answers, watched := 0, true, &watch{router: r}
+	for {
+		if r.State.fenced.Load() {
+			return replication.ErrFenced
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-switches.C:
+			r.takeOrders(ctx)
+		case <-looks.C:
+			if r.Reader.State() != replication.Streaming {
+				watched.pass(time.Now())
+				continue // another process may have the slot
+			}
+			all := r.Destinations()
+			r.visit(all)
+			watched.look(all, time.Now(), answers)
+		case <-checkpoint.C:
+			if r.Reader.State() != replication.Streaming {
+				continue
+			}
+			var err error
+			if answers, err = r.visitPrimary(ctx); err == nil {
+				failures = 0
+			} else if failures++; failures&(failures-1) == 0 && ctx.Err() == nil {
+				r.Log.Warn("nothing is acknowledged to the slot while checkpoints fail", zap.Error(err), zap.Int("attempt", failures))
+			}
+		}
+	}
+}
+
+// takeOrders puts into effect what persons have written on the primary: switches and, while this process has the slot, requests.
+func (r *Router) takeOrders(ctx context.Context) {
+	err := r.loadSwitches(ctx)
+	if err == nil && r.Reader.State() == replication.Streaming {
+		err = r.takeRequests(ctx)
+	}
+	if err != nil && ctx.Err() == nil {
+		r.Log.Debug("switches and requests are not read", zap.Error(err)) // the checkpoint says that the primary is away
+	}
+}
+
+// visitPrimary writes a checkpoint where one is due, and looks at the end of the primary's WAL and at doubtful tables. answers reports whether
+// the primary answers; err is the checkpoint's.
+func (r *Router) visitPrimary(ctx context.Context) (answers bool, err error) {
+	err = r.checkpointInTurn(ctx)
+	end, failed := r.State.walEnd(ctx)
+	if failed == nil {
+		r.checkpointer.walEnd.Store(end)
+	}
+	r.lookAgain(ctx)
+	return failed == nil, err
+}
