@@ -24,6 +24,9 @@ const (
 	longPatience  = time.Minute
 )
 
+// lookEvery is how often the waiting destinations are looked at while a destination waits.
+const lookEvery = 100 * time.Millisecond
+
 // placeTurn is how long a working destination keeps its connection while others wait.
 const placeTurn = time.Second
 
@@ -35,9 +38,9 @@ type connections struct {
 
 	mu      sync.Mutex
 	held    map[*place]struct{}
-	waiting []*place       // in the order in which places are given
-	idle    []*Destination // longest idle first
-	looking bool           // a timer runs: see look
+	waiting []*place // in the order in which places are given
+	idle    []*place // longest idle first
+	looking bool     // a timer runs: see look
 }
 
 // place is the right to hold a connection, or the wait for the right.
@@ -45,9 +48,11 @@ type place struct {
 	doubts   int           // failures in a row
 	doubtful bool          // until the external database has answered
 	dialing  bool          // until the connection is made, or given up
+	pool     *connections  // of which the place is a part
 	given    chan struct{} // closed when the place is given
 	since    time.Time     // when the place was given
 	end      func(*place)  // ends the work of the holder; nil: cannot be ended
+	close    func()        // closes the idle connection; nil unless idle
 	ended    bool
 	owes     moment // since when the server owes an answer; none: owes none
 }
@@ -84,7 +89,7 @@ func (p *place) before(q *place) bool {
 
 // take waits for a place, until ctx is done or the process stops. The holder says when the connection was made, and gives the place back.
 func (c *connections) take(ctx context.Context, stop <-chan struct{}, p *place) error {
-	p.given, p.dialing = make(chan struct{}), true
+	p.pool, p.given, p.dialing = c, make(chan struct{}), true
 	c.mu.Lock()
 	at := slices.IndexFunc(c.waiting, p.before)
 	if at < 0 {
@@ -95,7 +100,7 @@ func (c *connections) take(ctx context.Context, stop <-chan struct{}, p *place) 
 	victim := c.idlest()
 	c.mu.Unlock()
 	if victim != nil {
-		victim.closeIdle()
+		victim()
 	}
 	select {
 	case <-p.given:
@@ -111,80 +116,90 @@ func (c *connections) take(ctx context.Context, stop <-chan struct{}, p *place) 
 }
 
 // dialed says that the connection was made.
-func (c *connections) dialed(p *place) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (p *place) dialed() {
+	p.pool.mu.Lock()
+	defer p.pool.mu.Unlock()
 	p.dialing = false
 	p.answered()
-	c.give(time.Now())
+	p.pool.give(time.Now())
 }
 
 // trust says that the destination is well.
-func (c *connections) trust(p *place) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (p *place) trust() {
+	p.pool.mu.Lock()
+	defer p.pool.mu.Unlock()
 	if p.doubtful {
 		p.doubtful = false
-		c.give(time.Now())
+		p.pool.give(time.Now())
 	}
 }
 
-// release gives a place back.
-func (c *connections) release(p *place) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.drop(p)
+// release gives the place back.
+func (p *place) release() {
+	p.pool.mu.Lock()
+	defer p.pool.mu.Unlock()
+	p.pool.drop(p)
 }
 
+// drop takes a place from the held and the idle places.
 func (c *connections) drop(p *place) {
+	c.stir(p)
 	delete(c.held, p)
 	c.give(time.Now())
 }
 
-// crowded reports whether a waiting destination would get the place p, were p given back. Destinations that wait for other things, as for a
-// turn to dial, or for the part of the doubtful, gain nothing from the places of others.
-func (c *connections) crowded(p *place) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.wanted(p)
+// stir takes a place from the idle places.
+func (c *connections) stir(p *place) {
+	if i := slices.Index(c.idle, p); i >= 0 {
+		c.idle = slices.Delete(c.idle, i, i+1)
+	}
+	p.close = nil
 }
 
-// turnOver reports whether the holder of a place has had a turn, and another destination waits for the place.
-func (c *connections) turnOver(p *place) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return time.Since(p.since) > placeTurn && c.wanted(p)
+// crowded reports whether a waiting destination would get the place, were the place given back. Destinations that wait for other things, as
+// for a turn to dial, or for the part of the doubtful, gain nothing from the places of others.
+func (p *place) crowded() bool {
+	p.pool.mu.Lock()
+	defer p.pool.mu.Unlock()
+	return p.pool.wanted(p)
 }
 
-// rest notes an idle connection, which has the place p. The result is false when another destination waits for the place and the connection
-// should be closed at once.
-func (c *connections) rest(d *Destination, p *place) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.wanted(p) {
+// turnOver reports whether the holder of the place has had a turn, and another destination waits for the place.
+func (p *place) turnOver() bool {
+	p.pool.mu.Lock()
+	defer p.pool.mu.Unlock()
+	return time.Since(p.since) > placeTurn && p.pool.wanted(p)
+}
+
+// rest notes that the connection of the place is idle. Where another destination needs the place later, the pool calls close, without a lock
+// held and from any goroutine. The result is false when another destination waits for the place already, and the connection should be closed
+// at once.
+func (p *place) rest(close func()) bool {
+	p.pool.mu.Lock()
+	defer p.pool.mu.Unlock()
+	if p.pool.wanted(p) {
 		return false
 	}
-	c.idle = append(c.idle, d)
+	p.close = close
+	p.pool.idle = append(p.pool.idle, p)
 	return true
 }
 
-// busy takes a connection back from the idle connections.
-func (c *connections) busy(d *Destination) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if i := slices.Index(c.idle, d); i >= 0 {
-		c.idle = slices.Delete(c.idle, i, i+1)
-	}
+// busy takes the connection back from the idle connections.
+func (p *place) busy() {
+	p.pool.mu.Lock()
+	defer p.pool.mu.Unlock()
+	p.pool.stir(p)
 }
 
 // spare lets a turn go on: the server has answered meanwhile.
-func (c *connections) spare(p *place) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (p *place) spare() {
+	p.pool.mu.Lock()
+	defer p.pool.mu.Unlock()
 	p.ended = false
 }
 
-// wanted is crowded with mu held, like the functions below. The place nil is the place of any destination that is well.
+// wanted is [place.crowded] with mu held, like the functions below. The place nil is the place of any destination that is well.
 func (c *connections) wanted(p *place) bool {
 	if len(c.waiting) == 0 {
 		return false
@@ -195,14 +210,15 @@ func (c *connections) wanted(p *place) bool {
 	return slices.ContainsFunc(c.waiting, func(q *place) bool { return n.fits(c, q) })
 }
 
-// idlest is the longest idle destination, where another destination waits for a connection; nil is none.
-func (c *connections) idlest() *Destination {
+// idlest takes the longest idle place from the idle places, where another destination waits for a connection, and returns the function that
+// closes the connection; nil is none.
+func (c *connections) idlest() (close func()) {
 	if len(c.idle) == 0 || len(c.held) < c.limit || !c.wanted(nil) {
 		return nil
 	}
-	victim := c.idle[0]
-	c.idle = c.idle[1:]
-	return victim
+	close = c.idle[0].close
+	c.stir(c.idle[0])
+	return close
 }
 
 // give gives places to the waiting destinations, in order.
@@ -221,7 +237,7 @@ func (c *connections) give(now time.Time) {
 	})
 	if len(c.waiting) > 0 && !c.looking {
 		c.looking = true
-		time.AfterFunc(watchEvery, c.look)
+		time.AfterFunc(lookEvery, c.look)
 	}
 }
 
@@ -284,7 +300,7 @@ func (c *connections) look() {
 	victim, late := c.idlest(), c.late(now)
 	c.mu.Unlock()
 	if victim != nil {
-		victim.closeIdle()
+		victim()
 	}
 	for _, p := range late {
 		p.end(p)

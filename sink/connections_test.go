@@ -20,14 +20,14 @@ func (c *connections) holder(t *testing.T, p *place, d time.Duration, hangs bool
 	}
 	waited = time.Since(began)
 	if !hangs {
-		c.dialed(p)
-		c.trust(p)
+		p.dialed()
+		p.trust()
 	}
 	select {
 	case <-time.After(d):
 	case <-ctx.Done():
 	}
-	c.release(p)
+	p.release()
 	return waited
 }
 
@@ -118,7 +118,7 @@ func TestWhoWaitsToDialTakesNoConnections(t *testing.T) {
 				if err := pool.take(t.Context(), nil, p); err != nil {
 					t.Fatal(err)
 				}
-				pool.dialed(p)
+				p.dialed()
 				for range c.bad {
 					go pool.holder(t, &place{doubts: 3, doubtful: true}, 10*time.Second, true)
 				}
@@ -126,14 +126,13 @@ func TestWhoWaitsToDialTakesNoConnections(t *testing.T) {
 					go pool.holder(t, &place{}, time.Second, false)
 				}
 				time.Sleep(50 * time.Millisecond)
-				if got := pool.crowded(p); got != c.crowded {
+				if got := p.crowded(); got != c.crowded {
 					t.Errorf("crowded: %v", got)
 				}
-				if got := pool.rest(&Destination{}, p); got == c.crowded {
+				if got := p.rest(func() {}); got == c.crowded {
 					t.Errorf("the connection rests: %v", got)
 				}
-				pool.idle = nil
-				pool.release(p)
+				p.release()
 			})
 		})
 	}

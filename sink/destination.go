@@ -175,7 +175,7 @@ func (d *Destination) startWork() {
 	if d.idle != nil {
 		d.idle.Stop()
 		d.idle = nil
-		d.router.connections.busy(d)
+		d.session.place.busy()
 	}
 }
 
@@ -253,7 +253,7 @@ func (d *Destination) turnOver() bool {
 	if s == nil || s.backfill != nil && (s.backfill.reading || s.backfill.ready != nil) {
 		return false
 	}
-	return d.router.connections.turnOver(s.place)
+	return s.place.turnOver()
 }
 
 // refresh gives up a session that is out of date, with what the session's queue needs.
@@ -354,7 +354,7 @@ func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	case d.applied > 0:
 		d.idle = d.after(flushPause, d.confirmFlush)
 	case !paused && s.backfill != nil && s.backfill.active: // the backfill's chunk comes
-	case !paused && d.router.Options.IdleClose > 0 && !tenantdsn.Heavy(s.conn) && d.router.connections.rest(d, s.place):
+	case !paused && d.router.Options.IdleClose > 0 && !tenantdsn.Heavy(s.conn) && s.place.rest(d.closeIdle):
 		d.idle = d.after(d.router.Options.IdleClose, d.closeIdle)
 	default: // a backfill waiting for a place is woken without a connection
 		d.session, closed = nil, s
@@ -380,7 +380,7 @@ func (d *Destination) takeIdle() (s *session) {
 		d.idle.Stop()
 		d.idle = nil
 		s, d.session = d.session, nil
-		d.router.connections.busy(d)
+		s.place.busy()
 	}
 	return s
 }

@@ -67,7 +67,7 @@ func (d *Destination) mayLag(b *batch) bool {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.router.connections.crowded(d.session.place) { // the connection is for others, and must not wait for the flush
+	if d.session.place.crowded() { // the connection is for others, and must not wait for the flush
 		return false
 	}
 	return d.lagging+b.bytes <= d.router.Options.QueueBytes && !d.overdue()

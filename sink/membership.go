@@ -152,7 +152,6 @@ func (d *Destination) leave() {
 	d.mu.Unlock()
 	d.router.places.leave(d) // the worker may have taken a place meanwhile
 	d.router.Acks.Release(tickets...)
-	d.router.connections.busy(d) // or the destination would be asked to give up a connection already gone
 	d.stop()
 	d.log.Info("the destination is no longer in the configuration")
 }

@@ -86,7 +86,7 @@ func (d *Destination) connect(ctx context.Context) error {
 	d.attach(s)
 	d.met, d.answers, d.visiting, d.visited, d.status.Reason = true, true, false, time.Now(), ""
 	if d.doubts == 0 {
-		d.router.connections.trust(s.place)
+		s.place.trust()
 	}
 	d.status.SequenceID = s.lowest()
 	d.noteSynced(s, s.written)
@@ -140,10 +140,10 @@ func (d *Destination) dial(ctx context.Context) (*session, error) {
 // dialPlace connects in a place. Without a connection the place is free again, after a panic too.
 func (d *Destination) dialPlace(ctx context.Context, p *place) (conn *pgconn.PgConn, err error) {
 	defer func() {
-		if c := d.router.connections; conn != nil {
-			c.dialed(p)
+		if conn != nil {
+			p.dialed()
 		} else {
-			c.release(p)
+			p.release()
 		}
 	}()
 	if err := failpoint.Fail(failpoint.BeforeConnect); err != nil {
@@ -160,7 +160,7 @@ func (d *Destination) endTurn(p *place) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.working || p.owes.none() {
-		d.router.connections.spare(p)
+		p.spare()
 		return
 	}
 	d.turnEnded = true
@@ -196,7 +196,7 @@ func (s *session) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = s.conn.Close(ctx)
-	s.d.router.connections.release(s.place)
+	s.place.release()
 }
 
 // usable reports whether the connection can take another transaction.

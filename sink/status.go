@@ -292,7 +292,7 @@ func (d *Destination) well(done work) {
 	d.status.Err, d.status.Attempts, d.status.NextRetry = nil, 0, time.Time{}
 	d.failing, d.doubts = time.Time{}, 0
 	if d.session != nil {
-		d.router.connections.trust(d.session.place)
+		d.session.place.trust()
 	}
 	d.limit = min(d.limit*2, d.router.Options.BatchRows)
 	d.backoff.reset()
