@@ -34,7 +34,7 @@ func (w *world) serve() *site {
 	w.tb.Helper()
 	w.cfg.Admin.Listen, w.cfg.Admin.Token = "127.0.0.1:0", secret.New(adminToken)
 	ctx, cancel := context.WithCancel(context.Background())
-	f, err := newFront(ctx, func() *config.Config { return w.cfg }, zaptest.NewLogger(w.tb, zaptest.Level(zap.WarnLevel)))
+	f, err := newFront(ctx, func() *config.Config { return w.cfg }, "test", zaptest.NewLogger(w.tb, zaptest.Level(zap.WarnLevel)))
 	if err != nil {
 		cancel()
 		w.tb.Fatal(err)

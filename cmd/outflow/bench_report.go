@@ -159,7 +159,7 @@ func seconds(s float64) string {
 	return fmt.Sprintf("%.2f", s)
 }
 
-func (w *benchWorld) environment(ctx context.Context) benchEnvironment {
+func (w *benchWorld) environment(ctx context.Context, version string) benchEnvironment {
 	e := benchEnvironment{Outflow: version, Postgres: w.serverVersion(ctx), Go: runtime.Version(),
 		Platform: runtime.GOOS + "/" + runtime.GOARCH, Cores: runtime.NumCPU()}
 	if took, err := fsyncTime(w.mapping); err == nil {

@@ -21,7 +21,7 @@ func bench(t *testing.T, args ...string) (string, error) {
 		t.Fatal(err)
 	}
 	var out, errOut bytes.Buffer
-	c := newRoot()
+	c := newRoot("test")
 	c.SetArgs(append([]string{"bench"}, args...))
 	c.SetOut(&out)
 	c.SetErr(&errOut)

@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
-	"outflow/internal/config"
 	"outflow/internal/pgcluster"
 )
 
@@ -97,16 +96,13 @@ var benchSettings = map[string]string{
 	"wal_retrieve_retry_interval": "100ms", // between two starts of a subscription's worker
 }
 
-func newBenchWorld(ctx context.Context, progress io.Writer) (w *benchWorld, err error) {
-	w = &benchWorld{progress: progress}
+func newBenchWorld(ctx context.Context, progress io.Writer, log *zap.Logger) (w *benchWorld, err error) {
+	w = &benchWorld{progress: progress, log: log}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.close())
 		}
 	}()
-	if w.log, err = newLogger(config.Log{Level: "warn", Format: "console"}); err != nil {
-		return w, err
-	}
 	if w.mapping, err = os.MkdirTemp("", "outflow-bench-"); err != nil {
 		return w, err
 	}

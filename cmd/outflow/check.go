@@ -32,8 +32,8 @@ Marks: ok; warn: it will run, and you should know; FAIL: it will not run, or not
 Exit codes: 0 nothing failed, 1 something failed, 2 usage or configuration.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if o.output != "text" && o.output != "json" {
-				return usageError{fmt.Errorf("-o %s: expected text or json", o.output)}
+			if err := checkOutput(o.output); err != nil {
+				return err
 			}
 			if err := checkChoice(o.tenant, o.name); err != nil {
 				return err
@@ -79,7 +79,6 @@ type checkGroup struct {
 }
 
 const (
-	primaryPatience     = time.Minute // for all questions to the primary
 	destinationPatience = 30 * time.Second
 	checksAtOnce        = 8
 )

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
@@ -36,13 +35,6 @@ func (k *checking) close() {
 	if k.conn != nil {
 		hangUp(k.conn)
 	}
-}
-
-// hangUp ends a connection, also where the server does not answer.
-func hangUp(conn *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	_ = conn.Close(ctx)
 }
 
 // checkMappings loads every mapping by itself, so that a faulty mapping does not hide the others.

@@ -79,7 +79,7 @@ func (s *demoServers) create(ctx context.Context, cluster *pgcluster.Cluster, na
 
 // openPipeline builds the same pipeline and dashboard as outflow run. The log would run through the table, which shows the
 // states and errors instead.
-func (s *demoServers) openPipeline(ctx context.Context) (*pipeline, *front, error) {
+func (s *demoServers) openPipeline(ctx context.Context, version string) (*pipeline, *front, error) {
 	cfg := config.Default()
 	cfg.Admin.Listen = "127.0.0.1:0" // a free port
 	cfg.Source.DSN, cfg.Source.Slot, cfg.Source.Publication = secret.New(s.source), demoSlot, demoSlot
@@ -92,7 +92,7 @@ func (s *demoServers) openPipeline(ctx context.Context) (*pipeline, *front, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	f, err := newFront(ctx, func() *config.Config { return cfg }, zap.NewNop())
+	f, err := newFront(ctx, func() *config.Config { return cfg }, version, zap.NewNop())
 	if err == nil {
 		f.attach(pl, nil)
 	}

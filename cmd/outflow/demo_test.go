@@ -106,8 +106,8 @@ func TestDemoSeesDifferences(t *testing.T) {
 }
 
 func TestDemoRefusesBadFlags(t *testing.T) {
-	for _, d := range []*demo{{tenants: 0, rate: 1}, {tenants: 1, rate: 0}, {tenants: 1, rate: 1, duration: -1}} {
-		if err := d.check(); err == nil {
+	for _, d := range []demoOptions{{Tenants: 0, Rate: 1}, {Tenants: 1, Rate: 0}, {Tenants: 1, Rate: 1, Duration: -1}} {
+		if err := d.validate(); err == nil {
 			t.Errorf("%+v was taken", d)
 		}
 	}
@@ -122,7 +122,7 @@ func TestDemoPipelineFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.source, s.tenants = dsn, []demoTenant{{id: tenant1, name: "one", dsn: dsn}}
-	if _, _, err := s.openPipeline(t.Context()); err == nil || !strings.Contains(err.Error(), "does not exist") {
+	if _, _, err := s.openPipeline(t.Context(), "test"); err == nil || !strings.Contains(err.Error(), "does not exist") {
 		t.Errorf("%v; expected the missing tables to be named", err)
 	}
 	if err := s.close(t.Context()); err != nil {

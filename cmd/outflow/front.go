@@ -18,7 +18,7 @@ import (
 type front struct{ server *admin.Server }
 
 // newFront takes the port: a taken port is known before anything else is done.
-func newFront(ctx context.Context, current func() *config.Config, log *zap.Logger) (*front, error) {
+func newFront(ctx context.Context, current func() *config.Config, version string, log *zap.Logger) (*front, error) {
 	cfg := current()
 	if cfg.Admin.Listen == "" {
 		return nil, nil

@@ -37,7 +37,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	err := newRoot().ExecuteContext(ctx)
+	err := newRoot(version).ExecuteContext(ctx)
 	if err == nil {
 		return
 	}
@@ -56,7 +56,7 @@ func codeOf(err error) int {
 	return exitFailed
 }
 
-func newRoot() *cobra.Command {
+func newRoot(version string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "outflow",
 		Short: "Keep each tenant's rows in that tenant's own Postgres, live",
@@ -73,8 +73,8 @@ Exit codes: 0 done, 1 failed or found something, 2 usage or configuration.`,
 	root.SetOut(&screen{os.Stdout})
 	root.SetErr(&screen{os.Stderr})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newRun(), newStatus(), newCheck(), newPause(true), newPause(false), newRetry(), newResync(), newVerify(), newDemo(), newInit(), newMapping(),
-		newConfig(), newHealthcheck(), newVersion(), newBench())
+	root.AddCommand(newRun(version), newStatus(version), newCheck(), newPause(true), newPause(false), newRetry(), newResync(), newVerify(), newDemo(version), newInit(), newMapping(),
+		newConfig(), newHealthcheck(), newVersion(version), newBench(version))
 	strictArgs(root)
 	return root
 }
@@ -94,7 +94,15 @@ func strictArgs(c *cobra.Command) {
 	}
 }
 
-func newVersion() *cobra.Command {
+// checkOutput refuses a value of -o that is neither text nor json.
+func checkOutput(output string) error {
+	if output != "text" && output != "json" {
+		return usageError{fmt.Errorf("-o %s: expected text or json", output)}
+	}
+	return nil
+}
+
+func newVersion(version string) *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		Run: func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), version) }}
 }

@@ -7,8 +7,20 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"outflow/replication"
 )
+
+// primaryPatience bounds all questions to the primary whose answers take moments.
+const primaryPatience = time.Minute
+
+// hangUp ends a connection, also where the server does not answer.
+func hangUp(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx)
+}
 
 // silentPrimary tells of a primary that answers no question any more.
 type silentPrimary struct {

@@ -22,7 +22,7 @@ import (
 // run runs a command in this process and returns what a terminal gets.
 func (w *world) run(args ...string) (string, error) {
 	var out strings.Builder
-	root := newRoot()
+	root := newRoot("test")
 	root.SetOut(&screen{w: &out})
 	root.SetErr(&screen{w: &out})
 	root.SetArgs(append(args, "--config", w.configFile()))

@@ -30,7 +30,7 @@ type statusReport struct {
 // watchStatus is the pause between two looks of --watch.
 const watchStatus = 2 * time.Second
 
-func newStatus() *cobra.Command {
+func newStatus(version string) *cobra.Command {
 	var s settings
 	var output string
 	var watch bool
@@ -43,8 +43,8 @@ stream, and each destination with its mappings. Where none answers, or where it 
 process that reads the slot has noted on the primary at its last checkpoint, and that process is named. Exit code 0: it could be read.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if output != "text" && output != "json" {
-				return usageError{fmt.Errorf("-o %s: expected text or json", output)}
+			if err := checkOutput(output); err != nil {
+				return err
 			}
 			if limit < 1 || limit > 1000 {
 				return usageError{fmt.Errorf("--limit %d: expected 1 to 1000", limit)}
@@ -54,7 +54,7 @@ process that reads the slot has noted on the primary at its last checkpoint, and
 				return err
 			}
 			for {
-				if err := showStatus(c, cfg, output, limit, watch); err != nil || !watch {
+				if err := showStatus(c, cfg, version, output, limit, watch); err != nil || !watch {
 					return err
 				}
 				select {
@@ -72,14 +72,14 @@ process that reads the slot has noted on the primary at its last checkpoint, and
 	return c
 }
 
-func showStatus(c *cobra.Command, cfg *config.Config, output string, limit int, watch bool) error {
+func showStatus(c *cobra.Command, cfg *config.Config, version, output string, limit int, watch bool) error {
 	r, err := statusFromProcess(c.Context(), cfg, limit)
 	if err != nil {
 		why := err
 		if errors.Is(c.Context().Err(), context.Canceled) {
 			return c.Context().Err()
 		}
-		if r, err = statusFromPrimary(c.Context(), cfg, limit); err != nil {
+		if r, err = statusFromPrimary(c.Context(), cfg, version, limit); err != nil {
 			return errors.Join(why, err)
 		}
 		r.Why = why.Error()
@@ -114,7 +114,7 @@ func statusFromProcess(ctx context.Context, cfg *config.Config, limit int) (*sta
 	return r, nil
 }
 
-func statusFromPrimary(ctx context.Context, cfg *config.Config, limit int) (*statusReport, error) {
+func statusFromPrimary(ctx context.Context, cfg *config.Config, version string, limit int) (*statusReport, error) {
 	ctx, cancel := context.WithTimeout(ctx, primaryPatience)
 	defer cancel()
 	primary, err := primaryOf(cfg)

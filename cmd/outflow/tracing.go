@@ -20,7 +20,7 @@ import (
 )
 
 // tracing sends a share of the batches to an OpenTelemetry collector; nil where tracing.endpoint is "".
-func tracing(ctx context.Context, cfg config.Tracing, log *zap.Logger) (*trace.TracerProvider, error) {
+func tracing(ctx context.Context, cfg config.Tracing, version string, log *zap.Logger) (*trace.TracerProvider, error) {
 	if cfg.Endpoint == "" {
 		return nil, nil
 	}

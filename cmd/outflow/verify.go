@@ -40,8 +40,8 @@ With --repair the rows that differ are given to their mappings again, as they ar
 Exit codes: 0 equal (with --repair: equal now), 1 different, 2 something could not be compared and nothing was found different.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if o.output != "text" && o.output != "json" {
-				return usageError{fmt.Errorf("-o %s: expected text or json", o.output)}
+			if err := checkOutput(o.output); err != nil {
+				return err
 			}
 			if err := checkChoice(o.tenant, o.name); err != nil {
 				return err
