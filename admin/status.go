@@ -59,7 +59,7 @@ func (s *Server) take(now time.Time, p *Pipeline, problem error) *snapshot {
 		snap.Throughput, snap.Slot.Outstanding, snap.Slot.FlushLSN, snap.Slot.ReadLSN = Throughput{}, nil, nil, nil
 	}
 	snap.Lag = p.lag(now, snap.rows)
-	limit := p.Router.Options.MemoryBytes
+	limit := int64(p.Router.Options.MemoryBytes)
 	snap.Queue.LimitBytes = &limit
 	snap.judge(problem)
 	return snap

@@ -131,7 +131,7 @@ func (bf *backfill) apply(ctx context.Context, p *portion) error {
 	switch {
 	case bf.mayPutOff(e):
 		return bf.putOff(ctx, p, e)
-	case bf.d.router.Options.Quarantine:
+	case bf.d.router.Options.quarantines():
 		refused := *p
 		refused.rows, refused.aside = &mapping.Rows{}, bf.setAside(p.rows, e)
 		return bf.transaction(ctx, &refused)

@@ -63,7 +63,7 @@ func (d *Destination) take(s *session, before *batch) *batch {
 		}
 		d.fold(&f, t, t.changes)
 		b.bytes += t.bytes
-		if n >= d.limit || b.bytes >= d.router.Options.QueueBytes/2 {
+		if n >= d.limit || b.bytes >= d.router.Options.queueBytes()/2 {
 			break
 		}
 	}

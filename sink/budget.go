@@ -19,9 +19,9 @@ import (
 //   - Who holds memory of copies waits for the stream, and so for the queues, until the chunk is merged or given up.
 //
 // One piece always passes: whoever asks for more than there is takes everything, and waits until everything is free.
-func (o Options) lookupBytes() int64 { return o.MemoryBytes / 4 }
-func (o Options) copyBytes() int64   { return o.MemoryBytes / 8 }
-func (o Options) queuesBytes() int64 { return o.MemoryBytes - o.lookupBytes() - o.copyBytes() }
+func (o Options) lookupBytes() int64 { return int64(o.MemoryBytes) / 4 }
+func (o Options) copyBytes() int64   { return int64(o.MemoryBytes) / 8 }
+func (o Options) queuesBytes() int64 { return int64(o.MemoryBytes) - o.lookupBytes() - o.copyBytes() }
 
 // copies is how many times a byte read from the primary is in memory until the external database has the byte: as read, in the row, in the
 // parameter, in the message.

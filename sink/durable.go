@@ -70,7 +70,7 @@ func (d *Destination) mayLag(b *batch) bool {
 	if d.session.place.crowded() { // the connection is for others, and must not wait for the flush
 		return false
 	}
-	return d.lagging+b.bytes <= d.router.Options.QueueBytes && !d.overdue()
+	return d.lagging+b.bytes <= d.router.Options.queueBytes() && !d.overdue()
 }
 
 // overdue reports whether the oldest commit has waited too long to be flushed. The caller holds mu.

@@ -223,7 +223,7 @@ func (s suspect) retains(now situation, short bool, limit Options) string {
 	if s.observation.over || short {
 		end = max(now.written, end)
 	}
-	if s.open && !s.observation.over || end-s.observation.oldest <= limit.RetainedWAL {
+	if s.open && !s.observation.over || end-s.observation.oldest <= int64(limit.RetainedWAL) {
 		return ""
 	}
 	slow := s.held > limit.SlowAfter || s.hold.over > limit.SlowAfter

@@ -16,7 +16,7 @@ func lookFor(d time.Duration, at func(time.Duration) (observation, situation)) (
 	for t := time.Duration(0); t <= d; t += watchEvery {
 		o, s := at(t)
 		h = h.after(o, watchEvery)
-		trend = trend.after(s.written-o.oldest, judged.RetainedWAL, watchEvery)
+		trend = trend.after(s.written-o.oldest, int64(judged.RetainedWAL), watchEvery)
 		s.still = trend.still
 		if found := judge([]suspect{{observation: o, hold: h}}, s, judged); len(found) > 0 {
 			return found[0].reason, t
@@ -153,7 +153,7 @@ func TestNothingHoldsTheSlotForLong(t *testing.T) {
 			if end += rate; !o.waits {
 				stood += watchEvery
 			}
-			if end-o.oldest > judged.RetainedWAL {
+			if end-o.oldest > int64(judged.RetainedWAL) {
 				most += watchEvery
 			}
 			return o, situation{read: end, written: end, excess: int64(rnd.IntN(2))}

@@ -87,7 +87,7 @@ func (s *session) open(ctx context.Context) error {
 		return err
 	}
 	s.followed = s.d.followed()
-	if owned := s.owned(known); !owned || !s.ready(known) || (s.d.router.Options.Quarantine && !s.hasQuarantine(ctx)) {
+	if owned := s.owned(known); !owned || !s.ready(known) || (s.d.router.Options.quarantines() && !s.hasQuarantine(ctx)) {
 		if err := s.install(ctx, !owned); err != nil {
 			return err
 		}
@@ -319,7 +319,7 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 	if err := s.d.router.State.reads(ctx); err != nil {
 		return err
 	}
-	if s.d.router.Options.Quarantine {
+	if s.d.router.Options.quarantines() {
 		if err := s.exec(ctx, createQuarantine); err != nil {
 			return explainDDL(fmt.Errorf("creating _stack_sync_quarantine: %w", err), s.d.config.User)
 		}

@@ -103,7 +103,7 @@ func (d *Destination) complete(id int64) {
 func (d *Destination) account(n int64) {
 	d.bytes += n
 	over := 0
-	switch limit, waiting := d.router.Options.QueueBytes, d.bytes-d.inFlight-d.lagging; {
+	switch limit, waiting := d.router.Options.queueBytes(), d.bytes-d.inFlight-d.lagging; {
 	case !d.over && waiting > limit:
 		d.over, over = true, 1
 	case d.over && waiting <= limit/2:
@@ -126,7 +126,7 @@ func (d *Destination) hasWork() bool {
 // ready reports whether a transaction can be applied: the transaction is whole, or too large to wait for its end. It is called with mu
 // held.
 func (d *Destination) ready(t *transaction) bool {
-	return t.complete || t.bytes >= d.router.Options.QueueBytes || len(t.changes) > d.limit ||
+	return t.complete || t.bytes >= d.router.Options.queueBytes() || len(t.changes) > d.limit ||
 		(len(t.changes) > t.next && d.router.gate.closed()) // its end may not come before there is room
 }
 

@@ -218,7 +218,7 @@ func (d *Destination) refuse(ctx context.Context, b *batch, c *wal.Change, e *Er
 	if putOff, err := d.session.backfill.putOffLive(ctx, b, named); putOff || err != nil {
 		return err
 	}
-	if d.router.Options.Quarantine && c.Kind != wal.Truncate {
+	if d.router.Options.quarantines() && c.Kind != wal.Truncate {
 		return d.session.quarantine(ctx, quarantined{relation: c.Relation, op: c.Kind.String(), row: rowOf(c), sequenceID: b.last, err: named})
 	}
 	return named

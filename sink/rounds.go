@@ -224,7 +224,7 @@ func (d *Destination) sameShape(changes []wal.Change) int {
 func (d *Destination) release(t *transaction) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if t.next == 0 || t.complete || (d.bytes <= d.router.Options.QueueBytes/4 && !d.router.gate.closed()) {
+	if t.next == 0 || t.complete || (d.bytes <= d.router.Options.queueBytes()/4 && !d.router.gate.closed()) {
 		return
 	}
 	var freed int64

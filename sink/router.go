@@ -17,28 +17,6 @@ import (
 	"outflow/sink/fold"
 )
 
-// Options bound the resources of the sink. Every field must be set; the configuration has the defaults.
-type Options struct {
-	QueueBytes       int64 // of each destination's queue
-	MemoryBytes      int64 // of all destinations together: queues, look-ups and copies; see [budget]
-	BatchRows        int   // net changes in one round of statements
-	MaxConnections   int   // to external databases, all together
-	IdleClose        time.Duration
-	ConnectTimeout   time.Duration
-	StatementTimeout time.Duration
-	LockTimeout      time.Duration
-	RetryMin         time.Duration // first pause after a failure; the pause doubles, with jitter, up to RetryMax
-	RetryMax         time.Duration
-	VisitEvery       time.Duration // after so long without a new connection, an external database without work is looked at
-	ShutdownTimeout  time.Duration // time for a batch in flight when the process stops
-	ParkAfter        time.Duration // a destination that fails for so long is parked
-	SlowAfter        time.Duration // a destination that keeps all others waiting for so long is parked; a backfill lets others go first
-	RetainedWAL      int64         // bytes of WAL that the slot may retain before the destination holding the slot back is parked
-	Checkpoint       time.Duration // between notes on the primary of how far each destination is
-	Quarantine       bool          // a refused row is set aside and the rest goes on; else the destination halts
-	Backfills        int           // destinations that copy rows from the primary at the same time
-}
-
 // Table tells the router a table's tenant column, and the name of the table in mappings.
 type Table struct {
 	Relation *wal.Relation // from the catalog; the stream may bring newer ones

@@ -235,7 +235,7 @@ func (bf *backfill) sweep(ctx context.Context, c *chunk) (deletes []mapping.Row,
 		}
 		c.next.Keys[id] = t
 		judged := t
-		if bf.cursor.PutOff > 0 || bf.d.router.Options.Quarantine { // a delete of the stream may have been left out
+		if bf.cursor.PutOff > 0 || bf.d.router.Options.quarantines() { // a delete of the stream may have been left out
 			judged.Held = -1
 		}
 		if why := judged.fault(bf.cursor.Copied[p.target.table]); why != "" && p.last {

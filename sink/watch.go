@@ -41,7 +41,7 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	r := w.router
 	limit, closed := r.Options, r.gate.closed()
 	written := r.checkpointer.walEnd.Load()
-	w.wal = w.wal.after(written-int64(r.Acks.Flush()), limit.RetainedWAL, passed)
+	w.wal = w.wal.after(written-int64(r.Acks.Flush()), int64(limit.RetainedWAL), passed)
 	s := situation{read: r.SequenceID(r.Reader.Position()), still: w.wal.still, excess: r.gate.excess()}
 	if written > 0 {
 		s.written = r.SequenceID(wal.LSN(written))

@@ -203,7 +203,7 @@ func TestGarbledAnswers(t *testing.T) {
 		"reset": func(ctx context.Context, _ io.Writer) error {
 			config, err := pgconn.ParseConfig(g.url)
 			must(t, err)
-			sink.SequenceIDs(ctx, []sink.Target{{Tenant: tenant1, Name: "main", Connect: config}}, sinkOptions(w.cfg.Sink))
+			sink.SequenceIDs(ctx, []sink.Target{{Tenant: tenant1, Name: "main", Connect: config}}, w.cfg.Sink)
 			return nil
 		},
 	} {

@@ -243,7 +243,7 @@ func (k *checking) chosen(ctx context.Context, o checkOptions) ([]sink.Target, e
 
 // checker looks at external databases.
 func (k *checking) checker() *sink.Checker {
-	c := &sink.Checker{Options: sinkOptions(k.cfg.Sink), SourceID: k.source, Highest: k.highest}
+	c := &sink.Checker{Options: k.cfg.Sink, SourceID: k.source, Highest: k.highest}
 	if k.plan != nil {
 		c.Tables = k.plan.sinkTables()
 	}

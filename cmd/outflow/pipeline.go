@@ -129,7 +129,7 @@ func reopenPipeline(ctx context.Context, cfg *config.Config, gap string, log *za
 		pl.watcher.Heartbeat = &replication.Heartbeat{}
 		pl.reader.Heartbeat = pl.watcher.Heartbeat
 	}
-	pl.router = sink.NewRouter(sink.Config{Options: sinkOptions(cfg.Sink), SourceID: source.ID, Tables: p.sinkTables(),
+	pl.router = sink.NewRouter(sink.Config{Options: cfg.Sink, SourceID: source.ID, Tables: p.sinkTables(),
 		Tombstones: p.sinkTombstones(), Acks: pl.acks, Rows: pl.lookup.Rows, Log: log,
 		Primary: primary, State: pl.state, Reader: pl.reader, SequenceID: source.SequenceID, Covered: source.Covered})
 	pl.reader.Sink = pl.router

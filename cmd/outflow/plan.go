@@ -257,10 +257,3 @@ func (p *plan) sinkTombstones() *sink.Tombstones {
 }
 
 // sinkOptions are the settings of sink:.
-func sinkOptions(s config.Sink) sink.Options {
-	return sink.Options{QueueBytes: int64(s.QueueBytes), MemoryBytes: int64(s.MemoryBytes), BatchRows: s.BatchRows,
-		MaxConnections: s.MaxConnections, IdleClose: s.IdleClose, ConnectTimeout: s.ConnectTimeout,
-		StatementTimeout: s.StatementTimeout, LockTimeout: s.LockTimeout, RetryMin: s.RetryMin, RetryMax: s.RetryMax, VisitEvery: s.VisitEvery,
-		ShutdownTimeout: s.ShutdownTimeout, ParkAfter: s.ParkAfter, SlowAfter: s.SlowAfter, RetainedWAL: int64(s.RetainedWAL),
-		Checkpoint: s.Checkpoint, Quarantine: s.OnError == "quarantine", Backfills: s.Backfills}
-}

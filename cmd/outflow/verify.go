@@ -140,7 +140,7 @@ func verify(ctx context.Context, cfg *config.Config, o verifyOptions, stderr io.
 	defer state.Close()
 	progress := newVerifyProgress(stderr, len(chosen))
 	defer progress.end()
-	v := &sink.Verifier{Options: sinkOptions(cfg.Sink), SourceID: source.ID, Tables: p.sinkTables(), Primary: primary, State: state,
+	v := &sink.Verifier{Options: cfg.Sink, SourceID: source.ID, Tables: p.sinkTables(), Primary: primary, State: state,
 		SequenceID: source.SequenceID, Log: zap.NewNop(), Repair: o.repair, Progress: progress.rows, Waiting: progress.waiting}
 	report := &verifyReport{Destinations: make([]*verifyDestination, len(chosen))}
 	var g errgroup.Group

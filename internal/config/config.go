@@ -6,8 +6,9 @@
 // file, else from the default. Every fault is reported, all at once, each with
 // the place to change.
 //
-// A new setting is a single field with a yaml tag: the flag, the environment
-// variable and the line in Print follow from the field.
+// A new setting is a single field of its concern's options, with its key, default and range in the tag: the flag, the environment variable and
+// the line in Print follow from the field. The packages that do the work declare their own options ([sink.Options]); the configuration embeds the
+// options.
 package config
 
 import (
@@ -17,6 +18,7 @@ import (
 	"outflow/internal/secret"
 	"outflow/internal/strictyaml"
 	"outflow/replication/wal"
+	"outflow/sink"
 )
 
 // Config is the whole configuration. A Config is not changed after Load and
@@ -25,11 +27,11 @@ type Config struct {
 	Source       Source       `yaml:"source"`
 	Destinations Destinations `yaml:"destinations"`
 	// Mappings are files or directories of mappings, beside the embedded ones.
-	Mappings []string `yaml:"mappings"`
-	Sink     Sink     `yaml:"sink"`
-	Admin    Admin    `yaml:"admin"`
-	Tracing  Tracing  `yaml:"tracing"`
-	Log      Log      `yaml:"log"`
+	Mappings []string     `yaml:"mappings"`
+	Sink     sink.Options `yaml:"sink"`
+	Admin    Admin        `yaml:"admin"`
+	Tracing  Tracing      `yaml:"tracing"`
+	Log      Log          `yaml:"log"`
 
 	doc     *strictyaml.Document
 	file    string
@@ -41,11 +43,11 @@ type Source struct {
 	// DSN is complete: everything PG* variables and the home directory add to a
 	// connection string is included, so DSN means the same after Scrub.
 	DSN         secret.Text `yaml:"dsn"`
-	Slot        string      `yaml:"slot"`
-	Publication string      `yaml:"publication"`
+	Slot        string      `yaml:"slot" default:"outflow"`
+	Publication string      `yaml:"publication" default:"outflow"`
 	// Heartbeat is the time between the logical messages measuring the way of a commit through the
 	// stream; 0: none.
-	Heartbeat  time.Duration `yaml:"heartbeat"`
+	Heartbeat  time.Duration `yaml:"heartbeat" default:"10s"`
 	Tables     []Table       `yaml:"tables"`     // not empty
 	Tombstones *Tombstones   `yaml:"tombstones"` // nil: deletes are seen as deletes only
 }
@@ -90,7 +92,7 @@ type Destinations struct {
 	// Query is run on the primary and gives a row for each database, with the columns of [DestinationQuery], or the first three columns.
 	// The values are tenants' own words: Policy applies. "" is no query.
 	Query   string        `yaml:"query"`
-	Refresh time.Duration `yaml:"refresh"` // between two runs of Query; a change of outflow.destination is noticed at once
+	Refresh time.Duration `yaml:"refresh" default:"5s"` // between two runs of Query; a change of outflow.destination is noticed at once
 	Policy  Policy        `yaml:"policy"`
 }
 
@@ -99,10 +101,10 @@ const DestinationQuery = "SELECT tenant_id, name, dsn, mappings, definitions, ca
 
 // Policy limits the targets of the connection strings given by Query.
 type Policy struct {
-	MinSSLMode    string         `yaml:"min_sslmode"`    // disable, require, verify-ca or verify-full
-	AllowNetworks []netip.Prefix `yaml:"allow_networks"` // exceptions from the addresses not public
-	Ports         []int          `yaml:"ports"`          // empty: any
-	Mappings      []string       `yaml:"mappings"`       // the operator's mappings allowed to tenants; empty: all
+	MinSSLMode    string         `yaml:"min_sslmode" default:"verify-full"` // disable, require, verify-ca or verify-full
+	AllowNetworks []netip.Prefix `yaml:"allow_networks"`                    // exceptions from the addresses not public
+	Ports         []int          `yaml:"ports" default:"5432,6432"`         // empty: any
+	Mappings      []string       `yaml:"mappings"`                          // the operator's mappings allowed to tenants; empty: all
 }
 
 // Static is a database named by the operator in the configuration.
@@ -113,31 +115,9 @@ type Static struct {
 	Mappings []string    `yaml:"mappings"` // names; empty: the default mappings
 }
 
-// Sink bounds the work at the destinations.
-type Sink struct {
-	QueueBytes       strictyaml.ByteSize `yaml:"queue_bytes"`     // waiting for a single destination
-	MemoryBytes      strictyaml.ByteSize `yaml:"memory_bytes"`    // waiting for all destinations together
-	BatchRows        int                 `yaml:"batch_rows"`      // net rows in a round of an external transaction
-	MaxConnections   int                 `yaml:"max_connections"` // at the same time, over all destinations
-	IdleClose        time.Duration       `yaml:"idle_close"`      // 0: a connection is closed with the batch
-	StatementTimeout time.Duration       `yaml:"statement_timeout"`
-	LockTimeout      time.Duration       `yaml:"lock_timeout"`
-	ConnectTimeout   time.Duration       `yaml:"connect_timeout"`
-	RetryMin         time.Duration       `yaml:"retry_min"`        // the wait after a first failure
-	RetryMax         time.Duration       `yaml:"retry_max"`        // the longest wait
-	VisitEvery       time.Duration       `yaml:"visit_every"`      // how often an external database without work is looked at
-	ShutdownTimeout  time.Duration       `yaml:"shutdown_timeout"` // for batches already begun
-	ParkAfter        time.Duration       `yaml:"park_after"`       // of failing, until the stream goes on without the destination
-	SlowAfter        time.Duration       `yaml:"slow_after"`       // of keeping all others waiting, until the same; a copy lets others go first
-	RetainedWAL      strictyaml.ByteSize `yaml:"retained_wal"`     // WAL kept on the primary for a slow destination
-	Checkpoint       time.Duration       `yaml:"checkpoint"`       // between notes on the primary, before which nothing is acknowledged
-	OnError          string              `yaml:"on_error"`         // of a row's data: halt, or quarantine the row
-	Backfills        int                 `yaml:"backfills"`        // reading from the primary at the same time
-}
-
 // Admin is the status API, dashboard and metrics.
 type Admin struct {
-	Listen string `yaml:"listen"` // host:port; "" is off
+	Listen string `yaml:"listen" default:"127.0.0.1:8090"` // host:port; "" is off
 	// Token is the token of the API and the dashboard; without a token Listen must be loopback.
 	Token         secret.Text `yaml:"token"`
 	Hosts         []string    `yaml:"hosts"`          // names under which the server is called, beside localhost and the host of Listen
@@ -147,23 +127,20 @@ type Admin struct {
 
 // Tracing sends spans of batches, from receipt to commit, to an OpenTelemetry collector.
 type Tracing struct {
-	Endpoint string  `yaml:"endpoint"` // the URL of OTLP over HTTP; "" is off
-	Sample   float64 `yaml:"sample"`   // the share of the batches, 0 to 1
+	Endpoint string  `yaml:"endpoint"`                           // the URL of OTLP over HTTP; "" is off
+	Sample   float64 `yaml:"sample" default:"0.01" range:"0..1"` // the share of the batches, 0 to 1
 }
 
 // Log says how the process logs.
 type Log struct {
-	Level  string `yaml:"level"`  // debug, info, warn or error
-	Format string `yaml:"format"` // json or console
+	Level  string `yaml:"level" default:"info" oneof:"debug,info,warn,error"`
+	Format string `yaml:"format" default:"json" oneof:"json,console"`
 }
 
 // Default gives the configuration of an empty file: valid but for source.dsn.
 func Default() *Config {
-	return &Config{
+	c := &Config{
 		Source: Source{
-			Slot:        "outflow",
-			Publication: "outflow",
-			Heartbeat:   10 * time.Second,
 			Tables: []Table{
 				{Name: "ProjectUser", Tenant: "tenancyId"},
 				{Name: "ContactChannel", Tenant: "tenancyId"},
@@ -173,32 +150,9 @@ func Default() *Config {
 			},
 		},
 		Destinations: Destinations{
-			Query:   DestinationQuery,
-			Refresh: 5 * time.Second,
-			Policy:  Policy{MinSSLMode: "verify-full", Ports: []int{5432, 6432}},
+			Query: DestinationQuery,
 		},
-		Sink: Sink{
-			QueueBytes:       8 * strictyaml.MiB,
-			MemoryBytes:      512 * strictyaml.MiB,
-			BatchRows:        10000,
-			MaxConnections:   200,
-			IdleClose:        30 * time.Second,
-			StatementTimeout: time.Minute,
-			LockTimeout:      10 * time.Second,
-			ConnectTimeout:   5 * time.Second,
-			RetryMin:         100 * time.Millisecond,
-			RetryMax:         5 * time.Minute,
-			VisitEvery:       time.Hour,
-			ShutdownTimeout:  10 * time.Second,
-			ParkAfter:        5 * time.Minute,
-			SlowAfter:        10 * time.Second,
-			RetainedWAL:      strictyaml.GiB,
-			Checkpoint:       2 * time.Second,
-			OnError:          "halt",
-			Backfills:        2,
-		},
-		Admin:   Admin{Listen: "127.0.0.1:8090"},
-		Tracing: Tracing{Sample: 0.01},
-		Log:     Log{Level: "info", Format: "json"},
 	}
+	strictyaml.Defaults(c)
+	return c
 }

@@ -10,6 +10,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"outflow/internal/secret"
+	"outflow/internal/strictyaml"
 )
 
 // Print writes the effective configuration as YAML, each value with where it
@@ -56,11 +57,9 @@ func (c *Config) node(path string, v reflect.Value) *yaml.Node {
 		return c.listNode(path, v)
 	}
 	n := &yaml.Node{Kind: yaml.MappingNode}
-	for i := range v.NumField() {
-		if key := v.Type().Field(i).Tag.Get("yaml"); key != "" {
-			at := strings.TrimPrefix(path+"."+key, ".")
-			n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: key}, c.node(at, v.Field(i)))
-		}
+	for f := range strictyaml.Fields(v) {
+		at := strings.TrimPrefix(path+"."+f.Key, ".")
+		n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: f.Key}, c.node(at, f.Value))
 	}
 	return n
 }
@@ -97,7 +96,7 @@ func (c *Config) scalarNode(path string, v reflect.Value) *yaml.Node {
 			n.Value = secret.RedactURL(value)
 		}
 	default:
-		n.Value = plain(value)
+		n.Value = strictyaml.Plain(value)
 	}
 	if v.Kind() == reflect.String || v.Kind() == reflect.Struct {
 		n.Tag = "!!str"

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"outflow/internal/secret"
+	"outflow/internal/strictyaml"
 )
 
 // setting is a value which a flag and an environment variable can give: a
@@ -35,12 +36,8 @@ func settingsOf(c *Config) []setting {
 }
 
 func walkSettings(prefix string, v reflect.Value, settings *[]setting) {
-	for i := range v.NumField() {
-		key := v.Type().Field(i).Tag.Get("yaml")
-		if key == "" {
-			continue
-		}
-		path, field := prefix+key, v.Field(i)
+	for f := range strictyaml.Fields(v) {
+		path, field := prefix+f.Key, f.Value
 		switch {
 		case isScalar(field):
 		case field.Kind() == reflect.Slice && isScalar(reflect.New(field.Type().Elem()).Elem()):

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/url"
+	"reflect"
 	"regexp"
 	"strings"
 	"time"
@@ -27,11 +28,10 @@ func (l *loader) validate() {
 			l.faultAt(listPath("mappings", i, l.config), "expected the path of a file or directory, found nothing")
 		}
 	}
-	l.validateSink()
+	l.section("sink", &l.config.Sink, l.config.Sink.Validate())
 	l.validateAdmin()
 	l.validateTracing()
-	oneOf(l, "log.level", l.config.Log.Level, "debug", "info", "warn", "error")
-	oneOf(l, "log.format", l.config.Log.Format, "json", "console")
+	l.section("log", &l.config.Log, strictyaml.Check(&l.config.Log))
 }
 
 // listPath is the path of an item; of the list, where the list came as a single value.
@@ -162,61 +162,34 @@ func (l *loader) validateQuery() {
 
 func (l *loader) validateTracing() {
 	t := &l.config.Tracing
-	within(l, "tracing.sample", t.Sample, 0, 1)
+	l.section("tracing", t, strictyaml.Check(t))
 	if u, err := url.Parse(t.Endpoint); t.Endpoint != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
 		l.faultAt("tracing.endpoint", "expected a URL such as http://collector:4318/v1/traces, or \"\" for none, found %s", l.show("tracing.endpoint", t.Endpoint))
 	}
 }
 
-func (l *loader) validateSink() {
-	s := &l.config.Sink
-	within(l, "sink.queue_bytes", s.QueueBytes, 64*strictyaml.KiB, 64*strictyaml.GiB)
-	within(l, "sink.memory_bytes", s.MemoryBytes, strictyaml.MiB, 1024*strictyaml.GiB)
-	within(l, "sink.batch_rows", s.BatchRows, 1, 1_000_000)
-	within(l, "sink.max_connections", s.MaxConnections, 1, 10_000)
-	within(l, "sink.idle_close", s.IdleClose, 0, 24*time.Hour)
-	within(l, "sink.statement_timeout", s.StatementTimeout, time.Millisecond, 24*time.Hour)
-	within(l, "sink.lock_timeout", s.LockTimeout, time.Millisecond, 24*time.Hour)
-	within(l, "sink.connect_timeout", s.ConnectTimeout, time.Millisecond, 10*time.Minute)
-	within(l, "sink.retry_min", s.RetryMin, time.Millisecond, time.Hour)
-	within(l, "sink.visit_every", s.VisitEvery, time.Second, 7*24*time.Hour)
-	within(l, "sink.retry_max", s.RetryMax, time.Millisecond, 24*time.Hour)
-	within(l, "sink.park_after", s.ParkAfter, time.Millisecond, 7*24*time.Hour)
-	within(l, "sink.slow_after", s.SlowAfter, time.Millisecond, 7*24*time.Hour)
-	within(l, "sink.retained_wal", s.RetainedWAL, strictyaml.MiB, 1024*1024*strictyaml.GiB)
-	within(l, "sink.checkpoint", s.Checkpoint, 10*time.Millisecond, time.Minute)
-	if s.OnError != "halt" && s.OnError != "quarantine" {
-		l.faultAt("sink.on_error", "expected halt or quarantine, found %q", s.OnError)
-	}
-	within(l, "sink.backfills", s.Backfills, 1, 1000)
-	within(l, "sink.shutdown_timeout", s.ShutdownTimeout, time.Millisecond, time.Hour)
-	if s.MemoryBytes < s.QueueBytes {
-		l.faultAt("sink.memory_bytes", "expected at least sink.queue_bytes, which is %s, found %s", s.QueueBytes, s.MemoryBytes)
-	}
-	if s.RetryMax < s.RetryMin {
-		l.faultAt("sink.retry_max", "expected at least sink.retry_min, which is %s, found %s", plain(s.RetryMin), plain(s.RetryMax))
+// section notes the invalid values of the section's options.
+func (l *loader) section(path string, options any, invalid []strictyaml.Invalid) {
+	for _, fault := range invalid {
+		at := path + "." + fault.Key
+		for f := range strictyaml.Fields(reflect.ValueOf(options).Elem()) {
+			if f.Key != fault.Key {
+				continue
+			}
+			found := strictyaml.Plain(f.Value.Interface())
+			if f.Value.Kind() == reflect.String {
+				found = l.show(at, f.Value.String())
+			}
+			l.faultAt(at, "%s, found %s", fault.Message, found)
+		}
 	}
 }
 
 // within notes a value outside low to high, both included.
 func within[T cmp.Ordered](l *loader, path string, value, low, high T) {
 	if value < low || value > high {
-		l.faultAt(path, "expected %s to %s, found %s", plain(low), plain(high), plain(value))
+		l.faultAt(path, "expected %s to %s, found %s", strictyaml.Plain(low), strictyaml.Plain(high), strictyaml.Plain(value))
 	}
-}
-
-// plain prints a value as written in the file: 5m, not 5m0s.
-func plain(value any) string {
-	text := fmt.Sprint(value)
-	if _, ok := value.(time.Duration); ok {
-		if strings.HasSuffix(text, "m0s") {
-			text = strings.TrimSuffix(text, "0s")
-		}
-		if strings.HasSuffix(text, "h0m") {
-			text = strings.TrimSuffix(text, "0m")
-		}
-	}
-	return text
 }
 
 func oneOf(l *loader, path, value string, allowed ...string) {

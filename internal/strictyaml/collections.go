@@ -31,13 +31,9 @@ func (d *decoder) structure(n *yaml.Node, v reflect.Value) {
 // in their order in the struct.
 func tagged(v reflect.Value) (fields map[string]reflect.Value, names []string) {
 	fields = make(map[string]reflect.Value)
-	for i := range v.NumField() {
-		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
-		if name == "" || name == "-" {
-			continue
-		}
-		fields[name] = v.Field(i)
-		names = append(names, name)
+	for f := range Fields(v) {
+		fields[f.Key] = f.Value
+		names = append(names, f.Key)
 	}
 	return fields, names
 }

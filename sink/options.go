@@ -1,0 +1,63 @@
+package sink
+
+import (
+	"fmt"
+	"time"
+
+	"outflow/internal/strictyaml"
+)
+
+// Options bound the resources of the sink. [DefaultOptions] gives the defaults; the zero Options are not valid. Sizes are in bytes.
+type Options struct {
+	QueueBytes       strictyaml.ByteSize `yaml:"queue_bytes" default:"8MiB" range:"64KiB..64GiB"`     // of each destination's queue
+	MemoryBytes      strictyaml.ByteSize `yaml:"memory_bytes" default:"512MiB" range:"1MiB..1024GiB"` // of all destinations together: queues, look-ups and copies; see [budget]
+	BatchRows        int                 `yaml:"batch_rows" default:"10000" range:"1..1000000"`       // net changes in one round of statements
+	MaxConnections   int                 `yaml:"max_connections" default:"200" range:"1..10000"`      // to external databases, all together
+	IdleClose        time.Duration       `yaml:"idle_close" default:"30s" range:"0s..24h"`            // 0: a connection is closed with the batch
+	StatementTimeout time.Duration       `yaml:"statement_timeout" default:"1m" range:"1ms..24h"`
+	LockTimeout      time.Duration       `yaml:"lock_timeout" default:"10s" range:"1ms..24h"`
+	ConnectTimeout   time.Duration       `yaml:"connect_timeout" default:"5s" range:"1ms..10m"`
+	RetryMin         time.Duration       `yaml:"retry_min" default:"100ms" range:"1ms..1h"`      // first pause after a failure; the pause doubles, with jitter, up to RetryMax
+	RetryMax         time.Duration       `yaml:"retry_max" default:"5m" range:"1ms..24h"`        // longest pause
+	VisitEvery       time.Duration       `yaml:"visit_every" default:"1h" range:"1s..168h"`      // after so long without a new connection, an external database without work is looked at
+	ShutdownTimeout  time.Duration       `yaml:"shutdown_timeout" default:"10s" range:"1ms..1h"` // time for a batch in flight when the process stops
+	ParkAfter        time.Duration       `yaml:"park_after" default:"5m" range:"1ms..168h"`      // a destination that fails for so long is parked
+	// SlowAfter: a destination that keeps all others waiting for so long is parked; a backfill lets others go first.
+	SlowAfter   time.Duration       `yaml:"slow_after" default:"10s" range:"1ms..168h"`
+	RetainedWAL strictyaml.ByteSize `yaml:"retained_wal" default:"1GiB" range:"1MiB..1048576GiB"` // WAL that the slot may retain before the destination holding the slot back is parked
+	Checkpoint  time.Duration       `yaml:"checkpoint" default:"2s" range:"10ms..1m"`             // between checkpoints on the primary, before which nothing is acknowledged
+	OnError     OnError             `yaml:"on_error" default:"halt" oneof:"halt,quarantine"`      // of a row's data
+	Backfills   int                 `yaml:"backfills" default:"2" range:"1..1000"`                // destinations that copy rows from the primary at the same time
+}
+
+// OnError is the fate of a destination with a row that the external database refuses.
+type OnError string
+
+// Halt halts the destination; Quarantine sets the row aside, and the rest goes on.
+const (
+	Halt       OnError = "halt"
+	Quarantine OnError = "quarantine"
+)
+
+// DefaultOptions are the options of an empty configuration.
+func DefaultOptions() Options {
+	var o Options
+	strictyaml.Defaults(&o)
+	return o
+}
+
+// Validate gives the options that cannot be meant, in the order of the fields; nil where all can.
+func (o *Options) Validate() []strictyaml.Invalid {
+	faults := strictyaml.Check(o)
+	if o.MemoryBytes < o.QueueBytes {
+		faults = append(faults, strictyaml.Invalid{Key: "memory_bytes", Message: fmt.Sprintf("expected at least queue_bytes, which is %s", o.QueueBytes)})
+	}
+	if o.RetryMax < o.RetryMin {
+		faults = append(faults, strictyaml.Invalid{Key: "retry_max", Message: "expected at least retry_min, which is " + strictyaml.Plain(o.RetryMin)})
+	}
+	return faults
+}
+
+func (o *Options) quarantines() bool { return o.OnError == Quarantine }
+
+func (o *Options) queueBytes() int64 { return int64(o.QueueBytes) }
