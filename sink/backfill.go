@@ -269,7 +269,7 @@ func (bf *backfill) mergeable() bool {
 	if position < bf.ready.Horizon {
 		return false
 	}
-	return d.applied == len(d.queue) || d.queue[d.applied].id > d.router.SequenceID(bf.ready.Horizon)
+	return d.queue.has(d.router.SequenceID(bf.ready.Horizon))
 }
 
 // advance does the work possible without a chunk in hand: take a place among the backfills, or begin to read.

@@ -125,7 +125,7 @@ func (r *Router) moved() (moved []destinationState, from, aside []*Destination) 
 	for _, d := range r.Destinations() {
 		d.mu.Lock()
 		status := d.statusLocked()
-		now := destinationState{tenant: d.Tenant, name: d.Name, epoch: d.epoch, note: max(d.note, d.released),
+		now := destinationState{tenant: d.Tenant, name: d.Name, epoch: d.epoch, note: max(d.note, d.queue.released),
 			fingerprint: d.fingerprint(), state: status.State, detached: status.Detached, reason: fit.Text(status.Reason, fit.Reason),
 			taken: d.epoch, retried: d.retried}
 		if status.Err != nil {

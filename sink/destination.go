@@ -30,28 +30,15 @@ type Destination struct {
 	fault    *Error          // why the configured destination cannot be used, nil mostly
 	log      *zap.Logger
 
-	mu       sync.Mutex
-	queue    []*transaction
-	applied  int   // so many at the front are committed in the external database, but not known to be flushed there
-	released int64 // sequence id up to which tickets were released: the source may forget the changes up to there
-	bytes    int64
-	inFlight int64 // bytes being applied: bounded by the size of two batches, and no reason for the reader to wait
-	lagging  int64 // bytes applied and not known to be flushed: see mayLag; no reason to wait either
-	over     bool  // counted in the gate
-	accepted position
-	holding  int64                // the newest transaction whose ticket is held; reading again does not hold the ticket twice
-	kept     map[int64]wal.Ticket // of transactions that must be read again, by id; see rewind
-	queued   bool                 // waits for a place among the connections
-	reading  int                  // the reading of the stream that the newest part came from
-	unwanted int                  // parts of readings up to and including unwanted are not taken: see rewind
-	replays  int                  // how often the stream was read again for the destination since its last commit
-	working  bool
-	retryAt  *time.Timer // runs while the destination waits to try again
-	idle     *time.Timer // runs while a connection is kept without work, or until the next look at the flushed WAL
-	more     chan struct{}
-	status   Status
-	backoff  pauses
-	limit    int // rows a batch; halved when a statement ran into its timeout
+	mu      sync.Mutex
+	queue   queue
+	queued  bool // waits for a place among the connections
+	working bool
+	retryAt *time.Timer // runs while the destination waits to try again
+	idle    *time.Timer // runs while a connection is kept without work, or until the next look at the flushed WAL
+	more    chan struct{}
+	status  Status
+	backoff pauses
 
 	epoch      int64 // the epoch that the external database's metadata must have; with any other, the database is copied again
 	note       int64 // the primary knows that the external database has this id
@@ -108,8 +95,8 @@ func newDestination(r *Router, t Target) (*Destination, error) {
 		return nil, err
 	}
 	d := &Destination{Tenant: t.Tenant, Name: t.Name, router: r, config: config, mappings: t.Mappings, reads: tablesOf(t.Mappings), fault: t.Fault,
-		log:      r.Log.With(zap.String("tenant", t.Tenant), zap.String("destination", t.Name)),
-		accepted: position{id: -1}, holding: -1, released: -1, more: make(chan struct{}, 1), limit: r.Options.BatchRows, kept: map[int64]wal.Ticket{},
+		log:   r.Log.With(zap.String("tenant", t.Tenant), zap.String("destination", t.Name)),
+		queue: newQueue(r.gate, r.Options.queueBytes(), r.Options.BatchRows), more: make(chan struct{}, 1),
 		status: Status{State: Streaming, SequenceID: -1, CopyTotal: -1}, backoff: pauses{least: r.Options.RetryMin, most: r.Options.RetryMax}}
 	return d, nil
 }
@@ -149,6 +136,39 @@ func mappingNames(mappings []*mapping.Mapping) []string {
 	}
 	return names
 }
+
+// enqueue queues changes of a part, less the changes accepted before. enqueue returns false when the whole transaction was accepted before.
+func (d *Destination) enqueue(part *wal.Transaction, changes []wal.Change) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.gone {
+		return false
+	}
+	if d.parked {
+		d.queue.pass(part)
+		return false
+	}
+	taken, hold := d.queue.accept(part, changes)
+	if hold {
+		d.router.Acks.Hold(part.Ticket)
+	}
+	if taken {
+		d.signal()
+	}
+	return taken
+}
+
+// complete marks the newest transaction as sent whole, and makes sure of a worker.
+func (d *Destination) complete(id int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.queue.complete(id) {
+		d.signal()
+	}
+}
+
+// hasWork is called with mu held.
+func (d *Destination) hasWork() bool { return d.due || d.queue.ready() }
 
 // signal wakes the worker waiting for more of a large transaction, or starts a worker.
 func (d *Destination) signal() {
@@ -283,10 +303,10 @@ func (d *Destination) outOfDate() (old *session, dropped []wal.Ticket, replay, p
 		d.fresh = true
 	}
 	d.due = false
-	d.flying(-d.inFlight)
+	d.queue.grounded()
 	if d.fresh {
 		d.fresh = false
-		replay = d.rewind()
+		replay = d.queue.rewind()
 		if d.parked || d.stale {
 			replay, dropped, d.stale = false, d.drop(), false
 		}
@@ -305,7 +325,7 @@ func (d *Destination) advance(ctx context.Context) error {
 		return bf.merge(ctx)
 	}
 	d.doing = applying
-	if b := d.take(d.session, nil); b != nil {
+	if b := d.take(nil); b != nil {
 		defer d.router.places.asks(d, true)()
 		if b.large != nil {
 			return d.applyLarge(ctx, b)
@@ -351,7 +371,7 @@ func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	}
 	switch {
 	case s == nil || d.router.workers.stopping():
-	case d.applied > 0:
+	case d.queue.applied > 0:
 		d.idle = d.after(flushPause, d.confirmFlush)
 	case !paused && s.backfill != nil && s.backfill.active: // the backfill's chunk comes
 	case !paused && d.router.Options.IdleClose > 0 && !tenantdsn.Heavy(s.conn) && s.place.rest(d.closeIdle):

@@ -70,12 +70,7 @@ func (d *Destination) mayLag(b *batch) bool {
 	if d.session.place.crowded() { // the connection is for others, and must not wait for the flush
 		return false
 	}
-	return d.lagging+b.bytes <= d.router.Options.queueBytes() && !d.overdue()
-}
-
-// overdue reports whether the oldest commit has waited too long to be flushed. The caller holds mu.
-func (d *Destination) overdue() bool {
-	return d.applied > 0 && !d.queue[0].asked.IsZero() && time.Since(d.queue[0].asked) > flushPatience
+	return d.queue.lagging+b.bytes <= d.router.Options.queueBytes() && !d.queue.overdue(time.Now())
 }
 
 // flushed takes the external server's WAL positions, written and flushed, as just reported by the server.
@@ -91,46 +86,13 @@ func (d *Destination) flushed(row [][]byte) {
 	if err != nil {
 		return
 	}
-	tickets := d.letGoFlushed(insert, flush)
+	d.mu.Lock()
+	tickets := d.queue.flushed(insert, flush, time.Now())
+	d.mu.Unlock()
 	if len(tickets) > 0 {
 		failpoint.Hit(failpoint.Flushed)
 	}
 	d.router.Acks.Release(tickets...)
-}
-
-func (d *Destination) letGoFlushed(insert, flush wal.LSN) []wal.Ticket {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	n := 0
-	for _, t := range d.queue[:d.applied] {
-		if t.external == 0 {
-			t.external, t.asked = insert, time.Now() // committed before this answer, so the commit record is below insert
-		}
-		if t.external <= flush {
-			n++
-		}
-	}
-	return d.letGo(n)
-}
-
-// letGo drops the first n transactions from the queue; the caller releases the tickets. The caller holds mu.
-func (d *Destination) letGo(n int) []wal.Ticket {
-	if n == 0 {
-		return nil
-	}
-	tickets := make([]wal.Ticket, n)
-	var freed int64
-	for i, t := range d.queue[:n] {
-		tickets[i] = t.ticket
-		freed += t.bytes
-		d.released = max(d.released, t.id)
-	}
-	clear(d.queue[:n])
-	d.queue = d.queue[n:]
-	d.applied -= n
-	d.lagging -= freed
-	d.account(-freed)
-	return tickets
 }
 
 // confirmFlush runs when a destination is idle and its last commits may not be flushed yet.
@@ -153,7 +115,7 @@ func (d *Destination) confirmFlush() {
 // askFlushNowAndThen asks once every flushPause while commits wait to be flushed.
 func (d *Destination) askFlushNowAndThen(ctx context.Context) error {
 	d.mu.Lock()
-	waiting := d.applied > 0
+	waiting := d.queue.applied > 0
 	d.mu.Unlock()
 	if !waiting || time.Since(d.asked) < flushPause {
 		return nil
@@ -173,7 +135,7 @@ func (d *Destination) askFlush(ctx context.Context) error {
 		d.flushed(row)
 	}
 	d.mu.Lock()
-	force, n := d.overdue() || d.applied > 0 && !d.session.positions, d.applied // commits of an earlier session may lag
+	force, n := d.queue.overdue(time.Now()) || d.queue.applied > 0 && !d.session.positions, d.queue.applied // commits of an earlier session may lag
 	d.mu.Unlock()
 	if !force {
 		return nil
@@ -182,7 +144,7 @@ func (d *Destination) askFlush(ctx context.Context) error {
 		return fmt.Errorf("flushing the WAL: %w", err)
 	}
 	d.mu.Lock()
-	tickets := d.letGo(n)
+	tickets := d.queue.letGo(n)
 	d.mu.Unlock()
 	d.router.Acks.Release(tickets...)
 	return nil
@@ -201,7 +163,7 @@ func (d *Destination) settle() {
 	defer tick.Stop()
 	for {
 		d.mu.Lock()
-		waiting := d.applied > 0 && d.session != nil
+		waiting := d.queue.applied > 0 && d.session != nil
 		d.mu.Unlock()
 		if !waiting || d.askFlush(ctx) != nil {
 			return

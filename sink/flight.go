@@ -165,16 +165,11 @@ func (d *Destination) prefetch(b *batch) *batch {
 		return nil // chunks are merged between batches
 	}
 	d.mu.Lock()
-	waiting := 0
-	for _, t := range d.queue[d.applied+len(b.transactions):] {
-		if waiting += len(t.changes); waiting >= prefetchChanges || !t.complete {
-			break
-		}
-	}
+	waiting := d.queue.behind(len(b.transactions), prefetchChanges)
 	paused := d.paused != nil || d.fresh
 	d.mu.Unlock()
 	if waiting < prefetchChanges || paused {
 		return nil
 	}
-	return d.take(d.session, b)
+	return d.take(b)
 }

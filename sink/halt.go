@@ -59,7 +59,7 @@ func (d *Destination) mended(done work) bool {
 // settled ends a time of failures where a connection was made and nothing is left to do. The result is false while the stream may
 // still bring the change behind a noted halt. The worker calls settled with mu held.
 func (d *Destination) settled() bool {
-	if d.session == nil || !d.caughtUp || d.parked || len(d.queue) > d.applied || d.halt == nil && d.status.Err == nil {
+	if d.session == nil || !d.caughtUp || d.parked || !d.queue.idle() || d.halt == nil && d.status.Err == nil {
 		return true
 	}
 	if d.halt != nil && d.router.Reader.Position() < d.halt.until {

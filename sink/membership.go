@@ -92,7 +92,7 @@ func (r *Router) Begun() bool { return r.begun.Load() }
 
 // startAfter has the destination pass over everything up to a transaction.
 func (d *Destination) startAfter(id int64) {
-	d.accepted, d.holding = position{id: id, complete: true}, id
+	d.queue.startAfter(id)
 }
 
 // replace has the worker take another target, or takes the target itself while nothing has begun. Work in flight is rolled back,

@@ -154,7 +154,7 @@ func (d *Destination) wantedEpoch() int64 {
 func (s *session) remember() {
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()
-	s.epoch, s.least = s.d.epoch, max(s.d.note, s.d.released)
+	s.epoch, s.least = s.d.epoch, max(s.d.note, s.d.queue.released)
 }
 
 // checkAhead refuses an external database with ids that the primary has not given yet: the primary went back, or the tenant changed a number.

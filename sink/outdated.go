@@ -44,10 +44,8 @@ func (d *Destination) misfits(e *Error) bool {
 	d.router.schemas.doubt(e.Table, now)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return now != nil && slices.ContainsFunc(d.queue, func(t *transaction) bool {
-		return slices.ContainsFunc(t.changes, func(c wal.Change) bool {
-			return c.Relation.Table == e.Table && slices.ContainsFunc(c.Relation.Columns, func(column wal.Column) bool { return now.Column(column.Name) < 0 })
-		})
+	return now != nil && d.queue.contains(func(c *wal.Change) bool {
+		return c.Relation.Table == e.Table && slices.ContainsFunc(c.Relation.Columns, func(column wal.Column) bool { return now.Column(column.Name) < 0 })
 	})
 }
 

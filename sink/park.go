@@ -173,24 +173,10 @@ func (d *Destination) detach(epoch int64, reason string) (tickets []wal.Ticket, 
 	return tickets, true
 }
 
-// drop empties the queue of a parked destination and returns the tickets of the queue. Only the worker of the destination may call drop,
-// or a holder of mu while there is no worker. It is called with mu held.
+// drop empties the queue of a destination that the stream goes on without, and returns the tickets to release. Only the worker of the
+// destination may call drop, or a holder of mu while there is no worker. It is called with mu held.
 func (d *Destination) drop() []wal.Ticket {
-	tickets := make([]wal.Ticket, 0, len(d.queue)+len(d.kept))
-	for _, ticket := range d.kept {
-		tickets = append(tickets, ticket)
-	}
-	clear(d.kept)
-	for _, t := range d.queue {
-		tickets = append(tickets, t.ticket)
-	}
-	// The rest of a transaction whose parts are coming is not wanted either. rewind may have put accepted back, to read again: the second
-	// read will not happen.
-	d.holding = max(d.holding, d.accepted.id, d.router.tenants.arrivingID())
-	d.accepted, d.unwanted, d.replays = position{id: d.holding, complete: true}, 0, 0
-	d.queue, d.applied, d.inFlight, d.lagging = nil, 0, 0, 0
-	d.account(-d.bytes)
-	return tickets
+	return d.queue.drop(d.router.tenants.arrivingID())
 }
 
 // attach lets changes come again to a parked destination whose session is open: a server that answers the login and hangs then holds

@@ -7,131 +7,318 @@ import (
 	"outflow/replication/wal"
 )
 
-// position is a place in the stream. A destination accepts only changes after the last accepted change, so reading the stream again does
-// no harm.
-type position struct {
-	id       int64
-	ordinal  int64 // of the first change not accepted yet
-	complete bool
+// queue holds the transactions that a destination has accepted from the stream and that the external database does not have for good, in
+// the order of the source:
+//
+//	committed, perhaps not flushed | in flight | waiting | arriving
+//	                               ^ applied
+//
+// The tickets of all these transactions are held in the ack tracker. The queue does not hold or release a ticket itself: the queue says
+// which ticket the caller is to hold or to release. So the queue knows no server and no router, and its only neighbour is the gate, which
+// counts the bytes of all queues. The lock of the destination guards the queue; the queue has none.
+//
+// A transaction may be too large for the queue. The transaction is then applied in rounds while its rest arrives, and its applied changes
+// are let go of (shed). After a failure such a transaction cannot be applied from the queue: the stream has to be read again (rewind), and
+// the tickets are kept until the transactions come again.
+type queue struct {
+	gate  *gate
+	bound int64 // bytes that may wait; above the bound the reader waits
+	limit int   // changes a batch; halved when a statement ran into its timeout
+	most  int   // limit while all is well
+
+	transactions []*transaction
+	applied      int   // so many at the front are committed in the external database, but not known to be flushed there
+	released     int64 // sequence id up to which tickets were released: the source may forget the changes up to there
+	bytes        int64
+	inFlight     int64 // bytes being applied: bounded by the size of two batches, and no reason for the reader to wait
+	lagging      int64 // bytes applied and not known to be flushed: see mayLag; no reason to wait either
+	over         bool  // counted in the gate
+
+	accepted position
+	holding  int64                // the newest transaction whose ticket is held; reading again does not hold the ticket twice
+	kept     map[int64]wal.Ticket // of transactions that must be read again, by id; see rewind
+	reading  int                  // the reading of the stream that the newest part came from
+	unwanted int                  // parts of readings up to and including unwanted are not taken: see rewind
+	replays  int                  // how often the stream was read again for the destination since its last commit
 }
 
-// transaction is the queued part of one source transaction at a destination.
-type transaction struct {
-	id        int64
-	xid       uint32
-	committed time.Time
-	received  time.Time // when its first part came
-	ticket    wal.Ticket
-	changes   []wal.Change
-	bytes     int64     // of the changes, and transactionOverhead
-	complete  bool      // the source has sent the whole transaction
-	next      int       // changes applied in an open external transaction
-	dropped   bool      // some applied changes were let go of, to make room for the rest
-	asked     time.Time // when external became known
-	external  wal.LSN   // of the external server: flushed there, the transaction survives a crash; 0 is not known yet
+// newQueue is an empty queue for so many bytes, from which a batch takes so many changes at the most.
+func newQueue(g *gate, bound int64, limit int) queue {
+	return queue{gate: g, bound: bound, limit: limit, most: limit, accepted: position{id: -1}, holding: -1, released: -1,
+		kept: map[int64]wal.Ticket{}}
 }
 
-// transactionOverhead is the memory of a queued transaction beside the changes, in bytes: the transaction, its places in the queue and in the ack
-// tracker, and the rounding of its allocations.
-const transactionOverhead = 224
+// startAfter has the queue begin with the transactions after the one with the id, of which parts may have come already.
+func (q *queue) startAfter(id int64) { q.accepted, q.holding = position{id: id, complete: true}, id }
 
-// enqueue queues changes of a part, less the changes accepted before. enqueue returns false when the whole transaction was accepted
-// before.
-func (d *Destination) enqueue(part *wal.Transaction, changes []wal.Change) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.reading = part.Session
-	if d.gone || part.Session <= d.unwanted {
-		return false
+// accept queues changes of a part, less the changes accepted before. taken is false when the whole transaction was accepted before. hold says
+// that the caller has to hold the part's ticket.
+func (q *queue) accept(part *wal.Transaction, changes []wal.Change) (taken, hold bool) {
+	q.reading = part.Session
+	if q.unwants(part) {
+		return false, false
 	}
-	a := &d.accepted
-	if part.SequenceID < a.id || (part.SequenceID == a.id && a.complete) {
-		return false
-	}
-	if d.parked { // a returning destination takes whole transactions again
-		*a = position{id: part.SequenceID, complete: true}
-		d.holding = max(d.holding, part.SequenceID)
-		return false
-	}
+	a := &q.accepted
 	if part.SequenceID > a.id {
-		if part.SequenceID > d.holding {
-			d.router.Acks.Hold(part.Ticket)
-			d.holding = part.SequenceID
+		if hold = part.SequenceID > q.holding; hold {
+			q.holding = part.SequenceID
 		}
-		delete(d.kept, part.SequenceID)
+		delete(q.kept, part.SequenceID)
 		*a = position{id: part.SequenceID}
-		d.queue = append(d.queue, &transaction{id: part.SequenceID, xid: part.XID, committed: part.CommitTime, received: time.Now(), ticket: part.Ticket,
-			bytes: transactionOverhead})
-		d.account(transactionOverhead)
+		q.transactions = append(q.transactions, &transaction{id: part.SequenceID, xid: part.XID, committed: part.CommitTime, received: time.Now(),
+			ticket: part.Ticket, bytes: transactionOverhead})
+		q.account(transactionOverhead)
 	}
 	for len(changes) > 0 && int64(changes[0].Ordinal) < a.ordinal { // seen before the connection was lost
 		changes = changes[1:]
 	}
 	if len(changes) == 0 {
-		return true
+		return true, hold
 	}
 	a.ordinal = int64(changes[len(changes)-1].Ordinal) + 1
-	t := d.queue[len(d.queue)-1]
+	t := q.transactions[len(q.transactions)-1]
 	if t.changes == nil {
 		t.changes = slices.Clip(changes) // other destinations share the array: an append must not write into its spare capacity
 	} else {
 		t.changes = append(t.changes, changes...)
 	}
-	var n int64
+	n := bytesOf(changes)
+	t.bytes += n
+	q.account(n)
+	return true, hold
+}
+
+// pass lets a part go by: the destination is detached. A returning destination takes whole transactions again.
+func (q *queue) pass(part *wal.Transaction) {
+	q.reading = part.Session
+	if !q.unwants(part) {
+		q.accepted = position{id: part.SequenceID, complete: true}
+		q.holding = max(q.holding, part.SequenceID)
+	}
+}
+
+// unwants reports whether all of a part's transaction was accepted before, or the part is of a reading that is to be ended.
+func (q *queue) unwants(part *wal.Transaction) bool {
+	return part.Session <= q.unwanted || part.SequenceID < q.accepted.id || part.SequenceID == q.accepted.id && q.accepted.complete
+}
+
+func bytesOf(changes []wal.Change) (n int64) {
 	for i := range changes {
 		n += changes[i].Bytes()
 	}
-	t.bytes += n
-	d.account(n)
-	d.signal()
+	return n
+}
+
+// complete marks the newest transaction as sent whole. The result is false where the transaction with the id is not the newest of the queue.
+func (q *queue) complete(id int64) bool {
+	if q.accepted.id != id || q.accepted.complete || len(q.transactions) == 0 {
+		return false
+	}
+	q.accepted.complete = true
+	q.transactions[len(q.transactions)-1].complete = true
 	return true
 }
 
-// complete marks the newest transaction as sent whole, and makes sure of a worker.
-func (d *Destination) complete(id int64) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.accepted.id != id || d.accepted.complete || len(d.queue) == 0 {
-		return
-	}
-	d.accepted.complete = true
-	d.queue[len(d.queue)-1].complete = true
-	d.signal()
-}
-
-// account moves the queue's bytes and tells the gate. It is called with mu held.
-func (d *Destination) account(n int64) {
-	d.bytes += n
+// account moves the queue's bytes and tells the gate.
+func (q *queue) account(n int64) {
+	q.bytes += n
 	over := 0
-	switch limit, waiting := d.router.Options.queueBytes(), d.bytes-d.inFlight-d.lagging; {
-	case !d.over && waiting > limit:
-		d.over, over = true, 1
-	case d.over && waiting <= limit/2:
-		d.over, over = false, -1
+	switch waiting := q.bytes - q.inFlight - q.lagging; {
+	case !q.over && waiting > q.bound:
+		q.over, over = true, 1
+	case q.over && waiting <= q.bound/2:
+		q.over, over = false, -1
 	}
-	d.router.gate.add(n, over)
+	q.gate.add(n, over)
 }
 
-// hasWork is called with mu held.
-func (d *Destination) hasWork() bool {
-	if d.due {
-		return true
+// flying moves the bytes in flight.
+func (q *queue) flying(n int64) {
+	q.inFlight += n
+	q.account(0)
+}
+
+// grounded says that nothing is in flight.
+func (q *queue) grounded() { q.flying(-q.inFlight) }
+
+// narrow halves the size of batches, and widen doubles the size up to the configured one.
+func (q *queue) narrow() { q.limit = max(q.limit/2, 1) }
+func (q *queue) widen()  { q.limit = min(q.limit*2, q.most) }
+
+// ready reports whether the first waiting transaction can be applied.
+func (q *queue) ready() bool {
+	return q.applied < len(q.transactions) && q.takes(q.transactions[q.applied])
+}
+
+// takes reports whether a transaction can be applied: the transaction is whole, or too large to wait for its end.
+func (q *queue) takes(t *transaction) bool {
+	return t.complete || t.bytes >= q.bound || len(t.changes) > q.limit ||
+		(len(t.changes) > t.next && q.gate.closed()) // its end may not come before there is room
+}
+
+// run is transactions from the front of a queue that one external transaction applies.
+type run struct {
+	transactions []*transaction
+	behind       []bool // which of the mappings are behind the run
+	rounds       bool   // a single transaction, which is applied in rounds: larger than a batch, not yet sent whole by the primary, with a
+	// TRUNCATE, or over an ALTER TABLE
+	bytes int64 // of the transactions, 0 with rounds
+}
+
+// take makes a run of the transactions at the front of the queue, behind transactions in flight. The result is the zero run when there is
+// nothing. Transactions stay in the queue until the commit. Transactions already in every mapping are passed over. reads are the tables read
+// by the mappings.
+func (q *queue) take(held progress, reads map[string]bool, inFlight []*transaction) run {
+	skip := q.applied + len(inFlight)
+	if len(inFlight) == 0 {
+		skip = q.skipApplied(held.lowest())
 	}
-	if len(d.queue) == d.applied {
+	var r run
+	tables, n := shapes{}, 0
+	for _, t := range q.transactions[skip:] {
+		if !q.takes(t) {
+			break
+		}
+		behind := held.behind(t.id)
+		rounds := !t.complete || len(t.changes) > q.limit || t.truncates() || tables.fit(t.changes) < len(t.changes)
+		if len(r.transactions) > 0 && (rounds || n+len(t.changes) > q.limit || !slices.Equal(behind, r.behind)) {
+			break
+		}
+		r.transactions = append(r.transactions, t)
+		r.behind = behind
+		n += len(t.changes)
+		if rounds {
+			r.rounds = true
+			break
+		}
+		tables.add(t.changes, reads)
+		r.bytes += t.bytes
+		if n >= q.limit || r.bytes >= q.bound/2 {
+			break
+		}
+	}
+	if r.rounds && len(inFlight) > 0 {
+		return run{}
+	}
+	q.flying(r.bytes)
+	return r
+}
+
+// skipApplied passes over transactions up to an id, which the external database has already: the stream was read again. The result is the
+// place of the first missing transaction.
+func (q *queue) skipApplied(id int64) int {
+	for q.applied < len(q.transactions) && q.transactions[q.applied].complete && q.transactions[q.applied].id <= id {
+		q.lagging += q.transactions[q.applied].bytes
+		q.applied++
+	}
+	return q.applied
+}
+
+// behind is how many changes wait behind n transactions in flight, counted up to enough, or to a transaction whose rest has not come.
+func (q *queue) behind(n, enough int) (waiting int) {
+	for _, t := range q.transactions[q.applied+n:] {
+		if waiting += len(t.changes); waiting >= enough || !t.complete {
+			break
+		}
+	}
+	return waiting
+}
+
+// commit notes that the external database has committed the next n transactions, with so many bytes in flight.
+func (q *queue) commit(n int, bytes int64) {
+	for _, t := range q.transactions[q.applied : q.applied+n] {
+		q.lagging += t.bytes
+	}
+	q.applied += n
+	q.replays = 0
+	q.flying(-bytes)
+}
+
+// flushed takes the external server's WAL positions, written and flushed, as just reported by the server, lets go of the flushed
+// transactions, and returns the tickets to release.
+func (q *queue) flushed(insert, flush wal.LSN, now time.Time) []wal.Ticket {
+	n := 0
+	for _, t := range q.transactions[:q.applied] {
+		if t.external == 0 {
+			t.external, t.asked = insert, now // committed before this answer, so the commit record is below insert
+		}
+		if t.external <= flush {
+			n++
+		}
+	}
+	return q.letGo(n)
+}
+
+// letGo lets go of the first n transactions, which are committed and flushed, and returns the tickets to release.
+func (q *queue) letGo(n int) []wal.Ticket {
+	if n == 0 {
+		return nil
+	}
+	tickets := make([]wal.Ticket, n)
+	var freed int64
+	for i, t := range q.transactions[:n] {
+		tickets[i] = t.ticket
+		freed += t.bytes
+		q.released = max(q.released, t.id)
+	}
+	clear(q.transactions[:n])
+	q.transactions = q.transactions[n:]
+	q.applied -= n
+	q.lagging -= freed
+	q.account(-freed)
+	return tickets
+}
+
+// overdue reports whether the oldest commit has waited too long to be flushed.
+func (q *queue) overdue(now time.Time) bool {
+	return q.applied > 0 && !q.transactions[0].asked.IsZero() && now.Sub(q.transactions[0].asked) > flushPatience
+}
+
+// rewind prepares for another try: the queue is taken again from the front, since only the metadata can tell which transactions
+// were committed. Where parts of a large transaction were let go of, the result is true: the stream must be read again. Until the
+// stream is read again nothing is taken, or the rest of the transaction would pass for the whole.
+func (q *queue) rewind() (replay bool) {
+	q.applied, q.lagging = 0, 0
+	q.grounded()
+	for _, t := range q.transactions {
+		t.next, t.external = 0, 0
+		replay = replay || t.dropped
+	}
+	if !replay {
 		return false
 	}
-	return d.ready(d.queue[d.applied])
+	// The tickets stay held: holding marks the newest held ticket, and no ticket is held again when the changes come again.
+	freed := int64(0)
+	for _, t := range q.transactions {
+		q.kept[t.id] = t.ticket
+		freed += t.bytes
+	}
+	q.accepted = position{id: q.transactions[0].id - 1, complete: true}
+	q.unwanted = q.reading
+	q.replays++
+	q.transactions = nil
+	q.account(-freed)
+	return true
 }
 
-// ready reports whether a transaction can be applied: the transaction is whole, or too large to wait for its end. It is called with mu
-// held.
-func (d *Destination) ready(t *transaction) bool {
-	return t.complete || t.bytes >= d.router.Options.queueBytes() || len(t.changes) > d.limit ||
-		(len(t.changes) > t.next && d.router.gate.closed()) // its end may not come before there is room
-}
+// excuse takes the last replay out of the count: the destination is not at fault.
+func (q *queue) excuse() { q.replays-- }
 
-// flying moves the bytes in flight. It is called with mu held.
-func (d *Destination) flying(n int64) {
-	d.inFlight += n
-	d.account(0)
+// drop empties the queue and returns the tickets to release. open is the transaction whose parts are coming: its rest is not wanted either.
+// Nothing of the queue is in flight, and the primary has noted that the external database lacks the transactions.
+func (q *queue) drop(open int64) []wal.Ticket {
+	tickets := make([]wal.Ticket, 0, len(q.transactions)+len(q.kept))
+	for _, ticket := range q.kept {
+		tickets = append(tickets, ticket)
+	}
+	clear(q.kept)
+	for _, t := range q.transactions {
+		tickets = append(tickets, t.ticket)
+	}
+	// rewind may have put accepted back, to read again: the second read will not happen.
+	q.startAfter(max(q.holding, q.accepted.id, open))
+	q.unwanted, q.replays = 0, 0
+	q.transactions, q.applied, q.inFlight, q.lagging = nil, 0, 0, 0
+	q.account(-q.bytes)
+	return tickets
 }

@@ -36,7 +36,7 @@ func (d *Destination) applyLarge(ctx context.Context, b *batch) error {
 		return err
 	}
 	d.careful = b.large.id
-	if !d.fromItsFirst(b.large) {
+	if !d.restarted(b.large) {
 		return &Error{verdict: conflict, SQLState: sqlstate(err), Err: fmt.Errorf("a row was refused; the transaction is read again to find it: %w", err)}
 	}
 	if err := d.reconnect(ctx); err != nil {
@@ -46,12 +46,11 @@ func (d *Destination) applyLarge(ctx context.Context, b *batch) error {
 	return d.applyLarge(ctx, b)
 }
 
-// fromItsFirst has the changes of a transaction applied from the first one on, and reports whether all changes are here.
-func (d *Destination) fromItsFirst(t *transaction) bool {
+// restarted has the changes of a transaction applied from the first one on, and reports whether all changes are here.
+func (d *Destination) restarted(t *transaction) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	t.next = 0
-	return !t.dropped
+	return d.queue.restart(t)
 }
 
 // rounds applies all changes of a transaction within an external transaction, and leaves the external transaction open.
@@ -73,7 +72,7 @@ func (d *Destination) rounds(ctx context.Context, b *batch) error {
 		if err := failpoint.Fail(failpoint.RoundApplied); err != nil {
 			return err
 		}
-		d.release(b.large)
+		d.shed(b.large)
 	}
 	return d.settleRefused(ctx, b)
 }
@@ -148,15 +147,11 @@ func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes 
 	defer d.awaits(false)
 	for began := time.Now(); ; {
 		d.mu.Lock()
-		rest := t.changes[t.next:]
-		if len(rest) > 0 || t.complete {
-			n := d.sameShape(rest[:min(len(rest), d.limit)])
-			t.next += n
-			done = t.complete && t.next == len(t.changes)
-			d.mu.Unlock()
-			return rest[:n], done, nil
-		}
+		changes, done, come := d.queue.next(t)
 		d.mu.Unlock()
+		if come {
+			return changes, done, nil
+		}
 		d.awaits(true)
 		select {
 		case <-d.more:
@@ -203,38 +198,11 @@ func (r *Router) stalled(since time.Time) bool {
 	return min(now.Sub(since), r.lastPart.ago(now)) > openPatience && (r.Reader.State() != replication.Streaming || !r.gate.closed())
 }
 
-// sameShape is how many of the changes, from the first, can be folded together.
-func (d *Destination) sameShape(changes []wal.Change) int {
-	shapes := map[string]*wal.Relation{}
-	for i := range changes {
-		rel := changes[i].Relation
-		if changes[i].Kind == wal.Truncate {
-			return max(i, 1)
-		}
-		if known := shapes[rel.Table]; known != nil && !known.SameShape(rel) {
-			return i
-		}
-		shapes[rel.Table] = rel
-	}
-	return len(changes)
-}
-
-// release lets go of applied changes when the queue is filling up and the transaction's end has not come. After the end the room would be
-// free at the commit anyway, and a failure would have the stream read again.
-func (d *Destination) release(t *transaction) {
+// shed makes room in the queue where the queue needs room.
+func (d *Destination) shed(t *transaction) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if t.next == 0 || t.complete || (d.bytes <= d.router.Options.queueBytes()/4 && !d.router.gate.closed()) {
-		return
-	}
-	var freed int64
-	for i := range t.changes[:t.next] {
-		freed += t.changes[i].Bytes()
-	}
-	t.changes = slices.Clone(t.changes[t.next:])
-	t.next, t.dropped = 0, true
-	t.bytes -= freed
-	d.account(-freed)
+	d.queue.shed(t)
 }
 
 // applyRound brings some changes of a transaction into the open external transaction.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -203,21 +202,7 @@ func (s *session) close() {
 func (s *session) usable() bool { return !s.conn.IsClosed() && s.conn.TxStatus() == 'I' }
 
 // lowest is the id up to which every mapping is synced.
-func (s *session) lowest() int64 {
-	if len(s.held) == 0 {
-		return -1
-	}
-	return slices.Min(s.held)
-}
-
-// behind tells, by mapping, which have not applied the transaction with the id.
-func (s *session) behind(id int64) []bool {
-	b := make([]bool, len(s.held))
-	for i, held := range s.held {
-		b[i] = held < id
-	}
-	return b
-}
+func (s *session) lowest() int64 { return progress(s.held).lowest() }
 
 // exec runs one statement with the extended protocol. Rows in the answer are ignored.
 func (s *session) exec(ctx context.Context, sql string, args ...string) error {

@@ -65,13 +65,8 @@ func (d *Destination) Status() Status {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.statusLocked()
-	s.Queued, s.QueueBytes = len(d.queue)-d.applied, d.bytes
-	for _, t := range d.queue[d.applied:] {
-		s.QueuedChanges += int64(len(t.changes))
-	}
-	if s.Queued > 0 {
-		s.Oldest = d.queue[d.applied].committed
-	}
+	waiting := d.queue.backlog()
+	s.Queued, s.QueuedChanges, s.Oldest, s.QueueBytes = waiting.transactions, waiting.changes, waiting.oldest, d.queue.bytes
 	return s
 }
 
@@ -156,9 +151,9 @@ func (d *Destination) giveUp(e *Error, misfit bool) (s *session, dropped []wal.T
 			e = &Error{Err: errTurnEnded, verdict: retry, class: ClassTimeout}
 		}
 	}
-	replay = d.rewind()
+	replay = d.queue.rewind()
 	if replay && (errors.Is(e, errPostponed) || errors.Is(e, replication.ErrNotVisible)) {
-		d.replays-- // for the sake of the primary
+		d.queue.excuse() // read again for the sake of the primary
 	}
 	if d.parked || d.gone || d.stale || misfit {
 		replay, dropped, d.stale = false, d.drop(), false
@@ -182,7 +177,7 @@ const conflictPause = 2 * time.Second
 // pauseAfter is called with mu held.
 func (d *Destination) pauseAfter(e *Error) {
 	if e.SQLState == queryCanceled || errors.Is(e, errTurnEnded) {
-		d.limit = max(d.limit/2, 1)
+		d.queue.narrow()
 	}
 	d.doubts++
 	d.status.Attempts++
@@ -267,17 +262,11 @@ func (d *Destination) count(b *batch, flushed bool) []wal.Ticket {
 	d.status.Rows += int64(b.changes)
 	d.status.Batches++
 	d.status.Transactions += int64(len(b.transactions))
-	for _, t := range d.queue[d.applied : d.applied+len(b.transactions)] {
-		d.lagging += t.bytes
+	d.queue.commit(len(b.transactions), b.bytes)
+	if !flushed {
+		return nil
 	}
-	d.applied += len(b.transactions)
-	d.replays = 0
-	n := 0
-	if flushed {
-		n = d.applied
-	}
-	d.flying(-b.bytes)
-	return d.letGo(n)
+	return d.queue.letGo(d.queue.applied)
 }
 
 // well ends a time of failures, and a halt where the done work shows that no person is needed any more. It is called with mu held.
@@ -294,7 +283,7 @@ func (d *Destination) well(done work) {
 	if d.session != nil {
 		d.session.place.trust()
 	}
-	d.limit = min(d.limit*2, d.router.Options.BatchRows)
+	d.queue.widen()
 	d.backoff.reset()
 	d.observe()
 }
@@ -308,7 +297,7 @@ func (d *Destination) progress(c cursor, complete bool) {
 	d.status.Copied, d.status.CopyTable = c.Rows, c.Table
 	// A chunk's commit waited for the disk, so the primary may be told of the commit.
 	d.status.SequenceID = max(d.status.SequenceID, d.session.lowest())
-	d.released = max(d.released, d.session.lowest())
+	d.queue.released = max(d.queue.released, d.session.lowest())
 	d.noteSynced(d.session, nil)
 	if complete {
 		d.status.CopyTable = ""

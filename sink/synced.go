@@ -27,28 +27,10 @@ func (d *Destination) MappingStatus() []MappingStatus {
 		if at := slices.IndexFunc(d.synced, func(s MappingStatus) bool { return s.Name == m.Name }); at >= 0 {
 			all[i] = d.synced[at]
 		}
-		d.pending(&all[i], m.Tables())
+		waiting := d.queue.backlogOf(m.Tables(), all[i].SequenceID)
+		all[i].Changes, all[i].Transactions = waiting.changes, waiting.transactions
 	}
 	return all
-}
-
-// pending counts the waiting changes and transactions of a mapping that reads the tables. Called with mu held.
-func (d *Destination) pending(s *MappingStatus, tables []string) {
-	for _, t := range d.queue[d.applied:] {
-		if t.id <= s.SequenceID {
-			continue
-		}
-		n := int64(0)
-		for i := range t.changes {
-			if slices.Contains(tables, t.changes[i].Relation.Table) {
-				n++
-			}
-		}
-		if n > 0 {
-			s.Changes += n
-			s.Transactions++
-		}
-	}
 }
 
 // noteSynced takes over the progress of the session's mappings. at is when each progress was written, nil: a mapping that has moved was

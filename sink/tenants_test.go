@@ -9,14 +9,14 @@ func TestTenants(t *testing.T) {
 	all := newTenants()
 	a, b, c := &Destination{Tenant: "1", Name: "a"}, &Destination{Tenant: "1", Name: "b"}, &Destination{Tenant: "2", Name: "a"}
 	all.insert(a)
-	if a.accepted != (position{id: -1, complete: true}) || a.holding != -1 {
-		t.Errorf("a destination inserted before the stream begins misses changes: %+v", a.accepted)
+	if a.queue.accepted != (position{id: -1, complete: true}) || a.queue.holding != -1 {
+		t.Errorf("a destination inserted before the stream begins misses changes: %+v", a.queue.accepted)
 	}
 	all.arrive(7)
 	all.insert(b)
 	all.insert(c)
-	if b.accepted != (position{id: 7, complete: true}) || b.holding != 7 || all.arrivingID() != 7 {
-		t.Errorf("a destination inserted in the middle of a transaction takes the rest of the transaction: %+v", b.accepted)
+	if b.queue.accepted != (position{id: 7, complete: true}) || b.queue.holding != 7 || all.arrivingID() != 7 {
+		t.Errorf("a destination inserted in the middle of a transaction takes the rest of the transaction: %+v", b.queue.accepted)
 	}
 	if !slices.Equal(all.list(), []*Destination{a, b, c}) || !slices.Equal(all.of("1"), []*Destination{a, b}) {
 		t.Errorf("the lists are %v and %v", all.list(), all.of("1"))

@@ -54,7 +54,7 @@ func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *wal.Relatio
 		return q.fault(err)
 	}
 	for {
-		found, err := s.whole(ctx, pageBytes, q.width(), fmt.Sprintf("FETCH %d FROM outflow_keys", min(d.limit, fetchedKeys)))
+		found, err := s.whole(ctx, pageBytes, q.width(), fmt.Sprintf("FETCH %d FROM outflow_keys", min(d.queue.limit, fetchedKeys)))
 		if err != nil {
 			return q.fault(err)
 		}

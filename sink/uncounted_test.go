@@ -51,19 +51,18 @@ func TestSmallTransactionsAreCounted(t *testing.T) {
 		d.router.Acks.Commit(ticket, wal.LSN(id))
 	}
 	grown := heap() - before
-	t.Logf("a transaction takes %d bytes, and counts %d", grown/n, d.bytes/n)
-	if grown > d.bytes {
-		t.Errorf("%d transactions take %d bytes, and %d are counted", n, grown, d.bytes)
+	t.Logf("a transaction takes %d bytes, and counts %d", grown/n, d.queue.bytes/n)
+	if grown > d.queue.bytes {
+		t.Errorf("%d transactions take %d bytes, and %d are counted", n, grown, d.queue.bytes)
 	}
-	if d.router.gate.used != d.bytes {
-		t.Errorf("the gate counts %d bytes, the queue %d", d.router.gate.used, d.bytes)
+	if d.router.gate.used != d.queue.bytes {
+		t.Errorf("the gate counts %d bytes, the queue %d", d.router.gate.used, d.queue.bytes)
 	}
 	d.mu.Lock()
-	d.applied, d.lagging = n, d.bytes
-	d.letGo(n)
+	d.queue.letGo(d.queue.skipApplied(n))
 	d.mu.Unlock()
-	if d.bytes != 0 || d.lagging != 0 || d.router.gate.used != 0 {
-		t.Errorf("at the end %d bytes are queued, %d lag, and the gate counts %d", d.bytes, d.lagging, d.router.gate.used)
+	if d.queue.bytes != 0 || d.queue.lagging != 0 || d.router.gate.used != 0 {
+		t.Errorf("at the end %d bytes are queued, %d lag, and the gate counts %d", d.queue.bytes, d.queue.lagging, d.router.gate.used)
 	}
 }
 

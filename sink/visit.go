@@ -50,10 +50,10 @@ func (d *Destination) awaitsVisit(pause time.Duration) bool {
 		pause = d.router.Options.VisitEvery
 	}
 	return (!d.met || d.caughtUp) && !d.visiting && !d.working && !d.gone && d.epoch != 0 && d.fault == nil && d.paused == nil && d.retryAt == nil &&
-		len(d.queue) == 0 && time.Since(d.visited) > pause
+		d.queue.empty() && time.Since(d.visited) > pause
 }
 
 // hasNothing reports whether a failure keeps no work waiting: the next visit, or the next change, tries again. It is called with mu held.
 func (d *Destination) hasNothing() bool {
-	return !d.met && d.caughtUp && !d.parked && len(d.queue) == 0 && d.halt == nil
+	return !d.met && d.caughtUp && !d.parked && d.queue.empty() && d.halt == nil
 }

@@ -92,42 +92,12 @@ func (d *Destination) observation(closed bool) observation {
 	if closed {
 		d.wake()
 	}
-	o := observation{oldest: -1, bytes: d.bytes, over: d.over, paused: d.paused != nil, replays: d.replays, leaving: d.parking || d.parked}
-	if len(d.queue) > 0 {
-		o.oldest, o.open, o.reached = d.queue[0].id, !d.queue[0].complete, d.reached()
-	}
-	for id := range d.kept {
-		if o.oldest < 0 || id < o.oldest {
-			o.oldest, o.open = id, false
-		}
-	}
+	o := observation{bytes: d.queue.bytes, over: d.queue.over, paused: d.paused != nil, replays: d.queue.replays, leaving: d.parking || d.parked}
+	o.oldest, o.open = d.queue.oldest()
+	o.reached = d.queue.reached()
 	answered := d.lastRound.ago(time.Now()) < parkGrace
 	o.unable = o.paused || d.doubts > 0 && d.session == nil || !d.failing.IsZero() && !answered
 	o.queued, o.starved = d.queued && d.doubts == 0, d.starved
 	o.waits = o.queued || d.lookups.Load() > 0 || d.retryAt != nil && errors.Is(d.status.Err, replication.ErrNotVisible)
 	return o
-}
-
-// reached is how far the work on the queue has come, less the work that may have to be done again. The caller holds mu, and the queue is not empty.
-func (d *Destination) reached() position {
-	if d.applied < len(d.queue) {
-		if t := d.queue[d.applied]; t.next > 0 || t.dropped {
-			return position{id: t.id, ordinal: d.ordinal(t)}
-		}
-	}
-	if d.applied > 0 {
-		return position{id: d.queue[d.applied-1].id, ordinal: math.MaxInt64}
-	}
-	return position{}
-}
-
-// ordinal is the number of the first change of a transaction not taken from the queue yet. The caller holds mu.
-func (d *Destination) ordinal(t *transaction) int64 {
-	switch {
-	case t.next < len(t.changes):
-		return int64(t.changes[t.next].Ordinal)
-	case t.next > 0:
-		return int64(t.changes[t.next-1].Ordinal) + 1
-	}
-	return d.accepted.ordinal // all changes that have come were let go of
 }

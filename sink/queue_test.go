@@ -1,0 +1,415 @@
+package sink
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"outflow/replication/wal"
+)
+
+// history plays a source, a stream and an external database around a queue, and keeps the naive truth beside: which tickets are held, and which
+// changes the external database has.
+type history struct {
+	t *testing.T
+	r *rand.Rand
+	q queue
+
+	source  [][]wal.Change // transactions; the place i has the id (i+1)*10
+	at      streamPlace    // of the stream
+	session int
+	restart bool // the stream is to be read again, and still sends parts of the reading before
+
+	tickets  map[wal.Ticket]int // held by the queue, how often
+	detached bool
+	reached  position // how far the queue said that the work has come
+
+	external []applied // committed, in order
+	safe     int       // so many of external survive a crash of the server
+	wal      wal.LSN
+	ends     []wal.LSN // of the commits in external
+}
+
+// streamPlace is a transaction and a change of the source.
+type streamPlace struct{ transaction, change int }
+
+type applied struct {
+	id      int64
+	ordinal uint32
+}
+
+func newHistory(t *testing.T, seed uint64) *history {
+	h := &history{t: t, r: rand.New(rand.NewPCG(seed, 1)), session: 1, tickets: map[wal.Ticket]int{}}
+	h.q = newQueue(&gate{limit: 6000}, 3000, 8)
+	h.q.startAfter(0)
+	altered := *item
+	altered.Columns = append(slices.Clone(item.Columns), wal.Column{Name: "more", Type: "text"})
+	for range 25 {
+		changes := make([]wal.Change, 1+h.r.IntN(5))
+		if h.r.IntN(6) == 0 {
+			changes = make([]wal.Change, 1+h.r.IntN(40))
+		}
+		for i := range changes {
+			changes[i] = inserted("t", fmt.Sprint(i))
+			changes[i].Ordinal = uint32(i)
+			switch h.r.IntN(30) {
+			case 0:
+				changes[i].Relation = &altered
+			case 1:
+				changes[i] = wal.Change{Kind: wal.Truncate, Relation: item, Ordinal: uint32(i)}
+			}
+		}
+		h.source = append(h.source, changes)
+	}
+	return h
+}
+
+func idOf(transaction int) int64 { return int64(transaction+1) * 10 }
+
+// read sends the next part of the stream.
+func (h *history) read() {
+	if h.at.transaction == len(h.source) {
+		return
+	}
+	changes := h.source[h.at.transaction][h.at.change:]
+	changes = changes[:1+h.r.IntN(len(changes))]
+	id := idOf(h.at.transaction)
+	part := &wal.Transaction{SequenceID: id, Ticket: wal.Ticket(id), Session: h.session}
+	if h.detached {
+		h.q.pass(part)
+	} else if taken, hold := h.q.accept(part, changes); hold {
+		if h.tickets[part.Ticket]++; h.tickets[part.Ticket] > 1 {
+			h.t.Fatalf("the ticket of %d is held twice", id)
+		}
+	} else if taken && h.tickets[part.Ticket] != 1 {
+		h.t.Fatalf("a part of %d is taken without the ticket", id)
+	}
+	if h.at.change += len(changes); h.at.change == len(h.source[h.at.transaction]) {
+		h.q.complete(id)
+		h.at = streamPlace{transaction: h.at.transaction + 1}
+	}
+}
+
+// reread begins to read the stream again from the first held ticket, or from a place before.
+func (h *history) reread() {
+	first := h.at.transaction
+	for ticket, n := range h.tickets {
+		if n > 0 {
+			first = min(first, int(ticket)/10-1)
+		}
+	}
+	h.at, h.restart = streamPlace{transaction: max(first-h.r.IntN(2), 0)}, false
+	h.session++
+}
+
+func (h *history) release(tickets []wal.Ticket, dropped bool) {
+	for _, ticket := range tickets {
+		if h.tickets[ticket]--; h.tickets[ticket] < 0 {
+			h.t.Fatalf("ticket %d is released and not held", ticket)
+		}
+		durable := slices.ContainsFunc(h.external[:h.safe], func(a applied) bool { return a.id == int64(ticket) })
+		if !dropped && !durable {
+			h.t.Fatalf("ticket %d is released, and its transaction is not on the server's disk", ticket)
+		}
+	}
+}
+
+// held is the id in the external database's metadata.
+func (h *history) held() progress {
+	if len(h.external) == 0 {
+		return progress{0}
+	}
+	return progress{h.external[len(h.external)-1].id}
+}
+
+func (h *history) commit(transactions []*transaction, changes []wal.Change, bytes int64, sync bool) {
+	for _, t := range transactions {
+		if len(transactions) > 1 || changes == nil {
+			changes = t.changes
+		}
+		for _, c := range changes {
+			h.external = append(h.external, applied{t.id, c.Ordinal})
+		}
+	}
+	h.wal += 10
+	for len(h.ends) < len(h.external) {
+		h.ends = append(h.ends, h.wal)
+	}
+	h.q.commit(len(transactions), bytes)
+	if sync {
+		h.safe = len(h.external)
+		h.release(h.q.letGo(h.q.applied), false)
+	}
+}
+
+// apply takes a run, and commits it or fails.
+func (h *history) apply() {
+	run := h.q.take(h.held(), map[string]bool{"item": true}, nil)
+	switch {
+	case len(run.transactions) == 0:
+	case run.rounds:
+		h.rounds(run)
+	default:
+		ahead := h.q.take(h.held(), map[string]bool{"item": true}, run.transactions)
+		if h.r.IntN(6) == 0 {
+			h.fail()
+			return
+		}
+		h.commit(run.transactions, nil, run.bytes, h.r.IntN(2) == 0)
+		if len(ahead.transactions) > 0 {
+			if h.r.IntN(6) == 0 {
+				h.fail()
+				return
+			}
+			h.commit(ahead.transactions, nil, ahead.bytes, h.r.IntN(2) == 0)
+		}
+	}
+}
+
+// rounds applies one transaction in rounds, while the stream goes on.
+func (h *history) rounds(run run) {
+	var all []wal.Change
+	for t := run.transactions[0]; ; {
+		changes, done, come := h.q.next(t)
+		all = append(all, changes...)
+		switch {
+		case h.r.IntN(12) == 0:
+			h.fail()
+			return
+		case h.r.IntN(12) == 0:
+			if !h.q.restart(t) {
+				h.fail()
+				return
+			}
+			all = nil
+		case done:
+			h.commit(run.transactions, all, 0, true)
+			return
+		case !come:
+			h.read()
+		default:
+			h.q.shed(t)
+		}
+	}
+}
+
+// fail loses the connection, and perhaps the server crashes.
+func (h *history) fail() {
+	if h.r.IntN(2) == 0 {
+		h.external, h.ends = h.external[:h.safe], h.ends[:h.safe]
+	}
+	h.restart, h.reached = h.q.rewind() || h.restart, position{}
+}
+
+// flush has the server report its positions.
+func (h *history) flush() {
+	flushed := h.r.IntN(len(h.external) - h.safe + 1)
+	for flushed > 0 && h.safe+flushed < len(h.ends) && h.ends[h.safe+flushed] == h.ends[h.safe+flushed-1] {
+		flushed++
+	}
+	if h.safe += flushed; h.safe > 0 {
+		h.release(h.q.flushed(h.wal+1, h.ends[h.safe-1]+1, time.Now()), false)
+	}
+}
+
+// detach parks the destination; the copy that follows brings all that was dropped.
+func (h *history) detach() {
+	h.q.rewind()
+	h.release(h.q.drop(h.open()), true)
+	for ticket, n := range h.tickets {
+		if n != 0 {
+			h.t.Fatalf("ticket %d is still held behind a parking", ticket)
+		}
+	}
+	if !h.q.empty() || h.q.bytes != 0 || h.q.gate.used != 0 || h.q.gate.over != 0 {
+		h.t.Fatalf("a dropped queue is not empty: %+v", h.q)
+	}
+	h.detached, h.restart = true, false
+}
+
+// open is the newest transaction of which a part has come.
+func (h *history) open() int64 {
+	if h.at.change > 0 {
+		return idOf(h.at.transaction)
+	}
+	return idOf(h.at.transaction - 1)
+}
+
+// check compares the queue's own counts with its content.
+func (h *history) check() {
+	var bytes int64
+	for _, t := range h.q.transactions {
+		bytes += transactionOverhead + bytesOf(t.changes)
+	}
+	if bytes != h.q.bytes || bytes != h.q.gate.used || h.q.inFlight < 0 || h.q.lagging < 0 || (h.q.gate.over == 1) != h.q.over {
+		h.t.Fatalf("%d bytes are queued; counted are %d, in the gate %d, in flight %d, lagging %d", bytes, h.q.bytes, h.q.gate.used, h.q.inFlight, h.q.lagging)
+	}
+	first := int64(-1)
+	for ticket, n := range h.tickets {
+		if n > 0 && (first < 0 || int64(ticket) < first) {
+			first = int64(ticket)
+		}
+	}
+	if oldest, _ := h.q.oldest(); oldest != first {
+		h.t.Fatalf("the oldest transaction is said to be %d, and the oldest held ticket is %d", oldest, first)
+	}
+	b, waiting := h.q.backlog(), h.q.transactions[h.q.applied:]
+	if b.transactions != len(waiting) || h.q.idle() != (len(waiting) == 0) || !h.q.idle() && (h.q.has(waiting[0].id) || !h.q.has(waiting[0].id-1)) {
+		h.t.Fatalf("the backlog is said to be %+v, and %d transactions wait", b, len(waiting))
+	}
+	if mine := h.q.backlogOf([]string{"item", "other"}, -1); b.changes != mine.changes || b.transactions != mine.transactions {
+		h.t.Fatalf("the backlog of all tables is %+v, of each %+v", b, mine)
+	}
+	h.checkProgress()
+	for i := range h.external {
+		a := h.external[i]
+		if i > 0 && (a.id < h.external[i-1].id || a.id == h.external[i-1].id && a.ordinal <= h.external[i-1].ordinal) {
+			h.t.Fatalf("the external database has %v behind %v", a, h.external[i-1])
+		}
+	}
+}
+
+// checkProgress compares how far the queue says that the work has come with the place before; only a failure leads back.
+func (h *history) checkProgress() {
+	now, before := h.q.reached(), h.reached
+	if back := now.id < before.id || now.id == before.id && now.ordinal < before.ordinal; back && now != (position{}) {
+		h.t.Fatalf("the work has come to %+v, and had come to %+v", now, before)
+	}
+	h.reached = now
+}
+
+// end lets everything come and go well, and compares the external database with the source.
+func (h *history) end(owed int) {
+	for range 500 {
+		if h.restart {
+			h.reread()
+		}
+		h.read()
+		if run := h.q.take(h.held(), map[string]bool{"item": true}, nil); run.rounds {
+			var all []wal.Change
+			for done := false; !done; {
+				var changes []wal.Change
+				var come bool
+				if changes, done, come = h.q.next(run.transactions[0]); !come {
+					h.read()
+				}
+				all = append(all, changes...)
+			}
+			h.commit(run.transactions, all, 0, true)
+		} else if len(run.transactions) > 0 {
+			h.commit(run.transactions, nil, run.bytes, true)
+		}
+	}
+	h.safe = len(h.external)
+	h.release(h.q.letGo(h.q.skipApplied(h.held().lowest())), false)
+	h.check()
+	has := map[applied]bool{}
+	for _, a := range h.external {
+		has[a] = true
+	}
+	for i := owed; i < len(h.source); i++ {
+		for _, c := range h.source[i] {
+			if !has[applied{idOf(i), c.Ordinal}] {
+				h.t.Fatalf("the external database lacks change %d of %d; everything from %d on is owed", c.Ordinal, idOf(i), idOf(owed))
+			}
+		}
+	}
+	for ticket, n := range h.tickets {
+		if n != 0 {
+			h.t.Fatalf("ticket %d is still held", ticket)
+		}
+	}
+	if id, _ := h.q.oldest(); id != -1 || h.q.bytes != 0 || h.q.lagging != 0 || h.q.inFlight != 0 || h.q.gate.used != 0 || h.q.gate.over != 0 {
+		h.t.Fatalf("the queue is not empty at the end: %+v", h.q)
+	}
+}
+
+// Whatever the order in which parts come, batches fail, servers crash, and the stream is read again: a ticket is held once and released once,
+// not before its transaction is durable, and the external database has every change once and in order.
+func TestQueueHistories(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(4000) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			newHistory(t, seed).play()
+		})
+	}
+}
+
+// play plays a random history.
+func (h *history) play() {
+	owed := 0
+	for range 150 {
+		switch h.r.IntN(14) {
+		default:
+			h.read()
+		case 0, 1, 2, 3:
+			if !h.detached {
+				h.apply()
+			}
+		case 4, 5:
+			h.flush()
+		case 6:
+			if h.r.IntN(3) == 0 { // the connection to the primary is lost
+				h.reread()
+			}
+		case 7:
+			if h.restart {
+				h.reread()
+			}
+		case 8:
+			if h.r.IntN(4) == 0 && !h.detached {
+				h.detach()
+			}
+		case 9:
+			if h.detached { // whole transactions come from now on, and a copy brings all that came before
+				h.detached = false
+				owed = max(owed, int(max(h.q.accepted.id, h.open())/10))
+			}
+		}
+		h.check()
+	}
+	if h.detached {
+		return
+	}
+	h.end(owed)
+}
+
+// A statement's timeout makes batches smaller, down to one change, and successes make the batches as large as configured again.
+func TestBatchLimit(t *testing.T) {
+	t.Parallel()
+	q := newQueue(&gate{limit: 1}, 1, 1000)
+	for range 12 {
+		q.narrow()
+	}
+	if q.limit != 1 {
+		t.Errorf("the limit is %d after many timeouts", q.limit)
+	}
+	for range 12 {
+		q.widen()
+	}
+	if q.limit != 1000 {
+		t.Errorf("the limit is %d after many successes", q.limit)
+	}
+}
+
+// A commit which the server does not report as flushed becomes overdue flushPatience after the first report.
+func TestOverdue(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	q := newQueue(&gate{limit: 1 << 30}, 1<<30, 10)
+	q.accept(&wal.Transaction{SequenceID: 1, Session: 1}, []wal.Change{inserted("t", "1")})
+	q.complete(1)
+	r := q.take(progress{0}, map[string]bool{"item": true}, nil)
+	q.commit(len(r.transactions), r.bytes)
+	if q.flushed(100, 90, now) != nil || q.overdue(now.Add(flushPatience)) || !q.overdue(now.Add(flushPatience+1)) {
+		t.Error("a commit is to be overdue when flushPatience has passed")
+	}
+	if tickets := q.flushed(200, 99, now); tickets != nil {
+		t.Errorf("tickets %v are released before the flush", tickets)
+	}
+	if tickets := q.flushed(200, 100, now); len(tickets) != 1 || q.overdue(now.Add(time.Hour)) || q.released != 1 {
+		t.Errorf("tickets %v are released at the flush; released up to %d", tickets, q.released)
+	}
+}
