@@ -330,5 +330,5 @@ func (bf *backfill) nameRow(err error, rows *mapping.Rows) error {
 		e = &named
 	}
 	row := slices.Concat(rows.Upserts, rows.Deletes)[0]
-	return e.ofRow(&wal.Change{Relation: rows.Relation, New: row.Tuple})
+	return ofRow(e, &wal.Change{Relation: rows.Relation, New: row.Tuple})
 }

@@ -244,6 +244,9 @@ func (d *Destination) work(ctx context.Context) {
 	}
 }
 
+// errGone ends a worker's work because its destination was removed.
+var errGone = fmt.Errorf("the destination was removed: %w", context.Canceled)
+
 // errNothing says that there is nothing to do.
 var errNothing = errors.New("nothing is queued")
 

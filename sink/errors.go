@@ -8,6 +8,7 @@ import (
 
 	"outflow/internal/fit"
 	"outflow/mapping"
+	"outflow/replication/wal"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -144,6 +145,23 @@ func codeOf(e *pgconn.PgError) string {
 		return e.Code
 	}
 	return "XX000"
+}
+
+// describeTuple names a row for an operator: key columns only, no other value.
+func describeTuple(rel *wal.Relation, row wal.Tuple) string {
+	s := ""
+	for _, i := range rel.Key {
+		v := row.Value(i)
+		text := "NULL"
+		if v.Presence == wal.Text {
+			text = fit.Text(string(v.Text[:min(len(v.Text), 2*int(fit.Value))]), fit.Value)
+		}
+		if s != "" {
+			s += ", "
+		}
+		s += fmt.Sprintf("%s=%s", rel.Columns[i].Name, text)
+	}
+	return fit.Cut(s, fit.Reason)
 }
 
 func isCanceled(err error) bool { return errors.Is(err, context.Canceled) }

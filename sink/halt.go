@@ -42,10 +42,12 @@ func (d *Destination) adoptHalt(s destinationState) {
 	if s.state != Halted || s.fingerprint != d.fingerprint() {
 		return
 	}
-	e := &Error{verdict: needsHuman, class: s.class, Err: errors.New(s.reason)}
-	if IsSQLState(s.class) {
-		e.SQLState, e.class = s.class, ""
+	class, state := s.class, ""
+	if IsSQLState(class) {
+		class, state = "", class
 	}
+	e := NewFault(class, errors.New(s.reason), "")
+	e.SQLState = state
 	d.halt = &halt{err: e, at: s.since, epoch: -1, work: applying, until: d.router.begunAt}
 	d.status.State, d.due = Halted, true
 }

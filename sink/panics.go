@@ -27,8 +27,7 @@ func (d *Destination) panicked(cause any) *Error {
 		}
 	}
 	d.mu.Unlock()
-	return &Error{verdict: needsHuman, class: ClassProtocol, Err: fmt.Errorf("a fault of Outflow's, or an answer that cannot be: %v", cause),
-		Remedy: "see the stack in the log, and report it"}
+	return NewFault(ClassProtocol, fmt.Errorf("a fault of Outflow's, or an answer that cannot be: %v", cause), "see the stack in the log, and report it")
 }
 
 // recovered turns a panic of the worker into a failure of the destination. The worker defers the call.

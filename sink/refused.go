@@ -213,7 +213,7 @@ func (d *Destination) settleDeferred(ctx context.Context, b *batch) error {
 func (d *Destination) refuse(ctx context.Context, b *batch, c *wal.Change, e *Error) error {
 	named := e
 	if c.Kind != wal.Truncate {
-		named = e.ofRow(c)
+		named = ofRow(e, c)
 	}
 	if putOff, err := d.session.backfill.putOffLive(ctx, b, named); putOff || err != nil {
 		return err
@@ -224,8 +224,8 @@ func (d *Destination) refuse(ctx context.Context, b *batch, c *wal.Change, e *Er
 	return named
 }
 
-// ofRow is the error with the name of the row.
-func (e *Error) ofRow(c *wal.Change) *Error {
+// ofRow is the error with the name of the change's row.
+func ofRow(e *Error, c *wal.Change) *Error {
 	named := *e
 	named.Table, named.Key = c.Relation.Table, describeKey(c)
 	if named.Remedy == "" && slices.Contains(ofOtherRows, named.SQLState) {

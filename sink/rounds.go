@@ -10,7 +10,6 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/failpoint"
-	"outflow/internal/fit"
 	"outflow/mapping"
 	"outflow/replication"
 	"outflow/replication/wal"
@@ -301,19 +300,3 @@ func (d *Destination) reconnect(ctx context.Context) error {
 
 // describeKey names a row for an operator: key columns only, no other value.
 func describeKey(c *wal.Change) string { return describeTuple(c.Relation, rowOf(c)) }
-
-func describeTuple(rel *wal.Relation, row wal.Tuple) string {
-	s := ""
-	for _, i := range rel.Key {
-		v := row.Value(i)
-		text := "NULL"
-		if v.Presence == wal.Text {
-			text = fit.Text(string(v.Text[:min(len(v.Text), 2*int(fit.Value))]), fit.Value)
-		}
-		if s != "" {
-			s += ", "
-		}
-		s += fmt.Sprintf("%s=%s", rel.Columns[i].Name, text)
-	}
-	return fit.Cut(s, fit.Reason)
-}

@@ -166,8 +166,15 @@ func (d *Destination) endTurn(p *place) {
 	d.cancelWork()
 }
 
-// errTurnEnded is the failure of a destination whose turn was ended.
-var errTurnEnded = errors.New("the external server did not answer in time, while other destinations waited for the connection")
+// turnEndedError is the failure of a destination whose turn was ended.
+type turnEndedError struct{}
+
+func (turnEndedError) Error() string {
+	return "the external server did not answer in time, while other destinations waited for the connection"
+}
+
+// Class is the class that a tenant may read.
+func (turnEndedError) Class() string { return ClassTimeout }
 
 func explainConnect(err error) error {
 	e := newError(fmt.Errorf("connecting: %w", err))

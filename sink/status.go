@@ -148,7 +148,7 @@ func (d *Destination) giveUp(e *Error, misfit bool) (s *session, dropped []wal.T
 	d.working, d.visiting = false, false
 	if d.turnEnded {
 		if d.turnEnded = false; e.verdict == retry {
-			e = &Error{Err: errTurnEnded, verdict: retry, class: ClassTimeout}
+			e = &Error{Err: turnEndedError{}, verdict: retry}
 		}
 	}
 	replay = d.queue.rewind()
@@ -176,7 +176,7 @@ const conflictPause = 2 * time.Second
 
 // pauseAfter is called with mu held.
 func (d *Destination) pauseAfter(e *Error) {
-	if e.SQLState == queryCanceled || errors.Is(e, errTurnEnded) {
+	if e.SQLState == queryCanceled || errors.Is(e, turnEndedError{}) {
 		d.queue.narrow()
 	}
 	d.doubts++

@@ -3,7 +3,6 @@ package sink
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -118,6 +117,3 @@ func classOf(err error) string {
 	}
 	return ""
 }
-
-// errGone ends a worker's work because its destination was removed.
-var errGone = fmt.Errorf("the destination was removed: %w", context.Canceled)

@@ -103,9 +103,9 @@ func isUnwritable(state string) bool { return state == "22021" || state == "22P0
 // setAside halts a destination whose note the primary refuses, and lets the stream go on without the destination.
 func (r *Router) setAside(d *Destination, refusal error) error {
 	d.mu.Lock()
-	d.unnoted = &Error{verdict: needsHuman, class: ClassConfiguration, SQLState: sqlstate(refusal),
-		Err:    fmt.Errorf("the primary refuses the note of this destination: %w", refusal),
-		Remedy: "correct what the primary refuses in outflow.destination_state: a name that its encoding lacks, a constraint or a trigger there"}
+	d.unnoted = NewFault(ClassConfiguration, fmt.Errorf("the primary refuses the note of this destination: %w", refusal),
+		"correct what the primary refuses in outflow.destination_state: a name that its encoding lacks, a constraint or a trigger there")
+	d.unnoted.SQLState = sqlstate(refusal)
 	d.halt = &halt{err: d.unnoted, at: time.Now(), epoch: d.epoch, work: opening}
 	d.status.State, d.status.Err = Halted, d.unnoted
 	d.observe()
