@@ -90,7 +90,7 @@ func (r *Router) writeCheckpointLocked(ctx context.Context, flush wal.LSN, moved
 		err = errors.Join(err, r.setAside(from[i], refusal))
 	}
 	if err == nil && done.mark == "" { // the slot does without the refused destinations from now on
-		done.mark, _, err = r.State.note(ctx, flush, nil)
+		done.mark, err = r.State.noteFlush(ctx, flush)
 	}
 	if err != nil {
 		return err
@@ -153,7 +153,7 @@ func (r *Router) moved() (moved []destinationState, from, aside []*Destination) 
 func (r *Router) readAgain(ctx context.Context, d *Destination) (epoch int64, err error) {
 	s, err := r.State.find(ctx, d.Tenant, d.Name)
 	if err == nil {
-		d.carryOut(request{destinationState: s})
+		d.carryOut(request{note: s})
 	}
 	return s.epoch, err
 }

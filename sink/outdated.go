@@ -51,7 +51,7 @@ func (d *Destination) misfits(e *Error) bool {
 
 // lookAgain looks at the tables that lacked a column. Where a table has other columns now, the waiting destinations try again at once.
 func (r *Router) lookAgain(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
+	ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
 	defer cancel()
 	for _, table := range r.schemas.inDoubt() {
 		now, err := r.relearn(ctx, table)

@@ -45,7 +45,7 @@ func (r *Router) Begin(ctx context.Context) error {
 func (r *Router) findUnfinished(ctx context.Context) error {
 	copier := &replication.Copier{Primary: r.Primary}
 	defer copier.Close()
-	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
+	ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
 	defer cancel()
 	unfinished, err := copier.Unfinished(ctx)
 	if err == nil {
@@ -117,7 +117,7 @@ func (r *Router) Run(ctx context.Context) error {
 	defer switches.Stop()
 	failures, answers, watched := 0, true, &watch{router: r}
 	for {
-		if r.State.fenced.Load() {
+		if r.State.isFenced() {
 			return replication.ErrFenced
 		}
 		select {

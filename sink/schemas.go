@@ -5,9 +5,13 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"outflow/replication/wal"
 )
+
+// catalogTimeout bounds a question to the primary's catalog.
+const catalogTimeout = 10 * time.Second
 
 // schemas are the source tables as the stream, and the primary's catalog, have described the tables last. The stream describes a table as
 // published at the time of a change: schemas has every column that any description had, until the catalog says that a column is gone. Safe for

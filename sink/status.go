@@ -11,19 +11,6 @@ import (
 	"outflow/replication/wal"
 )
 
-// State is the activity of a destination, by the names used everywhere.
-type State string
-
-// The states of a destination.
-const (
-	Backfilling State = "backfilling" // rows are copied from the primary's tables, beside the live changes
-	Streaming   State = "streaming"   // applies changes, or has nothing to do
-	Retrying    State = "retrying"    // failed, and tries again at NextRetry
-	Parked      State = "parked"      // away for longer than its queue holds: detached, and copied again when the destination answers
-	Paused      State = "paused"      // by a person; the queue fills, and then the destination is detached too
-	Halted      State = "halted"      // a mapping or a row needs a person; the destination tries again seldom, and may be detached too
-)
-
 // Status is a destination at one moment.
 type Status struct {
 	State         State

@@ -66,19 +66,19 @@ func isOff(all []Switch, kind string) bool {
 func flips(before, now []Switch) (off, on []Switch) {
 	old := map[[3]string]Switch{}
 	for _, sw := range before {
-		old[sw.key()] = sw
+		old[switched(sw)] = sw
 	}
 	for _, sw := range now {
-		switch was := old[sw.key()]; {
+		switch was := old[switched(sw)]; {
 		case sw.Off && was != sw:
 			off = append(off, sw)
 		case !sw.Off && was.Off:
 			on = append(on, sw)
 		}
-		delete(old, sw.key())
+		delete(old, switched(sw))
 	}
 	for _, sw := range before {
-		if _, deleted := old[sw.key()]; deleted && sw.Off {
+		if _, deleted := old[switched(sw)]; deleted && sw.Off {
 			sw.By, sw.Reason = "unknown", "its row in outflow.switch was deleted"
 			on = append(on, sw)
 		}
@@ -86,5 +86,5 @@ func flips(before, now []Switch) (off, on []Switch) {
 	return off, on
 }
 
-// key is the identity of the switched thing.
-func (sw Switch) key() [3]string { return [3]string{sw.Kind, sw.Tenant, sw.Name} }
+// switched is the identity of the thing that a switch switches.
+func switched(sw Switch) [3]string { return [3]string{sw.Kind, sw.Tenant, sw.Name} }

@@ -1,21 +1,11 @@
 package sink
 
 import (
-	"encoding/json"
 	"slices"
 	"time"
 
 	"outflow/mapping"
 )
-
-// MappingStatus is the progress of a single mapping of a destination.
-type MappingStatus struct {
-	Name         string    `json:"name"`
-	SequenceID   int64     `json:"id"` // last_synced_sequence_id in the external database; -1 before this process has connected
-	At           time.Time `json:"at"` // time of the write, on the external clock or, for writes of this process, on ours; zero: unknown
-	Changes      int64     `json:"-"`  // waiting for this mapping
-	Transactions int       `json:"-"`  // bringing the waiting changes
-}
 
 // MappingStatus returns the progress of each mapping, in the order in which the mappings run.
 func (d *Destination) MappingStatus() []MappingStatus {
@@ -76,20 +66,8 @@ func (d *Destination) followed() map[string]bool {
 
 // noteOfMappings is the progress of the mappings, for outflow.destination_state. It is called with mu held.
 func (d *Destination) noteOfMappings() string {
-	if d.syncedNote == "" && len(d.synced) > 0 {
-		text, err := json.Marshal(d.synced)
-		if err != nil {
-			panic(err) // strings, numbers and times only
-		}
-		d.syncedNote = string(text)
+	if d.syncedNote == "" {
+		d.syncedNote = formatMappings(d.synced)
 	}
 	return d.syncedNote
-}
-
-// parseMappings reads a note of noteOfMappings; an unreadable note means nothing is known.
-func parseMappings(note string) (all []MappingStatus) {
-	if json.Unmarshal([]byte(note), &all) != nil {
-		return nil
-	}
-	return all
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
 	"outflow/replication"
@@ -319,45 +318,4 @@ func (c *comparison) lowest(known map[string]metadata) int64 {
 		ids[i] = known[m.Name].id
 	}
 	return slices.Min(ids)
-}
-
-// synced is how far the stream is known to be.
-type synced struct {
-	confirmed wal.LSN // the slot was told that all destinations have everything up to there
-	active    bool    // a process reads the slot
-	reached   int64   // the destination has everything up to this sequence id; -1 is not known
-	state     State   // of the destination; "" where nothing is noted
-	reason    string
-}
-
-// waits reports whether the stream brings the destination nothing as long as the state lasts.
-func (s synced) waits() bool { return s.state == Paused || s.state == Halted || s.state == Parked }
-
-// synced reads the notes of the stream and of one destination.
-func (s *StateStore) synced(ctx context.Context, tenant, name string) (now synced, err error) {
-	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		var confirmed string
-		err := conn.QueryRow(ctx, `SELECT coalesce((SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name::text = $1), '0/0'),
-				coalesce((SELECT active FROM pg_replication_slots WHERE slot_name::text = $1), false),
-				coalesce(d.sync_reached, -1), coalesce(d.state, ''), coalesce(d.reason, '')
-			FROM (VALUES (1)) AS one LEFT JOIN outflow.destination_state d ON d.slot = $1 AND d.tenant_id = $2 AND d.name = $3`,
-			s.Slot, tenant, name).Scan(&confirmed, &now.active, &now.reached, &now.state, &now.reason)
-		if err == nil {
-			now.confirmed, err = wal.ParseLSN(confirmed)
-		}
-		return err
-	})
-	if err != nil {
-		return now, fmt.Errorf("looking at the slot: %w", err)
-	}
-	return now, nil
-}
-
-// flushWAL has the primary write its WAL to disk up to here within a moment, by a transaction that has an id and nothing else. Unflushed
-// WAL is not sent, and reading leaves records there (pruning) that an idle primary flushes only after many seconds.
-func (s *StateStore) flushWAL(ctx context.Context) error {
-	return s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, `SELECT pg_current_xact_id()`)
-		return err
-	})
 }

@@ -48,7 +48,7 @@ func (r *Router) relearn(ctx context.Context, table string) (*wal.Relation, erro
 	if rel == nil || i < 0 {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
+	ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
 	defer cancel()
 	conn, err := r.Primary.Connect(ctx)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -54,6 +55,9 @@ func (s *StateStore) begin(ctx context.Context) (text string, err error) {
 // OwnReading is the number of this process' newest reading of the slot; 0 before the first. Safe for concurrent use.
 func (s *StateStore) OwnReading() int64 { return s.reading.Load() }
 
+// isFenced reports whether a note of this process was refused because another process reads the slot. Safe for concurrent use.
+func (s *StateStore) isFenced() bool { return s.fenced.Load() }
+
 // reads fails with [replication.ErrFenced] where another process has begun to read the slot.
 func (s *StateStore) reads(ctx context.Context) error {
 	return s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
@@ -68,4 +72,49 @@ func (s *StateStore) fencedBy(err error) error {
 	}
 	s.fenced.Store(true)
 	return replication.ErrFenced
+}
+
+// Attended reports whether a process reads the slot.
+func (s *StateStore) Attended(ctx context.Context) (attended bool, err error) {
+	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT coalesce((SELECT active FROM pg_replication_slots WHERE slot_name = $1), false)`, s.Slot).Scan(&attended)
+	})
+	if err != nil {
+		return false, fmt.Errorf("looking for replication slot %q: %w", s.Slot, err)
+	}
+	return attended, nil
+}
+
+// Reading is the reader of the slot, as far as the primary knows and this role may see.
+type Reading struct {
+	Walsender   int       // process on the primary that serves the slot
+	Application string    // application_name; "" is not known
+	Address     string    // of the client; "" is a socket of the primary's machine, or not known
+	Host        string    // machine of Outflow's reading process, as the process noted; "" is not known
+	Process     int       // the process's id there; 0 is not known
+	Since       time.Time // when the reading began; zero is not known
+}
+
+// Reading finds the reader of the slot; nil is no reader. The notes of the slot's own Outflow process are left out where another
+// program has the slot.
+func (s *StateStore) Reading(ctx context.Context) (*Reading, error) {
+	var r Reading
+	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT s.active_pid, coalesce(a.application_name, ''), coalesce(host(a.client_addr), ''),
+				coalesce(r.host, ''), coalesce(r.process, 0), coalesce(r.begun_at, a.backend_start, 'epoch')
+			FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
+			LEFT JOIN LATERAL (SELECT * FROM outflow.reading WHERE slot = $1 ORDER BY reading DESC LIMIT 1) r ON r.walsender = s.active_pid
+			WHERE s.slot_name::text = $1 AND s.active_pid IS NOT NULL`, s.Slot).
+			Scan(&r.Walsender, &r.Application, &r.Address, &r.Host, &r.Process, &r.Since)
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for who reads slot %q: %w", s.Slot, err)
+	}
+	if r.Since.Unix() == 0 {
+		r.Since = time.Time{}
+	}
+	return &r, nil
 }

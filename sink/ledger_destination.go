@@ -2,7 +2,7 @@ package sink
 
 import (
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -52,47 +52,44 @@ func (s *StateStore) Noted(ctx context.Context, tenant, name string) (all []Note
 // Configured reports whether the configuration had the destination when a process last began to read.
 func (n Noted) Configured() bool { return n.Reason != replication.NotConfigured }
 
-// Attended reports whether a process reads the slot.
-func (s *StateStore) Attended(ctx context.Context) (attended bool, err error) {
-	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, `SELECT coalesce((SELECT active FROM pg_replication_slots WHERE slot_name = $1), false)`, s.Slot).Scan(&attended)
-	})
-	if err != nil {
-		return false, fmt.Errorf("looking for replication slot %q: %w", s.Slot, err)
-	}
-	return attended, nil
+// State is the activity of a destination, by the names used everywhere.
+type State string
+
+// The states of a destination.
+const (
+	Backfilling State = "backfilling" // rows are copied from the primary's tables, beside the live changes
+	Streaming   State = "streaming"   // applies changes, or has nothing to do
+	Retrying    State = "retrying"    // failed, and tries again at NextRetry
+	Parked      State = "parked"      // away for longer than its queue holds: detached, and copied again when the destination answers
+	Paused      State = "paused"      // by a person; the queue fills, and then the destination is detached too
+	Halted      State = "halted"      // a mapping or a row needs a person; the destination tries again seldom, and may be detached too
+)
+
+// MappingStatus is the progress of a single mapping of a destination.
+type MappingStatus struct {
+	Name         string    `json:"name"`
+	SequenceID   int64     `json:"id"` // last_synced_sequence_id in the external database; -1 before this process has connected
+	At           time.Time `json:"at"` // time of the write, on the external clock or, for writes of this process, on ours; zero: unknown
+	Changes      int64     `json:"-"`  // waiting for this mapping
+	Transactions int       `json:"-"`  // bringing the waiting changes
 }
 
-// Reading is the reader of the slot, as far as the primary knows and this role may see.
-type Reading struct {
-	Walsender   int       // process on the primary that serves the slot
-	Application string    // application_name; "" is not known
-	Address     string    // of the client; "" is a socket of the primary's machine, or not known
-	Host        string    // machine of Outflow's reading process, as the process noted; "" is not known
-	Process     int       // the process's id there; 0 is not known
-	Since       time.Time // when the reading began; zero is not known
+// formatMappings is the form of progress in outflow.destination_state; "" is nothing known.
+func formatMappings(all []MappingStatus) string {
+	if len(all) == 0 {
+		return ""
+	}
+	text, err := json.Marshal(all)
+	if err != nil {
+		panic(err) // strings, numbers and times only
+	}
+	return string(text)
 }
 
-// Reading finds the reader of the slot; nil is no reader. The notes of the slot's own Outflow process are left out where another
-// program has the slot.
-func (s *StateStore) Reading(ctx context.Context) (*Reading, error) {
-	var r Reading
-	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, `SELECT s.active_pid, coalesce(a.application_name, ''), coalesce(host(a.client_addr), ''),
-				coalesce(r.host, ''), coalesce(r.process, 0), coalesce(r.begun_at, a.backend_start, 'epoch')
-			FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
-			LEFT JOIN LATERAL (SELECT * FROM outflow.reading WHERE slot = $1 ORDER BY reading DESC LIMIT 1) r ON r.walsender = s.active_pid
-			WHERE s.slot_name::text = $1 AND s.active_pid IS NOT NULL`, s.Slot).
-			Scan(&r.Walsender, &r.Application, &r.Address, &r.Host, &r.Process, &r.Since)
-	})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, nil
+// parseMappings reads what formatMappings has written; an unreadable note means nothing is known.
+func parseMappings(note string) (all []MappingStatus) {
+	if json.Unmarshal([]byte(note), &all) != nil {
+		return nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("looking for who reads slot %q: %w", s.Slot, err)
-	}
-	if r.Since.Unix() == 0 {
-		r.Since = time.Time{}
-	}
-	return &r, nil
+	return all
 }
