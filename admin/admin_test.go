@@ -23,6 +23,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"outflow/internal/fit"
+	"outflow/internal/secret"
 	"outflow/replication"
 	"outflow/sink"
 )
@@ -37,9 +38,9 @@ func store() *sink.StateStore {
 	return &sink.StateStore{Slot: "outflow", Connect: func(context.Context) (*pgx.Conn, error) { return nil, errDown }}
 }
 
-func newServer(t testing.TB, token string, change func(*Options)) *Server {
+func newServer(t testing.TB, token string, change func(*Config)) *Server {
 	t.Helper()
-	o := Options{Listen: "127.0.0.1:0", Token: token, Version: "test", Slot: "outflow", Store: store(), Log: zap.NewNop(),
+	o := Config{Options: Options{Listen: "127.0.0.1:0", Token: secret.New(token)}, Version: "test", Slot: "outflow", Store: store(), Log: zap.NewNop(),
 		Configuration: func(w io.Writer) error {
 			_, err := io.WriteString(w, "source:\n  slot: <b>outflow</b> # default\n")
 			return err
@@ -103,21 +104,21 @@ var bearer = map[string]string{"Authorization": "Bearer " + token, "Content-Type
 func TestListenWithoutTokenIsForLoopbackOnly(t *testing.T) {
 	for listen, ok := range map[string]bool{"127.0.0.1:0": true, "localhost:0": true, "[::1]:0": true, "127.8.9.1:1": true,
 		"0.0.0.0:0": false, ":8090": false, "[::]:0": false, "10.0.0.1:80": false, "example.com:80": false} {
-		_, err := New(Options{Listen: listen, Store: store(), Log: zap.NewNop()})
+		_, err := New(Config{Options: Options{Listen: listen}, Store: store(), Log: zap.NewNop()})
 		if (err == nil) != ok {
 			t.Errorf("%s: %v", listen, err)
 		}
 		if err != nil && !strings.Contains(err.Error(), "OUTFLOW_ADMIN_TOKEN") {
 			t.Errorf("%s: no remedy in %v", listen, err)
 		}
-		if _, err := New(Options{Listen: listen, Token: token, Store: store(), Log: zap.NewNop()}); err != nil {
+		if _, err := New(Config{Options: Options{Listen: listen, Token: secret.New(token)}, Store: store(), Log: zap.NewNop()}); err != nil {
 			t.Errorf("%s with a token: %v", listen, err)
 		}
 	}
 }
 
 func TestAuthorisation(t *testing.T) {
-	s := newServer(t, token, func(o *Options) { o.Pprof = true })
+	s := newServer(t, token, func(o *Config) { o.Pprof = true })
 	attach(t, s, [2]string{"t", "main"})
 	for _, path := range []string{"/", "/destination?tenant=t&name=main", "/switches", "/tables", "/configuration", "/events?page=overview", "/api/status",
 		"/api/destinations", "/api/destinations/t/main", "/api/tables", "/api/errors", "/api/switches", "/api/openapi.json", "/api/nothing", "/metrics",
@@ -203,7 +204,7 @@ func TestAnotherSitesPage(t *testing.T) {
 			t.Errorf("/livez with Host %s: %d", host, w.Code)
 		}
 	}
-	known := newServer(t, "", func(o *Options) { o.Hosts = []string{"Status.example.com"} })
+	known := newServer(t, "", func(o *Config) { o.Hosts = []string{"Status.example.com"} })
 	if w := known.do(request{path: "/api/status", host: "status.example.com:443"}); w.Code != http.StatusOK {
 		t.Errorf("a host of admin.hosts: %d", w.Code)
 	}
@@ -330,7 +331,7 @@ const hostile = `"><script>alert(1)</script>'{{.}}&\`
 
 // Whatever a tenant or its server says stays text, and a password stays away from all pages.
 func TestHostileNames(t *testing.T) {
-	s := newServer(t, "", func(o *Options) { o.TenantMetrics = true })
+	s := newServer(t, "", func(o *Config) { o.TenantMetrics = true })
 	attach(t, s, [2]string{hostile, hostile})
 	s.sampler.sample(time.Now(), s.pipeline)
 	d := s.pipeline.Router.Destinations()[0]
@@ -404,7 +405,7 @@ func TestPrimaryIsDown(t *testing.T) {
 
 // 10,000 destinations: every page and answer well below what a person notices.
 func TestTenThousandDestinations(t *testing.T) {
-	s := newServer(t, "", func(o *Options) { o.TenantMetrics = true })
+	s := newServer(t, "", func(o *Config) { o.TenantMetrics = true })
 	names := make([][2]string, 10_000)
 	for i := range names {
 		names[i] = [2]string{fmt.Sprintf("tenant-%05d", i), "main"}
@@ -441,7 +442,7 @@ func TestTenThousandDestinations(t *testing.T) {
 // Everybody who reaches the port may fail to log in, and the log stays short.
 func TestFailedLoginsAreCounted(t *testing.T) {
 	core, lines := observer.New(zap.WarnLevel)
-	s := newServer(t, token, func(o *Options) { o.Log = zap.New(core) })
+	s := newServer(t, token, func(o *Config) { o.Log = zap.New(core) })
 	form := map[string]string{"Content-Type": "application/x-www-form-urlencoded"}
 	began := time.Now()
 	for range 1000 {

@@ -84,7 +84,7 @@ func (s *Server) bearer(r *http.Request) bool {
 // withToken lets in requests with the token in the Authorization header, or every request where no token is set.
 func (s *Server) withToken(next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.Token != "" && !s.bearer(r) {
+		if !s.Token.IsZero() && !s.bearer(r) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="outflow"`)
 			s.fail(w, r, http.StatusUnauthorized, "the token is missing or wrong; expected the header Authorization: Bearer <admin.token>")
 			return
@@ -96,7 +96,7 @@ func (s *Server) withToken(next http.HandlerFunc) http.Handler {
 // withSession lets in logged-in browsers; others are shown the login form.
 func (s *Server) withSession(next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.Token == "" || s.bearer(r) || s.session(r) {
+		if s.Token.IsZero() || s.bearer(r) || s.session(r) {
 			next(w, r)
 			return
 		}
@@ -137,7 +137,7 @@ type loginPage struct {
 
 func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	next := local(r.PostFormValue("next"))
-	if s.Token == "" {
+	if s.Token.IsZero() {
 		http.Redirect(w, r, next, http.StatusSeeOther)
 		return
 	}

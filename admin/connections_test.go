@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"outflow/internal/secret"
 )
 
 // serve runs a server until the test ends, and returns its address.
@@ -124,7 +126,7 @@ func FuzzLocal(f *testing.F) {
 		"/\t/evil", "https://evil.example", "/..//evil", "/switches/../../\\evil", "/destination?x=\r\nSet-Cookie: a=b", "/switches#//evil", "javascript:alert(1)", ""} {
 		f.Add(target)
 	}
-	s, err := New(Options{Listen: "127.0.0.1:0", Token: token, Store: store(), Log: zap.NewNop()})
+	s, err := New(Config{Options: Options{Listen: "127.0.0.1:0", Token: secret.New(token)}, Store: store(), Log: zap.NewNop()})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -41,7 +41,7 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
 	defer over.Stop()
 	sent := map[string]string{}
 	for {
-		if s.Token != "" && !s.bearer(r) && !s.session(r) {
+		if !s.Token.IsZero() && !s.bearer(r) && !s.session(r) {
 			return // the session has ended meanwhile
 		}
 		event, err := s.event(r, name, sent)

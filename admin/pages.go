@@ -35,7 +35,7 @@ type page struct {
 }
 
 func (s *Server) page(r *http.Request, title, active string) page {
-	p := page{Title: title, Active: active, Program: s.Version, Login: s.Token != "" && s.session(r)}
+	p := page{Title: title, Active: active, Program: s.Version, Login: !s.Token.IsZero() && s.session(r)}
 	if active != "" {
 		query := r.URL.Query()
 		query.Set("page", active)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -19,15 +20,11 @@ import (
 	"outflow/sink"
 )
 
-// Options are the parts of a Server.
-type Options struct {
-	Listen        string   // host:port; port 0 takes a free one
-	Token         string   // "": none, and then Listen must be loopback
-	Hosts         []string // names under which the server may be called, beside localhost and that of Listen
-	Pprof         bool     // serve /debug/pprof/
-	TenantMetrics bool     // one series a destination
-	Version       string
-	Slot          string
+// Config is the parts of a Server.
+type Config struct {
+	Options
+	Version string // of the program
+	Slot    string
 	// Store writes switches and requests to the primary. The server owns the store, and closes the store.
 	Store *sink.StateStore
 	// Configuration prints the configuration with its origins, without secrets.
@@ -37,7 +34,7 @@ type Options struct {
 
 // Server is the HTTP server. New makes a server, Listen takes the port, Run serves.
 type Server struct {
-	Options
+	Config
 	digest   [sha256.Size]byte // of the token
 	started  time.Time
 	hosts    map[string]bool
@@ -67,18 +64,17 @@ type Server struct {
 const maxEvents = 32
 
 // New checks the options. Nothing runs and no port is taken yet.
-func New(o Options) (*Server, error) {
-	host, _, err := net.SplitHostPort(o.Listen)
-	if err != nil {
-		return nil, fmt.Errorf("admin.listen: %w; expected host:port, such as 127.0.0.1:8090", err)
+func New(c Config) (*Server, error) {
+	if c.Options.Listen == "" {
+		return nil, errors.New("admin.listen is \"\": there is nothing to serve")
 	}
-	if o.Token == "" && !loopback(host) {
-		return nil, fmt.Errorf("admin.listen is %s, where others can reach it, and there is no token: set admin.token "+
-			"(OUTFLOW_ADMIN_TOKEN or OUTFLOW_ADMIN_TOKEN_FILE), or listen on 127.0.0.1", o.Listen)
+	for _, fault := range c.Validate() {
+		return nil, fmt.Errorf("admin.%s: %s", fault.Key, fault.Message)
 	}
-	s := &Server{Options: o, digest: sha256.Sum256([]byte(o.Token)), started: time.Now(), hosts: map[string]bool{"localhost": true},
+	host, _, _ := net.SplitHostPort(c.Options.Listen)
+	s := &Server{Config: c, digest: sha256.Sum256([]byte(c.Token.Reveal())), started: time.Now(), hosts: map[string]bool{"localhost": true},
 		events: make(chan struct{}, maxEvents), ending: make(chan struct{})}
-	for _, name := range append(o.Hosts, host) {
+	for _, name := range append(slices.Clone(c.Hosts), host) {
 		s.hosts[hostName(name)] = true
 	}
 	s.sampler.reset()
@@ -86,12 +82,6 @@ func New(o Options) (*Server, error) {
 	s.registry = s.newRegistry()
 	s.handler = s.routes()
 	return s, nil
-}
-
-// loopback reports whether only this machine can reach an address with the given host.
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // Listen takes the port.
@@ -144,7 +134,7 @@ func (s *Server) Run(ctx context.Context) error {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          quiet(s.Log),
 	}
-	s.Log.Info("status page", zap.String("url", s.URL()), zap.Bool("token", s.Token != ""))
+	s.Log.Info("status page", zap.String("url", s.URL()), zap.Bool("token", !s.Token.IsZero()))
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.sampleUntil(ctx) })
 	g.Go(func() error { return s.readNotesUntil(ctx) })

@@ -30,8 +30,7 @@ func newFront(ctx context.Context, current func() *config.Config, version string
 		}
 		return primary.Connect(ctx)
 	}
-	server, err := admin.New(admin.Options{Listen: cfg.Admin.Listen, Token: cfg.Admin.Token.Reveal(), Hosts: cfg.Admin.Hosts,
-		Pprof: cfg.Admin.Pprof, TenantMetrics: cfg.Admin.TenantMetrics, Version: version, Slot: cfg.Source.Slot,
+	server, err := admin.New(admin.Config{Options: cfg.Admin, Version: version, Slot: cfg.Source.Slot,
 		Store: &sink.StateStore{Slot: cfg.Source.Slot, Connect: connect}, Configuration: func(w io.Writer) error { return current().Print(w) }, Log: log})
 	if err != nil {
 		return nil, &config.Fault{Err: err}

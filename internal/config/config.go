@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"time"
 
+	"outflow/admin"
 	"outflow/internal/secret"
 	"outflow/internal/strictyaml"
 	"outflow/replication/wal"
@@ -27,11 +28,11 @@ type Config struct {
 	Source       Source       `yaml:"source"`
 	Destinations Destinations `yaml:"destinations"`
 	// Mappings are files or directories of mappings, beside the embedded ones.
-	Mappings []string     `yaml:"mappings"`
-	Sink     sink.Options `yaml:"sink"`
-	Admin    Admin        `yaml:"admin"`
-	Tracing  Tracing      `yaml:"tracing"`
-	Log      Log          `yaml:"log"`
+	Mappings []string      `yaml:"mappings"`
+	Sink     sink.Options  `yaml:"sink"`
+	Admin    admin.Options `yaml:"admin"`
+	Tracing  Tracing       `yaml:"tracing"`
+	Log      Log           `yaml:"log"`
 
 	doc     *strictyaml.Document
 	file    string
@@ -113,16 +114,6 @@ type Static struct {
 	Name     string      `yaml:"name"`   // unique in the tenant; the default is main
 	DSN      secret.Text `yaml:"dsn"`
 	Mappings []string    `yaml:"mappings"` // names; empty: the default mappings
-}
-
-// Admin is the status API, dashboard and metrics.
-type Admin struct {
-	Listen string `yaml:"listen" default:"127.0.0.1:8090"` // host:port; "" is off
-	// Token is the token of the API and the dashboard; without a token Listen must be loopback.
-	Token         secret.Text `yaml:"token"`
-	Hosts         []string    `yaml:"hosts"`          // names under which the server is called, beside localhost and the host of Listen
-	Pprof         bool        `yaml:"pprof"`          // serve /debug/pprof/
-	TenantMetrics bool        `yaml:"tenant_metrics"` // a series for each destination
 }
 
 // Tracing sends spans of batches, from receipt to commit, to an OpenTelemetry collector.

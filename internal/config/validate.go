@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"reflect"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -29,7 +31,9 @@ func (l *loader) validate() {
 		}
 	}
 	l.section("sink", &l.config.Sink, l.config.Sink.Validate())
-	l.validateAdmin()
+	l.section("admin", &l.config.Admin, slices.DeleteFunc(l.config.Admin.Validate(), func(f strictyaml.Invalid) bool {
+		return f.Key == "listen" && l.noFile && l.config.Admin.Token.IsZero() // the token's own file could not be read
+	}))
 	l.validateTracing()
 	l.section("log", &l.config.Log, strictyaml.Check(&l.config.Log))
 }
@@ -168,20 +172,28 @@ func (l *loader) validateTracing() {
 	}
 }
 
-// section notes the invalid values of the section's options.
-func (l *loader) section(path string, options any, invalid []strictyaml.Invalid) {
+// section notes the invalid values of the section's options. The value found is shown, unless the value is secret.
+func (l *loader) section(section string, options any, invalid []strictyaml.Invalid) {
+	fields := map[string]reflect.Value{}
+	for f := range strictyaml.Fields(reflect.ValueOf(options).Elem()) {
+		fields[f.Key] = f.Value
+	}
 	for _, fault := range invalid {
-		at := path + "." + fault.Key
-		for f := range strictyaml.Fields(reflect.ValueOf(options).Elem()) {
-			if f.Key != fault.Key {
-				continue
-			}
-			found := strictyaml.Plain(f.Value.Interface())
-			if f.Value.Kind() == reflect.String {
-				found = l.show(at, f.Value.String())
-			}
-			l.faultAt(at, "%s, found %s", fault.Message, found)
+		key, index, isItem := strings.Cut(strings.TrimSuffix(fault.Key, "]"), "[")
+		at, value := section+"."+key, fields[key]
+		if _, secret := value.Interface().(secret.Text); secret {
+			l.faultAt(at, "%s", fault.Message)
+			continue
 		}
+		if isItem {
+			i, _ := strconv.Atoi(index)
+			at, value = listPath(at, i, l.config), value.Index(i)
+		}
+		found := strictyaml.Plain(value.Interface())
+		if value.Kind() == reflect.String {
+			found = l.show(at, value.String())
+		}
+		l.faultAt(at, "%s, found %s", fault.Message, found)
 	}
 }
 
