@@ -114,11 +114,8 @@ func newDirectory(p *plan, static []sink.Target, log *zap.Logger) *directory {
 	cfg := p.cfg
 	dir := &directory{plan: p, query: cfg.Destinations.Query, refresh: cfg.Destinations.Refresh, timeout: cfg.Sink.ConnectTimeout, log: log,
 		patience: unpackPatience, spared: sparedBytes, bound: max(int64(cfg.Sink.MemoryBytes)/8, 4<<20), own: newDefinitions(max(int64(cfg.Sink.MemoryBytes)/2, 32<<20)),
-		policy:  tenantdsn.Policy{MinSSLMode: cfg.Destinations.Policy.MinSSLMode, AllowNetworks: cfg.Destinations.Policy.AllowNetworks},
+		policy:  cfg.Destinations.Policy.Policy,
 		offered: cfg.Destinations.Policy.Mappings, allowed: map[string][]string{}, static: map[destinationID]bool{}, rows: map[destinationID]destinationRow{}}
-	for _, port := range cfg.Destinations.Policy.Ports {
-		dir.policy.Ports = append(dir.policy.Ports, uint16(port)) //nolint:gosec // the configuration has checked it
-	}
 	for _, t := range static {
 		dir.static[destinationID{t.Tenant, t.Name}] = true
 	}

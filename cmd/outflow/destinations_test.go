@@ -138,7 +138,7 @@ func TestBrokenDestinations(t *testing.T) {
 	w.openPolicy()
 	port, err := strconv.Atoi(portOf(w.source))
 	must(t, err)
-	w.cfg.Destinations.Policy.Ports = []int{5432, port}
+	w.cfg.Destinations.Policy.Ports = []uint16{5432, uint16(port)}
 	w.cfg.Sink.ParkAfter = 500 * time.Millisecond
 	w.existing(5, tenant1, tenant2)
 	static := w.destination(tenant1, "operator")

@@ -12,12 +12,12 @@
 package config
 
 import (
-	"net/netip"
 	"time"
 
 	"outflow/admin"
 	"outflow/internal/secret"
 	"outflow/internal/strictyaml"
+	"outflow/internal/tenantdsn"
 	"outflow/replication/wal"
 	"outflow/sink"
 )
@@ -100,12 +100,10 @@ type Destinations struct {
 // DestinationQuery is the default of destinations.query.
 const DestinationQuery = "SELECT tenant_id, name, dsn, mappings, definitions, ca FROM outflow.destination WHERE enabled"
 
-// Policy limits the targets of the connection strings given by Query.
+// Policy limits what the rows given by Query may ask for.
 type Policy struct {
-	MinSSLMode    string         `yaml:"min_sslmode" default:"verify-full"` // disable, require, verify-ca or verify-full
-	AllowNetworks []netip.Prefix `yaml:"allow_networks"`                    // exceptions from the addresses not public
-	Ports         []int          `yaml:"ports" default:"5432,6432"`         // empty: any
-	Mappings      []string       `yaml:"mappings"`                          // the operator's mappings allowed to tenants; empty: all
+	tenantdsn.Policy
+	Mappings []string `yaml:"mappings"` // the operator's mappings allowed to tenants; empty: all
 }
 
 // Static is a database named by the operator in the configuration.

@@ -15,7 +15,6 @@ import (
 	"outflow/internal/fit"
 	"outflow/internal/secret"
 	"outflow/internal/strictyaml"
-	"outflow/internal/tenantdsn"
 )
 
 // validate notes every value of the right type which still cannot be meant.
@@ -156,12 +155,7 @@ func (l *loader) validateStatic() {
 func (l *loader) validateQuery() {
 	d := &l.config.Destinations
 	within(l, "destinations.refresh", d.Refresh, 100*time.Millisecond, time.Hour)
-	oneOf(l, "destinations.policy.min_sslmode", d.Policy.MinSSLMode, tenantdsn.SSLModes...)
-	for i, port := range d.Policy.Ports {
-		if port < 1 || port > 65535 {
-			l.faultAt(listPath("destinations.policy.ports", i, l.config), "expected a port from 1 to 65535, found %d", port)
-		}
-	}
+	l.section("destinations.policy", &d.Policy, d.Policy.Validate())
 }
 
 func (l *loader) validateTracing() {
@@ -202,15 +196,6 @@ func within[T cmp.Ordered](l *loader, path string, value, low, high T) {
 	if value < low || value > high {
 		l.faultAt(path, "expected %s to %s, found %s", strictyaml.Plain(low), strictyaml.Plain(high), strictyaml.Plain(value))
 	}
-}
-
-func oneOf(l *loader, path, value string, allowed ...string) {
-	for _, a := range allowed {
-		if value == a {
-			return
-		}
-	}
-	l.faultAt(path, "expected one of %s, found %s", strings.Join(allowed, ", "), l.show(path, value))
 }
 
 // maxIdentifier is Postgres' limit: Postgres would cut a longer name without a word.

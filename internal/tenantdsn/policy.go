@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"outflow/internal/strictyaml"
 )
 
 // SSLModes are the values of sslmode allowed in a tenant's string, weakest first. prefer and allow are not included: both fall back to an
@@ -14,9 +16,20 @@ var SSLModes = []string{"disable", "require", "verify-ca", "verify-full"}
 
 // Policy is the operator's word on where tenants' connection strings may lead.
 type Policy struct {
-	MinSSLMode    string         // from SSLModes
-	AllowNetworks []netip.Prefix // exceptions from the denied addresses
-	Ports         []uint16       // empty: any
+	MinSSLMode    string         `yaml:"min_sslmode" default:"verify-full" oneof:"disable,require,verify-ca,verify-full"` // one of SSLModes
+	AllowNetworks []netip.Prefix `yaml:"allow_networks"`                                                                  // exceptions from the denied addresses
+	Ports         []uint16       `yaml:"ports" default:"5432,6432"`                                                       // empty: any
+}
+
+// Validate gives the values that cannot be meant; nil where all can.
+func (p *Policy) Validate() []strictyaml.Invalid {
+	faults := strictyaml.Check(p)
+	for i, port := range p.Ports {
+		if port == 0 {
+			faults = append(faults, strictyaml.Invalid{Key: fmt.Sprintf("ports[%d]", i), Message: "expected a port from 1 to 65535"})
+		}
+	}
+	return faults
 }
 
 // denied are the addresses without an owner on the public internet (IANA's special-purpose registries): private and shared networks,
