@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -276,26 +275,6 @@ func rowOf(c *wal.Change) wal.Tuple {
 		return c.Old
 	}
 	return c.New
-}
-
-// reconnect makes sure of a usable session at the place of the queue.
-func (d *Destination) reconnect(ctx context.Context) error {
-	if d.session.usable() {
-		return nil
-	}
-	s := d.session
-	d.mu.Lock()
-	d.session = nil
-	d.mu.Unlock()
-	held := s.held
-	s.close()
-	if err := d.connect(ctx); err != nil {
-		return err
-	}
-	if !slices.Equal(held, d.session.held) {
-		return &Error{verdict: conflict, Err: errors.New("the metadata moved while this process reconnected")}
-	}
-	return nil
 }
 
 // describeKey names a row for an operator: key columns only, no other value.

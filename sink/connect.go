@@ -1,0 +1,135 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"outflow/internal/failpoint"
+	"outflow/mapping"
+)
+
+// connect opens the destination's session and makes the metadata and the tables ready.
+func (d *Destination) connect(ctx context.Context) error {
+	if d.fault != nil {
+		return d.fault
+	}
+	if err := d.renote(ctx); err != nil {
+		return err
+	}
+	s, err := d.dial(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.opened(ctx); err != nil {
+		return err
+	}
+	if s.backfill == nil { // nor is there anything to copy any more where a place was held, or waited for
+		d.router.places.leave(d)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.session = s
+	d.attach(s)
+	d.met, d.answers, d.visiting, d.visited, d.status.Reason = true, true, false, time.Now(), ""
+	if d.doubts == 0 {
+		s.place.trust()
+	}
+	d.status.SequenceID = s.lowest()
+	d.noteSynced(s, s.written)
+	d.caughtUp = s.backfill == nil
+	if s.backfill != nil {
+		d.due, d.status.Copied = true, s.backfill.cursor.Rows
+	}
+	return nil
+}
+
+// dial waits for a place among the connections, and connects.
+func (d *Destination) dial(ctx context.Context) (*session, error) {
+	c := d.router.connections
+	d.mu.Lock()
+	d.queued = true
+	p := &place{doubts: d.doubts, doubtful: d.doubts > 0 || !d.answers, end: d.endTurn}
+	d.mu.Unlock()
+	err := c.take(ctx, d.router.workers.intake.Done(), p)
+	d.mu.Lock()
+	d.queued = false
+	d.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := d.dialPlace(ctx, p)
+	if err != nil {
+		return nil, explainConnect(err)
+	}
+	s := &session{d: d, conn: conn, place: p, types: map[string]string{}, statements: map[statementKey]*mapping.Statement{},
+		prepared: map[string]bool{}, keys: map[keysID]*keysQuery{}, order: newOrder(d.mappings, d.router.schemas.tableNames(), nil)}
+	if err := s.findPositions(ctx); err != nil {
+		s.close()
+		return nil, explainConnect(err)
+	}
+	return s, nil
+}
+
+// dialPlace connects in a place. Without a connection the place is free again, after a panic too.
+func (d *Destination) dialPlace(ctx context.Context, p *place) (conn *pgconn.PgConn, err error) {
+	defer func() {
+		if conn != nil {
+			p.dialed()
+		} else {
+			p.release()
+		}
+	}()
+	if err := failpoint.Fail(failpoint.BeforeConnect); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.router.Options.ConnectTimeout)
+	defer cancel()
+	return pgconn.ConnectConfig(ctx, d.config)
+}
+
+// endTurn ends the work of a destination whose server owes an answer while others wait for the connection.
+func (d *Destination) endTurn(p *place) {
+	defer d.contained()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.working || p.owes.none() {
+		p.spare()
+		return
+	}
+	d.turnEnded = true
+	d.cancelWork()
+}
+
+// turnEndedError is the failure of a destination whose turn was ended.
+type turnEndedError struct{}
+
+func (turnEndedError) Error() string {
+	return "the external server did not answer in time, while other destinations waited for the connection"
+}
+
+// Class is the class that a tenant may read.
+func (turnEndedError) Class() string { return ClassTimeout }
+
+// reconnect makes sure of a usable session at the place of the queue.
+func (d *Destination) reconnect(ctx context.Context) error {
+	if d.session.usable() {
+		return nil
+	}
+	s := d.session
+	d.mu.Lock()
+	d.session = nil
+	d.mu.Unlock()
+	held := s.held
+	s.close()
+	if err := d.connect(ctx); err != nil {
+		return err
+	}
+	if !slices.Equal(held, d.session.held) {
+		return &Error{verdict: conflict, Err: errors.New("the metadata moved while this process reconnected")}
+	}
+	return nil
+}
