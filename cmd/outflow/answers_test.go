@@ -187,16 +187,16 @@ func TestGarbledAnswers(t *testing.T) {
 	exec(t, connect(t, dsn), `UPDATE users SET display_name = 'x'`) // for the differences, which verify looks at more than once
 	for command, run := range map[string]func(context.Context, io.Writer) error{
 		"check": func(ctx context.Context, out io.Writer) error {
-			found, err := checkAll(ctx, w.cfg, checkOptions{})
+			found, err := checkAll(ctx, w.cfg, selection{})
 			if err == nil {
-				err = found.write(out, "text")
+				err = writeOutcome(out, found, "text")
 			}
 			return err
 		},
 		"verify": func(ctx context.Context, out io.Writer) error {
-			report, err := verify(ctx, w.cfg, verifyOptions{}, out)
+			report, err := verify(ctx, w.cfg, selection{}, false, out)
 			if err == nil {
-				err = report.write(out, "text")
+				err = writeComparison(out, report, "text")
 			}
 			return err
 		},
@@ -256,18 +256,18 @@ func TestSilenceAtAStatement(t *testing.T) {
 	w.cfg.Sink.StatementTimeout, w.cfg.Sink.LockTimeout, w.cfg.Sink.ConnectTimeout = 250*time.Millisecond, 50*time.Millisecond, 500*time.Millisecond
 	exec(t, connect(t, dsn), `UPDATE users SET display_name = 'x'`)
 	check := func(out io.Writer) error {
-		found, err := checkAll(t.Context(), w.cfg, checkOptions{})
+		found, err := checkAll(t.Context(), w.cfg, selection{})
 		if err != nil {
 			return err
 		}
-		return found.write(out, "text")
+		return writeOutcome(out, found, "text")
 	}
 	repair := func(out io.Writer) error {
-		report, err := verify(t.Context(), w.cfg, verifyOptions{repair: true}, out)
+		report, err := verify(t.Context(), w.cfg, selection{}, true, out)
 		if err != nil {
 			return err
 		}
-		return report.write(out, "text")
+		return writeComparison(out, report, "text")
 	}
 	for _, c := range []struct {
 		command    func(io.Writer) error

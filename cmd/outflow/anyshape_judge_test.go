@@ -103,7 +103,7 @@ func (p *player) install() {
 	}
 	cfg := *p.cfg
 	cfg.Source.DSN = secret.New(p.source)
-	if err := initPrimary(context.WithoutCancel(p.tb.Context()), &strings.Builder{}, &cfg, p.role, true); err != nil {
+	if err := applyInstallation(context.WithoutCancel(p.tb.Context()), &strings.Builder{}, &cfg, p.role); err != nil {
 		p.init = fmt.Sprintf("outflow init: %v", err)
 		p.note("    %s", p.init)
 	}
@@ -249,7 +249,7 @@ func (p *player) judge(last bool) bool {
 func (p *player) verified(result string) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.tb.Context()), 20*time.Second)
 	defer cancel()
-	report, err := verify(ctx, p.cfg, verifyOptions{}, io.Discard)
+	report, err := verify(ctx, p.cfg, selection{}, false, io.Discard)
 	if err != nil || report.Result == resultUnknown {
 		p.note("    outflow verify could not compare: %v", err)
 		return true

@@ -70,7 +70,7 @@ func (k *checking) checkPrimary(ctx context.Context) {
 		return
 	}
 	k.conn = conn
-	setup := (&plan{cfg: k.cfg}).setup(k.primary, zap.NewNop())
+	setup := replication.Setup{Primary: k.primary, Slot: k.cfg.Source.Slot, Publication: k.cfg.Source.Publication}
 	found = setup.InspectServer(ctx, conn)
 	tables, complete := k.checkTables(ctx)
 	found = append(found, tables...)
@@ -78,8 +78,7 @@ func (k *checking) checkPrimary(ctx context.Context) {
 		found.Skip("rights, publication, slot", "no table can be read")
 		return
 	}
-	in := &installation{cfg: k.cfg, primary: k.primary, conn: conn, plan: k.plan, role: conn.Config().User}
-	found = append(found, in.checkSchema(ctx)...)
+	found = append(found, k.checkSchema(ctx)...)
 	if !complete {
 		found.Skip("publication", "not all tables are in order")
 	}
@@ -146,16 +145,18 @@ func (k *checking) checkTables(ctx context.Context) (found replication.Findings,
 }
 
 // checkSchema looks at the schema outflow and at the role's rights.
-func (in *installation) checkSchema(ctx context.Context) (found replication.Findings) {
-	script, err := sql.Script(ctx, in.conn)
+func (k *checking) checkSchema(ctx context.Context) (found replication.Findings) {
+	role := k.conn.Config().User
+	remedy := "as a superuser or the database's owner run: outflow init --apply --role " + role
+	script, err := sql.Script(ctx, k.conn)
 	if err != nil {
-		found.Fault("schema outflow", replication.Explain(err, "as a superuser or the database's owner run: outflow init --apply --role "+in.role))
+		found.Fault("schema outflow", replication.Explain(err, remedy))
 		return found
 	}
 	pending := script != ""
 	if pending {
 		var may bool
-		err := in.conn.QueryRow(ctx, `SELECT coalesce((SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = 'outflow'),
+		err := k.conn.QueryRow(ctx, `SELECT coalesce((SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = 'outflow'),
 			has_database_privilege(current_database(), 'CREATE'))`).Scan(&may)
 		switch {
 		case err != nil:
@@ -163,13 +164,12 @@ func (in *installation) checkSchema(ctx context.Context) (found replication.Find
 		case may:
 			found.Pass("schema outflow", "not of this version; outflow run migrates it")
 		default:
-			found.Fail("schema outflow", "as a superuser or the database's owner run: outflow init --apply --role "+in.role,
-				"it is missing or not of this version, and this role may not migrate it")
+			found.Fail("schema outflow", remedy, "it is missing or not of this version, and this role may not migrate it")
 		}
 	} else {
 		found.Pass("schema outflow", "of this version")
 	}
-	missing, err := in.missingRights(ctx, pending)
+	missing, err := k.missingRights(ctx, role, pending)
 	if err != nil {
 		found.Fault("rights", err)
 	} else if len(missing) > 0 {
@@ -181,16 +181,14 @@ func (in *installation) checkSchema(ctx context.Context) (found replication.Find
 }
 
 // missingRights are the GRANTs that the role lacks, less rights on the schema outflow where the schema is still to be made.
-func (in *installation) missingRights(ctx context.Context, pending bool) (missing []string, err error) {
-	for _, g := range in.grants() {
-		var held bool
-		err := in.conn.QueryRow(ctx, `SELECT coalesce((SELECT `+g.held+` FROM pg_roles r WHERE r.rolname = $1), false)`,
-			append([]any{in.role}, g.args...)...).Scan(&held)
+func (k *checking) missingRights(ctx context.Context, role string, pending bool) (missing []string, err error) {
+	for _, g := range grants(k.conn, k.plan) {
+		held, err := g.heldBy(ctx, k.conn, role)
 		if err != nil {
-			return nil, fmt.Errorf("reading the rights of role %q: %w", in.role, err)
+			return nil, err
 		}
-		if !held && (!pending || !g.ours) {
-			missing = append(missing, "GRANT "+g.sql+" TO "+pgx.Identifier{in.role}.Sanitize())
+		if !held && (!pending || !g.notes) {
+			missing = append(missing, g.to(role))
 		}
 	}
 	return missing, nil
@@ -208,8 +206,8 @@ func (k *checking) readSource(ctx context.Context, setup replication.Setup) {
 	}
 }
 
-// chosen are the destinations named by the flags. Where the primary does not answer, the destinations are as configured.
-func (k *checking) chosen(ctx context.Context, o checkOptions) ([]sink.Target, error) {
+// chosen are the destinations of the selection. Where the primary does not answer, the destinations are as configured.
+func (k *checking) chosen(ctx context.Context, s selection) ([]sink.Target, error) {
 	var all []sink.Target
 	var found replication.Findings
 	if k.plan == nil {
@@ -222,17 +220,15 @@ func (k *checking) chosen(ctx context.Context, o checkOptions) ([]sink.Target, e
 		for _, one := range replication.Flatten(err) {
 			found.Fail("configuration", "correct destinations: in the configuration", "%v", one)
 		}
-		if o.tenant != "" {
-			if canonical, err := canonicalTenant(ctx, k.conn, k.plan, o.tenant); err == nil {
-				o.tenant = canonical
+		if s.Tenant != "" {
+			if canonical, err := k.plan.canonicalTenant(ctx, k.conn, s.Tenant); err == nil {
+				s.Tenant = canonical
 			}
 		}
 	}
-	all = slices.DeleteFunc(all, func(d sink.Target) bool {
-		return o.tenant != "" && d.Tenant != o.tenant || o.name != "" && d.Name != o.name
-	})
-	if len(all) == 0 && (o.tenant != "" || o.name != "") && len(found) == 0 {
-		return nil, config.Faultf("there is no such destination in the configuration")
+	all = s.of(all)
+	if len(all) == 0 && s != (selection{}) && len(found) == 0 {
+		return nil, errNoDestination
 	}
 	if len(all) == 0 && len(found) == 0 {
 		found.Warn("configuration", "insert some into outflow.destination, or add them to destinations.static", "there are none")

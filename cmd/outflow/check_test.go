@@ -21,9 +21,9 @@ import (
 )
 
 // checked runs outflow check in this process.
-func (w *world) checked(o checkOptions) *checkOutcome {
+func (w *world) checked(s selection) *checkOutcome {
 	w.tb.Helper()
-	report, err := checkAll(w.tb.Context(), w.cfg, o)
+	report, err := checkAll(w.tb.Context(), w.cfg, s)
 	if err != nil {
 		w.tb.Fatal(err)
 	}
@@ -32,7 +32,7 @@ func (w *world) checked(o checkOptions) *checkOutcome {
 
 func (r *checkOutcome) text() string {
 	var b strings.Builder
-	_ = r.write(&b, "text")
+	_ = writeOutcome(&b, r, "text")
 	return b.String()
 }
 
@@ -68,7 +68,7 @@ func TestCheckOfWhatIsInOrder(t *testing.T) {
 	w.destination(tenant2, "main")
 	before, target := w.everything(w.source), w.everything(dsn)
 
-	fresh := w.checked(checkOptions{}) // with an administrator, before anything was installed
+	fresh := w.checked(selection{}) // with an administrator, before anything was installed
 	if fresh.Failed > 0 || fresh.Skipped > 0 {
 		t.Errorf("nothing should fail:\n%s", fresh.text())
 	}
@@ -90,7 +90,7 @@ func TestCheckOfWhatIsInOrder(t *testing.T) {
 	w.waitState(tenant1, "main", "streaming")
 	w.waitState(tenant2, "main", "streaming")
 	before, target = w.everything(w.source), w.everything(dsn)
-	beside := w.checked(checkOptions{})
+	beside := w.checked(selection{})
 	if beside.Failed > 0 || beside.Skipped > 0 {
 		t.Errorf("nothing should fail beside a process that runs:\n%s", beside.text())
 	}
@@ -171,7 +171,7 @@ func TestCheckFindsFaults(t *testing.T) {
 	t.Cleanup(func() { _ = w.cluster.DropDatabase(t.Context(), latin) })
 	w.addDestination(tenant3, "latin", strings.Replace(main, pathOf(t, main), "/"+latin, 1), "contact_channels")
 
-	r := w.checked(checkOptions{})
+	r := w.checked(selection{})
 	all := r.text()
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -230,7 +230,7 @@ func TestCheckFindsFaults(t *testing.T) {
 	w.cfg.Source.Tables, w.cfg.Destinations.Static, w.cfg.Mappings = w.cfg.Source.Tables[5:6], w.cfg.Destinations.Static[:1], w.cfg.Mappings[3:4]
 	w.cfg.Source.Tables[0].Columns = nil
 	w.cfg.Destinations.Static[0].Mappings = []string{"keyless"}
-	r = w.checked(checkOptions{})
+	r = w.checked(selection{})
 	r.says(t, "primary ", fail, `publication "outflow"`, "all kinds of changes", "SET (publish =")
 	r.says(t, "destination "+tenant1+"/mapped", warn, "keys of secured", "TRUNCATE", "add keys:")
 }
@@ -246,7 +246,7 @@ func TestCheckOfMappingsBesideATableThatIsAbsent(t *testing.T) {
 	w.cfg.Source.Tables = slices.Insert(w.cfg.Source.Tables, 0, config.Table{Name: "absent", Tenant: "tenant"})
 	w.cfg.Destinations.Query = fmt.Sprintf(`SELECT '%s' AS tenant_id, 'own' AS name, '%s' AS dsn, ARRAY[$m$%s$m$] AS definitions`, tenant1,
 		pgtest.Database(t, w.cluster), mirror("item", 1, "id int", "secret text"))
-	w.checked(checkOptions{}).says(t, "destination "+tenant1+"/own", replication.Failed, "mapping item", "r.secret does not exist", "")
+	w.checked(selection{}).says(t, "destination "+tenant1+"/own", replication.Failed, "mapping item", "r.secret does not exist", "")
 }
 
 func TestCheckOfServers(t *testing.T) {
@@ -255,14 +255,14 @@ func TestCheckOfServers(t *testing.T) {
 	w := newWorld(t, cluster)
 	w.destination(tenant1, "main")
 	w.exec(`SELECT pg_create_physical_replication_slot('taken')`)
-	r := w.checked(checkOptions{})
+	r := w.checked(selection{})
 	r.says(t, "primary ", replication.Failed, "wal_level", `"replica"`, "ALTER SYSTEM SET wal_level = logical")
 	r.says(t, "primary ", replication.Failed, "max_replication_slots", "all 1 are in use", "raise max_replication_slots")
 	r.says(t, "primary ", replication.Warning, "max_wal_senders", "no room for a second process", "raise max_wal_senders")
 
 	// The primary is away: what can be found out without it is found out.
 	w.cfg.Source.DSN = secret.New(refused(t, w.source))
-	r = w.checked(checkOptions{})
+	r = w.checked(selection{})
 	r.says(t, "primary ", replication.Failed, "connection", "refused", "host and port in source.dsn")
 	r.says(t, "destination "+tenant1+"/main", replication.Passed, "connection", "PostgreSQL", "")
 	r.says(t, "destination "+tenant1+"/main", replication.Unchecked, "mappings", "", "")

@@ -345,11 +345,11 @@ func TestRefusedTables(t *testing.T) {
 				t.Skip("before 18 a generated column is not of an identity that is FULL")
 			}
 			launch(t, "run", "--config", w.file).fails(1, "items", c.says, "remedy: ")
-			err := initPrimary(t.Context(), &strings.Builder{}, w.cfg, "outflow", true)
+			err := applyInstallation(t.Context(), &strings.Builder{}, w.cfg, "outflow")
 			if err == nil || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("init: %v", err)
 			}
-			r := w.checked(checkOptions{})
+			r := w.checked(selection{})
 			r.says(t, "primary ", replication.Failed, "table public.items", c.says, "")
 			same(t, w.source, `SELECT count(*) FROM pg_publication`, `"0"`)
 			w.exec(`UPDATE items SET v = 'the application goes on'`)
@@ -495,7 +495,7 @@ func TestReplicationByMembership(t *testing.T) {
 	w.init("outflow", true)
 	same(t, w.source, `SELECT rolreplication, pg_has_role('outflow', 'rds_replication', 'member') FROM pg_roles WHERE rolname = 'outflow'`, `"f"|"t"`)
 	w.cfg.Source.DSN = secret.New(withUser(t, w.source, "plain"))
-	r := w.checked(checkOptions{})
+	r := w.checked(selection{})
 	r.says(t, "primary ", replication.Failed, "role", "may not replicate", `GRANT rds_replication TO "plain"`)
 	launch(t, "run", "--config", w.configFile()).fails(1, "may not replicate", `ALTER ROLE "plain" REPLICATION`, `GRANT rds_replication TO "plain"`)
 }
@@ -508,7 +508,7 @@ func TestServerTooOld(t *testing.T) {
 	}
 	w := newItems(t, pgtest.New(t, pgcluster.Options{Version: 13, Settings: map[string]string{"fsync": "off"}}), "")
 	launch(t, "run", "--config", w.file).fails(1, "too old", "14 is the first", "remedy: upgrade")
-	err := initPrimary(t.Context(), &strings.Builder{}, w.cfg, "outflow", true)
+	err := applyInstallation(t.Context(), &strings.Builder{}, w.cfg, "outflow")
 	if err == nil || !strings.Contains(err.Error(), "too old") {
 		t.Errorf("init: %v", err)
 	}

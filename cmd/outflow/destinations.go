@@ -46,7 +46,7 @@ func (p *plan) static(ctx context.Context, conn *pgx.Conn) ([]sink.Target, error
 	var faults []error
 	var all []sink.Target
 	for i, d := range p.cfg.Destinations.Static {
-		tenant, err := canonicalTenant(ctx, conn, p, d.Tenant)
+		tenant, err := p.canonicalTenant(ctx, conn, d.Tenant)
 		if err != nil {
 			faults = append(faults, config.Faultf("destinations.static[%d]: tenant %q: %w", i, d.Tenant, err))
 			continue
@@ -190,7 +190,7 @@ func (dir *directory) identify(ctx context.Context, conn *pgx.Conn, s scanned) (
 	if id = (destinationID{s.tenant, s.name}); len(s.tenant) > int(fit.Tenant) {
 		return id, "", nil // refused by the caller
 	}
-	tenant, err := canonicalTenant(ctx, conn, dir.plan, s.tenant)
+	tenant, err := dir.plan.canonicalTenant(ctx, conn, s.tenant)
 	if found := (*tenantFault)(nil); errors.As(err, &found) {
 		return id, "tenant_id: " + found.short, nil
 	}

@@ -36,7 +36,7 @@ func TestBytesThatAreNoUTF8(t *testing.T) {
 	w.exec(`INSERT INTO items VALUES ('t1', 1, 'fine ä'), ('t2', 1, 'fine')`)
 	r := w.start()
 	r.caughtUp()
-	w.checked(checkOptions{}).says(t, "primary", replication.Warning, "encoding", "SQL_ASCII", "ENCODING 'UTF8'")
+	w.checked(selection{}).says(t, "primary", replication.Warning, "encoding", "SQL_ASCII", "ENCODING 'UTF8'")
 	w.exec(`INSERT INTO items VALUES ('t1', 2, 'bad ' || chr(233)), ('t2', 2, 'good'); INSERT INTO items VALUES ('t2', 3, 'more')`)
 	contains(t, becomes(t, r.destination("one"), sink.Halted), "row of items with tenant=t1, id=2", "22021")
 	waitFor(t, "the other tenant's rows", func() error {
@@ -59,7 +59,7 @@ func TestBytesThatAreNoUTF8InQuarantine(t *testing.T) {
 	r.caughtUp() // the copy
 	same(t, dsn, `SELECT count(*) FROM items_copy`, `"19"`)
 	same(t, dsn, `SELECT operation, row->>'id', sqlstate FROM _stack_sync_quarantine`, `"upsert"|"7"|"22021"`)
-	report, code := w.verify(verifyOptions{})
+	report, code := w.verify(selection{})
 	if code != exitUsage { // could not compare
 		t.Errorf("verify: exit code %d", code)
 	}

@@ -1,17 +1,9 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"io"
-	"strings"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
-
-	"outflow/internal/config"
-	"outflow/replication"
-	"outflow/sql"
 )
 
 func newInit() *cobra.Command {
@@ -33,180 +25,17 @@ let source.dsn name the new role.`,
 			if err != nil {
 				return err
 			}
-			if role == "" || len(role) > 63 || strings.HasPrefix(role, "pg_") || strings.ContainsRune(role, 0) {
-				return usageError{fmt.Errorf("--role %q: expected a name of 1 to 63 bytes that does not begin with pg_", role)}
+			if err := checkRole(role); err != nil {
+				return usageError{fmt.Errorf("--role %q: %w", role, err)}
 			}
-			return initPrimary(c.Context(), c.OutOrStdout(), cfg, role, apply)
+			if apply {
+				return applyInstallation(c.Context(), c.OutOrStdout(), cfg, role)
+			}
+			return printInstallation(c.Context(), c.OutOrStdout(), cfg, role)
 		},
 	}
 	s.flags(c)
 	c.Flags().BoolVar(&apply, "apply", false, "install it, with the rights of source.dsn")
 	c.Flags().StringVar(&role, "role", "outflow", "role that Outflow is to log in with; it is created where it is missing")
 	return c
-}
-
-// installation is the set-up that the primary needs, and the way there.
-type installation struct {
-	cfg     *config.Config
-	primary *replication.Primary
-	conn    *pgx.Conn
-	plan    *plan
-	role    string
-}
-
-func initPrimary(ctx context.Context, out io.Writer, cfg *config.Config, role string, apply bool) error {
-	primary, err := primaryOf(cfg)
-	if err != nil {
-		return err
-	}
-	in := &installation{cfg: cfg, primary: primary, role: role}
-	if err := asked(ctx, primary, in.connect); err != nil {
-		return err
-	}
-	defer hangUp(in.conn)
-	if apply {
-		return in.apply(ctx, out)
-	}
-	return asked(ctx, primary, func(ctx context.Context) error { return in.print(ctx, out) })
-}
-
-// connect connects, and plans. The server's settings and the rights of the current role are no obstacle to printing.
-func (in *installation) connect(ctx context.Context) (err error) {
-	if in.conn, err = in.primary.Connect(ctx); err != nil {
-		return replication.ExplainConnect(in.primary, err)
-	}
-	if in.plan, err = newPlan(ctx, in.conn, in.cfg, replication.CheckTables); err != nil {
-		hangUp(in.conn)
-	}
-	return err
-}
-
-// print writes all statements; finished ones as comments, so that pasting the whole again does no harm.
-func (in *installation) print(ctx context.Context, out io.Writer) error {
-	prepare, err := in.preparation(ctx)
-	if err != nil {
-		return err
-	}
-	stream, err := in.setup(out).Statements(ctx, in.conn)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "-- What Outflow needs on the primary %s. Run it with psql as a superuser.\n", in.primary.Address())
-	for _, st := range append(prepare, stream...) {
-		text := st.SQL + ";\n"
-		if st.Done {
-			fmt.Fprintf(out, "\n-- There already: %s\n", st.What)
-			text = "-- " + strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n-- ") + "\n"
-		} else {
-			fmt.Fprintf(out, "\n-- %s\n", st.What)
-		}
-		fmt.Fprint(out, text)
-	}
-	fmt.Fprintf(out, "\n-- Then give the role a password: \\password %s\n", in.role)
-	return nil
-}
-
-// apply runs the unfinished statements. Each statement commits by itself: a slot cannot be made in a transaction that has written.
-func (in *installation) apply(ctx context.Context, out io.Writer) error {
-	const remedy = "let source.dsn name a superuser for this command, or give the output of outflow init to one"
-	var prepare, stream []replication.Statement
-	err := asked(ctx, in.primary, func(ctx context.Context) (err error) {
-		if err := replication.CheckServer(ctx, in.conn); err != nil {
-			return err
-		}
-		if prepare, err = in.preparation(ctx); err == nil {
-			stream, err = in.setup(out).Statements(ctx, in.conn)
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	err = whileAnswering(ctx, in.primary, primaryPatience, func(ctx context.Context) error {
-		for _, st := range prepare {
-			if !st.Done {
-				if _, err := in.conn.Exec(ctx, st.SQL); err != nil {
-					return replication.Explain(fmt.Errorf("%s: %w", st.What, err), remedy)
-				}
-			}
-			report(out, st)
-		}
-		_, _, err := in.setup(out).Ensure(ctx, in.conn)
-		return replication.Explain(err, remedy)
-	})
-	if err != nil {
-		return err
-	}
-	for _, st := range stream {
-		report(out, st)
-	}
-	fmt.Fprintf(out, "Give role %s a password (psql: \\password %[1]s), let source.dsn name it, and start: outflow run\n", in.role)
-	return nil
-}
-
-func report(out io.Writer, st replication.Statement) {
-	if st.Done {
-		fmt.Fprintf(out, "there already: %s\n", st.What)
-	} else {
-		fmt.Fprintf(out, "done: %s\n", st.What)
-	}
-}
-
-// preparation is the statements before the publication and the slot, in the order of execution.
-func (in *installation) preparation(ctx context.Context) ([]replication.Statement, error) {
-	level, err := in.walLevel(ctx)
-	if err != nil {
-		return nil, err
-	}
-	role, err := in.roleStatement(ctx)
-	if err != nil {
-		return nil, err
-	}
-	schema := replication.Statement{What: "schema outflow, where Outflow keeps its notes"}
-	script, err := sql.Script(ctx, in.conn)
-	if err != nil {
-		return nil, replication.Explain(err, "let source.dsn name a superuser for this command, or the role of outflow run")
-	}
-	if schema.SQL, schema.Done = strings.TrimSuffix(script, ";\n"), script == ""; schema.Done {
-		schema.SQL = "CREATE SCHEMA outflow"
-	}
-	rights, err := in.rights(ctx)
-	return []replication.Statement{level, role, schema, rights}, err
-}
-
-func (in *installation) setup(out io.Writer) replication.Setup {
-	return replication.Setup{Primary: in.primary, Slot: in.cfg.Source.Slot, Publication: in.cfg.Source.Publication,
-		Tables: in.plan.published(), Waiting: func(n int, oldest string) {
-			fmt.Fprintf(out, "creating the slot; the primary waits for %d older transactions to end, the oldest of them %s\n", n, oldest)
-		}}
-}
-
-func (in *installation) walLevel(ctx context.Context) (replication.Statement, error) {
-	st := replication.Statement{What: "wal_level = logical (then restart the server)", SQL: "ALTER SYSTEM SET wal_level = logical"}
-	err := in.conn.QueryRow(ctx, `SELECT current_setting('wal_level') = 'logical'`).Scan(&st.Done)
-	return st, err
-}
-
-// roleStatement makes the role. Amazon RDS and Aurora let no role give the attribute REPLICATION: there, a role has
-// membership of rds_replication instead.
-func (in *installation) roleStatement(ctx context.Context) (replication.Statement, error) {
-	name := pgx.Identifier{in.role}.Sanitize()
-	st := replication.Statement{What: "role " + name + ": may log in and replicate"}
-	var managed, exists bool
-	err := in.conn.QueryRow(ctx, `SELECT m.oid IS NOT NULL, r.oid IS NOT NULL,
-			coalesce(r.rolcanlogin AND (r.rolreplication OR r.rolsuper OR pg_has_role(r.oid, m.oid, 'MEMBER')), false)
-		FROM (VALUES (1)) v LEFT JOIN pg_roles m ON m.rolname = 'rds_replication' LEFT JOIN pg_roles r ON r.rolname = $1`, in.role).
-		Scan(&managed, &exists, &st.Done)
-	if err != nil {
-		return st, fmt.Errorf("looking for role %s: %w", name, err)
-	}
-	verb, attribute := "CREATE", " REPLICATION"
-	if exists {
-		verb = "ALTER"
-	}
-	if managed {
-		attribute = ";\nGRANT rds_replication TO " + name
-	}
-	st.SQL = verb + " ROLE " + name + " LOGIN" + attribute
-	return st, nil
 }

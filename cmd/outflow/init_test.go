@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	osexec "os/exec"
@@ -15,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"outflow/internal/config"
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
@@ -54,11 +56,19 @@ func (w *world) as(role string) string {
 	return u.String()
 }
 
+// initOf is what outflow init does, with or without --apply.
+func initOf(apply bool) func(context.Context, io.Writer, *config.Config, string) error {
+	if apply {
+		return applyInstallation
+	}
+	return printInstallation
+}
+
 // init runs outflow init with the world's configuration and returns what it prints.
 func (w *world) init(role string, apply bool) string {
 	w.tb.Helper()
 	var out strings.Builder
-	if err := initPrimary(w.tb.Context(), &out, w.cfg, role, apply); err != nil {
+	if err := initOf(apply)(w.tb.Context(), &out, w.cfg, role); err != nil {
 		w.tb.Fatal(err)
 	}
 	return out.String()
@@ -227,7 +237,7 @@ func TestInitDoesNotHideALostSlot(t *testing.T) {
 	w.init(role, true)
 	w.exec(`SELECT pg_drop_replication_slot($1)`, w.cfg.Source.Slot)
 	for _, apply := range []bool{false, true} {
-		err := initPrimary(t.Context(), &strings.Builder{}, w.cfg, role, apply)
+		err := initOf(apply)(t.Context(), &strings.Builder{}, w.cfg, role)
 		if err == nil || !strings.Contains(err.Error(), "is gone") {
 			t.Errorf("apply %v: %v; expected that the slot is gone", apply, err)
 		}
@@ -244,7 +254,7 @@ func TestInitNeedsAnAdministrator(t *testing.T) {
 		t.Errorf("anybody may have the SQL printed:\n%s", text)
 	}
 	var problem *replication.Problem
-	err := initPrimary(t.Context(), &strings.Builder{}, w.cfg, role, true)
+	err := applyInstallation(t.Context(), &strings.Builder{}, w.cfg, role)
 	if !errors.As(err, &problem) || !strings.Contains(err.Error(), "outflow init") {
 		t.Errorf("%v; expected a remedy", err)
 	}
@@ -258,7 +268,7 @@ func TestInitWithoutLogicalWAL(t *testing.T) {
 	if text := w.init(role, false); !strings.Contains(text, "\nALTER SYSTEM SET wal_level = logical;\n") {
 		t.Errorf("wal_level is not among what is needed:\n%s", text)
 	}
-	err := initPrimary(t.Context(), &strings.Builder{}, w.cfg, role, true)
+	err := applyInstallation(t.Context(), &strings.Builder{}, w.cfg, role)
 	if err == nil || !strings.Contains(err.Error(), "wal_level") {
 		t.Errorf("%v; expected wal_level to be named", err)
 	}

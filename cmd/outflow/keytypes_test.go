@@ -161,7 +161,7 @@ func TestTenantsOfEveryType(t *testing.T) {
 			exec(t, connect(t, one), `INSERT INTO items_copy SELECT n, 'of nobody, or of the other' FROM generate_series(3, 63, 3) n ON CONFLICT DO NOTHING`)
 			r.caughtUp()
 			check("swept")
-			if report, code := w.verify(verifyOptions{}); code != 0 {
+			if report, code := w.verify(selection{}); code != 0 {
 				t.Errorf("verify: exit code %d: %+v %+v", code, *report.Destinations[0], *report.Destinations[1])
 			}
 		})

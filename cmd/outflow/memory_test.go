@@ -97,7 +97,7 @@ func TestLargeRows(t *testing.T) {
 	w.sameDocs(tenant1, dsn)
 	w.sameDocs(tenant2, other)
 	p.within("one update of all", 200)
-	if _, code := w.verify(verifyOptions{}); code != 0 {
+	if _, code := w.verify(selection{}); code != 0 {
 		t.Errorf("verify ends with %d", code)
 	}
 }

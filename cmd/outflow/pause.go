@@ -70,11 +70,11 @@ applying off every destination is as if paused. It is written to the primary, an
 }
 
 // checkChoice refuses names that no destination can have, before a server is asked for the names.
-func checkChoice(tenant, name string) error {
-	if err := fit.Check(tenant, fit.Tenant); err != nil {
+func checkChoice(s selection) error {
+	if err := fit.Check(s.Tenant, fit.Tenant); err != nil {
 		return usageError{fmt.Errorf("--tenant: %w", err)}
 	}
-	if err := fit.Check(name, fit.Name); err != nil {
+	if err := fit.Check(s.Name, fit.Name); err != nil {
 		return usageError{fmt.Errorf("--name: %w", err)}
 	}
 	return nil

@@ -37,6 +37,25 @@ func (p *plan) published() []replication.PublishedTable {
 	return all
 }
 
+// selection chooses destinations. The zero value chooses all of them.
+type selection struct {
+	Tenant string // "": every tenant
+	Name   string // "": every name
+}
+
+// of are the chosen ones of all destinations.
+func (s selection) of(all []sink.Target) (chosen []sink.Target) {
+	for _, d := range all {
+		if (s.Tenant == "" || d.Tenant == s.Tenant) && (s.Name == "" || d.Name == s.Name) {
+			chosen = append(chosen, d)
+		}
+	}
+	return chosen
+}
+
+// errNoDestination says that a selection has chosen nothing.
+var errNoDestination = config.Faultf("there is no such destination in the configuration")
+
 // loadMappings are the embedded defaults and the operator's own files.
 func loadMappings(cfg *config.Config) (mapping.Set, error) {
 	set := mapping.Set{}

@@ -45,7 +45,7 @@ func TestTargetWithoutWALPositions(t *testing.T) {
 			d = r.destination("main")
 		}
 	}
-	report, code := w.verify(verifyOptions{})
+	report, code := w.verify(selection{})
 	if code != 0 {
 		t.Errorf("verify: %d, %+v", code, *report.Destinations[0])
 	}

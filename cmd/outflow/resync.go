@@ -17,9 +17,9 @@ import (
 
 // resyncOptions are the flags of resync.
 type resyncOptions struct {
-	tenant, name string
-	by, reason   string
-	noWait       bool
+	selection
+	by, reason string
+	noWait     bool
 }
 
 func newResync() *cobra.Command {
@@ -36,7 +36,7 @@ It then shows how far the copies are until all are done; Ctrl-C ends the watchin
 Exit codes: 0 all are filled (with --no-wait: asked), 1 one needs a person, or the watching was ended, 2 usage or configuration.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkChoice(o.tenant, o.name); err != nil {
+			if err := checkChoice(o.selection); err != nil {
 				return err
 			}
 			cfg, err := s.load()
@@ -47,8 +47,8 @@ Exit codes: 0 all are filled (with --no-wait: asked), 1 one needs a person, or t
 		},
 	}
 	s.flags(c)
-	c.Flags().StringVar(&o.tenant, "tenant", "", "only this tenant's destinations")
-	c.Flags().StringVar(&o.name, "name", "", "only destinations with this name")
+	c.Flags().StringVar(&o.Tenant, "tenant", "", "only this tenant's destinations")
+	c.Flags().StringVar(&o.Name, "name", "", "only destinations with this name")
 	c.Flags().StringVar(&o.reason, "reason", "", "why, for the record")
 	c.Flags().StringVar(&o.by, "by", whoami(), "who")
 	c.Flags().BoolVar(&o.noWait, "no-wait", false, "only ask, and do not watch")
@@ -61,7 +61,7 @@ func resync(ctx context.Context, cfg *config.Config, o resyncOptions, out, progr
 		return err
 	}
 	defer state.Close()
-	n, err := state.RequestResync(ctx, o.tenant, o.name, o.by, o.reason)
+	n, err := state.RequestResync(ctx, o.Tenant, o.Name, o.by, o.reason)
 	if err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func resync(ctx context.Context, cfg *config.Config, o resyncOptions, out, progr
 		return nil
 	}
 	w := &copyWatch{slot: cfg.Source.Slot, patience: copyStuck, handOver: copyUnattended, silence: primaryPatience, look: func(ctx context.Context) ([]sink.Noted, bool, error) {
-		return copies(ctx, state, o.tenant, o.name)
+		return copies(ctx, state, o.Tenant, o.Name)
 	}}
 	bar := newCopyProgress(progress)
 	defer bar.end()

@@ -13,36 +13,49 @@ import (
 
 // grant is one GRANT, and a query for whether the role has the right.
 type grant struct {
-	sql  string // up to " TO ..."
-	held string // over pg_roles r; $1 is the role
-	args []any  // from $2 on
-	ours bool   // on the schema outflow
+	sql   string // up to " TO ..."
+	held  string // over pg_roles r; $1 is the role
+	args  []any  // from $2 on
+	notes bool   // on the schema outflow, which Outflow itself makes
 }
 
-// rights are the rights used by outflow run, in one statement. The table of tombstones is absent: outflow reads tombstones
-// from the slot only, and the slot asks for no rights on tables.
-func (in *installation) rights(ctx context.Context) (replication.Statement, error) {
-	name := pgx.Identifier{in.role}.Sanitize()
-	grants := in.grants()
-	texts := make([]string, len(grants))
+// to is the statement.
+func (g grant) to(role string) string {
+	return "GRANT " + g.sql + " TO " + pgx.Identifier{role}.Sanitize()
+}
+
+// heldBy reports whether the role has the right.
+func (g grant) heldBy(ctx context.Context, conn *pgx.Conn, role string) (held bool, err error) {
+	err = conn.QueryRow(ctx, `SELECT coalesce((SELECT `+g.held+` FROM pg_roles r WHERE r.rolname = $1), false)`,
+		append([]any{role}, g.args...)...).Scan(&held)
+	if err != nil {
+		err = fmt.Errorf("reading the rights of role %s: %w", pgx.Identifier{role}.Sanitize(), err)
+	}
+	return held, err
+}
+
+// rightsOf are all grants in one statement.
+func rightsOf(ctx context.Context, conn *pgx.Conn, p *plan, role string) (replication.Statement, error) {
+	var texts []string
 	held := true
-	for i, g := range grants {
-		texts[i] = "GRANT " + g.sql + " TO " + name
+	for _, g := range grants(conn, p) {
+		texts = append(texts, g.to(role))
 		if !held {
 			continue
 		}
-		err := in.conn.QueryRow(ctx, `SELECT coalesce((SELECT `+g.held+` FROM pg_roles r WHERE r.rolname = $1), false)`,
-			append([]any{in.role}, g.args...)...).Scan(&held)
-		if err != nil {
-			return replication.Statement{}, fmt.Errorf("reading the rights of role %s: %w", name, err)
+		var err error
+		if held, err = g.heldBy(ctx, conn, role); err != nil {
+			return replication.Statement{}, err
 		}
 	}
-	return replication.Statement{What: "rights of role " + name + ": to look up the published columns, and to keep its own notes",
+	return replication.Statement{What: "rights of role " + pgx.Identifier{role}.Sanitize() + ": to look up the published columns, and to keep its own notes",
 		SQL: strings.Join(texts, ";\n"), Done: held}, nil
 }
 
-func (in *installation) grants() []grant {
-	database := in.conn.Config().Database
+// grants are the rights that outflow run uses on the primary. The table of tombstones is absent: outflow reads tombstones from the slot only, and
+// the slot asks for no rights on tables.
+func grants(conn *pgx.Conn, p *plan) []grant {
+	database := conn.Config().Database
 	grants := []grant{{"CONNECT ON DATABASE " + pgx.Identifier{database}.Sanitize(),
 		`has_database_privilege(r.oid, $2::text, 'CONNECT')`, []any{database}, false}}
 	seen := map[string]bool{}
@@ -54,7 +67,7 @@ func (in *installation) grants() []grant {
 				schema == "outflow"})
 		}
 	}
-	for _, t := range in.plan.tables {
+	for _, t := range p.tables {
 		usage(t.Relation.Schema)
 		quoted := make([]string, len(t.Columns))
 		for i, c := range t.Columns {

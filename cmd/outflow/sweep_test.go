@@ -94,15 +94,15 @@ func TestKeysThatMoveDuringARepair(t *testing.T) {
 	w.synced()
 	db := connect(t, dsn)
 	exec(t, db, `UPDATE contact_channels SET user_id = gen_random_uuid() WHERE user_id = ANY ($1::text[]::uuid[])`, []string{userID(1), userID(2), userID(3)})
-	done := make(chan *verifyReport, 1)
+	done := make(chan *comparisonReport, 1)
 	go func() {
-		report, err := verify(context.Background(), w.cfg, verifyOptions{repair: true}, io.Discard)
+		report, err := verify(context.Background(), w.cfg, selection{}, true, io.Discard)
 		if err != nil {
 			t.Error(err)
 		}
 		done <- report
 	}()
-	var report *verifyReport
+	var report *comparisonReport
 	moved := 0
 	atEachReading(t, dsn, func() bool {
 		select {

@@ -50,7 +50,7 @@ func (f *tenantFault) Unwrap() error { return f.err }
 
 // canonicalTenant is the tenant in the primary's own writing, by the output function of the tenant columns' type: a uuid in
 // capitals would never match, nor a char(8) without its blanks. All tables must write the tenant alike.
-func canonicalTenant(ctx context.Context, conn *pgx.Conn, p *plan, tenant string) (string, error) {
+func (p *plan) canonicalTenant(ctx context.Context, conn *pgx.Conn, tenant string) (string, error) {
 	canonical := tenant
 	for i := range p.tenants {
 		c := &p.tenants[i]

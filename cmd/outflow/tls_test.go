@@ -218,7 +218,7 @@ func TestTLSHandshakes(t *testing.T) {
 		}
 		w.cfg.Destinations.Static = nil
 		w.addDestination(tenant2, "ours", dsn)
-		report := w.checked(checkOptions{})
+		report := w.checked(selection{})
 		for group, host := range map[string]string{"destination " + tenant1 + "/theirs": tenants, "destination " + tenant2 + "/ours": "an operator's: " + c.name} {
 			if c.cause == "" {
 				report.says(t, group, replication.Passed, "connection", "localhost:"+s.port, "")
@@ -253,7 +253,7 @@ func (s *secured) primary(w *world, name, database, mode, ca, caFile, cause, rem
 		cfg := *w.cfg
 		cfg.Source.DSN, cfg.Destinations.Static, cfg.Destinations.Query = secret.New(dsn), nil, ""
 		copied.cfg = &cfg
-		copied.checked(checkOptions{}).says(s.t, "primary localhost", replication.Passed, "replication connection", "", "")
+		copied.checked(selection{}).says(s.t, "primary localhost", replication.Passed, "replication connection", "", "")
 		return
 	}
 	err = replication.ExplainConnect(primary, err)
@@ -278,7 +278,7 @@ func TestTLSOfAServer(t *testing.T) {
 		t.Helper()
 		w.exec(`DELETE FROM outflow.destination`)
 		w.exec(`INSERT INTO outflow.destination (tenant_id, name, dsn, ca) VALUES ($1, 'theirs', $2, $3)`, tenant1, dsn, ca.pem)
-		w.checked(checkOptions{}).says(t, "destination "+tenant1+"/theirs", replication.Failed, "connection", cause, remedy)
+		w.checked(selection{}).says(t, "destination "+tenant1+"/theirs", replication.Failed, "connection", cause, remedy)
 		waitFor(t, "the class "+class, func() error {
 			all := r.router.Destinations()
 			if len(all) != 1 {
@@ -313,7 +313,7 @@ func TestTLSOfAServer(t *testing.T) {
 	w.cfg.Destinations.Policy.MinSSLMode = "verify-full"
 	for _, mode := range []string{"disable", "require", "verify-ca"} {
 		w.exec(`UPDATE outflow.destination SET dsn = $1`, s.dsn("localhost", "postgres", mode))
-		report := w.checked(checkOptions{})
+		report := w.checked(selection{})
 		report.says(t, "destination "+tenant1+"/theirs", replication.Failed, "configuration", "sslmode="+mode+" is not allowed", "sslmode=verify-full")
 	}
 }

@@ -3,30 +3,19 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 
 	"outflow/internal/config"
-	"outflow/replication"
-	"outflow/sink"
 )
-
-// verifyOptions are the flags of verify.
-type verifyOptions struct {
-	tenant, name, output string
-	repair               bool
-}
 
 func newVerify() *cobra.Command {
 	var s settings
-	var o verifyOptions
+	var chosen selection
+	var output string
+	var repair bool
 	c := &cobra.Command{
 		Use:   "verify",
 		Short: "Prove that every external database equals the primary",
@@ -40,186 +29,48 @@ With --repair the rows that differ are given to their mappings again, as they ar
 Exit codes: 0 equal (with --repair: equal now), 1 different, 2 something could not be compared and nothing was found different.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkOutput(o.output); err != nil {
+			if err := checkOutput(output); err != nil {
 				return err
 			}
-			if err := checkChoice(o.tenant, o.name); err != nil {
+			if err := checkChoice(chosen); err != nil {
 				return err
 			}
 			cfg, err := s.load()
 			if err != nil {
 				return err
 			}
-			report, err := verify(c.Context(), cfg, o, c.ErrOrStderr())
+			report, err := verify(c.Context(), cfg, chosen, repair, c.ErrOrStderr())
 			if err != nil {
 				return usageError{err} // 2: could not compare
 			}
-			if err := report.write(c.OutOrStdout(), o.output); err != nil {
+			if err := writeComparison(c.OutOrStdout(), report, output); err != nil {
 				return err
 			}
-			return report.verdict()
+			return verdict(report)
 		},
 	}
 	s.flags(c)
-	c.Flags().StringVar(&o.tenant, "tenant", "", "only this tenant's destinations")
-	c.Flags().StringVar(&o.name, "name", "", "only destinations with this name")
-	c.Flags().BoolVar(&o.repair, "repair", false, "mend the rows that differ")
-	c.Flags().StringVarP(&o.output, "output", "o", "text", "text or json")
+	c.Flags().StringVar(&chosen.Tenant, "tenant", "", "only this tenant's destinations")
+	c.Flags().StringVar(&chosen.Name, "name", "", "only destinations with this name")
+	c.Flags().BoolVar(&repair, "repair", false, "mend the rows that differ")
+	c.Flags().StringVarP(&output, "output", "o", "text", "text or json")
 	return c
 }
 
-// The results of a destination, and of all together.
-const (
-	resultEqual     = "equal"
-	resultDifferent = "different"
-	resultUnknown   = "could not compare"
-)
-
-// verifyReport is the output of verify with -o json.
-type verifyReport struct {
-	Result       string               `json:"result"`
-	Destinations []*verifyDestination `json:"destinations"`
-}
-
-type verifyDestination struct {
-	Tenant  string        `json:"tenant"`
-	Name    string        `json:"name"`
-	Result  string        `json:"result"`
-	Tables  []verifyTable `json:"tables"`
-	Looks   int           `json:"looks"` // number of recomputations
-	Seconds float64       `json:"seconds"`
-	Error   string        `json:"error,omitempty"`
-	Remedy  string        `json:"remedy,omitempty"`
-}
-
-type verifyTable struct {
-	Mapping string      `json:"mapping"`
-	Table   string      `json:"table"`
-	Rows    int64       `json:"rows"` // as computed from the primary's rows
-	Missing int         `json:"missing"`
-	Extra   int         `json:"extra"`
-	Changed int         `json:"changed"`
-	Mended  int         `json:"mended"`
-	First   []verifyRow `json:"first,omitempty"`
-}
-
-type verifyRow struct {
-	Kind string `json:"kind"`
-	Key  string `json:"key"`
-}
-
-// verifiesAtOnce bounds the load on the primary: each comparison reads all rows of its tenant.
-const verifiesAtOnce = 2
-
 // verify compares the chosen destinations. The error is one that keeps all destinations from being compared.
-func verify(ctx context.Context, cfg *config.Config, o verifyOptions, stderr io.Writer) (*verifyReport, error) {
-	primary, err := primaryOf(cfg)
+func verify(ctx context.Context, cfg *config.Config, chosen selection, repair bool, stderr io.Writer) (*comparisonReport, error) {
+	c, err := prepareComparison(ctx, cfg, chosen)
 	if err != nil {
 		return nil, err
 	}
-	limited, cancel := context.WithTimeout(ctx, primaryPatience)
-	defer cancel()
-	conn, err := primary.Connect(limited)
-	if err != nil {
-		return nil, replication.ExplainConnect(primary, err)
-	}
-	defer hangUp(conn)
-	p, err := newPlan(limited, conn, cfg, replication.CheckTables)
-	if err != nil {
-		return nil, fmt.Errorf("the primary at %s: %w", primary.Address(), err)
-	}
-	chosen, err := p.chosen(limited, conn, o)
-	if err != nil {
-		return nil, err
-	}
-	source, err := p.setup(primary, zap.NewNop()).Known(limited, conn)
-	if err != nil {
-		return nil, fmt.Errorf("the primary at %s: %w", primary.Address(), err)
-	}
-	state := &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}
-	defer state.Close()
-	progress := newVerifyProgress(stderr, len(chosen))
+	defer c.close()
+	progress := newVerifyProgress(stderr, c.destinations())
 	defer progress.end()
-	v := &sink.Verifier{Options: cfg.Sink, SourceID: source.ID, Tables: p.sinkTables(), Primary: primary, State: state,
-		SequenceID: source.SequenceID, Log: zap.NewNop(), Repair: o.repair, Progress: progress.rows, Waiting: progress.waiting}
-	report := &verifyReport{Destinations: make([]*verifyDestination, len(chosen))}
-	var g errgroup.Group
-	g.SetLimit(verifiesAtOnce)
-	for i, d := range chosen {
-		g.Go(func() error {
-			report.Destinations[i] = verifyOne(ctx, v, d)
-			progress.destination(report.Destinations[i])
-			return nil
-		})
-	}
-	_ = g.Wait() // failures are in the report
-	report.conclude()
-	return report, ctx.Err()
-}
-
-// chosen are the destinations named by the flags.
-func (p *plan) chosen(ctx context.Context, conn *pgx.Conn, o verifyOptions) ([]sink.Target, error) {
-	all, err := p.destinations(ctx, conn)
-	if err != nil {
-		return nil, err
-	}
-	tenant := o.tenant
-	if tenant != "" {
-		if tenant, err = canonicalTenant(ctx, conn, p, tenant); err != nil {
-			return nil, fmt.Errorf("--tenant %q: %w", o.tenant, err)
-		}
-	}
-	var chosen []sink.Target
-	for _, d := range all {
-		if (tenant == "" || d.Tenant == tenant) && (o.name == "" || d.Name == o.name) {
-			chosen = append(chosen, d)
-		}
-	}
-	if len(chosen) == 0 {
-		return nil, errors.New("there is no such destination in the configuration")
-	}
-	return chosen, nil
-}
-
-func verifyOne(ctx context.Context, v *sink.Verifier, d sink.Target) *verifyDestination {
-	began := time.Now()
-	found, err := v.Verify(ctx, d)
-	r := &verifyDestination{Tenant: d.Tenant, Name: d.Name, Result: resultEqual, Tables: []verifyTable{}, Looks: found.Looks,
-		Seconds: time.Since(began).Seconds()}
-	for _, t := range found.Tables {
-		table := verifyTable{Mapping: t.Mapping, Table: t.Table, Rows: t.Rows, Missing: t.Missing, Extra: t.Extra, Changed: t.Changed, Mended: t.Mended}
-		for _, f := range t.First {
-			table.First = append(table.First, verifyRow{f.Kind, f.Key})
-		}
-		r.Tables = append(r.Tables, table)
-	}
-	if err != nil {
-		r.Result, r.Error = resultUnknown, err.Error()
-		if e := (*sink.Error)(nil); errors.As(err, &e) {
-			r.Remedy = e.Remedy
-		}
-	}
-	if found.Different() > 0 {
-		r.Result = resultDifferent
-		if r.Remedy == "" && v.Repair {
-			r.Remedy = "what is left cannot be reached through the mapping's keys, or is too much; run: outflow resync --tenant " + d.Tenant + " --name " + d.Name
-		}
-	}
-	return r
-}
-
-// conclude finds the worst result: a found difference counts for more than a failed comparison.
-func (r *verifyReport) conclude() {
-	r.Result = resultEqual
-	for _, d := range r.Destinations {
-		if d.Result == resultDifferent || d.Result == resultUnknown && r.Result == resultEqual {
-			r.Result = d.Result
-		}
-	}
+	return c.run(ctx, comparing{Repair: repair, Rows: progress.rows, Waiting: progress.waiting, Done: progress.destination})
 }
 
 // verdict is the error whose exit code tells the result.
-func (r *verifyReport) verdict() error {
+func verdict(r *comparisonReport) error {
 	count := map[string]int{}
 	for _, d := range r.Destinations {
 		count[d.Result]++
@@ -235,19 +86,19 @@ func (r *verifyReport) verdict() error {
 	return nil
 }
 
-func (r *verifyReport) write(w io.Writer, output string) error {
+func writeComparison(w io.Writer, r *comparisonReport, output string) error {
 	if output == "json" {
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
 		return e.Encode(r)
 	}
 	for _, d := range r.Destinations {
-		d.write(w)
+		writeCompared(w, d)
 	}
 	return nil
 }
 
-func (d *verifyDestination) write(w io.Writer) {
+func writeCompared(w io.Writer, d *comparedDestination) {
 	fmt.Fprintf(w, "%s: %s (%.1f s)\n", line(d.Tenant+"/"+d.Name), d.Result, d.Seconds)
 	for _, t := range d.Tables {
 		fmt.Fprintf(w, "  %s, by mapping %s: %d rows", line(t.Table), t.Mapping, t.Rows)

@@ -72,7 +72,7 @@ func (p *verifyProgress) waiting(what string) {
 }
 
 // destination notes that one is done.
-func (p *verifyProgress) destination(d *verifyDestination) {
+func (p *verifyProgress) destination(d *comparedDestination) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done++

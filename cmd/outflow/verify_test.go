@@ -19,13 +19,23 @@ import (
 )
 
 // verify runs the comparison in this process and returns the report and the exit code.
-func (w *world) verify(o verifyOptions) (*verifyReport, int) {
+func (w *world) verify(s selection) (*comparisonReport, int) {
 	w.tb.Helper()
-	r, err := verify(w.tb.Context(), w.cfg, o, io.Discard)
+	return w.compare(s, false)
+}
+
+func (w *world) repair(s selection) (*comparisonReport, int) {
+	w.tb.Helper()
+	return w.compare(s, true)
+}
+
+func (w *world) compare(s selection, repair bool) (*comparisonReport, int) {
+	w.tb.Helper()
+	r, err := verify(w.tb.Context(), w.cfg, s, repair, io.Discard)
 	if err != nil {
 		w.tb.Fatal(err)
 	}
-	return r, exitCode(r.verdict())
+	return r, exitCode(verdict(r))
 }
 
 func exitCode(err error) int {
@@ -33,7 +43,7 @@ func exitCode(err error) int {
 }
 
 // counts are what was found of each table: rows, missing, extra, changed, mended.
-func (d *verifyDestination) counts() map[string][5]int {
+func (d *comparedDestination) counts() map[string][5]int {
 	all := map[string][5]int{}
 	for _, t := range d.Tables {
 		all[t.Table] = [5]int{int(t.Rows), t.Missing, t.Extra, t.Changed, t.Mended}
@@ -41,7 +51,7 @@ func (d *verifyDestination) counts() map[string][5]int {
 	return all
 }
 
-func checkReport(tb testing.TB, r *verifyReport, code, wantCode int, want map[string][5]int) {
+func checkReport(tb testing.TB, r *comparisonReport, code, wantCode int, want map[string][5]int) {
 	tb.Helper()
 	if code != wantCode {
 		tb.Errorf("exit code %d, expected %d: %+v", code, wantCode, r.Destinations[0])
@@ -62,7 +72,7 @@ func TestVerifyAndRepair(t *testing.T) {
 	r.caughtUp()
 	w.synced()
 	began := time.Now()
-	report, code := w.verify(verifyOptions{})
+	report, code := w.verify(selection{})
 	t.Logf("50,000 equal rows: %s", time.Since(began))
 	checkReport(t, report, code, 0, map[string][5]int{"users": {25000}, "contact_channels": {25000}})
 
@@ -75,17 +85,17 @@ func TestVerifyAndRepair(t *testing.T) {
 	exec(t, db, `INSERT INTO users (id, signed_up_at) VALUES ($1, now())`, extra)
 	before := query(t, dsn, `SELECT mapping_name, last_synced_sequence_id FROM _stack_sync_metadata`)
 	began = time.Now()
-	report, code = w.verify(verifyOptions{tenant: tenant1, name: "main"})
+	report, code = w.verify(selection{Tenant: tenant1, Name: "main"})
 	t.Logf("50,000 rows of which three differ: %s, %d looks", time.Since(began), report.Destinations[0].Looks)
 	checkReport(t, report, code, 1, map[string][5]int{"users": {25000, 1, 1, 1, 0}, "contact_channels": {25000}})
-	want := []verifyRow{{"changed", "id=" + userID(77)}, {"missing", "id=" + userID(24999)}, {"extra", "id=" + extra}}
+	want := []differingRow{{"changed", "id=" + userID(77)}, {"missing", "id=" + userID(24999)}, {"extra", "id=" + extra}}
 	if diff := cmp.Diff(want, report.Destinations[0].Tables[1].First); diff != "" {
 		t.Errorf("first keys (-want +got):\n%s", diff)
 	}
 	same(t, dsn, `SELECT * FROM journal`) // it wrote nothing
 
 	began = time.Now()
-	report, code = w.verify(verifyOptions{repair: true})
+	report, code = w.repair(selection{})
 	t.Logf("repair: %s, then %d looks", time.Since(began), report.Destinations[0].Looks)
 	checkReport(t, report, code, 0, map[string][5]int{"users": {25000, 0, 0, 0, 3}, "contact_channels": {25000}})
 	same(t, dsn, `SELECT op, tbl, row->>'id' FROM journal ORDER BY op`, `"DELETE"|"users"|"`+extra+`"`,
@@ -109,7 +119,7 @@ func TestVerifyAcrossMappings(t *testing.T) {
 	exec(t, db, `DELETE FROM contact_channels WHERE user_id = $1`, userID(5))
 	exec(t, db, `UPDATE users SET primary_email = NULL WHERE id = $1`, userID(5))
 	exec(t, db, `UPDATE contact_channels SET user_id = $1 WHERE user_id = $2`, userID(5), userID(6))
-	report, code := w.verify(verifyOptions{repair: true})
+	report, code := w.repair(selection{})
 	checkReport(t, report, code, 0, map[string][5]int{"users": {200, 0, 0, 0, 1}, "contact_channels": {200, 0, 0, 0, 2}})
 	w.equal(tenant1, dsn)
 }
@@ -125,7 +135,7 @@ func TestVerifyUnderLoad(t *testing.T) {
 	r.caughtUp()
 	l := w.load(seed(t), tenant1)
 	for range 3 {
-		if report, code := w.verify(verifyOptions{}); code != 0 {
+		if report, code := w.verify(selection{}); code != 0 {
 			t.Errorf("exit code %d under load: %+v", code, *report.Destinations[0])
 		} else {
 			t.Logf("equal after %d looks, %.1f s", report.Destinations[0].Looks, report.Destinations[0].Seconds)
@@ -134,11 +144,11 @@ func TestVerifyUnderLoad(t *testing.T) {
 	db := connect(t, dsn)
 	exec(t, db, `DELETE FROM users WHERE id = $1`, userID(1999)) // no row that the load writes to
 	exec(t, db, `UPDATE contact_channels SET value = 'damaged' WHERE user_id = $1`, userID(1998))
-	report, code := w.verify(verifyOptions{})
+	report, code := w.verify(selection{})
 	if counts := report.Destinations[0].counts(); code != 1 || counts["users"][1] != 1 || counts["contact_channels"][3] != 1 {
 		t.Errorf("exit code %d, %v", code, counts)
 	}
-	if report, code = w.verify(verifyOptions{repair: true}); code != 0 {
+	if report, code = w.repair(selection{}); code != 0 {
 		t.Errorf("exit code %d after the repair: %+v", code, *report.Destinations[0])
 	}
 	l.end()
@@ -163,12 +173,12 @@ func TestRepairWaitsForOpenTransactions(t *testing.T) {
 	must(t, err)
 	_, err = tx.Exec(t.Context(), `UPDATE "ProjectUser" SET "displayName" = 'later' WHERE "projectUserId" = $1`, userID(6))
 	must(t, err)
-	report, code := w.verify(verifyOptions{repair: true})
+	report, code := w.repair(selection{})
 	if d := report.Destinations[0]; code != 1 || d.Remedy == "" || d.counts()["users"][1] != 1 {
 		t.Errorf("exit code %d: %+v", code, *d)
 	}
 	must(t, tx.Commit(t.Context()))
-	report, code = w.verify(verifyOptions{repair: true})
+	report, code = w.repair(selection{})
 	if code != 0 {
 		t.Errorf("exit code %d: %+v", code, *report.Destinations[0])
 	}
@@ -202,7 +212,7 @@ func TestVerifyBesideCommitsThatNobodySees(t *testing.T) {
 		}
 		return nil
 	})
-	report, code := w.verify(verifyOptions{repair: true})
+	report, code := w.repair(selection{})
 	if d := report.Destinations[0]; code != 2 || !strings.Contains(d.Remedy, "standby") {
 		t.Errorf("exit code %d: %+v", code, *d)
 	}
@@ -217,7 +227,7 @@ func TestVerifyBesideCommitsThatNobodySees(t *testing.T) {
 	h.show()
 	w.exec(`ALTER SYSTEM RESET synchronous_standby_names`)
 	w.exec(`SELECT pg_reload_conf()`)
-	if report, code = w.verify(verifyOptions{}); code != 0 {
+	if report, code = w.verify(selection{}); code != 0 {
 		t.Errorf("exit code %d: %+v", code, *report.Destinations[0])
 	}
 }
@@ -232,7 +242,7 @@ func TestVerifyCouldNotCompare(t *testing.T) {
 	w.addDestination(tenant3, "gone", "postgres://nobody@127.0.0.1:1/gone?sslmode=disable")
 	unknown := func(what string, i int) {
 		t.Helper()
-		report, code := w.verify(verifyOptions{})
+		report, code := w.verify(selection{})
 		if d := report.Destinations[i]; code != 2 || d.Result != resultUnknown || d.Error == "" {
 			t.Errorf("%s: exit code %d, %+v", what, code, *d)
 		} else {
@@ -250,7 +260,7 @@ func TestVerifyCouldNotCompare(t *testing.T) {
 
 	// What is different wins over what could not be compared.
 	exec(t, connect(t, dsn2), `DELETE FROM users WHERE id = $1`, userID(7))
-	if report, code := w.verify(verifyOptions{}); code != 1 {
+	if report, code := w.verify(selection{}); code != 1 {
 		t.Errorf("exit code %d: %+v", code, *report.Destinations[1])
 	}
 }
@@ -275,7 +285,7 @@ steps: [{from: ProjectUser, when: upsert, sql: %q}]
 			w.start().caughtUp()
 			db := connect(t, dsn)
 			exec(t, db, `DELETE FROM people`)
-			report, code := w.verify(verifyOptions{repair: true})
+			report, code := w.repair(selection{})
 			if d := report.Destinations[0]; code != 2 || !strings.Contains(d.Remedy, "without a schema") {
 				t.Errorf("exit code %d: %+v", code, *d)
 			}
@@ -305,13 +315,13 @@ keys: {ProjectUser: 'SELECT id AS "projectUserId" FROM bag'}
 	w.start().caughtUp()
 	w.synced()
 	db := connect(t, dsn)
-	report, code := w.verify(verifyOptions{})
+	report, code := w.verify(selection{})
 	checkReport(t, report, code, 0, map[string][5]int{"bag": {20}})
 	exec(t, db, `INSERT INTO bag (id, "Name", data) SELECT id, "Name", data FROM bag WHERE id = $1`, userID(3)) // twice
 	exec(t, db, `UPDATE bag SET "Name" = 'damaged' WHERE id = $1`, userID(4))
-	report, code = w.verify(verifyOptions{})
+	report, code = w.verify(selection{})
 	checkReport(t, report, code, 1, map[string][5]int{"bag": {20, 1, 2, 0, 0}})
-	report, code = w.verify(verifyOptions{repair: true})
+	report, code = w.repair(selection{})
 	checkReport(t, report, code, 0, map[string][5]int{"bag": {20, 0, 0, 0, 3}})
 }
 
@@ -325,11 +335,11 @@ func TestVerifyWhileNothingRuns(t *testing.T) {
 	r.caughtUp()
 	w.synced()
 	r.end()
-	if report, code := w.verify(verifyOptions{}); code != 0 {
+	if report, code := w.verify(selection{}); code != 0 {
 		t.Errorf("exit code %d: %+v", code, *report.Destinations[0])
 	}
 	w.exec(`UPDATE "ProjectUser" SET "displayName" = 'on its way'`)
-	if report, code := w.verify(verifyOptions{}); code != 2 || !strings.Contains(report.Destinations[0].Remedy, "start outflow run") {
+	if report, code := w.verify(selection{}); code != 2 || !strings.Contains(report.Destinations[0].Remedy, "start outflow run") {
 		t.Errorf("exit code %d: %+v", code, *report.Destinations[0])
 	}
 }
@@ -346,7 +356,7 @@ func TestVerifyNeedsTemporaryTables(t *testing.T) {
 	exec(t, db, `DO $$ BEGIN EXECUTE 'REVOKE TEMPORARY ON DATABASE ' || quote_ident(current_database()) || ' FROM PUBLIC'; END $$`)
 	w.cfg.Destinations.Static = nil
 	w.addDestination(tenant1, "main", withUser(t, dsn, role))
-	report, code := w.verify(verifyOptions{})
+	report, code := w.verify(selection{})
 	if d := report.Destinations[0]; code != 2 || !strings.Contains(d.Remedy, "GRANT TEMPORARY") {
 		t.Errorf("exit code %d: %+v", code, *d)
 	}
@@ -369,7 +379,7 @@ func TestVerifyCommand(t *testing.T) {
 		return out.String(), progress.String(), c.ProcessState.ExitCode()
 	}
 	out, progress, code := run("-o", "json")
-	var report verifyReport
+	var report comparisonReport
 	if err := json.Unmarshal([]byte(out), &report); err != nil || code != 0 || report.Result != resultEqual {
 		t.Errorf("exit code %d, %v:\n%s", code, err, out)
 	}

@@ -22,20 +22,20 @@ func TestVerifyWaitsForItsOwnDestination(t *testing.T) {
 	r.caughtUp()
 	w.waitState(tenant1, "main", "streaming")
 	exec(t, connect(t, dsn), `DELETE FROM users WHERE id = $1`, userID(7))
-	look := func(what string, o verifyOptions, want int) {
+	look := func(what string, s selection, repair bool, want int) {
 		t.Helper()
 		var out bytes.Buffer
 		began := time.Now()
-		report, err := verify(t.Context(), w.cfg, o, &out)
+		report, err := verify(t.Context(), w.cfg, s, repair, &out)
 		must(t, err)
 		took := time.Since(began)
 		t.Logf("%s: %s, %d looks", what, took, report.Destinations[0].Looks)
-		if code := exitCode(report.verdict()); code != want || took > 15*time.Second {
+		if code := exitCode(verdict(report)); code != want || took > 15*time.Second {
 			t.Errorf("%s: exit code %d after %s: %+v", what, code, took, *report.Destinations[0])
 		}
 		contains(t, out.String(), tenant1+"/main: rows differ so far; waiting until the stream has brought it everything up to ")
 	}
-	look("an idle primary", verifyOptions{}, 1)
+	look("an idle primary", selection{}, false, 1)
 	r.end()
 	w.gated(tenant2, "away")
 	r = w.start()
@@ -46,7 +46,7 @@ func TestVerifyWaitsForItsOwnDestination(t *testing.T) {
 		}
 		return nil
 	})
-	look("beside one that fails", verifyOptions{tenant: tenant1}, 1)
-	look("beside one that fails, with a repair", verifyOptions{tenant: tenant1, repair: true}, 0)
+	look("beside one that fails", selection{Tenant: tenant1}, false, 1)
+	look("beside one that fails, with a repair", selection{Tenant: tenant1}, true, 0)
 	w.equal(tenant1, dsn)
 }

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"outflow/internal/config"
+	"outflow/replication"
+)
+
+// checkOutcome is everything that was found; its JSON is the output of check with -o json.
+type checkOutcome struct {
+	Result   string       `json:"result"` // ok or fail
+	Passed   int          `json:"passed"`
+	Warnings int          `json:"warnings"`
+	Failed   int          `json:"failed"`
+	Skipped  int          `json:"skipped"`
+	Groups   []checkGroup `json:"groups"`
+}
+
+// checkGroup is the findings on one thing.
+type checkGroup struct {
+	Name   string               `json:"name"` // primary, mappings, destinations, or "destination tenant/name"
+	Checks replication.Findings `json:"checks"`
+}
+
+const (
+	destinationPatience = 30 * time.Second
+	checksAtOnce        = 8
+)
+
+// checkAll looks at everything that the configuration names; of the destinations only at the chosen ones. checkAll changes nothing anywhere. The error
+// is that no destination was chosen, or that ctx is done: every other fault is a finding.
+func checkAll(ctx context.Context, cfg *config.Config, s selection) (*checkOutcome, error) {
+	primary, err := primaryOf(cfg)
+	if err != nil {
+		return nil, err
+	}
+	k := &checking{cfg: cfg, primary: primary}
+	limited, cancel := context.WithTimeout(ctx, primaryPatience)
+	defer cancel()
+	k.checkMappings()
+	k.checkPrimary(limited)
+	defer k.close()
+	chosen, err := k.chosen(limited, s)
+	if err != nil {
+		return nil, err
+	}
+	k.checkDestinations(ctx, chosen)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	k.report.conclude()
+	return &k.report, nil
+}
+
+func (r *checkOutcome) group(name string, found replication.Findings) {
+	if len(found) > 0 {
+		r.Groups = append(r.Groups, checkGroup{name, found})
+	}
+}
+
+func (r *checkOutcome) conclude() {
+	counts := map[replication.Verdict]*int{replication.Passed: &r.Passed, replication.Warning: &r.Warnings,
+		replication.Failed: &r.Failed, replication.Unchecked: &r.Skipped}
+	for _, g := range r.Groups {
+		for _, f := range g.Checks {
+			*counts[f.Verdict]++
+		}
+	}
+	r.Result = "ok"
+	if r.Failed > 0 {
+		r.Result = "fail"
+	}
+}
