@@ -10,7 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // order is a requested change, and the body of every POST of the API.
@@ -64,7 +64,7 @@ func (s *Server) act(r *http.Request, tenant, name, action string, o order) erro
 	var err error
 	switch action {
 	case "pause", "resume":
-		err = s.Store.SetSwitch(ctx, sink.Switch{Kind: sink.SwitchDestination, Tenant: tenant, Name: name, Off: action == "pause",
+		err = s.Store.SetSwitch(ctx, ledger.Switch{Kind: ledger.SwitchDestination, Tenant: tenant, Name: name, Off: action == "pause",
 			By: s.who(r, o), Reason: o.Reason})
 	case "resync":
 		if !o.Confirm {
@@ -104,17 +104,17 @@ func (s *Server) turn(r *http.Request, name string, o order) error {
 		return err
 	}
 	switch name {
-	case sink.SwitchReading, sink.SwitchApplying, sink.SwitchBackfills:
+	case ledger.SwitchReading, ledger.SwitchApplying, ledger.SwitchBackfills:
 	default:
 		return refuse(http.StatusNotFound, "there is no switch %q; expected reading, applying or backfills", name)
 	}
 	if o.Off == nil {
 		return refuse(http.StatusBadRequest, "off: required, true or false")
 	}
-	if *o.Off && name != sink.SwitchBackfills && !o.Confirm {
+	if *o.Off && name != ledger.SwitchBackfills && !o.Confirm {
 		return refuse(http.StatusConflict, "%s; say \"confirm\": true", map[string]string{
-			sink.SwitchReading:  "with reading off the primary keeps all WAL from now on",
-			sink.SwitchApplying: "with applying off for long every destination is parked and must be copied anew"}[name])
+			ledger.SwitchReading:  "with reading off the primary keeps all WAL from now on",
+			ledger.SwitchApplying: "with applying off for long every destination is parked and must be copied anew"}[name])
 	}
 	if p, _ := s.current(); p == nil {
 		return refuse(http.StatusServiceUnavailable, "there is no connection to the primary, where this would be written")
@@ -122,7 +122,7 @@ func (s *Server) turn(r *http.Request, name string, o order) error {
 	ctx, cancel := context.WithTimeout(r.Context(), actionTimeout)
 	defer cancel()
 	defer s.Store.Close()
-	err := s.Store.SetSwitch(ctx, sink.Switch{Kind: name, Off: *o.Off, By: s.who(r, o), Reason: o.Reason})
+	err := s.Store.SetSwitch(ctx, ledger.Switch{Kind: name, Off: *o.Off, By: s.who(r, o), Reason: o.Reason})
 	return s.done(r, err, o, "switch", zap.String("switch", name), zap.Bool("off", *o.Off))
 }
 

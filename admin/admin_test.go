@@ -26,6 +26,7 @@ import (
 	"outflow/internal/secret"
 	"outflow/replication"
 	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -34,8 +35,8 @@ const token = "0123456789abcdef-canary"
 
 var errDown = errors.New("the primary is down")
 
-func store() *sink.StateStore {
-	return &sink.StateStore{Slot: "outflow", Connect: func(context.Context) (*pgx.Conn, error) { return nil, errDown }}
+func store() *ledger.Store {
+	return &ledger.Store{Slot: "outflow", Connect: func(context.Context) (*pgx.Conn, error) { return nil, errDown }}
 }
 
 func newServer(t testing.TB, token string, change func(*Config)) *Server {
@@ -304,9 +305,9 @@ func TestOpenAPI(t *testing.T) {
 	attach(t, s, [2]string{"t", "main"})
 	s.pipeline.Reader = &still{state: replication.Standby}
 	check("/api/status", "Status") // the notes are not read yet
-	s.setNotes(Notebook{At: time.Now(), Reader: &sink.Reading{Host: "h", Process: 1, Walsender: 2, Since: time.Now()}, Destinations: []sink.Noted{
-		{Tenant: "t", Name: "noted", State: sink.Backfilling, Reason: "why", SequenceID: 7, At: time.Now(), Since: time.Now(), Copied: 1, CopyTotal: 2,
-			Mappings: []sink.MappingStatus{{Name: "m", SequenceID: 7, At: time.Now()}}}}})
+	s.setNotes(Notebook{At: time.Now(), Reader: &ledger.Reader{Host: "h", Process: 1, Walsender: 2, Since: time.Now()}, Destinations: []ledger.Destination{
+		{Tenant: "t", Name: "noted", State: ledger.Backfilling, Reason: "why", SequenceID: 7, At: time.Now(), Since: time.Now(), Copied: 1, CopyTotal: 2,
+			Mappings: []ledger.MappingProgress{{Name: "m", SequenceID: 7, At: time.Now()}}}}})
 	s.looked = nil
 	check("/api/status", "Status")
 	check("/api/destinations", "Page")
@@ -319,7 +320,7 @@ func TestOpenAPI(t *testing.T) {
 		"/api/tables": "Tables", "/api/errors": "Errors", "/api/switches": "Switches", "/api/destinations/t/none": "Problem", "/api/none": "Problem"} {
 		check(path, schema)
 	}
-	d := row{s.pipeline.Router.Destinations()[0], sink.Status{State: sink.Backfilling, Copying: true, Err: &sink.Error{SQLState: "22012", Err: errDown}, CopyTotal: 10, Oldest: time.Now()}, 0}
+	d := row{s.pipeline.Router.Destinations()[0], sink.Status{State: ledger.Backfilling, Copying: true, Err: &sink.Error{SQLState: "22012", Err: errDown}, CopyTotal: 10, Oldest: time.Now()}, 0}
 	b, _ := json.Marshal(d.describe(time.Now(), rate{}))
 	answer, _ := jsonschema.UnmarshalJSON(strings.NewReader(string(b)))
 	if err := c.MustCompile("openapi.json#/components/schemas/Destination").Validate(answer); err != nil {
@@ -336,7 +337,7 @@ func TestHostileNames(t *testing.T) {
 	s.sampler.sample(time.Now(), s.pipeline)
 	d := s.pipeline.Router.Destinations()[0]
 	s.sampler.mu.Lock()
-	s.sampler.note(time.Now(), s.sampler.tracks[d], &row{d, sink.Status{State: sink.Halted, Err: &sink.Error{Key: hostile, Mapping: hostile,
+	s.sampler.note(time.Now(), s.sampler.tracks[d], &row{d, sink.Status{State: ledger.Halted, Err: &sink.Error{Key: hostile, Mapping: hostile,
 		Err: errors.New(hostile + "\x1b[31m\u202e" + strings.Repeat("x", 5000))}}, 0})
 	s.sampler.mu.Unlock()
 	query := "?" + url.Values{"tenant": {hostile}, "name": {hostile}, "q": {hostile}}.Encode()

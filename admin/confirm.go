@@ -4,7 +4,7 @@ import (
 	"net/http"
 	"net/url"
 
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // confirmPage asks for a confirmation, names the effect of the order, and takes a reason.
@@ -79,12 +79,12 @@ func (s *Server) confirmSwitch(w http.ResponseWriter, r *http.Request) {
 // costs names the price of a switch that is off, with the room left on the primary where the primary keeps WAL for the switch.
 func (s *Server) costs(name string) []string {
 	switch name {
-	case sink.SwitchApplying:
+	case ledger.SwitchApplying:
 		return []string{
 			"Every destination is as if paused: changes are read and wait in its queue.",
 			"One whose queue is full, or that has waited for sink.park_after, is parked: the primary keeps no WAL for it, and it is copied anew later.",
 		}
-	case sink.SwitchBackfills:
+	case ledger.SwitchBackfills:
 		return []string{
 			"No destination is copied from the tables; those that wait for it stay where they are. Live changes go on for all others.",
 			"The primary keeps no WAL for that.",

@@ -8,17 +8,18 @@ import (
 
 	"outflow/replication"
 	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // figures gives a server destinations in these states: n of each, those that stream with that lag.
-func figures(s *Server, lags []time.Duration, others map[sink.State]int) *snapshot {
+func figures(s *Server, lags []time.Duration, others map[ledger.State]int) *snapshot {
 	now := time.Now()
 	snap := &snapshot{Status: Status{Role: "streaming", Destinations: map[string]int{}}}
 	add := func(name string, st sink.Status) {
 		snap.rows = append(snap.rows, row{&sink.Destination{Tenant: "t", Name: name}, st, 0})
 	}
 	for i, lag := range lags {
-		st := sink.Status{State: sink.Streaming}
+		st := sink.Status{State: ledger.Streaming}
 		if lag > 0 {
 			st.Oldest = now.Add(-lag)
 		}
@@ -39,7 +40,7 @@ func figures(s *Server, lags []time.Duration, others map[sink.State]int) *snapsh
 func TestHeadline(t *testing.T) {
 	s := newServer(t, "", nil)
 	attach(t, s)
-	dead := figures(s, make([]time.Duration, 30), map[sink.State]int{sink.Retrying: 1900, sink.Parked: 70})
+	dead := figures(s, make([]time.Duration, 30), map[ledger.State]int{ledger.Retrying: 1900, ledger.Parked: 70})
 	if *dead.InSync != 30 || dead.Total != 2000 || dead.State != Failing || !strings.Contains(dead.Reasons[0].Message, "of 2\u202f000 destinations fail at once") {
 		t.Errorf("%+v", dead.Status)
 	}
@@ -50,20 +51,20 @@ func TestHeadline(t *testing.T) {
 	for i := range lags {
 		lags[i] = time.Duration(i+1) * 100 * time.Millisecond // up to 20 s
 	}
-	some := figures(s, lags, map[sink.State]int{sink.Halted: 1})
+	some := figures(s, lags, map[ledger.State]int{ledger.Halted: 1})
 	about := func(got *float64, want float64) bool { return got != nil && *got > want-0.01 && *got < want+0.5 }
 	if *some.InSync < 98 || *some.InSync > 100 || some.State != Degraded || !about(some.Lag.P50Seconds, 10) || !about(some.Lag.P99Seconds, 19.8) || !about(some.Lag.Seconds, 20) ||
 		some.Lag.Worst.Name != "streams-199" {
 		t.Errorf("%+v %+v", some.Status, some.Lag.Worst)
 	}
-	if none := figures(s, nil, map[sink.State]int{sink.Retrying: 2}); none.Lag.Seconds != nil || none.Lag.P50Seconds != nil || *none.InSync != 0 {
+	if none := figures(s, nil, map[ledger.State]int{ledger.Retrying: 2}); none.Lag.Seconds != nil || none.Lag.P50Seconds != nil || *none.InSync != 0 {
 		t.Errorf("a lag of nobody: %+v", none.Lag)
 	}
 }
 
 // Notes say who reads the slot as far as that is known, and what they do not hold is not shown as a figure.
 func TestNotes(t *testing.T) {
-	for want, r := range map[string]*sink.Reading{
+	for want, r := range map[string]*ledger.Reader{
 		"Nobody reads the slot":                                     nil,
 		"box (process 7) reads the slot":                            {Host: "box", Process: 7, Application: "outflow", Address: "10.1.2.3"},
 		"A program at 10.1.2.3, \"pg_recvlogical\", reads the slot": {Walsender: 1, Application: "pg_recvlogical", Address: "10.1.2.3"},
@@ -74,14 +75,14 @@ func TestNotes(t *testing.T) {
 			t.Errorf("%q, expected %q", got, want)
 		}
 	}
-	book := Notebook{At: time.Now(), Destinations: []sink.Noted{{Tenant: "a", State: sink.Streaming, SequenceID: -1}, {Tenant: "b", State: sink.Streaming, SequenceID: 5},
-		{Tenant: "c", State: sink.Halted, Detached: true, Reason: "why", SequenceID: -1}, {Tenant: "d", State: sink.Streaming, SequenceID: -1}},
-		Switches: []sink.Switch{{Kind: sink.SwitchDestination, Tenant: "b", Off: true, By: "Grace"}}}
+	book := Notebook{At: time.Now(), Destinations: []ledger.Destination{{Tenant: "a", State: ledger.Streaming, SequenceID: -1}, {Tenant: "b", State: ledger.Streaming, SequenceID: 5},
+		{Tenant: "c", State: ledger.Halted, Detached: true, Reason: "why", SequenceID: -1}, {Tenant: "d", State: ledger.Streaming, SequenceID: -1}},
+		Switches: []ledger.Switch{{Kind: ledger.SwitchDestination, Tenant: "b", Off: true, By: "Grace"}}}
 	st := Noted("test", "outflow", replication.SlotStatus{}, book)
 	if st.InSync != nil { // they fall behind
 		t.Errorf("%d in sync while nobody reads the slot", *st.InSync)
 	}
-	book.Reader = &sink.Reading{Host: "box", Process: 7}
+	book.Reader = &ledger.Reader{Host: "box", Process: 7}
 	st = Noted("test", "outflow", replication.SlotStatus{}, book)
 	if *st.InSync != 2 || st.Total != 4 || st.Detached != 1 || st.Destinations["paused"] != 1 || st.Destinations["halted"] != 1 || st.Lag.Seconds != nil || st.State != Unknown {
 		t.Errorf("%+v", st)
@@ -93,7 +94,7 @@ func TestNotes(t *testing.T) {
 	if words := Words(all[0]); words[6] != "why; the stream goes on without it" || words[2] != unknown {
 		t.Errorf("%q", words)
 	}
-	book.Switches = append(book.Switches, sink.Switch{Kind: sink.SwitchApplying, Off: true})
+	book.Switches = append(book.Switches, ledger.Switch{Kind: ledger.SwitchApplying, Off: true})
 	if st := Noted("test", "outflow", replication.SlotStatus{}, book); *st.InSync != 0 || st.Destinations["paused"] != 3 {
 		t.Errorf("with applying off: %+v", st)
 	}
@@ -101,7 +102,7 @@ func TestNotes(t *testing.T) {
 
 // Where reading has ended because something that is relied on does not hold, a person is needed: nothing goes on by itself.
 func TestNotesOfAnEnd(t *testing.T) {
-	book := Notebook{At: time.Now(), Destinations: []sink.Noted{{Tenant: "a", State: sink.Backfilling, Reason: replication.Ended + "table public.x has no key"}}}
+	book := Notebook{At: time.Now(), Destinations: []ledger.Destination{{Tenant: "a", State: ledger.Backfilling, Reason: replication.Ended + "table public.x has no key"}}}
 	st := Noted("test", "outflow", replication.SlotStatus{}, book)
 	if st.Reasons[0].Severity != critical || !strings.Contains(st.Reasons[0].Message, "a person is needed: reading has ended: table public.x has no key") || st.Destinations["halted"] != 1 {
 		t.Errorf("%+v", st)
@@ -110,7 +111,7 @@ func TestNotesOfAnEnd(t *testing.T) {
 	if words := Words(d); words[1] != "halted" || words[6] != replication.Ended+"table public.x has no key" {
 		t.Errorf("%q", words)
 	}
-	book.Reader = &sink.Reading{Host: "box", Process: 7} // somebody has seen to it, and the copies begin
+	book.Reader = &ledger.Reader{Host: "box", Process: 7} // somebody has seen to it, and the copies begin
 	if st := Noted("test", "outflow", replication.SlotStatus{}, book); st.Destinations["backfilling"] != 1 || st.Reasons[0].Severity == critical {
 		t.Errorf("%+v", st)
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // unknown stands for an unknown value; never 0.
@@ -182,20 +182,20 @@ func icon(name string) template.HTML {
 }
 
 func stateIcon(state string) template.HTML {
-	return icon(map[string]string{string(sink.Halted): "bad", string(sink.Parked): "park", string(sink.Retrying): "retry",
-		string(sink.Paused): "pause", string(sink.Backfilling): "copy", string(sink.Streaming): "flow", string(Healthy): "ok",
+	return icon(map[string]string{string(ledger.Halted): "bad", string(ledger.Parked): "park", string(ledger.Retrying): "retry",
+		string(ledger.Paused): "pause", string(ledger.Backfilling): "copy", string(ledger.Streaming): "flow", string(Healthy): "ok",
 		string(Degraded): "warn", string(Failing): "bad", critical: "bad", warning: "warn", notice: "info"}[state])
 }
 
 // stateWords explains a state to a person.
 func stateWords(state string) string {
 	return map[string]string{
-		string(sink.Halted):      "A mapping, a row or a right needs a person. It is tried again seldom, and stays halted until it has done what failed.",
-		string(sink.Parked):      "It was away for longer than its queue holds. The stream goes on without it, and it is copied anew when it answers.",
-		string(sink.Retrying):    "It failed, and is tried again by itself, with growing pauses.",
-		string(sink.Paused):      "An operator paused it. Its changes wait in its queue; when that is full it is parked, and copied anew afterwards.",
-		string(sink.Backfilling): "Its rows are copied from the primary's tables, beside the live changes.",
-		string(sink.Streaming):   "It applies what comes, or has nothing to do.",
+		string(ledger.Halted):      "A mapping, a row or a right needs a person. It is tried again seldom, and stays halted until it has done what failed.",
+		string(ledger.Parked):      "It was away for longer than its queue holds. The stream goes on without it, and it is copied anew when it answers.",
+		string(ledger.Retrying):    "It failed, and is tried again by itself, with growing pauses.",
+		string(ledger.Paused):      "An operator paused it. Its changes wait in its queue; when that is full it is parked, and copied anew afterwards.",
+		string(ledger.Backfilling): "Its rows are copied from the primary's tables, beside the live changes.",
+		string(ledger.Streaming):   "It applies what comes, or has nothing to do.",
 	}[state]
 }
 
@@ -207,8 +207,8 @@ func title(s string) string {
 }
 
 func switchTitle(name string) string {
-	return map[string]string{sink.SwitchReading: "Reading the slot", sink.SwitchApplying: "Applying changes",
-		sink.SwitchBackfills: "Backfills"}[name]
+	return map[string]string{ledger.SwitchReading: "Reading the slot", ledger.SwitchApplying: "Applying changes",
+		ledger.SwitchBackfills: "Backfills"}[name]
 }
 
 // percent is for a bar: the share of n in total, from 0 to 100.

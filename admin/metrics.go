@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"outflow/replication"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // collector reads the state at the scrape: nothing is counted for a scrape while changes flow.
@@ -153,7 +153,7 @@ func (s *scrape) process() {
 		s.gauge("health", one(s.State == h), string(h))
 	}
 	for _, sw := range s.Switches {
-		if sw.Name != sink.SwitchDestination {
+		if sw.Name != ledger.SwitchDestination {
 			s.gauge("switch_off", one(sw.Off), sw.Name)
 		}
 	}
@@ -230,7 +230,7 @@ func (s *scrape) destinations() {
 		if r.Err != nil {
 			failing[classOf(r.Err)]++
 		}
-		if r.State == sink.Backfilling {
+		if r.State == ledger.Backfilling {
 			copied += r.Copied
 			estimated += max(r.CopyTotal, r.Copied)
 			allEstimated = allEstimated && r.CopyTotal >= 0

@@ -10,6 +10,7 @@ import (
 
 	"outflow/replication"
 	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // Unknown is the role and state of a process that cannot be asked.
@@ -18,23 +19,23 @@ const Unknown = "unknown"
 // Notebook holds the primary's notes on a slot and its destinations.
 type Notebook struct {
 	At           time.Time // of the reading; zero: not yet
-	Destinations []sink.Noted
-	Switches     []sink.Switch
-	Reader       *sink.Reading // nil: no process reads the slot
-	Err          error         // why the rest is not known
+	Destinations []ledger.Destination
+	Switches     []ledger.Switch
+	Reader       *ledger.Reader // nil: no process reads the slot
+	Err          error          // why the rest is not known
 }
 
 // ReadNotebook reads the primary's notes, less destinations removed from the configuration.
-func ReadNotebook(ctx context.Context, store *sink.StateStore) (b Notebook) {
-	noted, err := store.Noted(ctx, "", "")
+func ReadNotebook(ctx context.Context, store *ledger.Store) (b Notebook) {
+	noted, err := store.Destinations(ctx, "", "")
 	if err == nil {
 		b.Switches, err = store.Switches(ctx)
 	}
 	if err == nil {
-		b.Reader, err = store.Reading(ctx)
+		b.Reader, err = store.Reader(ctx)
 	}
 	b.At, b.Err = time.Now(), err
-	b.Destinations = slices.DeleteFunc(noted, func(n sink.Noted) bool { return !n.Configured() })
+	b.Destinations = slices.DeleteFunc(noted, func(n ledger.Destination) bool { return !n.Configured() })
 	return b
 }
 
@@ -71,12 +72,12 @@ func (s *snapshot) fromNotes(book Notebook) {
 		}
 	}
 	if book.Reader != nil { // else they have fallen behind since
-		inSync := s.Destinations[string(sink.Streaming)]
+		inSync := s.Destinations[string(ledger.Streaming)]
 		s.InSync = &inSync
 	}
 }
 
-func describeReader(r *sink.Reading) *SlotReader {
+func describeReader(r *ledger.Reader) *SlotReader {
 	if r == nil {
 		return nil
 	}
@@ -90,9 +91,9 @@ func NotedDestinations(book Notebook) []Destination {
 	applying := false
 	for _, sw := range book.Switches {
 		switch {
-		case sw.Off && sw.Kind == sink.SwitchDestination:
+		case sw.Off && sw.Kind == ledger.SwitchDestination:
 			paused[[2]string{sw.Tenant, sw.Name}] = true
-		case sw.Off && sw.Kind == sink.SwitchApplying:
+		case sw.Off && sw.Kind == ledger.SwitchApplying:
 			applying = true
 		}
 	}
@@ -107,27 +108,29 @@ func NotedDestinations(book Notebook) []Destination {
 		for _, m := range n.Mappings {
 			d.Mappings = append(d.Mappings, describeMapping(m))
 		}
-		if n.State == sink.Backfilling {
+		if n.State == ledger.Backfilling {
 			d.Backfill = &Backfill{Rows: n.Copied}
 			if n.CopyTotal > 0 {
 				d.Backfill.Estimated = known(max(n.CopyTotal, n.Copied))
 			}
 		}
 		if book.Reader == nil && strings.HasPrefix(n.Reason, replication.Ended) {
-			d.State, d.Backfill = string(sink.Halted), nil // nothing goes on until a person has corrected the cause of the end of reading
+			d.State, d.Backfill = string(ledger.Halted), nil // nothing goes on until a person has corrected the cause of the end of reading
 		}
-		if d.State != string(sink.Halted) && (applying || paused[[2]string{n.Tenant, n.Name}]) {
-			d.State = string(sink.Paused)
+		if d.State != string(ledger.Halted) && (applying || paused[[2]string{n.Tenant, n.Name}]) {
+			d.State = string(ledger.Paused)
 		}
 		all[i] = d
 	}
-	slices.SortStableFunc(all, func(a, b Destination) int { return cmp.Compare(rank(sink.State(a.State)), rank(sink.State(b.State))) })
+	slices.SortStableFunc(all, func(a, b Destination) int {
+		return cmp.Compare(rank(ledger.State(a.State)), rank(ledger.State(b.State)))
+	})
 	return all
 }
 
 // notedFailure is the noted last failure of a destination, nil where the destination has succeeded since.
-func notedFailure(n sink.Noted) *Failure {
-	if n.Class == "" || n.State == sink.Streaming {
+func notedFailure(n ledger.Destination) *Failure {
+	if n.Class == "" || n.State == ledger.Streaming {
 		return nil
 	}
 	f := &Failure{Message: clean(n.Reason), Class: n.Class}
@@ -261,7 +264,7 @@ func Words(d Destination) []string {
 	case d.Reason != nil:
 		words[6] = *d.Reason
 	}
-	if d.Detached && d.State != string(sink.Parked) {
+	if d.Detached && d.State != string(ledger.Parked) {
 		words[6] = strings.TrimPrefix(words[6]+"; the stream goes on without it", "; ")
 	}
 	return words

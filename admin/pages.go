@@ -10,7 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // templates are one set a page: the layout, the parts shared by several pages, and the page's own content.
@@ -114,7 +114,7 @@ func (s *Server) view(r *http.Request, name string) (*view, error) {
 			return nil, refuse(http.StatusBadRequest, "%v", err)
 		}
 		v.Page = s.list(snap, v.Filter)
-		v.Copying = s.list(snap, filter{States: []string{string(sink.Backfilling)}, Limit: maxCopying}).Destinations
+		v.Copying = s.list(snap, filter{States: []string{string(ledger.Backfilling)}, Limit: maxCopying}).Destinations
 		v.Incidents = s.incidents(snap)
 	case "destination":
 		tenant, destination := v.Query.Get("tenant"), v.Query.Get("name")
@@ -127,7 +127,7 @@ func (s *Server) view(r *http.Request, name string) (*view, error) {
 	case "switches":
 		v.page = s.page(r, "Switches", name)
 		for _, sw := range snap.Switches {
-			if sw.Name == sink.SwitchDestination {
+			if sw.Name == ledger.SwitchDestination {
 				v.Paused = append(v.Paused, sw)
 			}
 		}
@@ -155,7 +155,7 @@ func (s *Server) live(name string) http.HandlerFunc {
 func (v *view) Fuses() []Switch {
 	var all []Switch
 	for _, sw := range v.Switches {
-		if sw.Name != sink.SwitchDestination {
+		if sw.Name != ledger.SwitchDestination {
 			all = append(all, sw)
 		}
 	}

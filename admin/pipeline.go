@@ -10,6 +10,7 @@ import (
 	"outflow/replication"
 	"outflow/replication/wal"
 	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // reader is the part of [replication.Reader] that the server asks.
@@ -33,9 +34,9 @@ type Pipeline struct {
 }
 
 // states are all states of a destination, the worst first.
-var states = []sink.State{sink.Halted, sink.Parked, sink.Retrying, sink.Paused, sink.Backfilling, sink.Streaming}
+var states = []ledger.State{ledger.Halted, ledger.Parked, ledger.Retrying, ledger.Paused, ledger.Backfilling, ledger.Streaming}
 
-func rank(s sink.State) int {
+func rank(s ledger.State) int {
 	if i := slices.Index(states, s); i >= 0 {
 		return i
 	}
@@ -165,7 +166,7 @@ func (r *row) describe(now time.Time, speed rate) Destination {
 }
 
 // describeMapping leaves out the changes waiting for the mapping.
-func describeMapping(m sink.MappingStatus) Mapping {
+func describeMapping(m ledger.MappingProgress) Mapping {
 	d := Mapping{Name: clean(m.Name), SyncedAt: knownTime(m.At)}
 	if m.SequenceID >= 0 {
 		d.SequenceID = &m.SequenceID
@@ -181,7 +182,7 @@ func (r *row) lag(now time.Time) (seconds float64, ok bool) {
 		return 0, false
 	}
 	if r.Oldest.IsZero() {
-		return r.stream.Seconds(), r.State == sink.Streaming
+		return r.stream.Seconds(), r.State == ledger.Streaming
 	}
 	return max(r.stream, now.Sub(r.Oldest)).Seconds(), true
 }
@@ -212,26 +213,26 @@ func (p *Pipeline) tables() []Table {
 	return all
 }
 
-func describeSwitch(s sink.Switch) Switch {
+func describeSwitch(s ledger.Switch) Switch {
 	return Switch{Name: s.Kind, Tenant: known(s.Tenant), Destination: known(s.Name), Off: s.Off,
 		By: known(clean(s.By)), Reason: known(clean(s.Reason)), At: knownTime(s.At)}
 }
 
 // fuses are the global switches, in the order of the stream.
-var fuses = []string{sink.SwitchReading, sink.SwitchApplying, sink.SwitchBackfills}
+var fuses = []string{ledger.SwitchReading, ledger.SwitchApplying, ledger.SwitchBackfills}
 
 // describeSwitches are the three fuses, including fuses never touched, and the paused destinations.
-func describeSwitches(set []sink.Switch) []Switch {
+func describeSwitches(set []ledger.Switch) []Switch {
 	all := make([]Switch, 0, len(fuses))
 	for _, kind := range fuses {
-		s := sink.Switch{Kind: kind}
-		if i := slices.IndexFunc(set, func(s sink.Switch) bool { return s.Kind == kind }); i >= 0 {
+		s := ledger.Switch{Kind: kind}
+		if i := slices.IndexFunc(set, func(s ledger.Switch) bool { return s.Kind == kind }); i >= 0 {
 			s = set[i]
 		}
 		all = append(all, describeSwitch(s))
 	}
 	for _, s := range set {
-		if s.Kind == sink.SwitchDestination && s.Off {
+		if s.Kind == ledger.SwitchDestination && s.Off {
 			all = append(all, describeSwitch(s))
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"outflow/replication"
 	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 const (
@@ -236,7 +237,7 @@ func (p *Pipeline) lag(now time.Time, all []row) Lag {
 	for i := range all {
 		r := &all[i]
 		behind, ok := r.lag(now)
-		if r.State != sink.Streaming || !ok {
+		if r.State != ledger.Streaming || !ok {
 			continue
 		}
 		lags = append(lags, behind)

@@ -17,7 +17,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // Config is the parts of a Server.
@@ -26,7 +26,7 @@ type Config struct {
 	Version string // of the program
 	Slot    string
 	// Store writes switches and requests to the primary. The server owns the store, and closes the store.
-	Store *sink.StateStore
+	Store *ledger.Store
 	// Configuration prints the configuration with its origins, without secrets.
 	Configuration func(io.Writer) error
 	Log           *zap.Logger

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"outflow/replication"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // snapshot is the whole process at one moment. A snapshot never changes.
@@ -82,7 +82,7 @@ func (s *snapshot) fromRows(now time.Time) {
 	for i := range s.rows {
 		r := &s.rows[i]
 		s.Destinations[string(r.State)]++
-		if behind, ok := r.lag(now); ok && r.State == sink.Streaming && behind <= inSyncWithin.Seconds() {
+		if behind, ok := r.lag(now); ok && r.State == ledger.Streaming && behind <= inSyncWithin.Seconds() {
 			inSync++
 		}
 		if r.Detached {
@@ -210,7 +210,7 @@ func (s *snapshot) judgeSlot(add func(severity, format string, args ...any)) {
 
 func (s *snapshot) judgeSwitches(add func(severity, format string, args ...any)) {
 	for _, sw := range s.Switches {
-		if !sw.Off || sw.Name == sink.SwitchDestination {
+		if !sw.Off || sw.Name == ledger.SwitchDestination {
 			continue
 		}
 		why := ""
@@ -229,17 +229,17 @@ const (
 
 // judgeDestinations counts the destinations in trouble. A few do not make the process fail: the process goes on for all others.
 func (s *snapshot) judgeDestinations(add func(severity, format string, args ...any)) {
-	n := s.Destinations[string(sink.Halted)] + s.Destinations[string(sink.Parked)] + s.Destinations[string(sink.Retrying)]
+	n := s.Destinations[string(ledger.Halted)] + s.Destinations[string(ledger.Parked)] + s.Destinations[string(ledger.Retrying)]
 	if n > manyFail && float64(n) > manyFailShare*float64(s.Total) {
 		add(critical, "%s of %s destinations fail at once. Look for one cause: the network, DNS, certificates, or a mapping that all have.",
 			numberText(int64(n)), numberText(int64(s.Total)))
 	}
 	for _, st := range []struct{ state, severity, one, many string }{
-		{string(sink.Halted), warning, "destination is halted: it needs a person", "destinations are halted: they need a person"},
-		{string(sink.Parked), warning, "destination is parked: it is copied anew when it answers", "destinations are parked: they are copied anew when they answer"},
-		{string(sink.Retrying), warning, "destination fails and is tried again", "destinations fail and are tried again"},
-		{string(sink.Paused), notice, "destination is paused", "destinations are paused"},
-		{string(sink.Backfilling), notice, "destination is being copied", "destinations are being copied"},
+		{string(ledger.Halted), warning, "destination is halted: it needs a person", "destinations are halted: they need a person"},
+		{string(ledger.Parked), warning, "destination is parked: it is copied anew when it answers", "destinations are parked: they are copied anew when they answer"},
+		{string(ledger.Retrying), warning, "destination fails and is tried again", "destinations fail and are tried again"},
+		{string(ledger.Paused), notice, "destination is paused", "destinations are paused"},
+		{string(ledger.Backfilling), notice, "destination is being copied", "destinations are being copied"},
 	} {
 		if n := s.Destinations[st.state]; n > 0 {
 			add(st.severity, "%s.", plural(n, st.one, st.many))

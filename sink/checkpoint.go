@@ -10,6 +10,7 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/internal/fit"
 	"outflow/replication/wal"
+	"outflow/sink/ledger"
 )
 
 // checkpointer writes checkpoints one at a time: an older state must not be written over a newer one. Safe for concurrent use.
@@ -57,7 +58,7 @@ func (r *Router) checkpointInTurn(ctx context.Context) error {
 }
 
 func (r *Router) checkpointAfter(ctx context.Context, idle time.Duration) error {
-	if r.State.OwnReading() == 0 {
+	if r.Ledger.OwnReading() == 0 {
 		return nil // a standby has nothing to note
 	}
 	c := &r.checkpointer
@@ -84,13 +85,13 @@ func (r *Router) checkpointAfter(ctx context.Context, idle time.Duration) error 
 }
 
 // writeCheckpointLocked notes the flush LSN and the destinations that moved. The caller holds the checkpointer's lock.
-func (r *Router) writeCheckpointLocked(ctx context.Context, flush wal.LSN, moved []destinationState, from []*Destination) error {
-	done, err := r.State.checkpoint(ctx, flush, moved)
-	for i, refusal := range done.refused {
+func (r *Router) writeCheckpointLocked(ctx context.Context, flush wal.LSN, moved []ledger.Note, from []*Destination) error {
+	done, err := r.Ledger.Checkpoint(ctx, flush, moved)
+	for i, refusal := range done.Refused {
 		err = errors.Join(err, r.setAside(from[i], refusal))
 	}
-	if err == nil && done.mark == "" { // the slot does without the refused destinations from now on
-		done.mark, err = r.State.noteFlush(ctx, flush)
+	if err == nil && done.CheckpointID == "" { // the slot does without the refused destinations from now on
+		done.CheckpointID, err = r.Ledger.CheckpointFlush(ctx, flush)
 	}
 	if err != nil {
 		return err
@@ -98,21 +99,21 @@ func (r *Router) writeCheckpointLocked(ctx context.Context, flush wal.LSN, moved
 	if err := failpoint.Fail(failpoint.Checkpointed); err != nil {
 		return err
 	}
-	r.checkpointer.id.Store(&done.mark)
+	r.checkpointer.id.Store(&done.CheckpointID)
 	for i, d := range from {
-		if done.refused[i] != nil {
+		if done.Refused[i] != nil {
 			continue
 		}
-		if !done.noted[i] {
+		if !done.Written[i] {
 			if _, err := r.readAgain(ctx, d); err != nil {
 				return err
 			}
 			continue
 		}
 		d.mu.Lock()
-		d.noted = moved[i]
-		if moved[i].epoch == d.epoch {
-			d.note = max(d.note, moved[i].note)
+		d.lastNote = moved[i]
+		if moved[i].Epoch == d.epoch {
+			d.recordedID = max(d.recordedID, moved[i].RecordedID)
 		}
 		d.mu.Unlock()
 	}
@@ -121,22 +122,22 @@ func (r *Router) writeCheckpointLocked(ctx context.Context, flush wal.LSN, moved
 
 // moved are the notes of the destinations that are not as noted, and their destinations; aside are destinations without a note that the
 // slot still waits for.
-func (r *Router) moved() (moved []destinationState, from, aside []*Destination) {
+func (r *Router) moved() (moved []ledger.Note, from, aside []*Destination) {
 	for _, d := range r.Destinations() {
 		d.mu.Lock()
 		status := d.statusLocked()
-		now := destinationState{tenant: d.Tenant, name: d.Name, epoch: d.epoch, note: max(d.note, d.queue.released),
-			fingerprint: d.fingerprint(), state: status.State, detached: status.Detached, reason: fit.Text(status.Reason, fit.Reason),
-			taken: d.epoch, retried: d.retried}
+		now := ledger.Note{Tenant: d.Tenant, Name: d.Name, Epoch: d.epoch, RecordedID: max(d.recordedID, d.queue.released),
+			Fingerprint: d.fingerprint(), State: status.State, Detached: status.Detached, Reason: fit.Text(status.Reason, fit.Reason),
+			TakenEpoch: d.epoch, Retried: d.retried}
 		if status.Err != nil {
-			now.class = newError(status.Err).Class()
+			now.Class = newError(status.Err).Class()
 		}
-		now.mappings = d.noteOfMappings()
-		if now.copied = d.status.Copied; !d.caughtUp {
-			now.copyTotal = max(d.status.CopyTotal, 0)
+		now.Mappings = d.noteOfMappings()
+		if now.Copied = d.status.Copied; !d.caughtUp {
+			now.CopyTotal = max(d.status.CopyTotal, 0)
 		}
 		// A destination without an epoch is one that an unfinished Begin has not come to: the primary's note is better than what is known here.
-		if now != d.noted && !d.parking && d.unnoted == nil && d.epoch != 0 {
+		if now != d.lastNote && !d.parking && d.unnoted == nil && d.epoch != 0 {
 			moved = append(moved, now)
 			from = append(from, d)
 		}
@@ -151,9 +152,9 @@ func (r *Router) moved() (moved []destinationState, from, aside []*Destination) 
 // readAgain reads the note of a destination whose epoch is found to be later than the destination's own: a person asked for a copy, or the
 // answer to this process' own note was lost. The next checkpoint notes the destination. The result is the noted epoch, 0 where there is no note.
 func (r *Router) readAgain(ctx context.Context, d *Destination) (epoch int64, err error) {
-	s, err := r.State.find(ctx, d.Tenant, d.Name)
+	s, err := r.Ledger.Note(ctx, d.Tenant, d.Name)
 	if err == nil {
-		d.carryOut(request{note: s})
+		d.carryOut(ledger.Request{Note: s})
 	}
-	return s.epoch, err
+	return s.Epoch, err
 }

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"outflow/sink/ledger"
 	"time"
 
 	"go.uber.org/zap"
@@ -11,11 +12,11 @@ import (
 const switchEvery = 500 * time.Millisecond
 
 // Switches are the switches in effect in this process, as last read.
-func (r *Router) Switches() []Switch { return r.switches.list() }
+func (r *Router) Switches() []ledger.Switch { return r.switches.list() }
 
 // loadSwitches reads the switches and puts changes into effect. Changes by any person, from any machine, are logged.
 func (r *Router) loadSwitches(ctx context.Context) error {
-	all, err := r.State.Switches(ctx)
+	all, err := r.Ledger.Switches(ctx)
 	if err != nil {
 		return err
 	}
@@ -23,11 +24,11 @@ func (r *Router) loadSwitches(ctx context.Context) error {
 	off, on := flips(before, all)
 	r.logSwitches("switched off", off)
 	r.logSwitches("switched on", on)
-	r.gate.hold(isOff(all, SwitchReading))
-	r.places.hold(isOff(all, SwitchBackfills))
+	r.gate.hold(isOff(all, ledger.SwitchReading))
+	r.places.hold(isOff(all, ledger.SwitchBackfills))
 	for _, d := range r.Destinations() {
 		d.pause(r.switches.pausing(d.Tenant, d.Name))
-		if isOff(before, SwitchReading) != isOff(all, SwitchReading) {
+		if isOff(before, ledger.SwitchReading) != isOff(all, ledger.SwitchReading) {
 			d.mu.Lock()
 			d.observe()
 			d.mu.Unlock()
@@ -36,7 +37,7 @@ func (r *Router) loadSwitches(ctx context.Context) error {
 	return nil
 }
 
-func (r *Router) logSwitches(text string, flipped []Switch) {
+func (r *Router) logSwitches(text string, flipped []ledger.Switch) {
 	for _, sw := range flipped {
 		r.Log.Info(text, zap.String("switch", sw.Kind), zap.String("tenant", sw.Tenant), zap.String("destination", sw.Name),
 			zap.String("by", sw.By), zap.String("reason", sw.Reason), zap.Time("at", sw.At))
@@ -45,7 +46,7 @@ func (r *Router) logSwitches(text string, flipped []Switch) {
 
 // pause stops the destination's work after the batch in flight, or lets the work go on where sw is nil. The queue fills
 // meanwhile: see mustPark.
-func (d *Destination) pause(sw *Switch) {
+func (d *Destination) pause(sw *ledger.Switch) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	was := d.paused

@@ -17,6 +17,7 @@ import (
 	"outflow/internal/tenantdsn"
 	"outflow/mapping"
 	"outflow/replication/wal"
+	"outflow/sink/ledger"
 )
 
 // Destination is one external database of one tenant. Safe for concurrent use.
@@ -41,8 +42,8 @@ type Destination struct {
 	backoff pauses
 
 	epoch      int64 // the epoch that the external database's metadata must have; with any other, the database is copied again
-	note       int64 // the primary knows that the external database has this id
-	noted      destinationState
+	recordedID int64 // the primary knows that the external database has this id
+	lastNote   ledger.Note
 	retried    int64     // how many of the requests for a try are carried out
 	caughtUp   bool      // as far as is known, the stream alone keeps the external database up to date
 	due        bool      // there is something to do beside the queue
@@ -57,25 +58,25 @@ type Destination struct {
 	parkedAt   time.Time // the last time
 	parked     bool
 	parkReason string
-	paused     *Switch            // nil: not paused
-	history    []Event            // of its states, newest last
-	halt       *halt              // nil: no person is needed
-	synced     []MappingStatus    // how far the mappings are, as the worker last knew, or as was noted before
-	syncedNote string             // the note of synced; "": see noteOfMappings
-	fresh      bool               // the connection is given up before the next piece of work
-	met        bool               // the external database was reached since the process started: see visit
-	visiting   bool               // a visit waits for an answer
-	visited    time.Time          // when the last visit began, zero before the first one
-	conflictAt time.Time          // when the metadata was last read again at once, zero before the first time
-	unnoted    *Error             // why the primary does not take the note of the destination, nil: the primary does
-	stale      bool               // with fresh: and the queue is dropped, since everything is copied again
-	next       *Target            // the target from then on, nil: unchanged
-	again      bool               // the worker was stopped to take next, and goes on at once
-	gone       bool               // removed: the destination takes nothing, and no worker starts
-	lastRound  moment             // when the external server last answered without an error
-	lastCommit moment             // when
-	lookups    atomic.Int32       // the worker waits for so many answers of the primary
-	cancelWork context.CancelFunc // of the worker's current run
+	paused     *ledger.Switch           // nil: not paused
+	history    []Event                  // of its states, newest last
+	halt       *halt                    // nil: no person is needed
+	synced     []ledger.MappingProgress // how far the mappings are, as the worker last knew, or as was noted before
+	syncedNote string                   // the note of synced; "": see noteOfMappings
+	fresh      bool                     // the connection is given up before the next piece of work
+	met        bool                     // the external database was reached since the process started: see visit
+	visiting   bool                     // a visit waits for an answer
+	visited    time.Time                // when the last visit began, zero before the first one
+	conflictAt time.Time                // when the metadata was last read again at once, zero before the first time
+	unnoted    *Error                   // why the primary does not take the note of the destination, nil: the primary does
+	stale      bool                     // with fresh: and the queue is dropped, since everything is copied again
+	next       *Target                  // the target from then on, nil: unchanged
+	again      bool                     // the worker was stopped to take next, and goes on at once
+	gone       bool                     // removed: the destination takes nothing, and no worker starts
+	lastRound  moment                   // when the external server last answered without an error
+	lastCommit moment                   // when
+	lookups    atomic.Int32             // the worker waits for so many answers of the primary
+	cancelWork context.CancelFunc       // of the worker's current run
 
 	touched   uint64    // the router's begins when the destination was added to touched; the reader's
 	doing     work      // the worker's
@@ -97,7 +98,7 @@ func newDestination(r *Router, t Target) (*Destination, error) {
 	d := &Destination{Tenant: t.Tenant, Name: t.Name, router: r, config: config, mappings: t.Mappings, reads: tablesOf(t.Mappings), fault: t.Fault,
 		log:   r.Log.With(zap.String("tenant", t.Tenant), zap.String("destination", t.Name)),
 		queue: newQueue(r.gate, r.Options.queueBytes(), r.Options.BatchRows), more: make(chan struct{}, 1),
-		status: Status{State: Streaming, SequenceID: -1, CopyTotal: -1}, backoff: pauses{least: r.Options.RetryMin, most: r.Options.RetryMax}}
+		status: Status{State: ledger.Streaming, SequenceID: -1, CopyTotal: -1}, backoff: pauses{least: r.Options.RetryMin, most: r.Options.RetryMax}}
 	return d, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"outflow/replication/wal"
+	"outflow/sink/ledger"
 )
 
 // work is the kind of work a destination's worker does.
@@ -38,18 +39,18 @@ func (d *Destination) halted(e *Error) {
 }
 
 // adoptHalt takes over a halt noted on the primary. A mapping that was changed since has to be tried first. The caller holds mu.
-func (d *Destination) adoptHalt(s destinationState) {
-	if s.state != Halted || s.fingerprint != d.fingerprint() {
+func (d *Destination) adoptHalt(s ledger.Note) {
+	if s.State != ledger.Halted || s.Fingerprint != d.fingerprint() {
 		return
 	}
-	class, state := s.class, ""
+	class, state := s.Class, ""
 	if IsSQLState(class) {
 		class, state = "", class
 	}
-	e := NewFault(class, errors.New(s.reason), "")
+	e := NewFault(class, errors.New(s.Reason), "")
 	e.SQLState = state
-	d.halt = &halt{err: e, at: s.since, epoch: -1, work: applying, until: d.router.begunAt}
-	d.status.State, d.due = Halted, true
+	d.halt = &halt{err: e, at: s.Since, epoch: -1, work: applying, until: d.router.begunAt}
+	d.status.State, d.due = ledger.Halted, true
 }
 
 // mended reports whether a success shows that no person is needed any more. The caller holds mu.
@@ -75,6 +76,6 @@ func (d *Destination) settled() bool {
 func (d *Destination) unhalt() {
 	if d.halt != nil {
 		d.halt = nil
-		d.status.State, d.status.Err = Streaming, nil
+		d.status.State, d.status.Err = ledger.Streaming, nil
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/replication"
+	"outflow/sink/ledger"
 )
 
 // Destinations come, go and change while the router runs. Put and Remove write to the primary the facts that must be known there,
@@ -31,13 +32,13 @@ func (r *Router) Put(ctx context.Context, t Target) error {
 		_, err := r.Add(t)
 		return err
 	}
-	noted, err := r.State.find(ctx, t.Tenant, t.Name)
+	noted, err := r.Ledger.Note(ctx, t.Tenant, t.Name)
 	if err != nil {
 		return err
 	}
-	if noted.epoch != 0 { // the stream went on without the destination
-		noted.state, noted.reason = Backfilling, "it is in the configuration again"
-		if noted.epoch, err = r.State.raise(ctx, noted); err != nil {
+	if noted.Epoch != 0 { // the stream went on without the destination
+		noted.State, noted.Reason = ledger.Backfilling, "it is in the configuration again"
+		if noted.Epoch, err = r.Ledger.RaiseEpoch(ctx, noted); err != nil {
 			return err
 		}
 	}
@@ -75,7 +76,7 @@ func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 		}
 		d.parking = true // no other goroutine writes about the destination meanwhile
 		d.mu.Unlock()
-		if _, err := r.State.raise(ctx, destinationState{tenant: tenant, name: name, state: Parked, reason: replication.NotConfigured}); err != nil {
+		if _, err := r.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: tenant, Name: name, State: ledger.Parked, Reason: replication.NotConfigured}); err != nil {
 			d.mu.Lock()
 			d.parking = false
 			d.mu.Unlock()

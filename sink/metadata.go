@@ -63,7 +63,7 @@ type metadata struct {
 	epoch                       int64     // 0 where the row has none
 	backfill                    string    // cursor of a backfill in progress, "" where there is none
 	written                     time.Time // when the row was last written, on the external server's clock
-	mark                        string    // the primary's newest checkpoint when the row was last written
+	checkpointID                string    // the primary's newest checkpoint when the row was last written
 }
 
 // open reads the metadata and makes ready all missing parts: the metadata table, each mapping's row and tables.
@@ -154,7 +154,7 @@ func (d *Destination) wantedEpoch() int64 {
 func (s *session) remember() {
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()
-	s.epoch, s.least = s.d.epoch, max(s.d.note, s.d.queue.released)
+	s.epoch, s.least = s.d.epoch, max(s.d.recordedID, s.d.queue.released)
 }
 
 // checkAhead refuses an external database with ids that the primary has not given yet: the primary went back, or the tenant changed a number.
@@ -169,11 +169,11 @@ func (s *session) checkAhead(ctx context.Context, known map[string]metadata) err
 		if m.epoch != wanted {
 			continue // the database is copied again, with ids above all given ids
 		}
-		if remembers, err := r.State.knows(ctx, m.mark); err != nil {
+		if remembers, err := r.Ledger.HasCheckpoint(ctx, m.checkpointID); err != nil {
 			return err
 		} else if !remembers {
 			return &Error{verdict: needsHuman, Err: fmt.Errorf("the external database was written after checkpoint %s, which the primary "+
-				"does not know: the primary was restored from a backup", m.mark), Remedy: resetRemedy}
+				"does not know: the primary was restored from a backup", m.checkpointID), Remedy: resetRemedy}
 		}
 	}
 	if s.given = r.SequenceID(r.Reader.Position()); highest > s.given || s.replaces(known, wanted) {
@@ -219,7 +219,7 @@ func (s *session) metadata(ctx context.Context) (map[string]metadata, error) {
 	}
 	known := map[string]metadata{}
 	for _, r := range rows {
-		m := metadata{fingerprint: string(r[2]), tenant: string(r[3]), source: string(r[4]), backfill: string(r[6]), mark: string(r[7]),
+		m := metadata{fingerprint: string(r[2]), tenant: string(r[3]), source: string(r[4]), backfill: string(r[6]), checkpointID: string(r[7]),
 			destination: string(r[9])}
 		if m.id, err = strconv.ParseInt(string(r[1]), 10, 64); err == nil && r[5] != nil {
 			m.epoch, err = strconv.ParseInt(string(r[5]), 10, 64)
@@ -255,7 +255,7 @@ func (s *session) hasQuarantine(ctx context.Context) bool {
 // the stream turns out to have gaps, all noted destinations are copied again.
 func (d *Destination) announce(ctx context.Context) error {
 	d.mu.Lock()
-	noted := d.noted.epoch != 0 && d.noted.fingerprint == d.fingerprint()
+	noted := d.lastNote.Epoch != 0 && d.lastNote.Fingerprint == d.fingerprint()
 	d.mu.Unlock()
 	if noted {
 		return nil
@@ -316,7 +316,7 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 		return fmt.Errorf("locking _stack_sync_metadata: %w", err)
 	}
 	// Behind the lock: the process that reads the slot by now finds what is written here, or this process finds the reading of that process.
-	if err := s.d.router.State.reads(ctx); err != nil {
+	if err := s.d.router.Ledger.CheckReading(ctx); err != nil {
 		return err
 	}
 	if s.d.router.Options.quarantines() {

@@ -14,10 +14,11 @@ import (
 	"outflow/internal/fit"
 	"outflow/replication"
 	"outflow/replication/wal"
+	"outflow/sink/ledger"
 )
 
 // begin takes over the primary's note, the zero value where the primary has nothing.
-func (d *Destination) begin(s destinationState) {
+func (d *Destination) begin(s ledger.Note) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.adopt(s)
@@ -25,40 +26,40 @@ func (d *Destination) begin(s destinationState) {
 }
 
 // adopt is begin with mu held.
-func (d *Destination) adopt(s destinationState) {
+func (d *Destination) adopt(s ledger.Note) {
 	first := d.epoch == 0
 	if first {
-		d.epoch, d.note = s.epoch, -1
-		if s.epoch == 0 {
+		d.epoch, d.recordedID = s.Epoch, -1
+		if s.Epoch == 0 {
 			// The primary knows nothing of the destination. The database of the destination may: as a destination under another name, say.
 			// An epoch that no other destination has makes sure of a copy.
 			d.epoch = time.Now().UnixMicro()
 		}
 	}
 	defer d.observe()
-	if s.epoch == 0 {
+	if s.Epoch == 0 {
 		d.due = true
 		return
 	}
 	if first {
-		d.caughtUp = d.fault == nil && s.state == Streaming && s.fingerprint == d.fingerprint()
-		d.noted, d.status.Copied = s, s.copied
-		d.synced, d.syncedNote = parseMappings(s.mappings), s.mappings
+		d.caughtUp = d.fault == nil && s.State == ledger.Streaming && s.Fingerprint == d.fingerprint()
+		d.lastNote, d.status.Copied = s, s.Copied
+		d.synced, d.syncedNote = ledger.ParseProgress(s.Mappings), s.Mappings
 		d.forsake()
-		d.noted.since = time.Time{}
+		d.lastNote.Since = time.Time{}
 		d.adoptHalt(s)
-		if s.state == Retrying || s.detached {
+		if s.State == ledger.Retrying || s.Detached {
 			d.doubts = 1 // those that were well go first
 		}
 	}
-	d.retried = max(d.retried, s.retried)
-	if s.epoch > d.epoch || (d.parked && !first) {
+	d.retried = max(d.retried, s.Retried)
+	if s.Epoch > d.epoch || (d.parked && !first) {
 		// Another process may have brought the destination up to date meanwhile. From the start of this reading on the destination misses
 		// nothing.
 		d.parked = false
 		d.fresh = !first
 	}
-	d.epoch, d.note = max(d.epoch, s.epoch), max(d.note, s.note)
+	d.epoch, d.recordedID = max(d.epoch, s.Epoch), max(d.recordedID, s.RecordedID)
 	d.due = d.due || !d.caughtUp || d.fresh
 }
 
@@ -77,7 +78,7 @@ const watchEvery = 100 * time.Millisecond
 // the earlier fingerprint.
 func (d *Destination) fingerprint() string {
 	if d.fault != nil && len(d.mappings) == 0 {
-		return d.noted.fingerprint
+		return d.lastNote.Fingerprint
 	}
 	prints := make([]string, len(d.mappings))
 	for i, m := range d.mappings {
@@ -100,7 +101,7 @@ func (r *Router) park(d *Destination, reason string) error {
 			d.endParking()
 		}
 	}()
-	epoch, err := r.State.raise(r.workers.ctx, *note)
+	epoch, err := r.Ledger.RaiseEpoch(r.workers.ctx, *note)
 	failpoint.Hit(failpoint.ParkNoted)
 	if err != nil {
 		if !errors.Is(err, replication.ErrFenced) { // else another process decides over the destination
@@ -117,7 +118,7 @@ func (r *Router) park(d *Destination, reason string) error {
 }
 
 // beginParking returns the note of a parking; nil where there is nothing to park.
-func (d *Destination) beginParking(reason string) (*destinationState, error) {
+func (d *Destination) beginParking(reason string) (*ledger.Note, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.parked || d.gone {
@@ -127,9 +128,9 @@ func (d *Destination) beginParking(reason string) (*destinationState, error) {
 		return nil, fmt.Errorf("destination %s is being parked, or removed", d)
 	}
 	d.parking = true
-	note := &destinationState{tenant: d.Tenant, name: d.Name, state: Parked, reason: d.whyParked(reason), detached: true}
-	if s := d.statusLocked(); s.State == Halted {
-		note.state, note.reason = Halted, s.Reason
+	note := &ledger.Note{Tenant: d.Tenant, Name: d.Name, State: ledger.Parked, Reason: d.whyParked(reason), Detached: true}
+	if s := d.statusLocked(); s.State == ledger.Halted {
+		note.State, note.Reason = ledger.Halted, s.Reason
 	}
 	return note, nil
 }
@@ -193,7 +194,7 @@ func (d *Destination) attach(s *session) {
 
 // raiseEpoch has the external database copied again: the metadata's epoch no longer fits.
 func (d *Destination) raiseEpoch(ctx context.Context, reason string) error {
-	epoch, err := d.router.State.raise(ctx, destinationState{tenant: d.Tenant, name: d.Name, state: Backfilling, reason: reason})
+	epoch, err := d.router.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: d.Tenant, Name: d.Name, State: ledger.Backfilling, Reason: reason})
 	if err != nil {
 		return err
 	}

@@ -7,11 +7,12 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/failpoint"
+	"outflow/sink/ledger"
 )
 
 // takeRequests carries out the requests on the primary.
 func (r *Router) takeRequests(ctx context.Context) error {
-	requests, err := r.State.requests(ctx)
+	requests, err := r.Ledger.Requests(ctx)
 	if err != nil || len(requests) == 0 {
 		return err
 	}
@@ -20,34 +21,34 @@ func (r *Router) takeRequests(ctx context.Context) error {
 	for _, d := range r.Destinations() {
 		all[[2]string{d.Tenant, d.Name}] = d
 	}
-	var reached []request
+	var reached []ledger.Request
 	for _, q := range requests {
-		d := all[[2]string{q.note.tenant, q.note.name}]
+		d := all[[2]string{q.Note.Tenant, q.Note.Name}]
 		if d == nil {
 			continue
 		}
 		d.carryOut(q)
-		if q.until >= 0 && d.hasAll(q.until) {
+		if q.Until >= 0 && d.hasAll(q.Until) {
 			reached = append(reached, q)
 		}
 	}
 	if len(reached) == 0 {
 		return nil
 	}
-	return r.State.noteSynced(ctx, reached)
+	return r.Ledger.AnswerSync(ctx, reached)
 }
 
 // carryOut carries out a request unless the destination has done so already. The next checkpoint notes the request as carried out.
-func (d *Destination) carryOut(q request) {
+func (d *Destination) carryOut(q ledger.Request) {
 	d.mu.Lock()
 	if d.parking { // in an epoch of its own
 		d.mu.Unlock()
 		return
 	}
-	resync, retry := q.note.epoch > d.epoch, q.retries > d.retried
-	d.retried = max(d.retried, q.retries)
+	resync, retry := q.Note.Epoch > d.epoch, q.Retries > d.retried
+	d.retried = max(d.retried, q.Retries)
 	if resync { // the asking person has seen why the destination was halted
-		d.epoch, d.caughtUp = q.note.epoch, false
+		d.epoch, d.caughtUp = q.Note.Epoch, false
 		d.status.Copied, d.status.CopyTotal = 0, -1
 		d.unhalt()
 		d.observe()
@@ -55,7 +56,7 @@ func (d *Destination) carryOut(q request) {
 	d.mu.Unlock()
 	switch {
 	case resync:
-		d.log.Info("a resync was asked for", zap.String("by", q.by), zap.String("reason", cmp.Or(q.why, q.note.reason)))
+		d.log.Info("a resync was asked for", zap.String("by", q.By), zap.String("reason", cmp.Or(q.Why, q.Note.Reason)))
 		d.restart()
 	case retry:
 		d.tryNow(q)
@@ -63,10 +64,10 @@ func (d *Destination) carryOut(q request) {
 }
 
 // tryNow ends the pause after a failure.
-func (d *Destination) tryNow(q request) {
+func (d *Destination) tryNow(q ledger.Request) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.log.Info("a try was asked for", zap.String("by", q.by), zap.String("reason", q.why), zap.Bool("waits", d.retryAt != nil))
+	d.log.Info("a try was asked for", zap.String("by", q.By), zap.String("reason", q.Why), zap.Bool("waits", d.retryAt != nil))
 	if d.retryAt != nil && !d.retryAt.Stop() {
 		return
 	}

@@ -15,6 +15,7 @@ import (
 	"outflow/replication"
 	"outflow/replication/wal"
 	"outflow/sink/fold"
+	"outflow/sink/ledger"
 )
 
 // Table tells the router a table's tenant column, and the name of the table in mappings.
@@ -40,7 +41,7 @@ type Config struct {
 	// Rows reads current rows of the primary by key, for values that an UPDATE left in TOAST: see [replication.Lookup.Rows].
 	Rows    func(context.Context, replication.Look) (replication.Found, error)
 	Primary *replication.Primary // where backfills read
-	State   *StateStore
+	Ledger  *ledger.Store
 	Reader  Reader
 	// Covered is a place in the WAL: every destination is copied from the tables after Covered, so that earlier changes need not be
 	// understood.

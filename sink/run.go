@@ -9,6 +9,7 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/replication"
 	"outflow/replication/wal"
+	"outflow/sink/ledger"
 )
 
 // Begin implements [replication.Sink]. Begin reads the primary's notes of the destinations, which another process may have changed since,
@@ -30,7 +31,7 @@ func (r *Router) Begin(ctx context.Context) error {
 	if err := failpoint.Fail(failpoint.ReadingBegun); err != nil {
 		return err
 	}
-	end, err := r.State.walEnd(ctx)
+	end, err := r.Ledger.WALEnd(ctx)
 	if err != nil {
 		return err
 	}
@@ -57,20 +58,20 @@ func (r *Router) findUnfinished(ctx context.Context) error {
 // takeOverNotes gives each destination its note. A destination that left the configuration, or is back, is copied again should it run again:
 // acknowledgements have passed the destination by.
 func (r *Router) takeOverNotes(ctx context.Context) error {
-	states, err := r.State.load(ctx)
+	states, err := r.Ledger.Notes(ctx)
 	if err != nil {
 		return err
 	}
-	byName := map[[2]string]destinationState{}
+	byName := map[[2]string]ledger.Note{}
 	for _, s := range states {
-		byName[[2]string{s.tenant, s.name}] = s
+		byName[[2]string{s.Tenant, s.Name}] = s
 	}
 	for _, d := range r.Destinations() {
 		name := [2]string{d.Tenant, d.Name}
 		s := byName[name]
-		if s.reason == replication.NotConfigured { // back; its database may have been filled under another name meanwhile, in a later epoch
-			s.state, s.reason = Backfilling, "it is in the configuration again"
-			if s.epoch, err = r.State.raise(ctx, s); err != nil {
+		if s.Reason == replication.NotConfigured { // back; its database may have been filled under another name meanwhile, in a later epoch
+			s.State, s.Reason = ledger.Backfilling, "it is in the configuration again"
+			if s.Epoch, err = r.Ledger.RaiseEpoch(ctx, s); err != nil {
 				return err
 			}
 		}
@@ -78,11 +79,11 @@ func (r *Router) takeOverNotes(ctx context.Context) error {
 		delete(byName, name)
 	}
 	for _, s := range byName { // not in the configuration any more
-		if s.reason == replication.NotConfigured {
+		if s.Reason == replication.NotConfigured {
 			continue
 		}
-		s.state, s.reason = Parked, replication.NotConfigured
-		if _, err := r.State.raise(ctx, s); err != nil {
+		s.State, s.Reason = ledger.Parked, replication.NotConfigured
+		if _, err := r.Ledger.RaiseEpoch(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -91,14 +92,14 @@ func (r *Router) takeOverNotes(ctx context.Context) error {
 
 // beginReading takes a new mark. A primary that no longer knows the last mark was restored while this process ran.
 func (r *Router) beginReading(ctx context.Context) error {
-	known, err := r.State.knows(ctx, r.checkpointer.checkpointID())
+	known, err := r.Ledger.HasCheckpoint(ctx, r.checkpointer.checkpointID())
 	if err != nil {
 		return err
 	}
 	if !known {
 		return &replication.Problem{What: "the primary does not know what this process has noted on it: it was restored from a backup", Remedy: resetRemedy}
 	}
-	id, err := r.State.begin(ctx)
+	id, err := r.Ledger.BeginReading(ctx)
 	if err == nil {
 		r.checkpointer.id.Store(&id)
 	}
@@ -117,7 +118,7 @@ func (r *Router) Run(ctx context.Context) error {
 	defer switches.Stop()
 	failures, answers, watched := 0, true, &watch{router: r}
 	for {
-		if r.State.isFenced() {
+		if r.Ledger.Fenced() {
 			return replication.ErrFenced
 		}
 		select {
@@ -162,7 +163,7 @@ func (r *Router) takeOrders(ctx context.Context) {
 // the primary answers; err is the checkpoint's.
 func (r *Router) visitPrimary(ctx context.Context) (answers bool, err error) {
 	err = r.checkpointInTurn(ctx)
-	end, failed := r.State.walEnd(ctx)
+	end, failed := r.Ledger.WALEnd(ctx)
 	if failed == nil {
 		r.checkpointer.walEnd.Store(end)
 	}

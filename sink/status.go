@@ -9,11 +9,12 @@ import (
 	"outflow/internal/fit"
 	"outflow/replication"
 	"outflow/replication/wal"
+	"outflow/sink/ledger"
 )
 
 // Status is a destination at one moment.
 type Status struct {
-	State         State
+	State         ledger.State
 	Since         time.Time // of the state
 	Reason        string    // of the state, for people; "" where State says enough
 	SequenceID    int64     // last committed in the external database, -1 before it is known
@@ -40,7 +41,7 @@ type Status struct {
 // Event is a change of a destination's state.
 type Event struct {
 	At     time.Time
-	State  State
+	State  ledger.State
 	Reason string // for people; "" where the state says enough
 }
 
@@ -70,28 +71,28 @@ func (d *Destination) statusLocked() Status {
 	if n := len(d.history); n > 0 {
 		s.Since = d.history[n-1].At
 	}
-	s.SequenceID = max(s.SequenceID, d.note)
+	s.SequenceID = max(s.SequenceID, d.recordedID)
 	if d.parked {
 		s.Detached, s.DetachedWhy = true, d.parkReason
 	}
 	unread := d.router.switches.notReading()
 	switch {
 	case d.fault != nil:
-		s.State, s.Err, s.Reason = Halted, d.fault, fit.Text(d.fault.Error(), fit.Reason)
+		s.State, s.Err, s.Reason = ledger.Halted, d.fault, fit.Text(d.fault.Error(), fit.Reason)
 	case d.paused != nil:
-		s.State, s.Reason = Paused, d.paused.why()
+		s.State, s.Reason = ledger.Paused, d.paused.Why()
 		if d.parked {
 			s.Reason += "; " + d.parkReason + ", so it is copied anew when it is resumed"
 		}
 	case d.halt != nil:
-		s.State, s.Since, s.Err, s.Reason = Halted, d.halt.at, d.halt.err, fit.Text(d.halt.err.Error(), fit.Reason)
+		s.State, s.Since, s.Err, s.Reason = ledger.Halted, d.halt.at, d.halt.err, fit.Text(d.halt.err.Error(), fit.Reason)
 		s.Copying = !d.caughtUp && !d.parked && d.failing.IsZero() && d.session != nil
 	case d.parked:
-		s.State, s.Reason = Parked, d.parkReason
-	case s.State == Streaming && !d.caughtUp:
-		s.State, s.Copying = Backfilling, true
-	case s.State == Streaming && unread != nil:
-		s.State, s.Reason = Paused, unread.why()
+		s.State, s.Reason = ledger.Parked, d.parkReason
+	case s.State == ledger.Streaming && !d.caughtUp:
+		s.State, s.Copying = ledger.Backfilling, true
+	case s.State == ledger.Streaming && unread != nil:
+		s.State, s.Reason = ledger.Paused, unread.Why()
 	case s.Err != nil:
 		s.Reason = fit.Text(s.Err.Error(), fit.Reason)
 	}
@@ -175,7 +176,7 @@ func (d *Destination) pauseAfter(e *Error) {
 	if d.failing.IsZero() && !d.hasNothing() { // later work has its own time to succeed
 		d.failing = time.Now()
 	}
-	d.status.State = Retrying
+	d.status.State = ledger.Retrying
 	wait := d.backoff.next()
 	switch e.verdict {
 	case needsHuman, rowFault:
@@ -194,7 +195,7 @@ func (d *Destination) pauseAfter(e *Error) {
 		wait = min(wait, spread(visibleAgain))
 	}
 	if d.halt != nil {
-		d.status.State = Halted
+		d.status.State = ledger.Halted
 	}
 	if d.parked {
 		wait = max(wait, spread(min(time.Second<<min(max(d.parks-1, 0), 20), d.router.Options.RetryMax)))
@@ -260,10 +261,10 @@ func (d *Destination) count(b *batch, flushed bool) []wal.Ticket {
 func (d *Destination) well(done work) {
 	d.lastCommit.set(time.Now())
 	if d.mended(done) {
-		if d.status.State != Streaming {
+		if d.status.State != ledger.Streaming {
 			d.log.Info("the external database takes changes again", zap.Int("attempts", d.status.Attempts))
 		}
-		d.status.State, d.halt = Streaming, nil
+		d.status.State, d.halt = ledger.Streaming, nil
 	}
 	d.status.Err, d.status.Attempts, d.status.NextRetry = nil, 0, time.Time{}
 	d.failing, d.doubts = time.Time{}, 0

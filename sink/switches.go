@@ -2,6 +2,7 @@ package sink
 
 import (
 	"cmp"
+	"outflow/sink/ledger"
 	"slices"
 	"sync"
 )
@@ -9,26 +10,26 @@ import (
 // switches are the switches in effect in this process, as last read from the primary. The zero value has no switch. Safe for concurrent use.
 type switches struct {
 	mu       sync.Mutex
-	all      []Switch
-	applying *Switch               // the switch that pauses every destination; nil: on
-	unread   *Switch               // the switch that keeps the slot from being read; nil: on
-	one      map[[2]string]*Switch // the switch of a destination, by tenant and name, where it is off
+	all      []ledger.Switch
+	applying *ledger.Switch               // the switch that pauses every destination; nil: on
+	unread   *ledger.Switch               // the switch that keeps the slot from being read; nil: on
+	one      map[[2]string]*ledger.Switch // the switch of a destination, by tenant and name, where it is off
 }
 
 // replace puts other switches into effect and returns the switches before.
-func (s *switches) replace(all []Switch) (before []Switch) {
+func (s *switches) replace(all []ledger.Switch) (before []ledger.Switch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before, s.all = s.all, slices.Clone(all)
-	s.applying, s.unread, s.one = nil, nil, map[[2]string]*Switch{}
+	s.applying, s.unread, s.one = nil, nil, map[[2]string]*ledger.Switch{}
 	for i := range s.all {
 		switch sw := &s.all[i]; {
 		case !sw.Off:
-		case sw.Kind == SwitchDestination:
+		case sw.Kind == ledger.SwitchDestination:
 			s.one[[2]string{sw.Tenant, sw.Name}] = sw
-		case sw.Kind == SwitchApplying:
+		case sw.Kind == ledger.SwitchApplying:
 			s.applying = sw
-		case sw.Kind == SwitchReading:
+		case sw.Kind == ledger.SwitchReading:
 			s.unread = sw
 		}
 	}
@@ -36,35 +37,35 @@ func (s *switches) replace(all []Switch) (before []Switch) {
 }
 
 // list is a copy of all switches, on and off.
-func (s *switches) list() []Switch {
+func (s *switches) list() []ledger.Switch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.all)
 }
 
 // pausing is the switch that pauses a destination: its own, or the switch of all destinations; nil is none.
-func (s *switches) pausing(tenant, name string) *Switch {
+func (s *switches) pausing(tenant, name string) *ledger.Switch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return cmp.Or(s.one[[2]string{tenant, name}], s.applying)
 }
 
 // notReading is the switch that keeps the slot from being read; nil is none.
-func (s *switches) notReading() *Switch {
+func (s *switches) notReading() *ledger.Switch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.unread
 }
 
 // isOff reports whether a kind of switch is among all, and off.
-func isOff(all []Switch, kind string) bool {
-	return slices.ContainsFunc(all, func(sw Switch) bool { return sw.Kind == kind && sw.Off })
+func isOff(all []ledger.Switch, kind string) bool {
+	return slices.ContainsFunc(all, func(sw ledger.Switch) bool { return sw.Kind == kind && sw.Off })
 }
 
 // flips are the switches switched off and on between two lists, in the order of now. A switch deleted while off counts as switched on by a person
 // unknown.
-func flips(before, now []Switch) (off, on []Switch) {
-	old := map[[3]string]Switch{}
+func flips(before, now []ledger.Switch) (off, on []ledger.Switch) {
+	old := map[[3]string]ledger.Switch{}
 	for _, sw := range before {
 		old[switched(sw)] = sw
 	}
@@ -87,4 +88,4 @@ func flips(before, now []Switch) (off, on []Switch) {
 }
 
 // switched is the identity of the thing that a switch switches.
-func switched(sw Switch) [3]string { return [3]string{sw.Kind, sw.Tenant, sw.Name} }
+func switched(sw ledger.Switch) [3]string { return [3]string{sw.Kind, sw.Tenant, sw.Name} }

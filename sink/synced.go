@@ -5,16 +5,17 @@ import (
 	"time"
 
 	"outflow/mapping"
+	"outflow/sink/ledger"
 )
 
 // MappingStatus returns the progress of each mapping, in the order in which the mappings run.
-func (d *Destination) MappingStatus() []MappingStatus {
+func (d *Destination) MappingStatus() []ledger.MappingProgress {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	all := make([]MappingStatus, len(d.mappings))
+	all := make([]ledger.MappingProgress, len(d.mappings))
 	for i, m := range d.mappings {
-		all[i] = MappingStatus{Name: m.Name, SequenceID: -1}
-		if at := slices.IndexFunc(d.synced, func(s MappingStatus) bool { return s.Name == m.Name }); at >= 0 {
+		all[i] = ledger.MappingProgress{Name: m.Name, SequenceID: -1}
+		if at := slices.IndexFunc(d.synced, func(s ledger.MappingProgress) bool { return s.Name == m.Name }); at >= 0 {
 			all[i] = d.synced[at]
 		}
 		waiting := d.queue.backlogOf(m.Tables(), all[i].SequenceID)
@@ -26,9 +27,9 @@ func (d *Destination) MappingStatus() []MappingStatus {
 // noteSynced takes over the progress of the session's mappings. at is when each progress was written, nil: a mapping that has moved was
 // written now. It is called with mu held, by the worker.
 func (d *Destination) noteSynced(s *session, at []time.Time) {
-	known := make([]MappingStatus, len(s.held))
+	known := make([]ledger.MappingProgress, len(s.held))
 	for i, id := range s.held {
-		known[i] = MappingStatus{Name: d.mappings[i].Name, SequenceID: id, At: time.Now()}
+		known[i] = ledger.MappingProgress{Name: d.mappings[i].Name, SequenceID: id, At: time.Now()}
 		switch {
 		case at != nil:
 			known[i].At = at[i]
@@ -45,7 +46,7 @@ func (d *Destination) forsake() {
 	if d.fault != nil {
 		return // the mappings are not known, and the stream does not go on without the mappings
 	}
-	rest := slices.DeleteFunc(slices.Clone(d.synced), func(s MappingStatus) bool {
+	rest := slices.DeleteFunc(slices.Clone(d.synced), func(s ledger.MappingProgress) bool {
 		return !slices.ContainsFunc(d.mappings, func(m *mapping.Mapping) bool { return m.Name == s.Name })
 	})
 	if len(rest) < len(d.synced) {
@@ -67,7 +68,7 @@ func (d *Destination) followed() map[string]bool {
 // noteOfMappings is the progress of the mappings, for outflow.destination_state. It is called with mu held.
 func (d *Destination) noteOfMappings() string {
 	if d.syncedNote == "" {
-		d.syncedNote = formatMappings(d.synced)
+		d.syncedNote = ledger.FormatProgress(d.synced)
 	}
 	return d.syncedNote
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"outflow/sink/ledger"
 	"time"
 
 	"go.uber.org/zap"
@@ -16,7 +17,7 @@ func (r *Router) setAside(d *Destination, refusal error) error {
 		"correct what the primary refuses in outflow.destination_state: a name that its encoding lacks, a constraint or a trigger there")
 	d.unnoted.SQLState = sqlstate(refusal)
 	d.halt = &halt{err: d.unnoted, at: time.Now(), epoch: d.epoch, work: opening}
-	d.status.State, d.status.Err = Halted, d.unnoted
+	d.status.State, d.status.Err = ledger.Halted, d.unnoted
 	d.observe()
 	d.mu.Unlock()
 	d.log.Error("halted: nothing can be noted of this destination", zap.Error(d.unnoted))

@@ -12,6 +12,7 @@ import (
 
 	"outflow/replication"
 	"outflow/replication/wal"
+	"outflow/sink/ledger"
 )
 
 // Verifier proves that external databases equal the primary, beside a process that keeps the databases equal. Verifier recomputes each
@@ -22,7 +23,7 @@ type Verifier struct {
 	SourceID   string // the owner mark in external databases
 	Tables     []Table
 	Primary    *replication.Primary
-	State      *StateStore
+	Ledger     *ledger.Store
 	SequenceID func(wal.LSN) int64
 	Log        *zap.Logger
 	Repair     bool              // correct the differing rows
@@ -84,7 +85,7 @@ func (v *Verifier) Verify(ctx context.Context, t Target) (found Comparison, err 
 	}
 	options := v.Options
 	options.StatementTimeout = verifyTimeout
-	r := NewRouter(Config{Options: options, SourceID: v.SourceID, Tables: v.Tables, Primary: v.Primary, State: v.State,
+	r := NewRouter(Config{Options: options, SourceID: v.SourceID, Tables: v.Tables, Primary: v.Primary, Ledger: v.Ledger,
 		SequenceID: v.SequenceID, Log: v.Log})
 	defer r.workers.cancel()
 	d, err := newDestination(r, t)
@@ -175,18 +176,18 @@ func (c *comparison) certain(ctx context.Context, l look, result Comparison) err
 	for _, m := range known {
 		copying = copying || m.backfill != ""
 	}
-	noted, err := c.v.State.find(ctx, c.d.Tenant, c.d.Name)
+	noted, err := c.v.Ledger.Note(ctx, c.d.Tenant, c.d.Name)
 	if err != nil {
 		return err
 	}
 	switch {
-	case copying || noted.state == Backfilling:
+	case copying || noted.State == ledger.Backfilling:
 		return &Error{Err: errors.New("it is being copied from the primary"), Remedy: "wait until its state is streaming"}
 	case c.unseen > 0:
 		return &Error{Err: fmt.Errorf("%d commits wait for the primary's synchronous standby: they may be here and are not visible there", c.unseen),
 			Remedy: "see to the standby, then verify again"}
-	case noted.state == Parked || noted.state == Halted:
-		return &Error{Err: fmt.Errorf("it is %s: %s", noted.state, noted.reason), Remedy: "see to that first"}
+	case noted.State == ledger.Parked || noted.State == ledger.Halted:
+		return &Error{Err: fmt.Errorf("it is %s: %s", noted.State, noted.Reason), Remedy: "see to that first"}
 	}
 	for i, t := range l {
 		special := t.mapping.Specials()
@@ -259,7 +260,7 @@ func (c *comparison) awaitStream(ctx context.Context, patience time.Duration) er
 	tick := time.NewTicker(streamPause)
 	defer tick.Stop()
 	for {
-		now, err := c.v.State.synced(ctx, c.d.Tenant, c.d.Name)
+		now, err := c.v.Ledger.Progress(ctx, c.d.Tenant, c.d.Name)
 		if err != nil {
 			return err
 		}
@@ -267,7 +268,7 @@ func (c *comparison) awaitStream(ctx context.Context, patience time.Duration) er
 		if err != nil {
 			return err
 		}
-		c.passed = now.confirmed >= c.read || now.reached >= id || c.lowest(known) >= id
+		c.passed = now.Confirmed >= c.read || now.Reached >= id || c.lowest(known) >= id
 		switch {
 		case c.passed || patience == 0:
 			return nil
@@ -276,7 +277,7 @@ func (c *comparison) awaitStream(ctx context.Context, patience time.Duration) er
 				return err
 			}
 			asked = true
-		case time.Now().After(deadline), (!now.active || now.waits()) && time.Now().After(unread):
+		case time.Now().After(deadline), (!now.Attended || now.Waits()) && time.Now().After(unread):
 			return c.lags(now)
 		}
 		select {
@@ -288,25 +289,25 @@ func (c *comparison) awaitStream(ctx context.Context, patience time.Duration) er
 }
 
 // askStream asks the process reading the slot to say when the destination has everything up to the id.
-func (c *comparison) askStream(ctx context.Context, now synced, id int64) error {
-	if err := c.v.State.flushWAL(ctx); err != nil {
+func (c *comparison) askStream(ctx context.Context, now ledger.Progress, id int64) error {
+	if err := c.v.Ledger.FlushWAL(ctx); err != nil {
 		return err
 	}
 	if c.v.Waiting != nil {
-		c.v.Waiting(fmt.Sprintf("%s: rows differ so far; waiting until the stream has brought it everything up to %s (it is %s)", c.d, c.read, now.state))
+		c.v.Waiting(fmt.Sprintf("%s: rows differ so far; waiting until the stream has brought it everything up to %s (it is %s)", c.d, c.read, now.State))
 	}
-	return c.v.State.askSync(ctx, c.d.Tenant, c.d.Name, id)
+	return c.v.Ledger.AskSync(ctx, c.d.Tenant, c.d.Name, id)
 }
 
 // lags says why the stream did not come in time.
-func (c *comparison) lags(now synced) error {
-	if !now.active {
+func (c *comparison) lags(now ledger.Progress) error {
+	if !now.Attended {
 		return &Error{Err: errors.New("rows differ, and nobody reads the slot, so changes may be on their way"),
 			Remedy: "start outflow run, then verify again"}
 	}
-	text := fmt.Sprintf("rows differ, and it lags: it is %s, and the stream has not brought it everything up to %s", now.state, c.read)
-	if now.reason != "" {
-		text += ": " + now.reason
+	text := fmt.Sprintf("rows differ, and it lags: it is %s, and the stream has not brought it everything up to %s", now.State, c.read)
+	if now.Reason != "" {
+		text += ": " + now.Reason
 	}
 	return &Error{Err: errors.New(text), Remedy: "verify again when the stream has caught up: outflow status shows what holds it back"}
 }

@@ -18,7 +18,7 @@ import (
 	"outflow/internal/config"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 const adminToken = "token-of-the-tests-0123"
@@ -78,7 +78,7 @@ func (s *site) call(method, path, body string, out any) int {
 }
 
 // destinationIs waits until the API says so of the destination, and returns what it says.
-func (s *site) destinationIs(tenant, name string, state sink.State) admin.Detail {
+func (s *site) destinationIs(tenant, name string, state ledger.State) admin.Detail {
 	s.tb.Helper()
 	var d admin.Detail
 	waitFor(s.tb, fmt.Sprintf("%s/%s to be %s", tenant, name, state), func() error {
@@ -122,22 +122,22 @@ func TestAPIInEachState(t *testing.T) {
 	away := w.gated(tenant3, "away")
 	s := w.serve()
 	w.user(tenant1, "00000000-0000-4000-8000-000000000001", "Ada")
-	good := s.destinationIs(tenant1, "main", sink.Streaming)
+	good := s.destinationIs(tenant1, "main", ledger.Streaming)
 	if good.Error != nil || good.NextRetryAt != nil || len(good.Mappings) != 2 || good.Mappings[1].Name != "users" || good.Mappings[1].SequenceID == nil ||
 		*good.Mappings[1].SequenceID <= 0 || good.Mappings[1].SyncedAt == nil || good.Address == nil || strings.Contains(*good.Address, "@") {
 		t.Errorf("streaming: %+v", good)
 	}
-	s.destinationIs(tenant2, "poisoned", sink.Streaming)
-	s.destinationIs(tenant3, "away", sink.Retrying)
+	s.destinationIs(tenant2, "poisoned", ledger.Streaming)
+	s.destinationIs(tenant3, "away", ledger.Retrying)
 
 	const evil = `<script>alert(1)</script>`
 	w.user(tenant2, "00000000-0000-4000-8000-000000000002", evil)
 	w.user(tenant3, "00000000-0000-4000-8000-000000000003", strings.Repeat("Cy", 40<<10)) // more than its queue holds
-	halted := s.destinationIs(tenant2, "poisoned", sink.Halted)
+	halted := s.destinationIs(tenant2, "poisoned", ledger.Halted)
 	if f := halted.Error; f == nil || f.SQLState == nil || *f.SQLState != "P0001" || f.Class != "row" || f.Key == nil || f.Mapping == nil || *f.Mapping != "refusing" {
 		t.Errorf("halted: %+v", halted.Error)
 	}
-	parked := s.destinationIs(tenant3, "away", sink.Parked)
+	parked := s.destinationIs(tenant3, "away", ledger.Parked)
 	if parked.Reason == nil || parked.LagSeconds != nil || parked.Mappings[0].PendingChanges != nil || len(parked.History) < 2 || parked.History[0].State != "parked" {
 		t.Errorf("parked: %+v", parked)
 	}
@@ -169,14 +169,14 @@ func TestAPIInEachState(t *testing.T) {
 	if code := s.call("POST", "/api/destinations/"+tenant1+"/main/pause", `{"by": "Grace", "reason": "moving house `+evil+`"}`, nil); code != http.StatusAccepted {
 		t.Fatalf("pause: %d", code)
 	}
-	paused := s.destinationIs(tenant1, "main", sink.Paused)
+	paused := s.destinationIs(tenant1, "main", ledger.Paused)
 	if paused.Reason == nil || !strings.Contains(*paused.Reason, "Grace from 127.0.0.1: moving house") {
 		t.Errorf("paused: %+v", paused.Reason)
 	}
 	s.htmlIsSafe(evil, "/", "/destination?tenant="+tenant1+"&name=main")
 	w.user(tenant1, "00000000-0000-4000-8000-000000000004", "Dan")
 	waitFor(t, "the backlog", func() error {
-		d := s.destinationIs(tenant1, "main", sink.Paused)
+		d := s.destinationIs(tenant1, "main", ledger.Paused)
 		if m := d.Mappings; *m[0].PendingChanges != 0 || *m[1].PendingChanges != int64(d.Backlog.Transactions) || *m[1].PendingTransactions != d.Backlog.Transactions {
 			t.Errorf("the mappings are %+v, the backlog %+v", m, d.Backlog)
 		}
@@ -186,15 +186,15 @@ func TestAPIInEachState(t *testing.T) {
 		return nil
 	})
 	s.call("POST", "/api/destinations/"+tenant1+"/main/resume", ``, nil)
-	s.destinationIs(tenant1, "main", sink.Streaming)
+	s.destinationIs(tenant1, "main", ledger.Streaming)
 	away.Refuse(false)
-	s.destinationIs(tenant3, "away", sink.Streaming)
-	before := len(s.destinationIs(tenant3, "away", sink.Streaming).History)
+	s.destinationIs(tenant3, "away", ledger.Streaming)
+	before := len(s.destinationIs(tenant3, "away", ledger.Streaming).History)
 	if code := s.call("POST", "/api/destinations/"+tenant3+"/away/resync", `{"confirm": true}`, nil); code != http.StatusAccepted {
 		t.Errorf("resync: %d", code)
 	}
 	waitFor(t, "the resync", func() error {
-		if d := s.destinationIs(tenant3, "away", sink.Streaming); len(d.History) < before+2 {
+		if d := s.destinationIs(tenant3, "away", ledger.Streaming); len(d.History) < before+2 {
 			return fmt.Errorf("its history is %+v", d.History)
 		}
 		return nil
@@ -208,11 +208,11 @@ func TestAPIInEachState(t *testing.T) {
 		return nil
 	})
 	s.call("POST", "/api/destinations/"+tenant3+"/away/resync", `{"confirm": true}`, nil)
-	if d := s.destinationIs(tenant3, "away", sink.Backfilling); d.Backfill == nil {
+	if d := s.destinationIs(tenant3, "away", ledger.Backfilling); d.Backfill == nil {
 		t.Errorf("backfilling: %+v", d)
 	}
 	s.call("POST", "/api/switches/backfills", `{"off": false}`, nil)
-	s.destinationIs(tenant3, "away", sink.Streaming)
+	s.destinationIs(tenant3, "away", ledger.Streaming)
 }
 
 func (s *site) htmlIsSafe(evil string, paths ...string) {

@@ -18,7 +18,7 @@ import (
 
 	"outflow/admin"
 	"outflow/internal/secret"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // The bounds of a judgement: how long the two sides may differ while nothing says why, and how long a named cause must last.
@@ -150,7 +150,7 @@ func (p *player) do(s shapeStep) bool {
 		return true // until a judgement
 	}
 	target := p.targets[s.arg%len(p.targets)]
-	destination := sink.Switch{Kind: sink.SwitchDestination, Tenant: p.shape.tenant.tenants[s.arg%len(p.targets)], Name: "main", Off: s.do == "pause", By: "shapes", Reason: "history"}
+	destination := ledger.Switch{Kind: ledger.SwitchDestination, Tenant: p.shape.tenant.tenants[s.arg%len(p.targets)], Name: "main", Off: s.do == "pause", By: "shapes", Reason: "history"}
 	var err error
 	switch s.do {
 	case "kill", "restart", "empty target":
@@ -168,12 +168,12 @@ func (p *player) do(s shapeStep) bool {
 		}
 		p.launch()
 	case "resync":
-		err = p.stateStore(func(state *sink.StateStore) error {
+		err = p.stateStore(func(state *ledger.Store) error {
 			_, err := state.RequestResync(p.tb.Context(), destination.Tenant, "main", "shapes", "history")
 			return err
 		})
 	case "pause", "resume":
-		err = p.stateStore(func(state *sink.StateStore) error { return state.SetSwitch(p.tb.Context(), destination) })
+		err = p.stateStore(func(state *ledger.Store) error { return state.SetSwitch(p.tb.Context(), destination) })
 	case "end primary sessions", "end target sessions":
 		dsn := p.source
 		if s.do == "end target sessions" {
@@ -188,8 +188,8 @@ func (p *player) do(s shapeStep) bool {
 	return true
 }
 
-func (p *player) stateStore(f func(*sink.StateStore) error) error {
-	state := &sink.StateStore{Slot: p.cfg.Source.Slot, Connect: p.primary().Connect}
+func (p *player) stateStore(f func(*ledger.Store) error) error {
+	state := &ledger.Store{Slot: p.cfg.Source.Slot, Connect: p.primary().Connect}
 	defer state.Close()
 	return f(state)
 }
@@ -319,7 +319,7 @@ func (p *player) difference(t *shapeTable, tenant, dsn string) string {
 // namedCause is the cause that Outflow gives for a destination, "" where it says that all is well, or nothing, or that it copies.
 func namedCause(states []admin.Destination, tenant string) string {
 	for _, d := range states {
-		if strings.TrimRight(d.Tenant, " ") != strings.TrimRight(tenant, " ") || d.State == string(sink.Streaming) || d.State == string(sink.Backfilling) {
+		if strings.TrimRight(d.Tenant, " ") != strings.TrimRight(tenant, " ") || d.State == string(ledger.Streaming) || d.State == string(ledger.Backfilling) {
 			continue
 		}
 		switch {

@@ -12,7 +12,7 @@ import (
 
 	"outflow/internal/config"
 	"outflow/internal/secret"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // contender is one of the two compared programs, in one arena.
@@ -134,7 +134,7 @@ func (p *pipelined) copyFirst(ctx context.Context, cfg *config.Config) error {
 		defer stop()
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
-		for pl.router.Destinations()[0].Status().State != sink.Streaming {
+		for pl.router.Destinations()[0].Status().State != ledger.Streaming {
 			select {
 			case <-running.Done():
 				return nil

@@ -6,7 +6,7 @@ import (
 
 	"outflow/internal/config"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // cascading makes two tables of the primary whose copies have a foreign key with ON DELETE CASCADE.
@@ -46,7 +46,7 @@ func TestRowsWrittenAgainTakeNoOthersAlong(t *testing.T) {
 	w.exec(`BEGIN; DELETE FROM child WHERE id > 50; DELETE FROM parent WHERE id > 50; COMMIT`)
 	w.familyEqual(dsn)
 	same(t, dsn, `SELECT count(*) FROM their_own`, `"50"`)
-	if s := r.destination("main").Status(); s.State != sink.Streaming || s.Failures > 0 {
+	if s := r.destination("main").Status(); s.State != ledger.Streaming || s.Failures > 0 {
 		t.Errorf("it is %s after %d failures: %v", s.State, s.Failures, s.Err)
 	}
 }
@@ -64,7 +64,7 @@ func TestACopyTakesNoOtherMappingsRowsAlong(t *testing.T) {
 	exec(t, connect(t, dsn), `UPDATE _stack_sync_metadata SET epoch = 1 WHERE mapping_name = 'parent'`)
 	r = w.start()
 	d := r.destination("main")
-	contains(t, becomes(t, d, sink.Halted), "parent_copy_note_key", "outflow resync copies all rows")
+	contains(t, becomes(t, d, ledger.Halted), "parent_copy_note_key", "outflow resync copies all rows")
 	w.mirrored(tenant1, dsn, "child", "id, parent")
 	must(t, d.Resync(t.Context(), "the test")) // of both
 	r.caughtUp()

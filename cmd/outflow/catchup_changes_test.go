@@ -9,7 +9,7 @@ import (
 
 	"outflow/internal/config"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 func userID(n int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012d", n) }
@@ -128,7 +128,7 @@ func TestColumnRenamed(t *testing.T) {
 	r.caughtUp()
 	w.exec(`ALTER TABLE item RENAME note TO remark`)
 	w.exec(`UPDATE item SET remark = 'renamed'`)
-	text := becomes(t, r.destination("names it"), sink.Halted)
+	text := becomes(t, r.destination("names it"), ledger.Halted)
 	contains(t, text, w.cfg.Mappings[0]+":", "note", "remedy: ")
 	w.exec(`INSERT INTO other SELECT t::uuid, n, 'flows' FROM unnest($1::text[]) t, generate_series(1, 50) n`, []string{tenant1, tenant2})
 	for tenant, dsn := range map[string]string{tenant1: other, tenant2: neighbour} {
@@ -160,9 +160,9 @@ func TestPoisonRowInABackfill(t *testing.T) {
 	db := connect(t, dsn)
 	exec(t, db, `ALTER TABLE users ADD CONSTRAINT no444 CHECK (display_name <> 'user 444')`)
 	r := w.start()
-	text := becomes(t, r.destination("main"), sink.Halted)
+	text := becomes(t, r.destination("main"), ledger.Halted)
 	contains(t, text, "no444", "row of ProjectUser with ", "projectUserId="+userID(444), "mapping users")
-	becomes(t, r.destination("other"), sink.Streaming)
+	becomes(t, r.destination("other"), ledger.Streaming)
 	w.equal(tenant2, other)
 	copied := query(t, dsn, `SELECT count(*) FROM users`)[0]
 	if copied == `"0"` || copied == `"699"` {
@@ -277,7 +277,7 @@ func TestColumnPublishedLater(t *testing.T) {
 	r.caughtUp()
 	w.mirrored(tenant1, dsn, "item", "id, note, extra")
 	for _, e := range r.destination("main").History() {
-		if e.State != sink.Backfilling && e.State != sink.Streaming {
+		if e.State != ledger.Backfilling && e.State != ledger.Streaming {
 			t.Errorf("it was %s: %s", e.State, e.Reason)
 		}
 	}

@@ -10,7 +10,7 @@ import (
 
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // existing writes users with channels, and counters, before anything of Outflow is there.
@@ -31,7 +31,7 @@ func (r *running) caughtUp() {
 	r.tb.Helper()
 	waitFor(r.tb, "all destinations to stream", func() error {
 		for _, d := range r.router.Destinations() {
-			if s := d.Status(); s.State != sink.Streaming {
+			if s := d.Status(); s.State != ledger.Streaming {
 				return errors.Join(fmt.Errorf("%s is %s (%d rows copied)", d, s.State, s.Copied), s.Err)
 			}
 		}

@@ -12,7 +12,7 @@ import (
 
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // hanging is a COMMIT that waits for a standby which never comes: it is in the WAL and is decoded, and nobody sees it.
@@ -104,14 +104,14 @@ func TestBackfillBesideCommitsThatNobodySees(t *testing.T) {
 	applied(7, "before")
 	d, before := r.destination("main"), snapshots()
 	must(t, d.Resync(t.Context(), "the test asked for it"))
-	becomes(t, d, sink.Backfilling)
+	becomes(t, d, ledger.Backfilling)
 	waitFor(t, "chunks to be read again and again", func() error {
 		if n := snapshots(); n < before+4 {
 			return fmt.Errorf("there were %d snapshots", n-before)
 		}
 		return nil
 	})
-	if s := d.Status(); s.State != sink.Backfilling || s.Copied != 0 {
+	if s := d.Status(); s.State != ledger.Backfilling || s.Copied != 0 {
 		t.Errorf("it copied rows of a snapshot that is older than what it has: %+v", s)
 	}
 
@@ -174,7 +174,7 @@ func TestToastOfCommitsThatNobodySees(t *testing.T) {
 
 	began := time.Now()
 	moved := w.hang(`UPDATE "ProjectUser" SET "projectUserId" = '00000000-0000-4000-8000-000000000010' WHERE "projectUserId" = '00000000-0000-4000-8000-000000000000'`)
-	contains(t, becomes(t, r.destination("main"), sink.Retrying), "does not show the transaction yet")
+	contains(t, becomes(t, r.destination("main"), ledger.Retrying), "does not show the transaction yet")
 	waitFor(t, "the time after which a destination at fault is parked", func() error {
 		if time.Since(began) < w.cfg.Sink.ParkAfter+time.Second {
 			return errors.New("it has not passed")
@@ -185,13 +185,13 @@ func TestToastOfCommitsThatNobodySees(t *testing.T) {
 	w.synced()
 	w.equal(tenant1, dsn)
 	for _, e := range r.destination("main").History() {
-		if e.State == sink.Parked {
+		if e.State == ledger.Parked {
 			t.Errorf("the primary's wait for a standby had the destination parked: %s", e.Reason)
 		}
 	}
 	set := w.hang(`BEGIN; UPDATE "ProjectUser" SET "serverMetadata" = ` + big(77) + ` WHERE "projectUserId" = '00000000-0000-4000-8000-000000000001';
 		UPDATE "ProjectUser" SET "displayName" = 'after it' WHERE "projectUserId" = '00000000-0000-4000-8000-000000000001'; COMMIT`)
-	contains(t, becomes(t, r.destination("main"), sink.Retrying), "does not show the transaction yet")
+	contains(t, becomes(t, r.destination("main"), ledger.Retrying), "does not show the transaction yet")
 	set.show()
 	w.synced()
 	w.equal(tenant1, dsn)

@@ -13,6 +13,7 @@ import (
 	"outflow/internal/config"
 	"outflow/replication"
 	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // The results of a destination, and of all together.
@@ -65,7 +66,7 @@ const verifiesAtOnce = 2
 type comparison struct {
 	verifier *sink.Verifier
 	chosen   []sink.Target
-	state    *sink.StateStore
+	state    *ledger.Store
 }
 
 // prepareComparison reads the primary's catalog and the destinations. The caller closes the comparison.
@@ -93,9 +94,9 @@ func prepareComparison(ctx context.Context, cfg *config.Config, s selection) (*c
 	if err != nil {
 		return nil, fmt.Errorf("the primary at %s: %w", primary.Address(), err)
 	}
-	state := &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}
+	state := &ledger.Store{Slot: cfg.Source.Slot, Connect: primary.Connect}
 	return &comparison{chosen: chosen, state: state, verifier: &sink.Verifier{Options: cfg.Sink, SourceID: source.ID,
-		Tables: p.sinkTables(), Primary: primary, State: state, SequenceID: source.SequenceID, Log: zap.NewNop()}}, nil
+		Tables: p.sinkTables(), Primary: primary, Ledger: state, SequenceID: source.SequenceID, Log: zap.NewNop()}}, nil
 }
 
 // destinations is the number of destinations that are compared.

@@ -10,14 +10,14 @@ import (
 
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/replication"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // toggle sets a switch as another process would.
-func (w *world) toggle(sw sink.Switch) {
+func (w *world) toggle(sw ledger.Switch) {
 	w.tb.Helper()
 	sw.By, sw.Reason = "the test", "it wants to see"
-	state := &sink.StateStore{Slot: w.cfg.Source.Slot, Connect: w.primary().Connect}
+	state := &ledger.Store{Slot: w.cfg.Source.Slot, Connect: w.primary().Connect}
 	defer state.Close()
 	must(w.tb, state.SetSwitch(w.tb.Context(), sw))
 }
@@ -44,10 +44,10 @@ func TestPausedDestination(t *testing.T) {
 	r := w.start()
 	r.caughtUp()
 	w.synced()
-	one := sink.Switch{Kind: sink.SwitchDestination, Tenant: tenant1, Name: "main", Off: true}
+	one := ledger.Switch{Kind: ledger.SwitchDestination, Tenant: tenant1, Name: "main", Off: true}
 	d := r.router.Destinations()[0]
 	w.toggle(one)
-	becomes(t, d, sink.Paused)
+	becomes(t, d, ledger.Paused)
 	if s := d.Status(); s.Reason != "by the test: it wants to see" || s.Since.IsZero() {
 		t.Errorf("the status is %+v", s)
 	}
@@ -67,17 +67,17 @@ func TestPausedDestination(t *testing.T) {
 	batches := d.Status().Batches
 	one.Off = false
 	w.toggle(one)
-	becomes(t, d, sink.Streaming)
+	becomes(t, d, ledger.Streaming)
 	w.synced()
 	w.equal(tenant1, dsn)
 	if n := d.Status().Batches - batches; n != 1 {
 		t.Errorf("it took %d batches, so it was copied and not streamed", n)
 	}
-	var states []sink.State
+	var states []ledger.State
 	for _, e := range d.History() {
 		states = append(states, e.State)
 	}
-	if want := []sink.State{sink.Backfilling, sink.Streaming, sink.Paused, sink.Streaming}; !slices.Equal(states, want) {
+	if want := []ledger.State{ledger.Backfilling, ledger.Streaming, ledger.Paused, ledger.Streaming}; !slices.Equal(states, want) {
 		t.Errorf("the history is %v, not %v", states, want)
 	}
 	if s := r.router.TableStatus(); s[0].Table != "public.ProjectUser" || s[0].Inserts != 2 || s[0].MinSequenceID >= s[0].MaxSequenceID {
@@ -100,9 +100,9 @@ func TestPausedForLong(t *testing.T) {
 			dsn := w.destination(tenant1, "main")
 			r := w.start()
 			r.caughtUp()
-			w.toggle(sink.Switch{Kind: sink.SwitchApplying, Off: true})
+			w.toggle(ledger.Switch{Kind: ledger.SwitchApplying, Off: true})
 			d := r.router.Destinations()[0]
-			becomes(t, d, sink.Paused)
+			becomes(t, d, ledger.Paused)
 			for range 3 {
 				w.exec(`UPDATE "ProjectUser" SET "displayName" = "displayName" || 'x'`)
 			}
@@ -119,9 +119,9 @@ func TestPausedForLong(t *testing.T) {
 			r.end()
 			r = w.start()
 			d = r.router.Destinations()[0]
-			becomes(t, d, sink.Paused)
+			becomes(t, d, ledger.Paused)
 			same(t, dsn, `SELECT count(*) FROM users WHERE display_name LIKE '%x'`, `"0"`)
-			w.toggle(sink.Switch{Kind: sink.SwitchApplying, Off: false})
+			w.toggle(ledger.Switch{Kind: ledger.SwitchApplying, Off: false})
 			r.caughtUp()
 			w.synced()
 			w.equal(tenant1, dsn)
@@ -143,8 +143,8 @@ func TestReadingSwitchedOff(t *testing.T) {
 		}
 		return nil
 	})
-	w.toggle(sink.Switch{Kind: sink.SwitchReading, Off: true})
-	r.effective(sink.SwitchReading, true)
+	w.toggle(ledger.Switch{Kind: ledger.SwitchReading, Off: true})
+	r.effective(ledger.SwitchReading, true)
 	waitFor(t, "the stream to stand", func() error {
 		at := r.reader.Position()
 		_, before := r.reader.Latency()
@@ -168,7 +168,7 @@ func TestReadingSwitchedOff(t *testing.T) {
 	}
 	// The destination lacks what nobody reads: it is not shown as streaming, and the stream shows how far it is behind.
 	d := r.router.Destinations()[0]
-	if s := d.Status(); s.State != sink.Paused || !strings.Contains(s.Reason, "reading was switched off by") {
+	if s := d.Status(); s.State != ledger.Paused || !strings.Contains(s.Reason, "reading was switched off by") {
 		t.Errorf("it is %s: %s", s.State, s.Reason)
 	}
 	waitFor(t, "the stream to be seen behind", func() error {
@@ -177,10 +177,10 @@ func TestReadingSwitchedOff(t *testing.T) {
 		}
 		return nil
 	})
-	w.toggle(sink.Switch{Kind: sink.SwitchReading, Off: false})
+	w.toggle(ledger.Switch{Kind: ledger.SwitchReading, Off: false})
 	w.synced()
 	w.equal(tenant1, dsn)
-	becomes(t, d, sink.Streaming)
+	becomes(t, d, ledger.Streaming)
 	waitFor(t, "the stream to catch up", func() error {
 		if behind := r.reader.Behind(time.Now()); behind > time.Second {
 			return fmt.Errorf("it is %s behind", behind)
@@ -197,17 +197,17 @@ func TestBackfillsSwitchedOff(t *testing.T) {
 	dsn := w.destination(tenant1, "main")
 	r := w.start()
 	r.caughtUp()
-	w.toggle(sink.Switch{Kind: sink.SwitchBackfills, Off: true})
-	r.effective(sink.SwitchBackfills, true)
+	w.toggle(ledger.Switch{Kind: ledger.SwitchBackfills, Off: true})
+	r.effective(ledger.SwitchBackfills, true)
 	d := r.router.Destinations()[0]
 	must(t, d.Resync(t.Context(), "the test asked for it"))
-	becomes(t, d, sink.Backfilling)
+	becomes(t, d, ledger.Backfilling)
 	w.user(tenant1, "00000000-0000-4000-8000-000000999999", "beside it")
 	w.acknowledged() // live changes go on
-	if s := d.Status(); s.State != sink.Backfilling || s.Copied != 0 {
+	if s := d.Status(); s.State != ledger.Backfilling || s.Copied != 0 {
 		t.Errorf("the status is %+v", s)
 	}
-	w.toggle(sink.Switch{Kind: sink.SwitchBackfills, Off: false})
+	w.toggle(ledger.Switch{Kind: ledger.SwitchBackfills, Off: false})
 	waitFor(t, "rows to be copied", func() error {
 		if s := d.Status(); s.CopyTotal < 5000 || s.Copied == 0 {
 			return fmt.Errorf("the status is %+v", s)
@@ -215,11 +215,11 @@ func TestBackfillsSwitchedOff(t *testing.T) {
 		return nil
 	})
 	// Off in the middle, changes meanwhile, and on again: no row that is older than what the stream has brought.
-	w.toggle(sink.Switch{Kind: sink.SwitchBackfills, Off: true})
-	r.effective(sink.SwitchBackfills, true)
+	w.toggle(ledger.Switch{Kind: ledger.SwitchBackfills, Off: true})
+	r.effective(ledger.SwitchBackfills, true)
 	w.exec(`UPDATE "ProjectUser" SET "displayName" = 'changed'; DELETE FROM "ProjectUser" WHERE "projectUserId"::text LIKE '%7'`)
 	w.acknowledged()
-	w.toggle(sink.Switch{Kind: sink.SwitchBackfills, Off: false})
+	w.toggle(ledger.Switch{Kind: ledger.SwitchBackfills, Off: false})
 	r.caughtUp()
 	w.synced()
 	w.equal(tenant1, dsn)
@@ -258,17 +258,17 @@ func TestSlowBackfillMakesRoom(t *testing.T) {
 		CREATE TRIGGER slow BEFORE INSERT ON items_copy FOR EACH ROW EXECUTE FUNCTION slow()`)
 	r := w.start()
 	waitFor(t, "it to copy", func() error {
-		if s := r.destination("slow").Status(); s.State != sink.Backfilling || s.Copied == 0 {
+		if s := r.destination("slow").Status(); s.State != ledger.Backfilling || s.Copied == 0 {
 			return fmt.Errorf("it is %s and has copied %d rows", s.State, s.Copied)
 		}
 		return nil
 	})
 	w.writes(tenant1, "other", other, "items")
 	r.has(2)
-	becomes(t, r.destination("other"), sink.Backfilling)
-	becomes(t, r.destination("other"), sink.Streaming)
+	becomes(t, r.destination("other"), ledger.Backfilling)
+	becomes(t, r.destination("other"), ledger.Streaming)
 	w.mirrored(tenant1, other, "items", "id, note")
-	if s := r.destination("slow").Status(); s.State != sink.Backfilling {
+	if s := r.destination("slow").Status(); s.State != ledger.Backfilling {
 		t.Errorf("the slow one is %s", s.State)
 	}
 	w.exec(`UPDATE items SET note = 'changed' WHERE id % 10 = 0; DELETE FROM items WHERE id % 10 = 1`)
@@ -292,25 +292,25 @@ func TestPausedBackfillMakesRoom(t *testing.T) {
 	paused, other := w.destination(tenant1, "paused", "slow"), w.destination(tenant1, "other", "fast")
 	r := w.start()
 	r.caughtUp()
-	w.toggle(sink.Switch{Kind: sink.SwitchBackfills, Off: true})
-	r.effective(sink.SwitchBackfills, true)
+	w.toggle(ledger.Switch{Kind: ledger.SwitchBackfills, Off: true})
+	r.effective(ledger.SwitchBackfills, true)
 	for _, name := range []string{"paused", "other"} {
 		must(t, r.destination(name).Resync(t.Context(), "the test asked for it"))
-		becomes(t, r.destination(name), sink.Backfilling)
+		becomes(t, r.destination(name), ledger.Backfilling)
 	}
 	lock := connect(t, w.source)
 	exec(t, lock, `BEGIN; LOCK TABLE slow`)
-	w.toggle(sink.Switch{Kind: sink.SwitchBackfills, Off: false})
+	w.toggle(ledger.Switch{Kind: ledger.SwitchBackfills, Off: false})
 	waitFor(t, "the read to wait for the lock", func() error {
 		if n := query(t, w.source, `SELECT count(*) FROM pg_locks WHERE relation = 'slow'::regclass AND NOT granted`)[0]; n == `"0"` {
 			return errors.New("nobody waits for it")
 		}
 		return nil
 	})
-	sw := sink.Switch{Kind: sink.SwitchDestination, Tenant: tenant1, Name: "paused", Off: true}
+	sw := ledger.Switch{Kind: ledger.SwitchDestination, Tenant: tenant1, Name: "paused", Off: true}
 	w.toggle(sw)
-	becomes(t, r.destination("paused"), sink.Paused)
-	becomes(t, r.destination("other"), sink.Streaming)
+	becomes(t, r.destination("paused"), ledger.Paused)
+	becomes(t, r.destination("other"), ledger.Streaming)
 	w.mirrored(tenant1, other, "fast", "id, note")
 	exec(t, lock, `COMMIT`)
 	sw.Off = false

@@ -15,7 +15,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // browser is a page in headless Chromium. OUTFLOW_TEST_SCREENSHOTS names a directory for what it looks like.
@@ -150,8 +150,8 @@ func TestDashboard(t *testing.T) {
 	w.gated(tenant3, "away")
 	s := w.serve()
 	w.user(tenant1, "00000000-0000-4000-8000-000000000001", "Ada")
-	s.destinationIs(tenant1, "main", sink.Streaming)
-	s.destinationIs(tenant2, "poisoned", sink.Streaming)
+	s.destinationIs(tenant1, "main", ledger.Streaming)
+	s.destinationIs(tenant2, "poisoned", ledger.Streaming)
 
 	b := newBrowser(t, s.url)
 	b.visit("/switches")
@@ -180,11 +180,11 @@ func TestDashboard(t *testing.T) {
 	b.shots()
 
 	// A try now: the refused row is tried again, and halts it again.
-	failures := s.destinationIs(tenant2, "poisoned", sink.Halted).Attempts
+	failures := s.destinationIs(tenant2, "poisoned", ledger.Halted).Attempts
 	b.press(`tr.halted form[action="/destination/retry"] button`)
 	b.shows("[data-live=detail]", "an exception was raised")
 	waitFor(t, "the try", func() error {
-		if n := s.destinationIs(tenant2, "poisoned", sink.Halted).Attempts; n <= failures {
+		if n := s.destinationIs(tenant2, "poisoned", ledger.Halted).Attempts; n <= failures {
 			return fmt.Errorf("%d attempts", n)
 		}
 		return nil
@@ -200,19 +200,19 @@ func TestDashboard(t *testing.T) {
 	if title := do(b, chromedp.Title()); title == "pwned" || b.count("main img") != 0 {
 		t.Errorf("title %q, %d images", title, b.count("main img"))
 	}
-	s.destinationIs(tenant1, "main", sink.Paused)
+	s.destinationIs(tenant1, "main", ledger.Paused)
 	b.shot("destination-paused")
 	b.press(`form[action="/destination/resume"] button`)
 	b.shows("[data-live=detail] .panel-head", "Streaming")
 
 	// Resync asks first.
-	before := len(s.destinationIs(tenant1, "main", sink.Streaming).History)
+	before := len(s.destinationIs(tenant1, "main", ledger.Streaming).History)
 	b.press(`a[href^="/destination/resync"]`)
 	b.shows("h1", "anew?")
 	b.shot("confirm")
 	b.press(`button.primary`)
 	waitFor(t, "the resync", func() error {
-		if d := s.destinationIs(tenant1, "main", sink.Streaming); len(d.History) < before+2 {
+		if d := s.destinationIs(tenant1, "main", ledger.Streaming); len(d.History) < before+2 {
 			return fmt.Errorf("its history is %+v", d.History)
 		}
 		return nil

@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // openPolicy lets destinations.query lead to the tests' servers, which are on loopback and speak no TLS.
@@ -151,7 +151,7 @@ func TestBrokenDestinations(t *testing.T) {
 		($1, 'mapping', $2, '{nonsense}', NULL), ($1, 'own', $2, NULL, ARRAY[$3]), ('acme', 'main', $2, NULL, NULL), ($1, 'operator', 'postgres://h/d', NULL, NULL),
 		($1, 'good', $2, NULL, NULL)`, tenant1, good, broken)
 	r.has(9)
-	becomes(t, r.destination("good"), sink.Streaming)
+	becomes(t, r.destination("good"), ledger.Streaming)
 	for name, want := range map[string][2]string{
 		"no string": {"configuration", "it is empty"},
 		"file":      {"configuration", `"sslrootcert" is not allowed; allowed are host`},
@@ -161,7 +161,7 @@ func TestBrokenDestinations(t *testing.T) {
 		"own":       {"configuration", `definitions[1]:6:10: `},
 		"main":      {"configuration", "tenant_id: no uuid"},
 	} {
-		text := becomes(t, r.destination(name), sink.Halted)
+		text := becomes(t, r.destination(name), ledger.Halted)
 		contains(t, text, want[1])
 		if strings.Contains(text, "canary") {
 			t.Errorf("%s: the password is in %s", name, text)
@@ -181,7 +181,7 @@ func TestBrokenDestinations(t *testing.T) {
 	// Mended, it works.
 	mended := pgtest.Database(t, w.cluster)
 	w.exec(`UPDATE outflow.destination SET dsn = $1 WHERE name = 'network'`, mended)
-	becomes(t, r.destination("network"), sink.Streaming)
+	becomes(t, r.destination("network"), ledger.Streaming)
 	waitFor(t, "the class to be taken back", func() error {
 		if got := query(t, w.source, `SELECT state, error_class FROM outflow.destination_state WHERE name = 'network'`); got[0] != `"streaming"|NULL` {
 			return fmt.Errorf("it is %s", got)
@@ -218,7 +218,7 @@ func TestMappingsOfTenants(t *testing.T) {
 	}
 	define(mine("a", "r.note"))
 	r.has(2)
-	becomes(t, r.destination("tenants"), sink.Streaming)
+	becomes(t, r.destination("tenants"), ledger.Streaming)
 	w.synced()
 	same(t, dsn, `SELECT count(*), count(a), count(b), min(a) FROM mine`, `"20"|"20"|"0"|"note 1"`)
 
@@ -236,14 +236,14 @@ func TestMappingsOfTenants(t *testing.T) {
 
 	// The secret column is in the stream, for the operator's mapping; to a tenant's it does not exist.
 	define(mine("a, b", "r.note, r.secret"))
-	text := becomes(t, r.destination("tenants"), sink.Halted)
+	text := becomes(t, r.destination("tenants"), ledger.Halted)
 	contains(t, text, "definitions[1]:11:56: ", "r.secret does not exist", "item has the columns tenant, id, note, price;")
 	same(t, operators, `SELECT count(*) FROM item_copy WHERE secret = 'canary'`, `"19"`)
 	if rows := query(t, dsn, `SELECT * FROM mine WHERE mine::text LIKE '%canary%'`); len(rows) > 0 {
 		t.Errorf("the secret is there: %s", rows)
 	}
 	define(mine("a, b", "r.note, r.price::text"))
-	becomes(t, r.destination("tenants"), sink.Streaming)
+	becomes(t, r.destination("tenants"), ledger.Streaming)
 }
 
 // A query that fails leaves the destinations as they are, and says so.

@@ -8,7 +8,7 @@ import (
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
 	"outflow/replication"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // encodedWorld is a world whose primary database has that encoding, with a table of two tenants.
@@ -38,7 +38,7 @@ func TestBytesThatAreNoUTF8(t *testing.T) {
 	r.caughtUp()
 	w.checked(selection{}).says(t, "primary", replication.Warning, "encoding", "SQL_ASCII", "ENCODING 'UTF8'")
 	w.exec(`INSERT INTO items VALUES ('t1', 2, 'bad ' || chr(233)), ('t2', 2, 'good'); INSERT INTO items VALUES ('t2', 3, 'more')`)
-	contains(t, becomes(t, r.destination("one"), sink.Halted), "row of items with tenant=t1, id=2", "22021")
+	contains(t, becomes(t, r.destination("one"), ledger.Halted), "row of items with tenant=t1, id=2", "22021")
 	waitFor(t, "the other tenant's rows", func() error {
 		if got := query(t, two, `SELECT id, v FROM items_copy ORDER BY 1`); len(got) != 3 {
 			return fmt.Errorf("found %v", got)

@@ -15,7 +15,7 @@ import (
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
 	"outflow/replication"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // refused opens a pipeline that must be refused, with a message that has these parts and names a remedy.
@@ -235,7 +235,7 @@ func TestMappingsThatHalt(t *testing.T) {
 
 	halted := func(name string, parts ...string) {
 		t.Helper()
-		contains(t, becomes(t, r.destination(name), sink.Halted), append(parts, "mapping "+name)...)
+		contains(t, becomes(t, r.destination(name), ledger.Halted), append(parts, "mapping "+name)...)
 	}
 	halted("column", column+":12:28: ", "identifier does not exist", "42703", "remedy: item has the columns tenant, id, note", "columns: of its table in source.tables")
 	halted("syntax", syntax+":12:21: ", `syntax error at or near "SELEC"`)
@@ -244,7 +244,7 @@ func TestMappingsThatHalt(t *testing.T) {
 	halted("function", function+":12:28: ", "nofunction(integer) does not exist")
 	halted("schema", schema+":5:36: ", `type "nonsense" does not exist`)
 	halted("poison", "row of item with tenant="+tenant1+", id=13: ", "no13")
-	text := becomes(t, r.destination("confined"), sink.Halted)
+	text := becomes(t, r.destination("confined"), ledger.Halted)
 	contains(t, text, "permission denied for schema public", "remedy: as the database's owner: GRANT USAGE, CREATE ON SCHEMA public TO", role)
 	waitFor(t, "the good mapping", func() error {
 		if s := r.destination("good").Status(); s.Queued > 0 || s.Batches == 0 {
@@ -257,8 +257,8 @@ func TestMappingsThatHalt(t *testing.T) {
 
 	exec(t, connect(t, confined), `GRANT CREATE ON SCHEMA public TO `+role)
 	exec(t, connect(t, poison), `ALTER TABLE t DROP CONSTRAINT no13`)
-	becomes(t, r.destination("confined"), sink.Streaming)
-	becomes(t, r.destination("poison"), sink.Streaming)
+	becomes(t, r.destination("confined"), ledger.Streaming)
+	becomes(t, r.destination("poison"), ledger.Streaming)
 	w.mirrored(tenant1, confined, "item", "id, note")
 	same(t, poison, `SELECT count(*) FROM t`, `"20"`)
 	exec(t, connect(t, confined), `DROP OWNED BY `+role)
@@ -287,9 +287,9 @@ func TestErrorsWithTwoBatchesInFlight(t *testing.T) {
 			db := connect(t, dsn)
 			exec(t, db, constraint)
 			d := r.destination("main")
-			applying := sink.Switch{Kind: sink.SwitchApplying, Off: true}
+			applying := ledger.Switch{Kind: ledger.SwitchApplying, Off: true}
 			w.toggle(applying)
-			becomes(t, d, sink.Paused)
+			becomes(t, d, ledger.Paused)
 			const transactions, rows = 40, 500
 			for n := range transactions {
 				w.exec(`INSERT INTO item SELECT $1, $2 * $3 + n, 'x' FROM generate_series(1, $3) n`, tenant1, n, rows)
@@ -302,10 +302,10 @@ func TestErrorsWithTwoBatchesInFlight(t *testing.T) {
 			})
 			applying.Off = false
 			w.toggle(applying)
-			becomes(t, d, sink.Halted)
+			becomes(t, d, ledger.Halted)
 			same(t, dsn, `SELECT count(*), max(id) FROM item_copy`, `"7000"|"7000"`)
 			exec(t, db, `DROP TRIGGER IF EXISTS guard ON item_copy; ALTER TABLE item_copy DROP CONSTRAINT IF EXISTS guard`)
-			becomes(t, d, sink.Streaming)
+			becomes(t, d, ledger.Streaming)
 			w.synced()
 			w.mirrored(tenant1, dsn, "item", "id, note")
 		})

@@ -9,7 +9,7 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/internal/faultproxy"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // oncePerProcess are points reached a single time by a process, or seldom.
@@ -155,7 +155,7 @@ func (f *failing) resyncs(n int) {
 			f.t.Logf("%s: %v", sql, err) // a process works beside
 		}
 	}
-	state := &sink.StateStore{Slot: f.cfg.Source.Slot, Connect: f.primary().Connect}
+	state := &ledger.Store{Slot: f.cfg.Source.Slot, Connect: f.primary().Connect}
 	defer state.Close()
 	if _, err := state.RequestResync(f.t.Context(), tenant1, "main", "test", "ordeal"); err != nil {
 		f.t.Fatal(err)

@@ -10,7 +10,7 @@ import (
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
 	"outflow/replication"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // notes are the notes of a destination which only the process that reads the slot may write.
@@ -48,7 +48,7 @@ func TestThawedProcessIsFenced(t *testing.T) {
 	first.caughtUp()
 	w.synced()
 	d := first.destination("main")
-	becomes(t, d, sink.Streaming)
+	becomes(t, d, ledger.Streaming)
 
 	proxy.Stall(true)
 	w.cfg.Source.DSN = secret.New(w.source)
@@ -187,12 +187,12 @@ func TestLateRequests(t *testing.T) {
 	away := w.gated(tenant3, "main")
 	r := w.start()
 	for _, d := range r.router.Destinations()[:2] {
-		becomes(t, d, sink.Streaming)
+		becomes(t, d, ledger.Streaming)
 	}
 	w.synced()
 	w.user(tenant3, "00000000-0000-4000-8000-000000999999", "waits")
-	becomes(t, r.router.Destinations()[2], sink.Retrying)
-	state := &sink.StateStore{Slot: w.cfg.Source.Slot, Connect: w.primary().Connect}
+	becomes(t, r.router.Destinations()[2], ledger.Retrying)
+	state := &ledger.Store{Slot: w.cfg.Source.Slot, Connect: w.primary().Connect}
 	defer state.Close()
 	epoch := func(tenant string) string {
 		return query(t, w.source, `SELECT epoch FROM outflow.destination_state WHERE tenant_id = $1`, tenant)[0]
@@ -225,7 +225,7 @@ func TestLateRequests(t *testing.T) {
 	asked := make(chan error, 2)
 	for _, by := range []string{"one", "two"} {
 		go func() {
-			state := &sink.StateStore{Slot: w.cfg.Source.Slot, Connect: w.primary().Connect}
+			state := &ledger.Store{Slot: w.cfg.Source.Slot, Connect: w.primary().Connect}
 			defer state.Close()
 			_, err := state.RequestResync(t.Context(), "", "", by, "")
 			asked <- err
@@ -240,7 +240,7 @@ func TestLateRequests(t *testing.T) {
 	away.Refuse(false)
 	_, err = state.RequestRetry(t.Context(), tenant3, "", false, "the test", "")
 	must(t, err)
-	becomes(t, r.router.Destinations()[2], sink.Streaming)
+	becomes(t, r.router.Destinations()[2], ledger.Streaming)
 	w.synced()
 	w.equal(tenant3, away.dsn)
 }

@@ -17,6 +17,7 @@ import (
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/mapping"
 	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // gated is a destination that cannot be reached before the gate is opened.
@@ -62,7 +63,7 @@ func (r *running) destination(name string) *sink.Destination {
 }
 
 // becomes waits for a state and returns the error that goes with it, "" for none.
-func becomes(tb testing.TB, d *sink.Destination, state sink.State) string {
+func becomes(tb testing.TB, d *sink.Destination, state ledger.State) string {
 	tb.Helper()
 	var text string
 	waitFor(tb, fmt.Sprintf("%s to be %s", d, state), func() error {

@@ -11,7 +11,7 @@ import (
 
 	"outflow/admin"
 	"outflow/internal/config"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // front is the status API and dashboard, nil where admin.listen is "".
@@ -31,7 +31,7 @@ func newFront(ctx context.Context, current func() *config.Config, version string
 		return primary.Connect(ctx)
 	}
 	server, err := admin.New(admin.Config{Options: cfg.Admin, Version: version, Slot: cfg.Source.Slot,
-		Store: &sink.StateStore{Slot: cfg.Source.Slot, Connect: connect}, Configuration: func(w io.Writer) error { return current().Print(w) }, Log: log})
+		Store: &ledger.Store{Slot: cfg.Source.Slot, Connect: connect}, Configuration: func(w io.Writer) error { return current().Print(w) }, Log: log})
 	if err != nil {
 		return nil, &config.Fault{Err: err}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // poisoned has a destination halt over one row, and returns the destination.
@@ -18,7 +19,7 @@ func poisoned(t *testing.T, w *world, r *running, dsn string) *sink.Destination 
 	exec(t, connect(t, dsn), `ALTER TABLE users ADD CONSTRAINT nobad CHECK (display_name <> 'bad')`)
 	w.exec(`UPDATE "ProjectUser" SET "displayName" = 'bad' WHERE "tenancyId" = $1 AND "projectUserId" = $2`, tenant1, userID(3))
 	d := r.destination("main")
-	contains(t, becomes(t, d, sink.Halted), "nobad")
+	contains(t, becomes(t, d, ledger.Halted), "nobad")
 	return d
 }
 
@@ -64,11 +65,11 @@ func TestHaltedStaysHalted(t *testing.T) {
 	})
 	halted := func() {
 		t.Helper()
-		if s := d.Status(); s.State != sink.Halted || s.Since.Sub(since).Abs() > 2*time.Second || !strings.Contains(s.Reason, "nobad") || s.Err == nil {
+		if s := d.Status(); s.State != ledger.Halted || s.Since.Sub(since).Abs() > 2*time.Second || !strings.Contains(s.Reason, "nobad") || s.Err == nil {
 			t.Errorf("it is %+v", s)
 		}
-		for _, e := range d.History()[slices.IndexFunc(d.History(), func(e sink.Event) bool { return e.State == sink.Halted }):] {
-			if e.State != sink.Halted {
+		for _, e := range d.History()[slices.IndexFunc(d.History(), func(e sink.Event) bool { return e.State == ledger.Halted }):] {
+			if e.State != ledger.Halted {
 				t.Errorf("its history is %+v", d.History())
 			}
 		}
@@ -78,7 +79,7 @@ func TestHaltedStaysHalted(t *testing.T) {
 	r = w.start()
 	d = r.destination("main")
 	waitFor(t, "the notes", func() error {
-		if s := d.Status(); s.State != sink.Halted {
+		if s := d.Status(); s.State != ledger.Halted {
 			return fmt.Errorf("it is %s", s.State)
 		}
 		return nil
@@ -94,7 +95,7 @@ func TestHaltedStaysHalted(t *testing.T) {
 	})
 	halted()
 	exec(t, connect(t, gate.dsn), `ALTER TABLE users DROP CONSTRAINT nobad`)
-	becomes(t, d, sink.Streaming)
+	becomes(t, d, ledger.Streaming)
 	if s := d.Status(); s.Detached || s.Err != nil {
 		t.Errorf("it is %+v", s)
 	}
@@ -125,7 +126,7 @@ func TestHaltedThatIsMendedMeanwhile(t *testing.T) {
 		return err
 	})
 	exec(t, connect(t, dsn), `ALTER TABLE users DROP CONSTRAINT nobad`)
-	becomes(t, w.start().destination("main"), sink.Streaming)
+	becomes(t, w.start().destination("main"), ledger.Streaming)
 }
 
 // A try is made now, by the process that reads the slot, wherever it was asked for; and switches and requests are on record there.

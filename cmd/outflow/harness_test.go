@@ -19,7 +19,7 @@ import (
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 func TestMain(m *testing.M) {
@@ -222,7 +222,7 @@ func (w *world) synced() {
 				continue
 			}
 			for _, d := range r.router.Destinations() {
-				if s := d.Status(); s.State == sink.Backfilling {
+				if s := d.Status(); s.State == ledger.Backfilling {
 					return fmt.Errorf("%s is %s (%d rows copied)", d, s.State, s.Copied)
 				}
 			}

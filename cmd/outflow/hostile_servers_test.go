@@ -12,7 +12,7 @@ import (
 
 	"outflow/internal/liar"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // lasting is how long a long test runs: OUTFLOW_TEST_DURATION, or short in make test.
@@ -154,7 +154,7 @@ func (l *liars) truth(p *process) {
 		l.exec(`UPDATE outflow.destination SET dsn = $2 WHERE tenant_id = $1`, l.tenants[i], dsn)
 	}
 	waitFor(l.t, "the destinations to answer", func() error { return l.allAre("streaming") })
-	state := &sink.StateStore{Slot: l.cfg.Source.Slot, Connect: l.primary().Connect}
+	state := &ledger.Store{Slot: l.cfg.Source.Slot, Connect: l.primary().Connect}
 	defer state.Close()
 	if _, err := state.RequestResync(l.t.Context(), "", "", "test", "the servers lied"); err != nil {
 		l.t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 	"outflow/internal/config"
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // shadow has a tenant's database answer with a function of its own in the place of a system function.
@@ -101,14 +101,14 @@ func TestParkedInALargeTransaction(t *testing.T) {
 	d := r.router.Destinations()[0]
 	waitFor(t, "it to be parked", func() error {
 		for _, e := range d.History() {
-			if e.State == sink.Parked {
+			if e.State == ledger.Parked {
 				return nil
 			}
 		}
 		return fmt.Errorf("it is %s", d.Status().State)
 	})
 	exec(t, connect(t, dsn), `DROP TRIGGER slow ON counter`)
-	becomes(t, d, sink.Streaming)
+	becomes(t, d, ledger.Streaming)
 	w.exec(`INSERT INTO "Counter" SELECT $1, n, n FROM generate_series(100001, 100010) n`, tenant1)
 	w.synced()
 	same(t, dsn, `SELECT count(*) FROM counter`, query(t, w.source, `SELECT count(*) FROM "Counter" WHERE "tenancyId" = $1`, tenant1)...)
@@ -126,10 +126,10 @@ func TestRewrittenAgainAndAgain(t *testing.T) {
 	r.caughtUp()
 	w.exec(`UPDATE outflow.destination SET dsn = 'postgres://u:p@127.0.0.1:1/d?sslmode=disable'`)
 	d := r.destination("main")
-	becomes(t, d, sink.Retrying)
+	becomes(t, d, ledger.Retrying)
 	w.user(tenant1, "00000000-0000-4000-8000-000000999991", "x")
 	waitFor(t, "it to be parked", func() error {
-		if s := d.Status(); s.State != sink.Parked {
+		if s := d.Status(); s.State != ledger.Parked {
 			w.exec(`UPDATE outflow.destination SET dsn = replace(dsn, 'u:p', 'u:pp')`)
 			w.exec(`SELECT pg_sleep(0.5)`)
 			return fmt.Errorf("it is %s", s.State)
@@ -155,8 +155,8 @@ func TestMappingsOfTenantsWithFullIdentity(t *testing.T) {
 			"  - from: item\n    when: upsert\n    sql: INSERT INTO mine SELECT r.id, r.secret FROM item r ON CONFLICT (id) DO NOTHING\n")
 	w.writes(tenant1, "asks", dsn, "item")
 	r.has(2)
-	contains(t, becomes(t, r.destination("t"), sink.Halted), "r.secret does not exist", "item has the columns tenant, id, note;")
-	contains(t, becomes(t, r.destination("asks"), sink.Halted), `mapping "item" is not among destinations.policy.mappings: contact_channels, users`)
+	contains(t, becomes(t, r.destination("t"), ledger.Halted), "r.secret does not exist", "item has the columns tenant, id, note;")
+	contains(t, becomes(t, r.destination("asks"), ledger.Halted), `mapping "item" is not among destinations.policy.mappings: contact_channels, users`)
 }
 
 // One row that cannot be is that row's fault alone.
@@ -169,8 +169,8 @@ func TestRowsThatCannotBe(t *testing.T) {
 	w.exec(`INSERT INTO outflow.destination (tenant_id, name, dsn, mappings) VALUES ($1, 'bad', $2, ARRAY[NULL]::text[])`, tenant2, dsn)
 	w.writes(tenant1, "main", dsn)
 	r.has(2)
-	becomes(t, r.destination("main"), sink.Streaming)
-	contains(t, becomes(t, r.destination("bad"), sink.Halted), "a NULL among mappings")
+	becomes(t, r.destination("main"), ledger.Streaming)
+	contains(t, becomes(t, r.destination("bad"), ledger.Halted), "a NULL among mappings")
 }
 
 // A standby does not work, whatever is paused and resumed.
@@ -184,9 +184,9 @@ func TestStandbyDoesNotWork(t *testing.T) {
 	w.synced()
 	second := launch(t, "run", "--config", w.configFile(), "--set", "log.level=debug")
 	second.says("waiting as standby")
-	one := sink.Switch{Kind: sink.SwitchDestination, Tenant: tenant1, Name: "main", Off: true}
+	one := ledger.Switch{Kind: ledger.SwitchDestination, Tenant: tenant1, Name: "main", Off: true}
 	w.toggle(one)
-	becomes(t, r.destination("main"), sink.Paused)
+	becomes(t, r.destination("main"), ledger.Paused)
 	second.says(`"paused"`)
 	exec(t, connect(t, dsn), `DROP TABLE "_stack_sync_metadata", users, contact_channels`)
 	one.Off = false
@@ -217,11 +217,11 @@ func TestNewWhilePaused(t *testing.T) {
 	w.existing(5, tenant1)
 	r := w.start()
 	dsn := pgtest.Database(t, w.cluster)
-	w.toggle(sink.Switch{Kind: sink.SwitchApplying, Off: true})
-	r.effective(sink.SwitchApplying, true)
+	w.toggle(ledger.Switch{Kind: ledger.SwitchApplying, Off: true})
+	r.effective(ledger.SwitchApplying, true)
 	w.writes(tenant1, "main", dsn)
 	r.has(1)
-	if s := r.destination("main").Status(); s.State != sink.Paused {
+	if s := r.destination("main").Status(); s.State != ledger.Paused {
 		t.Errorf("it is %s", s.State)
 	}
 	w.exec(`SELECT pg_sleep(1)`) // in which it would have been filled

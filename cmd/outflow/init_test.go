@@ -21,7 +21,7 @@ import (
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
 	"outflow/replication"
-	"outflow/sink"
+	"outflow/sink/ledger"
 	"outflow/sql"
 )
 
@@ -143,7 +143,7 @@ func TestInitsRoleAndAWiderPublication(t *testing.T) {
 	w.exec(`UPDATE "ProjectUser" SET "displayName" = 'Ada L.', "totpSecret" = '\x01'`) // the metadata stays in TOAST: it is looked up
 	w.synced()
 	w.equal(tenant1, dsn)
-	state := &sink.StateStore{Slot: w.cfg.Source.Slot, Connect: w.primary().Connect}
+	state := &ledger.Store{Slot: w.cfg.Source.Slot, Connect: w.primary().Connect}
 	defer state.Close()
 	_, err := state.RequestResync(t.Context(), tenant1, "main", "the test", "")
 	must(t, err)

@@ -11,7 +11,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // TestRowsOfOtherTenantsStayAway puts a TRUNCATE and rows of several tenants into one transaction. Destinations share the slice of a
@@ -79,7 +79,7 @@ func TestLyingRouter(t *testing.T) {
 		return nil
 	})
 	w.exec(`INSERT INTO a VALUES ('` + tenant1 + `', 1, 'secret')`)
-	reason := becomes(t, d, sink.Halted)
+	reason := becomes(t, d, ledger.Halted)
 	contains(t, reason, "1 rows of a", "refused")
 	if n := pl.router.ForeignRows(); n < 1 {
 		t.Errorf("%d rows of other tenants were counted", n)

@@ -8,7 +8,7 @@ import (
 
 	"outflow/internal/faultproxy"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // Dead databases that wait to be dialled take nothing from a healthy one: its connection is kept between the changes.
@@ -26,7 +26,7 @@ func TestDeadDatabasesTakeNoConnections(t *testing.T) {
 		w.addDestination(tenant2, fmt.Sprint("dead ", n), dead.DSN("postgres://postgres@127.0.0.1:1/nobody?sslmode=disable"))
 	}
 	r := w.start()
-	becomes(t, r.destination("main"), sink.Streaming)
+	becomes(t, r.destination("main"), ledger.Streaming)
 	w.user(tenant2, "00000000-0000-4000-8000-000000999999", "for the dead")
 	sessions := map[string]bool{}
 	for n := range 10 {
@@ -52,7 +52,7 @@ func (w *world) lined(names ...string) (r *running, on func()) {
 	w.table("others", 1, "id int", "note text")
 	w.exec(`CREATE TABLE others (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
 	r = w.start()
-	off := sink.Switch{Kind: sink.SwitchBackfills, Off: true}
+	off := ledger.Switch{Kind: ledger.SwitchBackfills, Off: true}
 	w.toggle(off)
 	r.effective(off.Kind, true)
 	return r, func() {
@@ -65,7 +65,7 @@ func (w *world) lined(names ...string) (r *running, on func()) {
 func (w *world) inLine(r *running, name, dsn string) {
 	w.tb.Helper()
 	waitFor(w.tb, name+" to be in line", func() error {
-		if s := r.destination(name).Status(); s.State != sink.Backfilling {
+		if s := r.destination(name).Status(); s.State != ledger.Backfilling {
 			return fmt.Errorf("it is %s: %w", s.State, s.Err)
 		}
 		if n := query(w.tb, dsn, `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'outflow' AND datname = current_database()`)[0]; n != `"0"` {
@@ -88,25 +88,25 @@ func TestWhoNeedsNoCopyLeavesTheLine(t *testing.T) {
 	first, second := pgtest.Database(t, w.cluster), pgtest.Database(t, w.cluster)
 	w.writes(tenant1, "first", first, "items")
 	r.has(1)
-	becomes(t, r.destination("first"), sink.Streaming)
-	off := sink.Switch{Kind: sink.SwitchBackfills, Off: true}
+	becomes(t, r.destination("first"), ledger.Streaming)
+	off := ledger.Switch{Kind: ledger.SwitchBackfills, Off: true}
 	w.toggle(off)
 	r.effective(off.Kind, true)
 	w.exec(`UPDATE outflow.destination SET mappings = '{items,others}' WHERE name = 'first'`)
 	waitFor(t, "the new mapping", func() error {
-		if s := r.destination("first").Status(); s.State != sink.Backfilling {
+		if s := r.destination("first").Status(); s.State != ledger.Backfilling {
 			return fmt.Errorf("it is %s", s.State)
 		}
 		return nil
 	})
 	w.inLine(r, "first", first)
 	w.exec(`UPDATE outflow.destination SET mappings = '{items}' WHERE name = 'first'`)
-	becomes(t, r.destination("first"), sink.Streaming)
+	becomes(t, r.destination("first"), ledger.Streaming)
 	w.writes(tenant1, "second", second, "items")
 	r.has(2)
 	w.inLine(r, "second", second)
 	on()
-	becomes(t, r.destination("second"), sink.Streaming)
+	becomes(t, r.destination("second"), ledger.Streaming)
 	w.mirrored(tenant1, second, "items", "id, note")
 }
 
@@ -133,7 +133,7 @@ func TestSilentDatabasesAtTheHeadOfTheLine(t *testing.T) {
 	proxy.Stall(true)
 	began := time.Now()
 	on()
-	becomes(t, r.destination("main"), sink.Streaming)
+	becomes(t, r.destination("main"), ledger.Streaming)
 	if took := time.Since(began); took > 4*time.Second {
 		t.Errorf("it was copied after %s", took)
 	}
@@ -163,7 +163,7 @@ func TestSlowQuestionsKeepNoPlaces(t *testing.T) {
 	w.writes(tenant1, "new", dsn, "items")
 	r.has(4)
 	began := time.Now()
-	becomes(t, r.destination("new"), sink.Streaming)
+	becomes(t, r.destination("new"), ledger.Streaming)
 	if took := time.Since(began); took > 6*time.Second {
 		t.Errorf("it was copied after %s", took)
 	}
@@ -221,7 +221,7 @@ func TestLargeRowsOfASlowDatabase(t *testing.T) {
 	w.writes(tenant1, "main", dsn, "doc")
 	r.has(2)
 	began := time.Now()
-	becomes(t, r.destination("main"), sink.Streaming)
+	becomes(t, r.destination("main"), ledger.Streaming)
 	if took := time.Since(began); took > 7*time.Second {
 		t.Errorf("the small rows took %s", took)
 	}

@@ -8,7 +8,7 @@ import (
 	"outflow/internal/config"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/replication"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // stepped is a mapping with these steps, each "from when: sql".
@@ -221,7 +221,7 @@ func TestMappingsThatATargetRefuses(t *testing.T) {
 	}
 	r := w.start()
 	for name, parts := range faults {
-		contains(t, becomes(t, r.destination(name), sink.Halted), parts...)
+		contains(t, becomes(t, r.destination(name), ledger.Halted), parts...)
 		if made := query(t, dsns[name], `SELECT to_regclass('x') IS NOT NULL`); made[0] == `"t"` {
 			same(t, dsns[name], `SELECT * FROM x`)
 		}

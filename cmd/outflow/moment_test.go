@@ -9,6 +9,7 @@ import (
 
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // Columns get other types while nothing of the table is streamed: a copy casts to the types of its own moment, and cuts nothing.
@@ -42,7 +43,7 @@ func TestCopyWithTheTypesOfItsMoment(t *testing.T) {
 	w.exec(`ALTER TABLE item DROP COLUMN g, ADD COLUMN h int; ALTER TABLE item ADD COLUMN g text DEFAULT 'made anew'`)
 	resync("a column that was made anew")
 	w.exec(`ALTER TABLE item ALTER id TYPE bigint USING id + 5000000000, ALTER b TYPE text USING 'b ' || b`)
-	if text := becomes(t, resynced(t, r), sink.Halted); !strings.Contains(text, "numeric") {
+	if text := becomes(t, resynced(t, r), ledger.Halted); !strings.Contains(text, "numeric") {
 		t.Errorf("a text for a numeric: %s", text)
 	}
 	w.exec(`ALTER TABLE item ALTER b TYPE numeric USING substr(b, 3)::numeric`)
@@ -75,7 +76,7 @@ func TestTableWrittenAnewDuringASweep(t *testing.T) {
 	r := w.start()
 	r.caughtUp()
 	d := resynced(t, r)
-	for n := 0; d.Status().State != sink.Streaming || n < 5; n++ {
+	for n := 0; d.Status().State != ledger.Streaming || n < 5; n++ {
 		w.exec(fmt.Sprintf(`ALTER TABLE "ContactChannel" ALTER "value" TYPE varchar(%d)`, 100+n%2))
 		w.exec(fmt.Sprintf(`ALTER TABLE "ProjectUser" ALTER "displayName" TYPE varchar(%d) USING "displayName"`, 90+n%2))
 	}
@@ -98,7 +99,7 @@ func TestSweepThatWouldRemoveTheCopy(t *testing.T) {
 	file := w.mapping("item", strings.Replace(mapping, "SELECT r.id,", "SELECT lower(r.id),", 1))
 	dsn := w.destination(tenant1, "main", "item")
 	r := w.start()
-	text := becomes(t, r.destination("main"), sink.Halted)
+	text := becomes(t, r.destination("main"), ledger.Halted)
 	contains(t, text, file+":", "keys", "item", "300 keys that the primary does not have", "id=row 1", "held 0 keys", "remedy: ")
 	same(t, dsn, `SELECT count(*) FROM item_copy`, `"300"`)
 	r.end()
@@ -160,7 +161,7 @@ func TestReadsOnThePrimaryThatAreCanceled(t *testing.T) {
 			return nil
 		})
 	}
-	if s := d.Status(); s.State != sink.Backfilling {
+	if s := d.Status(); s.State != ledger.Backfilling {
 		t.Errorf("the status is %+v", s)
 	}
 	exec(t, lock, `ROLLBACK`)

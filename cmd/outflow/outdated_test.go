@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // A column that is renamed for one change and back, at once and while the destination has noticed, is no more than a moment's trouble:
@@ -32,7 +32,7 @@ func TestAColumnThatIsRenamedAndBack(t *testing.T) {
 			if diff := cmp.Diff(want, query(t, dsn, `SELECT id, v FROM item_copy ORDER BY id`)); diff != "" {
 				return errors.Join(errors.New(diff), d.Status().Err)
 			}
-			if s := d.Status(); s.State != sink.Streaming {
+			if s := d.Status(); s.State != ledger.Streaming {
 				return fmt.Errorf("it is %s: %w", s.State, s.Err)
 			}
 			return nil
@@ -46,7 +46,7 @@ func TestAColumnThatIsRenamedAndBack(t *testing.T) {
 	equal()
 	w.exec(`ALTER TABLE item RENAME v TO w`)
 	w.exec(`UPDATE item SET w = 'noticed' WHERE id = 3`)
-	becomes(t, d, sink.Halted)
+	becomes(t, d, ledger.Halted)
 	w.exec(`ALTER TABLE item RENAME w TO v`)
 	equal()
 	w.exec(`UPDATE item SET v = 'and on' WHERE id = 4`)
@@ -66,7 +66,7 @@ func TestResyncDropsTheQueue(t *testing.T) {
 	d := r.destination("main")
 	w.exec(`INSERT INTO item VALUES ($1, 1, 'bad')`, tenant1)
 	w.exec(`INSERT INTO item VALUES ($1, 2, 'good')`, tenant1)
-	becomes(t, d, sink.Halted)
+	becomes(t, d, ledger.Halted)
 	w.exec(`UPDATE item SET note = 'better' WHERE id = 1`) // the row is well, the queued change is not
 	must(t, d.Resync(t.Context(), "the test"))
 	waitFor(t, "both sides to be equal", func() error {
@@ -109,10 +109,10 @@ func TestTargetsThatChangedMeanwhile(t *testing.T) {
 			return nil
 		})
 	}
-	contains(t, becomes(t, r.destination("dead"), sink.Retrying), "connecting")
+	contains(t, becomes(t, r.destination("dead"), ledger.Retrying), "connecting")
 	dead.Refuse(false)
 	w.user(tenant3, tenant3, "a change ends it at once")
 	w.synced()
 	w.equal(tenant3, dead.dsn)
-	becomes(t, r.destination("dead"), sink.Streaming)
+	becomes(t, r.destination("dead"), ledger.Streaming)
 }

@@ -7,7 +7,7 @@ import (
 
 	"outflow/internal/config"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // Two destinations of one tenant with one database, under two spellings of its address: the first keeps it, and the other is halted with the
@@ -24,7 +24,7 @@ func TestTwoDestinationsOfOneDatabase(t *testing.T) {
 	exec(t, connect(t, dsn), `ALTER TABLE _stack_sync_metadata DROP COLUMN destination`) // as an earlier version has left it
 	r = w.start()
 	d := r.destination("first")
-	becomes(t, d, sink.Streaming)
+	becomes(t, d, ledger.Streaming)
 	waitFor(t, "the owner's name", func() error {
 		if names := query(t, dsn, `SELECT DISTINCT to_jsonb(m) ->> 'destination' FROM _stack_sync_metadata m`); fmt.Sprint(names) != `["first"]` {
 			return fmt.Errorf("%s", names)
@@ -38,9 +38,9 @@ func TestTwoDestinationsOfOneDatabase(t *testing.T) {
 
 	w.addDestination(tenant1, "second", strings.Replace(dsn, "127.0.0.1", "localhost", 1), "contact_channels", "users")
 	r = w.start()
-	contains(t, becomes(t, r.destination("second"), sink.Halted), `that of destination "first"`, "remedy: give this destination a database of its own")
+	contains(t, becomes(t, r.destination("second"), ledger.Halted), `that of destination "first"`, "remedy: give this destination a database of its own")
 	w.exec(`UPDATE "ContactChannel" SET value = value || '.first'`)
-	becomes(t, r.destination("first"), sink.Streaming)
+	becomes(t, r.destination("first"), ledger.Streaming)
 	channels := func() error {
 		want, got := query(t, w.source, expectedChannels, tenant1), query(t, dsn, actualChannels)
 		if fmt.Sprint(want) != fmt.Sprint(got) {
@@ -55,7 +55,7 @@ func TestTwoDestinationsOfOneDatabase(t *testing.T) {
 	w.exec(`UPDATE "ProjectUser" SET "displayName" = 'the second has the database'`)
 	r = w.start()
 	waitFor(t, "the second to take over", func() error {
-		if s := r.destination("second").Status(); s.State != sink.Streaming || s.Copied == 0 {
+		if s := r.destination("second").Status(); s.State != ledger.Streaming || s.Copied == 0 {
 			return fmt.Errorf("%+v", s)
 		}
 		return nil

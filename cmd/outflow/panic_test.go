@@ -12,7 +12,7 @@ import (
 
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/replication"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // A panic in one destination's work, before a batch and after a commit, is the fault of the destination: others go on, and the destination
@@ -40,10 +40,10 @@ func TestPanicIsOneDestinationsFault(t *testing.T) {
 	w.synced()
 	broken.Store(true)
 	w.exec(`UPDATE "ProjectUser" SET "displayName" = 'toasted'`)
-	if text := becomes(t, r.destination("one"), sink.Halted); !strings.Contains(text, "a look-up") {
+	if text := becomes(t, r.destination("one"), ledger.Halted); !strings.Contains(text, "a look-up") {
 		t.Errorf("the cause is %s", text)
 	}
-	becomes(t, r.destination("two"), sink.Streaming)
+	becomes(t, r.destination("two"), ledger.Streaming)
 	waitFor(t, "the other destination", func() error {
 		if diff := w.diff(tenant2, two); diff != "" {
 			return errors.New(diff)
@@ -53,7 +53,7 @@ func TestPanicIsOneDestinationsFault(t *testing.T) {
 	broken.Store(false)
 	_, err := r.state.RequestRetry(t.Context(), tenant1, "one", true, "the test", "")
 	must(t, err)
-	becomes(t, r.destination("one"), sink.Streaming)
+	becomes(t, r.destination("one"), ledger.Streaming)
 	w.synced()
 
 	tracer.panics.Store(2)

@@ -11,12 +11,13 @@ import (
 	"outflow/internal/faultproxy"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // wasParked reports whether a destination was ever parked.
 func wasParked(d *sink.Destination) bool {
 	for _, e := range d.History() {
-		if e.State == sink.Parked {
+		if e.State == ledger.Parked {
 			return true
 		}
 	}
@@ -52,7 +53,7 @@ func TestWhoEditsTheStringIsParked(t *testing.T) {
 		n++
 		w.exec(`UPDATE outflow.destination SET dsn = regexp_replace(dsn, 'u\d+@', $1)`, fmt.Sprintf("u%d@", n))
 		w.exec(`SELECT pg_sleep(0.2)`)
-		if s := d.Status(); s.State != sink.Parked {
+		if s := d.Status(); s.State != ledger.Parked {
 			return fmt.Errorf("it is %s after %d edits: %w", s.State, n, s.Err)
 		}
 		return nil
@@ -91,7 +92,7 @@ func TestWhoEditsTheStringInALargeTransaction(t *testing.T) {
 		n++
 		w.exec(`UPDATE outflow.destination SET dsn = regexp_replace(dsn, 'u\d+@', $1)`, fmt.Sprintf("u%d@", n))
 		w.exec(`SELECT pg_sleep(0.8)`)
-		if !slices.ContainsFunc(d.History(), func(e sink.Event) bool { return e.State == sink.Parked }) {
+		if !slices.ContainsFunc(d.History(), func(e sink.Event) bool { return e.State == ledger.Parked }) {
 			return fmt.Errorf("after %d edits its states were %v", n, d.History())
 		}
 		return nil
@@ -126,9 +127,9 @@ func TestDeadDestinationKeepsNoWAL(t *testing.T) {
 	w.user(tenant1, "00000000-0000-4000-8000-000000999991", "x")
 	w.exec(`CREATE TABLE unpublished (id int, v text)`)
 	d := r.router.Destinations()[0]
-	becomes(t, d, sink.Retrying)
+	becomes(t, d, ledger.Retrying)
 	w.exec(`INSERT INTO unpublished SELECT n, repeat('x', 1000) FROM generate_series(1, 8000) n`)
-	becomes(t, d, sink.Parked)
+	becomes(t, d, ledger.Parked)
 	contains(t, d.Status().Reason, "retains more WAL for it than sink.retained_wal")
 	w.synced()
 	if wasParked(r.router.Destinations()[1]) {
@@ -158,7 +159,7 @@ func TestHaltedKeepsNoWAL(t *testing.T) {
 		return nil
 	})
 	w.synced()
-	if s := d.Status(); s.State != sink.Halted {
+	if s := d.Status(); s.State != ledger.Halted {
 		t.Errorf("it is %s", s.State)
 	}
 	w.waitState(tenant1, "main", "halted")

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"outflow/internal/fit"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // newPause makes pause and resume: both write to outflow.switch, so they work whether a process runs or not.
@@ -39,10 +39,10 @@ func newPause(off bool) *cobra.Command {
 			for i := range switches {
 				sw := &switches[i]
 				sw.Off, sw.By, sw.Reason = off, by, reason
-				if off && (sw.Kind == sink.SwitchReading || sw.Kind == sink.SwitchApplying) && !yes {
+				if off && (sw.Kind == ledger.SwitchReading || sw.Kind == ledger.SwitchApplying) && !yes {
 					if err := confirm(c, map[string]string{
-						sink.SwitchReading:  "With reading off no destination gets changes, and the primary keeps all WAL from now on. Go on?",
-						sink.SwitchApplying: "With applying off no destination gets changes, and after a while all of them must be copied anew. Go on?"}[sw.Kind]); err != nil {
+						ledger.SwitchReading:  "With reading off no destination gets changes, and the primary keeps all WAL from now on. Go on?",
+						ledger.SwitchApplying: "With applying off no destination gets changes, and after a while all of them must be copied anew. Go on?"}[sw.Kind]); err != nil {
 						return err
 					}
 				}
@@ -95,25 +95,25 @@ func whoami() string {
 
 // findTargets makes a switch of each target. A destination must have run on the slot once: a misspelt name would pause no
 // destination.
-func findTargets(ctx context.Context, state *sink.StateStore, targets []string) ([]sink.Switch, error) {
-	known, err := state.Noted(ctx, "", "")
+func findTargets(ctx context.Context, state *ledger.Store, targets []string) ([]ledger.Switch, error) {
+	known, err := state.Destinations(ctx, "", "")
 	if err != nil {
 		return nil, err
 	}
 	var faults []error
-	switches := make([]sink.Switch, len(targets))
+	switches := make([]ledger.Switch, len(targets))
 	for i, target := range targets {
 		switch target {
-		case sink.SwitchReading, sink.SwitchApplying, sink.SwitchBackfills:
-			switches[i] = sink.Switch{Kind: target}
+		case ledger.SwitchReading, ledger.SwitchApplying, ledger.SwitchBackfills:
+			switches[i] = ledger.Switch{Kind: target}
 			continue
 		}
-		at := slices.IndexFunc(known, func(n sink.Noted) bool { return n.Tenant+"/"+n.Name == target })
+		at := slices.IndexFunc(known, func(n ledger.Destination) bool { return n.Tenant+"/"+n.Name == target })
 		if at < 0 {
 			faults = append(faults, fmt.Errorf("no destination %q has ever run on slot %q; expected TENANT/NAME, reading, applying or backfills", target, state.Slot))
 			continue
 		}
-		switches[i] = sink.Switch{Kind: sink.SwitchDestination, Tenant: known[at].Tenant, Name: known[at].Name}
+		switches[i] = ledger.Switch{Kind: ledger.SwitchDestination, Tenant: known[at].Tenant, Name: known[at].Name}
 	}
 	return switches, errors.Join(faults...)
 }

@@ -11,6 +11,7 @@ import (
 	"outflow/replication"
 	"outflow/replication/wal"
 	"outflow/sink"
+	"outflow/sink/ledger"
 	"outflow/sql"
 )
 
@@ -20,7 +21,7 @@ type pipeline struct {
 	reader  *replication.Reader
 	router  *sink.Router
 	lookup  *replication.Lookup
-	state   *sink.StateStore
+	state   *ledger.Store
 	watcher *replication.Watcher
 	log     *zap.Logger
 	acks    *replication.AckTracker
@@ -39,12 +40,12 @@ func primaryOf(cfg *config.Config) (*replication.Primary, error) {
 
 // stateStore is the store of what is noted on the primary about the configuration's slot; the caller closes the store. The error is a
 // [config.Fault].
-func stateStore(cfg *config.Config) (*sink.StateStore, error) {
+func stateStore(cfg *config.Config) (*ledger.Store, error) {
 	primary, err := primaryOf(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}, nil
+	return &ledger.Store{Slot: cfg.Source.Slot, Connect: primary.Connect}, nil
 }
 
 // migrate brings the schema outflow to this program's version.
@@ -119,7 +120,7 @@ func reopenPipeline(ctx context.Context, cfg *config.Config, gap string, log *za
 		return nil, err
 	}
 	pl := &pipeline{primary: primary, lookup: &replication.Lookup{Primary: primary}, acks: replication.NewAckTracker(confirmed),
-		log: log, state: &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}}
+		log: log, state: &ledger.Store{Slot: cfg.Source.Slot, Connect: primary.Connect}}
 	pl.reader = &replication.Reader{Primary: primary, Slot: cfg.Source.Slot, Publication: cfg.Source.Publication,
 		Tables: p.published(), Source: source, Confirmed: confirmed, Acks: pl.acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
 	pl.watcher = &replication.Watcher{Setup: setup, Source: source, Every: cfg.Source.Heartbeat, Log: pl.reader.Log,
@@ -131,7 +132,7 @@ func reopenPipeline(ctx context.Context, cfg *config.Config, gap string, log *za
 	}
 	pl.router = sink.NewRouter(sink.Config{Options: cfg.Sink, SourceID: source.ID, Tables: p.sinkTables(),
 		Tombstones: p.sinkTombstones(), Acks: pl.acks, Rows: pl.lookup.Rows, Log: log,
-		Primary: primary, State: pl.state, Reader: pl.reader, SequenceID: source.SequenceID, Covered: source.Covered})
+		Primary: primary, Ledger: pl.state, Reader: pl.reader, SequenceID: source.SequenceID, Covered: source.Covered})
 	pl.reader.Sink = pl.router
 	for _, t := range p.static {
 		if _, err := pl.router.Add(t); err != nil {

@@ -8,7 +8,7 @@ import (
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // A server that does not let the role ask for the positions in its WAL is a target like others, whether from the start or from a moment on.
@@ -36,7 +36,7 @@ func TestTargetWithoutWALPositions(t *testing.T) {
 			w.synced()
 			w.equal(tenant1, dsn)
 		}
-		if s := d.Status(); s.State != sink.Streaming {
+		if s := d.Status(); s.State != ledger.Streaming {
 			t.Errorf("after %q it is %s: %v", change, s.State, s.Err)
 		}
 		if i == 1 {

@@ -10,7 +10,7 @@ import (
 
 	"outflow/internal/config"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // items makes a table of the primary and a destination that mirrors it in a table that the test makes.
@@ -56,7 +56,7 @@ func TestRefusedRowsAreSetAside(t *testing.T) {
 			check(1999, "insert")
 			w.exec(`UPDATE item SET id = -id, note = 'bad' WHERE id = 12`)
 			check(-12, "update")
-			if s := r.destination("main").Status(); s.State != sink.Streaming || s.Err != nil {
+			if s := r.destination("main").Status(); s.State != ledger.Streaming || s.Err != nil {
 				t.Errorf("it is %s with %v", s.State, s.Err)
 			}
 		})
@@ -75,7 +75,7 @@ func TestDeferredConstraintsNameTheRow(t *testing.T) {
 	r := w.start()
 	r.caughtUp()
 	w.exec(`INSERT INTO item SELECT $1, n, CASE n WHEN 777 THEN 3 ELSE 1 END FROM generate_series(1, 1000) n`, tenant1)
-	contains(t, becomes(t, r.destination("main"), sink.Halted), "row of item with", "id=777", "item_copy_ref_fkey")
+	contains(t, becomes(t, r.destination("main"), ledger.Halted), "row of item with", "id=777", "item_copy_ref_fkey")
 	same(t, dsn, `SELECT count(*) FROM item_copy`, `"0"`)
 	exec(t, connect(t, dsn), `INSERT INTO known VALUES (3)`)
 	w.synced()
@@ -149,7 +149,7 @@ func TestRowSecurityAtTheTarget(t *testing.T) {
 	exec(t, connect(t, others), `ALTER TABLE item_copy ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON item_copy USING (id > 5)`)
 	w.exec(`DELETE FROM item WHERE id IN (1, 9)`)
 	for _, name := range []string{"owned", "others"} {
-		contains(t, becomes(t, r.destination(name), sink.Halted), "row-level security policy", "NO FORCE ROW LEVEL SECURITY", "BYPASSRLS")
+		contains(t, becomes(t, r.destination(name), ledger.Halted), "row-level security policy", "NO FORCE ROW LEVEL SECURITY", "BYPASSRLS")
 	}
 	exec(t, connect(t, owned), `ALTER TABLE item_copy NO FORCE ROW LEVEL SECURITY`)
 	exec(t, connect(t, others), `ALTER ROLE `+role+` BYPASSRLS`)

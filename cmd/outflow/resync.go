@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"outflow/internal/config"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // resyncOptions are the flags of resync.
@@ -72,7 +72,7 @@ func resync(ctx context.Context, cfg *config.Config, o resyncOptions, out, progr
 	if o.noWait {
 		return nil
 	}
-	w := &copyWatch{slot: cfg.Source.Slot, patience: copyStuck, handOver: copyUnattended, silence: primaryPatience, look: func(ctx context.Context) ([]sink.Noted, bool, error) {
+	w := &copyWatch{slot: cfg.Source.Slot, patience: copyStuck, handOver: copyUnattended, silence: primaryPatience, look: func(ctx context.Context) ([]ledger.Destination, bool, error) {
 		return copies(ctx, state, o.Tenant, o.Name)
 	}}
 	bar := newCopyProgress(progress)
@@ -88,14 +88,14 @@ const (
 
 // copies are the notes on the chosen destinations, less destinations removed from the configuration, and whether a process
 // reads the slot.
-func copies(ctx context.Context, state *sink.StateStore, tenant, name string) (all []sink.Noted, attended bool, err error) {
+func copies(ctx context.Context, state *ledger.Store, tenant, name string) (all []ledger.Destination, attended bool, err error) {
 	if attended, err = state.Attended(ctx); err != nil {
 		return nil, false, err
 	}
-	if all, err = state.Noted(ctx, tenant, name); err != nil {
+	if all, err = state.Destinations(ctx, tenant, name); err != nil {
 		return nil, false, err
 	}
-	return slices.DeleteFunc(all, func(n sink.Noted) bool { return !n.Configured() }), attended, nil
+	return slices.DeleteFunc(all, func(n ledger.Destination) bool { return !n.Configured() }), attended, nil
 }
 
 // copyWatch follows copies by the running process' notes on the primary.
@@ -103,14 +103,14 @@ type copyWatch struct {
 	slot               string
 	patience, handOver time.Duration // copyStuck and copyUnattended
 	silence            time.Duration // of the primary: primaryPatience
-	look               func(context.Context) (all []sink.Noted, attended bool, err error)
+	look               func(context.Context) (all []ledger.Destination, attended bool, err error)
 
 	stuck      map[[2]string]time.Time // since when
 	unattended time.Time               // since when no process has read the slot, zero while a process does
 }
 
 // run shows the notes until all copies are done, or none of the others goes on.
-func (w *copyWatch) run(ctx context.Context, show func([]sink.Noted)) error {
+func (w *copyWatch) run(ctx context.Context, show func([]ledger.Destination)) error {
 	w.stuck = map[[2]string]time.Time{}
 	tick := time.NewTicker(copyLookEvery)
 	defer tick.Stop()
@@ -136,14 +136,14 @@ func (w *copyWatch) run(ctx context.Context, show func([]sink.Noted)) error {
 }
 
 // judge decides whether there is anything left to wait for.
-func (w *copyWatch) judge(all []sink.Noted, attended bool, now time.Time) (over bool, err error) {
+func (w *copyWatch) judge(all []ledger.Destination, attended bool, now time.Time) (over bool, err error) {
 	waiting := 0
 	var stuck []string
 	for _, d := range all {
 		key := [2]string{d.Tenant, d.Name}
 		switch d.State {
-		case sink.Streaming:
-		case sink.Halted, sink.Parked, sink.Paused:
+		case ledger.Streaming:
+		case ledger.Halted, ledger.Parked, ledger.Paused:
 			if w.stuck[key].IsZero() { // may be the state from before, not changed yet
 				w.stuck[key] = now
 			}

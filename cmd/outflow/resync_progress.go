@@ -9,7 +9,7 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // copyProgress shows the progress of copies: a bar at a terminal, a line now and then elsewhere.
@@ -22,8 +22,8 @@ type copyProgress struct {
 	now   copySum
 	began time.Time
 	told  time.Time
-	state map[[2]string]sink.State // in the last line about the destination
-	last  map[[2]string]sink.Noted // the last look during the copy
+	state map[[2]string]ledger.State       // in the last line about the destination
+	last  map[[2]string]ledger.Destination // the last look during the copy
 }
 
 // copySum is all copies together.
@@ -37,7 +37,7 @@ type copySum struct {
 
 func newCopyProgress(out io.Writer) *copyProgress {
 	now := time.Now()
-	p := &copyProgress{out: out, now: copySum{total: -1}, began: now, told: now, state: map[[2]string]sink.State{}, last: map[[2]string]sink.Noted{}}
+	p := &copyProgress{out: out, now: copySum{total: -1}, began: now, told: now, state: map[[2]string]ledger.State{}, last: map[[2]string]ledger.Destination{}}
 	if t := terminal(out); t != nil {
 		p.bars = mpb.New(mpb.WithOutput(t)) // with control sequences of its own, and with nothing but numbers
 		p.bar = p.bars.New(0, mpb.BarStyle(), mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return p.sum().text() + " " })),
@@ -53,7 +53,7 @@ func (p *copyProgress) sum() copySum {
 }
 
 // show takes over the notes.
-func (p *copyProgress) show(all []sink.Noted) {
+func (p *copyProgress) show(all []ledger.Destination) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.add(all)
@@ -76,17 +76,17 @@ func (p *copyProgress) show(all []sink.Noted) {
 }
 
 // add sums up. Called with mu held.
-func (p *copyProgress) add(all []sink.Noted) {
+func (p *copyProgress) add(all []ledger.Destination) {
 	sum := copySum{databases: len(all)}
 	for _, d := range all {
 		key := [2]string{d.Tenant, d.Name}
-		if d.State == sink.Streaming { // everything there was
+		if d.State == ledger.Streaming { // everything there was
 			sum.done++
 			d.Copied = max(d.Copied, p.last[key].Copied)
 			d.CopyTotal = d.Copied
 		} else {
 			p.last[key] = d
-			sum.goesOn = sum.goesOn || d.State == sink.Backfilling
+			sum.goesOn = sum.goesOn || d.State == ledger.Backfilling
 		}
 		sum.rows += d.Copied
 		if d.CopyTotal < 0 || sum.total < 0 {

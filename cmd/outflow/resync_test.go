@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // slowed has every statement that writes to users take a while, so that a copy can be watched.
@@ -65,10 +65,10 @@ func TestResyncIsWatched(t *testing.T) {
 	if err := resync(t.Context(), w.cfg, resyncOptions{noWait: true}, &strings.Builder{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	watch := &copyWatch{patience: 10 * time.Millisecond, silence: time.Minute, look: func(ctx context.Context) ([]sink.Noted, bool, error) {
+	watch := &copyWatch{patience: 10 * time.Millisecond, silence: time.Minute, look: func(ctx context.Context) ([]ledger.Destination, bool, error) {
 		return copies(ctx, r.state, "", "")
 	}}
-	err := watch.run(t.Context(), func([]sink.Noted) {})
+	err := watch.run(t.Context(), func([]ledger.Destination) {})
 	if err == nil {
 		t.Fatal("a copy into a table that lacks a column should not succeed")
 	}
@@ -107,25 +107,25 @@ func TestWatchOfCopies(t *testing.T) {
 	at := time.Unix(0, 0)
 	for _, c := range []struct {
 		name     string
-		first    []sink.State // at the first look
-		then     []sink.State // after the patience
+		first    []ledger.State // at the first look
+		then     []ledger.State // after the patience
 		attended bool
 		over     bool
 		err      string
 	}{
-		{"filled", []sink.State{sink.Backfilling}, []sink.State{sink.Streaming}, true, true, ""},
-		{"goes on", []sink.State{sink.Backfilling}, []sink.State{sink.Backfilling}, true, false, ""},
-		{"tries again", []sink.State{sink.Retrying}, []sink.State{sink.Retrying}, true, false, ""},
-		{"was halted before", []sink.State{sink.Halted}, []sink.State{sink.Backfilling}, true, false, ""},
-		{"was halted, and is again", []sink.State{sink.Retrying}, []sink.State{sink.Halted}, true, false, ""},
-		{"stays parked", []sink.State{sink.Parked, sink.Streaming}, []sink.State{sink.Parked, sink.Streaming}, true, true, "t/0 is parked: why"},
-		{"one halted, one goes on", []sink.State{sink.Halted, sink.Backfilling}, []sink.State{sink.Halted, sink.Backfilling}, true, false, ""},
-		{"nobody runs", []sink.State{sink.Backfilling}, []sink.State{sink.Backfilling}, false, true, `nobody reads slot "s"`},
+		{"filled", []ledger.State{ledger.Backfilling}, []ledger.State{ledger.Streaming}, true, true, ""},
+		{"goes on", []ledger.State{ledger.Backfilling}, []ledger.State{ledger.Backfilling}, true, false, ""},
+		{"tries again", []ledger.State{ledger.Retrying}, []ledger.State{ledger.Retrying}, true, false, ""},
+		{"was halted before", []ledger.State{ledger.Halted}, []ledger.State{ledger.Backfilling}, true, false, ""},
+		{"was halted, and is again", []ledger.State{ledger.Retrying}, []ledger.State{ledger.Halted}, true, false, ""},
+		{"stays parked", []ledger.State{ledger.Parked, ledger.Streaming}, []ledger.State{ledger.Parked, ledger.Streaming}, true, true, "t/0 is parked: why"},
+		{"one halted, one goes on", []ledger.State{ledger.Halted, ledger.Backfilling}, []ledger.State{ledger.Halted, ledger.Backfilling}, true, false, ""},
+		{"nobody runs", []ledger.State{ledger.Backfilling}, []ledger.State{ledger.Backfilling}, false, true, `nobody reads slot "s"`},
 	} {
 		w := &copyWatch{slot: "s", patience: time.Minute, handOver: time.Minute, stuck: map[[2]string]time.Time{}}
-		noted := func(states []sink.State) (all []sink.Noted) {
+		noted := func(states []ledger.State) (all []ledger.Destination) {
 			for i, s := range states {
-				all = append(all, sink.Noted{Tenant: "t", Name: fmt.Sprint(i), State: s, Reason: "why"})
+				all = append(all, ledger.Destination{Tenant: "t", Name: fmt.Sprint(i), State: s, Reason: "why"})
 			}
 			return all
 		}
@@ -142,18 +142,18 @@ func TestWatchOfCopies(t *testing.T) {
 func TestProgressOfCopies(t *testing.T) {
 	p := newCopyProgress(&strings.Builder{})
 	p.began = time.Now().Add(-10 * time.Second)
-	p.show([]sink.Noted{{Name: "a", State: sink.Backfilling, Copied: 600, CopyTotal: 1000}, {Name: "b", State: sink.Backfilling, Copied: 400, CopyTotal: 100}})
+	p.show([]ledger.Destination{{Name: "a", State: ledger.Backfilling, Copied: 600, CopyTotal: 1000}, {Name: "b", State: ledger.Backfilling, Copied: 400, CopyTotal: 100}})
 	if got := p.sum().text(); got != "0 of 2 databases, 1000 of about 1400 rows" { // the estimate of b was too small
 		t.Error(got)
 	}
 	if got := p.sum().left(); got != "100 rows/s, about 4s left" {
 		t.Error(got)
 	}
-	p.show([]sink.Noted{{Name: "a", State: sink.Halted, Copied: 600, CopyTotal: 1000}, {Name: "b", State: sink.Halted, Copied: 400, CopyTotal: 100}})
+	p.show([]ledger.Destination{{Name: "a", State: ledger.Halted, Copied: 600, CopyTotal: 1000}, {Name: "b", State: ledger.Halted, Copied: 400, CopyTotal: 100}})
 	if got := p.sum().left(); got != "100 rows/s" {
 		t.Errorf("a time left of what stands still: %s", got)
 	}
-	p.show([]sink.Noted{{Name: "a", State: sink.Streaming, CopyTotal: -1}, {Name: "b", State: sink.Backfilling, Copied: 400, CopyTotal: -1}})
+	p.show([]ledger.Destination{{Name: "a", State: ledger.Streaming, CopyTotal: -1}, {Name: "b", State: ledger.Backfilling, Copied: 400, CopyTotal: -1}})
 	if got := p.sum().text(); got != "1 of 2 databases, 1000 rows" {
 		t.Error(got)
 	}

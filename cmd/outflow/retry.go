@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // retryOptions are the flags of retry.
@@ -50,10 +50,10 @@ Exit codes: 0 asked, 1 there is no such destination, 2 usage or configuration.`,
 	return c
 }
 
-func retry(c *cobra.Command, state *sink.StateStore, targets []string, o retryOptions) error {
+func retry(c *cobra.Command, state *ledger.Store, targets []string, o retryOptions) error {
 	chosen := [][2]string{{}} // all
 	if len(targets) > 0 {
-		known, err := state.Noted(c.Context(), "", "")
+		known, err := state.Destinations(c.Context(), "", "")
 		if err != nil {
 			return err
 		}
@@ -82,8 +82,8 @@ func retry(c *cobra.Command, state *sink.StateStore, targets []string, o retryOp
 }
 
 // named finds destinations by TENANT/NAME among the destinations that have run, less destinations removed from the configuration.
-func named(known []sink.Noted, targets []string, slot string) (found [][2]string, err error) {
-	all := map[string]sink.Noted{}
+func named(known []ledger.Destination, targets []string, slot string) (found [][2]string, err error) {
+	all := map[string]ledger.Destination{}
 	for _, n := range known {
 		all[n.Tenant+"/"+n.Name] = n
 	}

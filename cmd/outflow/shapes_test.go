@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // big is SQL for a jsonb that is stored out of line: 24 KB that do not compress.
@@ -98,7 +98,7 @@ steps:
 	run(`UPDATE whole SET note = 'toast kept'; UPDATE wholekey SET note = 'toast kept'`)
 	run(`UPDATE wholekey SET id = id + 500; UPDATE whole SET id = id + 500`)
 	check()
-	if s := r.destination("one").Status(); s.Attempts != 0 || s.State != sink.Streaming {
+	if s := r.destination("one").Status(); s.Attempts != 0 || s.State != ledger.Streaming {
 		t.Errorf("the status is %+v", s)
 	}
 }
@@ -240,7 +240,7 @@ func TestTruncate(t *testing.T) {
 	w.user(tenant1, tenant1, "after")
 	check()
 	r.caughtUp()
-	if s := r.destination("main").Status(); s.State != sink.Streaming || s.Err != nil {
+	if s := r.destination("main").Status(); s.State != ledger.Streaming || s.Err != nil {
 		t.Errorf("the status is %+v", s)
 	}
 }
@@ -259,7 +259,7 @@ func TestTruncateOfKeysInOtherTypes(t *testing.T) {
 	w.exec(`BEGIN; TRUNCATE item; INSERT INTO item VALUES ('` + tenant1 + `', 7, 'after'); COMMIT`)
 	w.synced()
 	same(t, dsn, `SELECT id, note FROM item_copy`, `"7.00"|"after"`)
-	if s := r.destination("main").Status(); s.State != sink.Streaming || s.Failures > 0 {
+	if s := r.destination("main").Status(); s.State != ledger.Streaming || s.Failures > 0 {
 		t.Errorf("the status is %+v", s)
 	}
 }
@@ -301,7 +301,7 @@ func TestAlterTable(t *testing.T) {
 	}
 	r.caughtUp()
 	for _, name := range []string{"backlog", "live"} {
-		if s := r.destination(name).Status(); s.State != sink.Streaming || s.Err != nil {
+		if s := r.destination(name).Status(); s.State != ledger.Streaming || s.Err != nil {
 			t.Errorf("the status of %s is %+v", name, s)
 		}
 	}

@@ -16,7 +16,7 @@ import (
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
 	"outflow/replication"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // run runs a command in this process and returns what a terminal gets.
@@ -216,15 +216,15 @@ func TestWhileAnswering(t *testing.T) {
 func TestWatchOfCopiesOfASilentPrimary(t *testing.T) {
 	t.Parallel()
 	answers := 3
-	watch := &copyWatch{patience: time.Minute, silence: 700 * time.Millisecond, look: func(context.Context) ([]sink.Noted, bool, error) {
+	watch := &copyWatch{patience: time.Minute, silence: 700 * time.Millisecond, look: func(context.Context) ([]ledger.Destination, bool, error) {
 		if answers--; answers > 0 {
-			return []sink.Noted{{State: sink.Backfilling}}, true, nil
+			return []ledger.Destination{{State: ledger.Backfilling}}, true, nil
 		}
 		return nil, false, errors.New("the primary at db:5432 has not answered")
 	}}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if err := watch.run(ctx, func([]sink.Noted) {}); err == nil || !strings.Contains(err.Error(), "db:5432 has not answered") || answers > 0 {
+	if err := watch.run(ctx, func([]ledger.Destination) {}); err == nil || !strings.Contains(err.Error(), "db:5432 has not answered") || answers > 0 {
 		t.Errorf("the watching ends with %v", err)
 	}
 }

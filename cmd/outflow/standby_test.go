@@ -12,7 +12,7 @@ import (
 
 	"outflow/admin"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // freeAddress is where nobody listens.
@@ -49,8 +49,8 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 	w.gated(tenant3, "away")
 	w.cfg.Admin.TenantMetrics = true
 	first := w.serve()
-	first.destinationIs(tenant1, "main", sink.Streaming)
-	first.destinationIs(tenant2, "poisoned", sink.Streaming)
+	first.destinationIs(tenant1, "main", ledger.Streaming)
+	first.destinationIs(tenant2, "poisoned", ledger.Streaming)
 	w.user(tenant2, "00000000-0000-4000-8000-000000000002", "<refused>")
 	w.waitState(tenant2, "poisoned", "halted")
 	w.waitState(tenant3, "away", "retrying")
@@ -82,11 +82,11 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 		page.Destinations[0].LagSeconds != nil || !strings.Contains(*page.Destinations[0].Reason, "an exception was raised") {
 		t.Errorf("the destinations are %+v", page)
 	}
-	halted := s.destinationIs(tenant2, "poisoned", sink.Halted)
-	if now := first.destinationIs(tenant2, "poisoned", sink.Halted); halted.Since == nil || now.Since.Sub(*halted.Since).Abs().Seconds() > 2 {
+	halted := s.destinationIs(tenant2, "poisoned", ledger.Halted)
+	if now := first.destinationIs(tenant2, "poisoned", ledger.Halted); halted.Since == nil || now.Since.Sub(*halted.Since).Abs().Seconds() > 2 {
 		t.Errorf("halted since %s, noted as %s", now.Since, halted.Since)
 	}
-	streaming, now := s.destinationIs(tenant1, "main", sink.Streaming), first.destinationIs(tenant1, "main", sink.Streaming)
+	streaming, now := s.destinationIs(tenant1, "main", ledger.Streaming), first.destinationIs(tenant1, "main", ledger.Streaming)
 	if m := streaming.Mappings; len(m) != 2 || m[1].Name != "users" || m[1].SequenceID == nil || *m[1].SequenceID != *now.Mappings[1].SequenceID ||
 		!m[1].SyncedAt.Equal(*now.Mappings[1].SyncedAt) || m[1].PendingChanges != nil || *now.Mappings[1].PendingChanges != 0 {
 		t.Errorf("the mappings are %+v, noted as %+v", now.Mappings, m)
@@ -127,7 +127,7 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 	if code := s.call("POST", "/api/destinations/"+tenant1+"/main/pause", `{"reason": "bytes\u0000"}`, nil); code != 202 {
 		t.Errorf("pause: %d", code)
 	}
-	first.destinationIs(tenant1, "main", sink.Paused)
+	first.destinationIs(tenant1, "main", ledger.Paused)
 	s.call("POST", "/api/destinations/"+tenant1+"/main/resume", ``, nil)
 	first.end()
 	waitFor(t, "it to take over", func() error {
@@ -137,7 +137,7 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 		}
 		return nil
 	})
-	d := s.destinationIs(tenant2, "poisoned", sink.Halted)
+	d := s.destinationIs(tenant2, "poisoned", ledger.Halted)
 	if f := d.Error; f == nil || f.Class != "row" || f.SQLState == nil || *f.SQLState != "P0001" || !strings.Contains(f.Message, "an exception was raised") {
 		t.Errorf("what halted it, after the change of processes, is %+v", f)
 	}

@@ -15,7 +15,7 @@ import (
 	"outflow/admin"
 	"outflow/internal/config"
 	"outflow/replication"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // statusReport is the output of outflow status, printed with -o json too.
@@ -130,7 +130,7 @@ func statusFromPrimary(ctx context.Context, cfg *config.Config, version string, 
 	if err != nil {
 		return nil, fmt.Errorf("the primary at %s: replication slot %q: %w", primary.Address(), cfg.Source.Slot, err)
 	}
-	state := &sink.StateStore{Slot: cfg.Source.Slot, Connect: primary.Connect}
+	state := &ledger.Store{Slot: cfg.Source.Slot, Connect: primary.Connect}
 	defer state.Close()
 	book := admin.ReadNotebook(ctx, state)
 	if book.Err != nil {
@@ -160,7 +160,7 @@ func (r *statusReport) write(out io.Writer) error {
 		fmt.Fprintf(out, "lag: %s\n", admin.LagWords(st.Lag))
 	}
 	for _, sw := range st.Switches {
-		if sw.Off && sw.Name != sink.SwitchDestination {
+		if sw.Off && sw.Name != ledger.SwitchDestination {
 			fmt.Fprintf(out, "switched off: %s\n", sw.Name)
 		}
 	}

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // command runs one to its end and returns what it printed.
@@ -49,7 +49,7 @@ func TestStatusPauseAndResume(t *testing.T) {
 	contains(t, command(t, 1, with("pause", tenant1+"/mian")...), `no destination "`+tenant1+`/mian"`)
 	contains(t, command(t, 2, with("pause", "reading")...), "keeps all WAL", "say --yes")
 	contains(t, command(t, 0, with("pause", tenant1+"/main", "--reason", "moving house", "--by", "Grace")...), "is paused")
-	becomes(t, s.destination("main"), sink.Paused)
+	becomes(t, s.destination("main"), ledger.Paused)
 	contains(t, command(t, 0, with("status")...), "paused", "by Grace: moving house")
 	s.end()
 	w.exec(`UPDATE "ProjectUser" SET "displayName" = 'later'`)

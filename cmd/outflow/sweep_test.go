@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // gateOfKeys is the advisory lock that the keys of [world.gatedKeys] wait for.
@@ -70,7 +70,7 @@ func TestKeysThatMoveDuringASweep(t *testing.T) {
 	w.synced()
 	d, moved := r.destination("main"), 0
 	must(t, d.Resync(t.Context(), "the test asked for it"))
-	n := atEachReading(t, dsn, func() bool { return d.Status().State == sink.Streaming }, func() {
+	n := atEachReading(t, dsn, func() bool { return d.Status().State == ledger.Streaming }, func() {
 		moved++
 		w.exec(`UPDATE "ContactChannel" SET "projectUserId" = $2 WHERE "projectUserId" = $1`, userID(moved), userID(moved+20))
 	})
@@ -155,7 +155,7 @@ keys:
 			exec(t, connect(t, dsn), fmt.Sprintf(`SET timezone = 'UTC'; INSERT INTO item_copy SELECT %s, -1 FROM generate_series(3, 1500, 40) n`, c.old))
 			d := resynced(t, r)
 			if c.name == "unnamed" {
-				contains(t, becomes(t, d, sink.Halted), `"2000-01-01 00:00:03"`, `"2000-01-01 00:00:03+00"`, "one key of item", "remedy: delete the first")
+				contains(t, becomes(t, d, ledger.Halted), `"2000-01-01 00:00:03"`, `"2000-01-01 00:00:03+00"`, "one key of item", "remedy: delete the first")
 				exec(t, connect(t, dsn), `DELETE FROM item_copy WHERE n = -1`)
 				resynced(t, r)
 			}
@@ -205,7 +205,7 @@ keys:
 			r = w.start()
 			d := r.destination("main")
 			if c.halts {
-				contains(t, becomes(t, d, sink.Halted), "mapping two", "mapping one gives as keys of one", "Nothing was removed", "remedy: let the query give only the rows that come from two")
+				contains(t, becomes(t, d, ledger.Halted), "mapping two", "mapping one gives as keys of one", "Nothing was removed", "remedy: let the query give only the rows that come from two")
 				same(t, dsn, `SELECT count(*) FROM both_tables`, `"15"`)
 				return
 			}

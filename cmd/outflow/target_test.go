@@ -12,7 +12,7 @@ import (
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/replication/wal"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 func TestTablesAreMadeOnFirstUse(t *testing.T) {
@@ -119,7 +119,7 @@ func TestMetadataMovesWithEveryBatch(t *testing.T) {
 	exec(t, external, `UPDATE _stack_sync_metadata SET last_synced_sequence_id = 9e18`)
 	r = w.start()
 	w.user(tenant1, tenant1, "from before the stored id")
-	contains(t, becomes(t, r.destination("main"), sink.Halted), "the primary was restored from a backup", "outflow run --slot-reset")
+	contains(t, becomes(t, r.destination("main"), ledger.Halted), "the primary was restored from a backup", "outflow run --slot-reset")
 	same(t, dsn, `SELECT 1 FROM users WHERE id = '`+tenant1+`'`)
 }
 

@@ -10,7 +10,7 @@ import (
 	"outflow/internal/faultproxy"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // family makes two tables of the primary, children first in the configuration, whose copies have a foreign key between them.
@@ -116,7 +116,7 @@ func TestLiveChangesOfTablesWithForeignKeys(t *testing.T) {
 		w.exec(strings.ReplaceAll("BEGIN; "+sql+"; COMMIT", ":t", "'"+tenant1+"'"))
 		w.familyEqual(dsn)
 	}
-	if s := r.destination("main").Status(); s.State != sink.Streaming || s.Failures > 0 {
+	if s := r.destination("main").Status(); s.State != ledger.Streaming || s.Failures > 0 {
 		t.Errorf("it is %s after %d failures: %v", s.State, s.Failures, s.Err)
 	}
 }
@@ -144,11 +144,11 @@ func TestCopyWithUniqueValuesThatMoved(t *testing.T) {
 
 	// A value that two rows of the primary have is at fault, and the row is named.
 	w.exec(`INSERT INTO item VALUES ($1, 4000, 'm7')`, tenant1)
-	contains(t, becomes(t, r.destination("main"), sink.Halted), "id=4000", "item_copy_mail_key", "remedy: ")
+	contains(t, becomes(t, r.destination("main"), ledger.Halted), "id=4000", "item_copy_mail_key", "remedy: ")
 	must(t, r.destination("main").Resync(t.Context(), "the test"))
 	waitFor(t, "the copy to find it", func() error {
 		s := r.destination("main").Status()
-		if s.State != sink.Halted || !strings.Contains(fmt.Sprint(s.Err), "id=4000") || s.Copied == 0 {
+		if s.State != ledger.Halted || !strings.Contains(fmt.Sprint(s.Err), "id=4000") || s.Copied == 0 {
 			return fmt.Errorf("it is %s: %w", s.State, s.Err)
 		}
 		return nil
@@ -255,13 +255,13 @@ func TestLiveChangesDuringCopiesWithForeignKeys(t *testing.T) {
 		gate.Refuse(true)
 		gate.Cut()
 		changes(10)
-		becomes(t, r.destination("main"), sink.Parked)
+		becomes(t, r.destination("main"), ledger.Parked)
 		changes(1500) // that it never sees
 		w.synced()
 		gate.Refuse(false)
 		waitFor(t, "it to be copied anew", func() error {
 			changes(5)
-			if s := r.destination("main").Status(); s.State == sink.Parked || s.State == sink.Retrying {
+			if s := r.destination("main").Status(); s.State == ledger.Parked || s.State == ledger.Retrying {
 				return fmt.Errorf("it is %s: %w", s.State, s.Err)
 			}
 			return nil
@@ -290,7 +290,7 @@ func TestLargeTransactionsInTheWrongOrder(t *testing.T) {
 		}
 		return nil
 	})
-	becomes(t, r.destination("main"), sink.Streaming)
+	becomes(t, r.destination("main"), ledger.Streaming)
 	w.exec(`INSERT INTO parent VALUES ($1, 1, 'and on')`, tenant1)
 	w.familyEqual(dsn)
 }

@@ -13,7 +13,7 @@ import (
 
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 func TestTenantsSeeOnlyTheirOwn(t *testing.T) {
@@ -90,7 +90,7 @@ func TestTwoTenantsOnOneDatabase(t *testing.T) {
 		return nil
 	})
 	w.user(tenant2, tenant2, "Bob")
-	contains(t, becomes(t, r.destination("second"), sink.Halted), "holds the rows of tenant "+`"`+tenant1+`"`, "remedy: give this destination a database of its own")
+	contains(t, becomes(t, r.destination("second"), ledger.Halted), "holds the rows of tenant "+`"`+tenant1+`"`, "remedy: give this destination a database of its own")
 	w.user(tenant1, tenant2, "Cid")
 	waitFor(t, "the first tenant's row", func() error {
 		if n := query(t, dsn, `SELECT id FROM users`); len(n) != 2 {
@@ -163,9 +163,9 @@ func TestABadDestinationDelaysNobody(t *testing.T) {
 	if during > 4*before+20*time.Millisecond {
 		t.Errorf("a commit is visible after %s where it was %s before the others failed", during, before)
 	}
-	contains(t, becomes(t, r.destination("password"), sink.Retrying), "SQLSTATE 28P01", "remedy: check user and password")
-	contains(t, becomes(t, r.destination("nobody"), sink.Retrying), "connecting", "refused")
-	becomes(t, r.destination("silent"), sink.Retrying)
+	contains(t, becomes(t, r.destination("password"), ledger.Retrying), "SQLSTATE 28P01", "remedy: check user and password")
+	contains(t, becomes(t, r.destination("nobody"), ledger.Retrying), "connecting", "refused")
+	becomes(t, r.destination("silent"), ledger.Retrying)
 	w.equal(tenant3, fixed)
 	w.equal(tenant1, dsn)
 	for _, d := range r.router.Destinations() {
@@ -179,7 +179,7 @@ func TestABadDestinationDelaysNobody(t *testing.T) {
 
 	// The password is set right at the server: everything that waited arrives.
 	exec(t, connect(t, locked.DSN("")), `ALTER ROLE locked PASSWORD 'wrong'`)
-	becomes(t, r.destination("password"), sink.Streaming)
+	becomes(t, r.destination("password"), ledger.Streaming)
 	waitFor(t, "the waiting transactions", func() error {
 		if s := r.destination("password").Status(); s.Queued > 0 {
 			return fmt.Errorf("%d wait", s.Queued)

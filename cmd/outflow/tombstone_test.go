@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // A trigger may write a tombstone after the statement wrote the key again: that row stays, in a batch, in a transaction of many
@@ -51,7 +51,7 @@ func TestTombstoneBehindTheNewRow(t *testing.T) {
 	if last := tables[len(tables)-1]; last.Table != "public.DeletedRow" || last.Skipped != 4 {
 		t.Errorf("of tombstones: %+v", last)
 	}
-	if s := r.destination("main").Status(); s.State != sink.Streaming || s.Failures > 0 {
+	if s := r.destination("main").Status(); s.State != ledger.Streaming || s.Failures > 0 {
 		t.Errorf("it is %s after %d failures: %v", s.State, s.Failures, s.Err)
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // A database whose trigger undoes the metadata with every chunk is copied again, and not again and again without a pause.
@@ -53,7 +53,7 @@ func TestEpochOfNobody(t *testing.T) {
 		exec(t, connect(t, dsn), `DELETE FROM users`)
 		r = w.start()
 		waitFor(t, "the copy", func() error {
-			if s := r.destination("main").Status(); s.State != sink.Streaming || w.diff(tenant1, dsn) != "" {
+			if s := r.destination("main").Status(); s.State != ledger.Streaming || w.diff(tenant1, dsn) != "" {
 				return fmt.Errorf("with epoch %s it is %s: %w", epoch, s.State, s.Err)
 			}
 			return nil

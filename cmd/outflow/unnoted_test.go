@@ -9,6 +9,7 @@ import (
 
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // The primary refuses the note of one destination: the destination halts with the cause, the slot goes on for the others, and nothing is
@@ -41,11 +42,11 @@ func TestANoteThatThePrimaryRefuses(t *testing.T) {
 				}
 			}
 			insert(1)
-			contains(t, becomes(t, r.destination("bad"), sink.Halted), "the primary refuses the note", "no such note", "22000", "remedy: ")
+			contains(t, becomes(t, r.destination("bad"), ledger.Halted), "the primary refuses the note", "no such note", "22000", "remedy: ")
 			w.synced()
 			insert(2)
 			w.synced()
-			if s := r.destination("bad").Status(); s.State != sink.Halted || !s.Detached {
+			if s := r.destination("bad").Status(); s.State != ledger.Halted || !s.Detached {
 				t.Errorf("it is %+v", s)
 			}
 			if epoch() == before {
@@ -54,14 +55,14 @@ func TestANoteThatThePrimaryRefuses(t *testing.T) {
 			r.end()
 			exec(t, connect(t, bad), `DELETE FROM item_copy; UPDATE _stack_sync_metadata SET last_synced_sequence_id = last_synced_sequence_id - 1`) // restored
 			r = w.start()
-			contains(t, becomes(t, r.destination("bad"), sink.Halted), "the primary refuses the note")
+			contains(t, becomes(t, r.destination("bad"), ledger.Halted), "the primary refuses the note")
 			insert(3)
 			w.synced()
 			for tenant, dsn := range map[string]string{tenant1: good, tenant3: more} {
 				w.mirrored(tenant, dsn, "item", "id, note")
 			}
 			w.exec(`DROP TRIGGER refuse ON outflow.destination_state`)
-			becomes(t, r.destination("bad"), sink.Streaming)
+			becomes(t, r.destination("bad"), ledger.Streaming)
 			insert(4)
 			w.synced()
 			w.mirrored(tenant2, bad, "item", "id, note")
@@ -83,14 +84,14 @@ func TestTextsThatThePrimaryLacks(t *testing.T) {
 	for range 2 {
 		r := w.start()
 		w.exec(`INSERT INTO items SELECT t, 1 + coalesce((SELECT max(id) FROM items), 0), 'x' FROM unnest('{t1,t2,t3}'::text[]) t`)
-		contains(t, becomes(t, r.destination("smile 😀"), sink.Halted), "the primary refuses the note", "22P05")
-		becomes(t, r.destination("hostile"), sink.Halted)
+		contains(t, becomes(t, r.destination("smile 😀"), ledger.Halted), "the primary refuses the note", "22P05")
+		becomes(t, r.destination("hostile"), ledger.Halted)
 		w.synced()
-		must(t, r.state.SetSwitch(t.Context(), sink.Switch{Kind: sink.SwitchDestination, Tenant: "t1", Name: "good", Off: true,
+		must(t, r.state.SetSwitch(t.Context(), ledger.Switch{Kind: ledger.SwitchDestination, Tenant: "t1", Name: "good", Off: true,
 			By: "😀\x00\xff", Reason: "café 日本\x00" + strings.Repeat("é", 5000)}))
-		contains(t, reasonOf(t, r.destination("good"), sink.Paused), `by \ud83d\ude00 ?: café \u65e5\u672c`)
-		w.toggle(sink.Switch{Kind: sink.SwitchDestination, Tenant: "t1", Name: "good"})
-		becomes(t, r.destination("good"), sink.Streaming)
+		contains(t, reasonOf(t, r.destination("good"), ledger.Paused), `by \ud83d\ude00 ?: café \u65e5\u672c`)
+		w.toggle(ledger.Switch{Kind: ledger.SwitchDestination, Tenant: "t1", Name: "good"})
+		becomes(t, r.destination("good"), ledger.Streaming)
 		w.synced()
 		r.end()
 	}
@@ -98,7 +99,7 @@ func TestTextsThatThePrimaryLacks(t *testing.T) {
 }
 
 // reasonOf waits for a state, and returns the reason of the state.
-func reasonOf(t *testing.T, d *sink.Destination, state sink.State) (reason string) {
+func reasonOf(t *testing.T, d *sink.Destination, state ledger.State) (reason string) {
 	t.Helper()
 	waitFor(t, fmt.Sprintf("%s to be %s", d, state), func() error {
 		s := d.Status()
@@ -123,7 +124,7 @@ func TestAKeyThatIsCut(t *testing.T) {
 	r.caughtUp()
 	w.exec(`INSERT INTO item VALUES ($1, 'k', 'x')`, tenant1)
 	w.exec(`INSERT INTO item VALUES ($1, $2, 'x')`, tenant2, strings.Repeat("k", 63)+"é")
-	contains(t, becomes(t, r.destination("bad"), sink.Halted), "id="+strings.Repeat("k", 61)+"...")
+	contains(t, becomes(t, r.destination("bad"), ledger.Halted), "id="+strings.Repeat("k", 61)+"...")
 	waitFor(t, "the halt to be noted", func() error {
 		if got := w.state(tenant2, "bad"); got != "halted" {
 			return errors.New(got)

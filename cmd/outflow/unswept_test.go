@@ -8,7 +8,7 @@ import (
 
 	"outflow/internal/config"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 var keysOfMirror = regexp.MustCompile(`(?s)keys:.*`)
@@ -41,11 +41,11 @@ func TestWhatACopyCannotHealStaysHalted(t *testing.T) {
 				d, was := r.destination("main"), false
 				waitFor(t, "it to be halted for some tries after "+how, func() error {
 					s := d.Status()
-					if was && s.State == sink.Streaming {
+					if was && s.State == ledger.Streaming {
 						t.Fatalf("after %s it is %s", how, s.State)
 					}
-					was = was || s.State == sink.Halted
-					if s.State != sink.Halted || s.Attempts < 4 {
+					was = was || s.State == ledger.Halted
+					if s.State != ledger.Halted || s.Attempts < 4 {
 						return fmt.Errorf("it is %s after %d attempts: %w", s.State, s.Attempts, s.Err)
 					}
 					contains(t, fmt.Sprint(s.Err), "keys:", `empty "item_copy"`)
@@ -72,7 +72,7 @@ func TestWhatACopyCannotHealStaysHalted(t *testing.T) {
 			r = w.start()
 			waitFor(t, "it to be equal", func() error {
 				got := query(t, dsn, `SELECT count(*), count(*) FILTER (WHERE note = 'new') FROM item_copy`)
-				if s := r.destination("main").Status(); s.State != sink.Streaming || got[0] != `"10"|"10"` {
+				if s := r.destination("main").Status(); s.State != ledger.Streaming || got[0] != `"10"|"10"` {
 					return fmt.Errorf("it is %s with %s: %w", s.State, got, s.Err)
 				}
 				return nil
@@ -120,7 +120,7 @@ steps:
 			r.caughtUp()
 			d := r.destination("main")
 			must(t, d.Resync(t.Context(), "the test"))
-			contains(t, becomes(t, d, sink.Halted), "no mapping says in keys", `"all_copy"`)
+			contains(t, becomes(t, d, ledger.Halted), "no mapping says in keys", `"all_copy"`)
 			exec(t, connect(t, dsn), `TRUNCATE all_copy`)
 			r.caughtUp()
 			w.synced()
@@ -128,11 +128,11 @@ steps:
 			w.exec(`DELETE FROM item WHERE id = 1`)
 			w.synced()
 			w.exec(`TRUNCATE item`)
-			contains(t, becomes(t, d, sink.Halted), "the primary truncated item", `"all_copy"`)
+			contains(t, becomes(t, d, ledger.Halted), "the primary truncated item", `"all_copy"`)
 			same(t, dsn, `SELECT count(*) FROM all_copy`, `"19"`)
 			exec(t, connect(t, dsn), `TRUNCATE all_copy`)
 			w.synced()
-			becomes(t, d, sink.Streaming)
+			becomes(t, d, ledger.Streaming)
 		})
 	}
 }

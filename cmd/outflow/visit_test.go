@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // A tenant changes nothing. Its database is emptied, and later goes away, while Outflow runs: both show within sink.visit_every, also where the
@@ -33,13 +33,13 @@ func TestIdleDatabasesAreVisited(t *testing.T) {
 				return nil
 			})
 			d := r.destination("main")
-			becomes(t, d, sink.Streaming)
+			becomes(t, d, ledger.Streaming)
 
 			proxy.Refuse(true)
 			proxy.Cut()
-			becomes(t, d, sink.Retrying)
+			becomes(t, d, ledger.Retrying)
 			proxy.Refuse(false)
-			becomes(t, d, sink.Streaming)
+			becomes(t, d, ledger.Streaming)
 		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/sink"
+	"outflow/sink/ledger"
 )
 
 // A copy does not wait for a prepared transaction of another database. For one of the primary's database it waits, reads no rows meanwhile,
@@ -31,7 +32,7 @@ func TestCopyWaitsForPreparedTransaction(t *testing.T) {
 	}
 	r, d := resync()
 	waitFor(t, "the copy", func() error {
-		if s := d.Status(); s.State != sink.Streaming || len(d.History()) < 2 {
+		if s := d.Status(); s.State != ledger.Streaming || len(d.History()) < 2 {
 			return fmt.Errorf("%+v", s)
 		}
 		return nil
@@ -41,7 +42,7 @@ func TestCopyWaitsForPreparedTransaction(t *testing.T) {
 	w.exec(`BEGIN; UPDATE "ProjectUser" SET "displayName" = 'prepared'; PREPARE TRANSACTION 'it''s here'`)
 	r, d = resync()
 	waitFor(t, "the reason", func() error {
-		if s := d.Status(); s.State != sink.Backfilling || !strings.Contains(s.Reason, "prepared transaction 'it''s here'") || !strings.Contains(s.Reason, "ROLLBACK PREPARED") {
+		if s := d.Status(); s.State != ledger.Backfilling || !strings.Contains(s.Reason, "prepared transaction 'it''s here'") || !strings.Contains(s.Reason, "ROLLBACK PREPARED") {
 			return fmt.Errorf("%+v", s)
 		}
 		return nil
@@ -59,7 +60,7 @@ func TestCopyWaitsForPreparedTransaction(t *testing.T) {
 		t.Errorf("rows were read while the copy waited: %s, then %s", before, now)
 	}
 	w.exec(`COMMIT PREPARED 'it''s here'`)
-	becomes(t, d, sink.Streaming)
+	becomes(t, d, ledger.Streaming)
 	if s := d.Status(); s.Reason != "" {
 		t.Errorf("the reason is still %q", s.Reason)
 	}

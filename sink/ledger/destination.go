@@ -1,4 +1,4 @@
-package sink
+package ledger
 
 import (
 	"context"
@@ -11,33 +11,33 @@ import (
 	"outflow/replication"
 )
 
-// Noted is the primary's knowledge of a destination, whether a process runs or not.
-type Noted struct {
+// Destination is the primary's knowledge of a destination, whether a process runs or not.
+type Destination struct {
 	Tenant, Name string
 	State        State
 	Reason       string
-	Class        string // of the last error, as [Error.Class] has it; "" is none
+	Class        string // of the last error, as [sink.Error.Class] has it; "" is none
 	SequenceID   int64  // the external database has at least this id; -1 is not known
 	At           time.Time
-	Since        time.Time       // of the state
-	Detached     bool            // the stream goes on without the destination
-	Copied       int64           // rows of the copy in progress, or else of the last copy; 0 is not known
-	CopyTotal    int64           // about how many rows there will be; -1 is not known
-	Mappings     []MappingStatus // how far each mapping is, less the waiting changes; empty where not known
+	Since        time.Time         // of the state
+	Detached     bool              // the stream goes on without the destination
+	Copied       int64             // rows of the copy in progress, or else of the last copy; 0 is not known
+	CopyTotal    int64             // about how many rows there will be; -1 is not known
+	Mappings     []MappingProgress // how far each mapping is, less the waiting changes; empty where not known
 }
 
-// Noted reads the notes on the destinations of a slot: all that have ever run, all of a tenant (name ""), or a single
+// Destinations reads the notes on the destinations of a slot: all that have ever run, all of a tenant (name ""), or a single
 // destination. Destinations no longer in the configuration are included, with a reason that says so.
-func (s *StateStore) Noted(ctx context.Context, tenant, name string) (all []Noted, err error) {
+func (s *Store) Destinations(ctx context.Context, tenant, name string) (all []Destination, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `SELECT tenant_id, name, state, reason, coalesce(error_class, ''), last_sequence_id, updated_at, `+finiteSince+`, detached, coalesce(copied_rows, 0), coalesce(copy_total, -1), mappings
 			FROM outflow.destination_state WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3)
 			ORDER BY tenant_id, name`, s.Slot, tenant, name)
 		if err == nil {
-			all, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (n Noted, err error) {
+			all, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (n Destination, err error) {
 				var mappings string
 				err = row.Scan(&n.Tenant, &n.Name, &n.State, &n.Reason, &n.Class, &n.SequenceID, &n.At, &n.Since, &n.Detached, &n.Copied, &n.CopyTotal, &mappings)
-				n.Mappings = parseMappings(mappings)
+				n.Mappings = ParseProgress(mappings)
 				return n, err
 			})
 		}
@@ -50,7 +50,7 @@ func (s *StateStore) Noted(ctx context.Context, tenant, name string) (all []Note
 }
 
 // Configured reports whether the configuration had the destination when a process last began to read.
-func (n Noted) Configured() bool { return n.Reason != replication.NotConfigured }
+func (n Destination) Configured() bool { return n.Reason != replication.NotConfigured }
 
 // State is the activity of a destination, by the names used everywhere.
 type State string
@@ -65,8 +65,8 @@ const (
 	Halted      State = "halted"      // a mapping or a row needs a person; the destination tries again seldom, and may be detached too
 )
 
-// MappingStatus is the progress of a single mapping of a destination.
-type MappingStatus struct {
+// MappingProgress is the progress of a single mapping of a destination.
+type MappingProgress struct {
 	Name         string    `json:"name"`
 	SequenceID   int64     `json:"id"` // last_synced_sequence_id in the external database; -1 before this process has connected
 	At           time.Time `json:"at"` // time of the write, on the external clock or, for writes of this process, on ours; zero: unknown
@@ -74,8 +74,8 @@ type MappingStatus struct {
 	Transactions int       `json:"-"`  // bringing the waiting changes
 }
 
-// formatMappings is the form of progress in outflow.destination_state; "" is nothing known.
-func formatMappings(all []MappingStatus) string {
+// FormatProgress is the form of progress in outflow.destination_state; "" is nothing known.
+func FormatProgress(all []MappingProgress) string {
 	if len(all) == 0 {
 		return ""
 	}
@@ -86,8 +86,8 @@ func formatMappings(all []MappingStatus) string {
 	return string(text)
 }
 
-// parseMappings reads what formatMappings has written; an unreadable note means nothing is known.
-func parseMappings(note string) (all []MappingStatus) {
+// ParseProgress reads what FormatProgress has written; an unreadable note means nothing is known.
+func ParseProgress(note string) (all []MappingProgress) {
 	if json.Unmarshal([]byte(note), &all) != nil {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package sink
+package ledger
 
 import (
 	"context"
@@ -25,10 +25,10 @@ import (
 // fenceSQL is the fence of a statement with the slot as $1 and the reading as $2.
 const fenceSQL = `fence AS MATERIALIZED (SELECT FROM outflow.source WHERE slot = $1 AND reading = $2 FOR NO KEY UPDATE)`
 
-// begin notes the start of a reading of the slot and the reading process, and returns the reading's first mark. Every other process is
+// BeginReading notes the start of a reading of the slot and the reading process, and returns the reading's first mark. Every other process is
 // fenced from then on. The number of a reading is a time in microseconds, so that a primary restored from a backup does not give the same
 // number again.
-func (s *StateStore) begin(ctx context.Context) (text string, err error) {
+func (s *Store) BeginReading(ctx context.Context) (text string, err error) {
 	host, _ := os.Hostname() // "" is not known
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		var reading int64 // a reading that cannot be noted leaves the mark of the one before as it is
@@ -40,9 +40,9 @@ func (s *StateStore) begin(ctx context.Context) (text string, err error) {
 			SELECT $1, reading, $2, $3, (SELECT active_pid FROM pg_replication_slots WHERE slot_name::text = $1) FROM newest
 			RETURNING reading`, s.Slot, host, os.Getpid()).Scan(&reading)
 		if err == nil {
-			s.mark = mark{reading: reading}
-			s.reading.Store(reading)
-			text = s.mark.String()
+			s.newest = checkpointID{reading: reading}
+			s.own.Store(reading)
+			text = s.newest.String()
 		}
 		return err
 	})
@@ -53,20 +53,20 @@ func (s *StateStore) begin(ctx context.Context) (text string, err error) {
 }
 
 // OwnReading is the number of this process' newest reading of the slot; 0 before the first. Safe for concurrent use.
-func (s *StateStore) OwnReading() int64 { return s.reading.Load() }
+func (s *Store) OwnReading() int64 { return s.own.Load() }
 
-// isFenced reports whether a note of this process was refused because another process reads the slot. Safe for concurrent use.
-func (s *StateStore) isFenced() bool { return s.fenced.Load() }
+// Fenced reports whether a note of this process was refused because another process reads the slot. Safe for concurrent use.
+func (s *Store) Fenced() bool { return s.fenced.Load() }
 
-// reads fails with [replication.ErrFenced] where another process has begun to read the slot.
-func (s *StateStore) reads(ctx context.Context) error {
+// CheckReading fails with [replication.ErrFenced] where another process has begun to read the slot.
+func (s *Store) CheckReading(ctx context.Context) error {
 	return s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		return s.fencedBy(conn.QueryRow(ctx, `SELECT 1 FROM outflow.source WHERE slot = $1 AND reading = $2`, s.Slot, s.mark.reading).Scan(new(int)))
+		return s.fencedBy(conn.QueryRow(ctx, `SELECT 1 FROM outflow.source WHERE slot = $1 AND reading = $2`, s.Slot, s.newest.reading).Scan(new(int)))
 	})
 }
 
 // fencedBy turns the lack of a row, where the statement returns one behind the fence, into the error for it.
-func (s *StateStore) fencedBy(err error) error {
+func (s *Store) fencedBy(err error) error {
 	if !errors.Is(err, pgx.ErrNoRows) {
 		return err
 	}
@@ -75,7 +75,7 @@ func (s *StateStore) fencedBy(err error) error {
 }
 
 // Attended reports whether a process reads the slot.
-func (s *StateStore) Attended(ctx context.Context) (attended bool, err error) {
+func (s *Store) Attended(ctx context.Context) (attended bool, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, `SELECT coalesce((SELECT active FROM pg_replication_slots WHERE slot_name = $1), false)`, s.Slot).Scan(&attended)
 	})
@@ -85,8 +85,8 @@ func (s *StateStore) Attended(ctx context.Context) (attended bool, err error) {
 	return attended, nil
 }
 
-// Reading is the reader of the slot, as far as the primary knows and this role may see.
-type Reading struct {
+// Reader is the reader of the slot, as far as the primary knows and this role may see.
+type Reader struct {
 	Walsender   int       // process on the primary that serves the slot
 	Application string    // application_name; "" is not known
 	Address     string    // of the client; "" is a socket of the primary's machine, or not known
@@ -95,10 +95,10 @@ type Reading struct {
 	Since       time.Time // when the reading began; zero is not known
 }
 
-// Reading finds the reader of the slot; nil is no reader. The notes of the slot's own Outflow process are left out where another
+// Reader finds the reader of the slot; nil is no reader. The notes of the slot's own Outflow process are left out where another
 // program has the slot.
-func (s *StateStore) Reading(ctx context.Context) (*Reading, error) {
-	var r Reading
+func (s *Store) Reader(ctx context.Context) (*Reader, error) {
+	var r Reader
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, `SELECT s.active_pid, coalesce(a.application_name, ''), coalesce(host(a.client_addr), ''),
 				coalesce(r.host, ''), coalesce(r.process, 0), coalesce(r.begun_at, a.backend_start, 'epoch')

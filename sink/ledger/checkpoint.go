@@ -1,4 +1,4 @@
-package sink
+package ledger
 
 import (
 	"context"
@@ -10,24 +10,24 @@ import (
 	"outflow/replication/wal"
 )
 
-// mark names a checkpoint that the primary has noted. External databases carry the newest mark in the metadata. If the primary no longer
+// checkpointID names a checkpoint that the primary has noted. External databases carry the newest mark in the metadata. If the primary no longer
 // knows the mark, the primary was restored from a backup, and its ids are given a second time.
-type mark struct{ reading, checkpoint int64 }
+type checkpointID struct{ reading, checkpoint int64 }
 
 // String is the form of the mark in the metadata; the zero mark is "".
-func (m mark) String() string {
-	if m == (mark{}) {
+func (m checkpointID) String() string {
+	if m == (checkpointID{}) {
 		return ""
 	}
 	return fmt.Sprintf("%d/%d", m.reading, m.checkpoint)
 }
 
-// knows reports whether the primary has noted the checkpoint of a mark; the mark "" counts as noted.
-func (s *StateStore) knows(ctx context.Context, text string) (known bool, err error) {
+// HasCheckpoint reports whether the primary has noted the checkpoint of a mark; the mark "" counts as noted.
+func (s *Store) HasCheckpoint(ctx context.Context, text string) (known bool, err error) {
 	if text == "" {
 		return true, nil
 	}
-	var m mark
+	var m checkpointID
 	if _, err := fmt.Sscanf(text, "%d/%d", &m.reading, &m.checkpoint); err != nil {
 		return false, fmt.Errorf("%q is no mark of a checkpoint: %w", text, err)
 	}
@@ -41,10 +41,10 @@ func (s *StateStore) knows(ctx context.Context, text string) (known bool, err er
 	return known, nil
 }
 
-// note notes the flush LSN before the report of the LSN, and the destinations that moved, in one statement. note returns the checkpoint's
+// write notes the flush LSN before the report of the LSN, and the destinations that moved, in one statement. note returns the checkpoint's
 // mark, and for each of moved whether the destination is noted: a row of a later epoch stays as it is. With the flush LSN 0 note writes of
 // the destinations alone: that is no checkpoint.
-func (s *StateStore) note(ctx context.Context, flush wal.LSN, moved []destinationState) (text string, noted []bool, err error) {
+func (s *Store) write(ctx context.Context, flush wal.LSN, moved []Note) (text string, noted []bool, err error) {
 	tenants, names := make([]string, len(moved)), make([]string, len(moved))
 	fingerprints, states := make([]string, len(moved)), make([]string, len(moved))
 	reasons, classes := make([]string, len(moved)), make([]string, len(moved))
@@ -52,23 +52,23 @@ func (s *StateStore) note(ctx context.Context, flush wal.LSN, moved []destinatio
 	copied, totals, detached := make([]int64, len(moved)), make([]int64, len(moved)), make([]bool, len(moved))
 	mappings := make([]string, len(moved))
 	for i, d := range moved {
-		tenants[i], names[i], epochs[i], notes[i] = d.tenant, d.name, d.epoch, d.note
-		fingerprints[i], states[i], classes[i] = d.fingerprint, string(d.state), d.class
-		copied[i], totals[i], detached[i], mappings[i], retried[i] = d.copied, d.copyTotal, d.detached, d.mappings, d.retried
+		tenants[i], names[i], epochs[i], notes[i] = d.Tenant, d.Name, d.Epoch, d.RecordedID
+		fingerprints[i], states[i], classes[i] = d.Fingerprint, string(d.State), d.Class
+		copied[i], totals[i], detached[i], mappings[i], retried[i] = d.Copied, d.CopyTotal, d.Detached, d.Mappings, d.Retried
 	}
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		for i, d := range moved {
-			reasons[i] = fitted(conn, d.reason, fit.Reason)
+			reasons[i] = fitted(conn, d.Reason, fit.Reason)
 		}
-		checkpoint := s.mark.checkpoint
+		checkpoint := s.newest.checkpoint
 		if flush > 0 {
 			checkpoint++
 		}
-		err := s.fencedBy(conn.QueryRow(ctx, checkpointSQL, s.Slot, s.mark.reading, flush.String(), checkpoint, tenants, names, epochs, notes, fingerprints,
+		err := s.fencedBy(conn.QueryRow(ctx, checkpointSQL, s.Slot, s.newest.reading, flush.String(), checkpoint, tenants, names, epochs, notes, fingerprints,
 			states, reasons, copied, totals, classes, detached, mappings, retried).Scan(&noted))
 		if err == nil {
-			s.mark.checkpoint = checkpoint
-			text = s.mark.String()
+			s.newest.checkpoint = checkpoint
+			text = s.newest.String()
 		}
 		return err
 	})
@@ -105,50 +105,50 @@ const checkpointSQL = `WITH fence AS (UPDATE outflow.source SET flush_lsn = grea
 // maxRefused is how many refused rows one checkpoint looks for. The next checkpoint goes on with the others.
 const maxRefused = 16
 
-// checkpointed is the outcome of a checkpoint.
-type checkpointed struct {
-	mark    string        // "": neither the flush LSN nor the checkpoint is noted
-	noted   []bool        // by place among the moved: false where a row of a later epoch stays unchanged, and where the row is refused
-	refused map[int]error // by place: why the primary does not take the row
+// Outcome is the outcome of a checkpoint.
+type Outcome struct {
+	CheckpointID string        // "": neither the flush LSN nor the checkpoint is noted
+	Written      []bool        // by place among the moved: false where a row of a later epoch stays unchanged, and where the row is refused
+	Refused      map[int]error // by place: why the primary does not take the row
 }
 
-// checkpoint notes the flush LSN and the destinations that moved: see note. Where the primary refuses rows, all others are noted, without
+// Checkpoint notes the flush LSN and the destinations that moved: see note. Where the primary refuses rows, all others are noted, without
 // the flush LSN and without a mark.
-func (s *StateStore) checkpoint(ctx context.Context, flush wal.LSN, moved []destinationState) (done checkpointed, err error) {
-	done.mark, done.noted, err = s.note(ctx, flush, moved)
+func (s *Store) Checkpoint(ctx context.Context, flush wal.LSN, moved []Note) (done Outcome, err error) {
+	done.CheckpointID, done.Written, err = s.write(ctx, flush, moved)
 	if !refusesData(err) || len(moved) == 0 {
 		return done, err
 	}
-	done = checkpointed{noted: make([]bool, len(moved)), refused: map[int]error{}}
-	return done, s.noteHalves(ctx, moved, 0, &done)
+	done = Outcome{Written: make([]bool, len(moved)), Refused: map[int]error{}}
+	return done, s.writeHalves(ctx, moved, 0, &done)
 }
 
-// noteFlush notes the flush LSN alone, as a checkpoint of no destination.
-func (s *StateStore) noteFlush(ctx context.Context, flush wal.LSN) (text string, err error) {
-	text, _, err = s.note(ctx, flush, nil)
+// CheckpointFlush notes the flush LSN alone, as a checkpoint of no destination.
+func (s *Store) CheckpointFlush(ctx context.Context, flush wal.LSN) (text string, err error) {
+	text, _, err = s.write(ctx, flush, nil)
 	return text, err
 }
 
-// noteHalves notes destinations and leaves out the refused ones. first is the place of the first among all.
-func (s *StateStore) noteHalves(ctx context.Context, rows []destinationState, first int, done *checkpointed) error {
+// writeHalves notes destinations and leaves out the refused ones. first is the place of the first among all.
+func (s *Store) writeHalves(ctx context.Context, rows []Note, first int, done *Outcome) error {
 	if len(rows) == 0 {
 		return nil
 	}
-	if len(done.refused) == maxRefused {
+	if len(done.Refused) == maxRefused {
 		return fmt.Errorf("writing outflow.destination_state: the primary refuses more than %d rows", maxRefused)
 	}
-	_, noted, err := s.note(ctx, 0, rows)
+	_, noted, err := s.write(ctx, 0, rows)
 	if !refusesData(err) {
-		copy(done.noted[first:], noted)
+		copy(done.Written[first:], noted)
 		return err
 	}
 	if len(rows) == 1 {
-		done.refused[first] = err
+		done.Refused[first] = err
 		return nil
 	}
 	half := len(rows) / 2
-	if err := s.noteHalves(ctx, rows[:half], first, done); err != nil {
+	if err := s.writeHalves(ctx, rows[:half], first, done); err != nil {
 		return err
 	}
-	return s.noteHalves(ctx, rows[half:], first+half, done)
+	return s.writeHalves(ctx, rows[half:], first+half, done)
 }

@@ -1,4 +1,4 @@
-package sink
+package ledger
 
 import (
 	"context"
@@ -11,10 +11,10 @@ import (
 	"outflow/internal/fit"
 )
 
-// raise gives a destination its next epoch, which is durable when raise returns: the external database is copied again. An epoch is a time
+// RaiseEpoch gives a destination its next epoch, which is durable when raise returns: the external database is copied again. An epoch is a time
 // in microseconds, so that a primary restored from a backup does not give the same epoch again. No text of the destination's keeps raise
 // from doing so: see raiseAnyhow.
-func (s *StateStore) raise(ctx context.Context, d destinationState) (epoch int64, err error) {
+func (s *Store) RaiseEpoch(ctx context.Context, d Note) (epoch int64, err error) {
 	if err := failpoint.Fail(failpoint.BeforeRaise); err != nil {
 		return 0, err
 	}
@@ -28,22 +28,22 @@ func (s *StateStore) raise(ctx context.Context, d destinationState) (epoch int64
 	return epoch, failpoint.Fail(failpoint.Raised)
 }
 
-func (s *StateStore) raiseRow(ctx context.Context, d destinationState) (epoch int64, err error) {
+func (s *Store) raiseRow(ctx context.Context, d Note) (epoch int64, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return s.fencedBy(conn.QueryRow(ctx, `WITH `+fenceSQL+`
 			INSERT INTO outflow.destination_state AS s (slot, tenant_id, name, epoch, taken_epoch, state, reason, detached)
 			SELECT $1, $3, $4, now.epoch, now.epoch, $5, $6, $7 FROM fence, (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS epoch) AS now
 			ON CONFLICT (slot, tenant_id, name) DO UPDATE SET epoch = greatest(s.epoch + 1, excluded.epoch), taken_epoch = greatest(s.epoch + 1, excluded.epoch), state = excluded.state, reason = excluded.reason,
 				detached = excluded.detached, since = `+sinceSQL+`, updated_at = now()
-			RETURNING epoch`, s.Slot, s.mark.reading, d.tenant, d.name, d.state, fitted(conn, d.reason, fit.Reason), d.detached).Scan(&epoch))
+			RETURNING epoch`, s.Slot, s.newest.reading, d.Tenant, d.Name, d.State, fitted(conn, d.Reason, fit.Reason), d.Detached).Scan(&epoch))
 	})
 	return epoch, err
 }
 
 // raiseAnyhow is raise where the primary refuses the row: with a plain reason, and else by deleting the note, since a destination without a
 // note is copied as well. A primary whose encoding lacks the name has no note of the destination.
-func (s *StateStore) raiseAnyhow(ctx context.Context, d destinationState, refusal error) (epoch int64, err error) {
-	d.reason = "the primary refuses the note of this destination: SQLSTATE " + sqlstateOf(refusal)
+func (s *Store) raiseAnyhow(ctx context.Context, d Note, refusal error) (epoch int64, err error) {
+	d.Reason = "the primary refuses the note of this destination: SQLSTATE " + sqlstate(refusal)
 	if epoch, err = s.raiseRow(ctx, d); !refusesData(err) {
 		return epoch, err
 	}
@@ -51,9 +51,9 @@ func (s *StateStore) raiseAnyhow(ctx context.Context, d destinationState, refusa
 		return s.fencedBy(conn.QueryRow(ctx, `WITH `+fenceSQL+`, gone AS (DELETE FROM outflow.destination_state USING fence
 				WHERE slot = $1 AND tenant_id = $3 AND name = $4 RETURNING epoch)
 			SELECT greatest(coalesce((SELECT epoch FROM gone), 0) + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) FROM fence`,
-			s.Slot, s.mark.reading, d.tenant, d.name).Scan(&epoch))
+			s.Slot, s.newest.reading, d.Tenant, d.Name).Scan(&epoch))
 	})
-	if isUnwritable(sqlstateOf(err)) {
+	if isUnwritable(sqlstate(err)) {
 		return time.Now().UnixMicro(), nil
 	}
 	return epoch, err

@@ -1,4 +1,4 @@
-package sink
+package ledger
 
 import (
 	"context"
@@ -29,7 +29,7 @@ type Switch struct {
 }
 
 // Switches reads all switches ever set, on and off.
-func (s *StateStore) Switches(ctx context.Context) (all []Switch, err error) {
+func (s *Store) Switches(ctx context.Context) (all []Switch, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `SELECT kind, tenant_id, name, off, set_by, reason, set_at FROM outflow.switch WHERE slot = $1
 			ORDER BY kind, tenant_id, name`, s.Slot)
@@ -46,7 +46,7 @@ func (s *StateStore) Switches(ctx context.Context) (all []Switch, err error) {
 
 // SetSwitch switches something off or on. Every process on the slot notices within a second. The primary sets At; By and Reason
 // may be any text.
-func (s *StateStore) SetSwitch(ctx context.Context, sw Switch) error {
+func (s *Store) SetSwitch(ctx context.Context, sw Switch) error {
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, `INSERT INTO outflow.switch (slot, kind, tenant_id, name, off, set_by, reason) VALUES ($1, $2, $3, $4, $5, $6, $7)
 			ON CONFLICT (slot, kind, tenant_id, name) DO UPDATE SET off = excluded.off, set_by = excluded.set_by, reason = excluded.reason,
@@ -59,8 +59,8 @@ func (s *StateStore) SetSwitch(ctx context.Context, sw Switch) error {
 	return nil
 }
 
-// why tells people which person paused a destination and for which reason.
-func (sw *Switch) why() string {
+// Why tells people which person paused a destination and for which reason.
+func (sw *Switch) Why() string {
 	text := "by " + sw.By
 	if sw.Kind != SwitchDestination {
 		text = sw.Kind + " was switched off by " + sw.By

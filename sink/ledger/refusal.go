@@ -1,4 +1,4 @@
-package sink
+package ledger
 
 import (
 	"errors"
@@ -10,8 +10,8 @@ import (
 	"outflow/internal/fit"
 )
 
-// sqlstateOf is the SQLSTATE of the primary's answer, "" where the error is no answer of a server.
-func sqlstateOf(err error) string {
+// sqlstate is the SQLSTATE of the primary's answer, "" where the error is no answer of a server.
+func sqlstate(err error) string {
 	if own := (*pgconn.PgError)(nil); errors.As(err, &own) {
 		return own.Code
 	}
@@ -21,7 +21,7 @@ func sqlstateOf(err error) string {
 // refusesData reports whether a server refuses a statement for the values in the statement: the classes cardinality, data, constraints,
 // checks, limits and RAISE (the Postgres manual, appendix A). The same statement with other values may pass.
 func refusesData(err error) bool {
-	state := sqlstateOf(err)
+	state := sqlstate(err)
 	return len(state) == 5 && slices.Contains([]string{"21", "22", "23", "44", "54", "P0"}, state[:2])
 }
 

@@ -1,4 +1,4 @@
-package sink
+package ledger
 
 import (
 	"context"
@@ -13,12 +13,12 @@ import (
 // A request is a person's word to the process with the slot. The request travels by way of outflow.destination_state, so a person
 // can make the request anywhere. A request counts as new until the process notes that the request is carried out: an epoch above
 // taken_epoch, retries above retried. Times do not matter: a request may wait for a lock for long, and a clock may be put back.
-type request struct {
-	note    destinationState
-	retries int64  // how many tries were asked for so far
-	by      string // the asking person
-	why     string
-	until   int64 // the destination is to say when it has every change up to this sequence id; -1: not asked
+type Request struct {
+	Note    Note
+	Retries int64  // how many tries were asked for so far
+	By      string // the asking person
+	Why     string
+	Until   int64 // the destination is to say when it has every change up to this sequence id; -1: not asked
 }
 
 // requestsSQL finds the requests that are not carried out.
@@ -26,15 +26,15 @@ const requestsSQL = `SELECT ` + readColumns + `, retries, asked_by, asked_why, C
 	FROM outflow.destination_state
 	WHERE slot = $1 AND (epoch > taken_epoch OR retries > retried OR sync_asked > coalesce(sync_reached, -1))`
 
-// requests returns the requests that are not noted as carried out.
-func (s *StateStore) requests(ctx context.Context) (open []request, err error) {
+// Requests returns the requests that are not noted as carried out.
+func (s *Store) Requests(ctx context.Context) (open []Request, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, requestsSQL, s.Slot)
 		if err != nil {
 			return err
 		}
-		open, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r request, err error) {
-			err = row.Scan(append(r.note.columns(), &r.retries, &r.by, &r.why, &r.until)...)
+		open, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r Request, err error) {
+			err = row.Scan(append(r.Note.columns(), &r.Retries, &r.By, &r.Why, &r.Until)...)
 			return r, err
 		})
 		return err
@@ -45,7 +45,7 @@ func (s *StateStore) requests(ctx context.Context) (open []request, err error) {
 // RequestResync asks the process that reads the slot, or the next such process, to copy destinations again: all of a slot, of a tenant
 // (name ""), or one. Destinations no longer in the configuration are copied again anyway should they return. RequestResync returns the
 // number of destinations.
-func (s *StateStore) RequestResync(ctx context.Context, tenant, name, by, why string) (n int64, err error) {
+func (s *Store) RequestResync(ctx context.Context, tenant, name, by, why string) (n int64, err error) {
 	reason := "a resync was asked for by " + by
 	if why != "" {
 		reason += ": " + why
@@ -69,7 +69,7 @@ func (s *StateStore) RequestResync(ctx context.Context, tenant, name, by, why st
 // RequestRetry asks the process that reads the slot to try destinations now that wait after a failure: all of a slot, of a tenant (name
 // ""), or one; with onlyHalted only destinations that need a person. A working destination is not disturbed. RequestRetry returns the
 // number of asked destinations.
-func (s *StateStore) RequestRetry(ctx context.Context, tenant, name string, onlyHalted bool, by, why string) (n int64, err error) {
+func (s *Store) RequestRetry(ctx context.Context, tenant, name string, onlyHalted bool, by, why string) (n int64, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		tag, err := conn.Exec(ctx, `UPDATE outflow.destination_state SET retries = retries + 1, retry_at = clock_timestamp(), asked_by = $6, asked_why = $7
 			WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3) AND reason <> $4 AND (state = 'halted' OR NOT $5)`,
