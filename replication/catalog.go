@@ -49,19 +49,6 @@ func LoadTable(ctx context.Context, conn *pgx.Conn, schema, name string) (*wal.T
 	return t, resolveRelation(ctx, conn, t.Relation)
 }
 
-// resolve completes a relation of the stream with facts only in the catalog. The reader waits for resolve, once a table
-// and session.
-func (s Source) resolve(p *Primary, r *wal.Relation) error {
-	ctx, cancel := context.WithTimeout(context.Background(), questionPatience)
-	defer cancel()
-	conn, err := p.Connect(ctx)
-	if err != nil {
-		return fmt.Errorf("resolving the types of %s: %w", r, err)
-	}
-	defer conn.Close(ctx)
-	return resolveRelation(ctx, conn, r)
-}
-
 // resolveRelation sets the type names and the key.
 //
 // Types: without a modifier, for a value on the primary fits the modifier, and a value from another moment need not. format_type with -1

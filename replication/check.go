@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -55,7 +53,7 @@ func CheckServer(ctx context.Context, conn *pgx.Conn) error {
 }
 
 func checkVersion(conn *pgx.Conn) error {
-	if version := serverVersion(conn.PgConn()); version != 0 && version < oldestServer {
+	if version := ServerVersion(conn.PgConn()); version != 0 && version < oldestServer {
 		return &Problem{What: fmt.Sprintf("PostgreSQL %s is too old: %d is the first that has what is needed", conn.PgConn().ParameterStatus("server_version"), oldestServer),
 			Remedy: "upgrade the primary"}
 	}
@@ -70,7 +68,7 @@ func mayReplicate(ctx context.Context, conn *pgx.Conn) (attribute bool, err erro
 		return attribute, err
 	}
 	primary := &Primary{config: conn.Config()}
-	if _, err := identify(ctx, primary); err != nil {
+	if _, err := primary.identify(ctx); err != nil {
 		return false, err
 	}
 	return false, nil
@@ -90,7 +88,7 @@ func CheckTables(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables
 	for i, r := range rules {
 		names[i] = wanted{0, r.Schema, r.Name}
 	}
-	version := serverVersion(conn.PgConn())
+	version := ServerVersion(conn.PgConn())
 	f, err := loadFacts(ctx, conn, version, "", names)
 	if err != nil {
 		return nil, err
@@ -137,62 +135,4 @@ func renamed(ctx context.Context, conn *pgx.Conn, version int, f facts, tables [
 		return f, nil
 	}
 	return loadFacts(ctx, conn, version, "", tables)
-}
-
-// Publish chooses the published part of the rule's table t: the wanted columns and the replica identity. Names missing in the table are
-// left out: the statement with such a name fails on the external server, where the line is known.
-func (r TableRule) Publish(t *wal.Table, wanted []string) PublishedTable {
-	p := PublishedTable{Table: t, Rule: r, Relied: slices.Clone(wanted)}
-	for _, i := range t.Relation.Key {
-		p.Relied = append(p.Relied, t.Relation.Columns[i].Name)
-	}
-	for _, c := range t.Relation.Columns {
-		if c.Identity || slices.Contains(wanted, c.Name) {
-			p.Columns = append(p.Columns, c.Name)
-		}
-	}
-	return p
-}
-
-// watchCreation tells once a second how many transactions the creation of the slot waits for: the creation needs all
-// transactions running now to end (the Postgres manual, "Logical Decoding Concepts"; SnapBuildWaitSnapshot).
-func (s Setup) watchCreation(ctx context.Context, creator uint32) {
-	if s.Waiting == nil {
-		return
-	}
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		conn, err := s.Primary.Connect(ctx)
-		if err != nil {
-			continue
-		}
-		n, oldest, err := oldTransactions(ctx, conn, creator, 0)
-		_ = conn.Close(ctx)
-		if err == nil && n > 0 {
-			s.Waiting(n, oldest)
-		}
-	}
-}
-
-// oldTransactions counts the transactions of the whole cluster with an id and open for at least the duration open, without transactions of
-// the process except (0: none), and describes the oldest transaction with the statement to end it. A prepared transaction has no process:
-// only pg_prepared_xacts has it.
-func oldTransactions(ctx context.Context, conn *pgx.Conn, except uint32, open time.Duration) (n int, oldest string, err error) {
-	err = conn.QueryRow(ctx, `WITH old AS (
-			SELECT xact_start AS since, format('process %s of %s in database %s, open since %s: SELECT pg_terminate_backend(%s) ends it',
-				pid, quote_ident(usename), quote_ident(datname), date_trunc('second', xact_start), pid) AS what
-			FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> $1
-			UNION ALL SELECT prepared, format('prepared transaction %L of %I in database %I, prepared at %s: COMMIT PREPARED or ROLLBACK PREPARED ends it',
-				gid, owner, database, date_trunc('second', prepared)) FROM pg_prepared_xacts)
-		SELECT count(*) OVER (), what FROM old WHERE since <= now() - make_interval(secs => $2) ORDER BY since NULLS LAST LIMIT 1`, int64(except), open.Seconds()).Scan(&n, &oldest)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return 0, "", nil
-	}
-	return n, oldest, err
 }

@@ -2,11 +2,15 @@ package replication
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"outflow/replication/wal"
 )
 
 // The conditions Outflow relies on are in a single list, in conditions.go. The list serves `outflow check`, the start of `outflow run`, the
@@ -381,4 +385,28 @@ func relabelled(before, now string) bool {
 		}
 	}
 	return false
+}
+
+// Conditions reports whether a read of the table in the open transaction gives all rows of the table: the table is the table of the
+// configuration, no policy hides rows, no children add rows, and the role may read the columns. An error is a [*Problem], or the failure to
+// read the catalog.
+func Conditions(ctx context.Context, conn *pgx.Conn, rel *wal.Relation) error {
+	f, err := loadFacts(ctx, conn, ServerVersion(conn.PgConn()), "", []wanted{{rel.OID, rel.Schema, rel.Name}})
+	if err != nil {
+		return err
+	}
+	t, name, role := &f.Tables[0], rel.String(), conn.Config().User
+	var found violations
+	switch {
+	case t.Kind == "":
+		found.add("create it, or correct source.tables", "table %s is gone from the primary", name)
+	case t.Schema != rel.Schema || t.Name != rel.Name:
+		found.add("rename it back, or correct source.tables and the mappings", "table %s was renamed to %s.%s", name, t.Schema, t.Name)
+	default:
+		if len(t.Children) > 0 {
+			found.add("ALTER TABLE "+t.Children[0]+" NO INHERIT "+name, "table %s has children that inherit from it (%s)", name, strings.Join(t.Children, ", "))
+		}
+		judgeReading(name, t, role, rel.Names(), &found)
+	}
+	return errors.Join(found.errors()...)
 }

@@ -72,7 +72,7 @@ func TestJudgement(t *testing.T) {
 				tables[0].Partition = true
 			}
 			c.damage(&f.Tables[0], f.Publication)
-			found, excess := Setup{Publication: "outflow", Tables: tables}.judge(f, "role", 15)
+			found, excess := Publication{"outflow", tables}.judge(f, "role", 15)
 			if c.says == "" {
 				if len(found) > 0 || excess != (name != "in order") {
 					t.Errorf("found %v, excess %v", found.errors(), excess)

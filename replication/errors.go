@@ -63,70 +63,31 @@ func Relied(err error) bool {
 	return false
 }
 
-// publicationGone is the warning of servers from 18 on, where earlier ones fail.
-type publicationGone struct{ message string }
+// ErrFenced tells of a process that would have written notes to the primary after another process had begun to read the slot: a frozen
+// process that was thawed, say. Nothing was written. The process starts over as a standby.
+var ErrFenced = errors.New("another process has begun to read the slot since")
 
-func (e *publicationGone) Error() string { return e.message }
+// Flatten gives the errors joined by errors.Join, however deep.
+func Flatten(err error) []error {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var all []error
+	for _, one := range joined.Unwrap() {
+		all = append(all, Flatten(one)...)
+	}
+	return all
+}
 
 func sqlstate(err error) string {
 	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
 		return pgErr.Code
 	}
 	return ""
-}
-
-func isSlotInUse(err error) bool { return sqlstate(err) == objectInUse }
-
-// isFatal reports whether connecting again cannot help.
-func isFatal(err error) bool {
-	var problem *Problem
-	var gone *publicationGone
-	if errors.As(err, &problem) || errors.As(err, &gone) {
-		return true
-	}
-	switch sqlstate(err) {
-	case undefinedObject, notInPrerequisite, insufficientRights, untranslatable:
-		return true
-	}
-	return false
-}
-
-// explainFatal adds the remedy to an error ending the stream for good. The texts of a lost slot differ by version; the
-// SQLSTATE does not.
-func explainFatal(slot, publication string, err error) error {
-	var gone *publicationGone
-	switch state := sqlstate(err); {
-	case errors.As(err, &gone), state == undefinedObject && strings.Contains(err.Error(), "publication"):
-		return &Problem{What: fmt.Sprintf("publication %q is gone or was for a time (dropped, or renamed), and what was committed then is not in the stream", publication),
-			Remedy: "the publication and the slot are made again by: " + resetCommand, Err: err, Relied: true}
-	case state == undefinedObject:
-		return slotGone(slot)
-	case state == notInPrerequisite && strings.Contains(err.Error(), "wal_level"):
-		return &Problem{What: "wal_level on the primary is not logical any more",
-			Remedy: "ALTER SYSTEM SET wal_level = logical, then restart the primary", Err: err}
-	case state == untranslatable:
-		return &Problem{What: "a value that was committed on the primary has a character that its encoding does not have in UTF-8, and the stream ends there",
-			Remedy: "correct the rows that have the character, and run: " + resetCommand, Err: WithoutValues(err)}
-	case state == notInPrerequisite:
-		return &Problem{What: fmt.Sprintf("replication slot %q cannot be read any more", slot), Remedy: "run: " + resetCommand, Err: err}
-	}
-	return fmt.Errorf("replication slot %q: %w", slot, err)
-}
-
-// slotLost names why the primary invalidated a slot, and the setting to keep the next slot. reason is invalidation_reason of
-// pg_replication_slots (the Postgres manual, "pg_replication_slots"); "" is a server before 17, which invalidates for missing WAL only.
-func slotLost(slot, reason string) *Problem {
-	cause, keep := "the primary removed WAL that the slot needs", "raise max_slot_wal_keep_size on the primary"
-	switch reason {
-	case "", "wal_removed":
-	case "idle_timeout":
-		cause, keep = "no process read the slot for longer than idle_replication_slot_timeout", "raise idle_replication_slot_timeout on the primary"
-	case "wal_level_insufficient":
-		cause, keep = "wal_level on the primary was not logical for a time", "keep wal_level = logical on the primary"
-	default:
-		cause, keep = "the primary gives the reason "+reason, "see pg_replication_slots.invalidation_reason in the Postgres manual"
-	}
-	return &Problem{What: fmt.Sprintf("replication slot %q is lost: %s", slot, cause), Remedy: keep + " and run: " + resetCommand}
 }
 
 // isStandby refuses a server in recovery: such a server has neither the slot nor a place for notes.

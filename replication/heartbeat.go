@@ -10,15 +10,17 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
 )
 
 // heartbeatPrefix marks our logical messages; others' are passed over.
 const heartbeatPrefix = "outflow.heartbeat"
 
 // Heartbeat measures how long a commit on the primary takes to come through the stream: Heartbeat writes a logical message there now and
-// then, and the reader reports the message's arrival. Both times are of the process' own clock. The zero value is ready; nil is off. Safe
-// for concurrent use.
+// then, and the reader reports the message's arrival. Both times are of the process' own clock. nil is off. Safe for concurrent use.
 type Heartbeat struct {
+	Every time.Duration // between heartbeats, more than 0
+
 	mu      sync.Mutex
 	process string // tells our messages from messages of an earlier or other process; "" before the first
 	latency time.Duration
@@ -52,6 +54,46 @@ func (h *Heartbeat) Behind(now time.Time) time.Duration {
 		return 0
 	}
 	return max(0, now.Sub(h.waiting))
+}
+
+// heartbeatPatience bounds the writing of a heartbeat.
+const heartbeatPatience = 5 * time.Second
+
+// Heartbeats writes heartbeats while the reader streams, until ctx is done, which is not an error. Without a [Heartbeat], and where the role may
+// not write logical messages, Heartbeats returns nil at once: heartbeats are a measurement, and the stream does not need them.
+func (r *Reader) Heartbeats(ctx context.Context) error {
+	if r.Heartbeat == nil {
+		return nil
+	}
+	tick := time.NewTicker(r.Heartbeat.Every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if r.State() != Streaming {
+			continue
+		}
+		if err := r.Heartbeat.write(ctx, r.Slot.Primary); sqlstate(err) == insufficientRights {
+			r.Log.Warn("no heartbeats: the role may not write logical messages; the way of a commit through the stream is not measured",
+				zap.Error(err))
+			return nil
+		}
+	}
+}
+
+// write writes a heartbeat on a connection of its own.
+func (h *Heartbeat) write(ctx context.Context, primary *Primary) error {
+	ctx, cancel := context.WithTimeout(ctx, heartbeatPatience)
+	defer cancel()
+	conn, err := primary.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	return h.emit(ctx, conn)
 }
 
 // emit writes a heartbeat, as a transaction: Latency measures the way of a commit.

@@ -55,9 +55,9 @@ func readServer(ctx context.Context, conn *pgx.Conn) (f serverFacts, err error) 
 	return f, nil
 }
 
-// InspectServer finds obstacles to reading on the primary's server. InspectServer changes nothing, and only opens and closes a replication
+// Inspect finds obstacles to reading on the server. Inspect changes nothing, and only opens and closes a replication
 // connection, as a reader would.
-func (s Setup) InspectServer(ctx context.Context, conn *pgx.Conn) Findings {
+func (p *Primary) Inspect(ctx context.Context, conn *pgx.Conn) Findings {
 	var found Findings
 	f, err := readServer(ctx, conn)
 	if err != nil {
@@ -72,7 +72,7 @@ func (s Setup) InspectServer(ctx context.Context, conn *pgx.Conn) Findings {
 		found.Fail("role of the server", "let source.dsn name the primary", "it is a standby, and nothing can be noted there")
 	}
 	f.inspectLevel(ctx, conn, &found)
-	s.inspectReplication(ctx, f, &found)
+	p.inspectReplication(ctx, f, &found)
 	f.inspectLimits(&found)
 	return found
 }
@@ -95,16 +95,16 @@ func (f serverFacts) inspectLevel(ctx context.Context, conn *pgx.Conn, found *Fi
 
 // inspectReplication opens a walsender's session: only a session tells whether pg_hba.conf, max_wal_senders and a pooler in between let a
 // reader through.
-func (s Setup) inspectReplication(ctx context.Context, f serverFacts, found *Findings) {
+func (p *Primary) inspectReplication(ctx context.Context, f serverFacts, found *Findings) {
 	const check = "replication connection"
-	settings, err := s.Primary.walsenderSettings(ctx)
+	settings, err := p.walsenderSettings(ctx)
 	switch {
 	case sqlstate(err) == tooManyConnections && f.senders >= f.maxSenders:
 		found.Fail(check, "raise max_wal_senders and restart the primary, or end an unused standby",
 			"all %d walsenders (max_wal_senders) are in use", f.maxSenders)
 		return
 	case err != nil:
-		found.Fault(check, ExplainConnect(s.Primary, err))
+		found.Fault(check, ExplainConnect(p, err))
 		return
 	}
 	var wrong []string
@@ -133,7 +133,7 @@ func (s Setup) inspectReplication(ctx context.Context, f serverFacts, found *Fin
 
 // walsenderSettings opens a replication connection and returns the settings for printing values.
 func (p *Primary) walsenderSettings(ctx context.Context) (map[string]string, error) {
-	conn, _, err := p.connectReplication(ctx)
+	conn, err := p.connectReplication(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -238,20 +238,4 @@ func InspectTable(ctx context.Context, conn *pgx.Conn, rule TableRule) (*wal.Tab
 			"no index begins with %q: each piece of a copy reads the whole table", rule.Tenant)
 	}
 	return t, found
-}
-
-// Flatten gives the errors joined by errors.Join, however deep.
-func Flatten(err error) []error {
-	if err == nil {
-		return nil
-	}
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		return []error{err}
-	}
-	var all []error
-	for _, one := range joined.Unwrap() {
-		all = append(all, Flatten(one)...)
-	}
-	return all
 }

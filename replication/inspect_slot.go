@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 
 	"outflow/replication/wal"
@@ -13,25 +12,25 @@ import (
 
 // InspectPublication finds whether the publication publishes the named tables. InspectPublication changes nothing.
 func (s Setup) InspectPublication(ctx context.Context, conn *pgx.Conn) (found Findings) {
-	check := fmt.Sprintf("publication %q", s.Publication)
-	version := serverVersion(conn.PgConn())
-	now, err := s.facts(ctx, conn, version)
+	check := fmt.Sprintf("publication %q", s.Publication.Name)
+	version := ServerVersion(conn.PgConn())
+	now, err := s.Publication.facts(ctx, conn, version)
 	if err != nil {
 		found.Fault(check, err)
 		return found
 	}
-	if before, known, err := s.relied(ctx, conn); err == nil && known { // an error: nothing ever ran
-		if since := s.since(before, now); len(since.reasons) > 0 {
+	if before, known, err := s.Slot.source().relied(ctx, conn); err == nil && known { // an error: nothing ever ran
+		if since := s.Publication.since(before, now); len(since.reasons) > 0 {
 			found.Warn("history", "nothing, but know who did it", "at its next start outflow copies every destination again: %s", &since)
 		}
 	}
-	wrong, excess := judgePublication(s.Publication, now.Publication, s.Tables, version >= 15)
-	may, err := s.mayPublish(ctx, conn, now.Publication != nil)
+	wrong, excess := judgePublication(s.Publication.Name, now.Publication, s.Publication.Tables, version >= 15)
+	may, err := s.Publication.mayPublish(ctx, conn, now.Publication != nil)
 	if err != nil {
 		found.Fault(check, err)
 		return found
 	}
-	statement := s.publicationSQL(now.Publication, version)
+	statement := s.Publication.sql(now.Publication, version)
 	for _, v := range wrong {
 		if v.Remedy != "" { // changes are lost now, though outflow run would alter the publication
 			found.Fault(check, &v.Problem)
@@ -50,38 +49,21 @@ func (s Setup) InspectPublication(ctx context.Context, conn *pgx.Conn) (found Fi
 	case may:
 		found.Pass(check, "it does not publish exactly the tables and the columns that are named; outflow run alters it")
 	default:
-		found.Fault(check, s.unpublishable(now.Publication, wrong, statement))
+		found.Fault(check, s.Publication.unpublishable(now.Publication, wrong, statement))
 	}
 	return found
 }
 
-// mayPublish reports whether the role could make or change the publication.
-func (s Setup) mayPublish(ctx context.Context, conn rowQuerier, exists bool) (may bool, err error) {
-	oids := make([]uint32, len(s.Tables))
-	for i, t := range s.Tables {
-		oids[i] = t.Relation.OID
-	}
-	err = conn.QueryRow(ctx, `SELECT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) OR
-			(CASE WHEN $1 THEN (SELECT pg_has_role(pubowner, 'USAGE') FROM pg_publication WHERE pubname = $2)
-				ELSE has_database_privilege(current_database(), 'CREATE') END)
-			AND NOT EXISTS (SELECT FROM pg_class WHERE oid = ANY ($3::oid[]) AND NOT pg_has_role(relowner, 'USAGE'))`,
-		exists, s.Publication, oids).Scan(&may)
-	if err != nil {
-		return false, fmt.Errorf("reading the rights on publication %q: %w", s.Publication, err)
-	}
-	return may, nil
-}
-
-// InspectSlot finds obstacles to a reader in the slot and in outflow.source. InspectSlot changes nothing. The schema outflow need not
+// Inspect finds obstacles to a reader in the slot and in outflow.source. Inspect changes nothing. The schema outflow need not
 // exist.
-func (s Setup) InspectSlot(ctx context.Context, conn *pgx.Conn) (found Findings) {
-	check := fmt.Sprintf("slot %q", s.Slot)
-	confirmed, exists, err := s.findSlot(ctx, conn)
+func (s Slot) Inspect(ctx context.Context, conn *pgx.Conn) (found Findings) {
+	check := fmt.Sprintf("slot %q", s.Name)
+	confirmed, exists, err := s.find(ctx, conn)
 	if err != nil {
 		found.Fault(check, err)
 		return found
 	}
-	source, known, err := s.loadSource(ctx, conn)
+	source, known, err := s.source().load(ctx, conn)
 	if err != nil && sqlstate(err) != undefinedTable && sqlstate(err) != insufficientRights {
 		found.Fault("outflow.source", err)
 	}
@@ -89,7 +71,7 @@ func (s Setup) InspectSlot(ctx context.Context, conn *pgx.Conn) (found Findings)
 	case known && source.resetting:
 		found.Fail(check, "finish it: "+resetCommand, "a reset of it was begun and not finished")
 	case !exists && known:
-		found.Fault(check, slotGone(s.Slot))
+		found.Fault(check, s.gone())
 	case !exists:
 		s.inspectCreation(ctx, conn, &found)
 	default:
@@ -102,8 +84,8 @@ func (s Setup) InspectSlot(ctx context.Context, conn *pgx.Conn) (found Findings)
 }
 
 // inspectCreation checks the needs of the slot's creation.
-func (s Setup) inspectCreation(ctx context.Context, conn *pgx.Conn, found *Findings) {
-	check := fmt.Sprintf("slot %q", s.Slot)
+func (s Slot) inspectCreation(ctx context.Context, conn *pgx.Conn, found *Findings) {
+	check := fmt.Sprintf("slot %q", s.Name)
 	var used, room, running int
 	var oldest string
 	err := conn.QueryRow(ctx, `SELECT (SELECT count(*) FROM pg_replication_slots), current_setting('max_replication_slots')::int`).Scan(&used, &room)
@@ -126,8 +108,8 @@ func (s Setup) inspectCreation(ctx context.Context, conn *pgx.Conn, found *Findi
 	found.Pass(check, "it does not exist; outflow run creates it")
 }
 
-func (s Setup) inspectHealth(ctx context.Context, conn *pgx.Conn, confirmed wal.LSN, found *Findings) {
-	check := fmt.Sprintf("slot %q", s.Slot)
+func (s Slot) inspectHealth(ctx context.Context, conn *pgx.Conn, confirmed wal.LSN, found *Findings) {
+	check := fmt.Sprintf("slot %q", s.Name)
 	var status string
 	var active bool
 	var retained int64
@@ -135,9 +117,9 @@ func (s Setup) inspectHealth(ctx context.Context, conn *pgx.Conn, confirmed wal.
 	err := conn.QueryRow(ctx, `SELECT coalesce(wal_status, ''), active,
 			CASE WHEN pg_is_in_recovery() THEN 0 ELSE coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint END, safe_wal_size,
 			(SELECT nullif(setting::bigint, -1) * 1048576 FROM pg_settings WHERE name = 'max_slot_wal_keep_size')
-		FROM pg_replication_slots WHERE slot_name = $1`, s.Slot).Scan(&status, &active, &retained, &safe, &limit)
+		FROM pg_replication_slots WHERE slot_name = $1`, s.Name).Scan(&status, &active, &retained, &safe, &limit)
 	if err != nil {
-		found.Fault(check, fmt.Errorf("looking at replication slot %q: %w", s.Slot, err))
+		found.Fault(check, fmt.Errorf("looking at replication slot %q: %w", s.Name, err))
 		return
 	}
 	use := "nobody reads it"
@@ -155,10 +137,10 @@ func (s Setup) inspectHealth(ctx context.Context, conn *pgx.Conn, confirmed wal.
 }
 
 // inspectSource compares the notes on the slot with the slot's present state.
-func (s Setup) inspectSource(ctx context.Context, source Source, confirmed wal.LSN, exists bool, found *Findings) {
-	now, err := identify(ctx, s.Primary)
+func (s Slot) inspectSource(ctx context.Context, source Source, confirmed wal.LSN, exists bool, found *Findings) {
+	now, err := s.Primary.identify(ctx)
 	if err == nil {
-		err = source.check(pglogrepl.IdentifySystemResult{SystemID: now.SystemID, Timeline: now.Timeline})
+		err = source.Check(now.SystemID, now.Timeline)
 	}
 	switch {
 	case err != nil:

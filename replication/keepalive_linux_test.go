@@ -8,19 +8,19 @@ import (
 	"outflow/internal/pgcluster/pgtest"
 )
 
-// A primary that is gone without a word is found by the kernel: the socket of the stream has keepalives, and a limit for data under way.
-func TestStreamHasKeepalives(t *testing.T) {
+// A primary that is gone without a word is found by the kernel: the socket of a connection has keepalives, and a limit for data under way.
+func TestConnectionHasKeepalives(t *testing.T) {
 	t.Parallel()
 	p, err := NewPrimary(pgtest.Database(t, pgtest.Shared(t)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, s, err := p.connectReplication(t.Context())
+	conn, err := p.connectReplication(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close(t.Context())
-	raw, err := s.conn.(*net.TCPConn).SyscallConn()
+	raw, err := conn.Conn().(*net.TCPConn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}

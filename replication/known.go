@@ -8,20 +8,6 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Known returns the row of outflow.source about the slot, for a caller that only reads. Known changes nothing.
-func (s Setup) Known(ctx context.Context, conn *pgx.Conn) (Source, error) {
-	source, known, err := s.loadSource(ctx, conn)
-	switch {
-	case err == nil && !known, sqlstate(err) == undefinedTable:
-		return Source{}, &Problem{What: fmt.Sprintf("nothing has ever run on replication slot %q", s.Slot),
-			Remedy: "run: outflow run, or correct source.slot"}
-	case err == nil && source.resetting:
-		return Source{}, &Problem{What: fmt.Sprintf("a reset of replication slot %q was begun and not finished", s.Slot),
-			Remedy: "finish it: " + resetCommand}
-	}
-	return source, err
-}
-
 // Unfinished are the transactions of the database with an id and not visible yet. A transaction whose commit is in the WAL already, and was
 // perhaps decoded, is included until snapshots see the transaction: until then the transaction holds the lock on its own id. Transactions
 // of other databases, running or prepared, never come in the stream and are left out: no caller need wait for such a transaction.

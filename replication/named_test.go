@@ -41,15 +41,15 @@ func TestFaultOfRelation(t *testing.T) {
 		"tenant id v w x":       "()",
 	} {
 		table := PublishedTable{Table: &wal.Table{Relation: relationOf('d', "*tenant *id v w x")}, Columns: []string{"tenant", "id", "v", "w"}}
-		got := table.faultOf(relationOf('d', sent))
+		got := table.FaultOf(relationOf('d', sent))
 		if says == "" && got != "" || !strings.Contains(got, says) {
 			t.Errorf("%s: %q; expected %q", sent, got, says)
 		}
-		if table.Rule.InsertsOnly = true; strings.HasPrefix(says, "(") && table.faultOf(relationOf('d', sent)) != "" {
+		if table.Rule.InsertsOnly = true; strings.HasPrefix(says, "(") && table.FaultOf(relationOf('d', sent)) != "" {
 			t.Errorf("%s: a table whose inserts alone count needs no key", sent)
 		}
 	}
-	if got := (PublishedTable{Table: &wal.Table{Relation: relationOf('d', "*tenant *id v")}}).faultOf(relationOf('f', "*tenant *id *v")); got != "" {
+	if got := (PublishedTable{Table: &wal.Table{Relation: relationOf('d', "*tenant *id v")}}).FaultOf(relationOf('f', "*tenant *id *v")); got != "" {
 		t.Errorf("REPLICA IDENTITY FULL tells every column: %q", got)
 	}
 }

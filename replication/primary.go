@@ -2,7 +2,6 @@ package replication
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"maps"
 	"net"
@@ -101,27 +100,21 @@ func (p *Primary) Connect(ctx context.Context) (*pgx.Conn, error) {
 	return pgx.ConnectConfig(ctx, p.config.Copy())
 }
 
-// connectReplication opens a walsender connection, and returns the connection's socket: see [stream]. Each dial has a stream of its own:
-// pgconn dials again for another host of the connection string, and, when a connection breaks, in the background for a cancel request.
-func (p *Primary) connectReplication(ctx context.Context) (*pgconn.PgConn, *stream, error) {
+// ReplicationConfig is the configuration of a walsender's connection, the caller's own.
+func (p *Primary) ReplicationConfig() *pgconn.Config {
 	config := p.config.Config.Copy()
 	config.RuntimeParams["replication"] = "database"
-	dial := config.DialFunc
-	config.DialFunc = func(ctx context.Context, network, addr string) (conn, error) {
-		c, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		return &stream{conn: c}, nil
-	}
-	config.BuildFrontend = frontend
-	pg, err := pgconn.ConnectConfig(ctx, config)
-	if err != nil {
-		return nil, nil, err
-	}
-	socket := pg.Conn()
-	if encrypted, ok := socket.(*tls.Conn); ok {
-		socket = encrypted.NetConn()
-	}
-	return pg, socket.(*stream), nil // DialFunc makes no other
+	return config
+}
+
+// connectReplication opens a walsender's connection for a question.
+func (p *Primary) connectReplication(ctx context.Context) (*pgconn.PgConn, error) {
+	return pgconn.ConnectConfig(ctx, p.ReplicationConfig())
+}
+
+// ServerVersion is the server's major version, 0 where the server does not tell.
+func ServerVersion(conn *pgconn.PgConn) int {
+	var major int
+	_, _ = fmt.Sscanf(conn.ParameterStatus("server_version"), "%d", &major) // 15.18, 18beta1
+	return major
 }

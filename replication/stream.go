@@ -2,6 +2,8 @@ package replication
 
 import (
 	"bufio"
+	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"io"
 	"net"
@@ -9,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
@@ -36,6 +39,29 @@ const (
 	gatherReads  = 30      // reads in a window from which on messages are let gather
 	gatherBytes  = 4 << 10 // a smaller gathered read ends the gathering
 )
+
+// connectStream opens a walsender connection, and returns the connection's socket: see [stream]. Each dial has a stream of its own:
+// pgconn dials again for another host of the connection string, and, when a connection breaks, in the background for a cancel request.
+func connectStream(ctx context.Context, config *pgconn.Config) (*pgconn.PgConn, *stream, error) {
+	dial := config.DialFunc
+	config.DialFunc = func(ctx context.Context, network, addr string) (conn, error) {
+		c, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &stream{conn: c}, nil
+	}
+	config.BuildFrontend = frontend
+	pg, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, nil, err
+	}
+	socket := pg.Conn()
+	if encrypted, ok := socket.(*tls.Conn); ok {
+		socket = encrypted.NetConn()
+	}
+	return pg, socket.(*stream), nil // DialFunc makes no other
+}
 
 func frontend(r io.Reader, w io.Writer) *pgproto3.Frontend {
 	return pgproto3.NewFrontend(&sieve{r: bufio.NewReaderSize(r, readBuffer)}, w)

@@ -37,9 +37,10 @@ func TestStreamIsNotTheConnectionOfACancelRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dial, dials := p.config.DialFunc, 0
+	config := p.ReplicationConfig()
+	dial, dials := config.DialFunc, 0
 	connected, cancelled := make(chan struct{}), make(chan struct{})
-	p.config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+	config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if addr != good {
 			if dials++; dials == 2 { // the first dial has ended: pgconn dials again because of what that connection did
 				defer close(cancelled)
@@ -48,7 +49,7 @@ func TestStreamIsNotTheConnectionOfACancelRequest(t *testing.T) {
 		}
 		return dial(ctx, network, addr)
 	}
-	conn, s, err := p.connectReplication(t.Context())
+	conn, s, err := connectStream(t.Context(), config)
 	close(connected)
 	if err != nil {
 		t.Fatal(err)

@@ -70,8 +70,7 @@ func (k *checking) checkPrimary(ctx context.Context) {
 		return
 	}
 	k.conn = conn
-	setup := replication.Setup{Primary: k.primary, Slot: k.cfg.Source.Slot, Publication: k.cfg.Source.Publication}
-	found = setup.InspectServer(ctx, conn)
+	found = k.primary.Inspect(ctx, conn)
 	tables, complete := k.checkTables(ctx)
 	found = append(found, tables...)
 	if k.plan == nil {
@@ -82,12 +81,12 @@ func (k *checking) checkPrimary(ctx context.Context) {
 	if !complete {
 		found.Skip("publication", "not all tables are in order")
 	}
-	setup = k.plan.setup(k.primary, zap.NewNop())
+	setup := k.plan.setup(k.primary, zap.NewNop())
 	if complete {
 		found = append(found, setup.InspectPublication(ctx, conn)...)
 	}
-	found = append(found, setup.InspectSlot(ctx, conn)...)
-	k.readSource(ctx, setup)
+	found = append(found, setup.Slot.Inspect(ctx, conn)...)
+	k.readSource(ctx, setup.Slot)
 }
 
 // checkTables looks at each table by itself and plans with the tables without faults.
@@ -195,8 +194,8 @@ func (k *checking) missingRights(ctx context.Context, role string, pending bool)
 }
 
 // readSource reads the reference for external databases. Where nothing ever ran there is nothing to compare.
-func (k *checking) readSource(ctx context.Context, setup replication.Setup) {
-	source, err := setup.Known(ctx, k.conn)
+func (k *checking) readSource(ctx context.Context, slot replication.Slot) {
+	source, err := slot.Known(ctx, k.conn)
 	if err != nil {
 		return
 	}

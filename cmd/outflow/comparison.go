@@ -90,7 +90,7 @@ func prepareComparison(ctx context.Context, cfg *config.Config, s selection) (*c
 	if err != nil {
 		return nil, err
 	}
-	source, err := p.setup(primary, zap.NewNop()).Known(ctx, conn)
+	source, err := p.setup(primary, zap.NewNop()).Slot.Known(ctx, conn)
 	if err != nil {
 		return nil, fmt.Errorf("the primary at %s: %w", primary.Address(), err)
 	}

@@ -166,10 +166,12 @@ func (in *installation) preparation(ctx context.Context) ([]replication.Statemen
 }
 
 func (in *installation) setup(out io.Writer) replication.Setup {
-	return replication.Setup{Primary: in.primary, Slot: in.cfg.Source.Slot, Publication: in.cfg.Source.Publication,
-		Tables: in.plan.published(), Waiting: func(n int, oldest string) {
+	return replication.Setup{
+		Slot: replication.Slot{Primary: in.primary, Name: in.cfg.Source.Slot, Waiting: func(n int, oldest string) {
 			fmt.Fprintf(out, "creating the slot; the primary waits for %d older transactions to end, the oldest of them %s\n", n, oldest)
-		}}
+		}},
+		Publication: replication.Publication{Name: in.cfg.Source.Publication, Tables: in.plan.published()},
+	}
 }
 
 func (in *installation) walLevel(ctx context.Context) (replication.Statement, error) {

@@ -121,14 +121,13 @@ func reopenPipeline(ctx context.Context, cfg *config.Config, gap string, log *za
 	}
 	pl := &pipeline{primary: primary, lookup: &replication.Lookup{Primary: primary}, acks: replication.NewAckTracker(confirmed),
 		log: log, state: &ledger.Store{Slot: cfg.Source.Slot, Connect: primary.Connect}}
-	pl.reader = &replication.Reader{Primary: primary, Slot: cfg.Source.Slot, Publication: cfg.Source.Publication,
-		Tables: p.published(), Source: source, Confirmed: confirmed, Acks: pl.acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
-	pl.watcher = &replication.Watcher{Setup: setup, Source: source, Every: cfg.Source.Heartbeat, Log: pl.reader.Log,
+	pl.reader = &replication.Reader{Slot: setup.Slot, Publication: setup.Publication, Source: source, Confirmed: confirmed,
+		Acks: pl.acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
+	pl.watcher = &replication.Watcher{Setup: setup, Source: source, Log: pl.reader.Log,
 		Reading:   pl.state.OwnReading,
 		Streaming: func() bool { return pl.reader.State() == replication.Streaming }}
 	if cfg.Source.Heartbeat > 0 {
-		pl.watcher.Heartbeat = &replication.Heartbeat{}
-		pl.reader.Heartbeat = pl.watcher.Heartbeat
+		pl.reader.Heartbeat = &replication.Heartbeat{Every: cfg.Source.Heartbeat}
 	}
 	pl.router = sink.NewRouter(sink.Config{Options: cfg.Sink, SourceID: source.ID, Tables: p.sinkTables(),
 		Tombstones: p.sinkTombstones(), Acks: pl.acks, Rows: pl.lookup.Rows, Log: log,
@@ -151,6 +150,7 @@ func (pl *pipeline) run(ctx context.Context) error {
 	defer pl.router.Settle()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return pl.reader.Run(ctx) })
+	g.Go(func() error { return pl.reader.Heartbeats(ctx) })
 	g.Go(func() error { return pl.router.Run(ctx) })
 	g.Go(func() error { return pl.watcher.Run(ctx) })
 	g.Go(func() error { return pl.directory.run(ctx, pl) })

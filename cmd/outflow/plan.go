@@ -171,10 +171,12 @@ func onlyKey(rel *wal.Relation, columns []string) bool {
 
 // setup is the publication and the slot that the plan needs.
 func (p *plan) setup(primary *replication.Primary, log *zap.Logger) replication.Setup {
-	return replication.Setup{Primary: primary, Slot: p.cfg.Source.Slot, Publication: p.cfg.Source.Publication, Tables: p.published(),
-		Waiting: func(n int, oldest string) {
+	return replication.Setup{
+		Slot: replication.Slot{Primary: primary, Name: p.cfg.Source.Slot, Waiting: func(n int, oldest string) {
 			log.Info("creating the slot; the primary waits for older transactions to end", zap.Int("transactions", n), zap.String("oldest", oldest))
-		}}
+		}},
+		Publication: replication.Publication{Name: p.cfg.Source.Publication, Tables: p.published()},
+	}
 }
 
 // name gives each table its name in mappings: the table's own, with the schema where another table has the same name.

@@ -98,7 +98,7 @@ func (r *reloading) stopped(ctx context.Context, err error, reading int64) error
 	}
 	primary, fault := primaryOf(r.cfg)
 	if fault == nil {
-		fault = replication.Setup{Primary: primary, Slot: r.cfg.Source.Slot}.Stop(context.WithoutCancel(ctx), err, reading)
+		fault = replication.Slot{Primary: primary, Name: r.cfg.Source.Slot}.Stop(context.WithoutCancel(ctx), err, reading)
 	}
 	if fault != nil && !errors.Is(fault, replication.ErrFenced) {
 		r.log.Warn("why reading has ended could not be noted on the primary", zap.Error(fault))

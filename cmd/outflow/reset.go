@@ -76,6 +76,6 @@ func (r *slotReset) look(ctx context.Context) (err error) {
 		return err
 	}
 	r.setup = r.plan.setup(r.primary, r.log)
-	r.healthy, err = r.setup.Healthy(ctx, r.conn)
+	r.healthy, err = r.setup.Slot.Healthy(ctx, r.conn)
 	return err
 }

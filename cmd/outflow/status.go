@@ -126,7 +126,7 @@ func statusFromPrimary(ctx context.Context, cfg *config.Config, version string, 
 		return nil, replication.ExplainConnect(primary, err)
 	}
 	defer hangUp(conn)
-	slot, err := replication.Setup{Slot: cfg.Source.Slot}.SlotStatus(ctx, conn)
+	slot, err := replication.Slot{Name: cfg.Source.Slot}.Status(ctx, conn)
 	if err != nil {
 		return nil, fmt.Errorf("the primary at %s: replication slot %q: %w", primary.Address(), cfg.Source.Slot, err)
 	}
