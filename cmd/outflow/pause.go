@@ -4,54 +4,48 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"slices"
 
 	"github.com/spf13/cobra"
 
-	"outflow/internal/fit"
 	"outflow/sink/ledger"
 )
 
 // newPause makes pause and resume: both write to outflow.switch, so they work whether a process runs or not.
 func newPause(off bool) *cobra.Command {
-	var s settings
-	var reason, by string
+	var o order
 	var yes bool
 	c := &cobra.Command{
 		Use:   "resume TENANT/NAME|reading|applying|backfills...",
 		Short: "Let go on what was paused",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, targets []string) error {
-			cfg, err := s.load()
-			if err != nil {
-				return err
-			}
-			state, err := stateStore(cfg)
+			state, err := o.open()
 			if err != nil {
 				return err
 			}
 			defer state.Close()
-			switches, err := findTargets(c.Context(), state, targets)
+			switches, err := findSwitches(c.Context(), state, targets)
 			if err != nil {
 				return err
 			}
 			for i := range switches {
 				sw := &switches[i]
-				sw.Off, sw.By, sw.Reason = off, by, reason
-				if off && (sw.Kind == ledger.SwitchReading || sw.Kind == ledger.SwitchApplying) && !yes {
-					if err := confirm(c, map[string]string{
-						ledger.SwitchReading:  "With reading off no destination gets changes, and the primary keeps all WAL from now on. Go on?",
-						ledger.SwitchApplying: "With applying off no destination gets changes, and after a while all of them must be copied anew. Go on?"}[sw.Kind]); err != nil {
+				sw.Off, sw.By, sw.Reason = off, o.by, o.reason
+				if question := questions[sw.Kind]; off && !yes && question != "" {
+					if err := confirm(c, question); err != nil {
 						return err
 					}
 				}
+			}
+			done := "resumed"
+			if off {
+				done = "paused"
 			}
 			for i, sw := range switches {
 				if err := state.SetSwitch(c.Context(), sw); err != nil {
 					return err
 				}
-				fmt.Fprintf(c.OutOrStdout(), "%s is %s\n", targets[i], map[bool]string{true: "paused", false: "resumed"}[off])
+				fmt.Fprintf(c.OutOrStdout(), "%s is %s\n", targets[i], done)
 			}
 			return nil
 		},
@@ -63,39 +57,19 @@ it. reading, applying and backfills are the switches over everything; with readi
 applying off every destination is as if paused. It is written to the primary, and holds until outflow resume, also for processes that start later.`
 		c.Flags().BoolVar(&yes, "yes", false, "do not ask before switching off reading or applying")
 	}
-	s.flags(c)
-	c.Flags().StringVar(&reason, "reason", "", "why; it is shown with the state")
-	c.Flags().StringVar(&by, "by", whoami(), "who")
+	o.flags(c, "why; it is shown with the state")
 	return c
 }
 
-// checkChoice refuses names that no destination can have, before a server is asked for the names.
-func checkChoice(s selection) error {
-	if err := fit.Check(s.Tenant, fit.Tenant); err != nil {
-		return usageError{fmt.Errorf("--tenant: %w", err)}
-	}
-	if err := fit.Check(s.Name, fit.Name); err != nil {
-		return usageError{fmt.Errorf("--name: %w", err)}
-	}
-	return nil
+// questions are asked before a switch over everything is turned off, by the switch's kind.
+var questions = map[string]string{
+	ledger.SwitchReading:  "With reading off no destination gets changes, and the primary keeps all WAL from now on. Go on?",
+	ledger.SwitchApplying: "With applying off no destination gets changes, and after a while all of them must be copied anew. Go on?",
 }
 
-// whoami is for the record only: any person may say anything.
-func whoami() string {
-	host, _ := os.Hostname()
-	user := os.Getenv("SUDO_USER")
-	if user == "" {
-		user = os.Getenv("USER")
-	}
-	if user == "" {
-		user = fmt.Sprintf("uid %d", os.Getuid())
-	}
-	return user + "@" + host
-}
-
-// findTargets makes a switch of each target. A destination must have run on the slot once: a misspelt name would pause no
+// findSwitches makes a switch of each target. A destination must have run on the slot once: a misspelt name would pause no
 // destination.
-func findTargets(ctx context.Context, state *ledger.Store, targets []string) ([]ledger.Switch, error) {
+func findSwitches(ctx context.Context, state *ledger.Store, targets []string) ([]ledger.Switch, error) {
 	known, err := state.Destinations(ctx, "", "")
 	if err != nil {
 		return nil, err
@@ -108,12 +82,12 @@ func findTargets(ctx context.Context, state *ledger.Store, targets []string) ([]
 			switches[i] = ledger.Switch{Kind: target}
 			continue
 		}
-		at := slices.IndexFunc(known, func(n ledger.Destination) bool { return n.Tenant+"/"+n.Name == target })
-		if at < 0 {
+		d, ok := named(known, target)
+		if !ok {
 			faults = append(faults, fmt.Errorf("no destination %q has ever run on slot %q; expected TENANT/NAME, reading, applying or backfills", target, state.Slot))
 			continue
 		}
-		switches[i] = ledger.Switch{Kind: ledger.SwitchDestination, Tenant: known[at].Tenant, Name: known[at].Name}
+		switches[i] = ledger.Switch{Kind: ledger.SwitchDestination, Tenant: d.Tenant, Name: d.Name}
 	}
 	return switches, errors.Join(faults...)
 }

@@ -276,5 +276,3 @@ func (p *plan) sinkTombstones() *sink.Tombstones {
 	return &sink.Tombstones{Table: sink.Table{Relation: p.tombstones.Relation.Project(p.tombstones.Columns), Tenant: ts.Tenant},
 		TableName: ts.TableName, Key: ts.Key, Row: ts.Row}
 }
-
-// sinkOptions are the settings of sink:.

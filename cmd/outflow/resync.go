@@ -11,19 +11,17 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"outflow/internal/config"
 	"outflow/sink/ledger"
 )
 
 // resyncOptions are the flags of resync.
 type resyncOptions struct {
+	order
 	selection
-	by, reason string
-	noWait     bool
+	noWait bool
 }
 
 func newResync() *cobra.Command {
-	var s settings
 	var o resyncOptions
 	c := &cobra.Command{
 		Use:   "resync",
@@ -39,40 +37,34 @@ Exit codes: 0 all are filled (with --no-wait: asked), 1 one needs a person, or t
 			if err := checkChoice(o.selection); err != nil {
 				return err
 			}
-			cfg, err := s.load()
+			state, err := o.open()
 			if err != nil {
 				return err
 			}
-			return resync(c.Context(), cfg, o, c.OutOrStdout(), c.ErrOrStderr())
+			defer state.Close()
+			return resync(c.Context(), state, o, c.OutOrStdout(), c.ErrOrStderr())
 		},
 	}
-	s.flags(c)
+	o.flags(c, "why, for the record")
 	c.Flags().StringVar(&o.Tenant, "tenant", "", "only this tenant's destinations")
 	c.Flags().StringVar(&o.Name, "name", "", "only destinations with this name")
-	c.Flags().StringVar(&o.reason, "reason", "", "why, for the record")
-	c.Flags().StringVar(&o.by, "by", whoami(), "who")
 	c.Flags().BoolVar(&o.noWait, "no-wait", false, "only ask, and do not watch")
 	return c
 }
 
-func resync(ctx context.Context, cfg *config.Config, o resyncOptions, out, progress io.Writer) error {
-	state, err := stateStore(cfg)
-	if err != nil {
-		return err
-	}
-	defer state.Close()
+func resync(ctx context.Context, state *ledger.Store, o resyncOptions, out, progress io.Writer) error {
 	n, err := state.RequestResync(ctx, o.Tenant, o.Name, o.by, o.reason)
 	if err != nil {
 		return err
 	}
 	if n == 0 {
-		return fmt.Errorf("no such destination has ever run on slot %q", cfg.Source.Slot)
+		return fmt.Errorf("no such destination has ever run on slot %q", state.Slot)
 	}
 	fmt.Fprintf(out, "%d destinations are copied anew\n", n)
 	if o.noWait {
 		return nil
 	}
-	w := &copyWatch{slot: cfg.Source.Slot, patience: copyStuck, handOver: copyUnattended, silence: primaryPatience, look: func(ctx context.Context) ([]ledger.Destination, bool, error) {
+	w := &copyWatch{slot: state.Slot, patience: copyStuck, handOver: copyUnattended, silence: primaryPatience, look: func(ctx context.Context) ([]ledger.Destination, bool, error) {
 		return copies(ctx, state, o.Tenant, o.Name)
 	}}
 	bar := newCopyProgress(progress)

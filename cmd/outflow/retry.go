@@ -12,12 +12,11 @@ import (
 
 // retryOptions are the flags of retry.
 type retryOptions struct {
+	order
 	halted, all bool
-	by, reason  string
 }
 
 func newRetry() *cobra.Command {
-	var s settings
 	var o retryOptions
 	c := &cobra.Command{
 		Use:   "retry TENANT/NAME... | --halted | --all",
@@ -30,11 +29,7 @@ Exit codes: 0 asked, 1 there is no such destination, 2 usage or configuration.`,
 			if n := len(targets); (n > 0) == (o.halted || o.all) || o.halted && o.all {
 				return usageError{errors.New("expected either names (TENANT/NAME), or --halted, or --all")}
 			}
-			cfg, err := s.load()
-			if err != nil {
-				return err
-			}
-			state, err := stateStore(cfg)
+			state, err := o.open()
 			if err != nil {
 				return err
 			}
@@ -42,28 +37,26 @@ Exit codes: 0 asked, 1 there is no such destination, 2 usage or configuration.`,
 			return retry(c, state, targets, o)
 		},
 	}
-	s.flags(c)
+	o.flags(c, "why, for the record")
 	c.Flags().BoolVar(&o.halted, "halted", false, "all destinations that are halted")
 	c.Flags().BoolVar(&o.all, "all", false, "all destinations")
-	c.Flags().StringVar(&o.reason, "reason", "", "why, for the record")
-	c.Flags().StringVar(&o.by, "by", whoami(), "who")
 	return c
 }
 
 func retry(c *cobra.Command, state *ledger.Store, targets []string, o retryOptions) error {
-	chosen := [][2]string{{}} // all
+	chosen := []selection{{}} // all
 	if len(targets) > 0 {
 		known, err := state.Destinations(c.Context(), "", "")
 		if err != nil {
 			return err
 		}
-		if chosen, err = named(known, targets, state.Slot); err != nil {
+		if chosen, err = configured(known, targets, state.Slot); err != nil {
 			return err
 		}
 	}
 	asked := int64(0)
 	for _, d := range chosen {
-		n, err := state.RequestRetry(c.Context(), d[0], d[1], o.halted, o.by, o.reason)
+		n, err := state.RequestRetry(c.Context(), d.Tenant, d.Name, o.halted, o.by, o.reason)
 		if err != nil {
 			return err
 		}
@@ -81,20 +74,16 @@ func retry(c *cobra.Command, state *ledger.Store, targets []string, o retryOptio
 	return nil
 }
 
-// named finds destinations by TENANT/NAME among the destinations that have run, less destinations removed from the configuration.
-func named(known []ledger.Destination, targets []string, slot string) (found [][2]string, err error) {
-	all := map[string]ledger.Destination{}
-	for _, n := range known {
-		all[n.Tenant+"/"+n.Name] = n
-	}
+// configured finds destinations by TENANT/NAME among the destinations that have run, less destinations removed from the configuration.
+func configured(known []ledger.Destination, targets []string, slot string) (found []selection, err error) {
 	var missing []string
 	for _, target := range targets {
-		n, ok := all[target]
-		if !ok || !n.Configured() {
+		d, ok := named(known, target)
+		if !ok || !d.Configured() {
 			missing = append(missing, fmt.Sprintf("%q", target))
 			continue
 		}
-		found = append(found, [2]string{n.Tenant, n.Name})
+		found = append(found, selection{Tenant: d.Tenant, Name: d.Name})
 	}
 	if len(missing) > 0 {
 		return nil, fmt.Errorf("no destination %s of the configuration has ever run on slot %q; expected TENANT/NAME", strings.Join(missing, ", "), slot)
