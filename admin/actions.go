@@ -76,7 +76,7 @@ func (s *Server) act(r *http.Request, tenant, name, action string, o order) erro
 			return refuse(http.StatusConflict, "the primary has no note of this destination yet; it is being copied anyway")
 		}
 	case "retry":
-		_, err = s.Store.RequestRetry(ctx, tenant, name, false, s.who(r, o), o.Reason)
+		_, err = s.Store.RequestRetry(ctx, tenant, name, s.who(r, o), o.Reason)
 	default:
 		return refuse(http.StatusNotFound, "there is no action %q; expected pause, resume, retry or resync", action)
 	}
@@ -94,7 +94,11 @@ func (s *Server) retryAll(r *http.Request, o order) error {
 	ctx, cancel := context.WithTimeout(r.Context(), actionTimeout)
 	defer cancel()
 	defer s.Store.Close()
-	n, err := s.Store.RequestRetry(ctx, "", "", o.Halted, s.who(r, o), o.Reason)
+	ask := s.Store.RequestRetry
+	if o.Halted {
+		ask = s.Store.RequestRetryHalted
+	}
+	n, err := ask(ctx, "", "", s.who(r, o), o.Reason)
 	return s.done(r, err, o, "retry", zap.Bool("halted", o.Halted), zap.Int64("destinations", n))
 }
 

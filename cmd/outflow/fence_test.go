@@ -238,7 +238,7 @@ func TestLateRequests(t *testing.T) {
 
 	// A try, which ends a pause of an hour.
 	away.Refuse(false)
-	_, err = state.RequestRetry(t.Context(), tenant3, "", false, "the test", "")
+	_, err = state.RequestRetry(t.Context(), tenant3, "", "the test", "")
 	must(t, err)
 	becomes(t, r.router.Destinations()[2], ledger.Streaming)
 	w.synced()

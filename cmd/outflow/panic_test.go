@@ -51,7 +51,7 @@ func TestPanicIsOneDestinationsFault(t *testing.T) {
 		return nil
 	})
 	broken.Store(false)
-	_, err := r.state.RequestRetry(t.Context(), tenant1, "one", true, "the test", "")
+	_, err := r.state.RequestRetryHalted(t.Context(), tenant1, "one", "the test", "")
 	must(t, err)
 	becomes(t, r.destination("one"), ledger.Streaming)
 	w.synced()

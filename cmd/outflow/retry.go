@@ -54,9 +54,12 @@ func retry(c *cobra.Command, state *ledger.Store, targets []string, o retryOptio
 			return err
 		}
 	}
-	asked := int64(0)
+	ask, asked := state.RequestRetry, int64(0)
+	if o.halted {
+		ask = state.RequestRetryHalted
+	}
 	for _, d := range chosen {
-		n, err := state.RequestRetry(c.Context(), d.Tenant, d.Name, o.halted, o.by, o.reason)
+		n, err := ask(c.Context(), d.Tenant, d.Name, o.by, o.reason)
 		if err != nil {
 			return err
 		}

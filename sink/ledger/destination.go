@@ -11,7 +11,7 @@ import (
 	"outflow/replication"
 )
 
-// Destination is the primary's knowledge of a destination, whether a process runs or not.
+// Destination is what the primary knows of a destination for persons, whether a process runs or not.
 type Destination struct {
 	Tenant, Name string
 	State        State
@@ -74,7 +74,7 @@ type MappingProgress struct {
 	Transactions int       `json:"-"`  // bringing the waiting changes
 }
 
-// FormatProgress is the form of progress in outflow.destination_state; "" is nothing known.
+// FormatProgress is the form of mappings' progress in a [Note]; "" where nothing is known.
 func FormatProgress(all []MappingProgress) string {
 	if len(all) == 0 {
 		return ""
@@ -86,7 +86,7 @@ func FormatProgress(all []MappingProgress) string {
 	return string(text)
 }
 
-// ParseProgress reads what FormatProgress has written; an unreadable note means nothing is known.
+// ParseProgress reads the text of FormatProgress; of an unreadable text nothing is known.
 func ParseProgress(note string) (all []MappingProgress) {
 	if json.Unmarshal([]byte(note), &all) != nil {
 		return nil

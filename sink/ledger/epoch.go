@@ -11,9 +11,10 @@ import (
 	"outflow/internal/fit"
 )
 
-// RaiseEpoch gives a destination its next epoch, which is durable when raise returns: the external database is copied again. An epoch is a time
-// in microseconds, so that a primary restored from a backup does not give the same epoch again. No text of the destination's keeps raise
-// from doing so: see raiseAnyhow.
+// RaiseEpoch gives a destination its next epoch, with the note's state, reason and Detached: the external database is copied again. The epoch is
+// durable when RaiseEpoch returns. An epoch is a time in microseconds, so that a primary restored from a backup does not give the same epoch
+// again. No text of the note keeps the epoch from being raised: see raiseAnyhow. RaiseEpoch fails with [replication.ErrFenced] where another
+// process reads the slot.
 func (s *Store) RaiseEpoch(ctx context.Context, d Note) (epoch int64, err error) {
 	if err := failpoint.Fail(failpoint.BeforeRaise); err != nil {
 		return 0, err
@@ -40,7 +41,7 @@ func (s *Store) raiseRow(ctx context.Context, d Note) (epoch int64, err error) {
 	return epoch, err
 }
 
-// raiseAnyhow is raise where the primary refuses the row: with a plain reason, and else by deleting the note, since a destination without a
+// raiseAnyhow is RaiseEpoch where the primary refuses the note: with a plain reason, and else by deleting the note, since a destination without a
 // note is copied as well. A primary whose encoding lacks the name has no note of the destination.
 func (s *Store) raiseAnyhow(ctx context.Context, d Note, refusal error) (epoch int64, err error) {
 	d.Reason = "the primary refuses the note of this destination: SQLSTATE " + sqlstate(refusal)

@@ -8,12 +8,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Note is a row of the table.
+// Note is what the primary knows of a destination for the process that reads the slot. Notes can be compared with ==.
 type Note struct {
 	Tenant, Name string
-	Epoch        int64
-	RecordedID   int64 // the external database is at or above note
-	Fingerprint  string
+	Epoch        int64  // 0: there is no note
+	RecordedID   int64  // the external database has at least this sequence id; -1 is not known
+	Fingerprint  string // of the mappings; "" is not known
 	State        State
 	Reason       string
 	Class        string    // of the last error, for the tenant: see [sink.Error.Class]
@@ -21,7 +21,7 @@ type Note struct {
 	Copied       int64     // rows of the backfill in progress, or else of the last backfill
 	CopyTotal    int64     // about how many there will be, 0 where none is in progress or the number is unknown
 	Since        time.Time // of the state, on the primary's clock; only in a read row
-	Mappings     string    // JSON of how far each is; "" is not known
+	Mappings     string    // see FormatProgress
 	TakenEpoch   int64     // the epoch that the reading process works with
 	Retried      int64     // how many of the requests for a try are carried out
 }
@@ -30,37 +30,37 @@ type Note struct {
 const finiteSince = `CASE WHEN isfinite(since) THEN since ELSE 'epoch' END`
 
 const (
-	stateColumns = `tenant_id, name, epoch, last_sequence_id, fingerprint, state, reason`
-	readColumns  = stateColumns + `, coalesce(error_class, ''), detached, coalesce(copied_rows, 0), ` + finiteSince + `, mappings, taken_epoch, retried`
+	noteColumns = `tenant_id, name, epoch, last_sequence_id, fingerprint, state, reason`
+	readColumns = noteColumns + `, coalesce(error_class, ''), detached, coalesce(copied_rows, 0), ` + finiteSince + `, mappings, taken_epoch, retried`
 )
 
-func scanStates(rows pgx.Rows) ([]Note, error) {
+func scanNotes(rows pgx.Rows) ([]Note, error) {
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (Note, error) {
-		var d Note
-		err := row.Scan(d.columns()...)
-		return d, err
+		var n Note
+		err := row.Scan(n.columns()...)
+		return n, err
 	})
 }
 
-// columns are where readColumns go.
-func (d *Note) columns() []any {
-	return []any{&d.Tenant, &d.Name, &d.Epoch, &d.RecordedID, &d.Fingerprint, &d.State, &d.Reason, &d.Class, &d.Detached, &d.Copied, &d.Since, &d.Mappings, &d.TakenEpoch, &d.Retried}
+// columns are the places for readColumns.
+func (n *Note) columns() []any {
+	return []any{&n.Tenant, &n.Name, &n.Epoch, &n.RecordedID, &n.Fingerprint, &n.State, &n.Reason, &n.Class, &n.Detached, &n.Copied, &n.Since, &n.Mappings, &n.TakenEpoch, &n.Retried}
 }
 
-// Notes reads all notes.
-func (s *Store) Notes(ctx context.Context) (states []Note, err error) {
+// Notes reads the notes of all destinations that have ever run on the slot.
+func (s *Store) Notes(ctx context.Context) (notes []Note, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `SELECT `+readColumns+` FROM outflow.destination_state WHERE slot = $1`, s.Slot)
 		if err != nil {
 			return err
 		}
-		states, err = scanStates(rows)
+		notes, err = scanNotes(rows)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading outflow.destination_state: %w", err)
 	}
-	return states, nil
+	return notes, nil
 }
 
 // Note reads the note of one destination; the zero epoch means no note.
@@ -71,9 +71,9 @@ func (s *Store) Note(ctx context.Context, tenant, name string) (Note, error) {
 		if err != nil {
 			return err
 		}
-		states, err := scanStates(rows)
-		if len(states) > 0 {
-			found = states[0]
+		notes, err := scanNotes(rows)
+		if len(notes) > 0 {
+			found = notes[0]
 		}
 		return err
 	})

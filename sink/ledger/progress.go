@@ -22,7 +22,7 @@ func (s *Store) AskSync(ctx context.Context, tenant, name string, id int64) erro
 	return nil
 }
 
-// AnswerSync answers AskSync.
+// AnswerSync notes that the destinations have every change up to the requests' Until: see AskSync.
 func (s *Store) AnswerSync(ctx context.Context, reached []Request) error {
 	tenants, names, ids := make([]string, len(reached)), make([]string, len(reached)), make([]int64, len(reached))
 	for i, r := range reached {
@@ -41,7 +41,7 @@ func (s *Store) AnswerSync(ctx context.Context, reached []Request) error {
 	return nil
 }
 
-// Progress is how far the stream is known to be.
+// Progress is how far the stream is known to be, for the slot and for one destination.
 type Progress struct {
 	Confirmed wal.LSN // the slot was told that all destinations have everything up to there
 	Attended  bool    // a process reads the slot
@@ -51,9 +51,9 @@ type Progress struct {
 }
 
 // Waits reports whether the stream brings the destination nothing as long as the state lasts.
-func (s Progress) Waits() bool { return s.State == Paused || s.State == Halted || s.State == Parked }
+func (p Progress) Waits() bool { return p.State == Paused || p.State == Halted || p.State == Parked }
 
-// Progress reads the notes of the stream and of one destination.
+// Progress reads how far the stream is, for the slot and for one destination.
 func (s *Store) Progress(ctx context.Context, tenant, name string) (now Progress, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		var confirmed string

@@ -25,13 +25,13 @@ import (
 // fenceSQL is the fence of a statement with the slot as $1 and the reading as $2.
 const fenceSQL = `fence AS MATERIALIZED (SELECT FROM outflow.source WHERE slot = $1 AND reading = $2 FOR NO KEY UPDATE)`
 
-// BeginReading notes the start of a reading of the slot and the reading process, and returns the reading's first mark. Every other process is
-// fenced from then on. The number of a reading is a time in microseconds, so that a primary restored from a backup does not give the same
+// BeginReading notes the start of a reading of the slot and the reading process, and returns the id of the reading's checkpoint 0. Every other
+// process is fenced from then on. The number of a reading is a time in microseconds, so that a primary restored from a backup does not give the same
 // number again.
-func (s *Store) BeginReading(ctx context.Context) (text string, err error) {
+func (s *Store) BeginReading(ctx context.Context) (id string, err error) {
 	host, _ := os.Hostname() // "" is not known
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		var reading int64 // a reading that cannot be noted leaves the mark of the one before as it is
+		var reading int64 // a reading that cannot be noted leaves the reading before in effect
 		err := conn.QueryRow(ctx, `WITH newest AS (
 				UPDATE outflow.source SET reading = greatest(reading + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
 					(SELECT max(r.reading) + 1 FROM outflow.reading r WHERE r.slot = $1))
@@ -42,14 +42,14 @@ func (s *Store) BeginReading(ctx context.Context) (text string, err error) {
 		if err == nil {
 			s.newest = checkpointID{reading: reading}
 			s.own.Store(reading)
-			text = s.newest.String()
+			id = s.newest.String()
 		}
 		return err
 	})
 	if err != nil {
 		return "", fmt.Errorf("writing outflow.reading: %w", err)
 	}
-	return text, nil
+	return id, nil
 }
 
 // OwnReading is the number of this process' newest reading of the slot; 0 before the first. Safe for concurrent use.
@@ -65,7 +65,7 @@ func (s *Store) CheckReading(ctx context.Context) error {
 	})
 }
 
-// fencedBy turns the lack of a row, where the statement returns one behind the fence, into the error for it.
+// fencedBy turns the lack of a row, of a statement that returns a row unless another process reads the slot, into ErrFenced.
 func (s *Store) fencedBy(err error) error {
 	if !errors.Is(err, pgx.ErrNoRows) {
 		return err
@@ -95,8 +95,7 @@ type Reader struct {
 	Since       time.Time // when the reading began; zero is not known
 }
 
-// Reader finds the reader of the slot; nil is no reader. The notes of the slot's own Outflow process are left out where another
-// program has the slot.
+// Reader finds the reader of the slot; nil is no reader. Host and Process are not known where another program than Outflow has the slot.
 func (s *Store) Reader(ctx context.Context) (*Reader, error) {
 	var r Reader
 	err := s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {

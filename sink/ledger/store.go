@@ -11,17 +11,17 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Store keeps outflow.destination_state on the primary. Safe for concurrent use; calls queue up on one connection.
+// Store reads and writes the ledger of one slot. Safe for concurrent use; calls wait for one another, on one connection.
 type Store struct {
 	Slot    string
-	Connect func(ctx context.Context) (*pgx.Conn, error)
+	Connect func(ctx context.Context) (*pgx.Conn, error) // to the primary; is called at the first statement, and after the loss of the connection
 
 	own    atomic.Int64 // see OwnReading
-	fenced atomic.Bool  // another process reads the slot: see fenceSQL
+	fenced atomic.Bool  // see Fenced
 
 	mu     sync.Mutex
 	conn   *pgx.Conn
-	newest checkpointID // the newest
+	newest checkpointID // of this process; the zero value before the first reading
 }
 
 // timeout bounds one statement on the primary.
@@ -47,7 +47,7 @@ func (s *Store) do(ctx context.Context, f func(context.Context, *pgx.Conn) error
 	return err
 }
 
-// Close ends the connection.
+// Close closes the connection. A later call of another method connects again.
 func (s *Store) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -58,7 +58,7 @@ func (s *Store) Close() {
 	}
 }
 
-// WALEnd is where the primary's WAL ends now.
+// WALEnd is the LSN at which the primary's WAL ends now.
 func (s *Store) WALEnd(ctx context.Context) (end int64, err error) {
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint`).Scan(&end)
