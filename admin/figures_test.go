@@ -91,7 +91,7 @@ func TestNotes(t *testing.T) {
 	if all[0].Tenant != "c" || !all[0].Detached || all[1].Tenant != "b" || all[1].LastSequenceID == nil || all[2].LagSeconds != nil || all[2].LastSequenceID != nil {
 		t.Errorf("%+v", all)
 	}
-	if words := Words(all[0]); words[6] != "why; the stream goes on without it" || words[2] != unknown {
+	if words := Words(all[0]); words[6] != "why; the stream goes on without it" || words[2] != noValue {
 		t.Errorf("%q", words)
 	}
 	book.Switches = append(book.Switches, ledger.Switch{Kind: ledger.SwitchApplying, Off: true})

@@ -6,84 +6,24 @@ import (
 	"math"
 	"path"
 	"reflect"
-	"strconv"
 	"strings"
 	"time"
 
 	"outflow/sink/ledger"
 )
 
-// unknown stands for an unknown value; never 0.
-const unknown = "—"
-
-func bytesText(n int64) string {
-	if n < 0 {
-		return "-" + bytesText(-n)
-	}
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n), 0
-	for value >= 1024 && unit < 5 {
-		value /= 1024
-		unit++
-	}
-	return fmt.Sprintf("%.3g %s", math.Floor(value*100)/100, []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}[unit])
-}
-
-// durationText is short and never more exact than helps.
-func durationText(seconds float64) string {
-	switch d := time.Duration(seconds * float64(time.Second)); {
-	case seconds < 0.001:
-		return "0 ms"
-	case seconds < 1:
-		return fmt.Sprintf("%d ms", d.Milliseconds())
-	case seconds < 60:
-		return fmt.Sprintf("%.1f s", seconds)
-	case d < time.Hour:
-		return fmt.Sprintf("%d min %02d s", int(d.Minutes()), int(d.Seconds())%60)
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h %02d min", int(d.Hours()), int(d.Minutes())%60)
-	default:
-		return fmt.Sprintf("%d days", int(d.Hours()/24))
-	}
-}
-
-// wholeText is for moments: tenths of a second are of no use there.
-func wholeText(d time.Duration) string {
-	if d < time.Minute {
-		return fmt.Sprintf("%d s", int(d.Seconds()))
-	}
-	return durationText(math.Floor(d.Seconds()))
-}
-
-// numberText groups thousands.
-func numberText(n int64) string {
-	text := strconv.FormatInt(n, 10)
-	sign := ""
-	if strings.HasPrefix(text, "-") {
-		sign, text = "-", text[1:]
-	}
-	var groups []string
-	for len(text) > 3 {
-		groups = append([]string{text[len(text)-3:]}, groups...)
-		text = text[:len(text)-3]
-	}
-	return sign + strings.Join(append([]string{text}, groups...), "\u202f")
-}
-
 // functions are for the templates. Functions for values that may be unknown take pointers.
 var functions = template.FuncMap{
 	"bytes": func(n *int64) string {
 		if n == nil {
-			return unknown
+			return noValue
 		}
 		return bytesText(*n)
 	},
 	"plainBytes": bytesText, "plainSeconds": durationText,
 	"seconds": func(s *float64) string {
 		if s == nil {
-			return unknown
+			return noValue
 		}
 		return durationText(*s)
 	},
@@ -102,12 +42,12 @@ var functions = template.FuncMap{
 				return numberText(*n)
 			}
 		}
-		return unknown
+		return noValue
 	},
 	"perSecond": func(r *float64) string {
 		switch {
 		case r == nil:
-			return unknown
+			return noValue
 		case *r > 0 && *r < 10:
 			return fmt.Sprintf("%.1f/s", *r)
 		}
@@ -115,13 +55,13 @@ var functions = template.FuncMap{
 	},
 	"text": func(s *string) string {
 		if s == nil {
-			return unknown
+			return noValue
 		}
 		return *s
 	},
 	"lsn": func(p *Position) string {
 		if p == nil {
-			return unknown
+			return noValue
 		}
 		return p.Text
 	},
@@ -141,7 +81,7 @@ func stamp(t time.Time, words string) template.HTML {
 
 func ago(t *time.Time) template.HTML {
 	if t == nil {
-		return unknown
+		return noValue
 	}
 	d := time.Since(*t)
 	if d < time.Second {
@@ -152,7 +92,7 @@ func ago(t *time.Time) template.HTML {
 
 func until(t *time.Time) template.HTML {
 	if t == nil {
-		return unknown
+		return noValue
 	}
 	if d := time.Until(*t); d > time.Second {
 		return stamp(*t, "in "+wholeText(d))
@@ -204,11 +144,6 @@ func title(s string) string {
 		return s
 	}
 	return strings.ToUpper(s[:1]) + s[1:]
-}
-
-func switchTitle(name string) string {
-	return map[string]string{ledger.SwitchReading: "Reading the slot", ledger.SwitchApplying: "Applying changes",
-		ledger.SwitchBackfills: "Backfills"}[name]
 }
 
 // percent is for a bar: the share of n in total, from 0 to 100.

@@ -227,7 +227,7 @@ func InSyncWords(s Status) string {
 
 // Words are a mapping for a line of a terminal, in the columns of its destination.
 func (m Mapping) Words() []string {
-	words := []string{"  " + clean(m.Name), "", "", "", "", unknown, ""}
+	words := []string{"  " + clean(m.Name), "", "", "", "", noValue, ""}
 	if m.SequenceID != nil {
 		words[5] = fmt.Sprint(*m.SequenceID)
 	}
@@ -243,7 +243,7 @@ func (m Mapping) Words() []string {
 
 // Words are a destination for a line of a terminal: destination, state, lag, backlog, rows a second, last sequence id, why.
 func Words(d Destination) []string {
-	words := []string{clean(d.Tenant + "/" + d.Name), d.State, unknown, unknown, unknown, unknown, ""}
+	words := []string{clean(d.Tenant + "/" + d.Name), d.State, noValue, noValue, noValue, noValue, ""}
 	if d.LagSeconds != nil {
 		words[2] = durationText(*d.LagSeconds)
 	}

@@ -2,7 +2,6 @@ package admin
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -237,12 +236,4 @@ func describeSwitches(set []ledger.Switch) []Switch {
 		}
 	}
 	return all
-}
-
-// plural is "1 destination is", "2 destinations are".
-func plural(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
 }

@@ -20,42 +20,34 @@ type snapshot struct {
 	points   []point
 }
 
-// snapshotFor is the time of reuse of a snapshot: many clients asking at the same time share one snapshot.
-const snapshotFor = 200 * time.Millisecond
-
-// look returns the state of now, or of a moment ago.
-func (s *Server) look() *snapshot {
-	s.lookMu.Lock()
-	defer s.lookMu.Unlock()
-	p, problem := s.current()
-	now := time.Now()
-	if last := s.looked; last != nil && last.pipeline == p && now.Sub(last.At) < snapshotFor {
-		return last
-	}
-	s.looked = s.take(now, p, problem)
-	return s.looked
+// process is what a server knows of its own process.
+type process struct {
+	Version string // of the program
+	Slot    string
+	Started time.Time
 }
 
-func (s *Server) take(now time.Time, p *Pipeline, problem error) *snapshot {
-	snap := &snapshot{pipeline: p, Status: Status{Version: s.Version, StartedAt: s.started.UTC(), At: now.UTC(),
-		Role: Role(replication.Connecting.String()), Reasons: []Reason{}, Slot: Slot{Name: s.Slot}, Destinations: map[string]int{}, Switches: []Switch{}}}
+// newSnapshot is the state of now. p may be nil, and problem says why then. notebook gives the notes on the primary, for a process that does not read the slot.
+func newSnapshot(now time.Time, me process, p *Pipeline, problem error, seen *sampler, notebook func() Notebook) *snapshot {
+	snap := &snapshot{pipeline: p, Status: Status{Version: me.Version, StartedAt: me.Started.UTC(), At: now.UTC(),
+		Role: Role(replication.Connecting.String()), Reasons: []Reason{}, Slot: Slot{Name: me.Slot}, Destinations: map[string]int{}, Switches: []Switch{}}}
 	for _, st := range states {
 		snap.Destinations[string(st)] = 0
 	}
-	snap.Throughput, snap.points = s.sampler.current()
+	snap.Throughput, snap.points = seen.current()
 	if p == nil {
 		snap.judge(problem)
 		return snap
 	}
 	snap.Role = Role(p.Reader.State().String())
 	snap.Ready = p.Reader.State() != replication.Connecting
-	snap.Slot = p.slot(s.Slot)
+	snap.Slot = p.slot(me.Slot)
 	snap.Switches = describeSwitches(p.Router.Switches())
 	if p.own() {
 		snap.rows = p.collect(make([]row, 0, 64))
 		snap.fromRows(now)
 	} else {
-		snap.fromNotes(s.notebook())
+		snap.fromNotes(notebook())
 		snap.Throughput, snap.Slot.Outstanding, snap.Slot.FlushLSN, snap.Slot.ReadLSN = Throughput{}, nil, nil, nil
 	}
 	snap.Lag = p.lag(now, snap.rows)
