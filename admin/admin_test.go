@@ -333,13 +333,12 @@ const hostile = `"><script>alert(1)</script>'{{.}}&\`
 // Whatever a tenant or its server says stays text, and a password stays away from all pages.
 func TestHostileNames(t *testing.T) {
 	s := newServer(t, "", func(o *Config) { o.TenantMetrics = true })
-	attach(t, s, [2]string{hostile, hostile})
+	router := attach(t, s)
+	if _, err := router.Add(sink.Target{Tenant: hostile, Name: hostile, DSN: "postgres://h/db", Fault: &sink.Error{Key: hostile, Mapping: hostile,
+		Err: errors.New(hostile + "\x1b[31m\u202e" + strings.Repeat("x", 5000))}}); err != nil {
+		t.Fatal(err)
+	}
 	s.sampler.sample(time.Now(), s.pipeline)
-	d := s.pipeline.Router.Destinations()[0]
-	s.sampler.mu.Lock()
-	s.sampler.note(time.Now(), s.sampler.tracks[d], &row{d, sink.Status{State: ledger.Halted, Err: &sink.Error{Key: hostile, Mapping: hostile,
-		Err: errors.New(hostile + "\x1b[31m\u202e" + strings.Repeat("x", 5000))}}, 0})
-	s.sampler.mu.Unlock()
 	query := "?" + url.Values{"tenant": {hostile}, "name": {hostile}, "q": {hostile}}.Encode()
 	for _, path := range []string{"/", "/" + query, "/destination" + query, "/destination/pause" + query, "/destination/resync" + query, "/switches", "/tables",
 		"/configuration", "/nothing" + query, "/destination?tenant=x&name=" + url.QueryEscape(hostile)} {

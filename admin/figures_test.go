@@ -6,13 +6,24 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"outflow/replication"
+	"outflow/replication/wal"
 	"outflow/sink"
 	"outflow/sink/ledger"
 )
 
-// figures gives a server destinations in these states: n of each, those that stream with that lag.
-func figures(s *Server, lags []time.Duration, others map[ledger.State]int) *snapshot {
+// reading is a reader that has read everything.
+type reading struct{}
+
+func (reading) State() replication.State            { return replication.Streaming }
+func (reading) Position() wal.LSN                   { return 1 }
+func (reading) Latency() (time.Duration, time.Time) { return 0, time.Time{} }
+func (reading) Behind(time.Time) time.Duration      { return 0 }
+
+// figures gives a process destinations in these states: n of each, those that stream with that lag.
+func figures(p *Pipeline, lags []time.Duration, others map[ledger.State]int) *snapshot {
 	now := time.Now()
 	snap := &snapshot{Status: Status{Role: "streaming", Destinations: map[string]int{}}}
 	add := func(name string, st sink.Status) {
@@ -31,16 +42,16 @@ func figures(s *Server, lags []time.Duration, others map[ledger.State]int) *snap
 		}
 	}
 	snap.fromRows(now)
-	snap.Lag = s.pipeline.lag(now, snap.rows)
+	snap.Lag = p.lag(now, snap.rows)
 	snap.judge(nil)
 	return snap
 }
 
 // The headline counts who is in sync; lag is that of those that stream.
 func TestHeadline(t *testing.T) {
-	s := newServer(t, "", nil)
-	attach(t, s)
-	dead := figures(s, make([]time.Duration, 30), map[ledger.State]int{ledger.Retrying: 1900, ledger.Parked: 70})
+	p := &Pipeline{Reader: reading{}, Router: sink.NewRouter(sink.Config{Options: sink.DefaultOptions(), Log: zap.NewNop()}), Acks: replication.NewAckTracker(1),
+		SlotStatus: func() *replication.SlotStatus { return nil }}
+	dead := figures(p, make([]time.Duration, 30), map[ledger.State]int{ledger.Retrying: 1900, ledger.Parked: 70})
 	if *dead.InSync != 30 || dead.Total != 2000 || dead.State != Failing || !strings.Contains(dead.Reasons[0].Message, "of 2\u202f000 destinations fail at once") {
 		t.Errorf("%+v", dead.Status)
 	}
@@ -51,13 +62,13 @@ func TestHeadline(t *testing.T) {
 	for i := range lags {
 		lags[i] = time.Duration(i+1) * 100 * time.Millisecond // up to 20 s
 	}
-	some := figures(s, lags, map[ledger.State]int{ledger.Halted: 1})
+	some := figures(p, lags, map[ledger.State]int{ledger.Halted: 1})
 	about := func(got *float64, want float64) bool { return got != nil && *got > want-0.01 && *got < want+0.5 }
 	if *some.InSync < 98 || *some.InSync > 100 || some.State != Degraded || !about(some.Lag.P50Seconds, 10) || !about(some.Lag.P99Seconds, 19.8) || !about(some.Lag.Seconds, 20) ||
 		some.Lag.Worst.Name != "streams-199" {
 		t.Errorf("%+v %+v", some.Status, some.Lag.Worst)
 	}
-	if none := figures(s, nil, map[ledger.State]int{ledger.Retrying: 2}); none.Lag.Seconds != nil || none.Lag.P50Seconds != nil || *none.InSync != 0 {
+	if none := figures(p, nil, map[ledger.State]int{ledger.Retrying: 2}); none.Lag.Seconds != nil || none.Lag.P50Seconds != nil || *none.InSync != 0 {
 		t.Errorf("a lag of nobody: %+v", none.Lag)
 	}
 }
