@@ -52,8 +52,8 @@ type Range struct {
 // Copier reads pieces of tables on a connection of its own, each in a short read-only transaction, describing and reading the table in the
 // same moment. A Copier belongs to a single goroutine at a time.
 type Copier struct {
-	Primary *Primary
-	conn    *pgx.Conn
+	Tables *Tables
+	conn   *pgx.Conn
 }
 
 // KeyColumns are the names of the key's columns less the tenant's: the columns of Place.After.
@@ -168,9 +168,9 @@ func (c *Copier) connect(ctx context.Context) error {
 	if c.conn != nil && !c.conn.IsClosed() {
 		return nil
 	}
-	conn, err := c.Primary.Connect(ctx)
+	conn, err := c.Tables.Connect(ctx)
 	if err != nil {
-		return ExplainConnect(c.Primary, err)
+		return ExplainConnect(c.Tables.Primary, err)
 	}
 	c.conn = conn
 	return nil
@@ -182,16 +182,16 @@ func (c *Copier) moment(ctx context.Context, part Part, chunk *Chunk, f func(*pg
 	if err := c.connect(ctx); err != nil {
 		return err
 	}
-	return inMoment(ctx, c.Primary, c.conn, part, func(s *shape, snapshot wal.Snapshot) error {
+	return inMoment(ctx, c.Tables, c.conn, part, func(s *shape, snapshot wal.Snapshot) error {
 		chunk.Snapshot, chunk.Relation, chunk.Tenant = snapshot, s.Table, s.tenant
 		return f(c.conn, s)
 	})
 }
 
 // inMoment finds the table by OID: under the earlier name, else under the present name.
-func inMoment(ctx context.Context, p *Primary, conn *pgx.Conn, part Part, f func(*shape, wal.Snapshot) error) error {
+func inMoment(ctx context.Context, t *Tables, conn *pgx.Conn, part Part, f func(*shape, wal.Snapshot) error) error {
 	rel := part.Relation
-	err := lockedAs(ctx, p, conn, part, tableName{rel.Schema, rel.Name}, f)
+	err := lockedAs(ctx, t, conn, part, tableName{rel.Schema, rel.Name}, f)
 	if !errors.Is(err, errRenamed) && sqlstate(err) != undefinedTable {
 		return err
 	}
@@ -201,13 +201,13 @@ func inMoment(ctx context.Context, p *Primary, conn *pgx.Conn, part Part, f func
 	if found != nil || name == (tableName{rel.Schema, rel.Name}) {
 		return err
 	}
-	return lockedAs(ctx, p, conn, part, name, f)
+	return lockedAs(ctx, t, conn, part, name, f)
 }
 
 // rollbackPatience bounds the end of a transaction: the primary may have gone silent since its last answer.
 const rollbackPatience = 3 * time.Second
 
-func lockedAs(ctx context.Context, p *Primary, conn *pgx.Conn, part Part, name tableName, f func(*shape, wal.Snapshot) error) error {
+func lockedAs(ctx context.Context, t *Tables, conn *pgx.Conn, part Part, name tableName, f func(*shape, wal.Snapshot) error) error {
 	defer func() {
 		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackPatience)
 		defer cancel()
@@ -216,7 +216,7 @@ func lockedAs(ctx context.Context, p *Primary, conn *pgx.Conn, part Part, name t
 	if _, err := conn.PgConn().Exec(ctx, fmt.Sprintf(lockSQL, name)).ReadAll(); err != nil {
 		return err
 	}
-	s, text, err := p.shapes.find(ctx, conn, part, name)
+	s, text, err := t.shapes.find(ctx, conn, part, name)
 	if err != nil {
 		return err
 	}

@@ -6,24 +6,6 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-)
-
-// SQLSTATEs which decide the reader's reaction (the Postgres manual, appendix A).
-const (
-	objectInUse         = "55006"
-	undefinedObject     = "42704"
-	undefinedTable      = "42P01"
-	undefinedColumn     = "42703"
-	notInPrerequisite   = "55000"
-	insufficientRights  = "42501"
-	configLimitExceeded = "53400"
-	invalidAuth         = "28000"
-	invalidPassword     = "28P01"
-	unknownDatabase     = "3D000"
-	tooManyConnections  = "53300"
-	readOnlyTransaction = "25006"
-	untranslatable      = "22P05"
 )
 
 // A Problem is something for a person to change on the primary. A Problem names the thing and the remedy.
@@ -83,13 +65,6 @@ func Flatten(err error) []error {
 	return all
 }
 
-func sqlstate(err error) string {
-	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
-		return pgErr.Code
-	}
-	return ""
-}
-
 // isStandby refuses a server in recovery: such a server has neither the slot nor a place for notes.
 func isStandby(conn *pgx.Conn) *Problem {
 	c := conn.Config()
@@ -137,4 +112,5 @@ func Explain(err error, remedy string) error {
 
 func quoteIdentifier(name string) string { return pgx.Identifier{name}.Sanitize() }
 
+// quoteLiteral writes s as a constant of SQL, for sessions with the settings of [Primary]: there a backslash has no meaning.
 func quoteLiteral(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }

@@ -15,22 +15,19 @@ import (
 	"outflow/replication/wal"
 )
 
-// Lookup reads current rows of the primary by key, for many destinations: over Connections connections at the most, so that look-ups are
+// Lookup reads current rows of the primary by key, for many destinations: over [LookupConnections] connections at the most, so that look-ups are
 // no load on the primary, and a long look-up does not keep the others waiting. A connection without work for a minute is closed. Safe for
 // concurrent use.
 type Lookup struct {
-	Primary *Primary
+	Tables *Tables
 
 	once  sync.Once
-	pool  *semaphore.Weighted // of Connections
+	pool  *semaphore.Weighted // of LookupConnections
 	mu    sync.Mutex
 	idle  []*pgx.Conn // least recently used first
 	reap  *time.Timer // closes the idle connections
 	ended bool
 }
-
-// Connections is how many connections to the primary a [Lookup] has at the most.
-const Connections = 4
 
 // ErrNotVisible tells of a transaction sent in the stream already and not shown by the primary yet: a commit is decoded once in the WAL,
 // and visible a moment later, or with an absent synchronous standby much later.
@@ -73,7 +70,7 @@ func (l *Lookup) Rows(ctx context.Context, look Look) (found Found, err error) {
 		return Found{}, err
 	}
 	defer l.giveBack(conn)
-	err = inMoment(ctx, l.Primary, conn, look.Part, func(s *shape, snapshot wal.Snapshot) error {
+	err = inMoment(ctx, l.Tables, conn, look.Part, func(s *shape, snapshot wal.Snapshot) error {
 		for _, xid := range look.After {
 			if !snapshot.Sees(xid) {
 				return ErrNotVisible
@@ -88,7 +85,7 @@ func (l *Lookup) Rows(ctx context.Context, look Look) (found Found, err error) {
 
 // take waits for the right to a connection.
 func (l *Lookup) take(ctx context.Context) (*pgx.Conn, error) {
-	l.once.Do(func() { l.pool = semaphore.NewWeighted(Connections) })
+	l.once.Do(func() { l.pool = semaphore.NewWeighted(LookupConnections) })
 	if err := l.pool.Acquire(ctx, 1); err != nil {
 		return nil, err
 	}
@@ -101,10 +98,10 @@ func (l *Lookup) take(ctx context.Context) (*pgx.Conn, error) {
 	if conn != nil {
 		return conn, nil
 	}
-	conn, err := l.Primary.Connect(ctx)
+	conn, err := l.Tables.Connect(ctx)
 	if err != nil {
 		l.pool.Release(1)
-		return nil, ExplainConnect(l.Primary, err)
+		return nil, ExplainConnect(l.Tables.Primary, err)
 	}
 	return conn, nil
 }

@@ -37,7 +37,7 @@ func TestReadEndsOnASilentPrimary(t *testing.T) {
 	}
 	rel := &wal.Relation{OID: oid, Schema: "public", Name: "item", Columns: []wal.Column{{Name: "tenant", TypeOID: 23}, {Name: "id", TypeOID: 23}}, Key: []int{0, 1}}
 	began := time.Now()
-	err = inMoment(t.Context(), p, conn, Part{Relation: rel, Value: "1"}, func(*shape, wal.Snapshot) error {
+	err = inMoment(t.Context(), NewTables(p), conn, Part{Relation: rel, Value: "1"}, func(*shape, wal.Snapshot) error {
 		proxy.Stall(true)
 		return nil
 	})
@@ -46,24 +46,5 @@ func TestReadEndsOnASilentPrimary(t *testing.T) {
 	}
 	if !conn.IsClosed() {
 		t.Error("the connection is kept")
-	}
-}
-
-// A process frozen in a transaction keeps its locks for half a minute: the settings of a session say so, whatever the role's are.
-func TestFrozenSessionsEnd(t *testing.T) {
-	t.Parallel()
-	dsn := pgtest.Database(t, pgtest.Shared(t))
-	p, err := NewPrimary(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := p.Connect(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(t.Context())
-	var limit string
-	if err := conn.QueryRow(t.Context(), `SHOW idle_in_transaction_session_timeout`).Scan(&limit); err != nil || limit != "30s" {
-		t.Errorf("a transaction may be idle for %s: %v", limit, err)
 	}
 }

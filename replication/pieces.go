@@ -31,7 +31,7 @@ func (s *shape) measured(place string, columns []int, rest string, bound int64) 
 	raw, texts, sizes, out := []string{place + " AS n"}, []string{}, []string{"0::bigint"}, []string{}
 	for k, i := range columns {
 		c := s.Table.Columns[i]
-		raw = append(raw, fmt.Sprintf("t.%s AS c%d", quoteIdentifier(c.Name), k))
+		raw = append(raw, fmt.Sprintf("t.%s AS c%d", pgx.Identifier{c.Name}.Sanitize(), k))
 		text := fmt.Sprintf("r.c%d", k)
 		if !typesShort[c.TypeOID] {
 			if !typesMeasured[c.TypeOID] {
@@ -52,7 +52,7 @@ func (s *shape) measured(place string, columns []int, rest string, bound int64) 
 func (s *shape) list(columns []int) []string {
 	list := make([]string, len(columns))
 	for k, i := range columns {
-		list[k] = "t." + quoteIdentifier(s.Table.Columns[i].Name)
+		list[k] = "t." + pgx.Identifier{s.Table.Columns[i].Name}.Sanitize()
 	}
 	return list
 }

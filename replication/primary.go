@@ -41,7 +41,6 @@ var sessionSettings = map[string]string{
 // Primary is the way to the source database: Primary makes connections with fixed settings. Safe for concurrent use.
 type Primary struct {
 	config *pgx.ConnConfig
-	shapes shapes
 }
 
 // NewPrimary reads a connection string. Environment variables of libpq (PG*) fill the missing settings, so call
@@ -118,3 +117,6 @@ func ServerVersion(conn *pgconn.PgConn) int {
 	_, _ = fmt.Sscanf(conn.ParameterStatus("server_version"), "%d", &major) // 15.18, 18beta1
 	return major
 }
+
+// LookupConnections is how many connections to the primary the look-ups of a process have at the most.
+const LookupConnections = 4

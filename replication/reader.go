@@ -111,7 +111,7 @@ func (r *Reader) Run(ctx context.Context) error {
 		}
 		wait := pause.NextBackOff()
 		switch {
-		case errors.Is(err, ErrMoved), isGap(err):
+		case errors.Is(err, ErrMoved), errors.As(err, new(*Gap)):
 			return err
 		case errors.Is(err, errRestart):
 			r.Log.Info("reading the stream again from the flush LSN", zap.Stringer("lsn", r.Acks.Flush()))

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"go.uber.org/zap"
@@ -90,13 +91,13 @@ func (r *Reader) start(ctx context.Context) (conn *pgconn.PgConn, s *stream, sil
 	if err != nil {
 		return fail(err)
 	}
-	args := []string{"proto_version '1'", "publication_names " + quoteLiteral(quoteIdentifier(r.Publication.Name))}
+	args := []string{"proto_version '1'", "publication_names " + quoteLiteral(pgx.Identifier{r.Publication.Name}.Sanitize())}
 	if r.Heartbeat != nil && ServerVersion(conn) >= 14 {
 		args = append(args, "messages 'true'")
 	}
 	// Position 0/0: the server starts at the slot's confirmed flush LSN. Asking for less is moved forward silently, asking
 	// for more would skip.
-	err = pglogrepl.StartReplication(ctx, conn, quoteIdentifier(r.Slot.Name), 0, pglogrepl.StartReplicationOptions{PluginArgs: args})
+	err = pglogrepl.StartReplication(ctx, conn, pgx.Identifier{r.Slot.Name}.Sanitize(), 0, pglogrepl.StartReplicationOptions{PluginArgs: args})
 	if err != nil {
 		return fail(err)
 	}

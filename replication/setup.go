@@ -65,8 +65,6 @@ func (s Setup) ensureSlot(ctx context.Context, conn *pgx.Conn, now facts) (Sourc
 	return source, confirmed, err
 }
 
-const serializationFailure = "40001"
-
 // ensureRelied brings the publication to the wanted state, where the publication differs and the role may, notes the facts, and has every
 // destination copied again where the stream has a gap. ensureRelied fails where a person must act, and changes nothing then.
 //

@@ -163,7 +163,7 @@ func loadOrder(ctx context.Context, conn *pgx.Conn, table uint32, columns []stri
 	var o Ordered
 	var name string
 	_, err = pgx.ForEachRow(rows, []any{&o.Type, &o.Domain, &o.Collation, &o.Less, &o.Equal, &o.AtLeast, &o.Greater, &o.Exact, &o.Indexed, &name}, func() error {
-		o.Name = "t." + quoteIdentifier(name)
+		o.Name = "t." + pgx.Identifier{name}.Sanitize()
 		ordered[name] = o
 		return nil
 	})

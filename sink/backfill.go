@@ -337,7 +337,7 @@ func (bf *backfill) read(ctx context.Context, tracking int, settle bool, awaited
 	d := bf.d
 	held, err := bf.takeMemory(ctx, d.router.copies.piece)
 	var c *chunk
-	copier := &replication.Copier{Primary: d.router.Primary}
+	copier := &replication.Copier{Tables: d.router.Primary}
 	defer copier.Close()
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()

@@ -177,7 +177,7 @@ func (s *session) checkAhead(ctx context.Context, known map[string]metadata) err
 		}
 	}
 	if s.given = r.SequenceID(r.Reader.Position()); highest > s.given || s.replaces(known, wanted) {
-		now, err := (&replication.Copier{Primary: r.Primary}).Once(ctx) // the stream may only be behind
+		now, err := (&replication.Copier{Tables: r.Primary}).Once(ctx) // the stream may only be behind
 		if err != nil {
 			return err
 		}

@@ -40,7 +40,7 @@ type Config struct {
 	Acks       *replication.AckTracker
 	// Rows reads current rows of the primary by key, for values that an UPDATE left in TOAST: see [replication.Lookup.Rows].
 	Rows    func(context.Context, replication.Look) (replication.Found, error)
-	Primary *replication.Primary // where backfills read
+	Primary *replication.Tables // where backfills read
 	Ledger  *ledger.Store
 	Reader  Reader
 	// Covered is a place in the WAL: every destination is copied from the tables after Covered, so that earlier changes need not be

@@ -44,7 +44,7 @@ func (r *Router) Begin(ctx context.Context) error {
 
 // findUnfinished finds the transactions in progress, which an earlier process may have applied.
 func (r *Router) findUnfinished(ctx context.Context) error {
-	copier := &replication.Copier{Primary: r.Primary}
+	copier := &replication.Copier{Tables: r.Primary}
 	defer copier.Close()
 	ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
 	defer cancel()

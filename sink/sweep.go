@@ -285,7 +285,7 @@ func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]key, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, bf.d.answerTimeout())
 	defer cancel()
-	copier := &replication.Copier{Primary: bf.d.router.Primary}
+	copier := &replication.Copier{Tables: bf.d.router.Primary}
 	defer copier.Close()
 	equal, err := copier.Equal(ctx, bf.keysOf(c.swept.query, gone), others)
 	if err != nil {

@@ -22,7 +22,7 @@ type Verifier struct {
 	Options    Options
 	SourceID   string // the owner mark in external databases
 	Tables     []Table
-	Primary    *replication.Primary
+	Primary    *replication.Tables
 	Ledger     *ledger.Store
 	SequenceID func(wal.LSN) int64
 	Log        *zap.Logger
@@ -100,7 +100,7 @@ func (v *Verifier) Verify(ctx context.Context, t Target) (found Comparison, err 
 	}
 	defer s.close()
 	d.session = s
-	c := &comparison{v: v, d: d, s: s, copier: &replication.Copier{Primary: v.Primary}}
+	c := &comparison{v: v, d: d, s: s, copier: &replication.Copier{Tables: v.Primary}}
 	defer c.copier.Close()
 	result, err := c.compare(ctx)
 	if err != nil || !v.Repair || result.Different() == 0 {

@@ -200,7 +200,7 @@ func (k *checking) readSource(ctx context.Context, slot replication.Slot) {
 		return
 	}
 	k.source = source.ID
-	if now, err := (&replication.Copier{Primary: k.primary}).Once(ctx); err == nil {
+	if now, err := (&replication.Copier{Tables: replication.NewTables(k.primary)}).Once(ctx); err == nil {
 		k.highest = source.SequenceID(now.Horizon)
 	}
 }

@@ -96,7 +96,7 @@ func prepareComparison(ctx context.Context, cfg *config.Config, s selection) (*c
 	}
 	state := &ledger.Store{Slot: cfg.Source.Slot, Connect: primary.Connect}
 	return &comparison{chosen: chosen, state: state, verifier: &sink.Verifier{Options: cfg.Sink, SourceID: source.ID,
-		Tables: p.sinkTables(), Primary: primary, Ledger: state, SequenceID: source.SequenceID, Log: zap.NewNop()}}, nil
+		Tables: p.sinkTables(), Primary: replication.NewTables(primary), Ledger: state, SequenceID: source.SequenceID, Log: zap.NewNop()}}, nil
 }
 
 // destinations is the number of destinations that are compared.

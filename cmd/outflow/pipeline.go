@@ -119,7 +119,8 @@ func reopenPipeline(ctx context.Context, cfg *config.Config, gap string, log *za
 	if err != nil {
 		return nil, err
 	}
-	pl := &pipeline{primary: primary, lookup: &replication.Lookup{Primary: primary}, acks: replication.NewAckTracker(confirmed),
+	tables := replication.NewTables(primary)
+	pl := &pipeline{primary: primary, lookup: &replication.Lookup{Tables: tables}, acks: replication.NewAckTracker(confirmed),
 		log: log, state: &ledger.Store{Slot: cfg.Source.Slot, Connect: primary.Connect}}
 	pl.reader = &replication.Reader{Slot: setup.Slot, Publication: setup.Publication, Source: source, Confirmed: confirmed,
 		Acks: pl.acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
@@ -131,7 +132,7 @@ func reopenPipeline(ctx context.Context, cfg *config.Config, gap string, log *za
 	}
 	pl.router = sink.NewRouter(sink.Config{Options: cfg.Sink, SourceID: source.ID, Tables: p.sinkTables(),
 		Tombstones: p.sinkTombstones(), Acks: pl.acks, Rows: pl.lookup.Rows, Log: log,
-		Primary: primary, Ledger: pl.state, Reader: pl.reader, SequenceID: source.SequenceID, Covered: source.Covered})
+		Primary: tables, Ledger: pl.state, Reader: pl.reader, SequenceID: source.SequenceID, Covered: source.Covered})
 	pl.reader.Sink = pl.router
 	for _, t := range p.static {
 		if _, err := pl.router.Add(t); err != nil {

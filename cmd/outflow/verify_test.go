@@ -219,7 +219,7 @@ func TestVerifyBesideCommitsThatNobodySees(t *testing.T) {
 	same(t, dsn, here, `"1"`)
 	primary, err := replication.NewPrimary(w.source)
 	must(t, err)
-	copier := &replication.Copier{Primary: primary}
+	copier := &replication.Copier{Tables: replication.NewTables(primary)}
 	defer copier.Close()
 	if xids, err := copier.Unfinished(t.Context()); err != nil || len(xids) != 1 {
 		t.Errorf("a repair would wait for %v, %v", xids, err)
