@@ -1,6 +1,5 @@
 package replication
 
-
 // Tables are the tables of the primary, as reads have found the tables: an unaltered table keeps its relation from one read to the next. The
 // copiers and the look-ups of a process share one Tables. Safe for concurrent use.
 type Tables struct {
