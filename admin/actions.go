@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/admin/monitor"
 	"outflow/sink/ledger"
 )
 
@@ -55,7 +56,7 @@ func (s *Server) act(r *http.Request, tenant, name, action string, o order) erro
 	if p == nil {
 		return refuse(http.StatusServiceUnavailable, "there is no connection to the primary, where this would be written")
 	}
-	if _, ok := s.find(tenant, name); !ok && !p.has(tenant, name) {
+	if _, ok := s.find(tenant, name); !ok && !p.Has(tenant, name) {
 		return refuse(http.StatusNotFound, "tenant %q has no destination %q here", tenant, name)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), actionTimeout)
@@ -161,7 +162,7 @@ func (s *Server) refused(w http.ResponseWriter, r *http.Request, err error) {
 	if no := (refusal{}); errors.As(err, &no) {
 		status = no.status
 	}
-	s.fail(w, r, status, "%v", clean(err.Error()))
+	s.fail(w, r, status, "%v", monitor.Clean(err.Error()))
 }
 
 // accepted answers an order: the order stands on the primary, and every process notices within a second.

@@ -22,6 +22,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"outflow/admin/monitor"
 	"outflow/internal/fit"
 	"outflow/internal/secret"
 	"outflow/replication"
@@ -77,7 +78,7 @@ func attach(t testing.TB, s *Server, names ...[2]string) *sink.Router {
 			t.Fatal(err)
 		}
 	}
-	s.Attach(&Pipeline{Reader: reader, Router: router, Acks: acks, SlotStatus: func() *replication.SlotStatus { return nil }}, nil)
+	s.Attach(&monitor.Pipeline{Reader: reader, Router: router, Acks: acks, SlotStatus: func() *replication.SlotStatus { return nil }}, nil)
 	return router
 }
 
@@ -305,14 +306,14 @@ func TestOpenAPI(t *testing.T) {
 	attach(t, s, [2]string{"t", "main"})
 	s.pipeline.Reader = &still{state: replication.Standby}
 	check("/api/status", "Status") // the notes are not read yet
-	s.setNotes(Notebook{At: time.Now(), Reader: &ledger.Reader{Host: "h", Process: 1, Walsender: 2, Since: time.Now()}, Destinations: []ledger.Destination{
+	s.setNotes(monitor.Notebook{At: time.Now(), Reader: &ledger.Reader{Host: "h", Process: 1, Walsender: 2, Since: time.Now()}, Destinations: []ledger.Destination{
 		{Tenant: "t", Name: "noted", State: ledger.Backfilling, Reason: "why", SequenceID: 7, At: time.Now(), Since: time.Now(), Copied: 1, CopyTotal: 2,
 			Mappings: []ledger.MappingProgress{{Name: "m", SequenceID: 7, At: time.Now()}}}}})
 	s.looked = nil
 	check("/api/status", "Status")
 	check("/api/destinations", "Page")
 	check("/api/destinations/t/noted", "Detail")
-	s.setNotes(Notebook{At: time.Now(), Err: errDown})
+	s.setNotes(monitor.Notebook{At: time.Now(), Err: errDown})
 	s.looked = nil
 	check("/api/status", "Status")
 	attach(t, s, [2]string{"t", "main"})
@@ -320,8 +321,8 @@ func TestOpenAPI(t *testing.T) {
 		"/api/tables": "Tables", "/api/errors": "Errors", "/api/switches": "Switches", "/api/destinations/t/none": "Problem", "/api/none": "Problem"} {
 		check(path, schema)
 	}
-	d := row{s.pipeline.Router.Destinations()[0], sink.Status{State: ledger.Backfilling, Copying: true, Err: &sink.Error{SQLState: "22012", Err: errDown}, CopyTotal: 10, Oldest: time.Now()}, 0}
-	b, _ := json.Marshal(d.describe(time.Now(), rate{}))
+	d := monitor.Row{Destination: s.pipeline.Router.Destinations()[0], Status: sink.Status{State: ledger.Backfilling, Copying: true, Err: &sink.Error{SQLState: "22012", Err: errDown}, CopyTotal: 10, Oldest: time.Now()}, Stream: 0}
+	b, _ := json.Marshal(d.Describe(time.Now(), monitor.Rate{}))
 	answer, _ := jsonschema.UnmarshalJSON(strings.NewReader(string(b)))
 	if err := c.MustCompile("openapi.json#/components/schemas/Destination").Validate(answer); err != nil {
 		t.Error(err)
@@ -338,7 +339,7 @@ func TestHostileNames(t *testing.T) {
 		Err: errors.New(hostile + "\x1b[31m\u202e" + strings.Repeat("x", 5000))}}); err != nil {
 		t.Fatal(err)
 	}
-	s.sampler.sample(time.Now(), s.pipeline)
+	s.sampler.Sample(time.Now(), s.pipeline)
 	query := "?" + url.Values{"tenant": {hostile}, "name": {hostile}, "q": {hostile}}.Encode()
 	for _, path := range []string{"/", "/" + query, "/destination" + query, "/destination/pause" + query, "/destination/resync" + query, "/switches", "/tables",
 		"/configuration", "/nothing" + query, "/destination?tenant=x&name=" + url.QueryEscape(hostile)} {
@@ -397,7 +398,7 @@ func TestPrimaryIsDown(t *testing.T) {
 	if w := s.do(request{path: "/api/status"}); !strings.Contains(w.Body.String(), errDown.Error()) || !strings.Contains(w.Body.String(), `"retained_bytes": null`) {
 		t.Errorf("status: %s", w.Body)
 	}
-	s.sampler.ticked = time.Now().Add(-time.Hour)
+	s.sampler.Ticked = time.Now().Add(-time.Hour)
 	if w := s.do(request{path: "/livez"}); w.Code != http.StatusServiceUnavailable {
 		t.Errorf("/livez of a process that is stuck: %d", w.Code)
 	}
@@ -413,7 +414,7 @@ func TestTenThousandDestinations(t *testing.T) {
 	attach(t, s, names...)
 	for range 3 {
 		start := time.Now()
-		s.sampler.sample(start, s.pipeline)
+		s.sampler.Sample(start, s.pipeline)
 		t.Logf("sample: %s", time.Since(start))
 	}
 	for _, path := range []string{"/", "/?q=tenant-09999", "/?offset=9950", "/api/status", "/api/destinations?limit=1000", "/api/destinations?tenant=tenant-05000",
@@ -433,7 +434,7 @@ func TestTenThousandDestinations(t *testing.T) {
 			t.Errorf("%s takes %s", path, best)
 		}
 	}
-	var page Page
+	var page monitor.Page
 	if err := json.Unmarshal(s.do(request{path: "/api/destinations?limit=3&offset=9998"}).Body.Bytes(), &page); err != nil || page.Total != 10_000 || len(page.Destinations) != 2 {
 		t.Errorf("%v: %d of %d", err, len(page.Destinations), page.Total)
 	}
@@ -461,7 +462,7 @@ func TestReasonsOfTheConfiguration(t *testing.T) {
 	attach(t, s)
 	s.pipeline.Configuration = func() error { return errors.New("destinations.query gives a row that is left out") }
 	got := s.take(time.Now(), s.pipeline, nil)
-	if !slices.Contains(got.Reasons, Reason{warning, "destinations.query gives a row that is left out"}) {
+	if !slices.Contains(got.Reasons, monitor.Reason{Severity: monitor.Warning, Message: "destinations.query gives a row that is left out"}) {
 		t.Errorf("%+v", got.Reasons)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+	"outflow/admin/monitor"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,9 +68,9 @@ const (
 )
 
 // filterOf reads a filter from a query.
-func filterOf(r *http.Request) (f filter, err error) {
+func filterOf(r *http.Request) (f monitor.Filter, err error) {
 	q := r.URL.Query()
-	f = filter{Tenant: q.Get("tenant"), Search: q.Get("q"), Limit: defaultLimit}
+	f = monitor.Filter{Tenant: q.Get("tenant"), Search: q.Get("q"), Limit: defaultLimit}
 	for _, st := range q["state"] {
 		if st == "" {
 			continue
@@ -93,23 +94,23 @@ func filterOf(r *http.Request) (f filter, err error) {
 }
 
 func stateNames() []string {
-	names := make([]string, len(states))
-	for i, st := range states {
+	names := make([]string, len(monitor.States))
+	for i, st := range monitor.States {
 		names[i] = string(st)
 	}
 	return names
 }
 
 // list is one page of destinations.
-func (s *Server) list(snap *snapshot, f filter) Page {
+func (s *Server) list(snap *monitor.Snapshot, f monitor.Filter) monitor.Page {
 	if snap.Noted != nil {
-		part, total := f.listNoted(snap.noted)
-		return Page{Destinations: append([]Destination{}, part...), Total: total, Limit: f.Limit, Offset: f.Offset}
+		part, total := f.ListNoted(snap.FromNotebook)
+		return monitor.Page{Destinations: append([]monitor.Destination{}, part...), Total: total, Limit: f.Limit, Offset: f.Offset}
 	}
-	part, total := f.list(snap.rows)
-	page := Page{Destinations: make([]Destination, len(part)), Total: total, Limit: f.Limit, Offset: f.Offset}
+	part, total := f.List(snap.Rows)
+	page := monitor.Page{Destinations: make([]monitor.Destination, len(part)), Total: total, Limit: f.Limit, Offset: f.Offset}
 	for i := range part {
-		page.Destinations[i] = part[i].describe(snap.At, s.sampler.rateOf(part[i].Destination))
+		page.Destinations[i] = part[i].Describe(snap.At, s.sampler.RateOf(part[i].Destination))
 	}
 	return page
 }
@@ -124,23 +125,23 @@ func (s *Server) getDestinations(w http.ResponseWriter, r *http.Request) {
 }
 
 // find returns one destination, live or from the notes.
-func (s *Server) find(tenant, name string) (Detail, bool) {
+func (s *Server) find(tenant, name string) (monitor.Detail, bool) {
 	p, _ := s.current()
-	if p == nil || !p.own() {
-		for _, d := range s.look().noted {
+	if p == nil || !p.Own() {
+		for _, d := range s.look().FromNotebook {
 			if d.Tenant == tenant && d.Name == name {
-				return Detail{Destination: d, History: d.notedHistory()}, true
+				return monitor.Detail{Destination: d, History: d.NotedHistory()}, true
 			}
 		}
-		return Detail{}, false
+		return monitor.Detail{}, false
 	}
 	for _, d := range p.Router.Destinations() {
 		if d.Tenant == tenant && d.Name == name {
-			now := row{d, d.Status(), p.Reader.Behind(time.Now())}
-			return now.detail(time.Now(), s.sampler.rateOf(d)), true
+			now := monitor.Row{Destination: d, Status: d.Status(), Stream: p.Reader.Behind(time.Now())}
+			return now.Detail(time.Now(), s.sampler.RateOf(d)), true
 		}
 	}
-	return Detail{}, false
+	return monitor.Detail{}, false
 }
 
 func (s *Server) getDestination(w http.ResponseWriter, r *http.Request) {
@@ -153,9 +154,9 @@ func (s *Server) getDestination(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) getTables(w http.ResponseWriter, _ *http.Request) {
-	tables := []Table{}
+	tables := []monitor.Table{}
 	if p, _ := s.current(); p != nil {
-		tables = p.tables()
+		tables = p.Tables()
 	}
 	s.answer(w, map[string]any{"tables": tables})
 }
@@ -165,11 +166,11 @@ func (s *Server) getErrors(w http.ResponseWriter, _ *http.Request) {
 }
 
 // incidents are the recent errors, the newest first.
-func (s *Server) incidents(snap *snapshot) []Incident {
+func (s *Server) incidents(snap *monitor.Snapshot) []monitor.Incident {
 	if snap.Noted != nil {
-		return append([]Incident{}, snap.failures...)
+		return append([]monitor.Incident{}, snap.Incidents...)
 	}
-	return s.sampler.incidents()
+	return s.sampler.Incidents()
 }
 
 func (s *Server) getSwitches(w http.ResponseWriter, _ *http.Request) {

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 
+	"outflow/admin/monitor"
 	"outflow/sink/ledger"
 )
 
@@ -68,11 +69,11 @@ func orderOf(r *http.Request) order {
 
 func (s *Server) confirmSwitch(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
-	if switchTitle(name) == "" {
+	if monitor.SwitchTitle(name) == "" {
 		s.fail(w, r, http.StatusNotFound, "there is no such switch")
 		return
 	}
-	s.render(w, http.StatusOK, "confirm", confirmPage{page: s.page(r, "Switch off", ""), Question: "Switch off: " + switchTitle(name) + "?",
+	s.render(w, http.StatusOK, "confirm", confirmPage{page: s.page(r, "Switch off", ""), Question: "Switch off: " + monitor.SwitchTitle(name) + "?",
 		Means: s.costs(name), Button: "Switch off", Post: "/switches/" + name, Fields: map[string]string{"off": "true"}, Back: "/switches"})
 }
 
@@ -93,7 +94,7 @@ func (s *Server) costs(name string) []string {
 	slot := s.look().Slot
 	safe := "max_slot_wal_keep_size sets no limit: the primary keeps WAL until its disk is full."
 	if slot.SafeBytes != nil {
-		safe = "It may write " + bytesText(*slot.SafeBytes) + " more; then the slot is lost, and every destination must be copied anew."
+		safe = "It may write " + monitor.BytesText(*slot.SafeBytes) + " more; then the slot is lost, and every destination must be copied anew."
 	} else if slot.CheckedAt == nil {
 		safe = "How much it may keep is not known yet."
 	}

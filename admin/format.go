@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"outflow/admin/monitor"
 	"outflow/sink/ledger"
 )
 
@@ -16,62 +17,62 @@ import (
 var functions = template.FuncMap{
 	"bytes": func(n *int64) string {
 		if n == nil {
-			return noValue
+			return monitor.NoValue
 		}
-		return bytesText(*n)
+		return monitor.BytesText(*n)
 	},
-	"plainBytes": bytesText, "plainSeconds": durationText,
+	"plainBytes": monitor.BytesText, "plainSeconds": monitor.DurationText,
 	"seconds": func(s *float64) string {
 		if s == nil {
-			return noValue
+			return monitor.NoValue
 		}
-		return durationText(*s)
+		return monitor.DurationText(*s)
 	},
 	"number": func(n any) string {
 		switch n := n.(type) {
 		case int:
-			return numberText(int64(n))
+			return monitor.NumberText(int64(n))
 		case int64:
-			return numberText(n)
+			return monitor.NumberText(n)
 		case *int:
 			if n != nil {
-				return numberText(int64(*n))
+				return monitor.NumberText(int64(*n))
 			}
 		case *int64:
 			if n != nil {
-				return numberText(*n)
+				return monitor.NumberText(*n)
 			}
 		}
-		return noValue
+		return monitor.NoValue
 	},
 	"perSecond": func(r *float64) string {
 		switch {
 		case r == nil:
-			return noValue
+			return monitor.NoValue
 		case *r > 0 && *r < 10:
 			return fmt.Sprintf("%.1f/s", *r)
 		}
-		return numberText(int64(math.Round(*r))) + "/s"
+		return monitor.NumberText(int64(math.Round(*r))) + "/s"
 	},
 	"text": func(s *string) string {
 		if s == nil {
-			return noValue
+			return monitor.NoValue
 		}
 		return *s
 	},
-	"lsn": func(p *Position) string {
+	"lsn": func(p *monitor.Position) string {
 		if p == nil {
-			return noValue
+			return monitor.NoValue
 		}
 		return p.Text
 	},
-	"ago": ago, "until": until, "icon": icon, "stateIcon": stateIcon, "stateTitle": title, "stateWords": stateWords, "switchTitle": switchTitle,
+	"ago": ago, "until": until, "icon": icon, "stateIcon": stateIcon, "stateTitle": title, "stateWords": stateWords, "switchTitle": monitor.SwitchTitle,
 	"percent": percent, "spark": spark, "count": func(n any, one string) string {
 		if fmt.Sprint(n) == "1" {
 			return "1 " + one
 		}
-		return numberText(reflect.ValueOf(n).Int()) + " " + one + "s"
-	}, "base": path.Base, "add": func(a, b int) int { return a + b }, "clean": clean,
+		return monitor.NumberText(reflect.ValueOf(n).Int()) + " " + one + "s"
+	}, "base": path.Base, "add": func(a, b int) int { return a + b }, "clean": monitor.Clean,
 }
 
 func stamp(t time.Time, words string) template.HTML {
@@ -81,21 +82,21 @@ func stamp(t time.Time, words string) template.HTML {
 
 func ago(t *time.Time) template.HTML {
 	if t == nil {
-		return noValue
+		return monitor.NoValue
 	}
 	d := time.Since(*t)
 	if d < time.Second {
 		return stamp(*t, "just now")
 	}
-	return stamp(*t, wholeText(d)+" ago")
+	return stamp(*t, monitor.WholeText(d)+" ago")
 }
 
 func until(t *time.Time) template.HTML {
 	if t == nil {
-		return noValue
+		return monitor.NoValue
 	}
 	if d := time.Until(*t); d > time.Second {
-		return stamp(*t, "in "+wholeText(d))
+		return stamp(*t, "in "+monitor.WholeText(d))
 	}
 	return stamp(*t, "now")
 }
@@ -123,8 +124,8 @@ func icon(name string) template.HTML {
 
 func stateIcon(state string) template.HTML {
 	return icon(map[string]string{string(ledger.Halted): "bad", string(ledger.Parked): "park", string(ledger.Retrying): "retry",
-		string(ledger.Paused): "pause", string(ledger.Backfilling): "copy", string(ledger.Streaming): "flow", string(Healthy): "ok",
-		string(Degraded): "warn", string(Failing): "bad", critical: "bad", warning: "warn", notice: "info"}[state])
+		string(ledger.Paused): "pause", string(ledger.Backfilling): "copy", string(ledger.Streaming): "flow", string(monitor.Healthy): "ok",
+		string(monitor.Degraded): "warn", string(monitor.Failing): "bad", monitor.Critical: "bad", monitor.Warning: "warn", monitor.Notice: "info"}[state])
 }
 
 // stateWords explains a state to a person.
@@ -165,7 +166,7 @@ func spark(values []float64, words string) template.HTML {
 	var line strings.Builder
 	first := float64(sparkWidth)
 	for i, v := range values {
-		x := float64(sparkWidth) * (1 - float64(len(values)-1-i)/float64(pointsKept-1))
+		x := float64(sparkWidth) * (1 - float64(len(values)-1-i)/float64(monitor.PointsKept-1))
 		y := float64(sparkHeight) - 1.5
 		if top > 0 {
 			y -= v / top * (sparkHeight - 4)

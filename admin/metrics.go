@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"outflow/admin/monitor"
 	"outflow/replication"
 	"outflow/sink/ledger"
 )
@@ -86,7 +87,7 @@ func (c *collector) Describe(out chan<- *prometheus.Desc) {
 // scrape is one collection.
 type scrape struct {
 	*collector
-	*snapshot
+	*monitor.Snapshot
 	out chan<- prometheus.Metric
 }
 
@@ -95,7 +96,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	started := time.Now()
 	s := &scrape{c, c.server.look(), out}
 	s.process()
-	if s.pipeline != nil {
+	if s.Pipeline != nil {
 		s.slot()
 		s.summary()
 		if s.Noted == nil { // else another process counts
@@ -149,7 +150,7 @@ func (s *scrape) process() {
 	for _, role := range []replication.State{replication.Connecting, replication.Standby, replication.Streaming} {
 		s.gauge("role", one(string(s.Role) == role.String()), role.String())
 	}
-	for _, h := range []Health{Healthy, Degraded, Failing} {
+	for _, h := range []monitor.Health{monitor.Healthy, monitor.Degraded, monitor.Failing} {
 		s.gauge("health", one(s.State == h), string(h))
 	}
 	for _, sw := range s.Switches {
@@ -184,7 +185,7 @@ func (s *scrape) slot() {
 }
 
 func (s *scrape) stream() {
-	for _, t := range s.pipeline.tables() {
+	for _, t := range s.Pipeline.Tables() {
 		s.counter("table_changes_total", t.Inserts, t.Name, "insert")
 		s.counter("table_changes_total", t.Updates, t.Name, "update")
 		s.counter("table_changes_total", t.Deletes, t.Name, "delete")
@@ -194,7 +195,7 @@ func (s *scrape) stream() {
 	s.counter("applied_rows_total", s.Totals.Rows)
 	s.counter("applied_transactions_total", s.Totals.Transactions)
 	s.counter("applied_batches_total", s.Totals.Batches)
-	s.counter("foreign_rows_total", s.pipeline.Router.ForeignRows())
+	s.counter("foreign_rows_total", s.Pipeline.Router.ForeignRows())
 	s.counter("destination_failures_total", s.Totals.Failures)
 	s.gauge("queue_transactions", float64(s.Queue.Transactions))
 	s.gauge("queue_changes", float64(s.Queue.Changes))
@@ -225,10 +226,10 @@ func (s *scrape) summary() {
 func (s *scrape) destinations() {
 	failing := map[string]int{}
 	copied, estimated, allEstimated := int64(0), int64(0), true
-	for i := range s.rows {
-		r := &s.rows[i]
+	for i := range s.Rows {
+		r := &s.Rows[i]
 		if r.Err != nil {
-			failing[classOf(r.Err)]++
+			failing[monitor.ClassOf(r.Err)]++
 		}
 		if r.State == ledger.Backfilling {
 			copied += r.Copied
@@ -236,7 +237,7 @@ func (s *scrape) destinations() {
 			allEstimated = allEstimated && r.CopyTotal >= 0
 		}
 	}
-	for _, class := range classes {
+	for _, class := range monitor.Classes {
 		s.gauge("destinations_failing", float64(failing[class]), class)
 	}
 	s.gauge("backfill_rows", float64(copied))
@@ -246,14 +247,14 @@ func (s *scrape) destinations() {
 }
 
 func (s *scrape) tenants() {
-	for _, d := range s.noted {
+	for _, d := range s.FromNotebook {
 		s.gauge("destination_state", 1, label(d.Tenant), label(d.Name), d.State)
 	}
-	for i := range s.rows {
-		r := &s.rows[i]
+	for i := range s.Rows {
+		r := &s.Rows[i]
 		tenant, name := label(r.Tenant), label(r.Name)
 		s.gauge("destination_state", 1, tenant, name, string(r.State))
-		if lag, ok := r.lag(s.At); ok {
+		if lag, ok := r.Lag(s.At); ok {
 			s.gauge("destination_lag_seconds", lag, tenant, name)
 		}
 		s.gauge("destination_queue_bytes", float64(r.QueueBytes), tenant, name)

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/admin/monitor"
 	"outflow/sink/ledger"
 )
 
@@ -78,16 +79,16 @@ func (s *Server) pages() map[string]http.HandlerFunc {
 // view is the data of a live page. Each region is rendered again with every event.
 type view struct {
 	page
-	*Status
-	points    []point
-	Filter    filter
-	Page      Page
+	*monitor.Status
+	points    []monitor.Point
+	Filter    monitor.Filter
+	Page      monitor.Page
 	Query     url.Values
-	Copying   []Destination
-	Incidents []Incident
-	Detail    *Detail
-	Tables    []Table
-	Paused    []Switch
+	Copying   []monitor.Destination
+	Incidents []monitor.Incident
+	Detail    *monitor.Detail
+	Tables    []monitor.Table
+	Paused    []monitor.Switch
 }
 
 // regions are the changing parts of each live page.
@@ -104,7 +105,7 @@ const maxCopying = 10
 // view collects the data of a page. The error is for the person asking for the page.
 func (s *Server) view(r *http.Request, name string) (*view, error) {
 	snap := s.look()
-	v := &view{Status: &snap.Status, points: snap.points, Query: r.URL.Query()}
+	v := &view{Status: &snap.Status, points: snap.Points, Query: r.URL.Query()}
 	v.Query.Del("page")
 	var err error
 	switch name {
@@ -114,7 +115,7 @@ func (s *Server) view(r *http.Request, name string) (*view, error) {
 			return nil, refuse(http.StatusBadRequest, "%v", err)
 		}
 		v.Page = s.list(snap, v.Filter)
-		v.Copying = s.list(snap, filter{States: []string{string(ledger.Backfilling)}, Limit: maxCopying}).Destinations
+		v.Copying = s.list(snap, monitor.Filter{States: []string{string(ledger.Backfilling)}, Limit: maxCopying}).Destinations
 		v.Incidents = s.incidents(snap)
 	case "destination":
 		tenant, destination := v.Query.Get("tenant"), v.Query.Get("name")
@@ -133,8 +134,8 @@ func (s *Server) view(r *http.Request, name string) (*view, error) {
 		}
 	case "tables":
 		v.page = s.page(r, "Tables", name)
-		if snap.pipeline != nil {
-			v.Tables = snap.pipeline.tables()
+		if snap.Pipeline != nil {
+			v.Tables = snap.Pipeline.Tables()
 		}
 	}
 	return v, nil
@@ -152,8 +153,8 @@ func (s *Server) live(name string) http.HandlerFunc {
 }
 
 // Fuses are the three switches over everything.
-func (v *view) Fuses() []Switch {
-	var all []Switch
+func (v *view) Fuses() []monitor.Switch {
+	var all []monitor.Switch
 	for _, sw := range v.Switches {
 		if sw.Name != ledger.SwitchDestination {
 			all = append(all, sw)
@@ -164,8 +165,8 @@ func (v *view) Fuses() []Switch {
 
 // States are all states with their numbers of destinations, the worst first.
 func (v *view) States() []StateCount {
-	all := make([]StateCount, len(states))
-	for i, st := range states {
+	all := make([]StateCount, len(monitor.States))
+	for i, st := range monitor.States {
 		all[i] = StateCount{string(st), v.Destinations[string(st)]}
 	}
 	return all
@@ -206,12 +207,12 @@ func (v *view) Last() int { return v.Page.Offset + len(v.Page.Destinations) }
 func (v *view) Previous() int { return max(0, v.Page.Offset-v.Page.Limit) }
 
 // Lags are the sparkline of the lag.
-func (v *view) Lags() []float64 { return v.values(func(p point) float64 { return p.lagBytes }) }
+func (v *view) Lags() []float64 { return v.values(func(p monitor.Point) float64 { return p.LagBytes }) }
 
 // Rates are the sparkline of the throughput.
-func (v *view) Rates() []float64 { return v.values(func(p point) float64 { return p.rows }) }
+func (v *view) Rates() []float64 { return v.values(func(p monitor.Point) float64 { return p.Rows }) }
 
-func (v *view) values(of func(point) float64) []float64 {
+func (v *view) values(of func(monitor.Point) float64) []float64 {
 	all := make([]float64, len(v.points))
 	for i, p := range v.points {
 		all[i] = of(p)
@@ -237,7 +238,7 @@ type configLine struct{ Text, Origin string }
 
 type configPage struct {
 	page
-	*Status
+	*monitor.Status
 	Lines []configLine
 }
 

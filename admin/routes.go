@@ -72,7 +72,7 @@ func longer(next http.HandlerFunc) http.HandlerFunc {
 
 // livez says whether the process' own loops run, without asking a database.
 func (s *Server) livez(w http.ResponseWriter, _ *http.Request) {
-	if !s.sampler.alive(time.Now()) {
+	if !s.sampler.Alive(time.Now()) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		_, _ = io.WriteString(w, "stuck\n")
 		return

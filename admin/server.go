@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"outflow/admin/monitor"
 	"outflow/sink/ledger"
 )
 
@@ -38,7 +39,7 @@ type Server struct {
 	digest   [sha256.Size]byte // of the token
 	started  time.Time
 	hosts    map[string]bool
-	sampler  sampler
+	sampler  monitor.Sampler
 	events   chan struct{} // one place for each client of /events
 	ending   chan struct{} // closed when the server ends: streams of events end then
 	registry *prometheus.Registry
@@ -46,18 +47,18 @@ type Server struct {
 	listener net.Listener
 
 	mu       sync.Mutex
-	pipeline *Pipeline
+	pipeline *monitor.Pipeline
 	problem  error // the reason for the missing pipeline
 
 	lookMu sync.Mutex
-	looked *snapshot
+	looked *monitor.Snapshot
 
 	loginMu      sync.Mutex
 	loginTold    time.Time // of the last line about failed logins
 	failedLogins int       // since then
 
 	notesMu sync.Mutex
-	notes   Notebook // the newest; zero while this process knows the destinations itself
+	notes   monitor.Notebook // the newest; zero while this process knows the destinations itself
 }
 
 // maxEvents bounds the clients listening to /events at the same time.
@@ -77,8 +78,8 @@ func New(c Config) (*Server, error) {
 	for _, name := range append(slices.Clone(c.Hosts), host) {
 		s.hosts[hostName(name)] = true
 	}
-	s.sampler.reset()
-	s.sampler.ticked = s.started
+	s.sampler.Reset()
+	s.sampler.Ticked = s.started
 	s.registry = s.newRegistry()
 	s.handler = s.routes()
 	return s, nil
@@ -102,16 +103,16 @@ func (s *Server) URL() string { return "http://" + s.listener.Addr().String() + 
 
 // Attach shows and steers the given pipeline from now on; nil: there is none, and problem says why (nil where the reason is
 // not known).
-func (s *Server) Attach(p *Pipeline, problem error) {
+func (s *Server) Attach(p *monitor.Pipeline, problem error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p != s.pipeline {
-		s.sampler.reset()
+		s.sampler.Reset()
 	}
 	s.pipeline, s.problem = p, problem
 }
 
-func (s *Server) current() (*Pipeline, error) {
+func (s *Server) current() (*monitor.Pipeline, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.pipeline, s.problem
@@ -166,12 +167,12 @@ func (s *Server) readNotesUntil(ctx context.Context) error {
 	defer tick.Stop()
 	connected := false
 	for {
-		if p, _ := s.current(); p != nil && !p.own() {
-			book := ReadNotebook(ctx, s.Store)
+		if p, _ := s.current(); p != nil && !p.Own() {
+			book := monitor.ReadNotebook(ctx, s.Store)
 			connected = true
 			s.setNotes(book)
 		} else if connected {
-			s.setNotes(Notebook{})
+			s.setNotes(monitor.Notebook{})
 			s.Store.Close()
 			connected = false
 		}
@@ -183,24 +184,24 @@ func (s *Server) readNotesUntil(ctx context.Context) error {
 	}
 }
 
-func (s *Server) setNotes(book Notebook) {
+func (s *Server) setNotes(book monitor.Notebook) {
 	s.notesMu.Lock()
 	defer s.notesMu.Unlock()
 	s.notes = book
 }
 
-func (s *Server) notebook() Notebook {
+func (s *Server) notebook() monitor.Notebook {
 	s.notesMu.Lock()
 	defer s.notesMu.Unlock()
 	return s.notes
 }
 
 func (s *Server) sampleUntil(ctx context.Context) error {
-	tick := time.NewTicker(sampleEvery)
+	tick := time.NewTicker(monitor.SampleEvery)
 	defer tick.Stop()
 	for {
 		p, _ := s.current()
-		s.sampler.sample(time.Now(), p)
+		s.sampler.Sample(time.Now(), p)
 		select {
 		case <-ctx.Done():
 			return nil

@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
-	"outflow/admin"
+	"outflow/admin/monitor"
 	"outflow/internal/config"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
@@ -78,11 +78,11 @@ func (s *site) call(method, path, body string, out any) int {
 }
 
 // destinationIs waits until the API says so of the destination, and returns what it says.
-func (s *site) destinationIs(tenant, name string, state ledger.State) admin.Detail {
+func (s *site) destinationIs(tenant, name string, state ledger.State) monitor.Detail {
 	s.tb.Helper()
-	var d admin.Detail
+	var d monitor.Detail
 	waitFor(s.tb, fmt.Sprintf("%s/%s to be %s", tenant, name, state), func() error {
-		d = admin.Detail{}
+		d = monitor.Detail{}
 		if code := s.call("GET", "/api/destinations/"+tenant+"/"+name, "", &d); code != http.StatusOK || d.State != string(state) {
 			return fmt.Errorf("%d, it is %s", code, d.State)
 		}
@@ -142,7 +142,7 @@ func TestAPIInEachState(t *testing.T) {
 		t.Errorf("parked: %+v", parked)
 	}
 
-	var page admin.Page
+	var page monitor.Page
 	s.call("GET", "/api/destinations", "", &page)
 	if page.Total != 3 || page.Destinations[0].State != "halted" || page.Destinations[1].State != "parked" || page.Destinations[2].State != "streaming" {
 		t.Errorf("the worst first: %+v", page)
@@ -151,14 +151,14 @@ func TestAPIInEachState(t *testing.T) {
 	if page.Total != 1 || page.Destinations[0].Name != "away" {
 		t.Errorf("filtered: %+v", page)
 	}
-	var status admin.Status
+	var status monitor.Status
 	waitFor(t, "the primary to be asked for the slot", func() error {
 		if s.call("GET", "/api/status", "", &status); status.Slot.CheckedAt == nil || status.Throughput.Rows == nil {
 			return fmt.Errorf("it is %+v", status.Slot)
 		}
 		return nil
 	})
-	if status.State != admin.Degraded || status.Role != "streaming" || !status.Ready || status.Destinations["halted"] != 1 || len(status.Reasons) < 2 ||
+	if status.State != monitor.Degraded || status.Role != "streaming" || !status.Ready || status.Destinations["halted"] != 1 || len(status.Reasons) < 2 ||
 		status.Slot.ConfirmedLSN == nil || status.Slot.ConfirmedLSN.Integer == 0 || *status.Slot.WALStatus != "reserved" || status.Lag.Bytes == nil {
 		t.Errorf("status: %+v", status)
 	}
@@ -282,9 +282,9 @@ func TestAPIWithoutPrimary(t *testing.T) {
 		}
 	}
 	s := &site{running: &running{tb: t}, url: "http://" + w.cfg.Admin.Listen}
-	var status admin.Status
+	var status monitor.Status
 	s.call("GET", "/api/status", "", &status)
-	if status.Role != "connecting" || status.State != admin.Failing || status.Ready || !strings.Contains(status.Reasons[0].Message, "refused") {
+	if status.Role != "connecting" || status.State != monitor.Failing || status.Ready || !strings.Contains(status.Reasons[0].Message, "refused") {
 		t.Errorf("status: %+v", status)
 	}
 	if code := s.call("POST", "/api/switches/reading", `{"off": false}`, nil); code != http.StatusServiceUnavailable {

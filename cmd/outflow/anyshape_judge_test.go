@@ -16,7 +16,7 @@ import (
 	godiff "github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"outflow/admin"
+	"outflow/admin/monitor"
 	"outflow/internal/secret"
 	"outflow/sink/ledger"
 )
@@ -317,7 +317,7 @@ func (p *player) difference(t *shapeTable, tenant, dsn string) string {
 }
 
 // namedCause is the cause that Outflow gives for a destination, "" where it says that all is well, or nothing, or that it copies.
-func namedCause(states []admin.Destination, tenant string) string {
+func namedCause(states []monitor.Destination, tenant string) string {
 	for _, d := range states {
 		if strings.TrimRight(d.Tenant, " ") != strings.TrimRight(tenant, " ") || d.State == string(ledger.Streaming) || d.State == string(ledger.Backfilling) {
 			continue
@@ -333,7 +333,7 @@ func namedCause(states []admin.Destination, tenant string) string {
 }
 
 // api asks the process for its destinations; none where it does not answer.
-func (p *player) api() []admin.Destination {
+func (p *player) api() []monitor.Destination {
 	r, err := http.NewRequestWithContext(p.tb.Context(), http.MethodGet, "http://"+p.cfg.Admin.Listen+"/api/destinations", nil)
 	must(p.tb, err)
 	r.Header.Set("Authorization", "Bearer "+adminToken)
@@ -343,7 +343,7 @@ func (p *player) api() []admin.Destination {
 		return nil
 	}
 	defer answer.Body.Close()
-	var page admin.Page
+	var page monitor.Page
 	if err := json.NewDecoder(answer.Body).Decode(&page); err != nil {
 		return nil
 	}
@@ -354,7 +354,7 @@ func (p *player) api() []admin.Destination {
 func (p *player) states() string {
 	var lines []string
 	for _, d := range p.api() {
-		lines = append(lines, fmt.Sprintf("%s/%s is %s %s", d.Tenant, d.Name, d.State, namedCause([]admin.Destination{d}, d.Tenant)))
+		lines = append(lines, fmt.Sprintf("%s/%s is %s %s", d.Tenant, d.Name, d.State, namedCause([]monitor.Destination{d}, d.Tenant)))
 	}
 	return strings.Join(lines, "\n")
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"outflow/admin"
+	"outflow/admin/monitor"
 	"outflow/internal/config"
 	"outflow/sink/ledger"
 )
@@ -60,7 +61,7 @@ func (f *front) attach(pl *pipeline, refused func() error) {
 		if refused != nil {
 			fault = func() error { return errors.Join(refused(), pl.directory.Err()) }
 		}
-		f.server.Attach(&admin.Pipeline{Reader: pl.reader, Router: pl.router, Acks: pl.acks, SlotStatus: pl.watcher.Last, Configuration: fault}, nil)
+		f.server.Attach(&monitor.Pipeline{Reader: pl.reader, Router: pl.router, Acks: pl.acks, SlotStatus: pl.watcher.Last, Configuration: fault}, nil)
 	}
 }
 

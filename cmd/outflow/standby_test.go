@@ -10,7 +10,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 
-	"outflow/admin"
+	"outflow/admin/monitor"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/sink/ledger"
 )
@@ -25,12 +25,12 @@ func freeAddress(t *testing.T) string {
 }
 
 // errorsAreNoted expects the errors of TestStandbyShowsWhatIsNoted, of which the halted destination's is one.
-func (s *site) errorsAreNoted(halted admin.Detail) {
+func (s *site) errorsAreNoted(halted monitor.Detail) {
 	s.tb.Helper()
 	if f := halted.Error; f == nil || f.Class != "row" || *f.SQLState != "P0001" || len(halted.History) != 1 || halted.History[0].State != "halted" {
 		s.tb.Errorf("the noted error is %+v, the history %+v", f, halted.History)
 	}
-	var recent struct{ Errors []admin.Incident }
+	var recent struct{ Errors []monitor.Incident }
 	if s.call("GET", "/api/errors", "", &recent); len(recent.Errors) != 2 || recent.Errors[0].Last.IsZero() ||
 		!strings.Contains(recent.Errors[0].Failure.Message+recent.Errors[1].Failure.Message, "an exception was raised") {
 		s.tb.Errorf("the noted errors are %+v", recent.Errors)
@@ -62,9 +62,9 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 	s := &site{running: &running{tb: t}, url: "http://" + address}
 	host, err := os.Hostname()
 	must(t, err)
-	var status admin.Status
+	var status monitor.Status
 	waitFor(t, "the notes", func() error {
-		status = admin.Status{}
+		status = monitor.Status{}
 		if s.call("GET", "/api/status", "", &status); status.InSync == nil {
 			return fmt.Errorf("%+v", status)
 		}
@@ -73,11 +73,11 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 	if n := status.Noted; n == nil || n.Reader == nil || *n.Reader.Host != host || *n.Reader.Process != os.Getpid() || *n.Reader.Application != "outflow" {
 		t.Errorf("the notes are %+v", n)
 	}
-	if status.Role != "standby" || status.State != admin.Degraded || !status.Ready || *status.InSync != 1 || status.Total != 3 || status.Destinations["halted"] != 1 ||
+	if status.Role != "standby" || status.State != monitor.Degraded || !status.Ready || *status.InSync != 1 || status.Total != 3 || status.Destinations["halted"] != 1 ||
 		status.Destinations["retrying"] != 1 || status.Lag.Seconds != nil || status.Throughput.Rows != nil {
 		t.Errorf("the status is %+v", status)
 	}
-	var page admin.Page
+	var page monitor.Page
 	if s.call("GET", "/api/destinations?limit=2", "", &page); page.Total != 3 || page.Destinations[0].State != "halted" || page.Destinations[1].State != "retrying" ||
 		page.Destinations[0].LagSeconds != nil || !strings.Contains(*page.Destinations[0].Reason, "an exception was raised") {
 		t.Errorf("the destinations are %+v", page)
@@ -131,7 +131,7 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 	s.call("POST", "/api/destinations/"+tenant1+"/main/resume", ``, nil)
 	first.end()
 	waitFor(t, "it to take over", func() error {
-		status = admin.Status{}
+		status = monitor.Status{}
 		if s.call("GET", "/api/status", "", &status); status.Role != "streaming" || status.Noted != nil || status.Lag.P99Seconds == nil {
 			return fmt.Errorf("%+v", status)
 		}

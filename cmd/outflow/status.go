@@ -12,7 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"outflow/admin"
+	"outflow/admin/monitor"
 	"outflow/internal/config"
 	"outflow/replication"
 	"outflow/sink/ledger"
@@ -20,11 +20,11 @@ import (
 
 // statusReport is the output of outflow status, printed with -o json too.
 type statusReport struct {
-	From         string              `json:"from"`          // process, or primary where no process answers
-	Why          string              `json:"why,omitempty"` // why it is not from the process
-	Status       admin.Status        `json:"status"`
-	Destinations []admin.Destination `json:"destinations"` // the worst first
-	Total        int                 `json:"total"`
+	From         string                `json:"from"`          // process, or primary where no process answers
+	Why          string                `json:"why,omitempty"` // why it is not from the process
+	Status       monitor.Status        `json:"status"`
+	Destinations []monitor.Destination `json:"destinations"` // the worst first
+	Total        int                   `json:"total"`
 }
 
 // watchStatus is the pause between two looks of --watch.
@@ -100,7 +100,7 @@ func showStatus(c *cobra.Command, cfg *config.Config, version, output string, li
 
 func statusFromProcess(ctx context.Context, cfg *config.Config, limit int) (*statusReport, error) {
 	r := &statusReport{From: "process"}
-	var page admin.Page
+	var page monitor.Page
 	for path, into := range map[string]any{"/api/status": &r.Status, fmt.Sprintf("/api/destinations?limit=%d", limit): &page} {
 		answer, err := askAdmin(ctx, cfg, path)
 		if err != nil {
@@ -132,12 +132,12 @@ func statusFromPrimary(ctx context.Context, cfg *config.Config, version string, 
 	}
 	state := &ledger.Store{Slot: cfg.Source.Slot, Connect: primary.Connect}
 	defer state.Close()
-	book := admin.ReadNotebook(ctx, state)
+	book := monitor.ReadNotebook(ctx, state)
 	if book.Err != nil {
 		return nil, fmt.Errorf("the primary at %s: %w", primary.Address(), book.Err)
 	}
-	r := &statusReport{From: "primary", Status: admin.Noted(version, cfg.Source.Slot, slot, book)}
-	all := admin.NotedDestinations(book)
+	r := &statusReport{From: "primary", Status: monitor.Noted(version, cfg.Source.Slot, slot, book)}
+	all := monitor.NotedDestinations(book)
 	r.Total = len(all)
 	r.Destinations = all[:min(limit, len(all))]
 	return r, nil
@@ -151,13 +151,13 @@ func (r *statusReport) write(out io.Writer) error {
 	} else {
 		fmt.Fprintf(out, "%s, %s, version %s, since %s\n", st.State, st.Role, st.Version, st.StartedAt.Format(time.RFC3339))
 	}
-	fmt.Fprintln(out, admin.InSyncWords(*st))
+	fmt.Fprintln(out, monitor.InSyncWords(*st))
 	for _, reason := range st.Reasons {
 		fmt.Fprintf(out, "  %s: %s\n", line(reason.Severity), line(reason.Message))
 	}
-	fmt.Fprintf(out, "slot %s: %s\n", st.Slot.Name, strings.Join(admin.SlotWords(st.Slot), ", "))
+	fmt.Fprintf(out, "slot %s: %s\n", st.Slot.Name, strings.Join(monitor.SlotWords(st.Slot), ", "))
 	if st.Role == "streaming" {
-		fmt.Fprintf(out, "lag: %s\n", admin.LagWords(st.Lag))
+		fmt.Fprintf(out, "lag: %s\n", monitor.LagWords(st.Lag))
 	}
 	for _, sw := range st.Switches {
 		if sw.Off && sw.Name != ledger.SwitchDestination {
@@ -167,7 +167,7 @@ func (r *statusReport) write(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "\nDESTINATION\tSTATE\tLAG\tBACKLOG\tROWS/S\tLAST SEQUENCE ID\tWHY")
 	for _, d := range r.Destinations {
-		fmt.Fprintln(w, strings.Join(admin.Words(d), "\t"))
+		fmt.Fprintln(w, strings.Join(monitor.Words(d), "\t"))
 		for _, m := range d.Mappings {
 			fmt.Fprintln(w, strings.Join(m.Words(), "\t"))
 		}

@@ -20,7 +20,7 @@ import (
 	"syscall"
 	"time"
 
-	"outflow/admin"
+	"outflow/admin/monitor"
 )
 
 // stopsWithin bounds the end of a process after SIGTERM.
@@ -325,7 +325,7 @@ func (w *world) look(where, out string) {
 // ask gets a part of the admin API of the slot's reader, false where there is no reader.
 func (f *fleet) ask(ctx context.Context, path string, answer any) bool {
 	for _, s := range f.seats {
-		var status admin.Status
+		var status monitor.Status
 		if s.present() == nil || s.get(ctx, "/api/status", &status) != nil || status.Role != "streaming" {
 			continue
 		}
@@ -358,12 +358,12 @@ func (s *seat) get(ctx context.Context, path string, answer any) error {
 }
 
 // states are the destinations as the slot's reader shows the destinations, by database; nil where there is no reader.
-func (f *fleet) states(ctx context.Context) map[string]admin.Destination {
-	var page admin.Page
+func (f *fleet) states(ctx context.Context) map[string]monitor.Destination {
+	var page monitor.Page
 	if !f.ask(ctx, "/api/destinations?limit=1000", &page) {
 		return nil
 	}
-	states := map[string]admin.Destination{}
+	states := map[string]monitor.Destination{}
 	for _, shown := range page.Destinations {
 		for _, d := range f.w.destinations {
 			if d.tenant == shown.Tenant && d.name == shown.Name {
@@ -377,7 +377,7 @@ func (f *fleet) states(ctx context.Context) map[string]admin.Destination {
 // reader is the seat of the slot's reader, nil where there is no reader.
 func (f *fleet) reader(ctx context.Context) *seat {
 	for _, s := range f.seats {
-		var status admin.Status
+		var status monitor.Status
 		if s.present() != nil && s.get(ctx, "/api/status", &status) == nil && status.Role == "streaming" {
 			return s
 		}

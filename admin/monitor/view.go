@@ -1,4 +1,4 @@
-package admin
+package monitor
 
 import (
 	"time"
@@ -31,7 +31,7 @@ type Position struct {
 	Integer uint64 `json:"integer"`
 }
 
-func position(lsn wal.LSN) *Position {
+func newPosition(lsn wal.LSN) *Position {
 	if lsn == 0 {
 		return nil
 	}

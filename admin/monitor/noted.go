@@ -1,4 +1,4 @@
-package admin
+package monitor
 
 import (
 	"cmp"
@@ -41,7 +41,7 @@ func ReadNotebook(ctx context.Context, store *ledger.Store) (b Notebook) {
 
 // Noted makes a status of the primary's notes, where no process can be asked. Fields known only to a process are nil.
 func Noted(version, slot string, st replication.SlotStatus, book Notebook) Status {
-	s := snapshot{Status: Status{Version: version, At: time.Now().UTC(), Role: Unknown, Reasons: []Reason{}, Slot: Slot{Name: slot},
+	s := Snapshot{Status: Status{Version: version, At: time.Now().UTC(), Role: Unknown, Reasons: []Reason{}, Slot: Slot{Name: slot},
 		Destinations: map[string]int{}, Switches: describeSwitches(book.Switches)}}
 	s.Slot.fill(st)
 	s.fromNotes(book)
@@ -51,21 +51,21 @@ func Noted(version, slot string, st replication.SlotStatus, book Notebook) Statu
 }
 
 // fromNotes shows the noted destinations.
-func (s *snapshot) fromNotes(book Notebook) {
+func (s *Snapshot) fromNotes(book Notebook) {
 	s.Noted = &Notes{At: knownTime(book.At), Reader: describeReader(book.Reader)}
-	for _, d := range states {
+	for _, d := range States {
 		s.Destinations[string(d)] = 0
 	}
 	switch {
 	case book.Err != nil:
-		s.Noted.Error = known(clean(book.Err.Error()))
+		s.Noted.Error = known(Clean(book.Err.Error()))
 		return
 	case book.At.IsZero():
 		return
 	}
-	s.noted = NotedDestinations(book)
-	s.Total, s.failures = len(s.noted), notedIncidents(book)
-	for _, d := range s.noted {
+	s.FromNotebook = NotedDestinations(book)
+	s.Total, s.Incidents = len(s.FromNotebook), notedIncidents(book)
+	for _, d := range s.FromNotebook {
 		s.Destinations[d.State]++
 		if d.Detached {
 			s.Detached++
@@ -81,7 +81,7 @@ func describeReader(r *ledger.Reader) *SlotReader {
 	if r == nil {
 		return nil
 	}
-	return &SlotReader{Host: known(clean(r.Host)), Process: known(r.Process), Walsender: r.Walsender, Application: known(clean(r.Application)),
+	return &SlotReader{Host: known(Clean(r.Host)), Process: known(r.Process), Walsender: r.Walsender, Application: known(Clean(r.Application)),
 		Address: known(r.Address), Since: knownTime(r.Since)}
 }
 
@@ -99,7 +99,7 @@ func NotedDestinations(book Notebook) []Destination {
 	}
 	all := make([]Destination, len(book.Destinations))
 	for i, n := range book.Destinations {
-		d := Destination{Tenant: n.Tenant, Name: n.Name, State: string(n.State), Reason: known(clean(n.Reason)), Since: knownTime(n.Since),
+		d := Destination{Tenant: n.Tenant, Name: n.Name, State: string(n.State), Reason: known(Clean(n.Reason)), Since: knownTime(n.Since),
 			Detached: n.Detached, CopiedRows: known(n.Copied), Mappings: []Mapping{}}
 		d.Error = notedFailure(n)
 		if n.SequenceID >= 0 {
@@ -133,15 +133,15 @@ func notedFailure(n ledger.Destination) *Failure {
 	if n.Class == "" || n.State == ledger.Streaming {
 		return nil
 	}
-	f := &Failure{Message: clean(n.Reason), Class: n.Class}
+	f := &Failure{Message: Clean(n.Reason), Class: n.Class}
 	if sink.IsSQLState(n.Class) {
 		f.Class, f.SQLState = classOfState(n.Class), &n.Class
 	}
 	return f
 }
 
-// notedHistory is the last change of state: earlier changes are not noted.
-func (d *Destination) notedHistory() []Event {
+// NotedHistory is the last change of state: earlier changes are not noted.
+func (d *Destination) NotedHistory() []Event {
 	if d.Since == nil {
 		return []Event{}
 	}
@@ -193,10 +193,10 @@ func SlotWords(s Slot) []string {
 		words = append(words, *s.WALStatus)
 	}
 	if s.RetainedBytes != nil {
-		words = append(words, bytesText(*s.RetainedBytes)+" retained")
+		words = append(words, BytesText(*s.RetainedBytes)+" retained")
 	}
 	if s.SafeBytes != nil {
-		return append(words, bytesText(*s.SafeBytes)+" more are safe")
+		return append(words, BytesText(*s.SafeBytes)+" more are safe")
 	}
 	return append(words, "no limit")
 }
@@ -205,14 +205,14 @@ func SlotWords(s Slot) []string {
 func LagWords(l Lag) string {
 	text := "none streams"
 	if l.P50Seconds != nil && l.P99Seconds != nil && l.Worst != nil {
-		text = fmt.Sprintf("of those that stream p50 %s, p99 %s, the worst %s (%s)", durationText(*l.P50Seconds), durationText(*l.P99Seconds),
-			durationText(l.Worst.Seconds), clean(l.Worst.Tenant+"/"+l.Worst.Name))
+		text = fmt.Sprintf("of those that stream p50 %s, p99 %s, the worst %s (%s)", DurationText(*l.P50Seconds), DurationText(*l.P99Seconds),
+			DurationText(l.Worst.Seconds), Clean(l.Worst.Tenant+"/"+l.Worst.Name))
 	}
 	if l.Bytes != nil {
-		text += "; not acknowledged " + bytesText(*l.Bytes)
+		text += "; not acknowledged " + BytesText(*l.Bytes)
 	}
 	if l.EndToEndSeconds != nil {
-		text += "; heartbeat " + durationText(*l.EndToEndSeconds)
+		text += "; heartbeat " + DurationText(*l.EndToEndSeconds)
 	}
 	return text
 }
@@ -227,7 +227,7 @@ func InSyncWords(s Status) string {
 
 // Words are a mapping for a line of a terminal, in the columns of its destination.
 func (m Mapping) Words() []string {
-	words := []string{"  " + clean(m.Name), "", "", "", "", noValue, ""}
+	words := []string{"  " + Clean(m.Name), "", "", "", "", NoValue, ""}
 	if m.SequenceID != nil {
 		words[5] = fmt.Sprint(*m.SequenceID)
 	}
@@ -243,12 +243,12 @@ func (m Mapping) Words() []string {
 
 // Words are a destination for a line of a terminal: destination, state, lag, backlog, rows a second, last sequence id, why.
 func Words(d Destination) []string {
-	words := []string{clean(d.Tenant + "/" + d.Name), d.State, noValue, noValue, noValue, noValue, ""}
+	words := []string{Clean(d.Tenant + "/" + d.Name), d.State, NoValue, NoValue, NoValue, NoValue, ""}
 	if d.LagSeconds != nil {
-		words[2] = durationText(*d.LagSeconds)
+		words[2] = DurationText(*d.LagSeconds)
 	}
 	if d.Backlog != nil {
-		words[3] = bytesText(d.Backlog.Bytes)
+		words[3] = BytesText(d.Backlog.Bytes)
 	}
 	if d.RowsPerSecond != nil {
 		words[4] = fmt.Sprintf("%.0f", *d.RowsPerSecond)

@@ -1,4 +1,4 @@
-package admin
+package monitor
 
 import (
 	"fmt"
@@ -23,11 +23,11 @@ func (reading) Latency() (time.Duration, time.Time) { return 0, time.Time{} }
 func (reading) Behind(time.Time) time.Duration      { return 0 }
 
 // figures gives a process destinations in these states: n of each, those that stream with that lag.
-func figures(p *Pipeline, lags []time.Duration, others map[ledger.State]int) *snapshot {
+func figures(p *Pipeline, lags []time.Duration, others map[ledger.State]int) *Snapshot {
 	now := time.Now()
-	snap := &snapshot{Status: Status{Role: "streaming", Destinations: map[string]int{}}}
+	snap := &Snapshot{Status: Status{Role: "streaming", Destinations: map[string]int{}}}
 	add := func(name string, st sink.Status) {
-		snap.rows = append(snap.rows, row{&sink.Destination{Tenant: "t", Name: name}, st, 0})
+		snap.Rows = append(snap.Rows, Row{&sink.Destination{Tenant: "t", Name: name}, st, 0})
 	}
 	for i, lag := range lags {
 		st := sink.Status{State: ledger.Streaming}
@@ -42,7 +42,7 @@ func figures(p *Pipeline, lags []time.Duration, others map[ledger.State]int) *sn
 		}
 	}
 	snap.fromRows(now)
-	snap.Lag = p.lag(now, snap.rows)
+	snap.Lag = p.lag(now, snap.Rows)
 	snap.judge(nil)
 	return snap
 }
@@ -102,7 +102,7 @@ func TestNotes(t *testing.T) {
 	if all[0].Tenant != "c" || !all[0].Detached || all[1].Tenant != "b" || all[1].LastSequenceID == nil || all[2].LagSeconds != nil || all[2].LastSequenceID != nil {
 		t.Errorf("%+v", all)
 	}
-	if words := Words(all[0]); words[6] != "why; the stream goes on without it" || words[2] != noValue {
+	if words := Words(all[0]); words[6] != "why; the stream goes on without it" || words[2] != NoValue {
 		t.Errorf("%q", words)
 	}
 	book.Switches = append(book.Switches, ledger.Switch{Kind: ledger.SwitchApplying, Off: true})
@@ -115,7 +115,7 @@ func TestNotes(t *testing.T) {
 func TestNotesOfAnEnd(t *testing.T) {
 	book := Notebook{At: time.Now(), Destinations: []ledger.Destination{{Tenant: "a", State: ledger.Backfilling, Reason: replication.Ended + "table public.x has no key"}}}
 	st := Noted("test", "outflow", replication.SlotStatus{}, book)
-	if st.Reasons[0].Severity != critical || !strings.Contains(st.Reasons[0].Message, "a person is needed: reading has ended: table public.x has no key") || st.Destinations["halted"] != 1 {
+	if st.Reasons[0].Severity != Critical || !strings.Contains(st.Reasons[0].Message, "a person is needed: reading has ended: table public.x has no key") || st.Destinations["halted"] != 1 {
 		t.Errorf("%+v", st)
 	}
 	d := NotedDestinations(book)[0]
@@ -123,7 +123,7 @@ func TestNotesOfAnEnd(t *testing.T) {
 		t.Errorf("%q", words)
 	}
 	book.Reader = &ledger.Reader{Host: "box", Process: 7} // somebody has seen to it, and the copies begin
-	if st := Noted("test", "outflow", replication.SlotStatus{}, book); st.Destinations["backfilling"] != 1 || st.Reasons[0].Severity == critical {
+	if st := Noted("test", "outflow", replication.SlotStatus{}, book); st.Destinations["backfilling"] != 1 || st.Reasons[0].Severity == Critical {
 		t.Errorf("%+v", st)
 	}
 }

@@ -1,4 +1,4 @@
-package admin
+package monitor
 
 import (
 	"fmt"
@@ -10,13 +10,13 @@ import (
 	"outflow/sink/ledger"
 )
 
-// noValue stands for an unknown value; never 0.
-const noValue = "—"
+// NoValue stands for an unknown value; never 0.
+const NoValue = "—"
 
-// bytesText is a number of bytes with its unit.
-func bytesText(n int64) string {
+// BytesText is a number of bytes with its unit.
+func BytesText(n int64) string {
 	if n < 0 {
-		return "-" + bytesText(-n)
+		return "-" + BytesText(-n)
 	}
 	if n < 1024 {
 		return fmt.Sprintf("%d B", n)
@@ -29,8 +29,8 @@ func bytesText(n int64) string {
 	return fmt.Sprintf("%.3g %s", math.Floor(value*100)/100, []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}[unit])
 }
 
-// durationText is short and never more exact than helps.
-func durationText(seconds float64) string {
+// DurationText is short and never more exact than helps.
+func DurationText(seconds float64) string {
 	switch d := time.Duration(seconds * float64(time.Second)); {
 	case seconds < 0.001:
 		return "0 ms"
@@ -47,16 +47,16 @@ func durationText(seconds float64) string {
 	}
 }
 
-// wholeText is for moments: tenths of a second are of no use there.
-func wholeText(d time.Duration) string {
+// WholeText is for moments: tenths of a second are of no use there.
+func WholeText(d time.Duration) string {
 	if d < time.Minute {
 		return fmt.Sprintf("%d s", int(d.Seconds()))
 	}
-	return durationText(math.Floor(d.Seconds()))
+	return DurationText(math.Floor(d.Seconds()))
 }
 
-// numberText groups thousands.
-func numberText(n int64) string {
+// NumberText groups thousands.
+func NumberText(n int64) string {
 	text := strconv.FormatInt(n, 10)
 	sign := ""
 	if strings.HasPrefix(text, "-") {
@@ -70,8 +70,8 @@ func numberText(n int64) string {
 	return sign + strings.Join(append([]string{text}, groups...), "\u202f")
 }
 
-// switchTitle is the name of a switch for all destinations.
-func switchTitle(name string) string {
+// SwitchTitle is the name of a switch for all destinations.
+func SwitchTitle(name string) string {
 	return map[string]string{ledger.SwitchReading: "Reading the slot", ledger.SwitchApplying: "Applying changes",
 		ledger.SwitchBackfills: "Backfills"}[name]
 }

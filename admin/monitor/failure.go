@@ -1,4 +1,4 @@
-package admin
+package monitor
 
 import (
 	"errors"
@@ -12,13 +12,13 @@ func failureOf(err error) *Failure {
 	if err == nil {
 		return nil
 	}
-	f := &Failure{Message: clean(err.Error()), Class: classOf(err)}
+	f := &Failure{Message: Clean(err.Error()), Class: ClassOf(err)}
 	e := (*sink.Error)(nil)
 	if !errors.As(err, &e) {
 		return f
 	}
 	f.SQLState, f.Mapping, f.Table = known(e.SQLState), known(e.Mapping), known(e.Table)
-	f.Key, f.Remedy = known(clean(e.Key)), known(clean(e.Remedy))
+	f.Key, f.Remedy = known(Clean(e.Key)), known(Clean(e.Remedy))
 	if file, line, column, ok := e.Place(); ok {
 		f.File, f.Line, f.Column = known(file), known(line), known(column)
 	}
@@ -61,16 +61,16 @@ func noDigit(r rune) rune {
 	return r
 }
 
-// clean makes a foreign text fit for a page and for an answer of the API; the log may have more of the text.
-func clean(s string) string { return fit.Text(s, fit.Page) }
+// Clean makes a foreign text fit for a page and for an answer of the API; the log may have more of the text.
+func Clean(s string) string { return fit.Text(s, fit.Page) }
 
-// classes are all results of classOf.
-var classes = []string{sink.ClassDNS, sink.ClassRefused, sink.ClassBlocked, sink.ClassTLS, sink.ClassAuth, sink.ClassTimeout, sink.ClassProtocol,
+// Classes are all results of ClassOf.
+var Classes = []string{sink.ClassDNS, sink.ClassRefused, sink.ClassBlocked, sink.ClassTLS, sink.ClassAuth, sink.ClassTimeout, sink.ClassProtocol,
 	sink.ClassConfiguration, sink.ClassConflict, "database", "mapping", "permission", "row", "constraint", "resources", "lock", "shutdown", "other"}
 
-// classOf gives an error's class: one of a few words, so that a metric may carry the class. The class is [sink.Error.Class],
+// ClassOf gives an error's class: one of a few words, so that a metric may carry the class. The class is [sink.Error.Class],
 // with a word for a SQLSTATE.
-func classOf(err error) string {
+func ClassOf(err error) string {
 	e := (*sink.Error)(nil)
 	if !errors.As(err, &e) {
 		return "other"

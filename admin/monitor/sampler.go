@@ -1,4 +1,4 @@
-package admin
+package monitor
 
 import (
 	"math"
@@ -12,29 +12,29 @@ import (
 )
 
 const (
-	sampleEvery = time.Second
+	SampleEvery = time.Second
 	window      = 10  // samples under a rate
-	pointsKept  = 300 // of the sparklines
+	PointsKept  = 300 // of the sparklines
 	recentKept  = 50  // errors
 )
 
-// rate is the speed of a destination over the last seconds.
-type rate struct {
+// Rate is the speed of a destination over the last seconds.
+type Rate struct {
 	rows, copied *float64
 }
 
 // track is the sampler's memory of one destination.
 type track struct {
-	rate
+	Rate
 	n            int // samples so far
 	rows, copied [window + 1]int64
 	last         *Incident
 	seen         uint64 // the last turn with the destination present
 }
 
-// point is one second of the sparklines.
-type point struct {
-	lagBytes, lagSeconds, rows, transactions float64
+// Point is one second of the sparklines.
+type Point struct {
+	LagBytes, lagSeconds, Rows, transactions float64
 }
 
 // Incident is an error of a destination, with a count of repetitions.
@@ -50,35 +50,35 @@ type Incident struct {
 	err error
 }
 
-// sampler looks at all destinations once a second.
-type sampler struct {
+// Sampler looks at all destinations once a second.
+type Sampler struct {
 	mu         sync.Mutex
 	turn       uint64
-	ticked     time.Time
+	Ticked     time.Time
 	times      [window + 1]time.Time
 	rows       [window + 1]int64 // of all
 	txns       [window + 1]int64
 	n          int
 	throughput Throughput
 	tracks     map[*sink.Destination]*track
-	points     []point // oldest first
+	points     []Point // oldest first
 	recent     []*Incident
-	buffer     []row // the sampling goroutine's
+	buffer     []Row // the sampling goroutine's
 }
 
-// reset forgets the samples of another pipeline. The sparklines and errors stay.
-func (s *sampler) reset() {
+// Reset forgets the samples of another pipeline. The sparklines and errors stay.
+func (s *Sampler) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.n, s.tracks, s.throughput = 0, map[*sink.Destination]*track{}, Throughput{}
 }
 
-// sample takes one look. Nothing is locked while the destinations are asked, except one destination at a time.
-func (s *sampler) sample(now time.Time, p *Pipeline) {
+// Sample takes one look. Nothing is locked while the destinations are asked, except one destination at a time.
+func (s *Sampler) Sample(now time.Time, p *Pipeline) {
 	if p == nil {
 		s.mu.Lock()
-		s.ticked = now
-		s.push(point{})
+		s.Ticked = now
+		s.push(Point{})
 		s.mu.Unlock()
 		return
 	}
@@ -86,7 +86,7 @@ func (s *sampler) sample(now time.Time, p *Pipeline) {
 	lag := p.lag(now, s.buffer)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ticked = now
+	s.Ticked = now
 	s.turn++
 	at := s.turn % (window + 1)
 	s.times[at] = now
@@ -109,7 +109,7 @@ func (s *sampler) sample(now time.Time, p *Pipeline) {
 }
 
 // follow notes one destination.
-func (s *sampler) follow(now time.Time, at uint64, r *row) {
+func (s *Sampler) follow(now time.Time, at uint64, r *Row) {
 	t := s.tracks[r.Destination]
 	if t == nil {
 		t = &track{}
@@ -118,12 +118,12 @@ func (s *sampler) follow(now time.Time, at uint64, r *row) {
 	t.seen = s.turn
 	t.rows[at], t.copied[at] = r.Rows, r.Copied
 	t.n = min(t.n+1, window+1)
-	t.rate = rate{rows: s.speed(&t.rows, t.n), copied: s.speed(&t.copied, t.n)}
+	t.Rate = Rate{rows: s.speed(&t.rows, t.n), copied: s.speed(&t.copied, t.n)}
 	s.note(now, t, r)
 }
 
 // note keeps a new error, or counts a known one.
-func (s *sampler) note(now time.Time, t *track, r *row) {
+func (s *Sampler) note(now time.Time, t *track, r *Row) {
 	if r.Err == nil || (t.last != nil && t.last.err == r.Err) { //nolint:errorlint // the same failure, not the same kind
 		return
 	}
@@ -141,10 +141,10 @@ func (s *sampler) note(now time.Time, t *track, r *row) {
 }
 
 // oldest is the place of the oldest of n samples.
-func (s *sampler) oldest(n int) uint64 { return (s.turn - uint64(max(n, 1)-1)) % (window + 1) }
+func (s *Sampler) oldest(n int) uint64 { return (s.turn - uint64(max(n, 1)-1)) % (window + 1) }
 
 // speed is the gain per second over n samples; nil while too little is known.
-func (s *sampler) speed(ring *[window + 1]int64, n int) *float64 {
+func (s *Sampler) speed(ring *[window + 1]int64, n int) *float64 {
 	from, to := s.oldest(n), s.turn%(window+1)
 	seconds := s.times[to].Sub(s.times[from]).Seconds()
 	if n < 2 || seconds <= 0 {
@@ -154,46 +154,46 @@ func (s *sampler) speed(ring *[window + 1]int64, n int) *float64 {
 	return &speed
 }
 
-func (s *sampler) point(l Lag) point {
+func (s *Sampler) point(l Lag) Point {
 	value := func(v *float64) float64 {
 		if v == nil {
 			return 0
 		}
 		return *v
 	}
-	pt := point{lagSeconds: value(l.Seconds), rows: value(s.throughput.Rows), transactions: value(s.throughput.Transactions)}
+	pt := Point{lagSeconds: value(l.Seconds), Rows: value(s.throughput.Rows), transactions: value(s.throughput.Transactions)}
 	if l.Bytes != nil {
-		pt.lagBytes = float64(*l.Bytes)
+		pt.LagBytes = float64(*l.Bytes)
 	}
 	return pt
 }
 
-func (s *sampler) push(p point) {
-	if len(s.points) == pointsKept {
+func (s *Sampler) push(p Point) {
+	if len(s.points) == PointsKept {
 		copy(s.points, s.points[1:])
-		s.points = s.points[:pointsKept-1]
+		s.points = s.points[:PointsKept-1]
 	}
 	s.points = append(s.points, p)
 }
 
-// rateOf is the rate of one destination, empty where the rate is not known.
-func (s *sampler) rateOf(d *sink.Destination) rate {
+// RateOf is the rate of one destination, empty where the rate is not known.
+func (s *Sampler) RateOf(d *sink.Destination) Rate {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t := s.tracks[d]; t != nil {
-		return t.rate
+		return t.Rate
 	}
-	return rate{}
+	return Rate{}
 }
 
-func (s *sampler) current() (Throughput, []point) {
+func (s *Sampler) current() (Throughput, []Point) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.throughput, append([]point(nil), s.points...)
+	return s.throughput, append([]Point(nil), s.points...)
 }
 
-// incidents are the recent errors, the newest first.
-func (s *sampler) incidents() []Incident {
+// Incidents are the recent errors, the newest first.
+func (s *Sampler) Incidents() []Incident {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := make([]Incident, 0, len(s.recent))
@@ -203,15 +203,15 @@ func (s *sampler) incidents() []Incident {
 	return all
 }
 
-// alive reports whether the sampler ran lately: the sampler passes every lock of the router and of each destination.
-func (s *sampler) alive(now time.Time) bool {
+// Alive reports whether the sampler ran lately: the sampler passes every lock of the router and of each destination.
+func (s *Sampler) Alive(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return now.Sub(s.ticked) < 30*sampleEvery
+	return now.Sub(s.Ticked) < 30*SampleEvery
 }
 
 // lag is the distance of the streaming external databases behind the primary.
-func (p *Pipeline) lag(now time.Time, all []row) Lag {
+func (p *Pipeline) lag(now time.Time, all []Row) Lag {
 	var l Lag
 	slot, read, flush := replication.SlotStatus{}, p.Reader.Position(), p.Acks.Flush()
 	if last := p.SlotStatus(); last != nil {
@@ -236,7 +236,7 @@ func (p *Pipeline) lag(now time.Time, all []row) Lag {
 	lags := make([]float64, 0, len(all))
 	for i := range all {
 		r := &all[i]
-		behind, ok := r.lag(now)
+		behind, ok := r.Lag(now)
 		if r.State != ledger.Streaming || !ok {
 			continue
 		}

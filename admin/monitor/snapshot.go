@@ -1,4 +1,4 @@
-package admin
+package monitor
 
 import (
 	"fmt"
@@ -10,31 +10,31 @@ import (
 	"outflow/sink/ledger"
 )
 
-// snapshot is the whole process at one moment. A snapshot never changes.
-type snapshot struct {
+// Snapshot is the whole process at one moment. A snapshot never changes.
+type Snapshot struct {
 	Status
-	pipeline *Pipeline
-	rows     []row
-	noted    []Destination // instead of rows, where Noted is not nil; the worst first
-	failures []Incident    // instead of the sampler's, there
-	points   []point
+	Pipeline     *Pipeline
+	Rows         []Row
+	FromNotebook []Destination // instead of rows, where Noted is not nil; the worst first
+	Incidents    []Incident    // instead of the sampler's, there
+	Points       []Point
 }
 
-// process is what a server knows of its own process.
-type process struct {
+// Process is what a server knows of its own process.
+type Process struct {
 	Version string // of the program
 	Slot    string
 	Started time.Time
 }
 
-// newSnapshot is the state of now. p may be nil, and problem says why then. notebook gives the notes on the primary, for a process that does not read the slot.
-func newSnapshot(now time.Time, me process, p *Pipeline, problem error, seen *sampler, notebook func() Notebook) *snapshot {
-	snap := &snapshot{pipeline: p, Status: Status{Version: me.Version, StartedAt: me.Started.UTC(), At: now.UTC(),
+// NewSnapshot is the state of now. p may be nil, and problem says why then. notebook gives the notes on the primary, for a process that does not read the slot.
+func NewSnapshot(now time.Time, me Process, p *Pipeline, problem error, seen *Sampler, notebook func() Notebook) *Snapshot {
+	snap := &Snapshot{Pipeline: p, Status: Status{Version: me.Version, StartedAt: me.Started.UTC(), At: now.UTC(),
 		Role: Role(replication.Connecting.String()), Reasons: []Reason{}, Slot: Slot{Name: me.Slot}, Destinations: map[string]int{}, Switches: []Switch{}}}
-	for _, st := range states {
+	for _, st := range States {
 		snap.Destinations[string(st)] = 0
 	}
-	snap.Throughput, snap.points = seen.current()
+	snap.Throughput, snap.Points = seen.current()
 	if p == nil {
 		snap.judge(problem)
 		return snap
@@ -43,23 +43,23 @@ func newSnapshot(now time.Time, me process, p *Pipeline, problem error, seen *sa
 	snap.Ready = p.Reader.State() != replication.Connecting
 	snap.Slot = p.slot(me.Slot)
 	snap.Switches = describeSwitches(p.Router.Switches())
-	if p.own() {
-		snap.rows = p.collect(make([]row, 0, 64))
+	if p.Own() {
+		snap.Rows = p.collect(make([]Row, 0, 64))
 		snap.fromRows(now)
 	} else {
 		snap.fromNotes(notebook())
 		snap.Throughput, snap.Slot.Outstanding, snap.Slot.FlushLSN, snap.Slot.ReadLSN = Throughput{}, nil, nil, nil
 	}
-	snap.Lag = p.lag(now, snap.rows)
+	snap.Lag = p.lag(now, snap.Rows)
 	limit := int64(p.Router.Options.MemoryBytes)
 	snap.Queue.LimitBytes = &limit
 	snap.judge(problem)
 	return snap
 }
 
-// own reports whether this process knows the destinations itself: the process reads the slot, or has only lost the primary.
+// Own reports whether this process knows the destinations itself: the process reads the slot, or has only lost the primary.
 // Else another process may be reading, and the notes on the primary are nearer to the truth.
-func (p *Pipeline) own() bool {
+func (p *Pipeline) Own() bool {
 	state := p.Reader.State()
 	return state == replication.Streaming || state == replication.Connecting && p.Router.Begun()
 }
@@ -68,13 +68,13 @@ func (p *Pipeline) own() bool {
 const inSyncWithin = 10 * time.Second
 
 // fromRows sums up the destinations of this process.
-func (s *snapshot) fromRows(now time.Time) {
-	s.Total = len(s.rows)
+func (s *Snapshot) fromRows(now time.Time) {
+	s.Total = len(s.Rows)
 	inSync := 0
-	for i := range s.rows {
-		r := &s.rows[i]
+	for i := range s.Rows {
+		r := &s.Rows[i]
 		s.Destinations[string(r.State)]++
-		if behind, ok := r.lag(now); ok && r.State == ledger.Streaming && behind <= inSyncWithin.Seconds() {
+		if behind, ok := r.Lag(now); ok && r.State == ledger.Streaming && behind <= inSyncWithin.Seconds() {
 			inSync++
 		}
 		if r.Detached {
@@ -94,7 +94,7 @@ func (s *snapshot) fromRows(now time.Time) {
 }
 
 func (p *Pipeline) slot(name string) Slot {
-	s := Slot{Name: name, FlushLSN: position(p.Acks.Flush()), ReadLSN: position(p.Reader.Position())}
+	s := Slot{Name: name, FlushLSN: newPosition(p.Acks.Flush()), ReadLSN: newPosition(p.Reader.Position())}
 	outstanding := p.Acks.Outstanding()
 	s.Outstanding = &outstanding
 	if st := p.SlotStatus(); st != nil {
@@ -110,73 +110,73 @@ func (p *Pipeline) slot(name string) Slot {
 // fill takes over the primary's answers.
 func (s *Slot) fill(st replication.SlotStatus) {
 	s.CheckedAt, s.Active, s.WALStatus, s.Invalidation = knownTime(st.At), &st.Active, known(st.WALStatus), known(st.InvalidationReason)
-	s.ConfirmedLSN, s.RestartLSN, s.WALEnd = position(st.ConfirmedFlush), position(st.Restart), position(st.WALEnd)
+	s.ConfirmedLSN, s.RestartLSN, s.WALEnd = newPosition(st.ConfirmedFlush), newPosition(st.Restart), newPosition(st.WALEnd)
 	s.RetainedBytes, s.SafeBytes = &st.RetainedBytes, st.SafeBytes
 }
 
 // Severities of a reason.
 const (
-	notice   = "notice"
-	warning  = "warning"
-	critical = "critical"
+	Notice   = "notice"
+	Warning  = "warning"
+	Critical = "critical"
 )
 
 // judge finds the reasons, the worst first, and the health from their sum.
-func (s *snapshot) judge(problem error) {
+func (s *Snapshot) judge(problem error) {
 	add := func(severity, format string, args ...any) {
 		s.Reasons = append(s.Reasons, Reason{severity, fmt.Sprintf(format, args...)})
 	}
 	switch {
 	case s.Role == Role(replication.Connecting.String()) && problem != nil:
-		add(critical, "There is no connection to the primary: %s", clean(problem.Error()))
+		add(Critical, "There is no connection to the primary: %s", Clean(problem.Error()))
 	case s.Role == Role(replication.Connecting.String()):
-		add(critical, "There is no connection to the primary yet.")
+		add(Critical, "There is no connection to the primary yet.")
 	case s.Role == Role(replication.Standby.String()):
-		add(notice, "This process is a standby: it takes over when the one that reads the slot ends.")
+		add(Notice, "This process is a standby: it takes over when the one that reads the slot ends.")
 	}
 	s.judgeNotes(add)
-	if p := s.pipeline; p != nil && p.Configuration != nil {
+	if p := s.Pipeline; p != nil && p.Configuration != nil {
 		if err := p.Configuration(); err != nil {
-			add(warning, "%s", clean(err.Error()))
+			add(Warning, "%s", Clean(err.Error()))
 		}
 	}
 	s.judgeSlot(add)
 	s.judgeSwitches(add)
 	s.judgeDestinations(add)
-	order := []string{critical, warning, notice}
+	order := []string{Critical, Warning, Notice}
 	slices.SortStableFunc(s.Reasons, func(a, b Reason) int { return slices.Index(order, a.Severity) - slices.Index(order, b.Severity) })
 	s.State = Healthy
 	if len(s.Reasons) > 0 {
 		switch s.Reasons[0].Severity {
-		case critical:
+		case Critical:
 			s.State = Failing
-		case warning:
+		case Warning:
 			s.State = Degraded
 		}
 	}
 }
 
 // judgeNotes names the source of the figures.
-func (s *snapshot) judgeNotes(add func(severity, format string, args ...any)) {
+func (s *Snapshot) judgeNotes(add func(severity, format string, args ...any)) {
 	n := s.Noted
 	switch {
 	case n == nil:
 	case n.Error != nil:
-		add(warning, "What the primary has noted of the destinations cannot be read: %s", *n.Error)
+		add(Warning, "What the primary has noted of the destinations cannot be read: %s", *n.Error)
 	case n.At == nil:
-		add(warning, "What the primary has noted of the destinations is not read yet.")
+		add(Warning, "What the primary has noted of the destinations is not read yet.")
 	case n.Reader == nil && s.ended() != "":
-		add(critical, "Nobody reads the slot, and a person is needed: %s", s.ended())
+		add(Critical, "Nobody reads the slot, and a person is needed: %s", s.ended())
 	case n.Reader == nil:
-		add(warning, "Nobody reads the slot. The destinations are shown as they were noted last.")
+		add(Warning, "Nobody reads the slot. The destinations are shown as they were noted last.")
 	default:
-		add(notice, "%s. The destinations are shown as that process has noted them on the primary.", n.Reader.Words())
+		add(Notice, "%s. The destinations are shown as that process has noted them on the primary.", n.Reader.Words())
 	}
 }
 
 // ended is the noted reason for the end of reading; "" without a note.
-func (s *snapshot) ended() string {
-	for _, d := range s.noted {
+func (s *Snapshot) ended() string {
+	for _, d := range s.FromNotebook {
 		if d.Reason != nil && strings.HasPrefix(*d.Reason, replication.Ended) {
 			return *d.Reason
 		}
@@ -184,23 +184,23 @@ func (s *snapshot) ended() string {
 	return ""
 }
 
-func (s *snapshot) judgeSlot(add func(severity, format string, args ...any)) {
+func (s *Snapshot) judgeSlot(add func(severity, format string, args ...any)) {
 	slot := &s.Slot
 	if slot.WALStatus == nil {
 		return
 	}
 	switch status := *slot.WALStatus; {
 	case status == "lost":
-		add(critical, "The slot is lost: the primary has removed WAL that it needs. Run: outflow run --slot-reset")
+		add(Critical, "The slot is lost: the primary has removed WAL that it needs. Run: outflow run --slot-reset")
 	case status == "unreserved":
-		add(critical, "The primary may remove WAL that the slot needs at its next checkpoint. Raise max_slot_wal_keep_size now.")
+		add(Critical, "The primary may remove WAL that the slot needs at its next checkpoint. Raise max_slot_wal_keep_size now.")
 	case slot.SafeBytes != nil && slot.RetainedBytes != nil && *slot.SafeBytes < *slot.RetainedBytes:
-		add(warning, "More than half of what the primary may keep for the slot is used: %s are retained, %s more are safe.",
-			bytesText(*slot.RetainedBytes), bytesText(*slot.SafeBytes))
+		add(Warning, "More than half of what the primary may keep for the slot is used: %s are retained, %s more are safe.",
+			BytesText(*slot.RetainedBytes), BytesText(*slot.SafeBytes))
 	}
 }
 
-func (s *snapshot) judgeSwitches(add func(severity, format string, args ...any)) {
+func (s *Snapshot) judgeSwitches(add func(severity, format string, args ...any)) {
 	for _, sw := range s.Switches {
 		if !sw.Off || sw.Name == ledger.SwitchDestination {
 			continue
@@ -209,7 +209,7 @@ func (s *snapshot) judgeSwitches(add func(severity, format string, args ...any))
 		if sw.Reason != nil {
 			why = ": " + *sw.Reason
 		}
-		add(warning, "%s is switched off%s", switchTitle(sw.Name), why)
+		add(Warning, "%s is switched off%s", SwitchTitle(sw.Name), why)
 	}
 }
 
@@ -220,18 +220,18 @@ const (
 )
 
 // judgeDestinations counts the destinations in trouble. A few do not make the process fail: the process goes on for all others.
-func (s *snapshot) judgeDestinations(add func(severity, format string, args ...any)) {
+func (s *Snapshot) judgeDestinations(add func(severity, format string, args ...any)) {
 	n := s.Destinations[string(ledger.Halted)] + s.Destinations[string(ledger.Parked)] + s.Destinations[string(ledger.Retrying)]
 	if n > manyFail && float64(n) > manyFailShare*float64(s.Total) {
-		add(critical, "%s of %s destinations fail at once. Look for one cause: the network, DNS, certificates, or a mapping that all have.",
-			numberText(int64(n)), numberText(int64(s.Total)))
+		add(Critical, "%s of %s destinations fail at once. Look for one cause: the network, DNS, certificates, or a mapping that all have.",
+			NumberText(int64(n)), NumberText(int64(s.Total)))
 	}
 	for _, st := range []struct{ state, severity, one, many string }{
-		{string(ledger.Halted), warning, "destination is halted: it needs a person", "destinations are halted: they need a person"},
-		{string(ledger.Parked), warning, "destination is parked: it is copied anew when it answers", "destinations are parked: they are copied anew when they answer"},
-		{string(ledger.Retrying), warning, "destination fails and is tried again", "destinations fail and are tried again"},
-		{string(ledger.Paused), notice, "destination is paused", "destinations are paused"},
-		{string(ledger.Backfilling), notice, "destination is being copied", "destinations are being copied"},
+		{string(ledger.Halted), Warning, "destination is halted: it needs a person", "destinations are halted: they need a person"},
+		{string(ledger.Parked), Warning, "destination is parked: it is copied anew when it answers", "destinations are parked: they are copied anew when they answer"},
+		{string(ledger.Retrying), Warning, "destination fails and is tried again", "destinations fail and are tried again"},
+		{string(ledger.Paused), Notice, "destination is paused", "destinations are paused"},
+		{string(ledger.Backfilling), Notice, "destination is being copied", "destinations are being copied"},
 	} {
 		if n := s.Destinations[st.state]; n > 0 {
 			add(st.severity, "%s.", plural(n, st.one, st.many))

@@ -1,4 +1,4 @@
-package admin
+package monitor
 
 import (
 	"cmp"
@@ -32,36 +32,36 @@ type Pipeline struct {
 	Configuration func() error
 }
 
-// states are all states of a destination, the worst first.
-var states = []ledger.State{ledger.Halted, ledger.Parked, ledger.Retrying, ledger.Paused, ledger.Backfilling, ledger.Streaming}
+// States are all states of a destination, the worst first.
+var States = []ledger.State{ledger.Halted, ledger.Parked, ledger.Retrying, ledger.Paused, ledger.Backfilling, ledger.Streaming}
 
 func rank(s ledger.State) int {
-	if i := slices.Index(states, s); i >= 0 {
+	if i := slices.Index(States, s); i >= 0 {
 		return i
 	}
-	return len(states)
+	return len(States)
 }
 
-// row is a destination with its collected status.
-type row struct {
+// Row is a destination with its collected status.
+type Row struct {
 	*sink.Destination
 	sink.Status
 
-	stream time.Duration // the whole stream is at least as far behind
+	Stream time.Duration // the whole stream is at least as far behind
 }
 
 // collect reads the status of every destination. Each destination is locked for an instant, one after the other.
-func (p *Pipeline) collect(into []row) []row {
+func (p *Pipeline) collect(into []Row) []Row {
 	into = into[:0]
 	stream := p.Reader.Behind(time.Now())
 	for _, d := range p.Router.Destinations() {
-		into = append(into, row{d, d.Status(), stream})
+		into = append(into, Row{d, d.Status(), stream})
 	}
 	return into
 }
 
 // worstFirst orders by state, then by distance behind the primary, then by name.
-func worstFirst(a, b row) int {
+func worstFirst(a, b Row) int {
 	if c := cmp.Compare(rank(a.State), rank(b.State)); c != 0 {
 		return c
 	}
@@ -83,36 +83,36 @@ func compareOldest(a, b time.Time) int {
 	return a.Compare(b)
 }
 
-// filter selects destinations for a list, and a part of the list.
-type filter struct {
+// Filter selects destinations for a list, and a part of the list.
+type Filter struct {
 	States        []string
 	Tenant        string // exactly
 	Search        string // in tenant or name
 	Limit, Offset int
 }
 
-func (f *filter) matches(tenant, name, state string) bool {
+func (f *Filter) matches(tenant, name, state string) bool {
 	return (len(f.States) == 0 || slices.Contains(f.States, state)) && (f.Tenant == "" || f.Tenant == tenant) &&
 		(f.Search == "" || strings.Contains(strings.ToLower(tenant+"/"+name), strings.ToLower(f.Search)))
 }
 
-// list gives the requested part of the destinations, the worst first, and the number of matches.
-func (f *filter) list(all []row) (part []row, total int) {
-	matching := make([]*row, 0, len(all))
+// List gives the requested part of the destinations, the worst first, and the number of matches.
+func (f *Filter) List(all []Row) (part []Row, total int) {
+	matching := make([]*Row, 0, len(all))
 	for i := range all {
 		if r := &all[i]; f.matches(r.Tenant, r.Name, string(r.State)) {
 			matching = append(matching, r)
 		}
 	}
-	slices.SortFunc(matching, func(a, b *row) int { return worstFirst(*a, *b) })
+	slices.SortFunc(matching, func(a, b *Row) int { return worstFirst(*a, *b) })
 	for _, r := range cutOut(matching, f) {
 		part = append(part, *r)
 	}
 	return part, len(matching)
 }
 
-// listNoted is list for destinations known from the notes only.
-func (f *filter) listNoted(all []Destination) (part []Destination, total int) {
+// ListNoted is list for destinations known from the notes only.
+func (f *Filter) ListNoted(all []Destination) (part []Destination, total int) {
 	var matching []Destination
 	for _, d := range all {
 		if f.matches(d.Tenant, d.Name, d.State) {
@@ -123,16 +123,16 @@ func (f *filter) listNoted(all []Destination) (part []Destination, total int) {
 }
 
 // cutOut is the part of a list requested by the filter.
-func cutOut[T any](list []T, f *filter) []T {
+func cutOut[T any](list []T, f *Filter) []T {
 	from := min(f.Offset, len(list))
 	return list[from:min(from+f.Limit, len(list))]
 }
 
-// describe shows a destination in the form of the API.
-func (r *row) describe(now time.Time, speed rate) Destination {
+// Describe shows a destination in the form of the API.
+func (r *Row) Describe(now time.Time, speed Rate) Destination {
 	s := &r.Status
-	d := Destination{Tenant: r.Tenant, Name: r.Name, Address: known(r.Address()), State: string(s.State), Reason: known(clean(s.Reason)),
-		Since: knownTime(s.Since), Detached: s.Detached, DetachedReason: known(clean(s.DetachedWhy)), LastCommitAt: knownTime(s.CommitTime), Attempts: s.Attempts, NextRetryAt: knownTime(s.NextRetry),
+	d := Destination{Tenant: r.Tenant, Name: r.Name, Address: known(r.Address()), State: string(s.State), Reason: known(Clean(s.Reason)),
+		Since: knownTime(s.Since), Detached: s.Detached, DetachedReason: known(Clean(s.DetachedWhy)), LastCommitAt: knownTime(s.CommitTime), Attempts: s.Attempts, NextRetryAt: knownTime(s.NextRetry),
 		Backlog: &Queue{Transactions: s.Queued, Changes: s.QueuedChanges, Bytes: s.QueueBytes}, Rows: &s.Rows, Error: failureOf(s.Err)}
 	if s.SequenceID >= 0 {
 		d.LastSequenceID = &s.SequenceID
@@ -146,7 +146,7 @@ func (r *row) describe(now time.Time, speed rate) Destination {
 		}
 		d.Mappings = append(d.Mappings, next)
 	}
-	if behind, ok := r.lag(now); ok {
+	if behind, ok := r.Lag(now); ok {
 		d.LagSeconds = &behind
 	}
 	d.RowsPerSecond = speed.rows
@@ -166,41 +166,41 @@ func (r *row) describe(now time.Time, speed rate) Destination {
 
 // describeMapping leaves out the changes waiting for the mapping.
 func describeMapping(m ledger.MappingProgress) Mapping {
-	d := Mapping{Name: clean(m.Name), SyncedAt: knownTime(m.At)}
+	d := Mapping{Name: Clean(m.Name), SyncedAt: knownTime(m.At)}
 	if m.SequenceID >= 0 {
 		d.SequenceID = &m.SequenceID
 	}
 	return d
 }
 
-// lag is the age of the oldest waiting transaction, here or before the reader. A detached destination gets none. A destination that fails, is copied,
+// Lag is the age of the oldest waiting transaction, here or before the reader. A detached destination gets none. A destination that fails, is copied,
 // or was paused before the first copy was complete lacks more than the waiting transactions: the distance behind the primary
 // is not known.
-func (r *row) lag(now time.Time) (seconds float64, ok bool) {
+func (r *Row) Lag(now time.Time) (seconds float64, ok bool) {
 	if r.Detached {
 		return 0, false
 	}
 	if r.Oldest.IsZero() {
-		return r.stream.Seconds(), r.State == ledger.Streaming
+		return r.Stream.Seconds(), r.State == ledger.Streaming
 	}
-	return max(r.stream, now.Sub(r.Oldest)).Seconds(), true
+	return max(r.Stream, now.Sub(r.Oldest)).Seconds(), true
 }
 
-func (r *row) detail(now time.Time, speed rate) Detail {
-	d := Detail{Destination: r.describe(now, speed), History: []Event{}}
+func (r *Row) Detail(now time.Time, speed Rate) Detail {
+	d := Detail{Destination: r.Describe(now, speed), History: []Event{}}
 	events := r.History()
 	for _, e := range slices.Backward(events) {
-		d.History = append(d.History, Event{e.At.UTC(), string(e.State), clean(e.Reason)})
+		d.History = append(d.History, Event{e.At.UTC(), string(e.State), Clean(e.Reason)})
 	}
 	return d
 }
 
-// has reports whether the configuration of this process has the destination.
-func (p *Pipeline) has(tenant, name string) bool {
+// Has reports whether the configuration of this process has the destination.
+func (p *Pipeline) Has(tenant, name string) bool {
 	return slices.ContainsFunc(p.Router.Destinations(), func(d *sink.Destination) bool { return d.Tenant == tenant && d.Name == name })
 }
 
-func (p *Pipeline) tables() []Table {
+func (p *Pipeline) Tables() []Table {
 	all := []Table{}
 	for _, t := range p.Router.TableStatus() {
 		next := Table{Name: t.Table, Inserts: t.Inserts, Updates: t.Updates, Deletes: t.Deletes, Truncates: t.Truncates, Skipped: t.Skipped}
@@ -214,7 +214,7 @@ func (p *Pipeline) tables() []Table {
 
 func describeSwitch(s ledger.Switch) Switch {
 	return Switch{Name: s.Kind, Tenant: known(s.Tenant), Destination: known(s.Name), Off: s.Off,
-		By: known(clean(s.By)), Reason: known(clean(s.Reason)), At: knownTime(s.At)}
+		By: known(Clean(s.By)), Reason: known(Clean(s.Reason)), At: knownTime(s.At)}
 }
 
 // fuses are the global switches, in the order of the stream.
