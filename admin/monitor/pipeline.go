@@ -186,6 +186,7 @@ func (r *Row) Lag(now time.Time) (seconds float64, ok bool) {
 	return max(r.Stream, now.Sub(r.Oldest)).Seconds(), true
 }
 
+// Detail is the destination of the row with its history.
 func (r *Row) Detail(now time.Time, speed Rate) Detail {
 	d := Detail{Destination: r.Describe(now, speed), History: []Event{}}
 	events := r.History()
@@ -200,6 +201,7 @@ func (p *Pipeline) Has(tenant, name string) bool {
 	return slices.ContainsFunc(p.Router.Destinations(), func(d *sink.Destination) bool { return d.Tenant == tenant && d.Name == name })
 }
 
+// Tables counts the changes read from the stream, by table.
 func (p *Pipeline) Tables() []Table {
 	all := []Table{}
 	for _, t := range p.Router.TableStatus() {

@@ -11,6 +11,7 @@ import (
 	"outflow/sink/ledger"
 )
 
+// The sampler's measures. One sample is taken every SampleEvery.
 const (
 	SampleEvery = time.Second
 	window      = 10  // samples under a rate
