@@ -26,6 +26,7 @@ import (
 	"outflow/internal/fit"
 	"outflow/internal/secret"
 	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sink"
 	"outflow/sink/ledger"
 )
@@ -78,7 +79,7 @@ func attach(t testing.TB, s *Server, names ...[2]string) *sink.Router {
 			t.Fatal(err)
 		}
 	}
-	s.Attach(&monitor.Pipeline{Reader: reader, Router: router, Acks: acks, SlotStatus: func() *replication.SlotStatus { return nil }}, nil)
+	s.Attach(&monitor.Pipeline{Reader: reader, Router: router, Acks: acks, SlotStatus: func() *primary.SlotStatus { return nil }}, nil)
 	return router
 }
 

@@ -3,6 +3,8 @@ package replication
 import (
 	"errors"
 	"fmt"
+	"outflow/internal/pgerror"
+	"outflow/replication/primary"
 	"strings"
 )
 
@@ -11,17 +13,17 @@ type publicationGone struct{ message string }
 
 func (e *publicationGone) Error() string { return e.message }
 
-func isSlotInUse(err error) bool { return sqlstate(err) == objectInUse }
+func isSlotInUse(err error) bool { return pgerror.SQLState(err) == pgerror.ObjectInUse }
 
 // isFatal reports whether connecting again cannot help.
 func isFatal(err error) bool {
-	var problem *Problem
+	var problem *primary.Problem
 	var gone *publicationGone
 	if errors.As(err, &problem) || errors.As(err, &gone) {
 		return true
 	}
-	switch sqlstate(err) {
-	case undefinedObject, notInPrerequisite, insufficientRights, untranslatable:
+	switch pgerror.SQLState(err) {
+	case pgerror.UndefinedObject, pgerror.NotInPrerequisite, pgerror.InsufficientRights, pgerror.Untranslatable:
 		return true
 	}
 	return false
@@ -31,20 +33,20 @@ func isFatal(err error) bool {
 // SQLSTATE does not.
 func explainFatal(slot, publication string, err error) error {
 	var gone *publicationGone
-	switch state := sqlstate(err); {
-	case errors.As(err, &gone), state == undefinedObject && strings.Contains(err.Error(), "publication"):
-		return &Problem{What: fmt.Sprintf("publication %q is gone or was for a time (dropped, or renamed), and what was committed then is not in the stream", publication),
-			Remedy: "the publication and the slot are made again by: " + resetCommand, Err: err, Relied: true}
-	case state == undefinedObject:
-		return Slot{Name: slot}.gone()
-	case state == notInPrerequisite && strings.Contains(err.Error(), "wal_level"):
-		return &Problem{What: "wal_level on the primary is not logical any more",
+	switch state := pgerror.SQLState(err); {
+	case errors.As(err, &gone), state == pgerror.UndefinedObject && strings.Contains(err.Error(), "publication"):
+		return &primary.Problem{What: fmt.Sprintf("publication %q is gone or was for a time (dropped, or renamed), and what was committed then is not in the stream", publication),
+			Remedy: "the publication and the slot are made again by: " + primary.ResetCommand, Err: err, Relied: true}
+	case state == pgerror.UndefinedObject:
+		return primary.Slot{Name: slot}.Gone()
+	case state == pgerror.NotInPrerequisite && strings.Contains(err.Error(), "wal_level"):
+		return &primary.Problem{What: "wal_level on the primary is not logical any more",
 			Remedy: "ALTER SYSTEM SET wal_level = logical, then restart the primary", Err: err}
-	case state == untranslatable:
-		return &Problem{What: "a value that was committed on the primary has a character that its encoding does not have in UTF-8, and the stream ends there",
-			Remedy: "correct the rows that have the character, and run: " + resetCommand, Err: WithoutValues(err)}
-	case state == notInPrerequisite:
-		return &Problem{What: fmt.Sprintf("replication slot %q cannot be read any more", slot), Remedy: "run: " + resetCommand, Err: err}
+	case state == pgerror.Untranslatable:
+		return &primary.Problem{What: "a value that was committed on the primary has a character that its encoding does not have in UTF-8, and the stream ends there",
+			Remedy: "correct the rows that have the character, and run: " + primary.ResetCommand, Err: pgerror.WithoutValues(err)}
+	case state == pgerror.NotInPrerequisite:
+		return &primary.Problem{What: fmt.Sprintf("replication slot %q cannot be read any more", slot), Remedy: "run: " + primary.ResetCommand, Err: err}
 	}
 	return fmt.Errorf("replication slot %q: %w", slot, err)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"outflow/internal/pgerror"
+	"outflow/replication/primary"
 	"strconv"
 	"strings"
 	"sync"
@@ -76,7 +78,7 @@ func (r *Reader) Heartbeats(ctx context.Context) error {
 		if r.State() != Streaming {
 			continue
 		}
-		if err := r.Heartbeat.write(ctx, r.Slot.Primary); sqlstate(err) == insufficientRights {
+		if err := r.Heartbeat.write(ctx, r.Slot.Server); pgerror.SQLState(err) == pgerror.InsufficientRights {
 			r.Log.Warn("no heartbeats: the role may not write logical messages; the way of a commit through the stream is not measured",
 				zap.Error(err))
 			return nil
@@ -85,7 +87,7 @@ func (r *Reader) Heartbeats(ctx context.Context) error {
 }
 
 // write writes a heartbeat on a connection of its own.
-func (h *Heartbeat) write(ctx context.Context, primary *Primary) error {
+func (h *Heartbeat) write(ctx context.Context, primary *primary.Server) error {
 	ctx, cancel := context.WithTimeout(ctx, heartbeatPatience)
 	defer cancel()
 	conn, err := primary.Connect(ctx)

@@ -9,6 +9,8 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"go.uber.org/zap"
 
+	"outflow/internal/pgerror"
+	"outflow/replication/primary"
 	"outflow/replication/wal"
 )
 
@@ -31,10 +33,10 @@ type Sink interface {
 
 // Reader reads a slot. Set the fields, then call Run once.
 type Reader struct {
-	Slot        Slot // which exists
-	Publication Publication
-	Source      Source  // the required origin of the stream, and the sequence base
-	Confirmed   wal.LSN // of the slot when Source was read
+	Slot        primary.Slot // which exists
+	Publication primary.Publication
+	Source      primary.Source // the required origin of the stream, and the sequence base
+	Confirmed   wal.LSN        // of the slot when Source was read
 	Acks        *AckTracker
 	Sink        Sink
 	Log         *zap.Logger
@@ -111,7 +113,7 @@ func (r *Reader) Run(ctx context.Context) error {
 		}
 		wait := pause.NextBackOff()
 		switch {
-		case errors.Is(err, ErrMoved), errors.As(err, new(*Gap)):
+		case errors.Is(err, ErrMoved), errors.As(err, new(*primary.Gap)):
 			return err
 		case errors.Is(err, errRestart):
 			r.Log.Info("reading the stream again from the flush LSN", zap.Stringer("lsn", r.Acks.Flush()))
@@ -122,9 +124,9 @@ func (r *Reader) Run(ctx context.Context) error {
 			r.state.Store(int32(Standby))
 			wait = min(wait, time.Second)
 		default:
-			var refusal *Problem
-			if sqlstate(err) != "" {
-				refusal = r.Slot.Primary.Refusal(ctx)
+			var refusal *primary.Problem
+			if pgerror.SQLState(err) != "" {
+				refusal = r.Slot.Server.Refusal(ctx)
 			}
 			if refusal == nil && isFatal(err) {
 				return r.explainFatal(ctx, err)
@@ -148,7 +150,7 @@ func (r *Reader) Run(ctx context.Context) error {
 // explainFatal names the cause and the remedy of an error ending the stream for good. The text of a lost slot's error differs by version;
 // the slot's row says why the server invalidated the slot.
 func (r *Reader) explainFatal(ctx context.Context, err error) error {
-	if sqlstate(err) == notInPrerequisite {
+	if pgerror.SQLState(err) == pgerror.NotInPrerequisite {
 		if lost := r.Slot.Lost(ctx); lost != nil {
 			return lost
 		}

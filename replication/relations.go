@@ -13,7 +13,7 @@ func (s *session) relation(rel *wal.Relation) error {
 		return nil
 	}
 	if rel.Table != "" { // nobody reads rows of the others: thousands of partitions are described beside their root
-		if err := s.Slot.Primary.Resolve(rel); err != nil {
+		if err := s.Slot.Server.Resolve(rel); err != nil {
 			return err
 		}
 	}
@@ -42,13 +42,13 @@ func (s *session) name(rel *wal.Relation) error {
 	}
 	for _, t := range s.Publication.Tables {
 		if t.Relation.Schema == rel.Schema && t.Relation.Name == rel.Name {
-			return s.Slot.Primary.Swapped(t.Relation)
+			return s.Slot.Server.Swapped(t.Relation)
 		}
 	}
 	return s.stray(rel)
 }
 
-// stray is a [*Gap] where a table whose changes the stream has was a partition unseen by any look: partitions are described too, and the
+// stray is a [*primary.Gap] where a table whose changes the stream has was a partition unseen by any look: partitions are described too, and the
 // changes are the root's. Rows gone with the partition are not in the stream.
 func (s *session) stray(rel *wal.Relation) error {
 	if !s.wanted || s.part.CommitLSN < s.Source.Covered || s.relations[rel.OID] != nil || s.Source.Knows(rel.OID) {

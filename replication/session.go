@@ -16,6 +16,8 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/failpoint"
+	"outflow/internal/pgerror"
+	"outflow/replication/primary"
 	"outflow/replication/wal"
 )
 
@@ -70,9 +72,9 @@ func (r *Reader) session(ctx context.Context) error {
 
 // start begins the stream; silence is the longest allowed silence of the server, 0 is any.
 func (r *Reader) start(ctx context.Context) (conn *pgconn.PgConn, s *stream, silence time.Duration, err error) {
-	conn, s, err = connectStream(ctx, r.Slot.Primary.ReplicationConfig())
+	conn, s, err = connectStream(ctx, r.Slot.Server.ReplicationConfig())
 	if err != nil {
-		return nil, nil, 0, ExplainConnect(r.Slot.Primary, err)
+		return nil, nil, 0, primary.ExplainConnect(r.Slot.Server, err)
 	}
 	fail := func(err error) (*pgconn.PgConn, *stream, time.Duration, error) {
 		_ = conn.Close(ctx)
@@ -91,8 +93,8 @@ func (r *Reader) start(ctx context.Context) (conn *pgconn.PgConn, s *stream, sil
 	if err != nil {
 		return fail(err)
 	}
-	args := []string{"proto_version '1'", "publication_names " + quoteLiteral(pgx.Identifier{r.Publication.Name}.Sanitize())}
-	if r.Heartbeat != nil && ServerVersion(conn) >= 14 {
+	args := []string{"proto_version '1'", "publication_names " + primary.QuoteLiteral(pgx.Identifier{r.Publication.Name}.Sanitize())}
+	if r.Heartbeat != nil && primary.ServerVersion(conn) >= 14 {
 		args = append(args, "messages 'true'")
 	}
 	// Position 0/0: the server starts at the slot's confirmed flush LSN. Asking for less is moved forward silently, asking
@@ -183,7 +185,7 @@ func (s *session) step(msg pgproto3.BackendMessage) (handed bool, err error) {
 		return false, pgconn.ErrorResponseToPgError(msg)
 	case *pgproto3.NoticeResponse:
 		// From 18 on a missing publication is only a warning, and its rows are skipped.
-		if msg.Code == undefinedObject || strings.Contains(msg.Message, "publication") {
+		if msg.Code == pgerror.UndefinedObject || strings.Contains(msg.Message, "publication") {
 			return false, &publicationGone{msg.Message}
 		}
 		return false, nil
@@ -221,8 +223,8 @@ func (s *session) copyData(data []byte) (handed bool, err error) {
 		}
 		event, err := s.decoder.Decode(x.WALData)
 		if err != nil {
-			return false, &Problem{What: fmt.Sprintf("the stream of slot %q cannot be understood at %s", s.Slot.Name, x.WALStart),
-				Remedy: "use a version of outflow that knows this primary's, or run: " + resetCommand, Err: err}
+			return false, &primary.Problem{What: fmt.Sprintf("the stream of slot %q cannot be understood at %s", s.Slot.Name, x.WALStart),
+				Remedy: "use a version of outflow that knows this primary's, or run: " + primary.ResetCommand, Err: err}
 		}
 		return s.event(event)
 	}

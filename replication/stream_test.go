@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pglogrepl"
 
 	"outflow/internal/pgcluster/pgtest"
+	"outflow/replication/primary"
 )
 
 // A host that breaks the connection off has pgconn dial the host again in the background, for a cancel request. That connection is not
@@ -33,7 +34,7 @@ func TestStreamIsNotTheConnectionOfACancelRequest(t *testing.T) {
 	cluster := pgtest.Shared(t)
 	good := cluster.Addr()
 	dsn := strings.Replace(pgtest.Database(t, cluster), good, broken.Addr().String()+","+good, 1)
-	p, err := NewPrimary(dsn)
+	p, err := primary.New(dsn)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"outflow/internal/fit"
+	"outflow/internal/pgerror"
 	"outflow/mapping"
-	"outflow/replication"
 )
 
 // What one external server says is bounded before it is kept: rows by their bytes, errors by their text. A server may answer any query with
@@ -49,7 +49,7 @@ func (s *session) read(ctx context.Context, bound int, sql string, args []string
 		rows = append(rows, row)
 	}
 	if _, err = reader.Close(); err != nil {
-		return nil, false, s.named(replication.WithoutValues(err), began)
+		return nil, false, s.named(pgerror.WithoutValues(err), began)
 	}
 	s.d.lastRound.set(time.Now())
 	return rows, cut, nil
@@ -63,7 +63,7 @@ func (s *session) prepare(ctx context.Context, name, sql string, oids []uint32) 
 	s.place.ask()
 	defer s.place.answered()
 	described, err := s.conn.Prepare(ctx, name, sql, oids)
-	return described, s.named(replication.Bounded(err), began)
+	return described, s.named(pgerror.Bounded(err), began)
 }
 
 // answer is read for rows of exactly the given number of columns.
@@ -90,7 +90,7 @@ func (s *session) whole(ctx context.Context, bound, columns int, sql string, arg
 // mapping's file stays.
 func (e *Error) kept() *Error {
 	if own := asPgError(e.Err); own != nil {
-		if told := asPgError(replication.Bounded(own)); told != nil {
+		if told := asPgError(pgerror.Bounded(own)); told != nil {
 			*own = *told // a refused login comes wrapped by the driver
 		}
 	}

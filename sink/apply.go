@@ -13,8 +13,8 @@ import (
 
 	"outflow/internal/failpoint"
 	"outflow/internal/fit"
+	"outflow/internal/pgerror"
 	"outflow/mapping"
-	"outflow/replication"
 )
 
 const (
@@ -212,7 +212,7 @@ func (r *round) flush() error {
 func (r *round) receive() error {
 	failed := r.read()
 	if err := r.p.Close(); failed == nil && err != nil {
-		failed = fmt.Errorf("receiving: %w", replication.WithoutValues(err))
+		failed = fmt.Errorf("receiving: %w", pgerror.WithoutValues(err))
 	}
 	if failed != nil {
 		r.failed()
@@ -319,9 +319,9 @@ func (r *round) answer(q sent) error {
 // explain adds the failing request or statement to an error.
 func (r *round) explain(q sent, err error) error {
 	if q.prepare == "" {
-		err = replication.WithoutValues(err)
+		err = pgerror.WithoutValues(err)
 	}
-	err = replication.Bounded(err)
+	err = pgerror.Bounded(err)
 	state := sqlstate(err)
 	switch {
 	case state == duplicatePrepared || state == unknownPrepared:
@@ -355,7 +355,7 @@ func asPgError(err error) *pgconn.PgError {
 	return nil
 }
 
-// serverText is a server's error as shown to an operator, without values of rows: see [replication.WithoutValues].
+// serverText is a server's error as shown to an operator, without values of rows: see [pgerror.WithoutValues].
 func serverText(e *pgconn.PgError) string {
 	text := e.Message
 	if e.ConstraintName != "" && !strings.Contains(text, e.ConstraintName) {

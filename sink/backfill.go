@@ -14,7 +14,7 @@ import (
 
 	"outflow/internal/failpoint"
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink/fold"
 )
@@ -119,7 +119,7 @@ const (
 
 // chunk is a part of the primary's data that waits to be merged.
 type chunk struct {
-	replication.Chunk
+	tableread.Chunk
 	table    string
 	relation *wal.Relation
 	swept    *page // the page whose keys are not on the primary; nil: the rows are
@@ -337,7 +337,7 @@ func (bf *backfill) read(ctx context.Context, tracking int, settle bool, awaited
 	d := bf.d
 	held, err := bf.takeMemory(ctx, d.router.copies.piece)
 	var c *chunk
-	copier := &replication.Copier{Tables: d.router.Primary}
+	copier := &tableread.Copier{Tables: d.router.Primary}
 	defer copier.Close()
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -362,7 +362,7 @@ func (bf *backfill) read(ctx context.Context, tracking int, settle bool, awaited
 }
 
 // nextSafely turns a panic, which would end the process, into an error: the cursor comes from the external database.
-func (bf *backfill) nextSafely(ctx context.Context, copier *replication.Copier, held *grant, settle bool, awaited *uint32) (c *chunk, err error) {
+func (bf *backfill) nextSafely(ctx context.Context, copier *tableread.Copier, held *grant, settle bool, awaited *uint32) (c *chunk, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			err = bf.d.panicked(cause)
@@ -381,7 +381,7 @@ func (bf *backfill) nextSafely(ctx context.Context, copier *replication.Copier, 
 }
 
 // next finds the suspects, where settle is set, and reads the chunk behind the cursor.
-func (bf *backfill) next(ctx context.Context, copier *replication.Copier, held *grant, settle bool) (*chunk, error) {
+func (bf *backfill) next(ctx context.Context, copier *tableread.Copier, held *grant, settle bool) (*chunk, error) {
 	if !settle {
 		return bf.chunk(ctx, copier, held)
 	}
@@ -409,7 +409,7 @@ func (bf *backfill) next(ctx context.Context, copier *replication.Copier, held *
 
 // estimate tells the status how many rows there are to copy. The estimate is for people only: where estimating fails the number
 // is not known.
-func (bf *backfill) estimate(ctx context.Context, copier *replication.Copier) {
+func (bf *backfill) estimate(ctx context.Context, copier *tableread.Copier) {
 	total := int64(0)
 	for _, table := range bf.tables() {
 		n, err := copier.Estimate(ctx, bf.part(table))
@@ -424,7 +424,7 @@ func (bf *backfill) estimate(ctx context.Context, copier *replication.Copier) {
 }
 
 // chunk reads the rows behind the cursor, as many as fit in the held memory.
-func (bf *backfill) chunk(ctx context.Context, copier *replication.Copier, held *grant) (*chunk, error) {
+func (bf *backfill) chunk(ctx context.Context, copier *tableread.Copier, held *grant) (*chunk, error) {
 	if bf.from.Phase == phaseSweep {
 		return bf.nextSwept(ctx, copier)
 	}
@@ -434,7 +434,7 @@ func (bf *backfill) chunk(ctx context.Context, copier *replication.Copier, held 
 		next.Phase, next.Table, next.Done, next.After, next.Sort = phaseSweep, "", false, nil, ""
 		return bf.emptyChunk(ctx, copier, next, false)
 	}
-	read, err := bf.readRows(ctx, copier, held, replication.Range{Part: bf.part(table), Place: place, Limit: bf.limit})
+	read, err := bf.readRows(ctx, copier, held, tableread.Range{Part: bf.part(table), Place: place, Limit: bf.limit})
 	if err != nil {
 		return nil, err
 	}
@@ -453,16 +453,16 @@ func (bf *backfill) chunk(ctx context.Context, copier *replication.Copier, held 
 }
 
 // readRows reads a chunk. Where the first row alone is larger than the held memory, the memory is given back, and taken as the row needs.
-func (bf *backfill) readRows(ctx context.Context, copier *replication.Copier, held *grant, r replication.Range) (replication.Chunk, error) {
+func (bf *backfill) readRows(ctx context.Context, copier *tableread.Copier, held *grant, r tableread.Range) (tableread.Chunk, error) {
 	for {
 		r.Bytes = held.rows
 		read, err := copier.Read(ctx, r)
-		large := (*replication.Large)(nil)
+		large := (*tableread.Large)(nil)
 		if !errors.As(err, &large) {
 			return read, err
 		}
 		held.free()
-		if *held, err = bf.takeMemory(ctx, replication.Enough(large.Bytes)); err != nil {
+		if *held, err = bf.takeMemory(ctx, tableread.Enough(large.Bytes)); err != nil {
 			return read, err
 		}
 	}
@@ -481,13 +481,13 @@ func (bf *backfill) relation(table string) *wal.Relation {
 	return bf.d.router.schemas.relation(table)
 }
 
-func (bf *backfill) part(table string) replication.Part {
+func (bf *backfill) part(table string) tableread.Part {
 	return bf.d.part(bf.d.router.schemas.relation(table))
 }
 
 // part are the rows of the destination's tenant.
-func (d *Destination) part(rel *wal.Relation) replication.Part {
-	return replication.Part{Relation: rel, Tenant: d.router.schemas.tenantColumn(rel), Value: d.Tenant}
+func (d *Destination) part(rel *wal.Relation) tableread.Part {
+	return tableread.Part{Relation: rel, Tenant: d.router.schemas.tenantColumn(rel), Value: d.Tenant}
 }
 
 // tables are the source tables read by the group, in the order of copying.
@@ -505,20 +505,20 @@ func (bf *backfill) tables() []string {
 }
 
 // nextTable is the table that the cursor is in; not ok when all tables are copied.
-func (bf *backfill) nextTable(at *cursor) (table string, place replication.Place, ok bool) {
+func (bf *backfill) nextTable(at *cursor) (table string, place tableread.Place, ok bool) {
 	tables := bf.tables()
 	i := slices.Index(tables, at.Table)
 	if i >= 0 && !at.Done {
-		return tables[i], replication.Place{After: at.After, Order: at.Sort}, true
+		return tables[i], tableread.Place{After: at.After, Order: at.Sort}, true
 	}
 	if i++; i < len(tables) { // from before the first one too
-		return tables[i], replication.Place{}, true
+		return tables[i], tableread.Place{}, true
 	}
-	return "", replication.Place{}, false
+	return "", tableread.Place{}, false
 }
 
 // emptyChunk only moves the cursor.
-func (bf *backfill) emptyChunk(ctx context.Context, copier *replication.Copier, next cursor, done bool) (*chunk, error) {
+func (bf *backfill) emptyChunk(ctx context.Context, copier *tableread.Copier, next cursor, done bool) (*chunk, error) {
 	now, err := copier.Now(ctx)
 	return &chunk{Chunk: now, next: next, done: done}, err
 }

@@ -9,7 +9,7 @@ import (
 
 	"outflow/internal/failpoint"
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink/fold"
 )
@@ -79,7 +79,7 @@ func (bf *backfill) seen(snapshot wal.Snapshot) {
 
 // unread follows a failed read. A read that took too long is tried again with fewer rows.
 func (bf *backfill) unread(ctx context.Context, c *chunk) error {
-	if errors.Is(c.err, replication.ErrAnotherKey) { // the next page gives the new key
+	if errors.Is(c.err, tableread.ErrAnotherKey) { // the next page gives the new key
 		return bf.advance(ctx)
 	}
 	if timedOut(c.err) && bf.smaller(bf.limit) {

@@ -6,7 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"outflow/replication"
+	"outflow/replication/tableread"
 	"outflow/replication/wal"
 )
 
@@ -76,7 +76,7 @@ func (bf *backfill) goesOn() {
 }
 
 // awaits is the chunk read instead of rows while snapshots do not see the awaited transaction; nil when they do, and where none is awaited.
-func (bf *backfill) awaits(ctx context.Context, copier *replication.Copier, xid *uint32) (*chunk, error) {
+func (bf *backfill) awaits(ctx context.Context, copier *tableread.Copier, xid *uint32) (*chunk, error) {
 	if xid == nil {
 		return nil, nil
 	}

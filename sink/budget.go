@@ -9,7 +9,7 @@ import (
 
 // The memory of sink.memory_bytes has three parts: the queues (see [gate]), the values that look-ups fetch for the queues' changes, and the
 // rows that copies read. A destination takes memory from the latter two before it reads, and the primary measures the rows: see
-// [replication.Look] and [replication.Range].
+// [tableread.Look] and [tableread.Range].
 //
 // Nobody may wait for memory that only the waiting one can free. So the parts are apart, and wait in one direction:
 //

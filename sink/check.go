@@ -10,8 +10,9 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/fit"
+	"outflow/internal/pgerror"
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/primary"
 )
 
 // Checker finds out beforehand which faults would keep an external database from being filled. A check works in transactions that
@@ -29,7 +30,7 @@ const checkLocks = 2 * time.Second
 // Check looks at one external database. The target's mappings may be empty where the primary could not be asked. server
 // identifies the database and its server, so that two destinations with one database are found; server is "" where the database
 // did not answer.
-func (c *Checker) Check(ctx context.Context, t Target) (found replication.Findings, server string) {
+func (c *Checker) Check(ctx context.Context, t Target) (found primary.Findings, server string) {
 	if t.Fault != nil {
 		fail(&found, "configuration", t.Fault)
 		return found, ""
@@ -77,11 +78,11 @@ func (c *Checker) Check(ctx context.Context, t Target) (found replication.Findin
 type check struct {
 	*Checker
 	s     *session
-	found *replication.Findings
+	found *primary.Findings
 }
 
 // fail notes an error with its remedy.
-func fail(found *replication.Findings, check string, err error) {
+func fail(found *primary.Findings, check string, err error) {
 	e := newError(err)
 	plain := *e
 	plain.Mapping, plain.Remedy = "", "" // both stand beside the error
@@ -132,7 +133,7 @@ func (k *check) server(ctx context.Context) (identity string, writable bool) {
 	if free := number(10); free < 1 {
 		k.found.Warn("connections", "raise the limit, or let others use a pooler", "this was the last one: the next may be refused")
 	}
-	replication.InspectClock(time.UnixMicro(number(5)), asked, answered, k.found)
+	primary.InspectClock(time.UnixMicro(number(5)), asked, answered, k.found)
 	if column(6) != "t" {
 		k.found.Fail("schema public", fmt.Sprintf("as the database's owner: GRANT USAGE, CREATE ON SCHEMA public TO %q", user), "role %q may not create tables in it", user)
 	}
@@ -253,7 +254,7 @@ func (k *check) step(ctx context.Context, mi, si int) error {
 	}
 	nulls := make([][]byte, len(st.ParameterOIDs()))
 	if _, err := k.s.conn.ExecParams(ctx, "EXPLAIN "+st.SQL, nulls, st.ParameterOIDs(), nil, nil).Close(); err != nil {
-		return explainDDL(fmt.Errorf("step %d: %w", si+1, replication.Bounded(err)), k.s.d.config.User)
+		return explainDDL(fmt.Errorf("step %d: %w", si+1, pgerror.Bounded(err)), k.s.d.config.User)
 	}
 	return nil
 }

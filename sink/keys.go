@@ -10,8 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"outflow/internal/pgorder"
 	"outflow/mapping"
-	"outflow/replication"
 	"outflow/replication/wal"
 )
 
@@ -22,9 +22,9 @@ type keysQuery struct {
 	sql      string
 	relation *wal.Relation
 	tenant   int
-	columns  []int                 // of the relation: the key's less the tenant's
-	order    []replication.Ordered // of the columns, in the external database's own types
-	source   []string              // types of the same columns on the primary, as far as this database has a cast to the types; else none
+	columns  []int            // of the relation: the key's less the tenant's
+	order    []pgorder.Column // of the columns, in the external database's own types
+	source   []string         // types of the same columns on the primary, as far as this database has a cast to the types; else none
 }
 
 type keysID struct {
@@ -56,7 +56,7 @@ func (s *session) keysOf(ctx context.Context, m *mapping.Mapping, rel *wal.Relat
 	}
 	for _, i := range q.columns {
 		name := "k." + quoteColumn(rel.Columns[i].Name)
-		q.order = append(q.order, replication.Ordered{Name: name})
+		q.order = append(q.order, pgorder.Column{Name: name})
 		q.source = append(q.source, mapping.TargetType(rel.Columns[i].Type, func(name string) string { return s.types[name] }))
 	}
 	oids, err := s.describeKeys(ctx, q)
@@ -71,7 +71,7 @@ func (s *session) keysOf(ctx context.Context, m *mapping.Mapping, rel *wal.Relat
 		s.keys[id] = q
 		return q, nil
 	}
-	rows, err := s.ask(ctx, 8, fmt.Sprintf(replication.OrderSQL, "VALUES "+strings.Join(wanted, ", ")))
+	rows, err := s.ask(ctx, 8, fmt.Sprintf(pgorder.ColumnsSQL, "VALUES "+strings.Join(wanted, ", ")))
 	if err == nil && len(rows) != len(oids) {
 		err = &wrongAnswer{host: s.host(), what: fmt.Sprintf("%d rows in the place of %d", len(rows), len(oids))}
 	}
@@ -163,12 +163,12 @@ func (q *keysQuery) page(after []string, limit int) string {
 		for n, o := range q.order {
 			values[n] = o.Value(fmt.Sprintf("$%d", n+1))
 		}
-		sql += " WHERE " + replication.Behind(q.order, values)
+		sql += " WHERE " + pgorder.Behind(q.order, values)
 	}
 	if q.order[0].Less == "" { // only to be described
 		return sql
 	}
-	return sql + fmt.Sprintf(" ORDER BY %s LIMIT %d", replication.OrderBy(q.order), limit)
+	return sql + fmt.Sprintf(" ORDER BY %s LIMIT %d", pgorder.OrderBy(q.order), limit)
 }
 
 // pageBytes bounds the keys of a page.
@@ -250,7 +250,7 @@ func (s *session) stillHeld(ctx context.Context, q *keysQuery, keys []key) (map[
 		values, list = append(values, o.Value(fmt.Sprintf("u.c%d", n))), append(list, o.Name)
 	}
 	rows, err := s.whole(ctx, 2*pageBytes, len(list), fmt.Sprintf("SELECT %s FROM (%s) AS k JOIN unnest(%s) AS u (%s) ON %s", strings.Join(list, ", "), q.sql,
-		strings.Join(unnest, ", "), strings.Join(columns, ", "), replication.Same(q.order, values)), arrays...)
+		strings.Join(unnest, ", "), strings.Join(columns, ", "), pgorder.Same(q.order, values)), arrays...)
 	if err != nil {
 		return nil, q.fault(err)
 	}
@@ -296,7 +296,7 @@ func (s *session) doubles(ctx context.Context, q *keysQuery, keys []key) (map[st
 		unnest = append(unnest, fmt.Sprintf("$%d::text[]", n+1))
 	}
 	rows, err := s.ask(ctx, 1, fmt.Sprintf("SELECT DISTINCT u.n FROM (%s) AS k JOIN unnest(%s) WITH ORDINALITY AS u (%s, n) ON %s AND NOT (%s)", q.sql,
-		strings.Join(unnest, ", "), strings.Join(columns, ", "), replication.Same(q.order, other), replication.Same(q.order, own)), arrays...)
+		strings.Join(unnest, ", "), strings.Join(columns, ", "), pgorder.Same(q.order, other), pgorder.Same(q.order, own)), arrays...)
 	if state := sqlstate(err); state == cannotCoerce || strings.HasPrefix(state, "22") {
 		return nil, nil // the database cannot hold the key as written by the primary
 	}

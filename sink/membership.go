@@ -6,7 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sink/ledger"
 )
 
@@ -76,7 +76,7 @@ func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 		}
 		d.parking = true // no other goroutine writes about the destination meanwhile
 		d.mu.Unlock()
-		if _, err := r.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: tenant, Name: name, State: ledger.Parked, Reason: replication.NotConfigured}); err != nil {
+		if _, err := r.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: tenant, Name: name, State: ledger.Parked, Reason: primary.NotConfigured}); err != nil {
 			d.mu.Lock()
 			d.parking = false
 			d.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 
 	"outflow/internal/failpoint"
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/tableread"
 )
 
 // The metadata table is a contract: other programs read the first three columns, the rest is Outflow's own.
@@ -177,7 +177,7 @@ func (s *session) checkAhead(ctx context.Context, known map[string]metadata) err
 		}
 	}
 	if s.given = r.SequenceID(r.Reader.Position()); highest > s.given || s.replaces(known, wanted) {
-		now, err := (&replication.Copier{Tables: r.Primary}).Once(ctx) // the stream may only be behind
+		now, err := (&tableread.Copier{Tables: r.Primary}).Once(ctx) // the stream may only be behind
 		if err != nil {
 			return err
 		}

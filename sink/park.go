@@ -12,7 +12,7 @@ import (
 
 	"outflow/internal/failpoint"
 	"outflow/internal/fit"
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/replication/wal"
 	"outflow/sink/ledger"
 )
@@ -104,7 +104,7 @@ func (r *Router) park(d *Destination, reason string) error {
 	epoch, err := r.Ledger.RaiseEpoch(r.workers.ctx, *note)
 	failpoint.Hit(failpoint.ParkNoted)
 	if err != nil {
-		if !errors.Is(err, replication.ErrFenced) { // else another process decides over the destination
+		if !errors.Is(err, primary.ErrFenced) { // else another process decides over the destination
 			d.log.Warn("the destination cannot be parked", zap.Error(err))
 		}
 		return err

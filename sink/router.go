@@ -13,6 +13,8 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/replication"
+	"outflow/replication/primary"
+	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink/fold"
 	"outflow/sink/ledger"
@@ -38,9 +40,9 @@ type Config struct {
 	Tables     []Table
 	Tombstones *Tombstones // nil: none
 	Acks       *replication.AckTracker
-	// Rows reads current rows of the primary by key, for values that an UPDATE left in TOAST: see [replication.Lookup.Rows].
-	Rows    func(context.Context, replication.Look) (replication.Found, error)
-	Primary *replication.Tables // where backfills read
+	// Rows reads current rows of the primary by key, for values that an UPDATE left in TOAST: see [tableread.Lookup.Rows].
+	Rows    func(context.Context, tableread.Look) (tableread.Found, error)
+	Primary *tableread.Tables // where backfills read
 	Ledger  *ledger.Store
 	Reader  Reader
 	// Covered is a place in the WAL: every destination is copied from the tables after Covered, so that earlier changes need not be
@@ -283,7 +285,7 @@ func (r *Router) Settle() {
 	}
 	last.Wait()
 	r.workers.cancel()
-	if err := r.checkpoint(context.Background()); err != nil && !errors.Is(err, replication.ErrFenced) {
+	if err := r.checkpoint(context.Background()); err != nil && !errors.Is(err, primary.ErrFenced) {
 		r.Log.Warn("the last checkpoint failed; what was not acknowledged is read again and skipped", zap.Error(err))
 	}
 }

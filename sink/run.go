@@ -8,6 +8,8 @@ import (
 
 	"outflow/internal/failpoint"
 	"outflow/replication"
+	"outflow/replication/primary"
+	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink/ledger"
 )
@@ -44,7 +46,7 @@ func (r *Router) Begin(ctx context.Context) error {
 
 // findUnfinished finds the transactions in progress, which an earlier process may have applied.
 func (r *Router) findUnfinished(ctx context.Context) error {
-	copier := &replication.Copier{Tables: r.Primary}
+	copier := &tableread.Copier{Tables: r.Primary}
 	defer copier.Close()
 	ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
 	defer cancel()
@@ -69,7 +71,7 @@ func (r *Router) takeOverNotes(ctx context.Context) error {
 	for _, d := range r.Destinations() {
 		name := [2]string{d.Tenant, d.Name}
 		s := byName[name]
-		if s.Reason == replication.NotConfigured { // back; its database may have been filled under another name meanwhile, in a later epoch
+		if s.Reason == primary.NotConfigured { // back; its database may have been filled under another name meanwhile, in a later epoch
 			s.State, s.Reason = ledger.Backfilling, "it is in the configuration again"
 			if s.Epoch, err = r.Ledger.RaiseEpoch(ctx, s); err != nil {
 				return err
@@ -79,10 +81,10 @@ func (r *Router) takeOverNotes(ctx context.Context) error {
 		delete(byName, name)
 	}
 	for _, s := range byName { // not in the configuration any more
-		if s.Reason == replication.NotConfigured {
+		if s.Reason == primary.NotConfigured {
 			continue
 		}
-		s.State, s.Reason = ledger.Parked, replication.NotConfigured
+		s.State, s.Reason = ledger.Parked, primary.NotConfigured
 		if _, err := r.Ledger.RaiseEpoch(ctx, s); err != nil {
 			return err
 		}
@@ -97,7 +99,7 @@ func (r *Router) beginReading(ctx context.Context) error {
 		return err
 	}
 	if !known {
-		return &replication.Problem{What: "the primary does not know what this process has noted on it: it was restored from a backup", Remedy: resetRemedy}
+		return &primary.Problem{What: "the primary does not know what this process has noted on it: it was restored from a backup", Remedy: resetRemedy}
 	}
 	id, err := r.Ledger.BeginReading(ctx)
 	if err == nil {
@@ -110,7 +112,7 @@ func (r *Router) beginReading(ctx context.Context) error {
 const resetRemedy = "run: outflow run --slot-reset, which raises the ids and copies every destination anew"
 
 // Run notes checkpoints, parks destinations, and carries out requests, until ctx is done. Begin comes before Run. Run ends with
-// [replication.ErrFenced] where another process reads the slot and this process finds out by a refused note.
+// [primary.ErrFenced] where another process reads the slot and this process finds out by a refused note.
 func (r *Router) Run(ctx context.Context) error {
 	checkpoint, looks, switches := time.NewTicker(r.Options.Checkpoint), time.NewTicker(watchEvery), time.NewTicker(switchEvery)
 	defer checkpoint.Stop()
@@ -119,7 +121,7 @@ func (r *Router) Run(ctx context.Context) error {
 	failures, answers, watched := 0, true, &watch{router: r}
 	for {
 		if r.Ledger.Fenced() {
-			return replication.ErrFenced
+			return primary.ErrFenced
 		}
 		select {
 		case <-ctx.Done():

@@ -9,9 +9,9 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"outflow/internal/pgerror"
 	"outflow/internal/tenantdsn"
 	"outflow/mapping"
-	"outflow/replication"
 	"outflow/replication/wal"
 )
 
@@ -79,7 +79,7 @@ func explainConnect(err error) error {
 	if errors.As(err, &known) {
 		e.Remedy = known.Remedy()
 	}
-	remedy := replication.TLSRemedy(err, "as PEM in the column ca of destinations.query, or as sslrootcert in the dsn of destinations.static")
+	remedy := pgerror.TLSRemedy(err, "as PEM in the column ca of destinations.query, or as sslrootcert in the dsn of destinations.static")
 	switch {
 	case remedy != "":
 		e.Remedy = remedy

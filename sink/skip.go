@@ -5,20 +5,20 @@ import (
 
 	"go.uber.org/zap"
 
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/replication/wal"
 )
 
 // skip reports whether a change goes to no destination on purpose: the table of the change is not configured, the row has no tenant, or
 // the change is not understood and every destination is copied from a later state of the tables. Such changes are counted. Any other
-// change not understood is a [*replication.Gap]: such a change is never skipped.
+// change not understood is a [*primary.Gap]: such a change is never skipped.
 func (r *Router) skip(part *wal.Transaction, c *wal.Change, rt *route) (bool, error) {
 	switch reason := rt.unclear(c); {
 	case rt.table == "", reason == "" && rt.nobody(c):
 	case reason == "":
 		return false, nil
 	case part.CommitLSN >= r.Covered:
-		return false, &replication.Gap{Reason: reason, Unseen: true}
+		return false, &primary.Gap{Reason: reason, Unseen: true}
 	case rt.count.skipped.Load() == 0:
 		r.Log.Warn("changes that are not understood are skipped: every destination is copied from a later state of the tables",
 			zap.Stringer("table", c.Relation), zap.String("reason", reason), zap.Stringer("lsn", part.CommitLSN))

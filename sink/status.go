@@ -7,7 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/fit"
-	"outflow/replication"
+	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink/ledger"
 )
@@ -140,7 +140,7 @@ func (d *Destination) giveUp(e *Error, misfit bool) (s *session, dropped []wal.T
 		}
 	}
 	replay = d.queue.rewind()
-	if replay && (errors.Is(e, errPostponed) || errors.Is(e, replication.ErrNotVisible)) {
+	if replay && (errors.Is(e, errPostponed) || errors.Is(e, tableread.ErrNotVisible)) {
 		d.queue.excuse() // read again for the sake of the primary
 	}
 	if d.parked || d.gone || d.stale || misfit {
@@ -191,7 +191,7 @@ func (d *Destination) pauseAfter(e *Error) {
 			wait = max(wait, spread(conflictPause))
 		}
 	}
-	if errors.Is(e, replication.ErrNotVisible) {
+	if errors.Is(e, tableread.ErrNotVisible) {
 		wait = min(wait, spread(visibleAgain))
 	}
 	if d.halt != nil {

@@ -9,8 +9,9 @@ import (
 	"strconv"
 
 	"outflow/internal/failpoint"
+	"outflow/internal/pgorder"
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink/fold"
 )
@@ -135,7 +136,7 @@ type page struct {
 	query     *keysQuery
 	keys      []key
 	last      bool
-	next      replication.Place
+	next      tableread.Place
 	since     int // place among the tracked keys at the time of the read
 }
 
@@ -149,7 +150,7 @@ func (bf *backfill) readPage(ctx context.Context) (p *page, err error) {
 	err = bf.withKeys(ctx, current, func(q *keysQuery) error {
 		p = &page{target: *current, following: following, query: q, since: len(bf.tracked)}
 		var after []string
-		p.next.Order = replication.Signature(q.order)
+		p.next.Order = pgorder.Signature(q.order)
 		if bf.cursor.Mapping == current.mapping.Name && bf.cursor.Sort == p.next.Order {
 			after = bf.cursor.After
 		}
@@ -167,14 +168,14 @@ func (bf *backfill) readPage(ctx context.Context) (p *page, err error) {
 }
 
 // nextSwept asks the primary which keys of the page exist; the missing keys are the chunk.
-func (bf *backfill) nextSwept(ctx context.Context, copier *replication.Copier) (*chunk, error) {
+func (bf *backfill) nextSwept(ctx context.Context, copier *tableread.Copier) (*chunk, error) {
 	p := bf.page
 	if p == nil {
 		return bf.emptyChunk(ctx, copier, cursor{Phase: phaseSweep, Rows: bf.from.Rows}, true)
 	}
 	present, found, err := copier.Present(ctx, bf.keysOf(p.query, p.keys))
 	c := &chunk{Chunk: found, table: p.target.table, relation: p.query.relation, swept: p}
-	if bad := (*replication.KeyError)(nil); errors.As(err, &bad) {
+	if bad := (*tableread.KeyError)(nil); errors.As(err, &bad) {
 		return nil, p.query.fault(fmt.Errorf("it gives %s, which is no key of %s: %w", describeTuple(p.query.relation, p.keys[bad.Key].tuple), p.target.table, bad.Err))
 	}
 	if err == nil {
@@ -199,8 +200,8 @@ func (bf *backfill) nextSwept(ctx context.Context, copier *replication.Copier) (
 	return c, nil
 }
 
-func (bf *backfill) keysOf(q *keysQuery, keys []key) replication.Keys {
-	k := replication.Keys{Part: replication.Part{Relation: q.relation, Tenant: q.tenant, Value: bf.d.Tenant}}
+func (bf *backfill) keysOf(q *keysQuery, keys []key) tableread.Keys {
+	k := tableread.Keys{Part: tableread.Part{Relation: q.relation, Tenant: q.tenant, Value: bf.d.Tenant}}
 	for _, one := range keys {
 		k.Tuples = append(k.Tuples, one.tuple)
 	}
@@ -285,7 +286,7 @@ func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]key, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, bf.d.answerTimeout())
 	defer cancel()
-	copier := &replication.Copier{Tables: bf.d.router.Primary}
+	copier := &tableread.Copier{Tables: bf.d.router.Primary}
 	defer copier.Close()
 	equal, err := copier.Equal(ctx, bf.keysOf(c.swept.query, gone), others)
 	if err != nil {

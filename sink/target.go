@@ -11,8 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"outflow/internal/pgerror"
 	"outflow/mapping"
-	"outflow/replication"
 )
 
 // Target is the configuration of a destination: the place, and the mappings kept there.
@@ -103,7 +103,7 @@ func classOf(err error) string {
 		return classed.Class()
 	case errors.As(err, &dns):
 		return ClassDNS
-	case replication.IsTLS(err):
+	case pgerror.IsTLS(err):
 		return ClassTLS
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), pgconn.Timeout(err),
 		errors.As(err, &timeout) && timeout.Timeout():

@@ -9,7 +9,7 @@ import (
 
 	"outflow/internal/failpoint"
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/tableread"
 	"outflow/replication/wal"
 )
 
@@ -54,7 +54,7 @@ func (d *Destination) fetchToast(ctx context.Context, b *batch, rows map[string]
 			d.freeFetched(b)
 			return &tooWide{fit: fit, keys: keys}
 		default:
-			piece = replication.Enough(large)
+			piece = tableread.Enough(large)
 		}
 		d.freeFetched(b)
 		d.lookup.piece = piece
@@ -158,9 +158,9 @@ func (m *missing) lacks(t wal.Tuple, which map[int]bool) (any bool) {
 
 // fetch reads the missing values, bound bytes at the most. The last answer may have the first rows only; large is the size of the row
 // behind where it does not fit alone.
-func (d *Destination) fetch(ctx context.Context, wanted []missing, bound int64) (read []replication.Found, large int64, err error) {
+func (d *Destination) fetch(ctx context.Context, wanted []missing, bound int64) (read []tableread.Found, large int64, err error) {
 	for _, m := range wanted {
-		found, err := d.current(ctx, m.rows.Relation, replication.Look{Keys: replication.Keys{Tuples: m.keys}, Columns: m.columns, After: m.xids, Bytes: bound})
+		found, err := d.current(ctx, m.rows.Relation, tableread.Look{Keys: tableread.Keys{Tuples: m.keys}, Columns: m.columns, After: m.xids, Bytes: bound})
 		if err != nil {
 			return nil, 0, err
 		}
@@ -177,7 +177,7 @@ func (d *Destination) fetch(ctx context.Context, wanted []missing, bound int64) 
 }
 
 // fillAll takes the missing values from the answers to all look-ups.
-func (d *Destination) fillAll(ctx context.Context, wanted []missing, read []replication.Found) error {
+func (d *Destination) fillAll(ctx context.Context, wanted []missing, read []tableread.Found) error {
 	if err := failpoint.Fail(failpoint.LookedUp); err != nil {
 		return err
 	}
@@ -190,7 +190,7 @@ func (d *Destination) fillAll(ctx context.Context, wanted []missing, read []repl
 }
 
 // current reads the tenant's rows of a table from the primary.
-func (d *Destination) current(ctx context.Context, rel *wal.Relation, look replication.Look) (replication.Found, error) {
+func (d *Destination) current(ctx context.Context, rel *wal.Relation, look tableread.Look) (tableread.Found, error) {
 	d.lookups.Add(1) // the primary's time is not the destination's
 	defer d.lookups.Add(-1)
 	if d.session.conn.TxStatus() == 'T' { // with locks on the tenant's tables
@@ -201,7 +201,7 @@ func (d *Destination) current(ctx context.Context, rel *wal.Relation, look repli
 	look.Part = d.part(rel)
 	found, err := d.lookUp(ctx, look)
 	switch {
-	case errors.Is(err, replication.ErrNotVisible):
+	case errors.Is(err, tableread.ErrNotVisible):
 		return found, &Error{Table: rel.Table, Err: err, Remedy: "if it lasts: see which synchronous standby the primary waits for"}
 	case sqlstate(err) == undefinedTable:
 		return found, d.outdated(ctx, rel, err)
@@ -218,10 +218,10 @@ const (
 	visibleAgain = 2 * time.Second  // then
 )
 
-func (d *Destination) lookUp(ctx context.Context, look replication.Look) (replication.Found, error) {
+func (d *Destination) lookUp(ctx context.Context, look tableread.Look) (tableread.Found, error) {
 	for pause := visiblePause; ; pause *= 2 {
 		found, err := d.router.Rows(ctx, look)
-		if !errors.Is(err, replication.ErrNotVisible) || pause > visibleWait/2 {
+		if !errors.Is(err, tableread.ErrNotVisible) || pause > visibleWait/2 {
 			return found, err
 		}
 		select {

@@ -9,7 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"outflow/replication"
+	"outflow/replication/tableread"
 	"outflow/replication/wal"
 )
 
@@ -95,7 +95,7 @@ func (d *Destination) withoutEarlierLives(ctx context.Context, t *transaction, c
 // findLive adds to live the keys whose rows the primary has, for this tenant. A key may be written in another way in a tombstone's JSON
 // than in the row: the primary tells whether the two are equal.
 func (d *Destination) findLive(ctx context.Context, t *transaction, rel *wal.Relation, keys []wal.Tuple, live map[string]bool) error {
-	found, err := d.current(ctx, rel, replication.Look{Keys: replication.Keys{Tuples: keys}, After: []uint32{t.xid}, Bytes: pieceMin})
+	found, err := d.current(ctx, rel, tableread.Look{Keys: tableread.Keys{Tuples: keys}, After: []uint32{t.xid}, Bytes: pieceMin})
 	if err != nil {
 		return err
 	}

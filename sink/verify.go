@@ -10,7 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"outflow/replication"
+	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink/ledger"
 )
@@ -22,7 +22,7 @@ type Verifier struct {
 	Options    Options
 	SourceID   string // the owner mark in external databases
 	Tables     []Table
-	Primary    *replication.Tables
+	Primary    *tableread.Tables
 	Ledger     *ledger.Store
 	SequenceID func(wal.LSN) int64
 	Log        *zap.Logger
@@ -100,7 +100,7 @@ func (v *Verifier) Verify(ctx context.Context, t Target) (found Comparison, err 
 	}
 	defer s.close()
 	d.session = s
-	c := &comparison{v: v, d: d, s: s, copier: &replication.Copier{Tables: v.Primary}}
+	c := &comparison{v: v, d: d, s: s, copier: &tableread.Copier{Tables: v.Primary}}
 	defer c.copier.Close()
 	result, err := c.compare(ctx)
 	if err != nil || !v.Repair || result.Different() == 0 {
@@ -114,7 +114,7 @@ type comparison struct {
 	v          *Verifier
 	d          *Destination
 	s          *session
-	copier     *replication.Copier
+	copier     *tableread.Copier
 	tables     []*target
 	held       int64    // id up to which every mapping was synced when the look began
 	recomputed int      // rows in this look

@@ -11,7 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/tableread"
 	"outflow/replication/wal"
 )
 
@@ -210,7 +210,7 @@ func (c *comparison) mendRows(ctx context.Context, w wanted) (mended int, err er
 }
 
 // wantedRows are the found rows as upserts, and the keys of the others, as far as still held, as deletes.
-func (c *comparison) wantedRows(ctx context.Context, w wanted, found replication.Chunk) (*mapping.Rows, error) {
+func (c *comparison) wantedRows(ctx context.Context, w wanted, found tableread.Chunk) (*mapping.Rows, error) {
 	var gone []key
 	var upserts, deletes []wal.Tuple
 	for i, row := range found.Rows {
@@ -236,10 +236,10 @@ func (c *comparison) wantedRows(ctx context.Context, w wanted, found replication
 }
 
 // present reads the rows from a snapshot in which every transaction running at the call of present has ended.
-func (c *comparison) present(ctx context.Context, w wanted) (replication.Chunk, error) {
+func (c *comparison) present(ctx context.Context, w wanted) (tableread.Chunk, error) {
 	before, err := c.copier.Unfinished(ctx)
 	if err != nil {
-		return replication.Chunk{}, err
+		return tableread.Chunk{}, err
 	}
 	deadline := time.Now().Add(min(openPatience, c.v.Options.LockTimeout/2)) // the live worker waits for us
 	tick := time.NewTicker(streamPause)
@@ -247,23 +247,23 @@ func (c *comparison) present(ctx context.Context, w wanted) (replication.Chunk, 
 	for running := before; len(running) > 0; {
 		now, err := c.copier.Unfinished(ctx)
 		if err != nil {
-			return replication.Chunk{}, err
+			return tableread.Chunk{}, err
 		}
 		running = slices.DeleteFunc(slices.Clone(before), func(xid uint32) bool { return !slices.Contains(now, xid) })
 		if len(running) == 0 {
 			break
 		}
 		if time.Now().After(deadline) {
-			return replication.Chunk{}, &Error{verdict: needsHuman, Err: fmt.Errorf("%d transactions on the primary, %d among them, run for longer than a repair can wait",
+			return tableread.Chunk{}, &Error{verdict: needsHuman, Err: fmt.Errorf("%d transactions on the primary, %d among them, run for longer than a repair can wait",
 				len(running), running[0]), Remedy: "repair when they have ended: see pg_locks and pg_prepared_xacts on the primary"}
 		}
 		select {
 		case <-ctx.Done():
-			return replication.Chunk{}, ctx.Err()
+			return tableread.Chunk{}, ctx.Err()
 		case <-tick.C:
 		}
 	}
-	keys := replication.Keys{Part: c.d.part(w.relation)}
+	keys := tableread.Keys{Part: c.d.part(w.relation)}
 	for _, k := range w.keys {
 		keys.Tuples = append(keys.Tuples, k.tuple)
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/tableread"
 	"outflow/replication/wal"
 )
 
@@ -120,14 +120,14 @@ func (c *comparison) recompute(ctx context.Context) error {
 			continue
 		}
 		rel := c.d.router.schemas.relation(table.Relation.Table)
-		r := replication.Range{Part: c.d.part(rel), Limit: verifyRows, Bytes: pieceMax}
+		r := tableread.Range{Part: c.d.part(rel), Limit: verifyRows, Bytes: pieceMax}
 		for first := true; ; first = false {
-			var chunk replication.Chunk
+			var chunk tableread.Chunk
 			err := within(ctx, readPatience, func(ctx context.Context) (err error) {
 				chunk, err = c.copier.Read(ctx, r)
-				if large := (*replication.Large)(nil); errors.As(err, &large) {
+				if large := (*tableread.Large)(nil); errors.As(err, &large) {
 					wide := r
-					wide.Bytes = replication.Enough(large.Bytes)
+					wide.Bytes = tableread.Enough(large.Bytes)
 					chunk, err = c.copier.Read(ctx, wide)
 				}
 				return err

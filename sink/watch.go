@@ -5,7 +5,7 @@ import (
 	"math"
 	"time"
 
-	"outflow/replication"
+	"outflow/replication/tableread"
 	"outflow/replication/wal"
 )
 
@@ -98,6 +98,6 @@ func (d *Destination) observation(closed bool) observation {
 	answered := d.lastRound.ago(time.Now()) < parkGrace
 	o.unable = o.paused || d.doubts > 0 && d.session == nil || !d.failing.IsZero() && !answered
 	o.queued, o.starved = d.queued && d.doubts == 0, d.starved
-	o.waits = o.queued || d.lookups.Load() > 0 || d.retryAt != nil && errors.Is(d.status.Err, replication.ErrNotVisible)
+	o.waits = o.queued || d.lookups.Load() > 0 || d.retryAt != nil && errors.Is(d.status.Err, tableread.ErrNotVisible)
 	return o
 }

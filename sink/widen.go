@@ -7,7 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/replication/wal"
 	"outflow/sink/fold"
 )
@@ -55,7 +55,7 @@ func (r *Router) relearn(ctx context.Context, table string) (*wal.Relation, erro
 		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	now, err := replication.LoadTable(ctx, conn, rel.Schema, rel.Name)
+	now, err := primary.LoadTable(ctx, conn, rel.Schema, rel.Name)
 	if err != nil || now == nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/replication/wal"
 	"outflow/sink"
 	"outflow/sink/ledger"
@@ -50,7 +51,7 @@ func figures(p *Pipeline, lags []time.Duration, others map[ledger.State]int) *Sn
 // The headline counts who is in sync; lag is that of those that stream.
 func TestHeadline(t *testing.T) {
 	p := &Pipeline{Reader: reading{}, Router: sink.NewRouter(sink.Config{Options: sink.DefaultOptions(), Log: zap.NewNop()}), Acks: replication.NewAckTracker(1),
-		SlotStatus: func() *replication.SlotStatus { return nil }}
+		SlotStatus: func() *primary.SlotStatus { return nil }}
 	dead := figures(p, make([]time.Duration, 30), map[ledger.State]int{ledger.Retrying: 1900, ledger.Parked: 70})
 	if *dead.InSync != 30 || dead.Total != 2000 || dead.State != Failing || !strings.Contains(dead.Reasons[0].Message, "of 2\u202f000 destinations fail at once") {
 		t.Errorf("%+v", dead.Status)
@@ -89,12 +90,12 @@ func TestNotes(t *testing.T) {
 	book := Notebook{At: time.Now(), Destinations: []ledger.Destination{{Tenant: "a", State: ledger.Streaming, SequenceID: -1}, {Tenant: "b", State: ledger.Streaming, SequenceID: 5},
 		{Tenant: "c", State: ledger.Halted, Detached: true, Reason: "why", SequenceID: -1}, {Tenant: "d", State: ledger.Streaming, SequenceID: -1}},
 		Switches: []ledger.Switch{{Kind: ledger.SwitchDestination, Tenant: "b", Off: true, By: "Grace"}}}
-	st := Noted("test", "outflow", replication.SlotStatus{}, book)
+	st := Noted("test", "outflow", primary.SlotStatus{}, book)
 	if st.InSync != nil { // they fall behind
 		t.Errorf("%d in sync while nobody reads the slot", *st.InSync)
 	}
 	book.Reader = &ledger.Reader{Host: "box", Process: 7}
-	st = Noted("test", "outflow", replication.SlotStatus{}, book)
+	st = Noted("test", "outflow", primary.SlotStatus{}, book)
 	if *st.InSync != 2 || st.Total != 4 || st.Detached != 1 || st.Destinations["paused"] != 1 || st.Destinations["halted"] != 1 || st.Lag.Seconds != nil || st.State != Unknown {
 		t.Errorf("%+v", st)
 	}
@@ -106,24 +107,24 @@ func TestNotes(t *testing.T) {
 		t.Errorf("%q", words)
 	}
 	book.Switches = append(book.Switches, ledger.Switch{Kind: ledger.SwitchApplying, Off: true})
-	if st := Noted("test", "outflow", replication.SlotStatus{}, book); *st.InSync != 0 || st.Destinations["paused"] != 3 {
+	if st := Noted("test", "outflow", primary.SlotStatus{}, book); *st.InSync != 0 || st.Destinations["paused"] != 3 {
 		t.Errorf("with applying off: %+v", st)
 	}
 }
 
 // Where reading has ended because something that is relied on does not hold, a person is needed: nothing goes on by itself.
 func TestNotesOfAnEnd(t *testing.T) {
-	book := Notebook{At: time.Now(), Destinations: []ledger.Destination{{Tenant: "a", State: ledger.Backfilling, Reason: replication.Ended + "table public.x has no key"}}}
-	st := Noted("test", "outflow", replication.SlotStatus{}, book)
+	book := Notebook{At: time.Now(), Destinations: []ledger.Destination{{Tenant: "a", State: ledger.Backfilling, Reason: primary.Ended + "table public.x has no key"}}}
+	st := Noted("test", "outflow", primary.SlotStatus{}, book)
 	if st.Reasons[0].Severity != Critical || !strings.Contains(st.Reasons[0].Message, "a person is needed: reading has ended: table public.x has no key") || st.Destinations["halted"] != 1 {
 		t.Errorf("%+v", st)
 	}
 	d := NotedDestinations(book)[0]
-	if words := Words(d); words[1] != "halted" || words[6] != replication.Ended+"table public.x has no key" {
+	if words := Words(d); words[1] != "halted" || words[6] != primary.Ended+"table public.x has no key" {
 		t.Errorf("%q", words)
 	}
 	book.Reader = &ledger.Reader{Host: "box", Process: 7} // somebody has seen to it, and the copies begin
-	if st := Noted("test", "outflow", replication.SlotStatus{}, book); st.Destinations["backfilling"] != 1 || st.Reasons[0].Severity == Critical {
+	if st := Noted("test", "outflow", primary.SlotStatus{}, book); st.Destinations["backfilling"] != 1 || st.Reasons[0].Severity == Critical {
 		t.Errorf("%+v", st)
 	}
 }

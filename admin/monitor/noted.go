@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sink"
 	"outflow/sink/ledger"
 )
@@ -40,7 +40,7 @@ func ReadNotebook(ctx context.Context, store *ledger.Store) (b Notebook) {
 }
 
 // Noted makes a status of the primary's notes, where no process can be asked. Fields known only to a process are nil.
-func Noted(version, slot string, st replication.SlotStatus, book Notebook) Status {
+func Noted(version, slot string, st primary.SlotStatus, book Notebook) Status {
 	s := Snapshot{Status: Status{Version: version, At: time.Now().UTC(), Role: Unknown, Reasons: []Reason{}, Slot: Slot{Name: slot},
 		Destinations: map[string]int{}, Switches: describeSwitches(book.Switches)}}
 	s.Slot.fill(st)
@@ -114,7 +114,7 @@ func NotedDestinations(book Notebook) []Destination {
 				d.Backfill.Estimated = known(max(n.CopyTotal, n.Copied))
 			}
 		}
-		if book.Reader == nil && strings.HasPrefix(n.Reason, replication.Ended) {
+		if book.Reader == nil && strings.HasPrefix(n.Reason, primary.Ended) {
 			d.State, d.Backfill = string(ledger.Halted), nil // nothing goes on until a person has corrected the cause of the end of reading
 		}
 		if d.State != string(ledger.Halted) && (applying || paused[[2]string{n.Tenant, n.Name}]) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/replication/wal"
 	"outflow/sink"
 	"outflow/sink/ledger"
@@ -26,7 +27,7 @@ type Pipeline struct {
 	Router *sink.Router
 	Acks   *replication.AckTracker
 	// SlotStatus is the primary's last report on the slot; nil before the first report.
-	SlotStatus func() *replication.SlotStatus
+	SlotStatus func() *primary.SlotStatus
 	// Configuration is the fault of the configuration that should have taken effect while the older configuration goes on,
 	// nil without a fault. The function may be nil.
 	Configuration func() error

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sink"
 	"outflow/sink/ledger"
 )
@@ -214,7 +215,7 @@ func (s *Sampler) Alive(now time.Time) bool {
 // lag is the distance of the streaming external databases behind the primary.
 func (p *Pipeline) lag(now time.Time, all []Row) Lag {
 	var l Lag
-	slot, read, flush := replication.SlotStatus{}, p.Reader.Position(), p.Acks.Flush()
+	slot, read, flush := primary.SlotStatus{}, p.Reader.Position(), p.Acks.Flush()
 	if last := p.SlotStatus(); last != nil {
 		slot = *last
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sink/ledger"
 )
 
@@ -108,7 +109,7 @@ func (p *Pipeline) slot(name string) Slot {
 }
 
 // fill takes over the primary's answers.
-func (s *Slot) fill(st replication.SlotStatus) {
+func (s *Slot) fill(st primary.SlotStatus) {
 	s.CheckedAt, s.Active, s.WALStatus, s.Invalidation = knownTime(st.At), &st.Active, known(st.WALStatus), known(st.InvalidationReason)
 	s.ConfirmedLSN, s.RestartLSN, s.WALEnd = newPosition(st.ConfirmedFlush), newPosition(st.Restart), newPosition(st.WALEnd)
 	s.RetainedBytes, s.SafeBytes = &st.RetainedBytes, st.SafeBytes
@@ -177,7 +178,7 @@ func (s *Snapshot) judgeNotes(add func(severity, format string, args ...any)) {
 // ended is the noted reason for the end of reading; "" without a note.
 func (s *Snapshot) ended() string {
 	for _, d := range s.FromNotebook {
-		if d.Reason != nil && strings.HasPrefix(*d.Reason, replication.Ended) {
+		if d.Reason != nil && strings.HasPrefix(*d.Reason, primary.Ended) {
 			return *d.Reason
 		}
 	}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"outflow/replication"
+	"outflow/replication/primary"
 )
 
 func newCheck() *cobra.Command {
@@ -71,8 +71,8 @@ func writeOutcome(w io.Writer, r *checkOutcome, output string) error {
 }
 
 // marks are the printed verdicts: words, for readers who see no colours.
-var marks = map[replication.Verdict]string{replication.Passed: "ok", replication.Warning: "warn",
-	replication.Failed: "FAIL", replication.Unchecked: "skip"}
+var marks = map[primary.Verdict]string{primary.Passed: "ok", primary.Warning: "warn",
+	primary.Failed: "FAIL", primary.Unchecked: "skip"}
 
 func writeGroup(w io.Writer, g checkGroup) {
 	fmt.Fprintln(w, line(g.Name))

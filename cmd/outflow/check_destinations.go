@@ -6,13 +6,13 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sink"
 )
 
 // checkDestinations looks at external databases, several at once, each for a limited time.
 func (k *checking) checkDestinations(ctx context.Context, chosen []sink.Target) {
-	found, servers := make([]replication.Findings, len(chosen)), make([]string, len(chosen))
+	found, servers := make([]primary.Findings, len(chosen)), make([]string, len(chosen))
 	checker := k.checker()
 	var g errgroup.Group
 	g.SetLimit(checksAtOnce)

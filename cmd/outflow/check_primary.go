@@ -13,7 +13,8 @@ import (
 
 	"outflow/internal/config"
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/primary"
+	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink"
 	"outflow/sql"
@@ -22,7 +23,7 @@ import (
 // checking is a run of check.
 type checking struct {
 	cfg     *config.Config
-	primary *replication.Primary
+	primary *primary.Server
 	conn    *pgx.Conn // nil: the primary does not answer
 	set     mapping.Set
 	plan    *plan // nil: no table can be read
@@ -39,13 +40,13 @@ func (k *checking) close() {
 
 // checkMappings loads every mapping by itself, so that a faulty mapping does not hide the others.
 func (k *checking) checkMappings() {
-	var found replication.Findings
+	var found primary.Findings
 	k.set = mapping.Set{}
 	faults := []error{k.set.LoadFS(sql.Mappings(), "embedded")}
 	for _, path := range k.cfg.Mappings {
 		faults = append(faults, k.set.LoadPath(path))
 	}
-	for _, err := range replication.Flatten(errors.Join(faults...)) {
+	for _, err := range primary.Flatten(errors.Join(faults...)) {
 		remedy := "correct the mapping"
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 			remedy = "correct mappings: in the configuration, or the rights on the file"
@@ -57,12 +58,12 @@ func (k *checking) checkMappings() {
 }
 
 func (k *checking) checkPrimary(ctx context.Context) {
-	var found replication.Findings
+	var found primary.Findings
 	defer func() { k.report.group("primary "+k.primary.Address(), found) }()
 	k.highest = -1
 	conn, err := k.primary.Connect(ctx)
 	if err != nil {
-		found.Fault("connection", replication.ExplainConnect(k.primary, err))
+		found.Fault("connection", primary.ExplainConnect(k.primary, err))
 		if found[0].Remedy == "" {
 			found[0].Remedy = "check that it runs, and host and port in source.dsn"
 		}
@@ -90,12 +91,12 @@ func (k *checking) checkPrimary(ctx context.Context) {
 }
 
 // checkTables looks at each table by itself and plans with the tables without faults.
-func (k *checking) checkTables(ctx context.Context) (found replication.Findings, complete bool) {
+func (k *checking) checkTables(ctx context.Context) (found primary.Findings, complete bool) {
 	good := *k.cfg
 	good.Source.Tables = nil
 	for _, t := range k.cfg.Source.Tables {
 		schema, name := t.Qualified()
-		table, about := replication.InspectTable(ctx, k.conn, replication.TableRule{Schema: schema, Name: name, Tenant: t.Tenant})
+		table, about := primary.InspectTable(ctx, k.conn, primary.TableRule{Schema: schema, Name: name, Tenant: t.Tenant})
 		found = append(found, about...)
 		if table != nil {
 			good.Source.Tables = append(good.Source.Tables, t)
@@ -103,7 +104,7 @@ func (k *checking) checkTables(ctx context.Context) (found replication.Findings,
 	}
 	if ts := k.cfg.Source.Tombstones; ts != nil {
 		schema, name := ts.Qualified()
-		table, about := replication.InspectTable(ctx, k.conn, replication.TableRule{Schema: schema, Name: name, Tenant: ts.Tenant, InsertsOnly: true})
+		table, about := primary.InspectTable(ctx, k.conn, primary.TableRule{Schema: schema, Name: name, Tenant: ts.Tenant, InsertsOnly: true})
 		found = append(found, about...)
 		if table == nil {
 			good.Source.Tombstones = nil
@@ -114,15 +115,15 @@ func (k *checking) checkTables(ctx context.Context) (found replication.Findings,
 		return found, false
 	}
 	// Faults of the tables are found already.
-	p, err := planWith(ctx, k.conn, &good, k.set, func(ctx context.Context, conn *pgx.Conn, rules []replication.TableRule) ([]*wal.Table, error) {
-		tables, err := replication.CheckTables(ctx, conn, rules)
+	p, err := planWith(ctx, k.conn, &good, k.set, func(ctx context.Context, conn *pgx.Conn, rules []primary.TableRule) ([]*wal.Table, error) {
+		tables, err := primary.CheckTables(ctx, conn, rules)
 		if slices.Contains(tables, nil) || len(tables) < len(rules) {
 			return nil, err
 		}
 		return tables, nil
 	})
 	if err != nil {
-		for _, one := range replication.Flatten(err) {
+		for _, one := range primary.Flatten(err) {
 			found.Fault("tables", one)
 		}
 		return found, false
@@ -144,12 +145,12 @@ func (k *checking) checkTables(ctx context.Context) (found replication.Findings,
 }
 
 // checkSchema looks at the schema outflow and at the role's rights.
-func (k *checking) checkSchema(ctx context.Context) (found replication.Findings) {
+func (k *checking) checkSchema(ctx context.Context) (found primary.Findings) {
 	role := k.conn.Config().User
 	remedy := "as a superuser or the database's owner run: outflow init --apply --role " + role
 	script, err := sql.Script(ctx, k.conn)
 	if err != nil {
-		found.Fault("schema outflow", replication.Explain(err, remedy))
+		found.Fault("schema outflow", primary.Explain(err, remedy))
 		return found
 	}
 	pending := script != ""
@@ -194,13 +195,13 @@ func (k *checking) missingRights(ctx context.Context, role string, pending bool)
 }
 
 // readSource reads the reference for external databases. Where nothing ever ran there is nothing to compare.
-func (k *checking) readSource(ctx context.Context, slot replication.Slot) {
+func (k *checking) readSource(ctx context.Context, slot primary.Slot) {
 	source, err := slot.Known(ctx, k.conn)
 	if err != nil {
 		return
 	}
 	k.source = source.ID
-	if now, err := (&replication.Copier{Tables: replication.NewTables(k.primary)}).Once(ctx); err == nil {
+	if now, err := (&tableread.Copier{Tables: tableread.NewTables(k.primary)}).Once(ctx); err == nil {
 		k.highest = source.SequenceID(now.Horizon)
 	}
 }
@@ -208,7 +209,7 @@ func (k *checking) readSource(ctx context.Context, slot replication.Slot) {
 // chosen are the destinations of the selection. Where the primary does not answer, the destinations are as configured.
 func (k *checking) chosen(ctx context.Context, s selection) ([]sink.Target, error) {
 	var all []sink.Target
-	var found replication.Findings
+	var found primary.Findings
 	if k.plan == nil {
 		for _, d := range k.cfg.Destinations.Static {
 			all = append(all, sink.Target{Tenant: d.Tenant, Name: d.Name, DSN: d.DSN.Reveal()})
@@ -216,7 +217,7 @@ func (k *checking) chosen(ctx context.Context, s selection) ([]sink.Target, erro
 	} else {
 		var err error
 		all, err = k.plan.destinations(ctx, k.conn)
-		for _, one := range replication.Flatten(err) {
+		for _, one := range primary.Flatten(err) {
 			found.Fail("configuration", "correct destinations: in the configuration", "%v", one)
 		}
 		if s.Tenant != "" {

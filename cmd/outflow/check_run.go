@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"outflow/internal/config"
-	"outflow/replication"
+	"outflow/replication/primary"
 )
 
 // checkOutcome is everything that was found; its JSON is the output of check with -o json.
@@ -20,8 +20,8 @@ type checkOutcome struct {
 
 // checkGroup is the findings on one thing.
 type checkGroup struct {
-	Name   string               `json:"name"` // primary, mappings, destinations, or "destination tenant/name"
-	Checks replication.Findings `json:"checks"`
+	Name   string           `json:"name"` // primary, mappings, destinations, or "destination tenant/name"
+	Checks primary.Findings `json:"checks"`
 }
 
 const (
@@ -54,15 +54,15 @@ func checkAll(ctx context.Context, cfg *config.Config, s selection) (*checkOutco
 	return &k.report, nil
 }
 
-func (r *checkOutcome) group(name string, found replication.Findings) {
+func (r *checkOutcome) group(name string, found primary.Findings) {
 	if len(found) > 0 {
 		r.Groups = append(r.Groups, checkGroup{name, found})
 	}
 }
 
 func (r *checkOutcome) conclude() {
-	counts := map[replication.Verdict]*int{replication.Passed: &r.Passed, replication.Warning: &r.Warnings,
-		replication.Failed: &r.Failed, replication.Unchecked: &r.Skipped}
+	counts := map[primary.Verdict]*int{primary.Passed: &r.Passed, primary.Warning: &r.Warnings,
+		primary.Failed: &r.Failed, primary.Unchecked: &r.Skipped}
 	for _, g := range r.Groups {
 		for _, f := range g.Checks {
 			*counts[f.Verdict]++

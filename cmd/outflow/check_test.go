@@ -17,7 +17,7 @@ import (
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
-	"outflow/replication"
+	"outflow/replication/primary"
 )
 
 // checked runs outflow check in this process.
@@ -37,7 +37,7 @@ func (r *checkOutcome) text() string {
 }
 
 // says fails unless the group has a finding with that verdict whose check, text and remedy hold those parts.
-func (r *checkOutcome) says(tb testing.TB, group string, verdict replication.Verdict, check, found, remedy string) {
+func (r *checkOutcome) says(tb testing.TB, group string, verdict primary.Verdict, check, found, remedy string) {
 	tb.Helper()
 	for _, g := range r.Groups {
 		if !strings.HasPrefix(g.Name, group) {
@@ -72,9 +72,9 @@ func TestCheckOfWhatIsInOrder(t *testing.T) {
 	if fresh.Failed > 0 || fresh.Skipped > 0 {
 		t.Errorf("nothing should fail:\n%s", fresh.text())
 	}
-	fresh.says(t, "primary ", replication.Passed, fmt.Sprintf("slot %q", w.cfg.Source.Slot), "outflow run creates it", "")
-	fresh.says(t, "primary ", replication.Passed, "schema outflow", "outflow run migrates it", "")
-	fresh.says(t, "primary ", replication.Warning, "max_slot_wal_keep_size", "no limit", "ALTER SYSTEM SET max_slot_wal_keep_size")
+	fresh.says(t, "primary ", primary.Passed, fmt.Sprintf("slot %q", w.cfg.Source.Slot), "outflow run creates it", "")
+	fresh.says(t, "primary ", primary.Passed, "schema outflow", "outflow run migrates it", "")
+	fresh.says(t, "primary ", primary.Warning, "max_slot_wal_keep_size", "no limit", "ALTER SYSTEM SET max_slot_wal_keep_size")
 	if diff := cmp.Diff(before, w.everything(w.source)); diff != "" {
 		t.Errorf("the check changed the primary (-before +after):\n%s", diff)
 	}
@@ -94,10 +94,10 @@ func TestCheckOfWhatIsInOrder(t *testing.T) {
 	if beside.Failed > 0 || beside.Skipped > 0 {
 		t.Errorf("nothing should fail beside a process that runs:\n%s", beside.text())
 	}
-	beside.says(t, "primary ", replication.Passed, fmt.Sprintf("slot %q", w.cfg.Source.Slot), "a process reads it", "")
-	beside.says(t, "primary ", replication.Passed, "history", "", "")
-	beside.says(t, "destination "+tenant1+"/main", replication.Passed, "mapping users", "steps prepared", "")
-	beside.says(t, "destination "+tenant1+"/main", replication.Passed, "_stack_sync_metadata", "up to sequence id", "")
+	beside.says(t, "primary ", primary.Passed, fmt.Sprintf("slot %q", w.cfg.Source.Slot), "a process reads it", "")
+	beside.says(t, "primary ", primary.Passed, "history", "", "")
+	beside.says(t, "destination "+tenant1+"/main", primary.Passed, "mapping users", "steps prepared", "")
+	beside.says(t, "destination "+tenant1+"/main", primary.Passed, "_stack_sync_metadata", "up to sequence id", "")
 	if diff := cmp.Diff(before, w.everything(w.source)); diff != "" {
 		t.Errorf("the check changed the primary (-before +after):\n%s", diff)
 	}
@@ -178,10 +178,10 @@ func TestCheckFindsFaults(t *testing.T) {
 			t.Log(all)
 		}
 	})
-	const fail, warn, skip = replication.Failed, replication.Warning, replication.Unchecked
+	const fail, warn, skip = primary.Failed, primary.Warning, primary.Unchecked
 	for _, want := range []struct {
 		group                string
-		verdict              replication.Verdict
+		verdict              primary.Verdict
 		check, found, remedy string
 	}{
 		{"mappings", fail, "file", "absent.yaml", "correct mappings:"},
@@ -246,7 +246,7 @@ func TestCheckOfMappingsBesideATableThatIsAbsent(t *testing.T) {
 	w.cfg.Source.Tables = slices.Insert(w.cfg.Source.Tables, 0, config.Table{Name: "absent", Tenant: "tenant"})
 	w.cfg.Destinations.Query = fmt.Sprintf(`SELECT '%s' AS tenant_id, 'own' AS name, '%s' AS dsn, ARRAY[$m$%s$m$] AS definitions`, tenant1,
 		pgtest.Database(t, w.cluster), mirror("item", 1, "id int", "secret text"))
-	w.checked(selection{}).says(t, "destination "+tenant1+"/own", replication.Failed, "mapping item", "r.secret does not exist", "")
+	w.checked(selection{}).says(t, "destination "+tenant1+"/own", primary.Failed, "mapping item", "r.secret does not exist", "")
 }
 
 func TestCheckOfServers(t *testing.T) {
@@ -256,16 +256,16 @@ func TestCheckOfServers(t *testing.T) {
 	w.destination(tenant1, "main")
 	w.exec(`SELECT pg_create_physical_replication_slot('taken')`)
 	r := w.checked(selection{})
-	r.says(t, "primary ", replication.Failed, "wal_level", `"replica"`, "ALTER SYSTEM SET wal_level = logical")
-	r.says(t, "primary ", replication.Failed, "max_replication_slots", "all 1 are in use", "raise max_replication_slots")
-	r.says(t, "primary ", replication.Warning, "max_wal_senders", "no room for a second process", "raise max_wal_senders")
+	r.says(t, "primary ", primary.Failed, "wal_level", `"replica"`, "ALTER SYSTEM SET wal_level = logical")
+	r.says(t, "primary ", primary.Failed, "max_replication_slots", "all 1 are in use", "raise max_replication_slots")
+	r.says(t, "primary ", primary.Warning, "max_wal_senders", "no room for a second process", "raise max_wal_senders")
 
 	// The primary is away: what can be found out without it is found out.
 	w.cfg.Source.DSN = secret.New(refused(t, w.source))
 	r = w.checked(selection{})
-	r.says(t, "primary ", replication.Failed, "connection", "refused", "host and port in source.dsn")
-	r.says(t, "destination "+tenant1+"/main", replication.Passed, "connection", "PostgreSQL", "")
-	r.says(t, "destination "+tenant1+"/main", replication.Unchecked, "mappings", "", "")
+	r.says(t, "primary ", primary.Failed, "connection", "refused", "host and port in source.dsn")
+	r.says(t, "destination "+tenant1+"/main", primary.Passed, "connection", "PostgreSQL", "")
+	r.says(t, "destination "+tenant1+"/main", primary.Unchecked, "mappings", "", "")
 }
 
 // refused is a connection string to a port where nobody listens.

@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"outflow/internal/config"
-	"outflow/replication"
+	"outflow/replication/primary"
+	"outflow/replication/tableread"
 	"outflow/sink"
 	"outflow/sink/ledger"
 )
@@ -71,32 +72,32 @@ type comparison struct {
 
 // prepareComparison reads the primary's catalog and the destinations. The caller closes the comparison.
 func prepareComparison(ctx context.Context, cfg *config.Config, s selection) (*comparison, error) {
-	primary, err := primaryOf(cfg)
+	server, err := primaryOf(cfg)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, primaryPatience)
 	defer cancel()
-	conn, err := primary.Connect(ctx)
+	conn, err := server.Connect(ctx)
 	if err != nil {
-		return nil, replication.ExplainConnect(primary, err)
+		return nil, primary.ExplainConnect(server, err)
 	}
 	defer hangUp(conn)
-	p, err := newPlan(ctx, conn, cfg, replication.CheckTables)
+	p, err := newPlan(ctx, conn, cfg, primary.CheckTables)
 	if err != nil {
-		return nil, fmt.Errorf("the primary at %s: %w", primary.Address(), err)
+		return nil, fmt.Errorf("the primary at %s: %w", server.Address(), err)
 	}
 	chosen, err := chosenOf(ctx, conn, p, s)
 	if err != nil {
 		return nil, err
 	}
-	source, err := p.setup(primary, zap.NewNop()).Slot.Known(ctx, conn)
+	source, err := p.setup(server, zap.NewNop()).Slot.Known(ctx, conn)
 	if err != nil {
-		return nil, fmt.Errorf("the primary at %s: %w", primary.Address(), err)
+		return nil, fmt.Errorf("the primary at %s: %w", server.Address(), err)
 	}
-	state := &ledger.Store{Slot: cfg.Source.Slot, Connect: primary.Connect}
+	state := &ledger.Store{Slot: cfg.Source.Slot, Connect: server.Connect}
 	return &comparison{chosen: chosen, state: state, verifier: &sink.Verifier{Options: cfg.Sink, SourceID: source.ID,
-		Tables: p.sinkTables(), Primary: replication.NewTables(primary), Ledger: state, SequenceID: source.SequenceID, Log: zap.NewNop()}}, nil
+		Tables: p.sinkTables(), Primary: tableread.NewTables(server), Ledger: state, SequenceID: source.SequenceID, Log: zap.NewNop()}}, nil
 }
 
 // destinations is the number of destinations that are compared.

@@ -13,7 +13,7 @@ import (
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
-	"outflow/replication"
+	"outflow/replication/primary"
 )
 
 // items is a world with one table, items, and a mirror of it for two tenants.
@@ -350,7 +350,7 @@ func TestRefusedTables(t *testing.T) {
 				t.Errorf("init: %v", err)
 			}
 			r := w.checked(selection{})
-			r.says(t, "primary ", replication.Failed, "table public.items", c.says, "")
+			r.says(t, "primary ", primary.Failed, "table public.items", c.says, "")
 			same(t, w.source, `SELECT count(*) FROM pg_publication`, `"0"`)
 			w.exec(`UPDATE items SET v = 'the application goes on'`)
 		})
@@ -496,7 +496,7 @@ func TestReplicationByMembership(t *testing.T) {
 	same(t, w.source, `SELECT rolreplication, pg_has_role('outflow', 'rds_replication', 'member') FROM pg_roles WHERE rolname = 'outflow'`, `"f"|"t"`)
 	w.cfg.Source.DSN = secret.New(withUser(t, w.source, "plain"))
 	r := w.checked(selection{})
-	r.says(t, "primary ", replication.Failed, "role", "may not replicate", `GRANT rds_replication TO "plain"`)
+	r.says(t, "primary ", primary.Failed, "role", "may not replicate", `GRANT rds_replication TO "plain"`)
 	launch(t, "run", "--config", w.configFile()).fails(1, "may not replicate", `ALTER ROLE "plain" REPLICATION`, `GRANT rds_replication TO "plain"`)
 }
 

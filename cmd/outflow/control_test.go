@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sink/ledger"
 )
 
@@ -319,9 +319,9 @@ func TestPausedBackfillMakesRoom(t *testing.T) {
 	w.mirrored(tenant1, paused, "slow", "id, note")
 }
 
-func (w *world) primary() *replication.Primary {
+func (w *world) primary() *primary.Server {
 	w.tb.Helper()
-	primary, err := replication.NewPrimary(w.source)
+	primary, err := primary.New(w.source)
 	must(w.tb, err)
 	return primary
 }

@@ -17,9 +17,11 @@ import (
 
 	"outflow/internal/config"
 	"outflow/internal/fit"
+	"outflow/internal/pgerror"
 	"outflow/internal/tenantdsn"
 	"outflow/mapping"
 	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sink"
 )
 
@@ -235,10 +237,10 @@ func sqlstateOf(err error) string {
 // explainQuery tells the remedy for a failed query. Failures caused by the server's state pass. The query reads connection strings, and a server
 // repeats values in messages.
 func explainQuery(err error) error {
-	err = replication.WithoutValues(err)
+	err = pgerror.WithoutValues(err)
 	switch state := sqlstateOf(err); {
 	case state == "42501":
-		return &replication.Problem{What: fmt.Sprintf("destinations.query: %v", err), Remedy: "GRANT SELECT to Outflow's role; for outflow.destination: outflow init --apply --role"}
+		return &primary.Problem{What: fmt.Sprintf("destinations.query: %v", err), Remedy: "GRANT SELECT to Outflow's role; for outflow.destination: outflow init --apply --role"}
 	case strings.HasPrefix(state, "42") || strings.HasPrefix(state, "22") || state == "25006":
 		return config.Faultf("destinations.query: %w", err)
 	}

@@ -7,7 +7,7 @@ import (
 
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sink/ledger"
 )
 
@@ -36,7 +36,7 @@ func TestBytesThatAreNoUTF8(t *testing.T) {
 	w.exec(`INSERT INTO items VALUES ('t1', 1, 'fine ä'), ('t2', 1, 'fine')`)
 	r := w.start()
 	r.caughtUp()
-	w.checked(selection{}).says(t, "primary", replication.Warning, "encoding", "SQL_ASCII", "ENCODING 'UTF8'")
+	w.checked(selection{}).says(t, "primary", primary.Warning, "encoding", "SQL_ASCII", "ENCODING 'UTF8'")
 	w.exec(`INSERT INTO items VALUES ('t1', 2, 'bad ' || chr(233)), ('t2', 2, 'good'); INSERT INTO items VALUES ('t2', 3, 'more')`)
 	contains(t, becomes(t, r.destination("one"), ledger.Halted), "row of items with tenant=t1, id=2", "22021")
 	waitFor(t, "the other tenant's rows", func() error {

@@ -14,7 +14,7 @@ import (
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sink/ledger"
 )
 
@@ -31,7 +31,7 @@ func (w *world) refused(what string, parts ...string) {
 		w.tb.Errorf("%s: it would be tried again, for ever: %v", what, err)
 	}
 	if !config.IsFault(err) {
-		var problem *replication.Problem
+		var problem *primary.Problem
 		if !errors.As(err, &problem) || problem.Remedy == "" {
 			w.tb.Errorf("%s: neither the user's fault nor with a remedy: %v", what, err)
 		}

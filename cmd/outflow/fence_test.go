@@ -10,6 +10,7 @@ import (
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
 	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sink/ledger"
 )
 
@@ -66,10 +67,10 @@ func TestThawedProcessIsFenced(t *testing.T) {
 	asked := make(chan error, 1)
 	go func() { asked <- d.Resync(t.Context(), "the destination was silent for long") }()
 	proxy.Stall(false)
-	if err := <-asked; !errors.Is(err, replication.ErrFenced) {
+	if err := <-asked; !errors.Is(err, primary.ErrFenced) {
 		t.Errorf("the note of the first process: %v", err)
 	}
-	if err := first.ends(); !errors.Is(err, replication.ErrFenced) {
+	if err := first.ends(); !errors.Is(err, primary.ErrFenced) {
 		t.Errorf("the first process ended with %v", err)
 	}
 	w.exec(`UPDATE "ProjectUser" SET "displayName" = 'after all'`)
@@ -94,7 +95,7 @@ func TestThawedProcessFillsNothing(t *testing.T) {
 	const newer = `UPDATE _stack_sync_metadata SET fingerprint = 'newer' WHERE mapping_name = 'users'`
 	exec(t, connect(t, dsn), newer)
 	w.user(tenant1, "00000000-0000-4000-8000-000000999991", "late")
-	if err := r.ends(); !errors.Is(err, replication.ErrFenced) {
+	if err := r.ends(); !errors.Is(err, primary.ErrFenced) {
 		t.Errorf("the process ended with %v", err)
 	}
 	if now := query(t, dsn, `SELECT fingerprint, backfill IS NULL FROM _stack_sync_metadata WHERE mapping_name = 'users'`); now[0] != `"newer"|"t"` {
@@ -148,10 +149,10 @@ func TestFenceHoldsBehindALock(t *testing.T) {
 			go func() { written <- write(r) }()
 			w.waitsForLock()
 			must(t, tx.Commit(t.Context()))
-			if err := <-written; !errors.Is(err, replication.ErrFenced) {
+			if err := <-written; !errors.Is(err, primary.ErrFenced) {
 				t.Errorf("the note: %v", err)
 			}
-			if err := r.ends(); !errors.Is(err, replication.ErrFenced) {
+			if err := r.ends(); !errors.Is(err, primary.ErrFenced) {
 				t.Errorf("the pipeline ended with %v", err)
 			}
 			if now := w.notes(); now != before {

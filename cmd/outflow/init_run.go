@@ -10,14 +10,14 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"outflow/internal/config"
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sql"
 )
 
 // installation is the set-up that the primary needs, and the way there.
 type installation struct {
 	cfg     *config.Config
-	primary *replication.Primary
+	primary *primary.Server
 	conn    *pgx.Conn
 	plan    *plan
 	role    string
@@ -64,9 +64,9 @@ func newInstallation(ctx context.Context, cfg *config.Config, role string) (*ins
 // connect connects, and plans. The server's settings and the rights of the current role are no obstacle to printing.
 func (in *installation) connect(ctx context.Context) (err error) {
 	if in.conn, err = in.primary.Connect(ctx); err != nil {
-		return replication.ExplainConnect(in.primary, err)
+		return primary.ExplainConnect(in.primary, err)
 	}
-	if in.plan, err = newPlan(ctx, in.conn, in.cfg, replication.CheckTables); err != nil {
+	if in.plan, err = newPlan(ctx, in.conn, in.cfg, primary.CheckTables); err != nil {
 		hangUp(in.conn)
 	}
 	return err
@@ -100,9 +100,9 @@ func (in *installation) print(ctx context.Context, out io.Writer) error {
 // apply runs the unfinished statements. Each statement commits by itself: a slot cannot be made in a transaction that has written.
 func (in *installation) apply(ctx context.Context, out io.Writer) error {
 	const remedy = "let source.dsn name a superuser for this command, or give the output of outflow init to one"
-	var prepare, stream []replication.Statement
+	var prepare, stream []primary.Statement
 	err := asked(ctx, in.primary, func(ctx context.Context) (err error) {
-		if err := replication.CheckServer(ctx, in.conn); err != nil {
+		if err := primary.CheckServer(ctx, in.conn); err != nil {
 			return err
 		}
 		if prepare, err = in.preparation(ctx); err == nil {
@@ -117,13 +117,13 @@ func (in *installation) apply(ctx context.Context, out io.Writer) error {
 		for _, st := range prepare {
 			if !st.Done {
 				if _, err := in.conn.Exec(ctx, st.SQL); err != nil {
-					return replication.Explain(fmt.Errorf("%s: %w", st.What, err), remedy)
+					return primary.Explain(fmt.Errorf("%s: %w", st.What, err), remedy)
 				}
 			}
 			report(out, st)
 		}
 		_, _, err := in.setup(out).Ensure(ctx, in.conn)
-		return replication.Explain(err, remedy)
+		return primary.Explain(err, remedy)
 	})
 	if err != nil {
 		return err
@@ -135,7 +135,7 @@ func (in *installation) apply(ctx context.Context, out io.Writer) error {
 	return nil
 }
 
-func report(out io.Writer, st replication.Statement) {
+func report(out io.Writer, st primary.Statement) {
 	if st.Done {
 		fmt.Fprintf(out, "there already: %s\n", st.What)
 	} else {
@@ -144,7 +144,7 @@ func report(out io.Writer, st replication.Statement) {
 }
 
 // preparation is the statements before the publication and the slot, in the order of execution.
-func (in *installation) preparation(ctx context.Context) ([]replication.Statement, error) {
+func (in *installation) preparation(ctx context.Context) ([]primary.Statement, error) {
 	level, err := in.walLevel(ctx)
 	if err != nil {
 		return nil, err
@@ -153,38 +153,38 @@ func (in *installation) preparation(ctx context.Context) ([]replication.Statemen
 	if err != nil {
 		return nil, err
 	}
-	schema := replication.Statement{What: "schema outflow, where Outflow keeps its notes"}
+	schema := primary.Statement{What: "schema outflow, where Outflow keeps its notes"}
 	script, err := sql.Script(ctx, in.conn)
 	if err != nil {
-		return nil, replication.Explain(err, "let source.dsn name a superuser for this command, or the role of outflow run")
+		return nil, primary.Explain(err, "let source.dsn name a superuser for this command, or the role of outflow run")
 	}
 	if schema.SQL, schema.Done = strings.TrimSuffix(script, ";\n"), script == ""; schema.Done {
 		schema.SQL = "CREATE SCHEMA outflow"
 	}
 	rights, err := rightsOf(ctx, in.conn, in.plan, in.role)
-	return []replication.Statement{level, role, schema, rights}, err
+	return []primary.Statement{level, role, schema, rights}, err
 }
 
-func (in *installation) setup(out io.Writer) replication.Setup {
-	return replication.Setup{
-		Slot: replication.Slot{Primary: in.primary, Name: in.cfg.Source.Slot, Waiting: func(n int, oldest string) {
+func (in *installation) setup(out io.Writer) primary.Setup {
+	return primary.Setup{
+		Slot: primary.Slot{Server: in.primary, Name: in.cfg.Source.Slot, Waiting: func(n int, oldest string) {
 			fmt.Fprintf(out, "creating the slot; the primary waits for %d older transactions to end, the oldest of them %s\n", n, oldest)
 		}},
-		Publication: replication.Publication{Name: in.cfg.Source.Publication, Tables: in.plan.published()},
+		Publication: primary.Publication{Name: in.cfg.Source.Publication, Tables: in.plan.published()},
 	}
 }
 
-func (in *installation) walLevel(ctx context.Context) (replication.Statement, error) {
-	st := replication.Statement{What: "wal_level = logical (then restart the server)", SQL: "ALTER SYSTEM SET wal_level = logical"}
+func (in *installation) walLevel(ctx context.Context) (primary.Statement, error) {
+	st := primary.Statement{What: "wal_level = logical (then restart the server)", SQL: "ALTER SYSTEM SET wal_level = logical"}
 	err := in.conn.QueryRow(ctx, `SELECT current_setting('wal_level') = 'logical'`).Scan(&st.Done)
 	return st, err
 }
 
 // roleStatement makes the role. Amazon RDS and Aurora let no role give the attribute REPLICATION: there, a role has
 // membership of rds_replication instead.
-func (in *installation) roleStatement(ctx context.Context) (replication.Statement, error) {
+func (in *installation) roleStatement(ctx context.Context) (primary.Statement, error) {
 	name := pgx.Identifier{in.role}.Sanitize()
-	st := replication.Statement{What: "role " + name + ": may log in and replicate"}
+	st := primary.Statement{What: "role " + name + ": may log in and replicate"}
 	var managed, exists bool
 	err := in.conn.QueryRow(ctx, `SELECT m.oid IS NOT NULL, r.oid IS NOT NULL,
 			coalesce(r.rolcanlogin AND (r.rolreplication OR r.rolsuper OR pg_has_role(r.oid, m.oid, 'MEMBER')), false)

@@ -20,7 +20,7 @@ import (
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sink/ledger"
 	"outflow/sql"
 )
@@ -253,7 +253,7 @@ func TestInitNeedsAnAdministrator(t *testing.T) {
 	if text := w.init(role, false); !strings.Contains(text, "\nCREATE ROLE ") {
 		t.Errorf("anybody may have the SQL printed:\n%s", text)
 	}
-	var problem *replication.Problem
+	var problem *primary.Problem
 	err := applyInstallation(t.Context(), &strings.Builder{}, w.cfg, role)
 	if !errors.As(err, &problem) || !strings.Contains(err.Error(), "outflow init") {
 		t.Errorf("%v; expected a remedy", err)

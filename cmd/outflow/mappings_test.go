@@ -7,7 +7,7 @@ import (
 
 	"outflow/internal/config"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sink/ledger"
 )
 
@@ -118,7 +118,7 @@ func TestMappingsThatATableRefuses(t *testing.T) {
 		w.with(func(*config.Config) {}, func() {
 			w.mapping("m", stepped("m", `CREATE TABLE IF NOT EXISTS x (id int, v text)`, c.step))
 			w.refused(what, "t1/one", c.fault, c.remedy)
-			w.checked(selection{}).says(t, "destinations", replication.Failed, "configuration", c.fault, "")
+			w.checked(selection{}).says(t, "destinations", primary.Failed, "configuration", c.fault, "")
 		})
 	}
 	w.with(func(*config.Config) {}, func() {
@@ -130,7 +130,7 @@ func TestMappingsThatATableRefuses(t *testing.T) {
 	w.exec(`ALTER TABLE items REPLICA IDENTITY FULL, DROP _op`)
 	if w.version() < 18 { // from 18 on a generated column in a whole identity is refused: see TestRefusedTables
 		w.cfg.Source.Tables[0].Columns = []string{"twice"}
-		w.checked(selection{}).says(t, "primary", replication.Failed, "table public.items", `column "twice" is generated`, "write its expression")
+		w.checked(selection{}).says(t, "primary", primary.Failed, "table public.items", `column "twice" is generated`, "write its expression")
 		w.cfg.Source.Tables[0].Columns = nil
 	} else {
 		w.exec(`ALTER TABLE items DROP twice`)
@@ -145,7 +145,7 @@ func TestMappingsThatATableRefuses(t *testing.T) {
 		w.refused("a value that a copy does not know", "t1/keys", `a copy finds deleted rows of public.items by keys: and knows only the columns of its key (tenant, id)`)
 	})
 	w.mapping("m", steps)
-	w.checked(selection{}).says(t, "destination t1/one", replication.Passed, "mapping m", "3 steps", "")
+	w.checked(selection{}).says(t, "destination t1/one", primary.Passed, "mapping m", "3 steps", "")
 	dsn := w.destination("t1", "two", "m")
 	w.exec(`INSERT INTO items VALUES ('t1', 1, 'a'), ('t1', 2, 'b')`)
 	w.start().caughtUp()
@@ -192,7 +192,7 @@ func TestFunctionsInTheGuiseOfColumns(t *testing.T) {
 	w.tables("items")
 	w.mapping("m", stepped("m", `CREATE TABLE IF NOT EXISTS x (id int, doc jsonb)`, `items upsert: INSERT INTO x SELECT c.id, c.to_jsonb FROM items c`))
 	w.destination("t1", "one", "m")
-	w.checked(selection{}).says(t, "destination t1/one", replication.Failed, "mapping m", `"to_jsonb" is no column of public.items`, "")
+	w.checked(selection{}).says(t, "destination t1/one", primary.Failed, "mapping m", `"to_jsonb" is no column of public.items`, "")
 }
 
 // What only the external server can tell of a mapping is told before a row is copied, with advice that works.
@@ -217,7 +217,7 @@ func TestMappingsThatATargetRefuses(t *testing.T) {
 	}
 	report := w.checked(selection{})
 	for name, parts := range faults {
-		report.says(t, "destination t1/"+name, replication.Failed, "mapping "+name, parts[len(parts)-2], "")
+		report.says(t, "destination t1/"+name, primary.Failed, "mapping "+name, parts[len(parts)-2], "")
 	}
 	r := w.start()
 	for name, parts := range faults {
@@ -272,6 +272,6 @@ func TestTypesInOtherSchemas(t *testing.T) {
 	w.mapping("two", stepped("two", "", `items upsert: SELECT r.h FROM items r`))
 	exec(t, connect(t, w.destination("t2", "two", "two")), `CREATE SCHEMA one; CREATE TYPE one.hstore AS RANGE (subtype = int);
 		CREATE SCHEMA two; CREATE TYPE two.hstore AS RANGE (subtype = int)`)
-	w.checked(selection{}).says(t, "destination t2/two", replication.Failed, "mapping two",
+	w.checked(selection{}).says(t, "destination t2/two", primary.Failed, "mapping two",
 		`column "h" of public.items is of type public.hstore, which several schemas of the external database have: `, "leave one of them")
 }

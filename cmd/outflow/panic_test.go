@@ -11,7 +11,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/replication"
+	"outflow/replication/tableread"
 	"outflow/sink/ledger"
 )
 
@@ -28,7 +28,7 @@ func TestPanicIsOneDestinationsFault(t *testing.T) {
 	tracer := &brokenTracer{Tracer: noop.NewTracerProvider().Tracer("test")}
 	r := w.startWith(func(pl *pipeline) {
 		rows := pl.router.Rows
-		pl.router.Rows = func(ctx context.Context, look replication.Look) (replication.Found, error) {
+		pl.router.Rows = func(ctx context.Context, look tableread.Look) (tableread.Found, error) {
 			if broken.Load() && look.Value == tenant1 {
 				panic("a look-up")
 			}

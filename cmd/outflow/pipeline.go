@@ -9,6 +9,8 @@ import (
 
 	"outflow/internal/config"
 	"outflow/replication"
+	"outflow/replication/primary"
+	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink"
 	"outflow/sink/ledger"
@@ -17,12 +19,12 @@ import (
 
 // pipeline is everything between the slot and the external databases, wired together.
 type pipeline struct {
-	primary *replication.Primary
+	primary *primary.Server
 	reader  *replication.Reader
 	router  *sink.Router
-	lookup  *replication.Lookup
+	lookup  *tableread.Lookup
 	state   *ledger.Store
-	watcher *replication.Watcher
+	watcher *primary.Watcher
 	log     *zap.Logger
 	acks    *replication.AckTracker
 
@@ -30,8 +32,8 @@ type pipeline struct {
 }
 
 // primaryOf is the primary that the configuration names. The error is a [config.Fault].
-func primaryOf(cfg *config.Config) (*replication.Primary, error) {
-	primary, err := replication.NewPrimary(cfg.Source.DSN.Reveal())
+func primaryOf(cfg *config.Config) (*primary.Server, error) {
+	primary, err := primary.New(cfg.Source.DSN.Reveal())
 	if err != nil {
 		return nil, config.Faultf("source.dsn: %w", err)
 	}
@@ -49,8 +51,8 @@ func stateStore(cfg *config.Config) (*ledger.Store, error) {
 }
 
 // migrate brings the schema outflow to this program's version.
-func migrate(ctx context.Context, primary *replication.Primary) error {
-	return replication.Explain(sql.Migrate(ctx, primary.Config()), "as a superuser or the database's owner run: outflow init --apply")
+func migrate(ctx context.Context, server *primary.Server) error {
+	return primary.Explain(sql.Migrate(ctx, server.Config()), "as a superuser or the database's owner run: outflow init --apply")
 }
 
 // outline is a pipeline before anything is written: the configuration, checked against the primary.
@@ -62,18 +64,18 @@ type outline struct {
 
 // prepare connects to the primary and finds all faults that a person may have to correct. prepare changes nothing on the
 // primary. The connection is the caller's where there is no error.
-func prepare(ctx context.Context, cfg *config.Config, log *zap.Logger) (*replication.Primary, *pgx.Conn, *outline, error) {
-	primary, err := primaryOf(cfg)
+func prepare(ctx context.Context, cfg *config.Config, log *zap.Logger) (*primary.Server, *pgx.Conn, *outline, error) {
+	server, err := primaryOf(cfg)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	var conn *pgx.Conn
 	o := &outline{}
-	err = asked(ctx, primary, func(ctx context.Context) error {
-		if conn, err = primary.Connect(ctx); err != nil {
-			return replication.ExplainConnect(primary, err)
+	err = asked(ctx, server, func(ctx context.Context) error {
+		if conn, err = server.Connect(ctx); err != nil {
+			return primary.ExplainConnect(server, err)
 		}
-		if o.plan, err = newPlan(ctx, conn, cfg, replication.Check); err == nil {
+		if o.plan, err = newPlan(ctx, conn, cfg, primary.Check); err == nil {
 			o.static, err = o.plan.static(ctx, conn)
 		}
 		if err != nil {
@@ -85,7 +87,7 @@ func prepare(ctx context.Context, cfg *config.Config, log *zap.Logger) (*replica
 		return nil, nil, nil, err
 	}
 	o.directory = newDirectory(o.plan, o.static, log)
-	return primary, conn, o, nil
+	return server, conn, o, nil
 }
 
 // openPipeline connects to the primary, prepares the primary, and builds the pipeline. Nothing runs until run is called.
@@ -95,18 +97,18 @@ func openPipeline(ctx context.Context, cfg *config.Config, log *zap.Logger) (*pi
 
 // reopenPipeline is openPipeline where every destination is to be copied again, because of the gap.
 func reopenPipeline(ctx context.Context, cfg *config.Config, gap string, log *zap.Logger) (*pipeline, error) {
-	primary, conn, p, err := prepare(ctx, cfg, log)
+	server, conn, p, err := prepare(ctx, cfg, log)
 	if err != nil {
 		return nil, err
 	}
 	defer hangUp(conn)
-	setup := p.setup(primary, log)
+	setup := p.setup(server, log)
 	setup.Gap = gap
 	var found map[destinationID]destinationRow
-	var source replication.Source
+	var source primary.Source
 	var confirmed wal.LSN
-	err = whileAnswering(ctx, primary, primaryPatience, func(ctx context.Context) error {
-		if err := migrate(ctx, primary); err != nil {
+	err = whileAnswering(ctx, server, primaryPatience, func(ctx context.Context) error {
+		if err := migrate(ctx, server); err != nil {
 			return err
 		}
 		// All faults for a person to correct come before a slot is made, since a slot would hold the primary's WAL from then on.
@@ -119,12 +121,12 @@ func reopenPipeline(ctx context.Context, cfg *config.Config, gap string, log *za
 	if err != nil {
 		return nil, err
 	}
-	tables := replication.NewTables(primary)
-	pl := &pipeline{primary: primary, lookup: &replication.Lookup{Tables: tables}, acks: replication.NewAckTracker(confirmed),
-		log: log, state: &ledger.Store{Slot: cfg.Source.Slot, Connect: primary.Connect}}
+	tables := tableread.NewTables(server)
+	pl := &pipeline{primary: server, lookup: &tableread.Lookup{Tables: tables}, acks: replication.NewAckTracker(confirmed),
+		log: log, state: &ledger.Store{Slot: cfg.Source.Slot, Connect: server.Connect}}
 	pl.reader = &replication.Reader{Slot: setup.Slot, Publication: setup.Publication, Source: source, Confirmed: confirmed,
 		Acks: pl.acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
-	pl.watcher = &replication.Watcher{Setup: setup, Source: source, Log: pl.reader.Log,
+	pl.watcher = &primary.Watcher{Setup: setup, Source: source, Log: pl.reader.Log,
 		Reading:   pl.state.OwnReading,
 		Streaming: func() bool { return pl.reader.State() == replication.Streaming }}
 	if cfg.Source.Heartbeat > 0 {

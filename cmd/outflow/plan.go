@@ -12,7 +12,7 @@ import (
 
 	"outflow/internal/config"
 	"outflow/mapping"
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/replication/wal"
 	"outflow/sink"
 	"outflow/sql"
@@ -22,14 +22,14 @@ import (
 type plan struct {
 	cfg        *config.Config
 	mappings   mapping.Set
-	tenants    []tenantColumn               // by table, the tombstones' last
-	tables     []replication.PublishedTable // the tables of source.tables, in order
-	tombstones *replication.PublishedTable  // nil: none
-	named      [][]string                   // by table: the columns named by the operator's mappings and columns:
+	tenants    []tenantColumn           // by table, the tombstones' last
+	tables     []primary.PublishedTable // the tables of source.tables, in order
+	tombstones *primary.PublishedTable  // nil: none
+	named      [][]string               // by table: the columns named by the operator's mappings and columns:
 }
 
 // published are all tables of the publication.
-func (p *plan) published() []replication.PublishedTable {
+func (p *plan) published() []primary.PublishedTable {
 	all := slices.Clone(p.tables)
 	if p.tombstones != nil {
 		all = append(all, *p.tombstones)
@@ -73,7 +73,7 @@ func loadMappings(cfg *config.Config) (mapping.Set, error) {
 var defaultMappings = []string{"contact_channels", "users"}
 
 // checkFunc is one of replication's checks of the tables, or a part of the checks.
-type checkFunc func(context.Context, *pgx.Conn, []replication.TableRule) ([]*wal.Table, error)
+type checkFunc func(context.Context, *pgx.Conn, []primary.TableRule) ([]*wal.Table, error)
 
 // newPlan reads the catalog of the primary after the check, with the mappings of the configuration. newPlan changes nothing on the primary.
 func newPlan(ctx context.Context, conn *pgx.Conn, cfg *config.Config, check checkFunc) (*plan, error) {
@@ -106,20 +106,20 @@ func planWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mappi
 }
 
 // tableRules are the demands on the tables of source.tables and, last, on the table of tombstones.
-func tableRules(source config.Source) (rules []replication.TableRule) {
+func tableRules(source config.Source) (rules []primary.TableRule) {
 	for _, t := range source.Tables {
 		schema, name := t.Qualified()
-		rules = append(rules, replication.TableRule{Schema: schema, Name: name, Tenant: t.Tenant})
+		rules = append(rules, primary.TableRule{Schema: schema, Name: name, Tenant: t.Tenant})
 	}
 	if ts := source.Tombstones; ts != nil {
 		schema, name := ts.Qualified()
-		rules = append(rules, replication.TableRule{Schema: schema, Name: name, Tenant: ts.Tenant, InsertsOnly: true})
+		rules = append(rules, primary.TableRule{Schema: schema, Name: name, Tenant: ts.Tenant, InsertsOnly: true})
 	}
 	return rules
 }
 
 // publish adds a table. publish reports whether a mapping needs more than the key of a row that was deleted.
-func (p *plan) publish(table *wal.Table, rule replication.TableRule, t config.Table) (rowNeeded bool) {
+func (p *plan) publish(table *wal.Table, rule primary.TableRule, t config.Table) (rowNeeded bool) {
 	wanted := append(slices.Clone(t.Columns), t.Tenant)
 	all := table.Relation.Names()
 	for _, m := range p.mappings {
@@ -140,7 +140,7 @@ func (p *plan) publish(table *wal.Table, rule replication.TableRule, t config.Ta
 
 // publishTombstones adds the table of tombstones; with the deleted rows only where a mapping needs the rows, which may have columns that no
 // reader may see.
-func (p *plan) publishTombstones(table *wal.Table, rule replication.TableRule, rowNeeded bool) error {
+func (p *plan) publishTombstones(table *wal.Table, rule primary.TableRule, rowNeeded bool) error {
 	ts := p.cfg.Source.Tombstones
 	wanted := []string{ts.Tenant, ts.TableName, ts.Key}
 	if rowNeeded {
@@ -149,7 +149,7 @@ func (p *plan) publishTombstones(table *wal.Table, rule replication.TableRule, r
 	published := rule.Publish(table, wanted)
 	p.tombstones = &published
 	if missing := missingColumns(published.Columns, wanted); len(missing) > 0 {
-		return &replication.Problem{
+		return &primary.Problem{
 			What:   fmt.Sprintf("the tombstone table %s has no column %s", published.Relation, strings.Join(missing, ", ")),
 			Remedy: "correct source.tombstones, or leave it out: a DELETE is enough"}
 	}
@@ -170,12 +170,12 @@ func onlyKey(rel *wal.Relation, columns []string) bool {
 }
 
 // setup is the publication and the slot that the plan needs.
-func (p *plan) setup(primary *replication.Primary, log *zap.Logger) replication.Setup {
-	return replication.Setup{
-		Slot: replication.Slot{Primary: primary, Name: p.cfg.Source.Slot, Waiting: func(n int, oldest string) {
+func (p *plan) setup(server *primary.Server, log *zap.Logger) primary.Setup {
+	return primary.Setup{
+		Slot: primary.Slot{Server: server, Name: p.cfg.Source.Slot, Waiting: func(n int, oldest string) {
 			log.Info("creating the slot; the primary waits for older transactions to end", zap.Int("transactions", n), zap.String("oldest", oldest))
 		}},
-		Publication: replication.Publication{Name: p.cfg.Source.Publication, Tables: p.published()},
+		Publication: primary.Publication{Name: p.cfg.Source.Publication, Tables: p.published()},
 	}
 }
 

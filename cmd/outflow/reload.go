@@ -17,6 +17,7 @@ import (
 
 	"outflow/internal/config"
 	"outflow/replication"
+	"outflow/replication/primary"
 )
 
 // reloading runs one pipeline after the other: another one when the configuration was read again.
@@ -68,11 +69,11 @@ func (r *reloading) run(ctx context.Context, front *front) error {
 		front.attach(pl, r.fault)
 		next, err := r.until(ctx, pl, hangup)
 		front.detach(err)
-		moved := (errors.Is(err, replication.ErrMoved) || errors.Is(err, replication.ErrFenced)) && ctx.Err() == nil
+		moved := (errors.Is(err, replication.ErrMoved) || errors.Is(err, primary.ErrFenced)) && ctx.Err() == nil
 		if moved {
 			r.log.Info("another process has, or had, the slot; starting over from what the primary has noted", zap.Error(err))
 		}
-		if found := (*replication.Gap)(nil); errors.As(err, &found) && ctx.Err() == nil {
+		if found := (*primary.Gap)(nil); errors.As(err, &found) && ctx.Err() == nil {
 			r.log.Warn("the stream does not show all that happened on the primary; starting over", zap.String("reason", found.Reason))
 			if moved = true; found.Unseen {
 				gap = found.Reason
@@ -93,14 +94,14 @@ func (r *reloading) run(ctx context.Context, front *front) error {
 // stopped notes on the primary why reading has ended, where a condition that Outflow relies on does not hold. reading is the number of the
 // reading that has ended, 0 where none had begun.
 func (r *reloading) stopped(ctx context.Context, err error, reading int64) error {
-	if !replication.Relied(err) {
+	if !primary.Relied(err) {
 		return err
 	}
-	primary, fault := primaryOf(r.cfg)
+	server, fault := primaryOf(r.cfg)
 	if fault == nil {
-		fault = replication.Slot{Primary: primary, Name: r.cfg.Source.Slot}.Stop(context.WithoutCancel(ctx), err, reading)
+		fault = primary.Slot{Server: server, Name: r.cfg.Source.Slot}.Stop(context.WithoutCancel(ctx), err, reading)
 	}
-	if fault != nil && !errors.Is(fault, replication.ErrFenced) {
+	if fault != nil && !errors.Is(fault, primary.ErrFenced) {
 		r.log.Warn("why reading has ended could not be noted on the primary", zap.Error(fault))
 	}
 	return err

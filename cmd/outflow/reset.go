@@ -7,7 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/config"
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sink"
 )
 
@@ -16,11 +16,11 @@ type slotReset struct {
 	healthy bool // the slot is, and so need not be reset
 
 	cfg     *config.Config
-	primary *replication.Primary
+	primary *primary.Server
 	log     *zap.Logger
 	conn    *pgx.Conn
 	plan    *plan
-	setup   replication.Setup
+	setup   primary.Setup
 	targets []sink.Target
 }
 
@@ -63,9 +63,9 @@ func (r *slotReset) close() { hangUp(r.conn) }
 
 func (r *slotReset) connect(ctx context.Context) (err error) {
 	if r.conn, err = r.primary.Connect(ctx); err != nil {
-		return replication.ExplainConnect(r.primary, err)
+		return primary.ExplainConnect(r.primary, err)
 	}
-	if r.plan, err = newPlan(ctx, r.conn, r.cfg, replication.Check); err != nil {
+	if r.plan, err = newPlan(ctx, r.conn, r.cfg, primary.Check); err != nil {
 		hangUp(r.conn)
 	}
 	return err

@@ -7,7 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sql"
 )
 
@@ -35,7 +35,7 @@ func (g grant) heldBy(ctx context.Context, conn *pgx.Conn, role string) (held bo
 }
 
 // rightsOf are all grants in one statement.
-func rightsOf(ctx context.Context, conn *pgx.Conn, p *plan, role string) (replication.Statement, error) {
+func rightsOf(ctx context.Context, conn *pgx.Conn, p *plan, role string) (primary.Statement, error) {
 	var texts []string
 	held := true
 	for _, g := range grants(conn, p) {
@@ -45,10 +45,10 @@ func rightsOf(ctx context.Context, conn *pgx.Conn, p *plan, role string) (replic
 		}
 		var err error
 		if held, err = g.heldBy(ctx, conn, role); err != nil {
-			return replication.Statement{}, err
+			return primary.Statement{}, err
 		}
 	}
-	return replication.Statement{What: "rights of role " + pgx.Identifier{role}.Sanitize() + ": to look up the published columns, and to keep its own notes",
+	return primary.Statement{What: "rights of role " + pgx.Identifier{role}.Sanitize() + ": to look up the published columns, and to keep its own notes",
 		SQL: strings.Join(texts, ";\n"), Done: held}, nil
 }
 

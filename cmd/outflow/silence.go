@@ -9,7 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"outflow/replication"
+	"outflow/replication/primary"
 )
 
 // primaryPatience bounds all questions to the primary whose answers take moments.
@@ -33,7 +33,7 @@ func (e *silentPrimary) Error() string {
 }
 
 // asked runs f, whose questions to the primary take moments, and ends f after primaryPatience.
-func asked(ctx context.Context, primary *replication.Primary, f func(context.Context) error) error {
+func asked(ctx context.Context, primary *primary.Server, f func(context.Context) error) error {
 	limited, cancel := context.WithTimeout(ctx, primaryPatience)
 	defer cancel()
 	err := f(limited)
@@ -45,7 +45,7 @@ func asked(ctx context.Context, primary *replication.Primary, f func(context.Con
 
 // whileAnswering runs f, and ends f where the primary answers nothing for the patience. Statements of f may wait for locks and for older
 // transactions, and so have no limit of their own: another connection asks whether the primary answers at all.
-func whileAnswering(ctx context.Context, primary *replication.Primary, patience time.Duration, f func(context.Context) error) error {
+func whileAnswering(ctx context.Context, primary *primary.Server, patience time.Duration, f func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var asking sync.WaitGroup
 	defer asking.Wait()
@@ -63,7 +63,7 @@ func whileAnswering(ctx context.Context, primary *replication.Primary, patience 
 }
 
 // awaitSilence returns true when the primary has answered nothing for the patience, false when ctx is done.
-func awaitSilence(ctx context.Context, primary *replication.Primary, patience time.Duration) bool {
+func awaitSilence(ctx context.Context, primary *primary.Server, patience time.Duration) bool {
 	tick := time.NewTicker(patience / 6)
 	defer tick.Stop()
 	for answered := time.Now(); ; {
@@ -81,7 +81,7 @@ func awaitSilence(ctx context.Context, primary *replication.Primary, patience ti
 }
 
 // answers reports whether the primary answers; a refusal is an answer.
-func answers(ctx context.Context, primary *replication.Primary, patience time.Duration) bool {
+func answers(ctx context.Context, primary *primary.Server, patience time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	conn, err := primary.Connect(ctx)

@@ -15,7 +15,7 @@ import (
 
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sink/ledger"
 )
 
@@ -187,7 +187,7 @@ func TestWhileAnswering(t *testing.T) {
 	w := newWorld(t, pgtest.Shared(t))
 	g := newGarbler(t, w.source)
 	const patience = 600 * time.Millisecond
-	primary, err := replication.NewPrimary(g.url)
+	primary, err := primary.New(g.url)
 	must(t, err)
 	statement := func(ctx context.Context) error {
 		conn, err := primary.Connect(ctx)

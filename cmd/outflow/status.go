@@ -14,7 +14,7 @@ import (
 
 	"outflow/admin/monitor"
 	"outflow/internal/config"
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sink/ledger"
 )
 
@@ -117,24 +117,24 @@ func statusFromProcess(ctx context.Context, cfg *config.Config, limit int) (*sta
 func statusFromPrimary(ctx context.Context, cfg *config.Config, version string, limit int) (*statusReport, error) {
 	ctx, cancel := context.WithTimeout(ctx, primaryPatience)
 	defer cancel()
-	primary, err := primaryOf(cfg)
+	server, err := primaryOf(cfg)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := primary.Connect(ctx)
+	conn, err := server.Connect(ctx)
 	if err != nil {
-		return nil, replication.ExplainConnect(primary, err)
+		return nil, primary.ExplainConnect(server, err)
 	}
 	defer hangUp(conn)
-	slot, err := replication.Slot{Name: cfg.Source.Slot}.Status(ctx, conn)
+	slot, err := primary.Slot{Name: cfg.Source.Slot}.Status(ctx, conn)
 	if err != nil {
-		return nil, fmt.Errorf("the primary at %s: replication slot %q: %w", primary.Address(), cfg.Source.Slot, err)
+		return nil, fmt.Errorf("the primary at %s: replication slot %q: %w", server.Address(), cfg.Source.Slot, err)
 	}
-	state := &ledger.Store{Slot: cfg.Source.Slot, Connect: primary.Connect}
+	state := &ledger.Store{Slot: cfg.Source.Slot, Connect: server.Connect}
 	defer state.Close()
 	book := monitor.ReadNotebook(ctx, state)
 	if book.Err != nil {
-		return nil, fmt.Errorf("the primary at %s: %w", primary.Address(), book.Err)
+		return nil, fmt.Errorf("the primary at %s: %w", server.Address(), book.Err)
 	}
 	r := &statusReport{From: "primary", Status: monitor.Noted(version, cfg.Source.Slot, slot, book)}
 	all := monitor.NotedDestinations(book)

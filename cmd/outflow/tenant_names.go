@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/replication/wal"
 )
 
@@ -23,7 +23,7 @@ type tenantColumn struct {
 }
 
 // noteTenants notes the tables' tenant columns, each type once.
-func (p *plan) noteTenants(tables []*wal.Table, rules []replication.TableRule) {
+func (p *plan) noteTenants(tables []*wal.Table, rules []primary.TableRule) {
 	seen := map[[2]int64]bool{}
 	for i, t := range tables {
 		at := t.Relation.Column(rules[i].Tenant)

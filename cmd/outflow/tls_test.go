@@ -28,7 +28,7 @@ import (
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/sink"
 )
 
@@ -221,11 +221,11 @@ func TestTLSHandshakes(t *testing.T) {
 		report := w.checked(selection{})
 		for group, host := range map[string]string{"destination " + tenant1 + "/theirs": tenants, "destination " + tenant2 + "/ours": "an operator's: " + c.name} {
 			if c.cause == "" {
-				report.says(t, group, replication.Passed, "connection", "localhost:"+s.port, "")
+				report.says(t, group, primary.Passed, "connection", "localhost:"+s.port, "")
 				continue
 			}
-			report.says(t, group, replication.Failed, "connection", c.cause, c.remedy)
-			report.says(t, group, replication.Failed, "connection", "localhost", "")
+			report.says(t, group, primary.Failed, "connection", c.cause, c.remedy)
+			report.says(t, group, primary.Failed, "connection", "localhost", "")
 			if t.Failed() {
 				t.Fatalf("%s:\n%s", host, report.text())
 			}
@@ -241,9 +241,9 @@ func (s *secured) primary(w *world, name, database, mode, ca, caFile, cause, rem
 	if ca != "" {
 		dsn += "&sslrootcert=" + url.QueryEscape(caFile)
 	}
-	primary, err := replication.NewPrimary(dsn)
+	server, err := primary.New(dsn)
 	must(s.t, err)
-	conn, err := primary.Connect(s.t.Context())
+	conn, err := server.Connect(s.t.Context())
 	if err == nil {
 		hangUp(conn)
 		if cause != "" {
@@ -253,11 +253,11 @@ func (s *secured) primary(w *world, name, database, mode, ca, caFile, cause, rem
 		cfg := *w.cfg
 		cfg.Source.DSN, cfg.Destinations.Static, cfg.Destinations.Query = secret.New(dsn), nil, ""
 		copied.cfg = &cfg
-		copied.checked(selection{}).says(s.t, "primary localhost", replication.Passed, "replication connection", "", "")
+		copied.checked(selection{}).says(s.t, "primary localhost", primary.Passed, "replication connection", "", "")
 		return
 	}
-	err = replication.ExplainConnect(primary, err)
-	problem := (*replication.Problem)(nil)
+	err = primary.ExplainConnect(server, err)
+	problem := (*primary.Problem)(nil)
 	if cause == "" || !errors.As(err, &problem) || !strings.Contains(err.Error(), cause) || !strings.Contains(err.Error(), "localhost:"+s.port) ||
 		!strings.Contains(problem.Remedy, strings.Replace(remedy, "the column ca", "sslrootcert", 1)) {
 		s.t.Errorf("the primary, %s: %v", name, err)
@@ -278,7 +278,7 @@ func TestTLSOfAServer(t *testing.T) {
 		t.Helper()
 		w.exec(`DELETE FROM outflow.destination`)
 		w.exec(`INSERT INTO outflow.destination (tenant_id, name, dsn, ca) VALUES ($1, 'theirs', $2, $3)`, tenant1, dsn, ca.pem)
-		w.checked(selection{}).says(t, "destination "+tenant1+"/theirs", replication.Failed, "connection", cause, remedy)
+		w.checked(selection{}).says(t, "destination "+tenant1+"/theirs", primary.Failed, "connection", cause, remedy)
 		waitFor(t, "the class "+class, func() error {
 			all := r.router.Destinations()
 			if len(all) != 1 {
@@ -301,9 +301,9 @@ func TestTLSOfAServer(t *testing.T) {
 	s.hba("hostssl all certified all cert", "host all,replication all all trust")
 	asked := strings.Replace(s.dsn("localhost", "postgres", "verify-full"), "postgres:secret@", "certified:secret@", 1)
 	theirs(asked, sink.ClassAuth, "client certificate", "clientcert")
-	primary, err := replication.NewPrimary(strings.Replace(asked, "verify-full", "require", 1))
+	server, err := primary.New(strings.Replace(asked, "verify-full", "require", 1))
 	must(t, err)
-	if _, err := primary.Connect(t.Context()); err == nil || !strings.Contains(replication.ExplainConnect(primary, err).Error(), "clientcert") {
+	if _, err := server.Connect(t.Context()); err == nil || !strings.Contains(primary.ExplainConnect(server, err).Error(), "clientcert") {
 		t.Errorf("the primary asks for a certificate: %v", err)
 	}
 	old := oldServer(t, ca.certificate(t, nil))
@@ -314,7 +314,7 @@ func TestTLSOfAServer(t *testing.T) {
 	for _, mode := range []string{"disable", "require", "verify-ca"} {
 		w.exec(`UPDATE outflow.destination SET dsn = $1`, s.dsn("localhost", "postgres", mode))
 		report := w.checked(selection{})
-		report.says(t, "destination "+tenant1+"/theirs", replication.Failed, "configuration", "sslmode="+mode+" is not allowed", "sslmode=verify-full")
+		report.says(t, "destination "+tenant1+"/theirs", primary.Failed, "configuration", "sslmode="+mode+" is not allowed", "sslmode=verify-full")
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"outflow/internal/config"
-	"outflow/replication"
+	"outflow/replication/primary"
 )
 
 // unreachable tells a primary that is down, starting up, full, silent or lost in the middle of an answer from a refusing primary.
@@ -16,7 +16,7 @@ func unreachable(err error) bool {
 	if silent := (*silentPrimary)(nil); errors.As(err, &silent) {
 		return true
 	}
-	if problem := (*replication.Problem)(nil); errors.As(err, &problem) || config.IsFault(err) {
+	if problem := (*primary.Problem)(nil); errors.As(err, &problem) || config.IsFault(err) {
 		return false
 	}
 	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {

@@ -15,7 +15,8 @@ import (
 
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/replication"
+	"outflow/replication/primary"
+	"outflow/replication/tableread"
 )
 
 // verify runs the comparison in this process and returns the report and the exit code.
@@ -217,9 +218,9 @@ func TestVerifyBesideCommitsThatNobodySees(t *testing.T) {
 		t.Errorf("exit code %d: %+v", code, *d)
 	}
 	same(t, dsn, here, `"1"`)
-	primary, err := replication.NewPrimary(w.source)
+	primary, err := primary.New(w.source)
 	must(t, err)
-	copier := &replication.Copier{Tables: replication.NewTables(primary)}
+	copier := &tableread.Copier{Tables: tableread.NewTables(primary)}
 	defer copier.Close()
 	if xids, err := copier.Unfinished(t.Context()); err != nil || len(xids) != 1 {
 		t.Errorf("a repair would wait for %v, %v", xids, err)

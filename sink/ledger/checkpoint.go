@@ -113,7 +113,7 @@ type Outcome struct {
 }
 
 // Checkpoint writes the flush LSN and the notes of the destinations that moved, in one statement. Where the primary refuses notes, all other
-// notes are written, without a checkpoint. Checkpoint fails with [replication.ErrFenced] where another process reads the slot.
+// notes are written, without a checkpoint. Checkpoint fails with [primary.ErrFenced] where another process reads the slot.
 func (s *Store) Checkpoint(ctx context.Context, flush wal.LSN, moved []Note) (done Outcome, err error) {
 	done.CheckpointID, done.Written, err = s.write(ctx, flush, moved)
 	if !refusesData(err) || len(moved) == 0 {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"outflow/replication"
+	"outflow/replication/primary"
 )
 
 // Destination is what the primary knows of a destination for persons, whether a process runs or not.
@@ -50,7 +50,7 @@ func (s *Store) Destinations(ctx context.Context, tenant, name string) (all []De
 }
 
 // Configured reports whether the configuration had the destination when a process last began to read.
-func (n Destination) Configured() bool { return n.Reason != replication.NotConfigured }
+func (n Destination) Configured() bool { return n.Reason != primary.NotConfigured }
 
 // State is the activity of a destination, by the names used everywhere.
 type State string

@@ -18,7 +18,7 @@
 //   - A checkpoint is one statement: the flush LSN is noted together with the notes of all destinations that moved, or not at all. The reader
 //     reports a flush LSN to the slot only after the checkpoint, so no change is forgotten by the slot and by the ledger.
 //   - Every write of a reading process is fenced: a process frozen while another process began to read the slot gets
-//     [replication.ErrFenced] and changes nothing. See fenceSQL.
+//     [primary.ErrFenced] and changes nothing. See fenceSQL.
 //   - An epoch never goes back and is never given twice, not even by a primary that was restored from a backup: an epoch is a time in
 //     microseconds, and at least one more than the epoch before.
 //   - A note of a later epoch is never written over: a person may have raised the epoch since.

@@ -13,7 +13,7 @@ import (
 
 // RaiseEpoch gives a destination its next epoch, with the note's state, reason and Detached: the external database is copied again. The epoch is
 // durable when RaiseEpoch returns. An epoch is a time in microseconds, so that a primary restored from a backup does not give the same epoch
-// again. No text of the note keeps the epoch from being raised: see raiseAnyhow. RaiseEpoch fails with [replication.ErrFenced] where another
+// again. No text of the note keeps the epoch from being raised: see raiseAnyhow. RaiseEpoch fails with [primary.ErrFenced] where another
 // process reads the slot.
 func (s *Store) RaiseEpoch(ctx context.Context, d Note) (epoch int64, err error) {
 	if err := failpoint.Fail(failpoint.BeforeRaise); err != nil {

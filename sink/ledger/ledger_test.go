@@ -12,21 +12,21 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/replication"
+	"outflow/replication/primary"
 	"outflow/replication/wal"
 	"outflow/sql"
 )
 
 func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
 
-// primary is a database with the schema outflow, and with the row of a slot in outflow.source.
-type primary struct {
+// testPrimary is a database with the schema outflow, and with the row of a slot in outflow.source.
+type testPrimary struct {
 	t      *testing.T
 	config *pgx.ConnConfig
 	conn   *pgx.Conn
 }
 
-func newPrimary(t *testing.T) *primary {
+func newPrimary(t *testing.T) *testPrimary {
 	t.Helper()
 	config, err := pgx.ParseConfig(pgtest.Database(t, pgtest.Shared(t)))
 	if err != nil {
@@ -35,7 +35,7 @@ func newPrimary(t *testing.T) *primary {
 	if err := sql.Migrate(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
-	p := &primary{t: t, config: config}
+	p := &testPrimary{t: t, config: config}
 	if p.conn, err = p.connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -44,11 +44,11 @@ func newPrimary(t *testing.T) *primary {
 	return p
 }
 
-func (p *primary) connect(ctx context.Context) (*pgx.Conn, error) {
+func (p *testPrimary) connect(ctx context.Context) (*pgx.Conn, error) {
 	return pgx.ConnectConfig(ctx, p.config)
 }
 
-func (p *primary) exec(sql string, args ...any) {
+func (p *testPrimary) exec(sql string, args ...any) {
 	p.t.Helper()
 	if _, err := p.conn.Exec(p.t.Context(), sql, args...); err != nil {
 		p.t.Fatal(err)
@@ -56,7 +56,7 @@ func (p *primary) exec(sql string, args ...any) {
 }
 
 // text is a single value of a query.
-func (p *primary) text(sql string, args ...any) (text string) {
+func (p *testPrimary) text(sql string, args ...any) (text string) {
 	p.t.Helper()
 	if err := p.conn.QueryRow(p.t.Context(), sql, args...).Scan(&text); err != nil {
 		p.t.Fatal(err)
@@ -65,14 +65,14 @@ func (p *primary) text(sql string, args ...any) (text string) {
 }
 
 // store is a process' store, for the slot "one".
-func (p *primary) store() *Store {
+func (p *testPrimary) store() *Store {
 	s := &Store{Slot: "one", Connect: p.connect}
 	p.t.Cleanup(s.Close)
 	return s
 }
 
 // reader is the store of a process that has begun to read the slot.
-func (p *primary) reader() *Store {
+func (p *testPrimary) reader() *Store {
 	p.t.Helper()
 	s := p.store()
 	if _, err := s.BeginReading(p.t.Context()); err != nil {
@@ -251,7 +251,7 @@ func TestFence(t *testing.T) {
 	_, raise := old.RaiseEpoch(t.Context(), note("a", 9))
 	for name, err := range map[string]error{"Checkpoint": checkpoint, "CheckpointFlush": flush, "RaiseEpoch": raise, "CheckReading": old.CheckReading(t.Context()),
 		"AnswerSync": old.AnswerSync(t.Context(), []Request{{Note: note("a", 0), Until: 5}})} {
-		if !errors.Is(err, replication.ErrFenced) {
+		if !errors.Is(err, primary.ErrFenced) {
 			t.Errorf("%s of a replaced process: %v", name, err)
 		}
 	}
@@ -294,7 +294,7 @@ func TestFenceAfterAWait(t *testing.T) {
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-written; !errors.Is(err, replication.ErrFenced) {
+	if err := <-written; !errors.Is(err, primary.ErrFenced) {
 		t.Errorf("the checkpoint: %v", err)
 	}
 }
@@ -305,7 +305,7 @@ func TestRequests(t *testing.T) {
 	halted := note("halted", 1)
 	halted.State = Halted
 	gone := note("gone", 1)
-	gone.Reason = replication.NotConfigured
+	gone.Reason = primary.NotConfigured
 	mustWrite(t, s, note("a", 1), halted, gone)
 	none := func() {
 		t.Helper()
@@ -401,7 +401,7 @@ func TestDestinations(t *testing.T) {
 	p := newPrimary(t)
 	s := p.reader()
 	gone := note("gone", 3)
-	gone.Reason = replication.NotConfigured
+	gone.Reason = primary.NotConfigured
 	copied := note("copied", 2)
 	copied.State, copied.Copied, copied.CopyTotal = Backfilling, 10, 20
 	copied.Mappings = FormatProgress([]MappingProgress{{Name: "m", SequenceID: 5}})

@@ -9,7 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"outflow/replication"
+	"outflow/replication/primary"
 )
 
 // A process frozen or cut off for a time does not know of another process reading the slot by now, and would write over the notes of the
@@ -58,7 +58,7 @@ func (s *Store) OwnReading() int64 { return s.own.Load() }
 // Fenced reports whether a note of this process was refused because another process reads the slot. Safe for concurrent use.
 func (s *Store) Fenced() bool { return s.fenced.Load() }
 
-// CheckReading fails with [replication.ErrFenced] where another process has begun to read the slot.
+// CheckReading fails with [primary.ErrFenced] where another process has begun to read the slot.
 func (s *Store) CheckReading(ctx context.Context) error {
 	return s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return s.fencedBy(conn.QueryRow(ctx, `SELECT 1 FROM outflow.source WHERE slot = $1 AND reading = $2`, s.Slot, s.newest.reading).Scan(new(int)))
@@ -71,7 +71,7 @@ func (s *Store) fencedBy(err error) error {
 		return err
 	}
 	s.fenced.Store(true)
-	return replication.ErrFenced
+	return primary.ErrFenced
 }
 
 // Attended reports whether a process reads the slot.

@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"outflow/internal/fit"
-	"outflow/replication"
+	"outflow/replication/primary"
 )
 
 // Request is what a person asks of the process that reads the slot. The request travels by way of outflow.destination_state, so a person
@@ -56,7 +56,7 @@ func (s *Store) RequestResync(ctx context.Context, tenant, name, by, why string)
 			since = CASE WHEN state = 'backfilling' THEN since ELSE now() END, state = 'backfilling', detached = false,
 			reason = $4, copied_rows = NULL, copy_total = NULL, updated_at = now()
 			WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3) AND reason <> $5`,
-			s.Slot, tenant, name, fitted(conn, reason, fit.Reason), replication.NotConfigured, fitted(conn, by, fit.Name), fitted(conn, why, fit.Reason))
+			s.Slot, tenant, name, fitted(conn, reason, fit.Reason), primary.NotConfigured, fitted(conn, by, fit.Name), fitted(conn, why, fit.Reason))
 		n = tag.RowsAffected()
 		return err
 	})
@@ -82,7 +82,7 @@ func (s *Store) requestRetry(ctx context.Context, state State, tenant, name, by,
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		tag, err := conn.Exec(ctx, `UPDATE outflow.destination_state SET retries = retries + 1, retry_at = clock_timestamp(), asked_by = $6, asked_why = $7
 			WHERE slot = $1 AND ($2 = '' OR tenant_id = $2) AND ($3 = '' OR name = $3) AND reason <> $4 AND ($5 = '' OR state = $5)`,
-			s.Slot, tenant, name, replication.NotConfigured, string(state), fitted(conn, by, fit.Name), fitted(conn, why, fit.Reason))
+			s.Slot, tenant, name, primary.NotConfigured, string(state), fitted(conn, by, fit.Name), fitted(conn, why, fit.Reason))
 		n = tag.RowsAffected()
 		return err
 	})

@@ -1,8 +1,0 @@
-//go:build !linux
-
-package replication
-
-import "time"
-
-// setUserTimeout does nothing: only Linux has TCP_USER_TIMEOUT. The limit of the server's silence ends the session later.
-func setUserTimeout(uintptr, time.Duration) {}
