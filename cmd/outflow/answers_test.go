@@ -185,27 +185,18 @@ func TestGarbledAnswers(t *testing.T) {
 	w.cfg.Destinations.Static[0].DSN = secret.New(g.url)
 	w.cfg.Sink.StatementTimeout, w.cfg.Sink.LockTimeout, w.cfg.Sink.ConnectTimeout = 250*time.Millisecond, 50*time.Millisecond, 500*time.Millisecond
 	exec(t, connect(t, dsn), `UPDATE users SET display_name = 'x'`) // for the differences, which verify looks at more than once
-	for command, run := range map[string]func(context.Context, io.Writer) error{
-		"check": func(ctx context.Context, out io.Writer) error {
-			found, err := checkAll(ctx, w.cfg, selection{})
-			if err == nil {
-				err = writeOutcome(out, found, "text")
-			}
-			return err
-		},
-		"verify": func(ctx context.Context, out io.Writer) error {
-			report, err := verify(ctx, w.cfg, selection{}, false, out)
-			if err == nil {
-				err = writeComparison(out, report, "text")
-			}
-			return err
-		},
-		"reset": func(ctx context.Context, _ io.Writer) error {
-			config, err := pgconn.ParseConfig(g.url)
-			must(t, err)
-			sink.SequenceIDs(ctx, []sink.Target{{Tenant: tenant1, Name: "main", Connect: config}}, w.cfg.Sink)
-			return nil
-		},
+	reset := func() (string, int) {
+		config, err := pgconn.ParseConfig(g.url)
+		must(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		sink.SequenceIDs(ctx, []sink.Target{{Tenant: tenant1, Name: "main", Connect: config}}, w.cfg.Sink)
+		return tenant1 + "/main", 0
+	}
+	for command, run := range map[string]func() (string, int){
+		"check":  func() (string, int) { return w.run("check") },
+		"verify": func() (string, int) { return w.run("verify") },
+		"reset":  reset,
 	} {
 		looks := 0
 		for name, garble := range garbles {
@@ -216,24 +207,22 @@ func TestGarbledAnswers(t *testing.T) {
 			for from := 0; ; from = step*from + 1 {
 				g.set(from, garble)
 				began := time.Now()
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-				var out strings.Builder
-				if err := run(ctx, &screen{w: &out}); err != nil {
-					t.Errorf("%s, %s from row %d on: %v", command, name, from, err)
+				out, code := run()
+				if !strings.Contains(out, tenant1+"/main") {
+					t.Errorf("%s, %s from row %d on: exit code %d: %s", command, name, from, code, out)
 				}
-				cancel()
 				if took := time.Since(began); took > 10*time.Second {
 					t.Errorf("%s, %s from row %d on: it took %s", command, name, from, took)
 				}
-				if i := strings.IndexFunc(out.String(), obeyed); i >= 0 {
-					t.Errorf("%s, %s from row %d on: %q", command, name, from, out.String()[max(0, i-80):])
+				if i := strings.IndexFunc(out, steersTerminal); i >= 0 {
+					t.Errorf("%s, %s from row %d on: %q", command, name, from, out[max(0, i-80):])
 				}
 				if g.garbled.Load() == 0 {
 					break
 				}
 				looks++
-				if command != "reset" && garble == nil && !strings.Contains(out.String(), g.address) {
-					t.Errorf("%s, %s from row %d on: nothing names the silent server: %q", command, name, from, out.String())
+				if command != "reset" && garble == nil && !strings.Contains(out, g.address) {
+					t.Errorf("%s, %s from row %d on: nothing names the silent server: %q", command, name, from, out)
 				}
 			}
 		}
@@ -255,45 +244,31 @@ func TestSilenceAtAStatement(t *testing.T) {
 	w.cfg.Destinations.Static[0].DSN = secret.New(g.url)
 	w.cfg.Sink.StatementTimeout, w.cfg.Sink.LockTimeout, w.cfg.Sink.ConnectTimeout = 250*time.Millisecond, 50*time.Millisecond, 500*time.Millisecond
 	exec(t, connect(t, dsn), `UPDATE users SET display_name = 'x'`)
-	check := func(out io.Writer) error {
-		found, err := checkAll(t.Context(), w.cfg, selection{})
-		if err != nil {
-			return err
-		}
-		return writeOutcome(out, found, "text")
-	}
-	repair := func(out io.Writer) error {
-		report, err := verify(t.Context(), w.cfg, selection{}, true, out)
-		if err != nil {
-			return err
-		}
-		return writeComparison(out, report, "text")
-	}
 	for _, c := range []struct {
-		command    func(io.Writer) error
+		command    []string
 		statements []string
 	}{
-		{check, []string{"current_setting('server_version')", "pg_current_wal_flush_lsn", "_stack_sync_metadata", "SAVEPOINT outflow_check", "EXPLAIN", "ROLLBACK"}},
-		{repair, []string{"BEGIN", "CREATE TEMPORARY TABLE", "pg_index i", "attgenerated", "transaction_read_only = on", "SAVEPOINT outflow_rows", `INSERT INTO "users"`, "ANALYZE",
+		{[]string{"check"}, []string{"current_setting('server_version')", "pg_current_wal_flush_lsn", "_stack_sync_metadata", "SAVEPOINT outflow_check", "EXPLAIN", "ROLLBACK"}},
+		{[]string{"verify", "--repair"}, []string{"BEGIN", "CREATE TEMPORARY TABLE", "pg_index i", "attgenerated", "transaction_read_only = on", "SAVEPOINT outflow_rows", `INSERT INTO "users"`, "ANALYZE",
 			"both_sides", "SELECT count(*) FROM pg_temp", "DELETE FROM pg_temp", "INSERT INTO pg_temp", `SELECT "id" AS "projectUserId"`, "FOR UPDATE", "COMMIT"}},
 	} {
 		for _, statement := range c.statements {
 			g.deafTo.Store(&statement)
 			g.garbled.Store(0)
-			var out strings.Builder
 			began := time.Now()
-			if err := c.command(&out); err != nil {
-				t.Errorf("silence at %s: %v", statement, err)
+			out, code := w.run(c.command...)
+			if !strings.Contains(out, tenant1+"/main") {
+				t.Errorf("silence at %s: exit code %d: %s", statement, code, out)
 			}
 			if took := time.Since(began); took > 10*time.Second {
 				t.Errorf("silence at %s: it took %s", statement, took)
 			}
 			if g.garbled.Load() == 0 {
-				t.Errorf("nothing asks %s: %s", statement, out.String())
+				t.Errorf("nothing asks %s: %s", statement, out)
 			}
 			// The server itself may end a transaction in which it hears nothing.
-			if statement != "ROLLBACK" && !strings.Contains(out.String(), g.address) && !strings.Contains(out.String(), "(SQLSTATE 25P03)") {
-				t.Errorf("silence at %s: nothing names the server: %s", statement, out.String())
+			if statement != "ROLLBACK" && !strings.Contains(out, g.address) && !strings.Contains(out, "(SQLSTATE 25P03)") {
+				t.Errorf("silence at %s: nothing names the server: %s", statement, out)
 			}
 		}
 	}

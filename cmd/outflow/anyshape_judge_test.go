@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -249,7 +248,7 @@ func (p *player) judge(last bool) bool {
 func (p *player) verified(result string) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.tb.Context()), 20*time.Second)
 	defer cancel()
-	report, err := verify(ctx, p.cfg, selection{}, false, io.Discard)
+	report, err := compare(ctx, p.cfg, selection{}, comparing{})
 	if err != nil || report.Result == resultUnknown {
 		p.note("    outflow verify could not compare: %v", err)
 		return true

@@ -154,7 +154,7 @@ func TestPoisonRowInABackfill(t *testing.T) {
 	w := newWorld(t, pgtest.Shared(t))
 	w.existing(700, tenant1, tenant2)
 	dsn, other := w.destination(tenant1, "main"), w.destination(tenant2, "other")
-	set, err := loadMappings(config.Default())
+	set, err := defaults()
 	must(t, err)
 	install(t, dsn, set["contact_channels"], set["users"])
 	db := connect(t, dsn)

@@ -78,7 +78,7 @@ func TestFailpoints(t *testing.T) {
 	anyVersion(t)
 	t.Parallel()
 	program := filepath.Join(t.TempDir(), "outflow")
-	build := osexec.Command("go", "build", "-tags", "failpoint", "-o", program, ".")
+	build := osexec.Command("go", "build", "-tags", "failpoint", "-o", program, "outflow/cmd/outflow")
 	build.Env = append(os.Environ(), "HOME="+home)
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

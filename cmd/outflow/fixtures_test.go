@@ -18,6 +18,7 @@ import (
 	"outflow/mapping"
 	"outflow/sink"
 	"outflow/sink/ledger"
+	"outflow/sql"
 )
 
 // gated is a destination that cannot be reached before the gate is opened.
@@ -116,10 +117,16 @@ func journal(tb testing.TB, dsn string, tables ...string) {
 	}
 }
 
+// defaults are the embedded mappings.
+func defaults() (mapping.Set, error) {
+	set := mapping.Set{}
+	return set, set.LoadFS(sql.Mappings(), "embedded")
+}
+
 // journaled makes the tables of the default mappings, with a journal.
 func journaled(tb testing.TB, dsn string) {
 	tb.Helper()
-	set, err := loadMappings(config.Default())
+	set, err := defaults()
 	if err != nil {
 		tb.Fatal(err)
 	}

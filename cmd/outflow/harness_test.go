@@ -25,8 +25,7 @@ import (
 func TestMain(m *testing.M) {
 	if os.Getenv("OUTFLOW_TEST_EXEC") != "" { // this binary stands in for outflow: see process_test.go
 		os.Unsetenv("OUTFLOW_TEST_EXEC")
-		main()
-		return
+		os.Exit(mainProcess("dev"))
 	}
 	if os.Getenv("OUTFLOW_TEST_FARM") != "" {
 		if err := runFarm(); err != nil {

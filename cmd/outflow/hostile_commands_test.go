@@ -74,7 +74,7 @@ func TestCommandsAgainstALyingPrimary(t *testing.T) {
 		_ = p.cmd.Wait()
 		stop.Stop()
 		must(t, s.Close())
-		if out := p.out.String(); strings.Contains(out, "goroutine ") || strings.IndexFunc(out, obeyed) >= 0 {
+		if out := p.out.String(); strings.Contains(out, "goroutine ") || strings.IndexFunc(out, steersTerminal) >= 0 {
 			t.Fatalf("%v, lies %v:\n%.4000q", command, s.Told(), out)
 		}
 	}

@@ -2,11 +2,29 @@ package main
 
 import (
 	"fmt"
+	"os"
 
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"outflow/internal/config"
 	"outflow/internal/fit"
 )
+
+// newLogger writes to stderr, as log: says.
+func newLogger(l config.Log) (*zap.Logger, error) {
+	level, err := zapcore.ParseLevel(l.Level)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	c, encoder := zap.NewProductionEncoderConfig(), zapcore.NewJSONEncoder
+	if l.Format == "console" {
+		c, encoder = zap.NewDevelopmentEncoderConfig(), zapcore.NewConsoleEncoder
+	}
+	c.TimeKey, c.EncodeTime, c.EncodeDuration = "ts", zapcore.RFC3339NanoTimeEncoder, zapcore.MillisDurationEncoder
+	out := zapcore.Lock(zapcore.AddSync(&screen{os.Stderr}))
+	return zap.New(bounded(zapcore.NewCore(encoder(c), out, level)), zap.ErrorOutput(out)), nil
+}
 
 // boundedCore cuts every text of the log to [fit.Log] bytes: a server's message, a mapping's SQL or the value of a panic may have a megabyte.
 type boundedCore struct{ zapcore.Core }

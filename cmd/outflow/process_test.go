@@ -61,8 +61,9 @@ func (w *world) configFile() string {
 		fmt.Fprintf(&b, "    - {tenant: %q, name: %q, dsn: %q, mappings: [%s]}\n", d.Tenant, d.Name, d.DSN.Reveal(), strings.Join(d.Mappings, ", "))
 	}
 	fmt.Fprintf(&b, "mappings: [%s]\n", strings.Join(w.cfg.Mappings, ", "))
-	fmt.Fprintf(&b, "sink: {retry_max: %s, queue_bytes: %s, checkpoint: %s, batch_rows: %d}\n", w.cfg.Sink.RetryMax, w.cfg.Sink.QueueBytes, w.cfg.Sink.Checkpoint,
-		w.cfg.Sink.BatchRows)
+	fmt.Fprintf(&b, "sink: {retry_max: %s, queue_bytes: %s, checkpoint: %s, batch_rows: %d, connect_timeout: %s, statement_timeout: %s, lock_timeout: %s}\n",
+		w.cfg.Sink.RetryMax, w.cfg.Sink.QueueBytes, w.cfg.Sink.Checkpoint, w.cfg.Sink.BatchRows, w.cfg.Sink.ConnectTimeout, w.cfg.Sink.StatementTimeout,
+		w.cfg.Sink.LockTimeout)
 	fmt.Fprintf(&b, "admin: {listen: %q, token: %q}\n", w.cfg.Admin.Listen, w.cfg.Admin.Token.Reveal())
 	file := filepath.Join(w.tb.TempDir(), "outflow.yaml")
 	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {

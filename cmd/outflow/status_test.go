@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"outflow/admin/monitor"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/sink/ledger"
 )
@@ -17,6 +18,14 @@ func command(tb testing.TB, code int, args ...string) string {
 		tb.Errorf("outflow %s: exit code %d; expected %d:\n%.4000s", strings.Join(args, " "), p.cmd.ProcessState.ExitCode(), code, p.out)
 	}
 	return p.out.String()
+}
+
+// statusAnswer is what outflow status -o json prints.
+type statusAnswer struct {
+	From         string
+	Status       monitor.Status
+	Destinations []monitor.Destination
+	Total        int
 }
 
 // status, pause and resume work through the process, and where none runs through what the primary has noted.
@@ -32,7 +41,7 @@ func TestStatusPauseAndResume(t *testing.T) {
 	with := func(args ...string) []string {
 		return append(args, "--config", file, "--set", "admin.listen="+strings.TrimPrefix(s.url, "http://"), "--set", "admin.token="+adminToken)
 	}
-	status := func() (r statusReport) {
+	status := func() (r statusAnswer) {
 		t.Helper()
 		must(t, json.Unmarshal([]byte(command(t, 0, with("status", "-o", "json")...)), &r))
 		if len(r.Destinations) != 1 || r.Total != 1 || r.Destinations[0].Tenant != tenant1 {

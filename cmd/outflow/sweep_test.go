@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"testing"
@@ -96,7 +95,7 @@ func TestKeysThatMoveDuringARepair(t *testing.T) {
 	exec(t, db, `UPDATE contact_channels SET user_id = gen_random_uuid() WHERE user_id = ANY ($1::text[]::uuid[])`, []string{userID(1), userID(2), userID(3)})
 	done := make(chan *comparisonReport, 1)
 	go func() {
-		report, err := verify(context.Background(), w.cfg, selection{}, true, io.Discard)
+		report, err := compare(context.Background(), w.cfg, selection{}, comparing{Repair: true})
 		if err != nil {
 			t.Error(err)
 		}

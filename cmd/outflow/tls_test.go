@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -245,7 +246,7 @@ func (s *secured) primary(w *world, name, database, mode, ca, caFile, cause, rem
 	must(s.t, err)
 	conn, err := server.Connect(s.t.Context())
 	if err == nil {
-		hangUp(conn)
+		_ = conn.Close(context.Background())
 		if cause != "" {
 			s.t.Errorf("the primary, %s: it connects", name)
 		}

@@ -2,9 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	osexec "os/exec"
 	"strings"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"outflow/internal/config"
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/replication/primary"
@@ -32,15 +33,24 @@ func (w *world) repair(s selection) (*comparisonReport, int) {
 
 func (w *world) compare(s selection, repair bool) (*comparisonReport, int) {
 	w.tb.Helper()
-	r, err := verify(w.tb.Context(), w.cfg, s, repair, io.Discard)
+	r, err := compare(w.tb.Context(), w.cfg, s, comparing{Repair: repair})
 	if err != nil {
 		w.tb.Fatal(err)
 	}
-	return r, exitCode(verdict(r))
+	return r, exitCodes[r.Result]
 }
 
-func exitCode(err error) int {
-	return codeOf(err)
+// exitCodes are those of verify, by the result.
+var exitCodes = map[string]int{resultEqual: 0, resultDifferent: 1, resultUnknown: 2}
+
+// compare does what verify does.
+func compare(ctx context.Context, cfg *config.Config, s selection, how comparing) (*comparisonReport, error) {
+	c, err := prepareComparison(ctx, cfg, s)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	return c.run(ctx, how)
 }
 
 // counts are what was found of each table: rows, missing, extra, changed, mended.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"testing"
 	"time"
@@ -24,13 +23,13 @@ func TestVerifyWaitsForItsOwnDestination(t *testing.T) {
 	exec(t, connect(t, dsn), `DELETE FROM users WHERE id = $1`, userID(7))
 	look := func(what string, s selection, repair bool, want int) {
 		t.Helper()
-		var out bytes.Buffer
+		var out syncBuffer
 		began := time.Now()
-		report, err := verify(t.Context(), w.cfg, s, repair, &out)
+		report, err := compare(t.Context(), w.cfg, s, comparing{Repair: repair, Waiting: func(what string) { fmt.Fprintln(&out, what) }})
 		must(t, err)
 		took := time.Since(began)
 		t.Logf("%s: %s, %d looks", what, took, report.Destinations[0].Looks)
-		if code := exitCode(verdict(report)); code != want || took > 15*time.Second {
+		if code := exitCodes[report.Result]; code != want || took > 15*time.Second {
 			t.Errorf("%s: exit code %d after %s: %+v", what, code, took, *report.Destinations[0])
 		}
 		contains(t, out.String(), tenant1+"/main: rows differ so far; waiting until the stream has brought it everything up to ")
