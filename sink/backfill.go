@@ -231,11 +231,11 @@ func (bf *backfill) forget() {
 	bf.goesOn()
 	bf.d.mu.Lock()
 	defer bf.d.mu.Unlock()
-	bf.giveUp()
+	bf.giveUpLocked()
 }
 
-// giveUp lets go of the chunk in hand. It is called with the destination's mu held.
-func (bf *backfill) giveUp() {
+// giveUpLocked lets go of the chunk in hand. It is called with the destination's mu held.
+func (bf *backfill) giveUpLocked() {
 	if bf.ready != nil {
 		bf.ready.held.free()
 		bf.ready = nil
@@ -247,7 +247,7 @@ func (bf *backfill) end() {
 	bf.d.mu.Lock()
 	defer bf.d.mu.Unlock()
 	bf.ended = true
-	bf.giveUp()
+	bf.giveUpLocked()
 	if bf.endRead != nil { // or reads would gather on the primary, of sessions that come and go
 		bf.endRead()
 	}
@@ -275,7 +275,7 @@ func (bf *backfill) mergeable() bool {
 // advance does the work possible without a chunk in hand: take a place among the backfills, or begin to read.
 func (bf *backfill) advance(ctx context.Context) error {
 	d := bf.d
-	if !d.router.places.take(d, d.slowCopy) {
+	if !d.router.backfillSlots.take(d, d.slowCopy) {
 		bf.standDown() // backfills were switched off
 		return nil     // the end of another backfill wakes us
 	}
@@ -296,10 +296,10 @@ func (bf *backfill) advance(ctx context.Context) error {
 	if !idle || time.Now().Before(bf.wait.until) {
 		return nil
 	}
-	done := d.router.places.asks(d, false)
+	done := d.router.backfillSlots.asks(d, false)
 	err := bf.ask(ctx)
 	if done(); err != nil {
-		d.slowCopy = d.router.places.taken(d)
+		d.slowCopy = d.router.backfillSlots.taken(d)
 		if timedOut(err) && bf.smaller(bf.size()) {
 			d.nudge()
 			return nil
@@ -355,7 +355,7 @@ func (bf *backfill) read(ctx context.Context, tracking int, settle bool, awaited
 	}
 	d.mu.Lock()
 	if bf.reading, bf.ready = false, c; bf.ended {
-		bf.giveUp()
+		bf.giveUpLocked()
 	}
 	d.mu.Unlock()
 	d.nudge()
@@ -527,6 +527,6 @@ func (bf *backfill) emptyChunk(ctx context.Context, copier *tableread.Copier, ne
 func (bf *backfill) finish() {
 	d := bf.d
 	bf.s.backfill = nil
-	d.router.places.leave(d)
+	d.router.backfillSlots.leave(d)
 	d.log.Info("copied all rows; the stream alone goes on", zap.Int64("rows", bf.cursor.Rows))
 }

@@ -55,7 +55,7 @@ func (bf *backfill) await(xid uint32, holder string) {
 	d.mu.Lock()
 	said := d.status.Reason == reason
 	d.status.Reason = reason
-	d.observe()
+	d.observeLocked()
 	d.mu.Unlock()
 	if !said {
 		d.log.Warn("the copy waits for a transaction on the primary", zap.String("transaction", holder))
@@ -72,7 +72,7 @@ func (bf *backfill) goesOn() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.status.Reason = ""
-	d.observe()
+	d.observeLocked()
 }
 
 // awaits is the chunk read instead of rows while snapshots do not see the awaited transaction; nil when they do, and where none is awaited.

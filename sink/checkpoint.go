@@ -127,12 +127,12 @@ func (r *Router) moved() (moved []ledger.Note, from, aside []*Destination) {
 		d.mu.Lock()
 		status := d.statusLocked()
 		now := ledger.Note{Tenant: d.Tenant, Name: d.Name, Epoch: d.epoch, RecordedID: max(d.recordedID, d.queue.released),
-			Fingerprint: d.fingerprint(), State: status.State, Detached: status.Detached, Reason: fit.Text(status.Reason, fit.Reason),
+			Fingerprint: d.fingerprintLocked(), State: status.State, Detached: status.Detached, Reason: fit.Text(status.Reason, fit.Reason),
 			TakenEpoch: d.epoch, Retried: d.retried}
 		if status.Err != nil {
 			now.Class = newError(status.Err).Class()
 		}
-		now.Mappings = d.noteOfMappings()
+		now.Mappings = d.progressLocked()
 		if now.Copied = d.status.Copied; !d.caughtUp {
 			now.CopyTotal = max(d.status.CopyTotal, 0)
 		}

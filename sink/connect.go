@@ -28,18 +28,18 @@ func (d *Destination) connect(ctx context.Context) error {
 		return err
 	}
 	if s.backfill == nil { // nor is there anything to copy any more where a place was held, or waited for
-		d.router.places.leave(d)
+		d.router.backfillSlots.leave(d)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.session = s
-	d.attach(s)
+	d.attachLocked(s)
 	d.met, d.answers, d.visiting, d.visited, d.status.Reason = true, true, false, time.Now(), ""
 	if d.doubts == 0 {
 		s.place.trust()
 	}
 	d.status.SequenceID = s.lowest()
-	d.noteSynced(s, s.written)
+	d.setSyncedLocked(s, s.written)
 	d.caughtUp = s.backfill == nil
 	if s.backfill != nil {
 		d.due, d.status.Copied = true, s.backfill.cursor.Rows

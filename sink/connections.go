@@ -96,8 +96,8 @@ func (c *connections) take(ctx context.Context, stop <-chan struct{}, p *place) 
 		at = len(c.waiting)
 	}
 	c.waiting = slices.Insert(c.waiting, at, p)
-	c.give(time.Now())
-	victim := c.idlest()
+	c.giveLocked(time.Now())
+	victim := c.idlestLocked()
 	c.mu.Unlock()
 	if victim != nil {
 		victim()
@@ -121,7 +121,7 @@ func (p *place) dialed() {
 	defer p.pool.mu.Unlock()
 	p.dialing = false
 	p.answered()
-	p.pool.give(time.Now())
+	p.pool.giveLocked(time.Now())
 }
 
 // trust says that the destination is well.
@@ -130,7 +130,7 @@ func (p *place) trust() {
 	defer p.pool.mu.Unlock()
 	if p.doubtful {
 		p.doubtful = false
-		p.pool.give(time.Now())
+		p.pool.giveLocked(time.Now())
 	}
 }
 
@@ -145,7 +145,7 @@ func (p *place) release() {
 func (c *connections) drop(p *place) {
 	c.stir(p)
 	delete(c.held, p)
-	c.give(time.Now())
+	c.giveLocked(time.Now())
 }
 
 // stir takes a place from the idle places.
@@ -161,14 +161,14 @@ func (c *connections) stir(p *place) {
 func (p *place) crowded() bool {
 	p.pool.mu.Lock()
 	defer p.pool.mu.Unlock()
-	return p.pool.wanted(p)
+	return p.pool.wantedLocked(p)
 }
 
 // turnOver reports whether the holder of the place has had a turn, and another destination waits for the place.
 func (p *place) turnOver() bool {
 	p.pool.mu.Lock()
 	defer p.pool.mu.Unlock()
-	return time.Since(p.since) > placeTurn && p.pool.wanted(p)
+	return time.Since(p.since) > placeTurn && p.pool.wantedLocked(p)
 }
 
 // rest notes that the connection of the place is idle. Where another destination needs the place later, the pool calls close, without a lock
@@ -177,7 +177,7 @@ func (p *place) turnOver() bool {
 func (p *place) rest(close func()) bool {
 	p.pool.mu.Lock()
 	defer p.pool.mu.Unlock()
-	if p.pool.wanted(p) {
+	if p.pool.wantedLocked(p) {
 		return false
 	}
 	p.close = close
@@ -199,21 +199,21 @@ func (p *place) spare() {
 	p.ended = false
 }
 
-// wanted is [place.crowded] with mu held, like the functions below. The place nil is the place of any destination that is well.
-func (c *connections) wanted(p *place) bool {
+// wantedLocked is [place.crowded] with mu held, like the functions below. The place nil is the place of any destination that is well.
+func (c *connections) wantedLocked(p *place) bool {
 	if len(c.waiting) == 0 {
 		return false
 	}
 	now := time.Now()
-	n := c.count(now)
+	n := c.countLocked(now)
 	n.less(p, now)
 	return slices.ContainsFunc(c.waiting, func(q *place) bool { return n.fits(c, q) })
 }
 
-// idlest takes the longest idle place from the idle places, where another destination waits for a connection, and returns the function that
+// idlestLocked takes the longest idle place from the idle places, where another destination waits for a connection, and returns the function that
 // closes the connection; nil is none.
-func (c *connections) idlest() (close func()) {
-	if len(c.idle) == 0 || len(c.held) < c.limit || !c.wanted(nil) {
+func (c *connections) idlestLocked() (close func()) {
+	if len(c.idle) == 0 || len(c.held) < c.limit || !c.wantedLocked(nil) {
 		return nil
 	}
 	close = c.idle[0].close
@@ -221,9 +221,9 @@ func (c *connections) idlest() (close func()) {
 	return close
 }
 
-// give gives places to the waiting destinations, in order.
-func (c *connections) give(now time.Time) {
-	n := c.count(now)
+// giveLocked gives places to the waiting destinations, in order.
+func (c *connections) giveLocked(now time.Time) {
+	n := c.countLocked(now)
 	c.waiting = slices.DeleteFunc(c.waiting, func(p *place) bool {
 		if !n.fits(c, p) {
 			return false
@@ -241,13 +241,13 @@ func (c *connections) give(now time.Time) {
 	}
 }
 
-// share is how many places the doubtful may have.
-func (c *connections) share() int { return max(1, c.limit/2) }
+// shareLocked is how many places the doubtful may have.
+func (c *connections) shareLocked() int { return max(1, c.limit/2) }
 
 // census counts the held places.
 type census struct{ held, weak, dialing, weakDialing int }
 
-func (c *connections) count(now time.Time) (n census) {
+func (c *connections) countLocked(now time.Time) (n census) {
 	for p := range c.held {
 		n.add(p, now)
 	}
@@ -280,7 +280,7 @@ func (n *census) fits(c *connections, p *place) bool {
 	if n.held >= c.limit || n.dialing >= dialsAtOnce {
 		return false
 	}
-	return !p.doubtful || n.weak < c.share() && n.weakDialing < p.dials()
+	return !p.doubtful || n.weak < c.shareLocked() && n.weakDialing < p.dials()
 }
 
 // dials is how many doubtful dials there may be at a time for p to dial.
@@ -296,8 +296,8 @@ func (c *connections) look() {
 	c.mu.Lock()
 	now := time.Now()
 	c.looking = false
-	c.give(now)
-	victim, late := c.idlest(), c.late(now)
+	c.giveLocked(now)
+	victim, late := c.idlestLocked(), c.lateLocked(now)
 	c.mu.Unlock()
 	if victim != nil {
 		victim()
@@ -307,9 +307,9 @@ func (c *connections) look() {
 	}
 }
 
-// late are the places whose turn ends for the destinations that wait first: a place for each, the longest owed first.
-func (c *connections) late(now time.Time) (late []*place) {
-	n, ending := c.count(now), 0
+// lateLocked are the places whose turn ends for the destinations that wait first: a place for each, the longest owed first.
+func (c *connections) lateLocked(now time.Time) (late []*place) {
+	n, ending := c.countLocked(now), 0
 	for p := range c.held {
 		if p.ended {
 			ending++
@@ -344,7 +344,7 @@ func (h *place) due(c *connections, p *place, n census, now time.Time) bool {
 	}
 	full := n.held >= c.limit
 	dials := n.dialing >= dialsAtOnce || p.doubtful && n.weakDialing >= p.dials()
-	crowded := full && n.weak > min(c.share(), c.limit-1) // the doubtful have more than their part
+	crowded := full && n.weak > min(c.shareLocked(), c.limit-1) // the doubtful have more than their part
 	switch {
 	case dials && !h.dialing:
 		return false

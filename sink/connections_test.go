@@ -80,7 +80,7 @@ func TestPlacesAreBounded(t *testing.T) {
 		for done.Load() < 300 {
 			time.Sleep(10 * time.Millisecond)
 			pool.mu.Lock()
-			n := pool.count(time.Now())
+			n := pool.countLocked(time.Now())
 			pool.mu.Unlock()
 			if n.held > 20 || n.dialing > dialsAtOnce {
 				t.Fatalf("%+v", n)

@@ -25,12 +25,12 @@ func (r *Router) loadSwitches(ctx context.Context) error {
 	r.logSwitches("switched off", off)
 	r.logSwitches("switched on", on)
 	r.gate.hold(isOff(all, ledger.SwitchReading))
-	r.places.hold(isOff(all, ledger.SwitchBackfills))
+	r.backfillSlots.hold(isOff(all, ledger.SwitchBackfills))
 	for _, d := range r.Destinations() {
 		d.pause(r.switches.pausing(d.Tenant, d.Name))
 		if isOff(before, ledger.SwitchReading) != isOff(all, ledger.SwitchReading) {
 			d.mu.Lock()
-			d.observe()
+			d.observeLocked()
 			d.mu.Unlock()
 		}
 	}
@@ -56,12 +56,12 @@ func (d *Destination) pause(sw *ledger.Switch) {
 	case sw != nil:
 		d.log.Info("paused", zap.String("by", sw.By), zap.String("reason", sw.Reason))
 		if !d.working && d.retryAt == nil {
-			d.startWork() // to rest: without a connection, and without a place among the backfills
+			d.startWorkLocked() // to rest: without a connection, and without a place among the backfills
 		}
 	default:
 		d.log.Info("resumed")
 		d.due = true
-		d.wake()
+		d.wakeLocked()
 	}
-	d.observe()
+	d.observeLocked()
 }

@@ -62,7 +62,7 @@ type Destination struct {
 	history    []Event                  // of its states, newest last
 	halt       *halt                    // nil: no person is needed
 	synced     []ledger.MappingProgress // how far the mappings are, as the worker last knew, or as was noted before
-	syncedNote string                   // the note of synced; "": see noteOfMappings
+	syncedNote string                   // the note of synced; "": see progressLocked
 	fresh      bool                     // the connection is given up before the next piece of work
 	met        bool                     // the external database was reached since the process started: see visit
 	visiting   bool                     // a visit waits for an answer
@@ -168,8 +168,8 @@ func (d *Destination) complete(id int64) {
 	}
 }
 
-// hasWork is called with mu held.
-func (d *Destination) hasWork() bool { return d.due || d.queue.ready() }
+// hasWorkLocked is called with mu held.
+func (d *Destination) hasWorkLocked() bool { return d.due || d.queue.ready() }
 
 // signal wakes the worker waiting for more of a large transaction, or starts a worker.
 func (d *Destination) signal() {
@@ -177,20 +177,20 @@ func (d *Destination) signal() {
 	case d.more <- struct{}{}:
 	default:
 	}
-	d.wake()
+	d.wakeLocked()
 }
 
-// wake starts a worker where there is work and no worker runs. The caller holds mu.
-func (d *Destination) wake() {
-	if d.working || d.retryAt != nil || d.paused != nil || !d.hasWork() {
+// wakeLocked starts a worker where there is work and no worker runs. The caller holds mu.
+func (d *Destination) wakeLocked() {
+	if d.working || d.retryAt != nil || d.paused != nil || !d.hasWorkLocked() {
 		return
 	}
-	d.startWork()
+	d.startWorkLocked()
 }
 
-// startWork starts the worker, and takes the connection back from the idle ones. The caller holds mu, while no worker runs.
-func (d *Destination) startWork() {
-	if !d.run(d.work) {
+// startWorkLocked starts the worker, and takes the connection back from the idle ones. The caller holds mu, while no worker runs.
+func (d *Destination) startWorkLocked() {
+	if !d.runLocked(d.work) {
 		return
 	}
 	if d.idle != nil {
@@ -200,8 +200,8 @@ func (d *Destination) startWork() {
 	}
 }
 
-// run starts the worker. The caller holds mu.
-func (d *Destination) run(work func(context.Context)) bool {
+// runLocked starts the worker. The caller holds mu.
+func (d *Destination) runLocked(work func(context.Context)) bool {
 	if d.gone || d.epoch == 0 { // removed, or this process has not had the slot yet
 		return false
 	}
@@ -225,7 +225,7 @@ func (d *Destination) nudge() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.due = true
-	d.wake()
+	d.wakeLocked()
 }
 
 // work is the worker's loop: take queued transactions and apply them until nothing is left or something fails.
@@ -270,9 +270,9 @@ func (d *Destination) step(ctx context.Context) error {
 	return d.advance(ctx)
 }
 
-// turnOver reports whether the connection is to be given up for another destination. A chunk that is being read, or waits, is applied before.
-// The worker calls turnOver with mu held.
-func (d *Destination) turnOver() bool {
+// turnOverLocked reports whether the connection is to be given up for another destination. A chunk that is being read, or waits, is applied before.
+// The worker calls turnOverLocked with mu held.
+func (d *Destination) turnOverLocked() bool {
 	s := d.session
 	if s == nil || s.backfill != nil && (s.backfill.reading || s.backfill.ready != nil) {
 		return false
@@ -291,7 +291,7 @@ func (d *Destination) refresh() (paused bool, err error) {
 		d.router.Reader.Restart()
 	}
 	if old != nil {
-		d.router.places.leave(d)
+		d.router.backfillSlots.leave(d)
 		old.close()
 	}
 	return paused, nil
@@ -303,7 +303,7 @@ func (d *Destination) outOfDate() (old *session, dropped []wal.Ticket, replay, p
 	if d.gone {
 		return nil, nil, false, false, errGone
 	}
-	if d.hasWork() && d.turnOver() {
+	if d.hasWorkLocked() && d.turnOverLocked() {
 		d.fresh = true
 	}
 	d.due = false
@@ -312,10 +312,10 @@ func (d *Destination) outOfDate() (old *session, dropped []wal.Ticket, replay, p
 		d.fresh = false
 		replay = d.queue.rewind()
 		if d.parked || d.stale {
-			replay, dropped, d.stale = false, d.drop(), false
+			replay, dropped, d.stale = false, d.dropLocked(), false
 		}
 		old, d.session = d.session, nil
-		d.retarget()
+		d.retargetLocked()
 	}
 	return old, dropped, replay, d.paused != nil, nil
 }
@@ -330,7 +330,7 @@ func (d *Destination) advance(ctx context.Context) error {
 	}
 	d.doing = applying
 	if b := d.take(nil); b != nil {
-		defer d.router.places.asks(d, true)()
+		defer d.router.backfillSlots.asks(d, true)()
 		if b.large != nil {
 			return d.applyLarge(ctx, b)
 		}
@@ -356,7 +356,7 @@ func (d *Destination) rest() bool {
 		closed.close()
 	}
 	if ended && paused {
-		d.router.places.leave(d)
+		d.router.backfillSlots.leave(d)
 	}
 	return ended
 }
@@ -365,12 +365,12 @@ func (d *Destination) rest() bool {
 func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.gone || (!d.router.workers.stopping() && d.paused == nil && (d.hasWork() || d.parked)) {
+	if d.gone || (!d.router.workers.stopping() && d.paused == nil && (d.hasWorkLocked() || d.parked)) {
 		return false, nil, false
 	}
 	d.working, d.again, d.visiting = false, false, false
 	s, paused := d.session, d.paused != nil
-	if !paused && !d.router.workers.stopping() && !d.settled() {
+	if !paused && !d.router.workers.stopping() && !d.settledLocked() {
 		d.retryAt = d.after(settlePause, d.retry)
 	}
 	switch {

@@ -103,7 +103,7 @@ func (d *Destination) confirmFlush() {
 	if d.working || d.retryAt != nil {
 		return
 	}
-	d.run(func(ctx context.Context) {
+	d.runLocked(func(ctx context.Context) {
 		if err := d.askFlush(ctx); err != nil {
 			d.failed(newError(err))
 			return

@@ -29,8 +29,8 @@ type halt struct {
 	until wal.LSN
 }
 
-// halted notes a failure that needs a person. The caller holds mu.
-func (d *Destination) halted(e *Error) {
+// haltLocked notes a failure that needs a person. The caller holds mu.
+func (d *Destination) haltLocked(e *Error) {
 	at := time.Now()
 	if d.halt != nil {
 		at = d.halt.at
@@ -38,9 +38,9 @@ func (d *Destination) halted(e *Error) {
 	d.halt = &halt{err: e, at: at, epoch: d.epoch, work: d.doing}
 }
 
-// adoptHalt takes over a halt noted on the primary. A mapping that was changed since has to be tried first. The caller holds mu.
-func (d *Destination) adoptHalt(s ledger.Note) {
-	if s.State != ledger.Halted || s.Fingerprint != d.fingerprint() {
+// adoptHaltLocked takes over a halt noted on the primary. A mapping that was changed since has to be tried first. The caller holds mu.
+func (d *Destination) adoptHaltLocked(s ledger.Note) {
+	if s.State != ledger.Halted || s.Fingerprint != d.fingerprintLocked() {
 		return
 	}
 	class, state := s.Class, ""
@@ -53,27 +53,27 @@ func (d *Destination) adoptHalt(s ledger.Note) {
 	d.status.State, d.due = ledger.Halted, true
 }
 
-// mended reports whether a success shows that no person is needed any more. The caller holds mu.
-func (d *Destination) mended(done work) bool {
+// endsHaltLocked reports whether a success shows that no person is needed any more. The caller holds mu.
+func (d *Destination) endsHaltLocked(done work) bool {
 	h := d.halt
 	return d.unnoted == nil && (h == nil || d.caughtUp || h.work == opening || h.epoch == d.epoch && h.work == done)
 }
 
-// settled ends a time of failures where a connection was made and nothing is left to do. The result is false while the stream may
+// settledLocked ends a time of failures where a connection was made and nothing is left to do. The result is false while the stream may
 // still bring the change behind a noted halt. The worker calls settled with mu held.
-func (d *Destination) settled() bool {
+func (d *Destination) settledLocked() bool {
 	if d.session == nil || !d.caughtUp || d.parked || !d.queue.idle() || d.halt == nil && d.status.Err == nil {
 		return true
 	}
 	if d.halt != nil && d.router.Reader.Position() < d.halt.until {
 		return false
 	}
-	d.well(applying)
+	d.wellLocked(applying)
 	return true
 }
 
-// unhalt forgets a halt because a person has changed the cause, or says so. The caller holds mu.
-func (d *Destination) unhalt() {
+// unhaltLocked forgets a halt because a person has changed the cause, or says so. The caller holds mu.
+func (d *Destination) unhaltLocked() {
 	if d.halt != nil {
 		d.halt = nil
 		d.status.State, d.status.Err = ledger.Streaming, nil

@@ -49,11 +49,11 @@ func (r *Router) Put(ctx context.Context, t Target) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r.tenants.insert(d) // before a worker can read a snapshot: later commits must come through the queue
-	d.adopt(noted)
+	d.adoptLocked(noted)
 	if d.paused = r.switches.pausing(t.Tenant, t.Name); d.paused != nil {
-		d.observe()
+		d.observeLocked()
 	}
-	d.wake()
+	d.wakeLocked()
 	d.log.Info("the destination is new in the configuration", zap.Strings("mappings", mappingNames(t.Mappings)))
 	return nil
 }
@@ -103,7 +103,7 @@ func (d *Destination) replace(t Target, begun bool) {
 	defer d.mu.Unlock()
 	d.next = &t
 	if !begun {
-		d.retarget()
+		d.retargetLocked()
 		return
 	}
 	d.fresh, d.due = true, true
@@ -116,11 +116,11 @@ func (d *Destination) replace(t Target, begun bool) {
 	if d.retryAt != nil && d.retryAt.Stop() {
 		d.retryAt = nil
 	}
-	d.wake()
+	d.wakeLocked()
 }
 
-// retarget takes over the target left by replace. The worker calls retarget without a session and with mu held.
-func (d *Destination) retarget() {
+// retargetLocked takes over the target left by replace. The worker calls retarget without a session and with mu held.
+func (d *Destination) retargetLocked() {
 	if d.next == nil {
 		return
 	}
@@ -131,9 +131,9 @@ func (d *Destination) retarget() {
 	}
 	d.config, d.mappings, d.reads, d.fault = config, d.next.Mappings, tablesOf(d.next.Mappings), d.next.Fault
 	d.next = nil
-	d.forsake()
+	d.forgetRemovedLocked()
 	d.caughtUp, d.answers, d.unnamed, d.conflicts, d.chunkRows = false, false, false, false, 0 // the next connection shows the new state
-	d.unhalt()
+	d.unhaltLocked()
 	d.status.Attempts, d.status.Err = 0, nil // not failing: a stream of new targets must not hold the slot
 	d.backoff.reset()
 	d.log.Info("the destination has another target", zap.Strings("mappings", mappingNames(d.mappings)))
@@ -141,7 +141,7 @@ func (d *Destination) retarget() {
 
 // leave ends a destination that no caller gives changes to any more.
 func (d *Destination) leave() {
-	d.router.places.leave(d)
+	d.router.backfillSlots.leave(d)
 	d.mu.Lock()
 	d.gone = true
 	if d.working { // the queue belongs to the worker, which drops the queue in failed
@@ -149,9 +149,9 @@ func (d *Destination) leave() {
 		d.mu.Unlock()
 		return
 	}
-	tickets := d.drop()
+	tickets := d.dropLocked()
 	d.mu.Unlock()
-	d.router.places.leave(d) // the worker may have taken a place meanwhile
+	d.router.backfillSlots.leave(d) // the worker may have taken a place meanwhile
 	d.router.Acks.Release(tickets...)
 	d.stop()
 	d.log.Info("the destination is no longer in the configuration")

@@ -255,7 +255,7 @@ func (s *session) hasQuarantine(ctx context.Context) bool {
 // the stream turns out to have gaps, all noted destinations are copied again.
 func (d *Destination) announce(ctx context.Context) error {
 	d.mu.Lock()
-	noted := d.lastNote.Epoch != 0 && d.lastNote.Fingerprint == d.fingerprint()
+	noted := d.lastNote.Epoch != 0 && d.lastNote.Fingerprint == d.fingerprintLocked()
 	d.mu.Unlock()
 	if noted {
 		return nil

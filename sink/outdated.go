@@ -73,5 +73,5 @@ func (d *Destination) tryForTable(table string) {
 	}
 	d.retryAt, d.due = nil, true
 	d.backoff.reset()
-	d.wake()
+	d.wakeLocked()
 }

@@ -48,7 +48,7 @@ func (d *Destination) contained() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.working && d.retryAt == nil {
-		d.run(func(context.Context) { d.failed(fault) })
+		d.runLocked(func(context.Context) { d.failed(fault) })
 	}
 }
 

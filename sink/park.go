@@ -21,12 +21,12 @@ import (
 func (d *Destination) begin(s ledger.Note) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.adopt(s)
-	d.wake()
+	d.adoptLocked(s)
+	d.wakeLocked()
 }
 
-// adopt is begin with mu held.
-func (d *Destination) adopt(s ledger.Note) {
+// adoptLocked is begin with mu held.
+func (d *Destination) adoptLocked(s ledger.Note) {
 	first := d.epoch == 0
 	if first {
 		d.epoch, d.recordedID = s.Epoch, -1
@@ -36,18 +36,18 @@ func (d *Destination) adopt(s ledger.Note) {
 			d.epoch = time.Now().UnixMicro()
 		}
 	}
-	defer d.observe()
+	defer d.observeLocked()
 	if s.Epoch == 0 {
 		d.due = true
 		return
 	}
 	if first {
-		d.caughtUp = d.fault == nil && s.State == ledger.Streaming && s.Fingerprint == d.fingerprint()
+		d.caughtUp = d.fault == nil && s.State == ledger.Streaming && s.Fingerprint == d.fingerprintLocked()
 		d.lastNote, d.status.Copied = s, s.Copied
 		d.synced, d.syncedNote = ledger.ParseProgress(s.Mappings), s.Mappings
-		d.forsake()
+		d.forgetRemovedLocked()
 		d.lastNote.Since = time.Time{}
-		d.adoptHalt(s)
+		d.adoptHaltLocked(s)
 		if s.State == ledger.Retrying || s.Detached {
 			d.doubts = 1 // those that were well go first
 		}
@@ -74,9 +74,9 @@ const parkMemory = 10 * time.Minute
 // watchEvery is how often destinations are looked at for parking.
 const watchEvery = 100 * time.Millisecond
 
-// fingerprint changes when one of the destination's mappings does. The mappings of an unusable destination are not known: the note keeps
+// fingerprintLocked changes when one of the destination's mappings does. The mappings of an unusable destination are not known: the note keeps
 // the earlier fingerprint.
-func (d *Destination) fingerprint() string {
+func (d *Destination) fingerprintLocked() string {
 	if d.fault != nil && len(d.mappings) == 0 {
 		return d.lastNote.Fingerprint
 	}
@@ -111,7 +111,7 @@ func (r *Router) park(d *Destination, reason string) error {
 	}
 	detached = true
 	if tickets, idle := d.detach(epoch, reason); idle {
-		r.places.leave(d)
+		r.backfillSlots.leave(d)
 		r.Acks.Release(tickets...)
 	}
 	return nil
@@ -128,7 +128,7 @@ func (d *Destination) beginParking(reason string) (*ledger.Note, error) {
 		return nil, fmt.Errorf("destination %s is being parked, or removed", d)
 	}
 	d.parking = true
-	note := &ledger.Note{Tenant: d.Tenant, Name: d.Name, State: ledger.Parked, Reason: d.whyParked(reason), Detached: true}
+	note := &ledger.Note{Tenant: d.Tenant, Name: d.Name, State: ledger.Parked, Reason: d.whyParkedLocked(reason), Detached: true}
 	if s := d.statusLocked(); s.State == ledger.Halted {
 		note.State, note.Reason = ledger.Halted, s.Reason
 	}
@@ -141,8 +141,8 @@ func (d *Destination) endParking() {
 	d.parking = false
 }
 
-// whyParked is the reason of a parking with the last failure. It is called with mu held.
-func (d *Destination) whyParked(reason string) string {
+// whyParkedLocked is the reason of a parking with the last failure. It is called with mu held.
+func (d *Destination) whyParkedLocked(reason string) string {
 	if last := d.status.Err; last != nil {
 		return fit.Text(reason+": "+last.Error(), fit.Reason)
 	}
@@ -154,7 +154,7 @@ func (d *Destination) whyParked(reason string) string {
 func (d *Destination) detach(epoch int64, reason string) (tickets []wal.Ticket, idle bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	text := d.whyParked(reason)
+	text := d.whyParkedLocked(reason)
 	d.parking = false
 	d.epoch, d.parked, d.fresh, d.parkReason = epoch, true, true, text
 	if time.Since(d.parkedAt) > parkMemory {
@@ -162,33 +162,33 @@ func (d *Destination) detach(epoch int64, reason string) (tickets []wal.Ticket, 
 	}
 	d.parks, d.parkedAt = d.parks+1, time.Now()
 	d.log.Warn("parked: the stream goes on without this destination, which is copied anew when it answers", zap.String("reason", text))
-	defer d.observe()
+	defer d.observeLocked()
 	if d.working { // the queue is its worker's, which drops it in failed
 		d.cancelWork()
 		return nil, false
 	}
-	tickets = d.drop()
+	tickets = d.dropLocked()
 	if d.retryAt == nil && d.paused == nil {
-		d.pauseAfter(cmp.Or(d.unnoted, &Error{Err: errors.New(reason)}))
+		d.pauseAfterLocked(cmp.Or(d.unnoted, &Error{Err: errors.New(reason)}))
 	}
 	return tickets, true
 }
 
-// drop empties the queue of a destination that the stream goes on without, and returns the tickets to release. Only the worker of the
+// dropLocked empties the queue of a destination that the stream goes on without, and returns the tickets to release. Only the worker of the
 // destination may call drop, or a holder of mu while there is no worker. It is called with mu held.
-func (d *Destination) drop() []wal.Ticket {
+func (d *Destination) dropLocked() []wal.Ticket {
 	return d.queue.drop(d.router.tenants.arrivingID())
 }
 
-// attach lets changes come again to a parked destination whose session is open: a server that answers the login and hangs then holds
+// attachLocked lets changes come again to a parked destination whose session is open: a server that answers the login and hangs then holds
 // nothing. The first snapshot of the destination's backfill is taken later. A session opened before the parking does not count. The caller
 // holds mu.
-func (d *Destination) attach(s *session) {
+func (d *Destination) attachLocked(s *session) {
 	if d.parked && s.epoch == d.epoch {
 		// A failure from before the parking must not park the destination again before the first commit.
 		d.parked, d.caughtUp, d.failing = false, false, time.Time{}
 		d.log.Info("the parked destination answers again")
-		d.observe()
+		d.observeLocked()
 	}
 }
 
@@ -227,5 +227,5 @@ func (d *Destination) restart() {
 		d.retryAt = nil
 	}
 	d.due = true
-	d.wake()
+	d.wakeLocked()
 }

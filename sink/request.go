@@ -50,8 +50,8 @@ func (d *Destination) carryOut(q ledger.Request) {
 	if resync { // the asking person has seen why the destination was halted
 		d.epoch, d.caughtUp = q.Note.Epoch, false
 		d.status.Copied, d.status.CopyTotal = 0, -1
-		d.unhalt()
-		d.observe()
+		d.unhaltLocked()
+		d.observeLocked()
 	}
 	d.mu.Unlock()
 	switch {
@@ -73,7 +73,7 @@ func (d *Destination) tryNow(q ledger.Request) {
 	}
 	d.retryAt, d.due = nil, true
 	d.backoff.reset()
-	d.wake()
+	d.wakeLocked()
 }
 
 // hasAll reports whether the stream has brought the destination every change up to the sequence id.

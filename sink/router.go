@@ -77,7 +77,7 @@ type Router struct {
 	// settingsAlone is settings for a server that does not give positions.
 	settingsAlone string
 	connections   *connections
-	places        *places
+	backfillSlots *backfillSlots
 
 	checkpointer checkpointer
 	switches     switches
@@ -112,7 +112,7 @@ type route struct {
 func NewRouter(c Config) *Router {
 	r := &Router{Config: c, settings: c.Options.settings(positionsSQL), settingsAlone: c.Options.settings(noPositionsSQL), gate: &gate{limit: c.Options.queuesBytes()},
 		lookups: newBudget(c.Options.lookupBytes()/2, 2, 2), copies: newBudget(c.Options.copyBytes()/2, 2, copiesMax*max(c.Options.Backfills, 1)), connections: newConnections(c.Options.MaxConnections),
-		places: newPlaces(c.Options.Backfills, c.Options.SlowAfter), xids: fold.NewXIDs(),
+		backfillSlots: newBackfillSlots(c.Options.Backfills, c.Options.SlowAfter), xids: fold.NewXIDs(),
 		tenants: newTenants(), arrival: arrival{id: -1}, workers: newWorkers(), routes: map[*wal.Relation]*route{},
 		schemas: newSchemas(c.Tables)}
 	for _, t := range c.Tables {

@@ -102,8 +102,8 @@ func (d *Destination) statusLocked() Status {
 	return s
 }
 
-// observe notes changes in the history. It is called with mu held.
-func (d *Destination) observe() {
+// observeLocked notes changes in the history. It is called with mu held.
+func (d *Destination) observeLocked() {
 	s := d.statusLocked()
 	if n := len(d.history); n > 0 && d.history[n-1].State == s.State {
 		d.history[n-1].Reason = s.Reason // the latest one
@@ -118,7 +118,7 @@ func (d *Destination) observe() {
 // failed decides on the time and the state of the next try after a failure. The connection is not kept.
 func (d *Destination) failed(e *Error) {
 	e = e.kept()
-	d.router.places.leave(d)
+	d.router.backfillSlots.leave(d)
 	s, dropped, replay := d.giveUp(e, d.outdate(e))
 	d.router.Acks.Release(dropped...)
 	if s != nil {
@@ -144,7 +144,7 @@ func (d *Destination) giveUp(e *Error, misfit bool) (s *session, dropped []wal.T
 		d.queue.excuse() // read again for the sake of the primary
 	}
 	if d.parked || d.gone || d.stale || misfit {
-		replay, dropped, d.stale = false, d.drop(), false
+		replay, dropped, d.stale = false, d.dropLocked(), false
 	}
 	switch {
 	case d.gone:
@@ -152,9 +152,9 @@ func (d *Destination) giveUp(e *Error, misfit bool) (s *session, dropped []wal.T
 	case isCanceled(e) && d.router.workers.stopping():
 	case d.again || errors.Is(e, errPostponed): // no failure: the destination goes on, with its new target or from the stream
 		d.again, d.due = false, true
-		d.wake()
+		d.wakeLocked()
 	default:
-		d.pauseAfter(e)
+		d.pauseAfterLocked(e)
 	}
 	return s, dropped, replay
 }
@@ -162,8 +162,8 @@ func (d *Destination) giveUp(e *Error, misfit bool) (s *session, dropped []wal.T
 // conflictPause is how often a destination reads the metadata again at once after a conflict.
 const conflictPause = 2 * time.Second
 
-// pauseAfter is called with mu held.
-func (d *Destination) pauseAfter(e *Error) {
+// pauseAfterLocked is called with mu held.
+func (d *Destination) pauseAfterLocked(e *Error) {
 	if e.SQLState == queryCanceled || errors.Is(e, turnEndedError{}) {
 		d.queue.narrow()
 	}
@@ -173,14 +173,14 @@ func (d *Destination) pauseAfter(e *Error) {
 	if !d.parked || !isCanceled(e) { // parking ended the work; the reason of the parking says more
 		d.status.Err = e
 	}
-	if d.failing.IsZero() && !d.hasNothing() { // later work has its own time to succeed
+	if d.failing.IsZero() && !d.hasNothingLocked() { // later work has its own time to succeed
 		d.failing = time.Now()
 	}
 	d.status.State = ledger.Retrying
 	wait := d.backoff.next()
 	switch e.verdict {
 	case needsHuman, rowFault:
-		d.halted(e)
+		d.haltLocked(e)
 		wait = spread(d.router.Options.RetryMax)
 	case retryLong:
 		wait = max(wait, spread(min(20*time.Second, d.router.Options.RetryMax)))
@@ -200,14 +200,14 @@ func (d *Destination) pauseAfter(e *Error) {
 	if d.parked {
 		wait = max(wait, spread(min(time.Second<<min(max(d.parks-1, 0), 20), d.router.Options.RetryMax)))
 	}
-	if d.hasNothing() {
+	if d.hasNothingLocked() {
 		wait = max(wait, d.router.Options.RetryMax)
 	} else {
 		d.retryAt = d.after(wait, d.retry)
 	}
 	d.status.NextRetry = time.Now().Add(wait)
 	d.logFailure(e, wait)
-	d.observe()
+	d.observeLocked()
 }
 
 // logFailure logs a failure once, and again with every doubling of the attempts.
@@ -228,25 +228,25 @@ func (d *Destination) retry() {
 	defer d.mu.Unlock()
 	d.retryAt = nil
 	d.due = true
-	d.wake()
+	d.wakeLocked()
 }
 
 // succeeded notes a commit. flushed says that the commit and everything before survive a crash of the external server.
 func (d *Destination) succeeded(b *batch, flushed bool) {
 	d.router.Acks.Release(d.count(b, flushed)...)
-	d.trace(b)
+	d.traceLocked(b)
 }
 
 // count notes a committed batch, and returns the tickets of the transactions that are flushed.
 func (d *Destination) count(b *batch, flushed bool) []wal.Ticket {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.well(applying)
+	d.wellLocked(applying)
 	if n := len(b.transactions); n > 0 {
 		d.status.CommitTime = b.transactions[n-1].committed
 	}
 	d.status.SequenceID = max(d.status.SequenceID, b.last)
-	d.noteSynced(d.session, nil)
+	d.setSyncedLocked(d.session, nil)
 	d.status.Rows += int64(b.changes)
 	d.status.Batches++
 	d.status.Transactions += int64(len(b.transactions))
@@ -257,10 +257,10 @@ func (d *Destination) count(b *batch, flushed bool) []wal.Ticket {
 	return d.queue.letGo(d.queue.applied)
 }
 
-// well ends a time of failures, and a halt where the done work shows that no person is needed any more. It is called with mu held.
-func (d *Destination) well(done work) {
+// wellLocked ends a time of failures, and a halt where the done work shows that no person is needed any more. It is called with mu held.
+func (d *Destination) wellLocked(done work) {
 	d.lastCommit.set(time.Now())
-	if d.mended(done) {
+	if d.endsHaltLocked(done) {
 		if d.status.State != ledger.Streaming {
 			d.log.Info("the external database takes changes again", zap.Int("attempts", d.status.Attempts))
 		}
@@ -273,7 +273,7 @@ func (d *Destination) well(done work) {
 	}
 	d.queue.widen()
 	d.backoff.reset()
-	d.observe()
+	d.observeLocked()
 }
 
 // progress notes a chunk of a backfill.
@@ -281,15 +281,15 @@ func (d *Destination) progress(c cursor, complete bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.caughtUp = complete
-	d.well(copying)
+	d.wellLocked(copying)
 	d.status.Copied, d.status.CopyTable = c.Rows, c.Table
 	// A chunk's commit waited for the disk, so the primary may be told of the commit.
 	d.status.SequenceID = max(d.status.SequenceID, d.session.lowest())
 	d.queue.released = max(d.queue.released, d.session.lowest())
-	d.noteSynced(d.session, nil)
+	d.setSyncedLocked(d.session, nil)
 	if complete {
 		d.status.CopyTable = ""
 	}
 	d.due = true // for the next chunk
-	d.observe()
+	d.observeLocked()
 }

@@ -24,9 +24,9 @@ func (d *Destination) MappingStatus() []ledger.MappingProgress {
 	return all
 }
 
-// noteSynced takes over the progress of the session's mappings. at is when each progress was written, nil: a mapping that has moved was
+// setSyncedLocked takes over the progress of the session's mappings. at is when each progress was written, nil: a mapping that has moved was
 // written now. It is called with mu held, by the worker.
-func (d *Destination) noteSynced(s *session, at []time.Time) {
+func (d *Destination) setSyncedLocked(s *session, at []time.Time) {
 	known := make([]ledger.MappingProgress, len(s.held))
 	for i, id := range s.held {
 		known[i] = ledger.MappingProgress{Name: d.mappings[i].Name, SequenceID: id, At: time.Now()}
@@ -40,9 +40,9 @@ func (d *Destination) noteSynced(s *session, at []time.Time) {
 	d.synced, d.syncedNote = known, ""
 }
 
-// forsake forgets the progress of mappings that the destination no longer has: the stream goes on without such mappings, so a mapping is
+// forgetRemovedLocked forgets the progress of mappings that the destination no longer has: the stream goes on without such mappings, so a mapping is
 // filled again should the mapping return. It is called with mu held.
-func (d *Destination) forsake() {
+func (d *Destination) forgetRemovedLocked() {
 	if d.fault != nil {
 		return // the mappings are not known, and the stream does not go on without the mappings
 	}
@@ -65,8 +65,8 @@ func (d *Destination) followed() map[string]bool {
 	return names
 }
 
-// noteOfMappings is the progress of the mappings, for outflow.destination_state. It is called with mu held.
-func (d *Destination) noteOfMappings() string {
+// progressLocked is the progress of the mappings, for outflow.destination_state. It is called with mu held.
+func (d *Destination) progressLocked() string {
 	if d.syncedNote == "" {
 		d.syncedNote = ledger.FormatProgress(d.synced)
 	}

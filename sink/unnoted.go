@@ -18,7 +18,7 @@ func (r *Router) setAside(d *Destination, refusal error) error {
 	d.unnoted.SQLState = sqlstate(refusal)
 	d.halt = &halt{err: d.unnoted, at: time.Now(), epoch: d.epoch, work: opening}
 	d.status.State, d.status.Err = ledger.Halted, d.unnoted
-	d.observe()
+	d.observeLocked()
 	d.mu.Unlock()
 	d.log.Error("halted: nothing can be noted of this destination", zap.Error(d.unnoted))
 	return r.park(d, unnotedReason)

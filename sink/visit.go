@@ -25,7 +25,7 @@ func (r *Router) visit(all []*Destination) {
 			if time.Since(d.visited) < visitPatience {
 				under++
 			}
-		} else if d.awaitsVisit(r.Options.RetryMax) && (next == nil || d.visited.Before(oldest)) {
+		} else if d.awaitsVisitLocked(r.Options.RetryMax) && (next == nil || d.visited.Before(oldest)) {
 			next, oldest = d, d.visited
 		}
 		d.mu.Unlock()
@@ -35,17 +35,17 @@ func (r *Router) visit(all []*Destination) {
 	}
 	next.mu.Lock()
 	defer next.mu.Unlock()
-	if next.awaitsVisit(r.Options.RetryMax) {
+	if next.awaitsVisitLocked(r.Options.RetryMax) {
 		next.visited, next.due, next.met = time.Now(), true, false
 		next.fresh = next.fresh || next.session != nil // an idle connection has compared long ago
-		next.wake()
+		next.wakeLocked()
 		next.visiting = next.working
 	}
 }
 
-// awaitsVisit reports whether the external database was not reached since the start, or for long, and nothing else is about to reach the
+// awaitsVisitLocked reports whether the external database was not reached since the start, or for long, and nothing else is about to reach the
 // database. It is called with mu held.
-func (d *Destination) awaitsVisit(pause time.Duration) bool {
+func (d *Destination) awaitsVisitLocked(pause time.Duration) bool {
 	if d.met {
 		pause = d.router.Options.VisitEvery
 	}
@@ -53,7 +53,7 @@ func (d *Destination) awaitsVisit(pause time.Duration) bool {
 		d.queue.empty() && time.Since(d.visited) > pause
 }
 
-// hasNothing reports whether a failure keeps no work waiting: the next visit, or the next change, tries again. It is called with mu held.
-func (d *Destination) hasNothing() bool {
+// hasNothingLocked reports whether a failure keeps no work waiting: the next visit, or the next change, tries again. It is called with mu held.
+func (d *Destination) hasNothingLocked() bool {
 	return !d.met && d.caughtUp && !d.parked && d.queue.empty() && d.halt == nil
 }

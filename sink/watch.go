@@ -90,7 +90,7 @@ func (d *Destination) observation(closed bool) observation {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if closed {
-		d.wake()
+		d.wakeLocked()
 	}
 	o := observation{bytes: d.queue.bytes, over: d.queue.over, paused: d.paused != nil, replays: d.queue.replays, leaving: d.parking || d.parked}
 	o.oldest, o.open = d.queue.oldest()

@@ -6,22 +6,22 @@ import (
 	"time"
 )
 
-// places bounds how many destinations copy rows from the primary at the same time: each has one short read at a time. The other
+// backfillSlots bounds how many destinations copy rows from the primary at the same time: each has one short read at a time. The other
 // destinations wait. A destination that has had a place for a turn lets the waiting destinations go first, and destinations without a turn
 // yet go before all others, so that neither huge copies nor slow databases keep a small database from being filled. Databases which are slow in
 // a chunk share a part of the places; while a database owes an answer for long, another destination has the place.
-type places struct {
+type backfillSlots struct {
 	n    int
 	turn time.Duration
 
 	mu      sync.Mutex
-	holders map[*Destination]*copyPlace
+	holders map[*Destination]*backfillSlot
 	waiting []waiter // the longest waiting destination comes first
 	off     bool     // no destination gets or keeps a place
 }
 
-// copyPlace is a destination with a place.
-type copyPlace struct {
+// backfillSlot is a destination with a place.
+type backfillSlot struct {
 	since time.Time
 	asked time.Time     // since when the external database works for the destination; zero: does not
 	chunk bool          // with a chunk in hand, which is in memory
@@ -43,12 +43,12 @@ const (
 	copiesMax = 4               // times the number of places: so many chunks there may be in memory, the late ones included
 )
 
-func newPlaces(n int, turn time.Duration) *places {
-	return &places{n: n, turn: min(turn, copyTurn), holders: map[*Destination]*copyPlace{}}
+func newBackfillSlots(n int, turn time.Duration) *backfillSlots {
+	return &backfillSlots{n: n, turn: min(turn, copyTurn), holders: map[*Destination]*backfillSlot{}}
 }
 
-// room reports whether there is a place for a destination. It is called with mu held.
-func (p *places) room(slow bool) bool {
+// hasRoomLocked reports whether there is a place for a destination. It is called with mu held.
+func (p *backfillSlots) hasRoomLocked(slow bool) bool {
 	now, timely, chunks, slows := time.Now(), 0, 0, 0
 	for _, h := range p.holders {
 		late := !h.asked.IsZero() && now.Sub(h.asked) >= copyLate
@@ -70,7 +70,7 @@ func (p *places) room(slow bool) bool {
 
 // asks says that the external database of d begins to work: takes a chunk, answers a question about the copy, or takes live changes between the
 // chunks. chunk says that a chunk may be in hand. The caller calls done when the work has ended. A destination without a place may call asks too.
-func (p *places) asks(d *Destination, chunk bool) (done func()) {
+func (p *backfillSlots) asks(d *Destination, chunk bool) (done func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.holders[d]
@@ -78,7 +78,7 @@ func (p *places) asks(d *Destination, chunk bool) (done func()) {
 		return func() {}
 	}
 	h.asked, h.chunk = time.Now(), chunk
-	late := d.after(copyLate, p.call)
+	late := d.after(copyLate, p.nudgeNext)
 	return func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -88,7 +88,7 @@ func (p *places) asks(d *Destination, chunk bool) (done func()) {
 }
 
 // taken reports whether the external database of d was slow in the chunk in hand, which is done with.
-func (p *places) taken(d *Destination) (slow bool) {
+func (p *backfillSlots) taken(d *Destination) (slow bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.holders[d]
@@ -100,15 +100,15 @@ func (p *places) taken(d *Destination) (slow bool) {
 }
 
 // take gives d a place, or notes that d waits for a place and is to be nudged. slow says that the database was slow to take the last chunk.
-func (p *places) take(d *Destination, slow bool) bool {
+func (p *backfillSlots) take(d *Destination, slow bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if _, holds := p.holders[d]; holds && !p.off {
 		return true
 	}
-	p.release(d)
+	p.releaseLocked(d)
 	at := slices.IndexFunc(p.waiting, func(w waiter) bool { return w.d == d })
-	if !p.room(slow) || p.off || (at >= 0 && len(p.waiting) > 1 && time.Now().Before(p.waiting[at].after)) {
+	if !p.hasRoomLocked(slow) || p.off || (at >= 0 && len(p.waiting) > 1 && time.Now().Before(p.waiting[at].after)) {
 		if at < 0 {
 			p.waiting = append(p.waiting, waiter{d: d, slow: slow})
 		} else {
@@ -116,67 +116,67 @@ func (p *places) take(d *Destination, slow bool) bool {
 		}
 		return false
 	}
-	p.forget(d)
-	p.holders[d] = &copyPlace{since: time.Now(), slow: slow}
-	p.nudgeNext()
+	p.stopWaitingLocked(d)
+	p.holders[d] = &backfillSlot{since: time.Now(), slow: slow}
+	p.nudgeNextLocked()
 	return true
 }
 
 // yield gives up the place of a destination after a turn while others wait, and puts the destination at the end of the line.
-func (p *places) yield(d *Destination) bool {
+func (p *backfillSlots) yield(d *Destination) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.holders[d]
 	if h == nil || len(p.waiting) == 0 || time.Since(h.since) < p.turn {
 		return false
 	}
-	p.release(d)
+	p.releaseLocked(d)
 	p.waiting = append(p.waiting, waiter{d: d, slow: h.slow, after: time.Now().Add(p.turn)})
 	d.after(p.turn, d.nudge) // the destinations ahead in the line may never come
-	p.nudgeNext()
+	p.nudgeNextLocked()
 	return true
 }
 
 // leave gives the place back and nudges the longest waiting destination. A destination without a place only stops waiting.
-func (p *places) leave(d *Destination) {
+func (p *backfillSlots) leave(d *Destination) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.forget(d)
-	p.release(d)
-	p.nudgeNext()
+	p.stopWaitingLocked(d)
+	p.releaseLocked(d)
+	p.nudgeNextLocked()
 }
 
 // hold switches backfills off or on. A destination with a place gives the place up before the next chunk.
-func (p *places) hold(off bool) {
+func (p *backfillSlots) hold(off bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.off == off {
 		return
 	}
 	p.off = off
-	p.nudgeNext()
+	p.nudgeNextLocked()
 }
 
-// release takes d's place, if d has a place. It is called with mu held, like the functions below.
-func (p *places) release(d *Destination) {
+// releaseLocked takes d's place, if d has a place. It is called with mu held, like the functions below.
+func (p *backfillSlots) releaseLocked(d *Destination) {
 	delete(p.holders, d)
 }
 
-// forget takes d out of the line.
-func (p *places) forget(d *Destination) {
+// stopWaitingLocked takes d out of the line.
+func (p *backfillSlots) stopWaitingLocked(d *Destination) {
 	p.waiting = slices.DeleteFunc(p.waiting, func(w waiter) bool { return w.d == d })
 }
 
-// call is nudgeNext for a caller without mu.
-func (p *places) call() {
+// nudgeNextLocked is nudgeNextLocked for a caller without mu.
+func (p *backfillSlots) nudgeNext() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.nudgeNext()
+	p.nudgeNextLocked()
 }
 
-// nudgeNext wakes the next destination in the line while a place is free. The woken destination connects first, and its server may be silent by
+// nudgeNextLocked wakes the next destination in the line while a place is free. The woken destination connects first, and its server may be silent by
 // now: where the destination does not come soon, the next is woken too. The lock mu comes before a destination's.
-func (p *places) nudgeNext() {
+func (p *backfillSlots) nudgeNextLocked() {
 	if len(p.waiting) == 0 || p.off {
 		return
 	}
@@ -186,14 +186,14 @@ func (p *places) nudgeNext() {
 		func(w waiter) bool { return !now.Before(w.after) },
 		func(waiter) bool { return true },
 	} {
-		next := slices.IndexFunc(p.waiting, func(w waiter) bool { return !w.called && goes(w) && p.room(w.slow) })
+		next := slices.IndexFunc(p.waiting, func(w waiter) bool { return !w.called && goes(w) && p.hasRoomLocked(w.slow) })
 		if next < 0 {
 			continue
 		}
 		p.waiting[next].called = true
 		d := p.waiting[next].d
 		d.nudge()
-		d.after(copyCall, p.call)
+		d.after(copyCall, p.nudgeNext)
 		return
 	}
 }
