@@ -7,13 +7,14 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
-	"outflow/admin/monitor"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"go.uber.org/zap"
+
+	"outflow/admin/monitor"
 )
 
 // Problem is the form of every error of the API: RFC 9457, application/problem+json.

@@ -1,8 +1,9 @@
 package admin
 
 import (
-	"outflow/admin/monitor"
 	"time"
+
+	"outflow/admin/monitor"
 )
 
 // snapshotFor is the time of reuse of a snapshot: many clients asking at the same time share one snapshot.

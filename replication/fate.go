@@ -3,9 +3,10 @@ package replication
 import (
 	"errors"
 	"fmt"
+	"strings"
+
 	"outflow/internal/pgerror"
 	"outflow/replication/primary"
-	"strings"
 )
 
 // publicationGone is the warning of servers from 18 on, where earlier ones fail.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"outflow/internal/pgerror"
-	"outflow/replication/primary"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,6 +11,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
+
+	"outflow/internal/pgerror"
+	"outflow/replication/primary"
 )
 
 // heartbeatPrefix marks our logical messages; others' are passed over.
@@ -87,10 +88,10 @@ func (r *Reader) Heartbeats(ctx context.Context) error {
 }
 
 // write writes a heartbeat on a connection of its own.
-func (h *Heartbeat) write(ctx context.Context, primary *primary.Server) error {
+func (h *Heartbeat) write(ctx context.Context, server *primary.Server) error {
 	ctx, cancel := context.WithTimeout(ctx, heartbeatPatience)
 	defer cancel()
-	conn, err := primary.Connect(ctx)
+	conn, err := server.Connect(ctx)
 	if err != nil {
 		return err
 	}

@@ -2,10 +2,11 @@ package sink
 
 import (
 	"context"
-	"outflow/sink/ledger"
 	"time"
 
 	"go.uber.org/zap"
+
+	"outflow/sink/ledger"
 )
 
 // switchEvery is how often the switches are looked at.

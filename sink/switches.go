@@ -2,9 +2,10 @@ package sink
 
 import (
 	"cmp"
-	"outflow/sink/ledger"
 	"slices"
 	"sync"
+
+	"outflow/sink/ledger"
 )
 
 // switches are the switches in effect in this process, as last read from the primary. The zero value has no switch. Safe for concurrent use.

@@ -1,9 +1,10 @@
 package sink
 
 import (
-	"outflow/sink/ledger"
 	"slices"
 	"testing"
+
+	"outflow/sink/ledger"
 )
 
 func TestSwitches(t *testing.T) {

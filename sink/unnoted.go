@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"outflow/sink/ledger"
 	"time"
 
 	"go.uber.org/zap"
+
+	"outflow/sink/ledger"
 )
 
 // setAside halts a destination whose note the primary refuses, and lets the stream go on without the destination.

@@ -32,11 +32,11 @@ const (
 // checkAll looks at everything that the configuration names; of the destinations only at the chosen ones. checkAll changes nothing anywhere. The error
 // is that no destination was chosen, or that ctx is done: every other fault is a finding.
 func checkAll(ctx context.Context, cfg *config.Config, s selection) (*checkOutcome, error) {
-	primary, err := primaryOf(cfg)
+	server, err := primaryOf(cfg)
 	if err != nil {
 		return nil, err
 	}
-	k := &checking{cfg: cfg, primary: primary}
+	k := &checking{cfg: cfg, primary: server}
 	limited, cancel := context.WithTimeout(ctx, primaryPatience)
 	defer cancel()
 	k.checkMappings()

@@ -321,7 +321,7 @@ func TestPausedBackfillMakesRoom(t *testing.T) {
 
 func (w *world) primary() *primary.Server {
 	w.tb.Helper()
-	primary, err := primary.New(w.source)
+	server, err := primary.New(w.source)
 	must(w.tb, err)
-	return primary
+	return server
 }

@@ -53,12 +53,12 @@ func applyInstallation(ctx context.Context, out io.Writer, cfg *config.Config, r
 
 // newInstallation connects, and plans. The connection is the caller's where there is no error.
 func newInstallation(ctx context.Context, cfg *config.Config, role string) (*installation, error) {
-	primary, err := primaryOf(cfg)
+	server, err := primaryOf(cfg)
 	if err != nil {
 		return nil, err
 	}
-	in := &installation{cfg: cfg, primary: primary, role: role}
-	return in, asked(ctx, primary, in.connect)
+	in := &installation{cfg: cfg, primary: server, role: role}
+	return in, asked(ctx, server, in.connect)
 }
 
 // connect connects, and plans. The server's settings and the rights of the current role are no obstacle to printing.

@@ -33,21 +33,21 @@ type pipeline struct {
 
 // primaryOf is the primary that the configuration names. The error is a [config.Fault].
 func primaryOf(cfg *config.Config) (*primary.Server, error) {
-	primary, err := primary.New(cfg.Source.DSN.Reveal())
+	server, err := primary.New(cfg.Source.DSN.Reveal())
 	if err != nil {
 		return nil, config.Faultf("source.dsn: %w", err)
 	}
-	return primary, nil
+	return server, nil
 }
 
 // stateStore is the store of what is noted on the primary about the configuration's slot; the caller closes the store. The error is a
 // [config.Fault].
 func stateStore(cfg *config.Config) (*ledger.Store, error) {
-	primary, err := primaryOf(cfg)
+	server, err := primaryOf(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &ledger.Store{Slot: cfg.Source.Slot, Connect: primary.Connect}, nil
+	return &ledger.Store{Slot: cfg.Source.Slot, Connect: server.Connect}, nil
 }
 
 // migrate brings the schema outflow to this program's version.

@@ -26,11 +26,11 @@ type slotReset struct {
 
 // prepareReset finds out about everything, and brings the schema outflow to this version; the slot stays as it is. The caller closes the reset.
 func prepareReset(ctx context.Context, cfg *config.Config, log *zap.Logger) (*slotReset, error) {
-	primary, err := primaryOf(cfg)
+	server, err := primaryOf(cfg)
 	if err != nil {
 		return nil, err
 	}
-	r := &slotReset{cfg: cfg, primary: primary, log: log}
+	r := &slotReset{cfg: cfg, primary: server, log: log}
 	if err := asked(ctx, r.primary, r.connect); err != nil {
 		return nil, err
 	}

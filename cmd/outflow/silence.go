@@ -33,26 +33,26 @@ func (e *silentPrimary) Error() string {
 }
 
 // asked runs f, whose questions to the primary take moments, and ends f after primaryPatience.
-func asked(ctx context.Context, primary *primary.Server, f func(context.Context) error) error {
+func asked(ctx context.Context, server *primary.Server, f func(context.Context) error) error {
 	limited, cancel := context.WithTimeout(ctx, primaryPatience)
 	defer cancel()
 	err := f(limited)
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
-		return &silentPrimary{primary.Address(), primaryPatience}
+		return &silentPrimary{server.Address(), primaryPatience}
 	}
 	return err
 }
 
 // whileAnswering runs f, and ends f where the primary answers nothing for the patience. Statements of f may wait for locks and for older
 // transactions, and so have no limit of their own: another connection asks whether the primary answers at all.
-func whileAnswering(ctx context.Context, primary *primary.Server, patience time.Duration, f func(context.Context) error) error {
+func whileAnswering(ctx context.Context, server *primary.Server, patience time.Duration, f func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	defer cancel(nil)
 	asking.Go(func() {
-		if awaitSilence(ctx, primary, patience) {
-			cancel(&silentPrimary{primary.Address(), patience})
+		if awaitSilence(ctx, server, patience) {
+			cancel(&silentPrimary{server.Address(), patience})
 		}
 	})
 	err := f(ctx)
@@ -63,7 +63,7 @@ func whileAnswering(ctx context.Context, primary *primary.Server, patience time.
 }
 
 // awaitSilence returns true when the primary has answered nothing for the patience, false when ctx is done.
-func awaitSilence(ctx context.Context, primary *primary.Server, patience time.Duration) bool {
+func awaitSilence(ctx context.Context, server *primary.Server, patience time.Duration) bool {
 	tick := time.NewTicker(patience / 6)
 	defer tick.Stop()
 	for answered := time.Now(); ; {
@@ -72,7 +72,7 @@ func awaitSilence(ctx context.Context, primary *primary.Server, patience time.Du
 			return false
 		case <-tick.C:
 		}
-		if answers(ctx, primary, patience/6) {
+		if answers(ctx, server, patience/6) {
 			answered = time.Now()
 		} else if time.Since(answered) >= patience {
 			return ctx.Err() == nil
@@ -81,10 +81,10 @@ func awaitSilence(ctx context.Context, primary *primary.Server, patience time.Du
 }
 
 // answers reports whether the primary answers; a refusal is an answer.
-func answers(ctx context.Context, primary *primary.Server, patience time.Duration) bool {
+func answers(ctx context.Context, server *primary.Server, patience time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	conn, err := primary.Connect(ctx)
+	conn, err := server.Connect(ctx)
 	if err == nil {
 		defer hangUp(conn)
 		_, err = conn.Exec(ctx, "SELECT 1")

@@ -185,10 +185,10 @@ func TestWhileAnswering(t *testing.T) {
 	w := newWorld(t, pgtest.Shared(t))
 	g := newGarbler(t, w.source)
 	const patience = 600 * time.Millisecond
-	primary, err := primary.New(g.url)
+	server, err := primary.New(g.url)
 	must(t, err)
 	statement := func(ctx context.Context) error {
-		conn, err := primary.Connect(ctx)
+		conn, err := server.Connect(ctx)
 		if err != nil {
 			return err
 		}
@@ -196,16 +196,16 @@ func TestWhileAnswering(t *testing.T) {
 		_, err = conn.Exec(ctx, `SELECT pg_sleep(2)`)
 		return err
 	}
-	must(t, whileAnswering(t.Context(), primary, patience, statement))
+	must(t, whileAnswering(t.Context(), server, patience, statement))
 	g.set(0, nil)
 	began := time.Now()
-	err = whileAnswering(t.Context(), primary, patience, statement)
+	err = whileAnswering(t.Context(), server, patience, statement)
 	if took := time.Since(began); err == nil || took > 10*time.Second || !strings.Contains(err.Error(), g.address) || !unreachable(err) {
 		t.Errorf("after %s: %v", took, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := whileAnswering(ctx, primary, patience, statement); !errors.Is(err, context.Canceled) {
+	if err := whileAnswering(ctx, server, patience, statement); !errors.Is(err, context.Canceled) {
 		t.Errorf("a canceled command ends with %v", err)
 	}
 }

@@ -228,9 +228,9 @@ func TestVerifyBesideCommitsThatNobodySees(t *testing.T) {
 		t.Errorf("exit code %d: %+v", code, *d)
 	}
 	same(t, dsn, here, `"1"`)
-	primary, err := primary.New(w.source)
+	server, err := primary.New(w.source)
 	must(t, err)
-	copier := &tableread.Copier{Tables: tableread.NewTables(primary)}
+	copier := &tableread.Copier{Tables: tableread.NewTables(server)}
 	defer copier.Close()
 	if xids, err := copier.Unfinished(t.Context()); err != nil || len(xids) != 1 {
 		t.Errorf("a repair would wait for %v, %v", xids, err)

@@ -3,10 +3,11 @@ package primary
 import (
 	"errors"
 	"fmt"
-	"outflow/internal/pgerror"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"outflow/internal/pgerror"
 )
 
 // A Problem is something for a person to change on the primary. A Problem names the thing and the remedy.

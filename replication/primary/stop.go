@@ -2,9 +2,10 @@ package primary
 
 import (
 	"context"
-	"outflow/internal/pgerror"
 
 	"github.com/jackc/pgx/v5"
+
+	"outflow/internal/pgerror"
 )
 
 // NotConfigured is the reason noted of a destination no longer in the configuration; a returning destination is copied again whatever
