@@ -1,5 +1,5 @@
 -- +goose Up
--- One row a slot: which history its LSNs belong to, and what is added to them to make sequence ids.
+-- One row per slot: the history that the slot's LSNs belong to, and the number that is added to an LSN to make a sequence id.
 CREATE TABLE outflow.source (
     slot              text PRIMARY KEY,
     source_id         uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -8,7 +8,7 @@ CREATE TABLE outflow.source (
     sequence_base     bigint NOT NULL DEFAULT 0,
     created_at        timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE outflow.source IS 'What Outflow''s sequence ids are made from: sequence_id = sequence_base + commit LSN.';
+COMMENT ON TABLE outflow.source IS 'The base of Outflow''s sequence ids: sequence_id = sequence_base + commit LSN.';
 COMMENT ON COLUMN outflow.source.source_id IS 'Owner mark that external databases carry in _stack_sync_metadata.';
 
 -- +goose Down

@@ -1,5 +1,5 @@
 -- +goose Up
--- The fusebox: what a person has switched off. Every process on the slot looks at it twice a second.
+-- The switches that operators have set. Every process on the slot reads this table twice a second.
 CREATE TABLE outflow.switch (
     slot      text NOT NULL,
     kind      text NOT NULL CHECK (kind IN ('reading', 'applying', 'backfills', 'destination')),
@@ -12,7 +12,7 @@ CREATE TABLE outflow.switch (
     PRIMARY KEY (slot, kind, tenant_id, name)
 );
 COMMENT ON COLUMN outflow.switch.kind IS 'reading: of the slot; applying: in all external databases; backfills: copying rows; destination: applying in one of them.';
-COMMENT ON COLUMN outflow.switch.tenant_id IS 'With name, which destination; both are empty for the other kinds.';
+COMMENT ON COLUMN outflow.switch.tenant_id IS 'Together with name, the destination; both are empty for the other kinds.';
 
 -- +goose Down
 DROP TABLE outflow.switch;

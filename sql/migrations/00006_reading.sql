@@ -1,6 +1,6 @@
 -- +goose Up
--- One row each time a process began to read the slot, with the number of checkpoints that it noted. External databases carry
--- both in their metadata: one that knows of a checkpoint which the primary does not shows that the primary was restored.
+-- One row for each time that a process began to read the slot, with the number of checkpoints that the process noted. External databases
+-- have both numbers in their metadata: a checkpoint that the primary does not know proves that the primary was restored.
 CREATE TABLE outflow.reading (
     slot        text NOT NULL,
     reading     bigint NOT NULL,
