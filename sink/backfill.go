@@ -234,7 +234,7 @@ func (bf *backfill) forget() {
 	bf.giveUpLocked()
 }
 
-// giveUpLocked lets go of the chunk in hand. It is called with the destination's mu held.
+// giveUpLocked lets go of the chunk in hand. The lock is the destination's.
 func (bf *backfill) giveUpLocked() {
 	if bf.ready != nil {
 		bf.ready.held.free()

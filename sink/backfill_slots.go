@@ -47,7 +47,7 @@ func newBackfillSlots(n int, turn time.Duration) *backfillSlots {
 	return &backfillSlots{n: n, turn: min(turn, copyTurn), holders: map[*Destination]*backfillSlot{}}
 }
 
-// hasRoomLocked reports whether there is a place for a destination. It is called with mu held.
+// hasRoomLocked reports whether there is a place for a destination.
 func (p *backfillSlots) hasRoomLocked(slow bool) bool {
 	now, timely, chunks, slows := time.Now(), 0, 0, 0
 	for _, h := range p.holders {
@@ -157,7 +157,7 @@ func (p *backfillSlots) hold(off bool) {
 	p.nudgeNextLocked()
 }
 
-// releaseLocked takes d's place, if d has a place. It is called with mu held, like the functions below.
+// releaseLocked takes d's place, if d has a place.
 func (p *backfillSlots) releaseLocked(d *Destination) {
 	delete(p.holders, d)
 }

@@ -199,7 +199,7 @@ func (p *place) spare() {
 	p.ended = false
 }
 
-// wantedLocked is [place.crowded] with mu held, like the functions below. The place nil is the place of any destination that is well.
+// wantedLocked is [place.crowded] for a holder of the lock. The place nil is the place of any destination that is well.
 func (c *connections) wantedLocked(p *place) bool {
 	if len(c.waiting) == 0 {
 		return false

@@ -168,7 +168,7 @@ func (d *Destination) complete(id int64) {
 	}
 }
 
-// hasWorkLocked is called with mu held.
+// hasWorkLocked reports whether there is work for a worker.
 func (d *Destination) hasWorkLocked() bool { return d.due || d.queue.ready() }
 
 // signal wakes the worker waiting for more of a large transaction, or starts a worker.
@@ -180,7 +180,7 @@ func (d *Destination) signal() {
 	d.wakeLocked()
 }
 
-// wakeLocked starts a worker where there is work and no worker runs. The caller holds mu.
+// wakeLocked starts a worker where there is work and no worker runs.
 func (d *Destination) wakeLocked() {
 	if d.working || d.retryAt != nil || d.paused != nil || !d.hasWorkLocked() {
 		return
@@ -188,7 +188,7 @@ func (d *Destination) wakeLocked() {
 	d.startWorkLocked()
 }
 
-// startWorkLocked starts the worker, and takes the connection back from the idle ones. The caller holds mu, while no worker runs.
+// startWorkLocked starts the worker, and takes the connection back from the idle ones. No worker runs.
 func (d *Destination) startWorkLocked() {
 	if !d.runLocked(d.work) {
 		return
@@ -200,7 +200,7 @@ func (d *Destination) startWorkLocked() {
 	}
 }
 
-// runLocked starts the worker. The caller holds mu.
+// runLocked starts the worker.
 func (d *Destination) runLocked(work func(context.Context)) bool {
 	if d.gone || d.epoch == 0 { // removed, or this process has not had the slot yet
 		return false
@@ -271,7 +271,7 @@ func (d *Destination) step(ctx context.Context) error {
 }
 
 // turnOverLocked reports whether the connection is to be given up for another destination. A chunk that is being read, or waits, is applied before.
-// The worker calls turnOverLocked with mu held.
+// The worker calls turnOverLocked.
 func (d *Destination) turnOverLocked() bool {
 	s := d.session
 	if s == nil || s.backfill != nil && (s.backfill.reading || s.backfill.ready != nil) {
@@ -361,7 +361,7 @@ func (d *Destination) rest() bool {
 	return ended
 }
 
-// endWork is rest with mu held. closed is a connection to be closed, nil where the connection is kept.
+// endWork is the part of rest under the lock. closed is a connection to be closed, nil where the connection is kept.
 func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

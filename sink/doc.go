@@ -27,4 +27,23 @@
 // one, then change by change. The failing row is then known, and the destination halts with the row named. A refused change waits for
 // the others of its transaction first, and a refused row of a copy for another pass: an external database has constraints of its
 // own, which may demand another order.
+//
+// # Parts of the router
+//
+// [Router] is its parts: tenants and schemas say where a change goes; gate, budget, connections and backfillSlots bound what destinations take;
+// workers runs and ends their goroutines; xids remembers the transactions of the stream, for copies; checkpointer and switches are this
+// process' side of the ledger on the primary. Each part is a type with a lock of its own, in a file of its own.
+//
+// # Lock order
+//
+// A goroutine that holds a lock takes only locks further down:
+//
+//  1. membership: one destination comes, goes or changes at a time; held while the primary notes the fact
+//  2. checkpointer: one checkpoint at a time; held while the primary writes the checkpoint
+//  3. backfillSlots
+//  4. Destination, with the queue
+//  5. tenants, schemas, counts, switches, workers, gate, connections, xids, and the ack tracker: no other lock is taken under one of them
+//
+// A method that wants the lock of its receiver held ends in Locked. A backfill has no lock: the worker owns the backfill, and what a read hands
+// over is guarded by the destination's lock. Nothing waits for an external database, or for the primary, under a lock from 3 on.
 package sink

@@ -29,7 +29,7 @@ type halt struct {
 	until wal.LSN
 }
 
-// haltLocked notes a failure that needs a person. The caller holds mu.
+// haltLocked notes a failure that needs a person.
 func (d *Destination) haltLocked(e *Error) {
 	at := time.Now()
 	if d.halt != nil {
@@ -38,7 +38,7 @@ func (d *Destination) haltLocked(e *Error) {
 	d.halt = &halt{err: e, at: at, epoch: d.epoch, work: d.doing}
 }
 
-// adoptHaltLocked takes over a halt noted on the primary. A mapping that was changed since has to be tried first. The caller holds mu.
+// adoptHaltLocked takes over a halt noted on the primary. A mapping that was changed since has to be tried first.
 func (d *Destination) adoptHaltLocked(s ledger.Note) {
 	if s.State != ledger.Halted || s.Fingerprint != d.fingerprintLocked() {
 		return
@@ -49,18 +49,18 @@ func (d *Destination) adoptHaltLocked(s ledger.Note) {
 	}
 	e := NewFault(class, errors.New(s.Reason), "")
 	e.SQLState = state
-	d.halt = &halt{err: e, at: s.Since, epoch: -1, work: applying, until: d.router.begunAt}
+	d.halt = &halt{err: e, at: s.Since, epoch: -1, work: applying, until: d.router.membership.begunAt}
 	d.status.State, d.due = ledger.Halted, true
 }
 
-// endsHaltLocked reports whether a success shows that no person is needed any more. The caller holds mu.
+// endsHaltLocked reports whether a success shows that no person is needed any more.
 func (d *Destination) endsHaltLocked(done work) bool {
 	h := d.halt
 	return d.unnoted == nil && (h == nil || d.caughtUp || h.work == opening || h.epoch == d.epoch && h.work == done)
 }
 
 // settledLocked ends a time of failures where a connection was made and nothing is left to do. The result is false while the stream may
-// still bring the change behind a noted halt. The worker calls settled with mu held.
+// still bring the change behind a noted halt. The worker calls settledLocked.
 func (d *Destination) settledLocked() bool {
 	if d.session == nil || !d.caughtUp || d.parked || !d.queue.idle() || d.halt == nil && d.status.Err == nil {
 		return true
@@ -72,7 +72,7 @@ func (d *Destination) settledLocked() bool {
 	return true
 }
 
-// unhaltLocked forgets a halt because a person has changed the cause, or says so. The caller holds mu.
+// unhaltLocked forgets a halt because a person has changed the cause, or says so.
 func (d *Destination) unhaltLocked() {
 	if d.halt != nil {
 		d.halt = nil

@@ -3,10 +3,13 @@ package sink
 import (
 	"context"
 	"fmt"
+	"sync"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 
 	"outflow/replication/primary"
+	"outflow/replication/wal"
 	"outflow/sink/ledger"
 )
 
@@ -14,21 +17,28 @@ import (
 // so only the process with the slot may call either; before the first Begin both only prepare the destinations that Begin then
 // takes over.
 
+// membership lets one destination at a time come, go or change.
+type membership struct {
+	mu      sync.Mutex
+	begun   atomic.Bool // Begin was called: a destination that comes or goes now must be noted on the primary
+	begunAt wal.LSN     // where the primary's WAL ended when the reading began; guarded by mu
+}
+
 // Put adds a destination, or gives an existing destination another target. A new destination takes changes from the next
 // transaction on and is copied from the tables. A destination with another connection string goes on with its queue: on
 // connecting, the worker finds whether the database there can go on from the stream. Mappings with another fingerprint are filled
 // again from the start.
 func (r *Router) Put(ctx context.Context, t Target) error {
-	r.membership.Lock()
-	defer r.membership.Unlock()
+	r.membership.mu.Lock()
+	defer r.membership.mu.Unlock()
 	if d := r.tenants.find(t.Tenant, t.Name); d != nil {
 		if _, err := t.config(r.Options); err != nil {
 			return err
 		}
-		d.replace(t, r.begun.Load())
+		d.replace(t, r.membership.begun.Load())
 		return nil
 	}
-	if !r.begun.Load() {
+	if !r.membership.begun.Load() {
 		_, err := r.Add(t)
 		return err
 	}
@@ -62,13 +72,13 @@ func (r *Router) Put(ctx context.Context, t Target) error {
 // the queue is dropped and its transactions are acknowledged. The external database is left as is. Remove does not wait for the
 // worker.
 func (r *Router) Remove(ctx context.Context, tenant, name string) error {
-	r.membership.Lock()
-	defer r.membership.Unlock()
+	r.membership.mu.Lock()
+	defer r.membership.mu.Unlock()
 	d := r.tenants.find(tenant, name)
 	if d == nil {
 		return nil
 	}
-	if r.begun.Load() {
+	if r.membership.begun.Load() {
 		d.mu.Lock()
 		if d.parking {
 			d.mu.Unlock()
@@ -89,7 +99,7 @@ func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 }
 
 // Begun reports whether this process has had the slot: from then on added and removed destinations are written to the primary.
-func (r *Router) Begun() bool { return r.begun.Load() }
+func (r *Router) Begun() bool { return r.membership.begun.Load() }
 
 // startAfter has the destination pass over everything up to a transaction.
 func (d *Destination) startAfter(id int64) {
@@ -119,7 +129,7 @@ func (d *Destination) replace(t Target, begun bool) {
 	d.wakeLocked()
 }
 
-// retargetLocked takes over the target left by replace. The worker calls retarget without a session and with mu held.
+// retargetLocked takes over the target left by replace. The worker calls retargetLocked without a session.
 func (d *Destination) retargetLocked() {
 	if d.next == nil {
 		return

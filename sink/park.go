@@ -25,7 +25,7 @@ func (d *Destination) begin(s ledger.Note) {
 	d.wakeLocked()
 }
 
-// adoptLocked is begin with mu held.
+// adoptLocked takes over the primary's note, the zero value where the primary has nothing.
 func (d *Destination) adoptLocked(s ledger.Note) {
 	first := d.epoch == 0
 	if first {
@@ -141,7 +141,7 @@ func (d *Destination) endParking() {
 	d.parking = false
 }
 
-// whyParkedLocked is the reason of a parking with the last failure. It is called with mu held.
+// whyParkedLocked is the reason of a parking with the last failure.
 func (d *Destination) whyParkedLocked(reason string) string {
 	if last := d.status.Err; last != nil {
 		return fit.Text(reason+": "+last.Error(), fit.Reason)
@@ -175,14 +175,13 @@ func (d *Destination) detach(epoch int64, reason string) (tickets []wal.Ticket, 
 }
 
 // dropLocked empties the queue of a destination that the stream goes on without, and returns the tickets to release. Only the worker of the
-// destination may call drop, or a holder of mu while there is no worker. It is called with mu held.
+// destination may call dropLocked, or another holder of the lock while there is no worker.
 func (d *Destination) dropLocked() []wal.Ticket {
 	return d.queue.drop(d.router.tenants.arrivingID())
 }
 
 // attachLocked lets changes come again to a parked destination whose session is open: a server that answers the login and hangs then holds
-// nothing. The first snapshot of the destination's backfill is taken later. A session opened before the parking does not count. The caller
-// holds mu.
+// nothing. The first snapshot of the destination's backfill is taken later. A session opened before the parking does not count.
 func (d *Destination) attachLocked(s *session) {
 	if d.parked && s.epoch == d.epoch {
 		// A failure from before the parking must not park the destination again before the first commit.

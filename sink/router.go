@@ -68,34 +68,31 @@ type Reader interface {
 // everything else is safe for concurrent use.
 type Router struct {
 	Config
-	tenants  *tenants
-	schemas  *schemas
-	gate     *gate
-	lookups  *budget
-	copies   *budget
-	settings string // the statement that sets up a transaction
-	// settingsAlone is settings for a server that does not give positions.
-	settingsAlone string
+
+	// What is routed, and where to. The reader's goroutine owns routes and arrival.
+	tenants    *tenants
+	schemas    *schemas
+	counts     tableCounts
+	routes     map[*wal.Relation]*route
+	arrival    arrival
+	lastPart   moment // when the stream last brought something
+	membership membership
+
+	// What all destinations share.
+	workers       *workers
+	gate          *gate
+	lookups       *budget
+	copies        *budget
 	connections   *connections
 	backfillSlots *backfillSlots
+	xids          *fold.XIDs
+	foreignRows   atomic.Int64 // see ForeignRows
+	settings      string       // the statement that sets up an external transaction
+	settingsAlone string       // settings for a server that does not give positions in its WAL
 
+	// What is noted on the primary.
 	checkpointer checkpointer
 	switches     switches
-
-	foreignRows atomic.Int64 // see ForeignRows
-
-	xids *fold.XIDs
-
-	membership sync.Mutex  // one change of the destinations at a time
-	lastPart   moment      // when the stream last brought something
-	begun      atomic.Bool // Begin was called: a destination that comes or goes now must be noted on the primary
-	begunAt    wal.LSN     // where the primary's WAL ended then
-
-	counts  tableCounts
-	routes  map[*wal.Relation]*route // the reader's goroutine owns the map
-	arrival arrival
-
-	workers *workers
 }
 
 // route is the router's knowledge of a relation.

@@ -17,9 +17,9 @@ import (
 // Begin implements [replication.Sink]. Begin reads the primary's notes of the destinations, which another process may have changed since,
 // and starts the destinations that are not known to be up to date.
 func (r *Router) Begin(ctx context.Context) error {
-	r.membership.Lock()
-	defer r.membership.Unlock()
-	r.begun.Store(true)
+	r.membership.mu.Lock()
+	defer r.membership.mu.Unlock()
+	r.membership.begun.Store(true)
 	r.arrival.inside = false // the stream begins with a whole transaction
 	if err := r.findUnfinished(ctx); err != nil {
 		return err
@@ -37,7 +37,7 @@ func (r *Router) Begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.begunAt = wal.LSN(end)
+	r.membership.begunAt = wal.LSN(end)
 	if err := r.takeOverNotes(ctx); err != nil {
 		return err
 	}

@@ -65,7 +65,7 @@ func (d *Destination) History() []Event {
 	return append([]Event(nil), d.history...)
 }
 
-// statusLocked is called with mu held.
+// statusLocked is the status without the queue.
 func (d *Destination) statusLocked() Status {
 	s := d.status
 	if n := len(d.history); n > 0 {
@@ -102,7 +102,7 @@ func (d *Destination) statusLocked() Status {
 	return s
 }
 
-// observeLocked notes changes in the history. It is called with mu held.
+// observeLocked notes changes in the history.
 func (d *Destination) observeLocked() {
 	s := d.statusLocked()
 	if n := len(d.history); n > 0 && d.history[n-1].State == s.State {
@@ -162,7 +162,7 @@ func (d *Destination) giveUp(e *Error, misfit bool) (s *session, dropped []wal.T
 // conflictPause is how often a destination reads the metadata again at once after a conflict.
 const conflictPause = 2 * time.Second
 
-// pauseAfterLocked is called with mu held.
+// pauseAfterLocked decides on the state and on the pause after a failure.
 func (d *Destination) pauseAfterLocked(e *Error) {
 	if e.SQLState == queryCanceled || errors.Is(e, turnEndedError{}) {
 		d.queue.narrow()
@@ -257,7 +257,7 @@ func (d *Destination) count(b *batch, flushed bool) []wal.Ticket {
 	return d.queue.letGo(d.queue.applied)
 }
 
-// wellLocked ends a time of failures, and a halt where the done work shows that no person is needed any more. It is called with mu held.
+// wellLocked ends a time of failures, and a halt where the done work shows that no person is needed any more.
 func (d *Destination) wellLocked(done work) {
 	d.lastCommit.set(time.Now())
 	if d.endsHaltLocked(done) {

@@ -25,7 +25,7 @@ func (d *Destination) MappingStatus() []ledger.MappingProgress {
 }
 
 // setSyncedLocked takes over the progress of the session's mappings. at is when each progress was written, nil: a mapping that has moved was
-// written now. It is called with mu held, by the worker.
+// written now. The worker calls setSyncedLocked.
 func (d *Destination) setSyncedLocked(s *session, at []time.Time) {
 	known := make([]ledger.MappingProgress, len(s.held))
 	for i, id := range s.held {
@@ -41,7 +41,7 @@ func (d *Destination) setSyncedLocked(s *session, at []time.Time) {
 }
 
 // forgetRemovedLocked forgets the progress of mappings that the destination no longer has: the stream goes on without such mappings, so a mapping is
-// filled again should the mapping return. It is called with mu held.
+// filled again should the mapping return.
 func (d *Destination) forgetRemovedLocked() {
 	if d.fault != nil {
 		return // the mappings are not known, and the stream does not go on without the mappings
@@ -65,7 +65,7 @@ func (d *Destination) followed() map[string]bool {
 	return names
 }
 
-// progressLocked is the progress of the mappings, for outflow.destination_state. It is called with mu held.
+// progressLocked is the progress of the mappings, for outflow.destination_state.
 func (d *Destination) progressLocked() string {
 	if d.syncedNote == "" {
 		d.syncedNote = ledger.FormatProgress(d.synced)

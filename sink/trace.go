@@ -9,7 +9,7 @@ import (
 )
 
 // traceLocked records a committed batch, from the receipt of the first transaction: the wait of the transaction in the queue, and the time of
-// the external database. It is called with mu held.
+// the external database.
 func (d *Destination) traceLocked(b *batch) {
 	if d.router.Tracer == nil || len(b.transactions) == 0 {
 		return

@@ -44,7 +44,7 @@ func (r *Router) visit(all []*Destination) {
 }
 
 // awaitsVisitLocked reports whether the external database was not reached since the start, or for long, and nothing else is about to reach the
-// database. It is called with mu held.
+// database.
 func (d *Destination) awaitsVisitLocked(pause time.Duration) bool {
 	if d.met {
 		pause = d.router.Options.VisitEvery
@@ -53,7 +53,7 @@ func (d *Destination) awaitsVisitLocked(pause time.Duration) bool {
 		d.queue.empty() && time.Since(d.visited) > pause
 }
 
-// hasNothingLocked reports whether a failure keeps no work waiting: the next visit, or the next change, tries again. It is called with mu held.
+// hasNothingLocked reports whether a failure keeps no work waiting: the next visit, or the next change, tries again.
 func (d *Destination) hasNothingLocked() bool {
 	return !d.met && d.caughtUp && !d.parked && d.queue.empty() && d.halt == nil
 }
