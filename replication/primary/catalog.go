@@ -24,6 +24,9 @@ func LoadTable(ctx context.Context, conn *pgx.Conn, schema, name string) (*wal.T
 	} else if err != nil {
 		return nil, fmt.Errorf("reading the catalog of %s.%s: %w", schema, name, err)
 	}
+	if persist == "" || identity == "" {
+		return nil, fmt.Errorf("reading the catalog of %s.%s: the server's answer has no persistence or no replica identity", schema, name)
+	}
 	t.Partition, t.Persist, t.Relation.Identity = kind == "p", persist[0], identity[0]
 	rows, err := conn.Query(ctx, `SELECT a.attname::text, a.atttypid, a.atttypmod, a.attgenerated <> '',
 			coalesce(a.attnum = ANY (k.columns) AND c.relreplident <> 'f', false)

@@ -105,7 +105,10 @@ func CheckTables(ctx context.Context, conn *pgx.Conn, rules []TableRule) (tables
 			if t, err = LoadTable(ctx, conn, f.Tables[i].Schema, f.Tables[i].Name); err != nil {
 				return nil, err
 			}
-			if column := f.Tables[i].column(rule.Tenant); t != nil && column != nil {
+			if t == nil { // dropped since its facts were read
+				return nil, fmt.Errorf("reading the catalog of %s.%s: the table is gone", f.Tables[i].Schema, f.Tables[i].Name)
+			}
+			if column := f.Tables[i].column(rule.Tenant); column != nil {
 				t.Ownerless = !column.NotNull
 			}
 		}
