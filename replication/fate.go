@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -30,9 +31,20 @@ func isFatal(err error) bool {
 	return false
 }
 
-// explainFatal adds the remedy to an error ending the stream for good. The texts of a lost slot differ by version; the
+// explainFatal names the cause and the remedy of an error ending the stream for good. The text of a lost slot's error differs by version;
+// the slot's row says why the server invalidated the slot.
+func (r *Reader) explainFatal(ctx context.Context, err error) error {
+	if pgerror.SQLState(err) == pgerror.NotInPrerequisite {
+		if lost := r.Slot.Lost(ctx); lost != nil {
+			return lost
+		}
+	}
+	return explainStream(r.Slot.Name, r.Publication.Name, err)
+}
+
+// explainStream adds the remedy to an error ending the stream for good. The texts of a lost slot differ by version; the
 // SQLSTATE does not.
-func explainFatal(slot, publication string, err error) error {
+func explainStream(slot, publication string, err error) error {
 	var gone *publicationGone
 	switch state := pgerror.SQLState(err); {
 	case errors.As(err, &gone), state == pgerror.UndefinedObject && strings.Contains(err.Error(), "publication"):

@@ -146,14 +146,3 @@ func (r *Reader) Run(ctx context.Context) error {
 		}
 	}
 }
-
-// explainFatal names the cause and the remedy of an error ending the stream for good. The text of a lost slot's error differs by version;
-// the slot's row says why the server invalidated the slot.
-func (r *Reader) explainFatal(ctx context.Context, err error) error {
-	if pgerror.SQLState(err) == pgerror.NotInPrerequisite {
-		if lost := r.Slot.Lost(ctx); lost != nil {
-			return lost
-		}
-	}
-	return explainFatal(r.Slot.Name, r.Publication.Name, err)
-}

@@ -19,7 +19,6 @@ const (
 	InvalidPassword      = "28P01"
 	UnknownDatabase      = "3D000"
 	TooManyConnections   = "53300"
-	readOnlyTransaction  = "25006"
 	Untranslatable       = "22P05"
 	SerializationFailure = "40001"
 )

@@ -82,26 +82,26 @@ func isReadOnly(user string) *Problem {
 }
 
 // ExplainConnect adds the remedy to an error of connecting to the primary.
-func ExplainConnect(p *Server, err error) error {
+func ExplainConnect(s *Server, err error) error {
 	tls := pgerror.TLSRemedy(err, "sslrootcert in source.dsn")
 	switch state := pgerror.SQLState(err); {
 	case state == pgerror.InvalidAuth && strings.Contains(err.Error(), "pg_hba.conf"):
-		return &Problem{What: fmt.Sprintf("the primary's pg_hba.conf does not let %q in at %s", p.User(), p.Address()),
+		return &Problem{What: fmt.Sprintf("the primary's pg_hba.conf does not let %q in at %s", s.User(), s.Address()),
 			Remedy: fmt.Sprintf("add a line such as: hostssl %s %s <this host>/32 scram-sha-256, and reload; a line with hostssl counts only with TLS (sslmode in source.dsn)",
-				p.config.Database, p.User()), Err: err}
+				s.config.Database, s.User()), Err: err}
 	case tls != "":
-		return &Problem{What: fmt.Sprintf("no safe connection to the primary at %s", p.Address()), Remedy: tls, Err: err}
+		return &Problem{What: fmt.Sprintf("no safe connection to the primary at %s", s.Address()), Remedy: tls, Err: err}
 	case state == pgerror.InvalidAuth || state == pgerror.InvalidPassword:
-		return &Problem{What: fmt.Sprintf("the primary refuses the login of %q at %s", p.User(), p.Address()),
+		return &Problem{What: fmt.Sprintf("the primary refuses the login of %q at %s", s.User(), s.Address()),
 			Remedy: "check user and password in source.dsn", Err: err}
 	case state == pgerror.InsufficientRights:
-		return &Problem{What: fmt.Sprintf("role %q may not replicate", p.User()),
-			Remedy: replicateRemedy(p.User()), Err: err}
+		return &Problem{What: fmt.Sprintf("role %q may not replicate", s.User()),
+			Remedy: replicateRemedy(s.User()), Err: err}
 	case state == pgerror.UnknownDatabase:
-		return &Problem{What: fmt.Sprintf("the primary has no database for %s", p.Address()),
+		return &Problem{What: fmt.Sprintf("the primary has no database for %s", s.Address()),
 			Remedy: "check the database name in source.dsn", Err: err}
 	}
-	return fmt.Errorf("connecting to the primary at %s: %w", p.Address(), err)
+	return fmt.Errorf("connecting to the primary at %s: %w", s.Address(), err)
 }
 
 // Explain adds a remedy to an error of missing rights on the primary; other errors stay unchanged.

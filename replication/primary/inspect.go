@@ -58,7 +58,7 @@ func readServer(ctx context.Context, conn *pgx.Conn) (f serverFacts, err error) 
 
 // Inspect finds obstacles to reading on the server. Inspect changes nothing, and only opens and closes a replication
 // connection, as a reader would.
-func (p *Server) Inspect(ctx context.Context, conn *pgx.Conn) Findings {
+func (s *Server) Inspect(ctx context.Context, conn *pgx.Conn) Findings {
 	var found Findings
 	f, err := readServer(ctx, conn)
 	if err != nil {
@@ -73,7 +73,7 @@ func (p *Server) Inspect(ctx context.Context, conn *pgx.Conn) Findings {
 		found.Fail("role of the server", "let source.dsn name the primary", "it is a standby, and nothing can be noted there")
 	}
 	f.inspectLevel(ctx, conn, &found)
-	p.inspectReplication(ctx, f, &found)
+	s.inspectReplication(ctx, f, &found)
 	f.inspectLimits(&found)
 	return found
 }
@@ -96,16 +96,16 @@ func (f serverFacts) inspectLevel(ctx context.Context, conn *pgx.Conn, found *Fi
 
 // inspectReplication opens a walsender's session: only a session tells whether pg_hba.conf, max_wal_senders and a pooler in between let a
 // reader through.
-func (p *Server) inspectReplication(ctx context.Context, f serverFacts, found *Findings) {
+func (s *Server) inspectReplication(ctx context.Context, f serverFacts, found *Findings) {
 	const check = "replication connection"
-	settings, err := p.walsenderSettings(ctx)
+	settings, err := s.walsenderSettings(ctx)
 	switch {
 	case pgerror.SQLState(err) == pgerror.TooManyConnections && f.senders >= f.maxSenders:
 		found.Fail(check, "raise max_wal_senders and restart the primary, or end an unused standby",
 			"all %d walsenders (max_wal_senders) are in use", f.maxSenders)
 		return
 	case err != nil:
-		found.Fault(check, ExplainConnect(p, err))
+		found.Fault(check, ExplainConnect(s, err))
 		return
 	}
 	var wrong []string
@@ -133,8 +133,8 @@ func (p *Server) inspectReplication(ctx context.Context, f serverFacts, found *F
 }
 
 // walsenderSettings opens a replication connection and returns the settings for printing values.
-func (p *Server) walsenderSettings(ctx context.Context) (map[string]string, error) {
-	conn, err := p.connectReplication(ctx)
+func (s *Server) walsenderSettings(ctx context.Context) (map[string]string, error) {
+	conn, err := s.connectReplication(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -15,10 +15,10 @@ const questionPatience = 20 * time.Second
 // Refusal tells of a server which answers and takes no writes: a standby stands in the primary's place (a standby has no slot, or does not
 // decode), or the primary is read-only. A failover or the end of a maintenance ends both. Refusal returns nil for any other server. Refusal asks
 // on a connection of its own, for a bounded time.
-func (p *Server) Refusal(ctx context.Context) *Problem {
+func (s *Server) Refusal(ctx context.Context) *Problem {
 	ctx, cancel := context.WithTimeout(ctx, questionPatience)
 	defer cancel()
-	conn, failed := p.Connect(ctx)
+	conn, failed := s.Connect(ctx)
 	if failed != nil {
 		return nil
 	}
@@ -31,7 +31,7 @@ func (p *Server) Refusal(ctx context.Context) *Problem {
 	case standby:
 		return isStandby(conn)
 	case readOnly:
-		return isReadOnly(p.User())
+		return isReadOnly(s.User())
 	}
 	return nil
 }
@@ -67,10 +67,10 @@ func (s Slot) Confirmed(ctx context.Context) (confirmed wal.LSN, found bool, err
 
 // Resolve completes a relation of the stream with facts only in the catalog. Resolve asks on a connection of its own, for a
 // bounded time: the reader waits, once a table and session.
-func (p *Server) Resolve(r *wal.Relation) error {
+func (s *Server) Resolve(r *wal.Relation) error {
 	ctx, cancel := context.WithTimeout(context.Background(), questionPatience)
 	defer cancel()
-	conn, err := p.Connect(ctx)
+	conn, err := s.Connect(ctx)
 	if err != nil {
 		return fmt.Errorf("resolving the types of %s: %w", r, err)
 	}
@@ -104,10 +104,10 @@ func (s Slot) Stray(publication string, rel *wal.Relation) error {
 
 // Swapped is a [*Gap] where the name of a configured table is another table's on the primary now. Swapped asks on a connection of its own,
 // for a bounded time.
-func (p *Server) Swapped(rel *wal.Relation) error {
+func (s *Server) Swapped(rel *wal.Relation) error {
 	ctx, cancel := context.WithTimeout(context.Background(), questionPatience)
 	defer cancel()
-	conn, err := p.Connect(ctx)
+	conn, err := s.Connect(ctx)
 	if err != nil {
 		return fmt.Errorf("looking for %s: %w", rel, err)
 	}

@@ -38,13 +38,14 @@ var sessionSettings = map[string]string{
 	"synchronous_commit": "local",
 }
 
-// Server is the way to the source database: Primary makes connections with fixed settings. Safe for concurrent use.
+// Server is the primary, as the maker of connections to the source database: all connections have the same fixed settings. Safe for
+// concurrent use.
 type Server struct {
 	config *pgx.ConnConfig
 }
 
-// New reads a connection string. Environment variables of libpq (PG*) fill the missing settings, so call
-// NewPrimary before the variables are removed from the process. No connection is made.
+// New reads a connection string. Environment variables of libpq (PG*) fill the missing settings, so call New
+// before the variables are removed from the process. No connection is made.
 func New(dsn string) (*Server, error) {
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
@@ -84,31 +85,43 @@ func asStored(ctx context.Context, conn *pgconn.PgConn) error {
 }
 
 // Address is host, port and database for messages; Address holds no secret.
-func (p *Server) Address() string {
-	return fmt.Sprintf("%s:%d/%s", p.config.Host, p.config.Port, p.config.Database)
+func (s *Server) Address() string {
+	return fmt.Sprintf("%s:%d/%s", s.config.Host, s.config.Port, s.config.Database)
 }
 
 // User is the connecting role.
-func (p *Server) User() string { return p.config.User }
+func (s *Server) User() string { return s.config.User }
 
 // Config returns a copy of the connection's configuration, for libraries with connections of their own (migrations).
-func (p *Server) Config() *pgx.ConnConfig { return p.config.Copy() }
+func (s *Server) Config() *pgx.ConnConfig { return s.config.Copy() }
 
-// Connect opens an ordinary connection.
-func (p *Server) Connect(ctx context.Context) (*pgx.Conn, error) {
-	return pgx.ConnectConfig(ctx, p.config.Copy())
+// Connect opens an ordinary connection, which the caller closes. [ExplainConnect] adds the remedy to an error.
+func (s *Server) Connect(ctx context.Context) (*pgx.Conn, error) {
+	return pgx.ConnectConfig(ctx, s.config.Copy())
 }
 
-// ReplicationConfig is the configuration of a walsender's connection, the caller's own.
-func (p *Server) ReplicationConfig() *pgconn.Config {
-	config := p.config.Config.Copy()
+// connected runs f on a connection of its own, for at most watchEvery.
+func (s *Server) connected(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
+	ctx, cancel := context.WithTimeout(ctx, watchEvery)
+	defer cancel()
+	conn, err := s.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	return f(ctx, conn)
+}
+
+// ReplicationConfig returns a copy of the configuration for a walsender's connection, for the stream, which has a socket of its own.
+func (s *Server) ReplicationConfig() *pgconn.Config {
+	config := s.config.Config.Copy()
 	config.RuntimeParams["replication"] = "database"
 	return config
 }
 
 // connectReplication opens a walsender's connection for a question.
-func (p *Server) connectReplication(ctx context.Context) (*pgconn.PgConn, error) {
-	return pgconn.ConnectConfig(ctx, p.ReplicationConfig())
+func (s *Server) connectReplication(ctx context.Context) (*pgconn.PgConn, error) {
+	return pgconn.ConnectConfig(ctx, s.ReplicationConfig())
 }
 
 // ServerVersion is the server's major version, 0 where the server does not tell.

@@ -47,10 +47,10 @@ func (s Source) Check(systemID string, timeline int32) error {
 }
 
 // identify asks the server for the history of the WAL. Only a replication connection tells the current timeline.
-func (p *Server) identify(ctx context.Context) (Source, error) {
-	conn, err := p.connectReplication(ctx)
+func (s *Server) identify(ctx context.Context) (Source, error) {
+	conn, err := s.connectReplication(ctx)
 	if err != nil {
-		return Source{}, ExplainConnect(p, err)
+		return Source{}, ExplainConnect(s, err)
 	}
 	defer conn.Close(ctx)
 	id, err := pglogrepl.IdentifySystem(ctx, conn)

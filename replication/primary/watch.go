@@ -27,9 +27,9 @@ type Watcher struct {
 // Last is the status of the slot at the last look; nil before the first. Safe for concurrent use.
 func (w *Watcher) Last() *SlotStatus { return w.last.Load() }
 
-// Run looks until ctx is done. Run ends with a [*Problem] where a condition of Outflow does not hold, and a person must act, and with a
-// [*Gap] where something differs from the findings of Ensure, and opening the pipeline again heals the difference, and with [ErrFenced]. A slot about to lose WAL
-// is logged, with the bytes left.
+// Run looks until ctx is done. Run ends with a [*Problem] where a condition of Outflow does not hold, and a person must act; with a [*Gap] where
+// something differs from the findings of Ensure, and opening the pipeline again heals the difference; and with [ErrFenced]. A slot about to
+// lose WAL is logged, with the bytes left.
 func (w *Watcher) Run(ctx context.Context) error {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -88,16 +88,4 @@ func (w *Watcher) judge(ctx context.Context, conn *pgx.Conn) error {
 		w.Log.Warn("the stream does not show all that happened on the primary; destinations are copied again", zap.Stringer("reason", &since))
 	}
 	return nil
-}
-
-// connected runs f on a connection of its own.
-func (p *Server) connected(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
-	ctx, cancel := context.WithTimeout(ctx, watchEvery)
-	defer cancel()
-	conn, err := p.Connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	return f(ctx, conn)
 }
