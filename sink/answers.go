@@ -26,8 +26,8 @@ const (
 
 // read runs one statement with the extended protocol and returns the first rows, in text form, as many as have so many bytes; cut says
 // that there were more. The first row is returned whatever its size; the connection bounds a message.
-func (s *session) read(ctx context.Context, bound int, sql string, args []string) (rows [][][]byte, cut bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, s.d.router.Options.StatementTimeout+s.d.router.Options.LockTimeout)
+func (s *Session) read(ctx context.Context, bound int, sql string, args []string) (rows [][][]byte, cut bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.db.Options.AnswerTimeout())
 	defer cancel()
 	began := time.Now()
 	s.place.ask()
@@ -51,13 +51,13 @@ func (s *session) read(ctx context.Context, bound int, sql string, args []string
 	if _, err = reader.Close(); err != nil {
 		return nil, false, s.named(pgerror.WithoutValues(err), began)
 	}
-	s.d.lastRound.set(time.Now())
+	s.db.Answered.set(time.Now())
 	return rows, cut, nil
 }
 
 // prepare prepares a statement without rows of the tenant in it, the unnamed one where name is "".
-func (s *session) prepare(ctx context.Context, name, sql string, oids []uint32) (*pgconn.StatementDescription, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.d.router.Options.StatementTimeout+s.d.router.Options.LockTimeout)
+func (s *Session) prepare(ctx context.Context, name, sql string, oids []uint32) (*pgconn.StatementDescription, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.db.Options.AnswerTimeout())
 	defer cancel()
 	began := time.Now()
 	s.place.ask()
@@ -67,21 +67,21 @@ func (s *session) prepare(ctx context.Context, name, sql string, oids []uint32) 
 }
 
 // answer is read for rows of exactly the given number of columns.
-func (s *session) answer(ctx context.Context, bound, columns int, sql string, args ...string) (rows [][][]byte, cut bool, err error) {
+func (s *Session) answer(ctx context.Context, bound, columns int, sql string, args ...string) (rows [][][]byte, cut bool, err error) {
 	rows, cut, err = s.read(ctx, bound, sql, args)
 	for _, row := range rows {
 		if len(row) != columns {
-			return nil, false, &wrongAnswer{host: s.host(), what: fmt.Sprintf("a row of %d columns in the place of %d", len(row), columns)}
+			return nil, false, &wrongAnswer{host: s.db.host(), what: fmt.Sprintf("a row of %d columns in the place of %d", len(row), columns)}
 		}
 	}
 	return rows, cut, err
 }
 
 // whole is answer where more bytes are an error.
-func (s *session) whole(ctx context.Context, bound, columns int, sql string, args ...string) ([][][]byte, error) {
+func (s *Session) whole(ctx context.Context, bound, columns int, sql string, args ...string) ([][][]byte, error) {
 	rows, cut, err := s.answer(ctx, bound, columns, sql, args...)
 	if err == nil && cut {
-		return nil, &wrongAnswer{host: s.host(), what: fmt.Sprintf("more than %d bytes", bound)}
+		return nil, &wrongAnswer{host: s.db.host(), what: fmt.Sprintf("more than %d bytes", bound)}
 	}
 	return rows, err
 }

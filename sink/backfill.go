@@ -152,10 +152,10 @@ func (c *chunk) behind(rows *mapping.Rows, i int) []string {
 }
 
 // newBackfill finds the incomplete mappings; nil where all are complete.
-func newBackfill(s *session, known map[string]metadata) (*backfill, error) {
+func newBackfill(s *session, known Metadata) (*backfill, error) {
 	bf := &backfill{d: s.d, s: s, mappings: s.d.mappings, group: make([]bool, len(s.d.mappings))}
 	for i, m := range s.d.mappings {
-		text := known[m.Name].backfill
+		text := known[m.Name].Backfill
 		if text == "" {
 			continue
 		}
@@ -374,7 +374,7 @@ func (bf *backfill) nextSafely(ctx context.Context, copier *tableread.Copier, he
 	if c, err = bf.next(ctx, copier, held, settle); err == nil {
 		err = failpoint.Fail(failpoint.ChunkRead)
 	}
-	if router := bf.d.router; err == nil && c.Relation != nil && len(c.Relation.Columns) < len(router.schemas.relation(c.table).Columns) { // a known column is gone
+	if router := bf.d.router; err == nil && c.Relation != nil && len(c.Relation.Columns) < len(router.schemas.Relation(c.table).Columns) { // a known column is gone
 		_, err = router.relearn(ctx, c.table)
 	}
 	return c, err
@@ -478,16 +478,16 @@ func (bf *backfill) relation(table string) *wal.Relation {
 	if rel := bf.known[table]; rel != nil {
 		return rel
 	}
-	return bf.d.router.schemas.relation(table)
+	return bf.d.router.schemas.Relation(table)
 }
 
 func (bf *backfill) part(table string) tableread.Part {
-	return bf.d.part(bf.d.router.schemas.relation(table))
+	return bf.d.part(bf.d.router.schemas.Relation(table))
 }
 
 // part are the rows of the destination's tenant.
 func (d *Destination) part(rel *wal.Relation) tableread.Part {
-	return tableread.Part{Relation: rel, Tenant: d.router.schemas.tenantColumn(rel), Value: d.Tenant}
+	return tableread.Part{Relation: rel, Tenant: d.router.schemas.TenantColumn(rel), Value: d.Tenant}
 }
 
 // tables are the source tables read by the group, in the order of copying.

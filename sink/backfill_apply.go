@@ -3,7 +3,6 @@ package sink
 import (
 	"context"
 	"slices"
-	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -12,17 +11,6 @@ import (
 	"outflow/mapping"
 	"outflow/replication/wal"
 )
-
-// moveCursorSQL moves the cursor from the value held by this process, or fails the transaction: as advanceSQL does for live
-// changes. The ids must be those held by this process too: a chunk read before newer changes were applied is not merged any more.
-// The ids move with the cursor: everything below the chunk's horizon is applied.
-const moveCursorSQL = `WITH moved AS (
-	UPDATE "_stack_sync_metadata" m SET "backfill" = nullif($1, '')::jsonb, "mark" = $8, "updated_at" = now(),
-		"last_synced_sequence_id" = greatest(m."last_synced_sequence_id", $9::bigint)
-	FROM unnest($2::text[], $3::bigint[], $10::text[]) AS h (name, held, print)
-	WHERE m."mapping_name" = h.name AND m."fingerprint" = h.print AND m."last_synced_sequence_id" = h.held AND m."backfill" = $7::jsonb AND ` + ownedSQL + `
-	RETURNING 1)
-SELECT 1 / (count(*) = cardinality($2::text[]))::int FROM moved`
 
 // portion is the part of a chunk applied in one transaction, with the cursor behind the part.
 type portion struct {
@@ -211,7 +199,7 @@ func (bf *backfill) putOffLive(ctx context.Context, b *batch, e *Error) (bool, e
 	}
 	now.PutOff++
 	b.cursor = &now
-	err := bf.s.exec(ctx, `UPDATE "_stack_sync_metadata" SET "backfill" = $1::jsonb WHERE "backfill" = $2::jsonb`, now.String(), before)
+	err := bf.s.putOffCursor(ctx, before, now.String())
 	return true, err
 }
 
@@ -240,7 +228,6 @@ func (bf *backfill) setAside(rows *mapping.Rows, e *Error) *quarantined {
 
 // transaction is one round trip: steps, a row for the quarantine if there is any, cursor, COMMIT.
 func (bf *backfill) transaction(ctx context.Context, p *portion) error {
-	b := &batch{mappings: bf.group, changes: p.rows.Len(mapping.Any), large: &transaction{}}
 	all := map[string]*mapping.Rows{p.chunk.table: p.rows}
 	if p.rows.Relation != nil {
 		if err := bf.s.compile(ctx, all); err != nil {
@@ -253,29 +240,22 @@ func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 	}
 	next, text := p.following()
 	applied := bf.d.router.appliedAt(p.chunk.Horizon)
-	err = bf.d.exchange(ctx, func(ctx context.Context, r *round) error {
-		if err := r.begin(b); err != nil {
+	err = bf.d.exchange(ctx, func(ctx context.Context, r *Round) error {
+		if err := r.begin(); err != nil {
 			return err
 		}
 		if p.rows.Relation != nil {
-			if err := r.steps(ctx, b, all); err != nil {
+			if err := r.steps(ctx, bf.group, all); err != nil {
 				return err
 			}
 		}
-		r.keep(kept, p.chunk.swept)
+		keep(r, kept, p.chunk.swept)
 		if p.aside != nil {
-			if err := failpoint.Fail(failpoint.BeforeQuarantine); err != nil {
+			if err := r.quarantine(p.aside); err != nil {
 				return err
 			}
-			r.run("quarantine", "outflow_quarantine", addQuarantined, nil, texts(p.aside.parameters(bf.s)...), nil, nil)
 		}
-		if err := failpoint.Fail(failpoint.BeforeAdvance); err != nil {
-			return err
-		}
-		names, held, prints := r.s.holding(bf.group)
-		r.run("metadata", "outflow_cursor", moveCursorSQL, nil, texts(text, names, held, r.s.d.Tenant, r.s.d.router.SourceID,
-			strconv.FormatInt(r.s.epoch, 10), bf.stored, bf.d.router.checkpointer.checkpointID(), strconv.FormatInt(applied, 10), prints), nil, nil)
-		return r.commit()
+		return r.moveCursor(bf.group, bf.stored, text, applied, bf.d.router.checkpointer.checkpointID())
 	})
 	if err == nil {
 		err = p.failpoints(text)
@@ -306,16 +286,6 @@ func (p *portion) failpoints(text string) error {
 // appliedAt is the highest id possible below a horizon, when the stream has passed the horizon. The next commit record may begin
 // at the horizon itself.
 func (r *Router) appliedAt(horizon wal.LSN) int64 { return r.SequenceID(horizon) - 1 }
-
-// reached notes that the chosen mappings have everything up to an id.
-func (s *session) reached(chosen []bool, id int64) {
-	for i := range chosen {
-		if chosen[i] {
-			s.held[i] = max(s.held[i], id)
-			s.expected[i] = max(s.expected[i], s.held[i])
-		}
-	}
-}
 
 // nameRow names the row of an error, where the error concerns a single row.
 func (bf *backfill) nameRow(err error, rows *mapping.Rows) error {

@@ -20,7 +20,6 @@ type batch struct {
 	bytes    int64 // of the transactions, unless large
 	fetched  grant // of the values fetched by look-ups
 	taken    time.Time
-	hopeful  bool // rows new on the source are inserted without ON CONFLICT
 	async    bool // COMMIT does not wait for the disk of the external server
 
 	careful bool    // large: rounds stand behind savepoints, and constraints are checked after each statement

@@ -18,10 +18,10 @@ import (
 // Checker finds out beforehand which faults would keep an external database from being filled. A check works in transactions that
 // end in a rollback, and leaves nothing behind. Safe for concurrent use.
 type Checker struct {
-	Options  Options
-	SourceID string  // the owner mark in external databases, "" where nothing ever ran
-	Tables   []Table // the primary's tables that are in order
-	Highest  int64   // the highest id that the primary can have given, -1 where the id is not known
+	Options  ConnectionOptions
+	SourceID string       // the owner mark in external databases, "" where nothing ever ran
+	Tables   SourceTables // the primary's tables that are in order
+	Highest  int64        // the highest id that the primary can have given, -1 where the id is not known
 }
 
 // checkLocks is how long a check waits for a lock: the process that fills the database holds its locks for moments only.
@@ -37,20 +37,18 @@ func (c *Checker) Check(ctx context.Context, t Target) (found primary.Findings, 
 	}
 	options := c.Options
 	options.LockTimeout = min(options.LockTimeout, checkLocks)
-	r := NewRouter(Config{Options: options, SourceID: c.SourceID, Tables: c.Tables, Log: zap.NewNop()})
-	defer r.workers.cancel()
-	d, err := newDestination(r, t)
+	db, err := NewDatabase(&Owner{c.SourceID, t.Tenant, t.Name}, t, options, c.Tables, zap.NewNop())
 	if err != nil {
 		fail(&found, "connection", err)
 		return found, ""
 	}
 	defer func() {
 		if cause := recover(); cause != nil {
-			fail(&found, "database", d.panicked(cause))
+			fail(&found, "database", Panicked(cause))
 		}
 	}()
-	d.unnamed = true // a pooler would keep prepared statements
-	s, err := d.dial(ctx)
+	db.Unnamed = true // a pooler would keep prepared statements
+	s, err := db.DialAlone(ctx)
 	if err != nil {
 		err := newError(err)
 		if err.Remedy == "" && err.SQLState == "" {
@@ -77,7 +75,7 @@ func (c *Checker) Check(ctx context.Context, t Target) (found primary.Findings, 
 // check is the look at one external database.
 type check struct {
 	*Checker
-	s     *session
+	s     *Session
 	found *primary.Findings
 }
 
@@ -117,7 +115,7 @@ func (k *check) server(ctx context.Context) (identity string, writable bool) {
 		return n
 	}
 	user, recovery, readOnly := column(8), column(2) == "t", column(3) == "t"
-	k.found.Pass("connection", "PostgreSQL %s at %s:%d/%s, as %s", column(0), k.s.d.config.Host, k.s.d.config.Port, k.s.d.config.Database, user)
+	k.found.Pass("connection", "PostgreSQL %s at %s:%d/%s, as %s", column(0), k.s.db.Config.Host, k.s.db.Config.Port, k.s.db.Config.Database, user)
 	if number(1) < oldestExternal {
 		k.found.Fail("version", "upgrade it", "PostgreSQL %s is too old: 13 is the first that mappings are applied to", column(0))
 	}
@@ -138,13 +136,13 @@ func (k *check) server(ctx context.Context) (identity string, writable bool) {
 		k.found.Fail("schema public", fmt.Sprintf("as the database's owner: GRANT USAGE, CREATE ON SCHEMA public TO %q", user), "role %q may not create tables in it", user)
 	}
 	if column(7) != "t" {
-		k.found.Warn("temporary tables", fmt.Sprintf("GRANT TEMPORARY ON DATABASE %q TO %q", k.s.d.config.Database, user), "role %q may make none: outflow verify needs them", user)
+		k.found.Warn("temporary tables", fmt.Sprintf("GRANT TEMPORARY ON DATABASE %q TO %q", k.s.db.Config.Database, user), "role %q may make none: outflow verify needs them", user)
 	}
 	return column(9), !recovery && !readOnly
 }
 
 // owner finds the owner of the rows in the database.
-func (k *check) owner(ctx context.Context) (known map[string]metadata, ok bool) {
+func (k *check) owner(ctx context.Context) (known Metadata, ok bool) {
 	const check = "_stack_sync_metadata"
 	known, err := k.s.metadata(ctx)
 	if err != nil {
@@ -153,7 +151,7 @@ func (k *check) owner(ctx context.Context) (known map[string]metadata, ok bool) 
 	}
 	highest := int64(-1)
 	for _, m := range known {
-		highest = max(highest, m.id)
+		highest = max(highest, m.SequenceID)
 	}
 	switch {
 	case known == nil:
@@ -167,7 +165,7 @@ func (k *check) owner(ctx context.Context) (known map[string]metadata, ok bool) 
 	if known != nil {
 		const mayWrite = `SELECT has_table_privilege('public."_stack_sync_metadata"', 'INSERT') AND has_table_privilege('public."_stack_sync_metadata"', 'UPDATE')`
 		if row, err := k.s.askRow(ctx, 1, mayWrite); err == nil && string(row[0]) != "t" {
-			user := k.s.d.config.User
+			user := k.s.db.Config.User
 			k.found.Fail(check, fmt.Sprintf("let it belong to %q, and so the mappings' tables", user), "role %q may not write to it", user)
 		}
 	}
@@ -175,8 +173,8 @@ func (k *check) owner(ctx context.Context) (known map[string]metadata, ok bool) 
 }
 
 // mappings runs the statements of a first fill in one transaction, which is rolled back, and prepares every step.
-func (k *check) mappings(ctx context.Context, known map[string]metadata) {
-	if len(k.s.d.mappings) == 0 {
+func (k *check) mappings(ctx context.Context, known Metadata) {
+	if len(k.s.db.Mappings) == 0 {
 		return
 	}
 	if err := k.s.begin(ctx); err != nil {
@@ -184,13 +182,13 @@ func (k *check) mappings(ctx context.Context, known map[string]metadata) {
 		return
 	}
 	defer k.s.rollback()
-	if known == nil && !k.try(ctx, "_stack_sync_metadata", func(ctx context.Context) error { return k.ddl(ctx, createMetadata, extendMetadata) }) {
+	if known == nil && !k.try(ctx, "_stack_sync_metadata", func(ctx context.Context) error { return k.s.createMetadata(ctx) }) {
 		return
 	}
-	for mi, m := range k.s.d.mappings {
+	for mi, m := range k.s.db.Mappings {
 		check := "mapping " + m.Name
 		row, exists := known[m.Name]
-		if !exists || row.fingerprint != m.Fingerprint() { // else the mapping's tables are there, and need not be touched
+		if !exists || row.Fingerprint != m.Fingerprint() { // else the mapping's tables are there, and need not be touched
 			if !k.try(ctx, check, func(ctx context.Context) error { return k.schema(ctx, m) }) {
 				continue
 			}
@@ -227,7 +225,7 @@ func (k *check) try(ctx context.Context, check string, f func(context.Context) e
 func (k *check) ddl(ctx context.Context, statements ...string) error {
 	for _, ddl := range statements {
 		if err := k.s.exec(ctx, ddl); err != nil {
-			return explainDDL(err, k.s.d.config.User)
+			return explainDDL(err, k.s.db.Config.User)
 		}
 	}
 	return nil
@@ -236,7 +234,7 @@ func (k *check) ddl(ctx context.Context, statements ...string) error {
 func (k *check) schema(ctx context.Context, m *mapping.Mapping) error {
 	for _, f := range m.DDL() {
 		if err := k.s.exec(ctx, f.SQL); err != nil {
-			return explainDDL(faultOf(m.Name, f.FaultAt, err), k.s.d.config.User)
+			return explainDDL(faultOf(m.Name, f.FaultAt, err), k.s.db.Config.User)
 		}
 	}
 	return nil
@@ -247,23 +245,23 @@ func (k *check) step(ctx context.Context, mi, si int) error {
 	if err := k.s.prepareStep(ctx, mi, si); err != nil {
 		return err
 	}
-	m := k.s.d.mappings[mi]
-	st, err := k.s.statement(ctx, mi, si, k.s.d.router.schemas.relation(m.Steps[si].From))
+	m := k.s.db.Mappings[mi]
+	st, err := k.s.statement(ctx, mi, si, k.Tables.Relation(m.Steps[si].From))
 	if err != nil {
 		return err
 	}
 	nulls := make([][]byte, len(st.ParameterOIDs()))
 	if _, err := k.s.conn.ExecParams(ctx, "EXPLAIN "+st.SQL, nulls, st.ParameterOIDs(), nil, nil).Close(); err != nil {
-		return explainDDL(fmt.Errorf("step %d: %w", si+1, pgerror.Bounded(err)), k.s.d.config.User)
+		return explainDDL(fmt.Errorf("step %d: %w", si+1, pgerror.Bounded(err)), k.s.db.Config.User)
 	}
 	return nil
 }
 
 // unswept warns of tables whose rows no mapping's keys can find again.
 func (k *check) unswept() {
-	for _, m := range k.s.d.mappings {
+	for _, m := range k.s.db.Mappings {
 		for _, table := range m.Tables() {
-			if tables := k.s.d.unkeyed(m, table); len(tables) > 0 {
+			if tables := unkeyed(k.s.db.Mappings, m, table); len(tables) > 0 {
 				k.found.Warn("keys of "+table, "add keys: to mapping "+m.Name,
 					"no mapping has those of %s: a TRUNCATE, or changes that are lost to the stream, halt the destination for good", strings.Join(tables, ", "))
 			}

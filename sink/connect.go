@@ -5,11 +5,6 @@ import (
 	"errors"
 	"slices"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
-
-	"outflow/internal/failpoint"
-	"outflow/mapping"
 )
 
 // connect opens the destination's session and makes the metadata and the tables ready.
@@ -61,34 +56,11 @@ func (d *Destination) dial(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := d.dialPlace(ctx, p)
+	s, err := d.db.Dial(ctx, p)
 	if err != nil {
-		return nil, explainConnect(err)
-	}
-	s := &session{d: d, conn: conn, place: p, types: map[string]string{}, statements: map[statementKey]*mapping.Statement{},
-		prepared: map[string]bool{}, keys: map[keysID]*keysQuery{}, order: newOrder(d.mappings, d.router.schemas.tableNames(), nil)}
-	if err := s.findPositions(ctx); err != nil {
-		s.close()
-		return nil, explainConnect(err)
-	}
-	return s, nil
-}
-
-// dialPlace connects in a place. Without a connection the place is free again, after a panic too.
-func (d *Destination) dialPlace(ctx context.Context, p *place) (conn *pgconn.PgConn, err error) {
-	defer func() {
-		if conn != nil {
-			p.dialed()
-		} else {
-			p.release()
-		}
-	}()
-	if err := failpoint.Fail(failpoint.BeforeConnect); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, d.router.Options.ConnectTimeout)
-	defer cancel()
-	return pgconn.ConnectConfig(ctx, d.config)
+	return &session{Session: s, d: d}, nil
 }
 
 // endTurn ends the work of a destination whose server owes an answer while others wait for the connection.

@@ -5,16 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"go.uber.org/zap"
 
-	"outflow/internal/tenantdsn"
 	"outflow/mapping"
 	"outflow/replication/wal"
 	"outflow/sink/ledger"
@@ -22,10 +18,10 @@ import (
 
 // Destination is one external database of one tenant. Safe for concurrent use.
 type Destination struct {
-	Tenant, Name string
+	*Owner
 
 	router   *Router
-	config   *pgconn.Config
+	db       *Database // the external database; another one when the worker takes over another target
 	mappings []*mapping.Mapping
 	reads    map[string]bool // source tables that the mappings read
 	fault    *Error          // why the configured destination cannot be used, nil mostly
@@ -73,7 +69,6 @@ type Destination struct {
 	next       *Target                  // the target from then on, nil: unchanged
 	again      bool                     // the worker was stopped to take next, and goes on at once
 	gone       bool                     // removed: the destination takes nothing, and no worker starts
-	lastRound  moment                   // when the external server last answered without an error
 	lastCommit moment                   // when
 	lookups    atomic.Int32             // the worker waits for so many answers of the primary
 	cancelWork context.CancelFunc       // of the worker's current run
@@ -83,7 +78,6 @@ type Destination struct {
 	asked     time.Time // when askFlush was last called beside a backfill; the worker's
 	conflicts bool      // rows new on the source were there already: from then on ON CONFLICT is kept; the worker's
 	careful   int64     // id of a large transaction with a refused row: see batch.careful; the worker's
-	unnamed   bool      // a pooler does not keep prepared statements; the worker's
 	lookup    lookup    // the worker's
 	slowCopy  bool      // the external database was slow in the last chunk; the worker's
 	chunkRows int       // rows a chunk of a backfill, 0 before the first; the worker's
@@ -91,12 +85,13 @@ type Destination struct {
 }
 
 func newDestination(r *Router, t Target) (*Destination, error) {
-	config, err := t.config(r.Options)
+	log := r.Log.With(zap.String("tenant", t.Tenant), zap.String("destination", t.Name))
+	owner := &Owner{r.SourceID, t.Tenant, t.Name}
+	db, err := NewDatabase(owner, t, r.Options.ConnectionOptions, r.schemas, log)
 	if err != nil {
 		return nil, err
 	}
-	d := &Destination{Tenant: t.Tenant, Name: t.Name, router: r, config: config, mappings: t.Mappings, reads: tablesOf(t.Mappings), fault: t.Fault,
-		log:   r.Log.With(zap.String("tenant", t.Tenant), zap.String("destination", t.Name)),
+	d := &Destination{Owner: owner, router: r, db: db, mappings: t.Mappings, reads: tablesOf(t.Mappings), fault: t.Fault, log: log,
 		queue: newQueue(r.gate, r.Options.queueBytes(), r.Options.BatchRows), more: make(chan struct{}, 1),
 		status: Status{State: ledger.Streaming, SequenceID: -1, CopyTotal: -1}, backoff: pauses{least: r.Options.RetryMin, most: r.Options.RetryMax}}
 	return d, nil
@@ -120,7 +115,7 @@ func (d *Destination) Address() string {
 	if d.fault != nil {
 		return ""
 	}
-	return fmt.Sprintf("%s/%s", net.JoinHostPort(d.config.Host, strconv.Itoa(int(d.config.Port))), d.config.Database)
+	return d.db.Address()
 }
 
 // Mappings are the names of the destination's mappings, in running order.
@@ -378,7 +373,7 @@ func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	case d.queue.applied > 0:
 		d.idle = d.after(flushPause, d.confirmFlush)
 	case !paused && s.backfill != nil && s.backfill.active: // the backfill's chunk comes
-	case !paused && d.router.Options.IdleClose > 0 && !tenantdsn.Heavy(s.conn) && s.place.rest(d.closeIdle):
+	case !paused && d.router.Options.IdleClose > 0 && !s.heavy() && s.place.rest(d.closeIdle):
 		d.idle = d.after(d.router.Options.IdleClose, d.closeIdle)
 	default: // a backfill waiting for a place is woken without a connection
 		d.session, closed = nil, s

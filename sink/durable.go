@@ -2,13 +2,9 @@ package sink
 
 import (
 	"context"
-	"fmt"
 	"time"
 
-	"go.uber.org/zap"
-
 	"outflow/internal/failpoint"
-	"outflow/replication/wal"
 )
 
 // A batch commits with synchronous_commit off: the answer comes without waiting for the external server's disk. The batch's
@@ -24,41 +20,6 @@ const (
 	flushPatience = 5 * time.Second
 )
 
-// A server may refuse the role the positions in the WAL, or may lack the functions (a service without a WAL of the usual kind). Every batch there waits for the disk.
-const (
-	positionsSQL   = `pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn()`
-	noPositionsSQL = `NULL, NULL`
-)
-
-// findPositions learns whether the server gives the positions in its WAL.
-func (s *session) findPositions(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.d.router.Options.ConnectTimeout)
-	defer cancel()
-	_, err := s.askRow(ctx, 2, `SELECT `+positionsSQL)
-	if s.positions = err == nil; asPgError(err) == nil {
-		return err
-	}
-	s.d.log.Info("the external server does not give the positions in its WAL: every batch waits for the disk", zap.Error(err))
-	return nil
-}
-
-// settings is the statement that sets up a transaction.
-func (s *session) settings() string {
-	if s.positions {
-		return s.d.router.settings
-	}
-	return s.d.router.settingsAlone
-}
-
-// unpositioned turns the server's refusal of a statement that asks for positions into a reason to connect again: the right to ask was revoked
-// since.
-func (s *session) unpositioned(err error) error {
-	if asPgError(err) != nil && s.positions && newError(err).verdict == needsHuman {
-		return &Error{verdict: retry, SQLState: sqlstate(err), Err: fmt.Errorf("asking for the positions in the WAL: %w", err)}
-	}
-	return err
-}
-
 // mayLag decides whether a batch commits without waiting for the disk. A batch that would leave too many bytes waiting for the
 // flush does wait for the disk, and flushes all commits before.
 func (d *Destination) mayLag(b *batch) bool {
@@ -73,21 +34,13 @@ func (d *Destination) mayLag(b *batch) bool {
 	return d.queue.lagging+b.bytes <= d.router.Options.queueBytes() && !d.queue.overdue(time.Now())
 }
 
-// flushed takes the external server's WAL positions, written and flushed, as just reported by the server.
-func (d *Destination) flushed(row [][]byte) {
-	if len(row) < 2 {
-		return
-	}
-	insert, err := wal.ParseLSN(string(row[0]))
-	if err != nil {
-		return
-	}
-	flush, err := wal.ParseLSN(string(row[1]))
-	if err != nil {
+// flushed takes the external server's WAL positions, as just reported by the server; zero positions are none.
+func (d *Destination) flushed(p Positions) {
+	if p == (Positions{}) {
 		return
 	}
 	d.mu.Lock()
-	tickets := d.queue.flushed(insert, flush, time.Now())
+	tickets := d.queue.flushed(p.Insert, p.Flush, time.Now())
 	d.mu.Unlock()
 	if len(tickets) > 0 {
 		failpoint.Hit(failpoint.Flushed)
@@ -128,11 +81,11 @@ func (d *Destination) askFlush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.router.Options.ConnectTimeout)
 	defer cancel()
 	if d.session.positions {
-		row, err := d.session.askRow(ctx, 2, `SELECT `+positionsSQL)
+		p, err := d.session.askPositions(ctx)
 		if err != nil {
-			return fmt.Errorf("asking how far the WAL is flushed: %w", d.session.unpositioned(err))
+			return err
 		}
-		d.flushed(row)
+		d.flushed(p)
 	}
 	d.mu.Lock()
 	force, n := d.queue.overdue(time.Now()) || d.queue.applied > 0 && !d.session.positions, d.queue.applied // commits of an earlier session may lag
@@ -140,8 +93,8 @@ func (d *Destination) askFlush(ctx context.Context) error {
 	if !force {
 		return nil
 	}
-	if err := d.session.exec(ctx, flushSQL, d.session.names()); err != nil {
-		return fmt.Errorf("flushing the WAL: %w", err)
+	if err := d.session.flushAll(ctx); err != nil {
+		return err
 	}
 	d.mu.Lock()
 	tickets := d.queue.letGo(n)
@@ -149,10 +102,6 @@ func (d *Destination) askFlush(ctx context.Context) error {
 	d.router.Acks.Release(tickets...)
 	return nil
 }
-
-// flushSQL commits an update with a wait for the disk, and thereby flushes all commits before.
-const flushSQL = `WITH waiting AS MATERIALIZED (SELECT pg_catalog.set_config('synchronous_commit', 'local', true) AS is)
-	UPDATE public."_stack_sync_metadata" SET "updated_at" = "updated_at" FROM waiting WHERE waiting.is = 'local' AND "mapping_name" = ANY ($1::text[])`
 
 // settle waits, at the end of the process, until the last commits are flushed, so that the next process need not read the
 // transactions again. Transactions not flushed within the time of the server's defaults are read again and skipped.

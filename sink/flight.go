@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Two batches may be in flight on a connection: the second is sent while the server works on the first, so that the server need
@@ -16,7 +14,7 @@ import (
 // flight is a pipeline that several batches go through, one after the other.
 type flight struct {
 	d       *Destination
-	p       *pgconn.Pipeline
+	p       *Pipeline
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	timeout *time.Timer // ends ctx when the server does not answer
@@ -28,18 +26,18 @@ func (d *Destination) takeOff(ctx context.Context) *flight {
 	f.timeout = d.after(d.answerTimeout(), func() {
 		f.cancel(fmt.Errorf("the external server has not answered for %s", d.answerTimeout()))
 	})
-	f.p = d.session.conn.StartPipeline(f.ctx)
+	f.p = d.session.pipeline(f.ctx)
 	return f
 }
 
 // answerTimeout is how long the answer to a batch may take.
 func (d *Destination) answerTimeout() time.Duration {
-	return d.router.Options.StatementTimeout + d.router.Options.LockTimeout
+	return d.router.Options.AnswerTimeout()
 }
 
 // land ends the pipeline. Answers not yet read are read and passed over.
 func (f *flight) land() error {
-	err := f.p.Close()
+	err := f.p.close()
 	f.timeout.Stop()
 	f.cancel(nil)
 	return err
@@ -57,8 +55,8 @@ func (d *Destination) apply(ctx context.Context, b *batch) error {
 	f := d.takeOff(ctx)
 	sent, err := f.send(b)
 	for err == nil {
-		next, ahead := d.prefetch(b), (*round)(nil)
-		if next != nil && d.session.compiled(next) && d.whole(next) {
+		next, ahead := d.prefetch(b), (*Round)(nil)
+		if next != nil && d.session.compiled(next.rows) && d.whole(next) {
 			if ahead, err = f.send(next); err != nil {
 				break // the connection is lost, and b too
 			}
@@ -69,7 +67,7 @@ func (d *Destination) apply(ctx context.Context, b *batch) error {
 			if ahead != nil {
 				ahead.failed()
 			}
-			if b.hopeful && conflicts(failed) { // or the unchanged batch fails again
+			if sent.PlainInsert && conflicts(failed) { // or the unchanged batch fails again
 				d.conflicts = true
 				return d.reconnect(ctx)
 			}
@@ -88,9 +86,10 @@ func (d *Destination) apply(ctx context.Context, b *batch) error {
 }
 
 // receive reads a batch's answers.
-func (f *flight) receive(r *round) error {
+func (f *flight) receive(r *Round) error {
 	f.timeout.Reset(f.d.answerTimeout())
 	err := r.read()
+	f.d.flushed(r.positions)
 	if cause := context.Cause(f.ctx); err != nil && cause != nil {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}
@@ -112,19 +111,20 @@ func (d *Destination) whole(b *batch) bool {
 }
 
 // send writes a batch to the connection.
-func (f *flight) send(b *batch) (*round, error) {
-	b.async, b.hopeful = f.d.mayLag(b), !f.d.conflicts && f.d.session.backfill == nil
-	r := &round{s: f.d.session, p: f.p}
-	if err := r.begin(b); err != nil {
+func (f *flight) send(b *batch) (*Round, error) {
+	b.async = f.d.mayLag(b)
+	r := f.p.round()
+	r.Async, r.PlainInsert = b.async, !f.d.conflicts && f.d.session.backfill == nil
+	if err := r.begin(); err != nil {
 		return nil, err
 	}
-	if err := r.steps(f.ctx, b, b.rows); err != nil {
+	if err := r.steps(f.ctx, b.mappings, b.rows); err != nil {
 		return nil, err
 	}
-	if err := r.advance(b); err != nil {
+	if err := r.advance(b.mappings, b.last, f.d.router.checkpointer.checkpointID()); err != nil {
 		return nil, err
 	}
-	r.s.expect(b)
+	f.d.session.expect(b.mappings, b.last)
 	return r, r.flush()
 }
 
@@ -132,27 +132,6 @@ func (f *flight) send(b *batch) (*round, error) {
 func conflicts(err error) bool {
 	state := newError(err).SQLState
 	return state == uniqueViolation || state == exclusionViolation
-}
-
-// expect notes the ids that the database has when the batch is committed; a later batch may be in flight already.
-func (s *session) expect(b *batch) {
-	for i := range b.mappings {
-		if b.mappings[i] {
-			s.expected[i] = max(s.expected[i], b.last)
-		}
-	}
-}
-
-// compiled reports whether the batch's statements are known: compiling may ask the server, which a pipeline does not allow.
-func (s *session) compiled(b *batch) bool {
-	for mi, m := range s.d.mappings {
-		for si, step := range m.Steps {
-			if rows := b.rows[step.From]; rows != nil && s.statements[statementKey{mi, si, rows.Relation}] == nil {
-				return false
-			}
-		}
-	}
-	return true
 }
 
 // prefetchChanges is how many changes must wait to be worth sending early; fewer changes are better gathered until the server is

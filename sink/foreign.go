@@ -13,38 +13,43 @@ import (
 // another tenant, or of no tenant, never becomes a parameter of a statement. Every way to an external database passes here.
 //
 // The destination halts, because only a fault of Outflow's brings such a row. The error and the log do not hold the other tenant's name.
-func (d *Destination) refuseForeign(all map[string]*mapping.Rows) error {
+func (s *Session) refuseForeign(all map[string]*mapping.Rows) error {
 	for table, rows := range all {
 		if rows.Relation == nil {
 			continue
 		}
-		tenant := d.router.schemas.tenantColumn(rows.Relation)
-		n := d.foreign(rows.Upserts, tenant) + d.foreign(rows.Deletes, tenant)
+		tenant := s.db.Tables.TenantColumn(rows.Relation)
+		n := s.foreign(rows.Upserts, tenant) + s.foreign(rows.Deletes, tenant)
 		if n == 0 {
 			continue
 		}
-		d.router.foreignRows.Add(int64(n))
-		d.log.Error("rows of another tenant were refused; this is a fault of Outflow's", zap.String("table", table), zap.Int("rows", n))
-		return &Error{Table: table, verdict: needsHuman, Err: fmt.Errorf("%d rows of %s are not of tenant %q and were refused: a fault of Outflow's", n, table, d.Tenant),
-			Remedy: "report it, with the log"}
+		s.db.Log.Error("rows of another tenant were refused; this is a fault of Outflow's", zap.String("table", table), zap.Int("rows", n))
+		return &Error{Table: table, verdict: needsHuman, Err: &ForeignRowsError{Table: table, Tenant: s.db.Tenant, Rows: n}, Remedy: "report it, with the log"}
 	}
 	return nil
 }
 
-// foreign counts the rows that are not of the destination's tenant. tenant is the index of the tenant column, -1 where no column is known.
-func (d *Destination) foreign(rows []mapping.Row, tenant int) int {
+// ForeignRowsError says that rows of another tenant were about to be sent to a tenant's external database, and were not sent.
+type ForeignRowsError struct {
+	Table  string // the source table
+	Tenant string // the external database's
+	Rows   int    // number of the refused rows
+}
+
+func (e *ForeignRowsError) Error() string {
+	return fmt.Sprintf("%d rows of %s are not of tenant %q and were refused: a fault of Outflow's", e.Rows, e.Table, e.Tenant)
+}
+
+// foreign counts the rows that are not of the database's tenant. tenant is the index of the tenant column, -1 where no column is known.
+func (s *Session) foreign(rows []mapping.Row, tenant int) int {
 	if tenant < 0 {
 		return len(rows)
 	}
 	n := 0
 	for i := range rows {
-		if v := rows[i].Tuple.Value(tenant); v.Presence != wal.Text || string(v.Text) != d.Tenant {
+		if v := rows[i].Tuple.Value(tenant); v.Presence != wal.Text || string(v.Text) != s.db.Tenant {
 			n++
 		}
 	}
 	return n
 }
-
-// ForeignRows counts the rows of other tenants that destinations have refused since the process started. Any other number than 0 is a
-// fault of Outflow's. Safe for concurrent use.
-func (r *Router) ForeignRows() int64 { return r.foreignRows.Load() }

@@ -12,7 +12,7 @@ import (
 
 // SequenceIDs asks external databases for the highest id of each. The databases belong to tenants, so the numbers may be any numbers.
 // Silent databases are left out: the process that settles a sequence base leaves a margin for such databases.
-func SequenceIDs(ctx context.Context, targets []Target, o Options) (ids []int64) {
+func SequenceIDs(ctx context.Context, targets []Target, o ConnectionOptions) (ids []int64) {
 	var mu sync.Mutex
 	var all sync.WaitGroup
 	places := make(chan struct{}, dialsAtOnce)
@@ -33,7 +33,7 @@ func SequenceIDs(ctx context.Context, targets []Target, o Options) (ids []int64)
 	return ids
 }
 
-func highestIn(ctx context.Context, t Target, o Options) (id int64, err error) {
+func highestIn(ctx context.Context, t Target, o ConnectionOptions) (id int64, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			err = fmt.Errorf("an answer that cannot be: %v", cause)

@@ -33,7 +33,7 @@ func (bf *backfill) kept(ctx context.Context, p *portion) ([]kept, error) {
 				continue
 			}
 			err := bf.withKeys(ctx, &sweepTarget{m, table, m.Keys[table]}, func(q *keysQuery) error {
-				held, err := q.count(ctx, bf.s)
+				held, err := bf.s.count(ctx, q)
 				all = append(all, kept{q, held})
 				return err
 			})
@@ -49,25 +49,15 @@ func (bf *backfill) kept(ctx context.Context, p *portion) ([]kept, error) {
 	return all, nil
 }
 
-// count is the number of keys.
-func (q *keysQuery) count(ctx context.Context, s *session) (string, error) {
-	row, err := s.askRow(ctx, 1, fmt.Sprintf("SELECT count(*) FROM (%s) AS k", q.sql))
-	if err != nil {
-		return "", q.fault(err)
-	}
-	return string(row[0]), nil
-}
-
 // keep fails the transaction where fewer keys are left than there were. removed is the page of keys that the transaction removes.
-func (r *round) keep(all []kept, removed *page) {
+func keep(r *Round, all []kept, removed *page) {
 	for _, k := range all {
-		r.p.SendQueryParams(fmt.Sprintf(`SELECT 1 / (pg_catalog.count(*) >= $1::bigint)::int FROM (%s) AS k`, k.query.sql), texts(k.held), nil, nil, nil)
-		r.sent = append(r.sent, sent{stage: "keys", kept: k.query, removed: removed})
+		r.assert("keys", fmt.Sprintf(`SELECT 1 / (pg_catalog.count(*) >= $1::bigint)::int FROM (%s) AS k`, k.query.sql), lostKept(removed, k.query), k.held)
 	}
 }
 
 // lostKept says that the keys of two tables are mixed.
-func lostKept(removed *page, kept *keysQuery) error {
+func lostKept(removed *page, kept *keysQuery) *Error {
 	m, table := removed.target.mapping, removed.target.table
 	return &Error{Mapping: m.Name, Table: table, verdict: needsHuman,
 		Err: m.KeysFault(table, "it gives keys such as %s, which the primary does not have, and the delete steps for them remove rows that %s gives as keys of %s. Nothing was removed",

@@ -40,12 +40,12 @@ type key struct {
 }
 
 // keysOf finds the external database's order of a mapping's keys. The caller has opened a transaction.
-func (s *session) keysOf(ctx context.Context, m *mapping.Mapping, rel *wal.Relation) (*keysQuery, error) {
+func (s *Session) keysOf(ctx context.Context, m *mapping.Mapping, rel *wal.Relation) (*keysQuery, error) {
 	id := keysID{m.Name, rel}
 	if q := s.keys[id]; q != nil {
 		return q, nil
 	}
-	q := &keysQuery{mapping: m, table: rel.Table, sql: m.Keys[rel.Table], relation: rel, tenant: s.d.router.schemas.tenantColumn(rel)}
+	q := &keysQuery{mapping: m, table: rel.Table, sql: m.Keys[rel.Table], relation: rel, tenant: s.db.Tables.TenantColumn(rel)}
 	for _, i := range rel.Key {
 		if i != q.tenant {
 			q.columns = append(q.columns, i)
@@ -73,7 +73,7 @@ func (s *session) keysOf(ctx context.Context, m *mapping.Mapping, rel *wal.Relat
 	}
 	rows, err := s.ask(ctx, 8, fmt.Sprintf(pgorder.ColumnsSQL, "VALUES "+strings.Join(wanted, ", ")))
 	if err == nil && len(rows) != len(oids) {
-		err = &wrongAnswer{host: s.host(), what: fmt.Sprintf("%d rows in the place of %d", len(rows), len(oids))}
+		err = &wrongAnswer{host: s.db.host(), what: fmt.Sprintf("%d rows in the place of %d", len(rows), len(oids))}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading how %d columns are ordered: %w", len(oids), err)
@@ -91,14 +91,14 @@ func (s *session) keysOf(ctx context.Context, m *mapping.Mapping, rel *wal.Relat
 }
 
 // describeKeys are the types of the keys' columns. Where the database has no cast to the primary's types, q.source becomes nil.
-func (s *session) describeKeys(ctx context.Context, q *keysQuery) (oids []uint32, err error) {
+func (s *Session) describeKeys(ctx context.Context, q *keysQuery) (oids []uint32, err error) {
 	err = s.orUncast(ctx, q, cannotCoerce, func() error {
 		d, err := s.prepare(ctx, "", q.page(nil, 1), nil)
 		if err != nil {
 			return err
 		}
 		if len(d.Fields) < len(q.columns) {
-			return &wrongAnswer{host: s.host(), what: fmt.Sprintf("%d columns in the place of %d", len(d.Fields), len(q.columns))}
+			return &wrongAnswer{host: s.db.host(), what: fmt.Sprintf("%d columns in the place of %d", len(d.Fields), len(q.columns))}
 		}
 		for _, f := range d.Fields[:len(q.columns)] {
 			oids = append(oids, f.DataTypeOID)
@@ -109,7 +109,7 @@ func (s *session) describeKeys(ctx context.Context, q *keysQuery) (oids []uint32
 }
 
 // orUncast runs f, and again without casts where the casts fail with an SQLSTATE beginning with state.
-func (s *session) orUncast(ctx context.Context, q *keysQuery, state string, f func() error) error {
+func (s *Session) orUncast(ctx context.Context, q *keysQuery, state string, f func() error) error {
 	if q.source == nil {
 		return f()
 	}
@@ -176,7 +176,7 @@ const pageBytes = 4 << 20
 
 // readKeys reads a page; more says that keys follow. A page has at least one key, if there is one, whatever its size. Where a value has no form in the primary's types, all keys come in the database's own types, and the
 // primary names the key with the unreadable value.
-func (s *session) readKeys(ctx context.Context, q *keysQuery, after []string, limit int) (keys []key, more bool, err error) {
+func (s *Session) readKeys(ctx context.Context, q *keysQuery, after []string, limit int) (keys []key, more bool, err error) {
 	var rows [][][]byte
 	err = s.orUncast(ctx, q, "22", func() (err error) {
 		rows, more, err = s.answer(ctx, pageBytes, q.width(), q.page(after, limit), after...)
@@ -190,7 +190,7 @@ func (s *session) readKeys(ctx context.Context, q *keysQuery, after []string, li
 	}
 	keys = make([]key, len(rows))
 	for i, row := range rows {
-		if keys[i], err = q.key(row, s.d.Tenant); err != nil {
+		if keys[i], err = q.key(row, s.db.Tenant); err != nil {
 			return nil, false, err
 		}
 	}
@@ -225,12 +225,21 @@ func (q *keysQuery) keyOf(t wal.Tuple) []string {
 	return texts
 }
 
+// count is the number of keys that the database holds.
+func (s *Session) count(ctx context.Context, q *keysQuery) (string, error) {
+	row, err := s.askRow(ctx, 1, fmt.Sprintf("SELECT count(*) FROM (%s) AS k", q.sql))
+	if err != nil {
+		return "", q.fault(err)
+	}
+	return string(row[0]), nil
+}
+
 // stillHeld returns which of the keys the external database still holds. The caller has opened a transaction, and must be the
 // only writer.
 //
 // A delete step may name less than a key. A key that the database no longer holds may by now belong to another row, under the
 // row's new key, and the delete would take the other row.
-func (s *session) stillHeld(ctx context.Context, q *keysQuery, keys []key) (map[string]bool, error) {
+func (s *Session) stillHeld(ctx context.Context, q *keysQuery, keys []key) (map[string]bool, error) {
 	still := map[string]bool{}
 	if len(q.columns) == 0 {
 		for _, k := range keys {
@@ -267,7 +276,7 @@ func (s *session) stillHeld(ctx context.Context, q *keysQuery, keys []key) (map[
 // doubles are the keys that the primary writes in another way, and that the external database holds in the primary's way too: the
 // database tells keys apart that are equal to the primary, as a text column does with the keys of a citext column. Doubles are
 // the remains of a row whose key was written in another way before. The caller has opened a transaction, which an error ends.
-func (s *session) doubles(ctx context.Context, q *keysQuery, keys []key) (map[string]bool, error) {
+func (s *Session) doubles(ctx context.Context, q *keysQuery, keys []key) (map[string]bool, error) {
 	var asked []key
 	for _, k := range keys {
 		if k.there != nil && !slices.Equal(k.there, k.here) {

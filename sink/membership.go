@@ -32,7 +32,7 @@ func (r *Router) Put(ctx context.Context, t Target) error {
 	r.membership.mu.Lock()
 	defer r.membership.mu.Unlock()
 	if d := r.tenants.find(t.Tenant, t.Name); d != nil {
-		if _, err := t.config(r.Options); err != nil {
+		if _, err := t.config(r.Options.ConnectionOptions); err != nil {
 			return err
 		}
 		d.replace(t, r.membership.begun.Load())
@@ -134,15 +134,16 @@ func (d *Destination) retargetLocked() {
 	if d.next == nil {
 		return
 	}
-	config, err := d.next.config(d.router.Options)
+	db, err := NewDatabase(d.Owner, *d.next, d.router.Options.ConnectionOptions, d.router.schemas, d.log)
 	if err != nil {
 		d.fault, d.next = newError(err), nil // Put has tried the target
 		return
 	}
-	d.config, d.mappings, d.reads, d.fault = config, d.next.Mappings, tablesOf(d.next.Mappings), d.next.Fault
+	db.Answered = d.db.Answered
+	d.db, d.mappings, d.reads, d.fault = db, d.next.Mappings, tablesOf(d.next.Mappings), d.next.Fault
 	d.next = nil
 	d.forgetRemovedLocked()
-	d.caughtUp, d.answers, d.unnamed, d.conflicts, d.chunkRows = false, false, false, false, 0 // the next connection shows the new state
+	d.caughtUp, d.answers, d.conflicts, d.chunkRows = false, false, false, 0 // the next connection shows the new state
 	d.unhaltLocked()
 	d.status.Attempts, d.status.Err = 0, nil // not failing: a stream of new targets must not hold the slot
 	d.backoff.reset()

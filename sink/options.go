@@ -9,19 +9,15 @@ import (
 
 // Options bound the resources of the sink. [DefaultOptions] gives the defaults; the zero Options are not valid. Sizes are in bytes.
 type Options struct {
-	QueueBytes       strictyaml.ByteSize `yaml:"queue_bytes" default:"8MiB" range:"64KiB..64GiB"`     // of each destination's queue
-	MemoryBytes      strictyaml.ByteSize `yaml:"memory_bytes" default:"512MiB" range:"1MiB..1024GiB"` // of all destinations together: queues, look-ups and copies; see [budget]
-	BatchRows        int                 `yaml:"batch_rows" default:"10000" range:"1..1000000"`       // net changes in one round of statements
-	MaxConnections   int                 `yaml:"max_connections" default:"200" range:"1..10000"`      // to external databases, all together
-	IdleClose        time.Duration       `yaml:"idle_close" default:"30s" range:"0s..24h"`            // 0: a connection is closed with the batch
-	StatementTimeout time.Duration       `yaml:"statement_timeout" default:"1m" range:"1ms..24h"`
-	LockTimeout      time.Duration       `yaml:"lock_timeout" default:"10s" range:"1ms..24h"`
-	ConnectTimeout   time.Duration       `yaml:"connect_timeout" default:"5s" range:"1ms..10m"`
-	RetryMin         time.Duration       `yaml:"retry_min" default:"100ms" range:"1ms..1h"`      // first pause after a failure; the pause doubles, with jitter, up to RetryMax
-	RetryMax         time.Duration       `yaml:"retry_max" default:"5m" range:"1ms..24h"`        // longest pause
-	VisitEvery       time.Duration       `yaml:"visit_every" default:"1h" range:"1s..168h"`      // after so long without a new connection, an external database without work is looked at
-	ShutdownTimeout  time.Duration       `yaml:"shutdown_timeout" default:"10s" range:"1ms..1h"` // time for a batch in flight when the process stops
-	ParkAfter        time.Duration       `yaml:"park_after" default:"5m" range:"1ms..168h"`      // a destination that fails for so long is parked
+	QueueBytes  strictyaml.ByteSize `yaml:"queue_bytes" default:"8MiB" range:"64KiB..64GiB"`     // of each destination's queue
+	MemoryBytes strictyaml.ByteSize `yaml:"memory_bytes" default:"512MiB" range:"1MiB..1024GiB"` // of all destinations together: queues, look-ups and copies; see [budget]
+	BatchRows   int                 `yaml:"batch_rows" default:"10000" range:"1..1000000"`       // net changes in one round of statements
+	ConnectionOptions
+	RetryMin        time.Duration `yaml:"retry_min" default:"100ms" range:"1ms..1h"`      // first pause after a failure; the pause doubles, with jitter, up to RetryMax
+	RetryMax        time.Duration `yaml:"retry_max" default:"5m" range:"1ms..24h"`        // longest pause
+	VisitEvery      time.Duration `yaml:"visit_every" default:"1h" range:"1s..168h"`      // after so long without a new connection, an external database without work is looked at
+	ShutdownTimeout time.Duration `yaml:"shutdown_timeout" default:"10s" range:"1ms..1h"` // time for a batch in flight when the process stops
+	ParkAfter       time.Duration `yaml:"park_after" default:"5m" range:"1ms..168h"`      // a destination that fails for so long is parked
 	// SlowAfter: a destination that keeps all others waiting for so long is parked; a backfill lets others go first.
 	SlowAfter   time.Duration       `yaml:"slow_after" default:"10s" range:"1ms..168h"`
 	RetainedWAL strictyaml.ByteSize `yaml:"retained_wal" default:"1GiB" range:"1MiB..1048576GiB"` // WAL that the slot may retain before the destination holding the slot back is parked

@@ -45,9 +45,9 @@ const foreignKeysSQL = `WITH named AS (SELECT name, to_regclass(name) AS id FROM
 
 // loadOrder reads the foreign keys of the tables written by the mappings and sets the session's order. loadOrder runs in a transaction
 // with the settings of the work.
-func (s *session) loadOrder(ctx context.Context) error {
+func (s *Session) loadOrder(ctx context.Context) error {
 	names := map[string]bool{}
-	for _, m := range s.d.mappings {
+	for _, m := range s.db.Mappings {
 		for i := range m.Steps {
 			for _, w := range m.StepWrites(i) {
 				names[w.Name()] = true
@@ -66,7 +66,7 @@ func (s *session) loadOrder(ctx context.Context) error {
 	for _, r := range rows {
 		references = append(references, reference{string(r[0]), string(r[1]), string(r[2]) == "t"})
 	}
-	s.order = newOrder(s.d.mappings, s.d.router.schemas.tableNames(), references)
+	s.order = newOrder(s.db.Mappings, s.db.Tables.Names(), references)
 	return nil
 }
 

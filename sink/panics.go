@@ -2,7 +2,6 @@ package sink
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -27,7 +26,7 @@ func (d *Destination) panicked(cause any) *Error {
 		}
 	}
 	d.mu.Unlock()
-	return NewFault(ClassProtocol, fmt.Errorf("a fault of Outflow's, or an answer that cannot be: %v", cause), "see the stack in the log, and report it")
+	return Panicked(cause)
 }
 
 // recovered turns a panic of the worker into a failure of the destination. The worker defers the call.

@@ -43,7 +43,7 @@ type quarantined struct {
 }
 
 // quarantine sets a row aside within the open transaction.
-func (s *session) quarantine(ctx context.Context, q quarantined) error {
+func (s *Session) quarantine(ctx context.Context, q quarantined) error {
 	if err := failpoint.Fail(failpoint.BeforeQuarantine); err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (s *session) quarantine(ctx context.Context, q quarantined) error {
 	return failpoint.Fail(failpoint.Quarantined)
 }
 
-func (q quarantined) parameters(s *session) []string {
+func (q quarantined) parameters(s *Session) []string {
 	row, columns := map[string]any{}, q.relation.Names()
 	var escaped []string
 	ascii := s.conn.ParameterStatus("server_encoding") != "UTF8"
@@ -73,7 +73,7 @@ func (q quarantined) parameters(s *session) []string {
 	for _, i := range q.relation.Key {
 		add(i)
 	}
-	for _, m := range s.d.mappings {
+	for _, m := range s.db.Mappings {
 		named, _ := m.Columns(q.relation.Table, columns)
 		for _, column := range named {
 			add(q.relation.Column(column))
@@ -86,7 +86,7 @@ func (q quarantined) parameters(s *session) []string {
 	if err != nil {
 		panic(err) // strings only
 	}
-	s.d.log.Warn("a row is set aside in _stack_sync_quarantine", zap.String("mapping", q.err.Mapping), zap.Stringer("table", q.relation),
+	s.db.Log.Warn("a row is set aside in _stack_sync_quarantine", zap.String("mapping", q.err.Mapping), zap.Stringer("table", q.relation),
 		zap.String("sqlstate", q.err.SQLState), zap.Int64("sequence_id", q.sequenceID))
 	table, _ := plain(q.relation.Table, ascii)
 	message, _ := plain(q.err.Err.Error(), ascii)

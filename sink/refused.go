@@ -134,7 +134,7 @@ func (d *Destination) attempt(ctx context.Context, b *batch, changes []wal.Chang
 		return nil, err
 	}
 	e := newError(err)
-	if e.verdict != rowFault || d.session.conn.IsClosed() || d.session.conn.TxStatus() != 'E' {
+	if e.verdict != rowFault || !d.session.refused() {
 		return nil, err
 	}
 	b.changes = applied

@@ -99,12 +99,12 @@ func (d *Destination) applyPieces(ctx context.Context, b *batch, changes []wal.C
 // open begins an external transaction with several rounds. A careful one has its deferred constraints checked after each statement, so
 // that a refusal has a row.
 func (d *Destination) open(ctx context.Context, b *batch) error {
-	return d.exchange(ctx, func(_ context.Context, r *round) error {
-		if err := r.begin(b); err != nil {
+	return d.exchange(ctx, func(_ context.Context, r *Round) error {
+		if err := r.begin(); err != nil {
 			return err
 		}
 		if b.careful {
-			r.run("SET CONSTRAINTS", "outflow_constraints", "SET CONSTRAINTS ALL IMMEDIATE", nil, nil, nil, nil)
+			r.exec("SET CONSTRAINTS", "outflow_constraints", "SET CONSTRAINTS ALL IMMEDIATE")
 		}
 		return nil
 	})
@@ -112,27 +112,30 @@ func (d *Destination) open(ctx context.Context, b *batch) error {
 
 // close ends the external transaction: metadata and COMMIT.
 func (d *Destination) close(ctx context.Context, b *batch) error {
-	err := d.exchange(ctx, func(_ context.Context, r *round) error { return r.advance(b) })
+	err := d.exchange(ctx, func(_ context.Context, r *Round) error {
+		return r.advance(b.mappings, b.last, d.router.checkpointer.checkpointID())
+	})
 	if err == nil {
 		d.committed(b)
 	}
 	return err
 }
 
+// committed notes the ids that the external database has now.
+func (d *Destination) committed(b *batch) {
+	d.session.applied(b.mappings, b.last)
+	if bf := d.session.backfill; bf != nil && b.cursor != nil {
+		bf.cursor, bf.stored = *b.cursor, b.cursor.String()
+	}
+	d.session.backfill.track(b.transactions)
+	d.succeeded(b, !b.async)
+}
+
 // exchange is one round trip.
-func (d *Destination) exchange(ctx context.Context, fill func(context.Context, *round) error) error {
-	ctx, cancel := context.WithTimeout(ctx, d.router.Options.StatementTimeout+d.router.Options.LockTimeout)
-	defer cancel()
-	r := d.session.round(ctx)
-	err := fill(ctx, r)
-	if err == nil {
-		err = r.flush()
-	}
-	if err != nil {
-		_ = r.p.Close()
-		return err
-	}
-	return r.receive()
+func (d *Destination) exchange(ctx context.Context, fill func(context.Context, *Round) error) error {
+	positions, err := d.session.exchange(ctx, fill)
+	d.flushed(positions)
+	return err
 }
 
 // nextChanges waits for unapplied changes of t and returns the changes, at most a batch, of one shape, a TRUNCATE by itself. done says
@@ -232,15 +235,15 @@ func (d *Destination) applyRows(ctx context.Context, b *batch, rows map[string]*
 	if err := d.session.compile(ctx, rows); err != nil {
 		return err
 	}
-	return d.exchange(ctx, func(ctx context.Context, r *round) error {
+	return d.exchange(ctx, func(ctx context.Context, r *Round) error {
 		if b.guarded {
-			r.run("SAVEPOINT", "outflow_savepoint", "SAVEPOINT outflow_round", nil, nil, nil, nil)
+			r.exec("SAVEPOINT", "outflow_savepoint", "SAVEPOINT outflow_round")
 		}
-		if err := r.steps(ctx, b, rows); err != nil {
+		if err := r.steps(ctx, b.mappings, rows); err != nil {
 			return err
 		}
 		if b.guarded {
-			r.run("RELEASE", "outflow_release", "RELEASE SAVEPOINT outflow_round", nil, nil, nil, nil)
+			r.exec("RELEASE", "outflow_release", "RELEASE SAVEPOINT outflow_round")
 		}
 		return nil
 	})

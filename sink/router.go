@@ -3,7 +3,6 @@ package sink
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,16 +19,9 @@ import (
 	"outflow/sink/ledger"
 )
 
-// Table tells the router a table's tenant column, and the name of the table in mappings.
-type Table struct {
-	Relation *wal.Relation // from the catalog; the stream may bring newer ones
-	Tenant   string        // column
-	Nullable bool          // rows may be without a tenant
-}
-
 // Tombstones is a table whose inserted rows name deleted rows of other tables.
 type Tombstones struct {
-	Table               Table
+	Table               SourceTable
 	TableName, Key, Row string // columns; Row may be "" where no mapping needs more than the key
 }
 
@@ -37,7 +29,7 @@ type Tombstones struct {
 type Config struct {
 	Options    Options
 	SourceID   string // the owner mark in external databases, with the tenant
-	Tables     []Table
+	Tables     SourceTables
 	Tombstones *Tombstones // nil: none
 	Acks       *replication.AckTracker
 	// Rows reads current rows of the primary by key, for values that an UPDATE left in TOAST: see [tableread.Lookup.Rows].
@@ -87,8 +79,6 @@ type Router struct {
 	backfillSlots *backfillSlots
 	xids          *fold.XIDs
 	foreignRows   atomic.Int64 // see ForeignRows
-	settings      string       // the statement that sets up an external transaction
-	settingsAlone string       // settings for a server that does not give positions in its WAL
 
 	// What is noted on the primary.
 	checkpointer checkpointer
@@ -107,7 +97,7 @@ type route struct {
 
 // NewRouter returns a router without destinations.
 func NewRouter(c Config) *Router {
-	r := &Router{Config: c, settings: c.Options.settings(positionsSQL), settingsAlone: c.Options.settings(noPositionsSQL), gate: &gate{limit: c.Options.queuesBytes()},
+	r := &Router{Config: c, gate: &gate{limit: c.Options.queuesBytes()},
 		lookups: newBudget(c.Options.lookupBytes()/2, 2, 2), copies: newBudget(c.Options.copyBytes()/2, 2, copiesMax*max(c.Options.Backfills, 1)), connections: newConnections(c.Options.MaxConnections),
 		backfillSlots: newBackfillSlots(c.Options.Backfills, c.Options.SlowAfter), xids: fold.NewXIDs(),
 		tenants: newTenants(), arrival: arrival{id: -1}, workers: newWorkers(), routes: map[*wal.Relation]*route{},
@@ -287,5 +277,6 @@ func (r *Router) Settle() {
 	}
 }
 
-// String names a destination in messages.
-func (d *Destination) String() string { return fmt.Sprintf("%s/%s", d.Tenant, d.Name) }
+// ForeignRows counts the rows of other tenants that were about to be sent to external databases since the process started, and were refused.
+// Any other number than 0 is a fault of Outflow's. Safe for concurrent use.
+func (r *Router) ForeignRows() int64 { return r.foreignRows.Load() }

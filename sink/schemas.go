@@ -17,7 +17,7 @@ const catalogTimeout = 10 * time.Second
 // published at the time of a change: schemas has every column that any description had, until the catalog says that a column is gone. Safe for
 // concurrent use.
 type schemas struct {
-	tables []Table // as configured
+	tables SourceTables // as configured
 
 	mu       sync.RWMutex
 	latest   map[string]*wal.Relation        // by table, with all known columns
@@ -25,7 +25,7 @@ type schemas struct {
 	doubtful map[string]string               // the columns of tables in which a step missed a column: see doubt
 }
 
-func newSchemas(tables []Table) *schemas {
+func newSchemas(tables SourceTables) *schemas {
 	s := &schemas{tables: tables, latest: map[string]*wal.Relation{}, wide: map[*wal.Relation]*wal.Relation{},
 		doubtful: map[string]string{}}
 	for _, t := range tables {
@@ -34,8 +34,8 @@ func newSchemas(tables []Table) *schemas {
 	return s
 }
 
-// relation is the latest relation of a source table, nil where there is no such table.
-func (s *schemas) relation(table string) *wal.Relation {
+// Relation is the latest relation of a source table, nil where there is no such table.
+func (s *schemas) Relation(table string) *wal.Relation {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.latest[table]
@@ -127,28 +127,10 @@ func columnsOf(rel *wal.Relation) string {
 }
 
 // configured is the configuration of a relation's table; nil where the table is no source table.
-func (s *schemas) configured(rel *wal.Relation) *Table {
-	for i := range s.tables {
-		if s.tables[i].Relation.OID == rel.OID {
-			return &s.tables[i]
-		}
-	}
-	return nil
-}
+func (s *schemas) configured(rel *wal.Relation) *SourceTable { return s.tables.Find(rel) }
 
-// tenantColumn is the index of the tenant's column, -1 where the column is not known.
-func (s *schemas) tenantColumn(rel *wal.Relation) int {
-	if t := s.configured(rel); t != nil {
-		return rel.Column(t.Tenant)
-	}
-	return -1
-}
+// TenantColumn is the index of the tenant's column, -1 where the column is not known.
+func (s *schemas) TenantColumn(rel *wal.Relation) int { return s.tables.TenantColumn(rel) }
 
-// tableNames are the source tables in the configuration's order.
-func (s *schemas) tableNames() []string {
-	names := make([]string, len(s.tables))
-	for i, t := range s.tables {
-		names[i] = t.Relation.Table
-	}
-	return names
-}
+// Names are the source tables in the configuration's order.
+func (s *schemas) Names() []string { return s.tables.Names() }

@@ -18,17 +18,17 @@ func relationOf(oid uint32, table string, columns ...string) *wal.Relation {
 
 func TestSchemas(t *testing.T) {
 	first := relationOf(1, "t", "tenant", "a")
-	s := newSchemas([]Table{{Relation: first, Tenant: "tenant"}, {Relation: relationOf(2, "u", "id", "owner"), Tenant: "owner"}})
+	s := newSchemas(SourceTables{{Relation: first, Tenant: "tenant"}, {Relation: relationOf(2, "u", "id", "owner"), Tenant: "owner"}})
 	names := func(rel *wal.Relation) []string { return rel.Names() }
-	if s.widened(first) != first || s.relation("t") != first || s.relation("v") != nil {
+	if s.widened(first) != first || s.Relation("t") != first || s.Relation("v") != nil {
 		t.Error("the configured relations are not the latest")
 	}
 
 	// A change from before a column came is widened by the column, and a later change has the column of its own.
 	s.learn(relationOf(1, "t", "tenant", "a", "b"))
 	wide := s.widened(first)
-	if want := []string{"tenant", "a", "b"}; !slices.Equal(names(wide), want) || !slices.Equal(names(s.relation("t")), want) {
-		t.Errorf("widened to %v, the latest is %v; expected %v", names(wide), names(s.relation("t")), want)
+	if want := []string{"tenant", "a", "b"}; !slices.Equal(names(wide), want) || !slices.Equal(names(s.Relation("t")), want) {
+		t.Errorf("widened to %v, the latest is %v; expected %v", names(wide), names(s.Relation("t")), want)
 	}
 	if s.widened(first) != wide {
 		t.Error("the same relation is widened to two relations")
@@ -40,17 +40,17 @@ func TestSchemas(t *testing.T) {
 	}
 	// Only the catalog says that a column is gone.
 	s.replace(relationOf(1, "t", "tenant", "c"))
-	if want := []string{"tenant", "a", "c"}; !slices.Equal(names(s.widened(first)), want) || len(s.relation("t").Columns) != 2 {
-		t.Errorf("after the replacement: widened to %v, the latest is %v", names(s.widened(first)), names(s.relation("t")))
+	if want := []string{"tenant", "a", "c"}; !slices.Equal(names(s.widened(first)), want) || len(s.Relation("t").Columns) != 2 {
+		t.Errorf("after the replacement: widened to %v, the latest is %v", names(s.widened(first)), names(s.Relation("t")))
 	}
 
-	if got := s.tenantColumn(relationOf(2, "u", "x", "owner")); got != 1 {
+	if got := s.TenantColumn(relationOf(2, "u", "x", "owner")); got != 1 {
 		t.Errorf("the tenant's column is %d", got)
 	}
-	if got := s.tenantColumn(relationOf(3, "t", "tenant")); got != -1 {
+	if got := s.TenantColumn(relationOf(3, "t", "tenant")); got != -1 {
 		t.Errorf("the tenant's column of another table is %d", got)
 	}
-	if got := s.tableNames(); !slices.Equal(got, []string{"t", "u"}) {
+	if got := s.Names(); !slices.Equal(got, []string{"t", "u"}) {
 		t.Errorf("the tables are %v", got)
 	}
 }

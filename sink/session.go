@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,28 +16,28 @@ import (
 	"outflow/replication/wal"
 )
 
-// session is a connection to an external database together with the knowledge of the database: the progress of each mapping, the types,
+// Session is a connection to an external database together with the knowledge of the database: the progress of each mapping, the types,
 // the prepared statements. A session belongs to one goroutine at a time.
-type session struct {
-	d          *Destination
-	conn       *pgconn.PgConn
-	place      *place            // among the connections
-	held       []int64           // by mapping: last_synced_sequence_id as we last saw or set the id
-	written    []time.Time       // by mapping: time of the write of held, as of open
-	expected   []int64           // held after the commit of the work in flight
+type Session struct {
+	db    *Database
+	conn  *pgconn.PgConn
+	place *place // among the connections
+
+	epoch    int64       // of the metadata as the session's user expects the metadata; 0 before the user has said so
+	held     []int64     // by mapping: last_synced_sequence_id as we last saw or set the id
+	written  []time.Time // by mapping: time of the write of held, as of the opening
+	expected []int64     // held after the commit of the work in flight
+
 	types      map[string]string // by the primary's name of a type: the external database's name, "" where there is none
 	statements map[statementKey]*mapping.Statement
 	prepared   map[string]bool
-	order      order
 	keys       map[keysID]*keysQuery
-	backfill   *backfill       // nil: every mapping is complete
-	epoch      int64           // the destination's when the session was opened, and so the metadata's
-	given      int64           // at the opening: no higher id was given
-	least      int64           // the id that the database had at the opening
-	followed   map[string]bool // see [Destination.followed]
-	plan       string          // plan_cache_mode of the open transaction
-	positions  bool            // the server tells how far its WAL is written and flushed: see durable.go
-	keepOpen   bool            // an error does not end the transaction: a savepoint is set
+	order      order
+
+	settings  string // the statement that sets up a transaction
+	plan      string // plan_cache_mode of the open transaction
+	positions bool   // the server tells how far its WAL is written and flushed
+	keepOpen  bool   // an error does not end the transaction: a savepoint is set
 }
 
 type statementKey struct {
@@ -44,33 +45,9 @@ type statementKey struct {
 	relation      *wal.Relation
 }
 
-// dialConfig reads an operator's connection string: any host and any sslmode, but nothing that could override our settings. The process
-// has no PG* variables any more when dialConfig is called.
-func dialConfig(dsn string, o Options) (*pgconn.Config, error) {
-	config, err := pgconn.ParseConfig(dsn)
-	if err != nil {
-		return nil, fmt.Errorf("the connection string cannot be read: %w", err)
-	}
-	// pgbouncer refuses other start-up parameters; the rest is set in each transaction.
-	config.RuntimeParams = map[string]string{"application_name": "outflow", "client_encoding": "UTF8"}
-	config.ConnectTimeout = o.ConnectTimeout
-	config.OnNotice = func(*pgconn.PgConn, *pgconn.Notice) {}
-	config.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
-	tenantdsn.Bound(config)
-	return config, nil
-}
-
-// opened makes a session ready. Without success the connection is closed, and its place is free, after a panic too.
-func (s *session) opened(ctx context.Context) error {
-	ready := false
-	defer func() {
-		if !ready {
-			s.close()
-		}
-	}()
-	err := s.open(ctx)
-	ready = err == nil
-	return err
+func newSession(db *Database, conn *pgconn.PgConn, p *place) *Session {
+	return &Session{db: db, conn: conn, place: p, types: map[string]string{}, statements: map[statementKey]*mapping.Statement{},
+		prepared: map[string]bool{}, keys: map[keysID]*keysQuery{}, order: newOrder(db.Mappings, db.Tables.Names(), nil)}
 }
 
 func explainConnect(err error) error {
@@ -92,39 +69,84 @@ func explainConnect(err error) error {
 }
 
 // close ends the connection and gives the place of the connection back.
-func (s *session) close() {
-	if s.backfill != nil {
-		s.backfill.end()
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	_ = s.conn.Close(ctx)
+func (s *Session) close() {
+	s.abandon()
 	s.place.release()
 }
 
-// usable reports whether the connection can take another transaction.
-func (s *session) usable() bool { return !s.conn.IsClosed() && s.conn.TxStatus() == 'I' }
+// abandon ends the connection; close gives the place back.
+func (s *Session) abandon() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = s.conn.Close(ctx)
+}
 
-// lowest is the id up to which every mapping is synced.
-func (s *session) lowest() int64 { return progress(s.held).lowest() }
+// usable reports whether the connection can take another transaction.
+func (s *Session) usable() bool { return !s.conn.IsClosed() && s.conn.TxStatus() == 'I' }
+
+// inTransaction reports whether a transaction is open, and has not failed.
+func (s *Session) inTransaction() bool { return s.conn.TxStatus() == 'T' }
+
+// refused reports whether a statement has failed in the open transaction: a rollback to a savepoint lets the transaction go on.
+func (s *Session) refused() bool { return !s.conn.IsClosed() && s.conn.TxStatus() == 'E' }
+
+// heavy reports whether the server has said so much that the connection should not rest: see [tenantdsn.Heavy].
+func (s *Session) heavy() bool { return tenantdsn.Heavy(s.conn) }
+
+// lowest is the id up to which every mapping is synced, -1 where there is no mapping.
+func (s *Session) lowest() int64 {
+	if len(s.held) == 0 {
+		return -1
+	}
+	return slices.Min(s.held)
+}
+
+// expect notes the id that the chosen mappings have when the work in flight is committed; other work may be in flight already.
+func (s *Session) expect(chosen []bool, id int64) {
+	for i := range chosen {
+		if chosen[i] {
+			s.expected[i] = max(s.expected[i], id)
+		}
+	}
+}
+
+// applied notes that the chosen mappings have an id: a batch is committed.
+func (s *Session) applied(chosen []bool, id int64) {
+	for i := range chosen {
+		if chosen[i] {
+			s.held[i] = id
+		}
+	}
+	s.expect(chosen, id)
+}
+
+// reached notes that the chosen mappings have everything up to an id, and may have more.
+func (s *Session) reached(chosen []bool, id int64) {
+	for i := range chosen {
+		if chosen[i] {
+			s.held[i] = max(s.held[i], id)
+			s.expected[i] = max(s.expected[i], s.held[i])
+		}
+	}
+}
 
 // exec runs one statement with the extended protocol. Rows in the answer are ignored.
-func (s *session) exec(ctx context.Context, sql string, args ...string) error {
+func (s *Session) exec(ctx context.Context, sql string, args ...string) error {
 	_, _, err := s.read(ctx, 0, sql, args)
 	return err
 }
 
 // ask runs one statement and returns the rows of the answer in text form, each with exactly the given number of columns: a server may answer
 // anything, and callers read columns by their numbers.
-func (s *session) ask(ctx context.Context, columns int, sql string, args ...string) ([][][]byte, error) {
+func (s *Session) ask(ctx context.Context, columns int, sql string, args ...string) ([][][]byte, error) {
 	return s.whole(ctx, answerBytes, columns, sql, args...)
 }
 
 // askRow is ask for a statement that always gives one row.
-func (s *session) askRow(ctx context.Context, columns int, sql string, args ...string) ([][]byte, error) {
+func (s *Session) askRow(ctx context.Context, columns int, sql string, args ...string) ([][]byte, error) {
 	rows, err := s.ask(ctx, columns, sql, args...)
 	if err == nil && len(rows) != 1 {
-		err = &wrongAnswer{host: s.host(), what: fmt.Sprintf("%d rows in the place of one", len(rows))}
+		err = &wrongAnswer{host: s.db.host(), what: fmt.Sprintf("%d rows in the place of one", len(rows))}
 	}
 	if err != nil {
 		return nil, err
@@ -133,19 +155,14 @@ func (s *session) askRow(ctx context.Context, columns int, sql string, args ...s
 }
 
 // named adds the server's address to an error of the network, and the time that a silent server was given; nil stays nil.
-func (s *session) named(err error, began time.Time) error {
+func (s *Session) named(err error, began time.Time) error {
 	switch {
-	case err == nil || asPgError(err) != nil || strings.Contains(err.Error(), s.host()): // the server's own word, or named already
+	case err == nil || asPgError(err) != nil || strings.Contains(err.Error(), s.db.host()): // the server's own word, or named already
 		return err
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%s has not answered within %s: %w", s.host(), time.Since(began).Round(100*time.Millisecond), err)
+		return fmt.Errorf("%s has not answered within %s: %w", s.db.host(), time.Since(began).Round(100*time.Millisecond), err)
 	}
-	return fmt.Errorf("%s: %w", s.host(), err)
-}
-
-// host is the server's address for messages.
-func (s *session) host() string {
-	return fmt.Sprintf("%s:%d", s.d.config.Host, s.d.config.Port)
+	return fmt.Errorf("%s: %w", s.db.host(), err)
 }
 
 // wrongAnswer is an answer that no Postgres gives to the statement.
@@ -159,19 +176,19 @@ func (e *wrongAnswer) Error() string {
 func (e *wrongAnswer) Class() string { return ClassProtocol }
 
 // begin opens a transaction with the settings that the work depends on.
-func (s *session) begin(ctx context.Context) error {
+func (s *Session) begin(ctx context.Context) error {
 	if err := s.exec(ctx, beginSQL); err != nil {
 		return fmt.Errorf("BEGIN: %w", err)
 	}
 	s.plan = "auto"
-	if err := s.exec(ctx, s.settings(), "on", s.plan); err != nil {
+	if err := s.exec(ctx, s.settings, "on", s.plan); err != nil {
 		return fmt.Errorf("setting up the transaction: %w", s.unpositioned(err))
 	}
 	return nil
 }
 
 // rollback ends a failed transaction; a failed rollback closes the connection.
-func (s *session) rollback() {
+func (s *Session) rollback() {
 	if s.conn.IsClosed() {
 		return
 	}

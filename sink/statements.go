@@ -9,14 +9,14 @@ import (
 	"outflow/replication/wal"
 )
 
-// check prepares every step for the tables as known now, and finds the order of the steps. A mapping that cannot work is found before its
+// prepareSteps prepares every step for the tables as known now, and finds the order of the steps. A mapping that cannot work is found before its
 // first use, with its line.
-func (s *session) check(ctx context.Context) error {
+func (s *Session) prepareSteps(ctx context.Context) error {
 	if err := s.begin(ctx); err != nil {
 		return err
 	}
 	defer s.rollback()
-	for mi, m := range s.d.mappings {
+	for mi, m := range s.db.Mappings {
 		for si := range m.Steps {
 			if err := s.prepareStep(ctx, mi, si); err != nil {
 				return err
@@ -32,9 +32,9 @@ func (s *session) check(ctx context.Context) error {
 }
 
 // prepareKeys prepares the query for the rows of a table in the target, where the mapping has such a query and rows have a key.
-func (s *session) prepareKeys(ctx context.Context, m *mapping.Mapping, table string) error {
+func (s *Session) prepareKeys(ctx context.Context, m *mapping.Mapping, table string) error {
 	_, ok := m.Keys[table]
-	rel := s.d.router.schemas.relation(table)
+	rel := s.db.Tables.Relation(table)
 	if !ok || rel == nil || rel.Identity == 'f' && len(rel.Key) == len(rel.Columns) {
 		return nil // where there is no such table the step says so
 	}
@@ -43,10 +43,10 @@ func (s *session) prepareKeys(ctx context.Context, m *mapping.Mapping, table str
 }
 
 // prepareStep prepares one step on the external server. The server finds the faults of the step.
-func (s *session) prepareStep(ctx context.Context, mi, si int) error {
-	m := s.d.mappings[mi]
+func (s *Session) prepareStep(ctx context.Context, mi, si int) error {
+	m := s.db.Mappings[mi]
 	from := m.Steps[si].From
-	rel := s.d.router.schemas.relation(from)
+	rel := s.db.Tables.Relation(from)
 	if rel == nil {
 		return &Error{Mapping: m.Name, Table: from, verdict: needsHuman,
 			Err:    fmt.Errorf("step %d reads from %q, which is not a table of source.tables", si+1, from),
@@ -57,12 +57,12 @@ func (s *session) prepareStep(ctx context.Context, mi, si int) error {
 		return err
 	}
 	name := st.Name
-	if s.d.unnamed {
+	if s.db.Unnamed {
 		name = ""
 	}
 	_, err = s.prepare(ctx, name, st.SQL, st.ParameterOIDs())
 	if sqlstate(err) == duplicatePrepared { // of another client of a pooler
-		s.d.unnamed = true
+		s.db.Unnamed = true
 		return newError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))
 	}
 	if err != nil {
@@ -76,7 +76,7 @@ func (s *session) prepareStep(ctx context.Context, mi, si int) error {
 }
 
 // statement compiles a step for a relation, once a session.
-func (s *session) statement(ctx context.Context, mi, si int, rel *wal.Relation) (*mapping.Statement, error) {
+func (s *Session) statement(ctx context.Context, mi, si int, rel *wal.Relation) (*mapping.Statement, error) {
 	key := statementKey{mi, si, rel}
 	if st, ok := s.statements[key]; ok {
 		return st, nil
@@ -84,13 +84,13 @@ func (s *session) statement(ctx context.Context, mi, si int, rel *wal.Relation) 
 	if err := s.loadTypes(ctx, rel); err != nil {
 		return nil, err
 	}
-	st := s.d.mappings[mi].Compile(si, rel, func(name string) string { return s.types[name] })
+	st := s.db.Mappings[mi].Compile(si, rel, func(name string) string { return s.types[name] })
 	s.statements[key] = st
 	return st, nil
 }
 
 // loadTypes asks for the external database's names of the relation's types.
-func (s *session) loadTypes(ctx context.Context, rel *wal.Relation) error {
+func (s *Session) loadTypes(ctx context.Context, rel *wal.Relation) error {
 	for _, c := range rel.Columns {
 		if _, known := s.types[c.Type]; known {
 			continue
@@ -127,15 +127,15 @@ const findTypes = `WITH wanted AS (SELECT regexp_replace($1, '(\(.*\))?(\[\])*$'
 const hiddenByPolicy = "check_enable_rls"
 
 // explainStatement gives an error of a step the place in the mapping's file, and where a column is missing, the existing columns.
-func (s *session) explainStatement(st *mapping.Statement, err error) *Error {
+func (s *Session) explainStatement(st *mapping.Statement, err error) *Error {
 	e := newError(faultOf(st.Mapping.Name, st.Fault, err))
 	e.Table = st.Table
 	if pgErr := asPgError(err); pgErr != nil && pgErr.Routine == hiddenByPolicy {
 		e.Remedy = fmt.Sprintf(`a row security policy would hide rows from Outflow; as the table's owner: ALTER TABLE ... NO FORCE ROW LEVEL SECURITY `+
-			`where %q owns it, else as a superuser: ALTER ROLE %[1]q BYPASSRLS`, s.d.config.User)
+			`where %q owns it, else as a superuser: ALTER ROLE %[1]q BYPASSRLS`, s.db.Config.User)
 	}
 	if e.SQLState == undefinedColumn {
-		if rel := s.d.router.schemas.relation(st.Table); rel != nil {
+		if rel := s.db.Tables.Relation(st.Table); rel != nil {
 			e.Remedy = fmt.Sprintf("%s has the columns %s; a column that is not published is added to columns: of its table in source.tables; "+
 				"in the place of a generated column, which is in no stream, write its expression", st.Table, strings.Join(st.Mapping.Visible(st.Table, rel.Names()), ", "))
 		}

@@ -117,6 +117,9 @@ func (d *Destination) observeLocked() {
 
 // failed decides on the time and the state of the next try after a failure. The connection is not kept.
 func (d *Destination) failed(e *Error) {
+	if foreign := (*ForeignRowsError)(nil); errors.As(e, &foreign) {
+		d.router.foreignRows.Add(int64(foreign.Rows))
+	}
 	e = e.kept()
 	d.router.backfillSlots.leave(d)
 	s, dropped, replay := d.giveUp(e, d.outdate(e))

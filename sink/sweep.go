@@ -99,7 +99,7 @@ func (bf *backfill) countHeld(ctx context.Context) error {
 	for _, t := range bf.sweepTargets() {
 		held := int64(-1)
 		err := bf.withKeys(ctx, &t, func(q *keysQuery) error {
-			n, err := q.count(ctx, bf.s)
+			n, err := bf.s.count(ctx, q)
 			if err == nil {
 				held, err = strconv.ParseInt(n, 10, 64)
 			}

@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -29,7 +30,7 @@ type Target struct {
 }
 
 // config is the way to the external database.
-func (t Target) config(o Options) (*pgconn.Config, error) {
+func (t Target) config(o ConnectionOptions) (*pgconn.Config, error) {
 	switch {
 	case t.Fault != nil:
 		return &pgconn.Config{}, nil //nolint:nilerr // nothing connects
@@ -42,6 +43,11 @@ func (t Target) config(o Options) (*pgconn.Config, error) {
 // NewFault is an error that only a person can correct. class is the part that the tenant may read.
 func NewFault(class string, err error, remedy string) *Error {
 	return (&Error{Err: err, Remedy: remedy, verdict: needsHuman, class: class}).kept()
+}
+
+// Panicked is the fault behind a panic: an external server may send an unforeseen answer, and such an answer must not end the process.
+func Panicked(cause any) *Error {
+	return NewFault(ClassProtocol, fmt.Errorf("a fault of Outflow's, or an answer that cannot be: %v", cause), "see the stack in the log, and report it")
 }
 
 // The classes of errors that do not come from a server's SQLSTATE.

@@ -7,7 +7,7 @@ import (
 
 func TestTenants(t *testing.T) {
 	all := newTenants()
-	a, b, c := &Destination{Tenant: "1", Name: "a"}, &Destination{Tenant: "1", Name: "b"}, &Destination{Tenant: "2", Name: "a"}
+	a, b, c := &Destination{Owner: &Owner{Tenant: "1", Name: "a"}}, &Destination{Owner: &Owner{Tenant: "1", Name: "b"}}, &Destination{Owner: &Owner{Tenant: "2", Name: "a"}}
 	all.insert(a)
 	if a.queue.accepted != (position{id: -1, complete: true}) || a.queue.holding != -1 {
 		t.Errorf("a destination inserted before the stream begins misses changes: %+v", a.queue.accepted)

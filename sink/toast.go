@@ -193,7 +193,7 @@ func (d *Destination) fillAll(ctx context.Context, wanted []missing, read []tabl
 func (d *Destination) current(ctx context.Context, rel *wal.Relation, look tableread.Look) (tableread.Found, error) {
 	d.lookups.Add(1) // the primary's time is not the destination's
 	defer d.lookups.Add(-1)
-	if d.session.conn.TxStatus() == 'T' { // with locks on the tenant's tables
+	if d.session.inTransaction() { // with locks on the tenant's tables
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, openPatience+time.Duration(look.Bytes>>20)*time.Second) // a large row comes at a megabyte a second at least
 		defer cancel()

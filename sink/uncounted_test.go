@@ -22,7 +22,7 @@ func inserted(tenant, id string) wal.Change {
 
 func queueOf(t *testing.T) *Destination {
 	t.Helper()
-	r := NewRouter(Config{Options: Options{QueueBytes: 1 << 40, MemoryBytes: 1 << 42, BatchRows: 10_000, MaxConnections: 1}, Acks: replication.NewAckTracker(0), Log: zap.NewNop()})
+	r := NewRouter(Config{Options: Options{QueueBytes: 1 << 40, MemoryBytes: 1 << 42, BatchRows: 10_000, ConnectionOptions: ConnectionOptions{MaxConnections: 1}}, Acks: replication.NewAckTracker(0), Log: zap.NewNop()})
 	d, err := r.Add(Target{Tenant: "t", Name: "main", DSN: "postgres://u@127.0.0.1:1/none"})
 	if err != nil {
 		t.Fatal(err)

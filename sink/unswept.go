@@ -16,10 +16,10 @@ import (
 // unkeyed are the tables from which a mapping removes rows of a source table, less the tables whose rows a mapping's keys tell: the tables
 // from which the mapping with the keys removes rows. The rows removed by a step with when: any may be made of other tables, and then the
 // delete of any row makes the rows right: such a step counts where no mapping has keys.
-func (d *Destination) unkeyed(m *mapping.Mapping, table string) []string {
+func unkeyed(all []*mapping.Mapping, m *mapping.Mapping, table string) []string {
 	var told []string
 	keyed := false
-	for _, o := range d.mappings {
+	for _, o := range all {
 		if o.Keys[table] != "" {
 			keyed = true
 			told = append(told, removedFrom(o, table, true)...)
@@ -45,7 +45,7 @@ func removedFrom(m *mapping.Mapping, table string, orAny bool) (names []string) 
 }
 
 // sweepable refuses to fill a mapping again whose tables hold rows that no sweep can find. It runs in a transaction of the session.
-func (s *session) sweepable(ctx context.Context, m *mapping.Mapping) error {
+func (s *Session) sweepable(ctx context.Context, m *mapping.Mapping) error {
 	for _, table := range m.Tables() {
 		holding, err := s.holdsRows(ctx, m, table)
 		if err != nil {
@@ -66,9 +66,9 @@ func unswept(table string, holding []string, what string) *Error {
 }
 
 // holdsRows are the unkeyed tables of a mapping that hold rows.
-func (s *session) holdsRows(ctx context.Context, m *mapping.Mapping, table string) ([]string, error) {
+func (s *Session) holdsRows(ctx context.Context, m *mapping.Mapping, table string) ([]string, error) {
 	var holding []string
-	for _, name := range s.d.unkeyed(m, table) {
+	for _, name := range unkeyed(s.db.Mappings, m, table) {
 		row, err := s.askRow(ctx, 1, "SELECT EXISTS (SELECT FROM "+name+")")
 		if err != nil {
 			return nil, &Error{Mapping: m.Name, Table: table, verdict: classify(err), SQLState: sqlstate(err), Err: fmt.Errorf("looking for rows in %s: %w", name, err)}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -19,9 +18,9 @@ import (
 // mapping from the primary's rows into temporary tables of the external database, by the mapping's own steps, and compares. Safe for
 // concurrent use.
 type Verifier struct {
-	Options    Options
+	Options    ConnectionOptions
 	SourceID   string // the owner mark in external databases
-	Tables     []Table
+	Tables     SourceTables
 	Primary    *tableread.Tables
 	Ledger     *ledger.Store
 	SequenceID func(wal.LSN) int64
@@ -85,22 +84,24 @@ func (v *Verifier) Verify(ctx context.Context, t Target) (found Comparison, err 
 	}
 	options := v.Options
 	options.StatementTimeout = verifyTimeout
-	r := NewRouter(Config{Options: options, SourceID: v.SourceID, Tables: v.Tables, Primary: v.Primary, Ledger: v.Ledger,
-		SequenceID: v.SequenceID, Log: v.Log})
-	defer r.workers.cancel()
-	d, err := newDestination(r, t)
+	log := v.Log.With(zap.String("tenant", t.Tenant), zap.String("destination", t.Name))
+	db, err := NewDatabase(&Owner{v.SourceID, t.Tenant, t.Name}, t, options, v.Tables, log)
 	if err != nil {
 		return Comparison{}, err
 	}
-	defer d.into(&err)
-	d.unnamed = true // no prepared statement would be used often, and a pooler need not keep prepared statements
-	s, err := d.dial(ctx)
+	defer func() {
+		if cause := recover(); cause != nil {
+			log.Error("a fault of Outflow's", zap.Any("panic", cause), zap.Stack("stack"))
+			err = Panicked(cause)
+		}
+	}()
+	db.Unnamed = true // no prepared statement would be used often, and a pooler need not keep prepared statements
+	s, err := db.DialAlone(ctx)
 	if err != nil {
 		return Comparison{}, err
 	}
 	defer s.close()
-	d.session = s
-	c := &comparison{v: v, d: d, s: s, copier: &tableread.Copier{Tables: v.Primary}}
+	c := &comparison{v: v, db: db, s: s, copier: &tableread.Copier{Tables: v.Primary}}
 	defer c.copier.Close()
 	result, err := c.compare(ctx)
 	if err != nil || !v.Repair || result.Different() == 0 {
@@ -112,10 +113,10 @@ func (v *Verifier) Verify(ctx context.Context, t Target) (found Comparison, err 
 // comparison is the work at one external database.
 type comparison struct {
 	v          *Verifier
-	d          *Destination
-	s          *session
+	db         *Database
+	s          *Session
 	copier     *tableread.Copier
-	tables     []*target
+	tables     []*comparedTable
 	held       int64    // id up to which every mapping was synced when the look began
 	recomputed int      // rows in this look
 	read       wal.LSN  // up to which the look has read the primary
@@ -174,9 +175,9 @@ func (c *comparison) certain(ctx context.Context, l look, result Comparison) err
 	}
 	copying := false
 	for _, m := range known {
-		copying = copying || m.backfill != ""
+		copying = copying || m.Backfill != ""
 	}
-	noted, err := c.v.Ledger.Note(ctx, c.d.Tenant, c.d.Name)
+	noted, err := c.v.Ledger.Note(ctx, c.db.Tenant, c.db.Name)
 	if err != nil {
 		return err
 	}
@@ -260,7 +261,7 @@ func (c *comparison) awaitStream(ctx context.Context, patience time.Duration) er
 	tick := time.NewTicker(streamPause)
 	defer tick.Stop()
 	for {
-		now, err := c.v.Ledger.Progress(ctx, c.d.Tenant, c.d.Name)
+		now, err := c.v.Ledger.Progress(ctx, c.db.Tenant, c.db.Name)
 		if err != nil {
 			return err
 		}
@@ -268,7 +269,7 @@ func (c *comparison) awaitStream(ctx context.Context, patience time.Duration) er
 		if err != nil {
 			return err
 		}
-		c.passed = now.Confirmed >= c.read || now.Reached >= id || c.lowest(known) >= id
+		c.passed = now.Confirmed >= c.read || now.Reached >= id || known.Lowest(c.db.Mappings) >= id
 		switch {
 		case c.passed || patience == 0:
 			return nil
@@ -294,9 +295,9 @@ func (c *comparison) askStream(ctx context.Context, now ledger.Progress, id int6
 		return err
 	}
 	if c.v.Waiting != nil {
-		c.v.Waiting(fmt.Sprintf("%s: rows differ so far; waiting until the stream has brought it everything up to %s (it is %s)", c.d, c.read, now.State))
+		c.v.Waiting(fmt.Sprintf("%s: rows differ so far; waiting until the stream has brought it everything up to %s (it is %s)", c.db, c.read, now.State))
 	}
-	return c.v.Ledger.AskSync(ctx, c.d.Tenant, c.d.Name, id)
+	return c.v.Ledger.AskSync(ctx, c.db.Tenant, c.db.Name, id)
 }
 
 // lags says why the stream did not come in time.
@@ -310,13 +311,4 @@ func (c *comparison) lags(now ledger.Progress) error {
 		text += ": " + now.Reason
 	}
 	return &Error{Err: errors.New(text), Remedy: "verify again when the stream has caught up: outflow status shows what holds it back"}
-}
-
-// lowest is the id up to which every mapping is synced.
-func (c *comparison) lowest(known map[string]metadata) int64 {
-	ids := make([]int64, len(c.d.mappings))
-	for i, m := range c.d.mappings {
-		ids[i] = known[m.Name].id
-	}
-	return slices.Min(ids)
 }

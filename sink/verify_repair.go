@@ -51,10 +51,10 @@ func (c *comparison) sourceKeys(ctx context.Context, l look) ([]wanted, error) {
 // nothingWanted has a place for each query of the mappings' keys, in the order of a batch: mapping by mapping.
 func (c *comparison) nothingWanted() []wanted {
 	var all []wanted
-	for mi, m := range c.d.mappings {
+	for mi, m := range c.db.Mappings {
 		for _, table := range m.Tables() {
 			if _, ok := m.Keys[table]; ok {
-				all = append(all, wanted{mapping: mi, relation: c.d.router.schemas.relation(table)})
+				all = append(all, wanted{mapping: mi, relation: c.v.Tables.Relation(table)})
 			}
 		}
 	}
@@ -85,7 +85,7 @@ func (c *comparison) onlyHere(ctx context.Context, s *seen) error {
 
 // askKeys adds the present answer of a mapping's keys, each key once.
 func (c *comparison) askKeys(ctx context.Context, w *wanted) error {
-	q, err := c.s.keysOf(ctx, c.d.mappings[w.mapping], w.relation)
+	q, err := c.s.keysOf(ctx, c.db.Mappings[w.mapping], w.relation)
 	if err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func (c *comparison) mendAgain(ctx context.Context, w wanted) (mended int, err e
 		if e := newError(err); e.verdict != retry || attempt == repairAttempts || !c.s.usable() {
 			return 0, err
 		}
-		c.v.Log.Info("the repair met the live worker and tries again", zap.Stringer("destination", c.d), zap.Error(err))
+		c.v.Log.Info("the repair met the live worker and tries again", zap.Stringer("destination", c.db), zap.Error(err))
 	}
 }
 
@@ -186,7 +186,7 @@ func (c *comparison) mendRows(ctx context.Context, w wanted) (mended int, err er
 		return 0, err
 	}
 	if err := c.s.exec(ctx, `SELECT FROM "_stack_sync_metadata" WHERE "tenant" = $1 AND "source" = $2 AND "mapping_name" = ANY ($3::text[]) ORDER BY "mapping_name" FOR UPDATE`,
-		c.d.Tenant, c.v.SourceID, textArray(c.d.Mappings())); err != nil {
+		c.db.Tenant, c.v.SourceID, textArray(mappingNames(c.db.Mappings))); err != nil {
 		return 0, fmt.Errorf("locking _stack_sync_metadata: %w", err)
 	}
 	found, err := c.present(ctx, w)
@@ -197,13 +197,13 @@ func (c *comparison) mendRows(ctx context.Context, w wanted) (mended int, err er
 	if err != nil {
 		return 0, err
 	}
-	only := make([]bool, len(c.d.mappings))
+	only := make([]bool, len(c.db.Mappings))
 	only[w.mapping] = true
 	if err := c.apply(ctx, only, rows); err != nil {
 		return 0, err
 	}
-	if c.s.conn.TxStatus() != 'T' {
-		return 0, &Error{Mapping: c.d.mappings[w.mapping].Name, verdict: needsHuman, Err: errors.New("a step ended the transaction that it ran in")}
+	if !c.s.inTransaction() {
+		return 0, &Error{Mapping: c.db.Mappings[w.mapping].Name, verdict: needsHuman, Err: errors.New("a step ended the transaction that it ran in")}
 	}
 	err = c.s.exec(ctx, commitSQL)
 	return len(found.Rows), err
@@ -263,7 +263,7 @@ func (c *comparison) present(ctx context.Context, w wanted) (tableread.Chunk, er
 		case <-tick.C:
 		}
 	}
-	keys := tableread.Keys{Part: c.d.part(w.relation)}
+	keys := tableread.Keys{Part: c.part(w.relation)}
 	for _, k := range w.keys {
 		keys.Tuples = append(keys.Tuples, k.tuple)
 	}

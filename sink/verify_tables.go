@@ -14,8 +14,8 @@ import (
 	"outflow/replication/wal"
 )
 
-// target is a table that a mapping writes to. The recomputed table stands under the same name in front of the target.
-type target struct {
+// comparedTable is a table that a mapping writes to. The recomputed table stands under the same name in front of the target.
+type comparedTable struct {
 	mapping *mapping.Mapping
 	name    string
 	key     []string // columns of the primary key; none: rows are told apart whole
@@ -37,7 +37,7 @@ const (
 )
 
 // metadata reads the external database's metadata within a limited time.
-func (c *comparison) metadata(ctx context.Context) (known map[string]metadata, err error) {
+func (c *comparison) metadata(ctx context.Context) (known Metadata, err error) {
 	err = within(ctx, c.v.patience(), func(ctx context.Context) error {
 		known, err = c.s.metadata(ctx)
 		return err
@@ -57,8 +57,8 @@ func (c *comparison) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range c.d.mappings {
-		if row, ok := known[m.Name]; !ok || row.fingerprint != m.Fingerprint() {
+	for _, m := range c.db.Mappings {
+		if row, ok := known[m.Name]; !ok || row.Fingerprint != m.Fingerprint() {
 			return &Error{Mapping: m.Name, Err: errors.New("it was never filled here, or has changed since"),
 				Remedy: "start outflow run, and wait until the destination's state is streaming"}
 		}
@@ -66,10 +66,10 @@ func (c *comparison) begin(ctx context.Context) error {
 	if err := c.s.exec(ctx, recomputedFirst); err != nil {
 		return err
 	}
-	c.held, c.tables = c.lowest(known), nil
-	for _, m := range c.d.mappings {
+	c.held, c.tables = known.Lowest(c.db.Mappings), nil
+	for _, m := range c.db.Mappings {
 		for _, name := range m.Writes() {
-			if slices.ContainsFunc(c.tables, func(t *target) bool { return t.name == name }) {
+			if slices.ContainsFunc(c.tables, func(t *comparedTable) bool { return t.name == name }) {
 				continue
 			}
 			t, err := c.copyTable(ctx, m, name)
@@ -84,14 +84,14 @@ func (c *comparison) begin(ctx context.Context) error {
 }
 
 // copyTable makes the empty table.
-func (c *comparison) copyTable(ctx context.Context, m *mapping.Mapping, name string) (*target, error) {
-	t := &target{mapping: m, name: name}
+func (c *comparison) copyTable(ctx context.Context, m *mapping.Mapping, name string) (*comparedTable, error) {
+	t := &comparedTable{mapping: m, name: name}
 	if err := c.s.exec(ctx, fmt.Sprintf(copyTable, quoteColumn(name))); err != nil {
 		e := &Error{Mapping: m.Name, SQLState: sqlstate(err), Err: fmt.Errorf("making a temporary table like %s: %w", name, err)}
 		switch e.SQLState {
 		case insufficientPrivilege:
 			e.Remedy = fmt.Sprintf("as the database's owner: GRANT TEMPORARY ON DATABASE %s TO %s (and SELECT on the table)",
-				quoteColumn(c.d.config.Database), quoteColumn(c.d.config.User))
+				quoteColumn(c.db.Config.Database), quoteColumn(c.db.Config.User))
 		case undefinedTable:
 			e.Remedy = "outflow resync, which runs the mapping's schema again"
 		}
@@ -115,12 +115,13 @@ func (c *comparison) copyTable(ctx context.Context, m *mapping.Mapping, name str
 // recompute brings all rows of the tenant through the mappings, table by table.
 func (c *comparison) recompute(ctx context.Context) error {
 	c.recomputed = 0
+	reads := tablesOf(c.db.Mappings)
 	for _, table := range c.v.Tables {
-		if !c.d.reads[table.Relation.Table] {
+		if !reads[table.Relation.Table] {
 			continue
 		}
-		rel := c.d.router.schemas.relation(table.Relation.Table)
-		r := tableread.Range{Part: c.d.part(rel), Limit: verifyRows, Bytes: pieceMax}
+		rel := c.v.Tables.Relation(table.Relation.Table)
+		r := tableread.Range{Part: c.part(rel), Limit: verifyRows, Bytes: pieceMax}
 		for first := true; ; first = false {
 			var chunk tableread.Chunk
 			err := within(ctx, readPatience, func(ctx context.Context) (err error) {
@@ -196,8 +197,13 @@ func (c *comparison) analyze(ctx context.Context) error {
 	return nil
 }
 
+// part are the rows of the database's tenant.
+func (c *comparison) part(rel *wal.Relation) tableread.Part {
+	return tableread.Part{Relation: rel, Tenant: c.v.Tables.TenantColumn(rel), Value: c.db.Tenant}
+}
+
 func (c *comparison) everyMapping() []bool {
-	all := make([]bool, len(c.d.mappings))
+	all := make([]bool, len(c.db.Mappings))
 	for i := range all {
 		all[i] = true
 	}
@@ -221,9 +227,7 @@ func (c *comparison) apply(ctx context.Context, mappings []bool, rows *mapping.R
 	all := map[string]*mapping.Rows{rows.Relation.Table: rows}
 	err := c.s.compile(ctx, all)
 	if err == nil {
-		err = c.d.exchange(ctx, func(ctx context.Context, r *round) error {
-			return r.steps(ctx, &batch{mappings: mappings}, all)
-		})
+		_, err = c.s.exchange(ctx, func(ctx context.Context, r *Round) error { return r.steps(ctx, mappings, all) })
 	}
 	if e := (*Error)(nil); errors.As(err, &e) && e.SQLState == readOnlyTransaction {
 		e.Remedy = "verify recomputes mappings whose steps name their tables without a schema and draw nothing from sequences"
@@ -233,7 +237,7 @@ func (c *comparison) apply(ctx context.Context, mappings []bool, rows *mapping.R
 
 // seen is the finding of a look at one table.
 type seen struct {
-	*target
+	*comparedTable
 	rows        int64
 	differences map[string]difference // by the identity of the row
 }
@@ -252,7 +256,7 @@ type look []*seen
 const differencesMax = 100_000
 
 // identity is the SQL that tells a row r from others, and the SQL that describes r to people.
-func (t *target) identity() (id, key string) {
+func (t *comparedTable) identity() (id, key string) {
 	if len(t.key) == 0 {
 		return "encode(" + rowHash + ", 'hex')", `left("_row"::text, 200)`
 	}
@@ -270,7 +274,7 @@ const rowHash = `sha256(convert_to("_row"::text, 'UTF8'))`
 
 // compareTable compares a table with the recomputed table as multisets of rows, both ways, in one statement and so in one snapshot: every
 // row that EXCEPT ALL would find in either direction has a count other than zero.
-func (c *comparison) compareTable(ctx context.Context, t *target) (*seen, error) {
+func (c *comparison) compareTable(ctx context.Context, t *comparedTable) (*seen, error) {
 	id, key := t.identity()
 	sql := fmt.Sprintf(`SELECT id, min(key), hash, sum(n) FROM (
 			SELECT %[1]s COLLATE "C" AS id, %[2]s AS key, %[3]s AS hash, 1 AS n FROM pg_temp.%[4]s AS "_row"
@@ -284,7 +288,7 @@ func (c *comparison) compareTable(ctx context.Context, t *target) (*seen, error)
 	if err != nil {
 		return nil, err
 	}
-	s := &seen{target: t, differences: map[string]difference{}}
+	s := &seen{comparedTable: t, differences: map[string]difference{}}
 	if s.rows, err = strconv.ParseInt(string(counted[0]), 10, 64); err != nil {
 		return nil, err
 	}

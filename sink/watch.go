@@ -95,7 +95,7 @@ func (d *Destination) observation(closed bool) observation {
 	o := observation{bytes: d.queue.bytes, over: d.queue.over, paused: d.paused != nil, replays: d.queue.replays, leaving: d.parking || d.parked}
 	o.oldest, o.open = d.queue.oldest()
 	o.reached = d.queue.reached()
-	answered := d.lastRound.ago(time.Now()) < parkGrace
+	answered := d.db.Answered.ago(time.Now()) < parkGrace
 	o.unable = o.paused || d.doubts > 0 && d.session == nil || !d.failing.IsZero() && !answered
 	o.queued, o.starved = d.queued && d.doubts == 0, d.starved
 	o.waits = o.queued || d.lookups.Load() > 0 || d.retryAt != nil && errors.Is(d.status.Err, tableread.ErrNotVisible)

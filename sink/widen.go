@@ -43,8 +43,8 @@ func widen(rows []mapping.Row, more int, presence wal.Presence) {
 // relearn reads from the primary which columns a table has now: the known or configured columns that exist. A column may have been renamed
 // or dropped, and may have come back. relearn returns nil where there is no such table.
 func (r *Router) relearn(ctx context.Context, table string) (*wal.Relation, error) {
-	rel := r.schemas.relation(table)
-	i := slices.IndexFunc(r.Tables, func(t Table) bool { return t.Relation.Table == table })
+	rel := r.schemas.Relation(table)
+	i := slices.IndexFunc(r.Tables, func(t SourceTable) bool { return t.Relation.Table == table })
 	if rel == nil || i < 0 {
 		return nil, nil
 	}

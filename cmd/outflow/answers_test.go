@@ -190,7 +190,7 @@ func TestGarbledAnswers(t *testing.T) {
 		must(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		sink.SequenceIDs(ctx, []sink.Target{{Tenant: tenant1, Name: "main", Connect: config}}, w.cfg.Sink)
+		sink.SequenceIDs(ctx, []sink.Target{{Tenant: tenant1, Name: "main", Connect: config}}, w.cfg.Sink.ConnectionOptions)
 		return tenant1 + "/main", 0
 	}
 	for command, run := range map[string]func() (string, int){

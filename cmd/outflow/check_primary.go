@@ -239,7 +239,7 @@ func (k *checking) chosen(ctx context.Context, s selection) ([]sink.Target, erro
 
 // checker looks at external databases.
 func (k *checking) checker() *sink.Checker {
-	c := &sink.Checker{Options: k.cfg.Sink, SourceID: k.source, Highest: k.highest}
+	c := &sink.Checker{Options: k.cfg.Sink.ConnectionOptions, SourceID: k.source, Highest: k.highest}
 	if k.plan != nil {
 		c.Tables = k.plan.sinkTables()
 	}

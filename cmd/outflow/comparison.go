@@ -96,7 +96,7 @@ func prepareComparison(ctx context.Context, cfg *config.Config, s selection) (*c
 		return nil, fmt.Errorf("the primary at %s: %w", server.Address(), err)
 	}
 	state := &ledger.Store{Slot: cfg.Source.Slot, Connect: server.Connect}
-	return &comparison{chosen: chosen, state: state, verifier: &sink.Verifier{Options: cfg.Sink, SourceID: source.ID,
+	return &comparison{chosen: chosen, state: state, verifier: &sink.Verifier{Options: cfg.Sink.ConnectionOptions, SourceID: source.ID,
 		Tables: p.sinkTables(), Primary: tableread.NewTables(server), Ledger: state, SequenceID: source.SequenceID, Log: zap.NewNop()}}, nil
 }
 

@@ -259,10 +259,10 @@ func (p *plan) order(set mapping.Set, names []string) ([]*mapping.Mapping, error
 }
 
 // sinkTables are the tables of source.tables as the sink gets their rows.
-func (p *plan) sinkTables() []sink.Table {
-	tables := make([]sink.Table, len(p.tables))
+func (p *plan) sinkTables() sink.SourceTables {
+	tables := make(sink.SourceTables, len(p.tables))
 	for i, t := range p.tables {
-		tables[i] = sink.Table{Relation: t.Relation.Project(t.Columns), Tenant: p.cfg.Source.Tables[i].Tenant, Nullable: t.Ownerless}
+		tables[i] = sink.SourceTable{Relation: t.Relation.Project(t.Columns), Tenant: p.cfg.Source.Tables[i].Tenant, Nullable: t.Ownerless}
 	}
 	return tables
 }
@@ -273,6 +273,6 @@ func (p *plan) sinkTombstones() *sink.Tombstones {
 	if ts == nil {
 		return nil
 	}
-	return &sink.Tombstones{Table: sink.Table{Relation: p.tombstones.Relation.Project(p.tombstones.Columns), Tenant: ts.Tenant},
+	return &sink.Tombstones{Table: sink.SourceTable{Relation: p.tombstones.Relation.Project(p.tombstones.Columns), Tenant: ts.Tenant},
 		TableName: ts.TableName, Key: ts.Key, Row: ts.Row}
 }

@@ -50,7 +50,7 @@ func (r *slotReset) destinations() int { return len(r.targets) }
 
 // run resets the slot. run may be killed at any moment, and the reset be run again.
 func (r *slotReset) run(ctx context.Context) error {
-	ids := sink.SequenceIDs(ctx, r.targets, r.cfg.Sink)
+	ids := sink.SequenceIDs(ctx, r.targets, r.cfg.Sink.ConnectionOptions)
 	err := whileAnswering(ctx, r.primary, primaryPatience, func(ctx context.Context) error { return r.setup.Reset(ctx, r.conn, ids) })
 	if err != nil {
 		return err

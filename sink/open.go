@@ -1,0 +1,317 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"outflow/internal/failpoint"
+	"outflow/mapping"
+	"outflow/replication/tableread"
+)
+
+// An external database belongs to a single destination: every row of Outflow's in the metadata has the destination's name. Two destinations
+// with the same database, under whatever spellings of the address, would undo each other's copies and ids: the first keeps the database, and
+// the other is halted. A destination no longer in the configuration loses the database to the next destination to connect, as after a rename.
+
+// open reads the metadata and makes ready all missing parts: the metadata table, each mapping's row and tables.
+func (s *session) open(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.d.router.Options.StatementTimeout)
+	defer cancel()
+	if err := failpoint.Fail(failpoint.Connected); err != nil {
+		return err
+	}
+	known, err := s.metadata(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.takeOver(ctx, known); err != nil {
+		return err
+	}
+	if err := s.checkContinuity(ctx, known); err != nil {
+		return err
+	}
+	if err := s.d.announce(ctx); err != nil {
+		return err
+	}
+	s.followed = s.d.followed()
+	if owned := known.Owned(s.d.Name); !owned || !s.ready(known) || (s.d.router.Options.quarantines() && !s.hasQuarantine(ctx)) {
+		if err := s.install(ctx, !owned); err != nil {
+			return err
+		}
+		for _, m := range s.d.mappings {
+			s.followed[m.Name] = true
+		}
+		if known, err = s.metadata(ctx); err != nil {
+			return err
+		}
+	}
+	s.know(known)
+	if err := s.checkGiven(); err != nil {
+		return err
+	}
+	if err := s.prepareSteps(ctx); err != nil {
+		return err
+	}
+	s.backfill, err = newBackfill(s, known)
+	return err
+}
+
+// checkContinuity compares the external database's ids with the ids noted on the primary. Lower ids mean that the external
+// database was restored from a backup, emptied or swapped: the stream cannot fill the gap, so a new epoch has the database copied
+// again.
+func (s *session) checkContinuity(ctx context.Context, known Metadata) error {
+	d := s.d
+	if err := s.checkAhead(ctx, known); err != nil {
+		return err
+	}
+	s.remember()
+	if s.least < 0 {
+		return nil // the primary knows nothing of the database: the database is new
+	}
+	gap := known == nil
+	for _, m := range d.mappings {
+		if row, ok := known[m.Name]; ok && row.Epoch == s.epoch && row.SequenceID < s.least {
+			gap = true
+		}
+	}
+	if !gap {
+		return nil
+	}
+	d.log.Warn("the external database has less than it had: it is copied anew", zap.Int64("sequence_id", s.least))
+	if err := d.raiseEpoch(ctx, "the external database went back: restored, emptied or swapped"); err != nil {
+		return err
+	}
+	s.remember()
+	return nil
+}
+
+// wantedEpoch is the epoch that the external database's metadata must have; with any other, the database is copied again.
+func (d *Destination) wantedEpoch() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.epoch
+}
+
+// remember notes the destination's epoch and least id for the whole session: another goroutine may raise the epoch meanwhile, and
+// the session then ends.
+func (s *session) remember() {
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	s.epoch, s.least = s.d.epoch, max(s.d.recordedID, s.d.queue.released)
+}
+
+// checkAhead refuses an external database with ids that the primary has not given yet: the primary went back, or the tenant changed a number.
+// Changes with lower ids would be taken for old changes and skipped. A mapping of an earlier epoch is filled again, whatever its id.
+func (s *session) checkAhead(ctx context.Context, known Metadata) error {
+	r := s.d.router
+	highest, wanted := int64(-1), s.d.wantedEpoch()
+	for _, m := range known {
+		if m.Epoch >= wanted {
+			highest = max(highest, m.SequenceID)
+		}
+		if m.Epoch != wanted {
+			continue // the database is copied again, with ids above all given ids
+		}
+		if remembers, err := r.Ledger.HasCheckpoint(ctx, m.Checkpoint); err != nil {
+			return err
+		} else if !remembers {
+			return &Error{verdict: needsHuman, Err: fmt.Errorf("the external database was written after checkpoint %s, which the primary "+
+				"does not know: the primary was restored from a backup", m.Checkpoint), Remedy: resetRemedy}
+		}
+	}
+	if s.given = r.SequenceID(r.Reader.Position()); highest > s.given || s.replaces(known, wanted) {
+		now, err := (&tableread.Copier{Tables: r.Primary}).Once(ctx) // the stream may only be behind
+		if err != nil {
+			return err
+		}
+		s.given = r.SequenceID(now.Horizon)
+	}
+	if highest <= s.given {
+		return nil
+	}
+	return &Error{verdict: needsHuman, Err: fmt.Errorf("the external database has sequence id %d, and the primary has come to %d: "+
+		"the primary was restored from a backup, or somebody changed _stack_sync_metadata", highest, s.given),
+		Remedy: resetRemedy + "; where only this destination is concerned and the primary was not restored, outflow resync of this destination does"}
+}
+
+// replaces reports whether a row of an earlier epoch has an id beyond the stream's place.
+func (s *session) replaces(known Metadata, wanted int64) bool {
+	for _, m := range known {
+		if m.Epoch < wanted && m.SequenceID > s.given {
+			return true
+		}
+	}
+	return false
+}
+
+// checkGiven refuses ids above all given ids in what was read last: the tenant may have written since checkAhead.
+func (s *session) checkGiven() error {
+	if given := max(s.given, s.d.router.SequenceID(s.d.router.Reader.Position())); len(s.held) > 0 && slices.Max(s.held) > given {
+		return &Error{verdict: conflict, Err: fmt.Errorf("somebody changed _stack_sync_metadata: sequence id %d was not given yet", slices.Max(s.held))}
+	}
+	return nil
+}
+
+// metadata reads the metadata, and refuses a database of another destination of the configuration.
+func (s *session) metadata(ctx context.Context) (Metadata, error) {
+	known, err := s.Session.metadata(ctx)
+	if err != nil {
+		return nil, err
+	}
+	wanted := s.d.wantedEpoch()
+	for name, m := range known {
+		if m.Source != "" && m.Destination != "" && m.Destination != s.d.Name && s.d.router.tenants.find(s.d.Tenant, m.Destination) != nil {
+			return nil, refuseDestination(m.Destination)
+		}
+		if m.CursorTooLarge && m.Epoch == wanted {
+			return nil, &Error{Mapping: name, verdict: needsHuman, Err: errors.New("the backfill cursor in _stack_sync_metadata is " + largeCursor),
+				Remedy: "outflow resync, which begins the copy again"}
+		}
+	}
+	return known, nil
+}
+
+// announce makes sure that the primary has noted the destination and its mappings before rows are copied for the mappings: where
+// the stream turns out to have gaps, all noted destinations are copied again.
+func (d *Destination) announce(ctx context.Context) error {
+	d.mu.Lock()
+	noted := d.lastNote.Epoch != 0 && d.lastNote.Fingerprint == d.fingerprintLocked()
+	d.mu.Unlock()
+	if noted {
+		return nil
+	}
+	if err := d.router.checkpoint(ctx); err != nil {
+		return err
+	}
+	return d.refusedNote()
+}
+
+// ready reports whether every mapping has its row, its tables and the stream's continuity.
+func (s *session) ready(known Metadata) bool {
+	for _, m := range s.d.mappings {
+		if !s.readyFor(m, known) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *session) readyFor(m *mapping.Mapping, known Metadata) bool {
+	row, ok := known[m.Name]
+	return ok && row.Source != "" && row.Fingerprint == m.Fingerprint() && row.Epoch == s.epoch && s.followed[m.Name]
+}
+
+// install creates the missing parts in one transaction. A mapping that is new, has changed, is of an earlier epoch, or was not
+// the destination's for a time has its schema run and is filled from the start.
+func (s *session) install(ctx context.Context, fresh bool) error {
+	if err := failpoint.Fail(failpoint.BeforeInstall); err != nil {
+		return err
+	}
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	err := s.installAll(ctx, fresh)
+	if err == nil {
+		err = s.exec(ctx, "COMMIT")
+	}
+	if err == nil {
+		err = failpoint.Fail(failpoint.Installed)
+	}
+	if err != nil {
+		s.rollback()
+	}
+	return err
+}
+
+// installAll is install within the transaction. fresh says that the metadata table may be missing, or may lack columns.
+func (s *session) installAll(ctx context.Context, fresh bool) error {
+	if fresh {
+		if err := s.createMetadata(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.lockMetadata(ctx); err != nil {
+		return err
+	}
+	// Behind the lock: the process that reads the slot by now finds what is written here, or this process finds the reading of that process.
+	if err := s.d.router.Ledger.CheckReading(ctx); err != nil {
+		return err
+	}
+	if s.d.router.Options.quarantines() {
+		if err := s.createQuarantine(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.adopt(ctx); err != nil {
+		return err
+	}
+	known, err := s.metadata(ctx)
+	if err != nil {
+		return err
+	}
+	filled := map[string]bool{}
+	for _, m := range s.d.mappings { // each after the mappings whose tables it reads
+		reads := slices.ContainsFunc(m.After, func(name string) bool { return filled[name] })
+		if s.readyFor(m, known) && !reads {
+			continue
+		}
+		filled[m.Name] = true
+		if err := s.fillMapping(ctx, m, known); err != nil {
+			return err
+		}
+	}
+	return s.own(ctx)
+}
+
+// fillMapping runs a mapping's schema and has the mapping filled from the start.
+func (s *session) fillMapping(ctx context.Context, m *mapping.Mapping, known Metadata) error {
+	row, ok := known[m.Name]
+	if row.Epoch > s.epoch {
+		if err := s.unknownEpoch(ctx, row.Epoch); err != nil {
+			return err
+		}
+	}
+	if err := s.runSchema(ctx, m); err != nil {
+		return err
+	}
+	if !ok || row.Epoch != s.epoch || !s.followed[m.Name] { // else only the mapping has changed, and no change was lost
+		if err := s.sweepable(ctx, m); err != nil {
+			return err
+		}
+	}
+	err := s.fill(ctx, m, Fill{Epoch: s.epoch, Cursor: firstCursor.String(), Least: s.least, Given: s.given, Checkpoint: s.d.router.checkpointer.checkpointID()})
+	if err != nil {
+		return err
+	}
+	s.d.log.Info("the mapping is filled from the primary", zap.String("mapping", m.Name), zap.String("fingerprint", m.Fingerprint()))
+	return nil
+}
+
+// unknownEpoch refuses to go below an epoch that the primary has noted: another process has begun the epoch. Epochs are noted on the primary
+// before they are written anywhere else, so an epoch without a note is the tenant's number, or from a time when the primary's clock was ahead.
+func (s *session) unknownEpoch(ctx context.Context, epoch int64) error {
+	noted, err := s.d.router.readAgain(ctx, s.d)
+	if err != nil {
+		return err
+	}
+	if noted >= epoch {
+		return &Error{verdict: conflict, Err: fmt.Errorf("another process has begun epoch %d", epoch)}
+	}
+	s.d.log.Warn("the primary knows nothing of the external database's epoch: it is copied anew", zap.Int64("epoch", epoch), zap.Int64("noted", noted))
+	return nil
+}
+
+// takeOver has a database copied that was another destination's: nothing is known of the changes since. The epoch must be later than the
+// other destination's.
+func (s *session) takeOver(ctx context.Context, known Metadata) error {
+	for _, m := range known {
+		if m.Source != "" && m.Destination != "" && m.Destination != s.d.Name && m.Epoch >= s.d.wantedEpoch() {
+			return s.d.raiseEpoch(ctx, fmt.Sprintf("the database was that of destination %q", m.Destination))
+		}
+	}
+	return nil
+}
