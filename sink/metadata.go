@@ -68,7 +68,7 @@ type MappingMetadata struct {
 	Backfill       string    // cursor of a copy in progress, "" where there is none
 	CursorTooLarge bool      // the cursor was not read
 	Written        time.Time // when the row was last written, on the external server's clock; zero where the time cannot be read
-	Checkpoint     string    // the primary's newest checkpoint when the row was last written
+	CheckpointID   string    // the primary's newest checkpoint when the row was last written
 }
 
 // Owned reports whether a destination's name is on every row of Outflow's, and there is such a row.
@@ -121,7 +121,7 @@ func (s *Session) metadata(ctx context.Context) (Metadata, error) {
 
 // parseMetadata reads a row of readMetadata.
 func parseMetadata(r [][]byte) (m MappingMetadata, err error) {
-	m = MappingMetadata{Fingerprint: string(r[2]), Tenant: string(r[3]), Source: string(r[4]), Backfill: string(r[6]), Checkpoint: string(r[7]),
+	m = MappingMetadata{Fingerprint: string(r[2]), Tenant: string(r[3]), Source: string(r[4]), Backfill: string(r[6]), CheckpointID: string(r[7]),
 		Destination: string(r[9])}
 	m.CursorTooLarge = m.Backfill == `"`+largeCursor+`"`
 	if seconds, wrong := strconv.ParseFloat(string(r[8]), 64); wrong == nil { // for people only
@@ -225,17 +225,17 @@ func (s *Session) runSchema(ctx context.Context, m *mapping.Mapping) error {
 
 // Fill is the beginning of a mapping's copy.
 type Fill struct {
-	Epoch      int64
-	Cursor     string // of the copy's beginning
-	Least      int64  // the mapping has everything up to there, at least; -1 is not known
-	Given      int64  // no higher id was given: a higher id in the metadata is not an id of this installation
-	Checkpoint string // the primary's newest checkpoint
+	Epoch        int64
+	Cursor       string // of the copy's beginning
+	Least        int64  // the mapping has everything up to there, at least; -1 is not known
+	Given        int64  // no higher id was given: a higher id in the metadata is not an id of this installation
+	CheckpointID string // of the primary's newest checkpoint
 }
 
 // fill has a mapping filled from the start, and all mappings that are being filled with it, in the open transaction.
 func (s *Session) fill(ctx context.Context, m *mapping.Mapping, f Fill) error {
 	err := s.exec(ctx, fillMapping, m.Name, s.db.Tenant, s.db.SourceID, m.Fingerprint(), strconv.FormatInt(f.Epoch, 10), f.Cursor,
-		strconv.FormatInt(f.Least, 10), f.Checkpoint, strconv.FormatInt(f.Given, 10))
+		strconv.FormatInt(f.Least, 10), f.CheckpointID, strconv.FormatInt(f.Given, 10))
 	if err == nil {
 		err = s.exec(ctx, refillMappings, f.Cursor, s.names())
 	}

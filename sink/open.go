@@ -116,11 +116,11 @@ func (s *session) checkAhead(ctx context.Context, known Metadata) error {
 		if m.Epoch != wanted {
 			continue // the database is copied again, with ids above all given ids
 		}
-		if remembers, err := r.Ledger.HasCheckpoint(ctx, m.Checkpoint); err != nil {
+		if remembers, err := r.Ledger.HasCheckpoint(ctx, m.CheckpointID); err != nil {
 			return err
 		} else if !remembers {
 			return &Error{verdict: needsHuman, Err: fmt.Errorf("the external database was written after checkpoint %s, which the primary "+
-				"does not know: the primary was restored from a backup", m.Checkpoint), Remedy: resetRemedy}
+				"does not know: the primary was restored from a backup", m.CheckpointID), Remedy: resetRemedy}
 		}
 	}
 	if s.given = r.SequenceID(r.Reader.Position()); highest > s.given || s.replaces(known, wanted) {
@@ -283,7 +283,7 @@ func (s *session) fillMapping(ctx context.Context, m *mapping.Mapping, known Met
 			return err
 		}
 	}
-	err := s.fill(ctx, m, Fill{Epoch: s.epoch, Cursor: firstCursor.String(), Least: s.least, Given: s.given, Checkpoint: s.d.router.checkpointer.checkpointID()})
+	err := s.fill(ctx, m, Fill{Epoch: s.epoch, Cursor: firstCursor.String(), Least: s.least, Given: s.given, CheckpointID: s.d.router.checkpointer.checkpointID()})
 	if err != nil {
 		return err
 	}
