@@ -33,7 +33,11 @@ func Parse(dsn, ca string, p Policy, connectTimeout time.Duration) (*pgconn.Conf
 	if err != nil {
 		return nil, err
 	}
-	tlsConfig, err := s.tls(ca)
+	protection, err := encryptionOf(s, p)
+	if err != nil {
+		return nil, err
+	}
+	tlsConfig, err := tlsOf(protection.mode, s["host"], ca)
 	if err != nil {
 		return nil, err
 	}
@@ -42,11 +46,12 @@ func Parse(dsn, ca string, p Policy, connectTimeout time.Duration) (*pgconn.Conf
 		return nil, err
 	}
 	config.Host, config.Port, config.Database, config.User, config.Password = s["host"], port, s["dbname"], s["user"], s["password"]
-	config.TLSConfig = tlsConfig
+	config.TLSConfig, config.ChannelBinding = tlsConfig, protection.binding
 	config.ConnectTimeout = connectTimeout
 	dialer := &net.Dialer{Control: p.control, KeepAlive: 30 * time.Second}
 	config.DialFunc = dialer.DialContext
 	config.LookupFunc = lookup
+	protection.explain(config)
 	Bound(config)
 	return config, nil
 }
@@ -107,14 +112,13 @@ func lookup(ctx context.Context, host string) ([]string, error) {
 	return addresses[:min(len(addresses), addressesTried)], err
 }
 
-// tls is the configuration for sslmode. With a tenant's own authorities, require checks the authorities too, as in
-// libpq.
-func (s settings) tls(ca string) (*tls.Config, error) {
-	mode := s["sslmode"]
+// tlsOf is the configuration for one of SSLModes. With a tenant's own authorities, require checks the authorities too, as in libpq. The
+// host is named to the server in each mode (SNI) where the host is a name: proxies such as Neon's find the database by that name.
+func tlsOf(mode, host, ca string) (*tls.Config, error) {
 	if mode == "disable" {
 		return nil, nil
 	}
-	c := &tls.Config{ServerName: s["host"], MinVersion: tls.VersionTLS12}
+	c := &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}
 	if ca != "" {
 		if len(ca) > MaxCA {
 			return nil, &Error{class: classConfiguration, text: fmt.Sprintf("ca: longer than %d bytes", MaxCA)}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -14,13 +13,10 @@ const (
 	// MaxDSN is the greatest number of bytes of a connection string.
 	MaxDSN      = 4 << 10
 	defaultPort = 5432
-	// defaultSSLMode is the mode of a string which says nothing: a tenant who wants less says so, and needs the
-	// operator's word.
+	// defaultSSLMode is the mode of a string which says nothing: a tenant who wants less says so, and gets less where the operator's
+	// policy allows less.
 	defaultSSLMode = "verify-full"
 )
-
-// keys are all keys a tenant may use.
-var keys = []string{"host", "port", "user", "password", "dbname", "sslmode"}
 
 // settings are a connection string's values.
 type settings map[string]string
@@ -29,7 +25,7 @@ func wrong(format string, args ...any) error {
 	return &Error{class: classConfiguration, text: "the connection string: " + fmt.Sprintf(format, args...)}
 }
 
-// read takes a connection string apart: a URL, or keyword = value pairs. Each key is there once at the most.
+// read takes a connection string apart: a URL, or keyword = value pairs. Each key is there once at the most, also the keys without effect.
 func read(dsn string) (settings, error) {
 	switch {
 	case strings.TrimSpace(dsn) == "":
@@ -47,8 +43,8 @@ func read(dsn string) (settings, error) {
 }
 
 func (s settings) add(key, value string) error {
-	if !slices.Contains(keys, key) {
-		return wrong("%q is not allowed; allowed are %s", shortened(key), strings.Join(keys, ", "))
+	if !allowed(key) {
+		return wrong("%q is not allowed; allowed are %s", shortened(key), allowedKeys())
 	}
 	if _, twice := s[key]; twice {
 		return wrong("%s is there twice", key)
@@ -87,7 +83,7 @@ func readURL(dsn string) (settings, error) {
 		}
 	}
 	for _, g := range given {
-		if g[1] == "" && slices.Contains(keys, g[0]) {
+		if g[1] == "" && allowed(g[0]) {
 			continue
 		}
 		if err := s.add(g[0], g[1]); err != nil {
@@ -142,7 +138,7 @@ func readValue(text string) (value, rest string, ok bool) {
 	return out.String(), "", !quoted
 }
 
-// check completes the values and checks them; the port is returned as a number.
+// check checks the values other than those of encryption; the port is returned as a number.
 func (s settings) check(p Policy) (port uint16, err error) {
 	for _, key := range []string{"host", "user", "dbname"} {
 		if s[key] == "" {
@@ -170,8 +166,5 @@ func (s settings) check(p Policy) (port uint16, err error) {
 	if err := p.checkPort(port); err != nil {
 		return 0, err
 	}
-	if _, given := s["sslmode"]; !given {
-		s["sslmode"] = defaultSSLMode
-	}
-	return port, p.checkSSLMode(s["sslmode"])
+	return port, s.checkOptions()
 }

@@ -10,15 +10,12 @@ import (
 	"outflow/internal/strictyaml"
 )
 
-// SSLModes are the values of sslmode allowed in a tenant's string, weakest first. prefer and allow are not included: both fall back to an
-// unencrypted connection when an attacker in the middle asks for a fallback.
-var SSLModes = []string{"disable", "require", "verify-ca", "verify-full"}
-
 // Policy is the operator's word on where tenants' connection strings may lead.
 type Policy struct {
-	MinSSLMode    string         `yaml:"min_sslmode" default:"verify-full" oneof:"disable,require,verify-ca,verify-full"` // one of SSLModes
-	AllowNetworks []netip.Prefix `yaml:"allow_networks"`                                                                  // exceptions from the denied addresses
-	Ports         []uint16       `yaml:"ports" default:"5432,6432"`                                                       // empty: any
+	// MinSSLMode is the weakest mode of a connection, one of SSLModes: a string that asks for less gets MinSSLMode.
+	MinSSLMode    string         `yaml:"min_sslmode" default:"verify-full" oneof:"disable,require,verify-ca,verify-full"`
+	AllowNetworks []netip.Prefix `yaml:"allow_networks"`            // exceptions from the denied addresses
+	Ports         []uint16       `yaml:"ports" default:"5432,6432"` // empty: any
 }
 
 // Validate gives the values that cannot be meant; nil where all can.
@@ -79,18 +76,6 @@ func (p Policy) checkPort(port uint16) error {
 	}
 	return &Error{class: classBlocked, text: fmt.Sprintf("port %d is not allowed; allowed are %s", port, strings.Join(allowed, ", ")),
 		remedy: "another port, or the operator's word in destinations.policy.ports"}
-}
-
-func (p Policy) checkSSLMode(mode string) error {
-	have, least := slices.Index(SSLModes, mode), slices.Index(SSLModes, p.MinSSLMode)
-	if have < 0 {
-		return &Error{class: classConfiguration, text: fmt.Sprintf("sslmode: expected one of %s", strings.Join(SSLModes, ", "))}
-	}
-	if have < least {
-		return &Error{class: classBlocked, text: fmt.Sprintf("sslmode=%s is not allowed; the least is %s", mode, p.MinSSLMode),
-			remedy: "sslmode=" + p.MinSSLMode + ", or the operator's word in destinations.policy.min_sslmode"}
-	}
-	return nil
 }
 
 // control is the check in the form called by the dialer.
