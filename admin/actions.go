@@ -54,7 +54,7 @@ func (s *Server) act(r *http.Request, tenant, name, action string, o order) erro
 	}
 	p, _ := s.current()
 	if p == nil {
-		return refuse(http.StatusServiceUnavailable, "there is no connection to the primary, where this would be written")
+		return refuse(http.StatusServiceUnavailable, "there is no connection to the primary, where Outflow would write this request")
 	}
 	if _, ok := s.find(tenant, name); !ok && !p.Has(tenant, name) {
 		return refuse(http.StatusNotFound, "tenant %q has no destination %q here", tenant, name)
@@ -69,12 +69,12 @@ func (s *Server) act(r *http.Request, tenant, name, action string, o order) erro
 			By: s.who(r, o), Reason: o.Reason})
 	case "resync":
 		if !o.Confirm {
-			return refuse(http.StatusConflict, "a resync copies all rows of the destination anew; say \"confirm\": true")
+			return refuse(http.StatusConflict, "a resync copies all rows of the destination again; confirm with \"confirm\": true")
 		}
 		var n int64
 		n, err = s.Store.RequestResync(ctx, tenant, name, s.who(r, o), o.Reason)
 		if err == nil && n == 0 {
-			return refuse(http.StatusConflict, "the primary has no note of this destination yet; it is being copied anyway")
+			return refuse(http.StatusConflict, "the primary has no note of this destination yet; a copy is due anyway")
 		}
 	case "retry":
 		_, err = s.Store.RequestRetry(ctx, tenant, name, s.who(r, o), o.Reason)
@@ -90,7 +90,7 @@ func (s *Server) retryAll(r *http.Request, o order) error {
 		return err
 	}
 	if p, _ := s.current(); p == nil {
-		return refuse(http.StatusServiceUnavailable, "there is no connection to the primary, where this would be written")
+		return refuse(http.StatusServiceUnavailable, "there is no connection to the primary, where Outflow would write this request")
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), actionTimeout)
 	defer cancel()
@@ -117,12 +117,12 @@ func (s *Server) turn(r *http.Request, name string, o order) error {
 		return refuse(http.StatusBadRequest, "off: required, true or false")
 	}
 	if *o.Off && name != ledger.SwitchBackfills && !o.Confirm {
-		return refuse(http.StatusConflict, "%s; say \"confirm\": true", map[string]string{
-			ledger.SwitchReading:  "with reading off the primary keeps all WAL from now on",
-			ledger.SwitchApplying: "with applying off for long every destination is parked and must be copied anew"}[name])
+		return refuse(http.StatusConflict, "%s; confirm with \"confirm\": true", map[string]string{
+			ledger.SwitchReading:  "while reading is off, the primary retains all WAL",
+			ledger.SwitchApplying: "if applying stays off, every destination is parked in the end and must be copied again"}[name])
 	}
 	if p, _ := s.current(); p == nil {
-		return refuse(http.StatusServiceUnavailable, "there is no connection to the primary, where this would be written")
+		return refuse(http.StatusServiceUnavailable, "there is no connection to the primary, where Outflow would write this request")
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), actionTimeout)
 	defer cancel()
@@ -135,10 +135,10 @@ func (s *Server) turn(r *http.Request, name string, o order) error {
 func (s *Server) done(r *http.Request, err error, o order, action string, fields ...zap.Field) error {
 	fields = append(fields, zap.String("action", action), zap.String("by", s.who(r, o)), zap.String("reason", o.Reason), zap.Error(err))
 	if err != nil {
-		s.Log.Warn("an order could not be written to the primary", fields...)
-		return refuse(http.StatusServiceUnavailable, "it could not be written to the primary: %v", err)
+		s.Log.Warn("a request could not be written to the primary", fields...)
+		return refuse(http.StatusServiceUnavailable, "the request could not be written to the primary: %v", err)
 	}
-	s.Log.Info("an order was written to the primary", fields...)
+	s.Log.Info("a request was written to the primary", fields...)
 	s.lookMu.Lock()
 	s.looked = nil
 	s.lookMu.Unlock()

@@ -49,7 +49,7 @@ func (s *Server) answerWith(w http.ResponseWriter, status int, body any) {
 	e := json.NewEncoder(&b)
 	e.SetIndent("", "  ")
 	if err := e.Encode(body); err != nil {
-		s.Log.Error("an answer cannot be written as JSON", zap.Error(err))
+		s.Log.Error("an answer cannot be encoded as JSON", zap.Error(err))
 		w.WriteHeader(http.StatusInternalServerError)
 		return
 	}

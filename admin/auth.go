@@ -32,7 +32,7 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 func (s *Server) guard(next http.Handler) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection()
 	crossOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.fail(w, r, http.StatusForbidden, "a page of another site may not do this")
+		s.fail(w, r, http.StatusForbidden, "pages of other sites may not send this request")
 	}))
 	next = crossOrigin.Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -44,7 +44,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		if !open(r) && !s.knows(r.Host) {
-			s.fail(w, r, http.StatusMisdirectedRequest, "this server is not known by that name; add it to admin.hosts")
+			s.fail(w, r, http.StatusMisdirectedRequest, "unknown host name; add the name to admin.hosts")
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)

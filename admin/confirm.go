@@ -36,14 +36,14 @@ func (s *Server) confirmDestination(w http.ResponseWriter, r *http.Request) {
 	case "pause":
 		c.Question, c.Button = "Pause "+found.Tenant+"/"+found.Name+"?", "Pause"
 		c.Means = []string{
-			"Nothing is applied in this database until it is resumed. All others go on.",
-			"Its changes wait in its queue. When that is full it is parked: the primary keeps no WAL for it, and it is copied anew when it is resumed.",
+			"Outflow applies nothing in this database until you resume it. All other destinations go on.",
+			"Changes wait in the destination's queue. When the queue is full, the destination is parked: the primary retains no WAL for it, and it is copied again when you resume it.",
 		}
 	case "resync":
-		c.Question, c.Button = "Copy "+found.Tenant+"/"+found.Name+" anew?", "Copy anew"
+		c.Question, c.Button = "Copy "+found.Tenant+"/"+found.Name+" again?", "Copy again"
 		c.Means = []string{
-			"All rows of this tenant are read from the primary's tables and compared; what the primary no longer has is deleted.",
-			"Live changes go on. Rows that are equal already are not rewritten, but every row is read: it costs the primary that.",
+			"Outflow reads all rows of this tenant from the primary's tables, compares them, and deletes rows that the primary no longer has.",
+			"Live changes go on. Equal rows are not rewritten, but the primary must read every row.",
 		}
 	default:
 		s.fail(w, r, http.StatusNotFound, "there is no such action")
@@ -82,23 +82,23 @@ func (s *Server) costs(name string) []string {
 	switch name {
 	case ledger.SwitchApplying:
 		return []string{
-			"Every destination is as if paused: changes are read and wait in its queue.",
-			"One whose queue is full, or that has waited for sink.park_after, is parked: the primary keeps no WAL for it, and it is copied anew later.",
+			"Every destination pauses: changes are read, and wait in the destination's queue.",
+			"A destination whose queue is full, or that has waited for sink.park_after, is parked: the primary retains no WAL for it, and it is copied again later.",
 		}
 	case ledger.SwitchBackfills:
 		return []string{
-			"No destination is copied from the tables; those that wait for it stay where they are. Live changes go on for all others.",
-			"The primary keeps no WAL for that.",
+			"No destination is copied from the tables; destinations that wait for a copy keep waiting. Live changes go on for all others.",
+			"The primary retains no WAL because of this switch.",
 		}
 	}
 	slot := s.look().Slot
-	safe := "max_slot_wal_keep_size sets no limit: the primary keeps WAL until its disk is full."
+	safe := "max_slot_wal_keep_size sets no limit: the primary retains WAL until its disk is full."
 	if slot.SafeBytes != nil {
-		safe = "It may write " + monitor.BytesText(*slot.SafeBytes) + " more; then the slot is lost, and every destination must be copied anew."
+		safe = "After " + monitor.BytesText(*slot.SafeBytes) + " more WAL the slot is lost, and every destination must be copied again."
 	} else if slot.CheckedAt == nil {
-		safe = "How much it may keep is not known yet."
+		safe = "The limit is not known yet."
 	}
-	return []string{"No destination gets changes until it is switched on again.", "The primary keeps all WAL from now on. " + safe}
+	return []string{"No destination gets changes until you switch reading on again.", "The primary retains all WAL from now on. " + safe}
 }
 
 func (s *Server) actOnSwitch(w http.ResponseWriter, r *http.Request) {

@@ -28,7 +28,7 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
 	case s.events <- struct{}{}:
 		defer func() { <-s.events }()
 	default:
-		s.fail(w, r, http.StatusServiceUnavailable, "%d pages are open already; this one is not updated", maxEvents)
+		s.fail(w, r, http.StatusServiceUnavailable, "%d pages are open already; this page is not updated", maxEvents)
 		return
 	}
 	w.Header().Set("Content-Type", "text/event-stream")

@@ -131,12 +131,12 @@ func stateIcon(state string) template.HTML {
 // stateWords explains a state to a person.
 func stateWords(state string) string {
 	return map[string]string{
-		string(ledger.Halted):      "A mapping, a row or a right needs a person. It is tried again seldom, and stays halted until it has done what failed.",
-		string(ledger.Parked):      "It was away for longer than its queue holds. The stream goes on without it, and it is copied anew when it answers.",
-		string(ledger.Retrying):    "It failed, and is tried again by itself, with growing pauses.",
-		string(ledger.Paused):      "An operator paused it. Its changes wait in its queue; when that is full it is parked, and copied anew afterwards.",
-		string(ledger.Backfilling): "Its rows are copied from the primary's tables, beside the live changes.",
-		string(ledger.Streaming):   "It applies what comes, or has nothing to do.",
+		string(ledger.Halted):      "An operator must correct a mapping, a row or a right. Outflow retries seldom; the destination stays halted until the failed work succeeds.",
+		string(ledger.Parked):      "The database was away for longer than the queue could hold. The stream goes on without it; it is copied again when it answers.",
+		string(ledger.Retrying):    "The last attempt failed. Outflow retries, with growing pauses.",
+		string(ledger.Paused):      "An operator paused the destination. Changes wait in the queue; when the queue is full, the destination is parked, and copied again later.",
+		string(ledger.Backfilling): "Rows are being copied from the primary's tables, while live changes go on.",
+		string(ledger.Streaming):   "Changes are applied as they arrive.",
 	}[state]
 }
 

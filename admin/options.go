@@ -47,7 +47,7 @@ func (o *Options) Validate() (faults []strictyaml.Invalid) {
 		return append(faults, strictyaml.Invalid{Key: "listen", Message: "expected host:port, such as 127.0.0.1:8090, or \"\" for none"})
 	}
 	if o.Token.IsZero() && !o.Loopback() {
-		faults = append(faults, strictyaml.Invalid{Key: "listen", Message: "expected an address that only this machine can reach, such as 127.0.0.1:8090, or a token: set admin.token " +
+		faults = append(faults, strictyaml.Invalid{Key: "listen", Message: "expected an address that only this machine can reach, such as 127.0.0.1:8090, or a token in admin.token " +
 			"(OUTFLOW_ADMIN_TOKEN or OUTFLOW_ADMIN_TOKEN_FILE)"})
 	}
 	return faults

@@ -49,7 +49,7 @@ func (s *Server) render(w http.ResponseWriter, status int, name string, data any
 	var b bytes.Buffer
 	if err := templates[name].ExecuteTemplate(&b, "layout", data); err != nil {
 		s.Log.Error("a page cannot be rendered", zap.String("page", name), zap.Error(err))
-		http.Error(w, "this page cannot be shown; see the log", http.StatusInternalServerError)
+		http.Error(w, "this page cannot be rendered; see the log", http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")

@@ -77,7 +77,7 @@ func TestHeadline(t *testing.T) {
 // Notes say who reads the slot as far as that is known, and what they do not hold is not shown as a figure.
 func TestNotes(t *testing.T) {
 	for want, r := range map[string]*ledger.Reader{
-		"Nobody reads the slot":                                     nil,
+		"No process reads the slot":                                 nil,
 		"box (process 7) reads the slot":                            {Host: "box", Process: 7, Application: "outflow", Address: "10.1.2.3"},
 		"A program at 10.1.2.3, \"pg_recvlogical\", reads the slot": {Walsender: 1, Application: "pg_recvlogical", Address: "10.1.2.3"},
 		"A program, \"psql\", reads the slot":                       {Walsender: 1, Application: "psql"},
@@ -116,7 +116,7 @@ func TestNotes(t *testing.T) {
 func TestNotesOfAnEnd(t *testing.T) {
 	book := Notebook{At: time.Now(), Destinations: []ledger.Destination{{Tenant: "a", State: ledger.Backfilling, Reason: primary.Ended + "table public.x has no key"}}}
 	st := Noted("test", "outflow", primary.SlotStatus{}, book)
-	if st.Reasons[0].Severity != Critical || !strings.Contains(st.Reasons[0].Message, "a person is needed: reading has ended: table public.x has no key") || st.Destinations["halted"] != 1 {
+	if st.Reasons[0].Severity != Critical || !strings.Contains(st.Reasons[0].Message, "an operator must act: reading has ended: table public.x has no key") || st.Destinations["halted"] != 1 {
 		t.Errorf("%+v", st)
 	}
 	d := NotedDestinations(book)[0]

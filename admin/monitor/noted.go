@@ -163,7 +163,7 @@ func notedIncidents(book Notebook) []Incident {
 // Words say who reads the slot.
 func (r *SlotReader) Words() string {
 	if r == nil {
-		return "Nobody reads the slot"
+		return "No process reads the slot"
 	}
 	who := "A program that this role may not see"
 	switch {
@@ -183,9 +183,9 @@ func (r *SlotReader) Words() string {
 // SlotWords are a slot for a terminal.
 func SlotWords(s Slot) []string {
 	if s.CheckedAt == nil {
-		return []string{"not asked yet"}
+		return []string{"not known yet"}
 	}
-	words := []string{"nobody reads it"}
+	words := []string{"no reader"}
 	if s.Active != nil && *s.Active {
 		words[0] = "active"
 	}
@@ -203,9 +203,9 @@ func SlotWords(s Slot) []string {
 
 // LagWords are the lag for a terminal.
 func LagWords(l Lag) string {
-	text := "none streams"
+	text := "no destination streams"
 	if l.P50Seconds != nil && l.P99Seconds != nil && l.Worst != nil {
-		text = fmt.Sprintf("of those that stream p50 %s, p99 %s, the worst %s (%s)", DurationText(*l.P50Seconds), DurationText(*l.P99Seconds),
+		text = fmt.Sprintf("streaming destinations p50 %s, p99 %s, worst %s (%s)", DurationText(*l.P50Seconds), DurationText(*l.P99Seconds),
 			DurationText(l.Worst.Seconds), Clean(l.Worst.Tenant+"/"+l.Worst.Name))
 	}
 	if l.Bytes != nil {
@@ -220,7 +220,7 @@ func LagWords(l Lag) string {
 // InSyncWords are the headline for a terminal.
 func InSyncWords(s Status) string {
 	if s.InSync == nil {
-		return fmt.Sprintf("%d destinations, how many are in sync is not known", s.Total)
+		return fmt.Sprintf("%d destinations, number in sync unknown", s.Total)
 	}
 	return fmt.Sprintf("%d of %d in sync", *s.InSync, s.Total)
 }

@@ -133,7 +133,7 @@ func (s *Snapshot) judge(problem error) {
 	case s.Role == Role(replication.Connecting.String()):
 		add(Critical, "There is no connection to the primary yet.")
 	case s.Role == Role(replication.Standby.String()):
-		add(Notice, "This process is a standby: it takes over when the one that reads the slot ends.")
+		add(Notice, "This process is a standby: it takes over when the process that reads the slot ends.")
 	}
 	s.judgeNotes(add)
 	if p := s.Pipeline; p != nil && p.Configuration != nil {
@@ -163,15 +163,15 @@ func (s *Snapshot) judgeNotes(add func(severity, format string, args ...any)) {
 	switch {
 	case n == nil:
 	case n.Error != nil:
-		add(Warning, "What the primary has noted of the destinations cannot be read: %s", *n.Error)
+		add(Warning, "The notes on the primary about the destinations cannot be read: %s", *n.Error)
 	case n.At == nil:
-		add(Warning, "What the primary has noted of the destinations is not read yet.")
+		add(Warning, "The notes on the primary about the destinations have not been read yet.")
 	case n.Reader == nil && s.ended() != "":
-		add(Critical, "Nobody reads the slot, and a person is needed: %s", s.ended())
+		add(Critical, "No process reads the slot, and an operator must act: %s", s.ended())
 	case n.Reader == nil:
-		add(Warning, "Nobody reads the slot. The destinations are shown as they were noted last.")
+		add(Warning, "No process reads the slot. The destinations are shown as last noted.")
 	default:
-		add(Notice, "%s. The destinations are shown as that process has noted them on the primary.", n.Reader.Words())
+		add(Notice, "%s. The destinations are shown as that process noted them on the primary.", n.Reader.Words())
 	}
 }
 
@@ -192,11 +192,11 @@ func (s *Snapshot) judgeSlot(add func(severity, format string, args ...any)) {
 	}
 	switch status := *slot.WALStatus; {
 	case status == "lost":
-		add(Critical, "The slot is lost: the primary has removed WAL that it needs. Run: outflow run --slot-reset")
+		add(Critical, "The slot is lost: the primary removed WAL that the slot needs. Run: outflow run --slot-reset")
 	case status == "unreserved":
-		add(Critical, "The primary may remove WAL that the slot needs at its next checkpoint. Raise max_slot_wal_keep_size now.")
+		add(Critical, "At its next checkpoint, the primary may remove WAL that the slot needs. Raise max_slot_wal_keep_size now.")
 	case slot.SafeBytes != nil && slot.RetainedBytes != nil && *slot.SafeBytes < *slot.RetainedBytes:
-		add(Warning, "More than half of what the primary may keep for the slot is used: %s are retained, %s more are safe.",
+		add(Warning, "The slot uses more than half of the WAL that the primary may retain: %s are retained, %s more are safe.",
 			BytesText(*slot.RetainedBytes), BytesText(*slot.SafeBytes))
 	}
 }
@@ -224,13 +224,13 @@ const (
 func (s *Snapshot) judgeDestinations(add func(severity, format string, args ...any)) {
 	n := s.Destinations[string(ledger.Halted)] + s.Destinations[string(ledger.Parked)] + s.Destinations[string(ledger.Retrying)]
 	if n > manyFail && float64(n) > manyFailShare*float64(s.Total) {
-		add(Critical, "%s of %s destinations fail at once. Look for one cause: the network, DNS, certificates, or a mapping that all have.",
+		add(Critical, "%s of %s destinations fail at once. Look for a common cause: the network, DNS, certificates, or a shared mapping.",
 			NumberText(int64(n)), NumberText(int64(s.Total)))
 	}
 	for _, st := range []struct{ state, severity, one, many string }{
-		{string(ledger.Halted), Warning, "destination is halted: it needs a person", "destinations are halted: they need a person"},
-		{string(ledger.Parked), Warning, "destination is parked: it is copied anew when it answers", "destinations are parked: they are copied anew when they answer"},
-		{string(ledger.Retrying), Warning, "destination fails and is tried again", "destinations fail and are tried again"},
+		{string(ledger.Halted), Warning, "destination is halted and needs an operator", "destinations are halted and need an operator"},
+		{string(ledger.Parked), Warning, "destination is parked, and is copied again when it answers", "destinations are parked, and are copied again when they answer"},
+		{string(ledger.Retrying), Warning, "destination failed and is being retried", "destinations failed and are being retried"},
 		{string(ledger.Paused), Notice, "destination is paused", "destinations are paused"},
 		{string(ledger.Backfilling), Notice, "destination is being copied", "destinations are being copied"},
 	} {

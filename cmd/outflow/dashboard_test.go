@@ -156,7 +156,7 @@ func TestDashboard(t *testing.T) {
 	b := newBrowser(t, s.url)
 	b.visit("/switches")
 	b.run(chromedp.SendKeys("#token", "wrong"), chromedp.Submit("#token"))
-	b.shows(".wrong", "not the token")
+	b.shows(".wrong", "Wrong token")
 	b.run(chromedp.SendKeys("#token", adminToken), chromedp.Submit("#token"))
 	b.shows("h1", "Switches")
 	b.visit("/")
@@ -221,7 +221,7 @@ func TestDashboard(t *testing.T) {
 
 	// A switch says what it costs.
 	b.visit("/switches/reading")
-	b.shows(".means", "The primary keeps all WAL from now on")
+	b.shows(".means", "The primary retains all WAL from now on")
 	b.press(`button.primary`)
 	b.shows("[data-live=fuses]", "Off")
 	b.shows(".banner.degraded h1", "Degraded")

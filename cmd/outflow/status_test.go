@@ -53,7 +53,7 @@ func TestStatusPauseAndResume(t *testing.T) {
 		t.Errorf("the status is %+v", r)
 	}
 	contains(t, command(t, 0, with("status")...), "streaming", "1 of 1 in sync", "slot "+w.cfg.Source.Slot+": active", tenant1+"/main",
-		"  users  ", "synced at 20", "0 changes pending in 0 transactions", "of those that stream p50 0 ms, p99 0 ms, the worst 0 ms ("+tenant1+"/main)")
+		"  users  ", "synced at 20", "0 changes pending in 0 transactions", "streaming destinations p50 0 ms, p99 0 ms, worst 0 ms ("+tenant1+"/main)")
 
 	contains(t, command(t, 1, with("pause", tenant1+"/mian")...), `no destination "`+tenant1+`/mian"`)
 	contains(t, command(t, 2, with("pause", "reading")...), "keeps all WAL", "say --yes")
@@ -71,7 +71,7 @@ func TestStatusPauseAndResume(t *testing.T) {
 	if r := status(); r.From != "primary" || r.Destinations[0].State != "paused" || *r.Status.Slot.Active {
 		t.Errorf("the status is %+v", r)
 	}
-	contains(t, command(t, 0, with("status")...), "what the primary has noted", "nobody reads it", "paused")
+	contains(t, command(t, 0, with("status")...), "what the primary has noted", "no reader", "paused")
 	contains(t, command(t, 0, with("resume", tenant1+"/main", "backfills")...), tenant1+"/main is resumed", "backfills is resumed")
 	w.start()
 	w.synced()

@@ -123,7 +123,7 @@ func (s Slot) inspectHealth(ctx context.Context, conn *pgx.Conn, confirmed wal.L
 		found.Fault(check, fmt.Errorf("looking at replication slot %q: %w", s.Name, err))
 		return
 	}
-	use := "nobody reads it"
+	use := "no reader"
 	if active {
 		use = "a process reads it"
 	}
