@@ -208,7 +208,7 @@ func TestDashboard(t *testing.T) {
 	// Resync asks first.
 	before := len(s.destinationIs(tenant1, "main", ledger.Streaming).History)
 	b.press(`a[href^="/destination/resync"]`)
-	b.shows("h1", "anew?")
+	b.shows("h1", "again?")
 	b.shot("confirm")
 	b.press(`button.primary`)
 	waitFor(t, "the resync", func() error {
