@@ -40,7 +40,7 @@ func (w *world) serve() *site {
 		w.tb.Fatal(err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- f.server.Run(ctx) }()
+	go func() { done <- f.run(ctx) }()
 	w.tb.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -49,7 +49,7 @@ func (w *world) serve() *site {
 	})
 	r := w.start()
 	f.attach(r.pipeline, nil)
-	return &site{r, strings.TrimSuffix(f.server.URL(), "/")}
+	return &site{r, strings.TrimSuffix(f.url(), "/")}
 }
 
 // call asks the API and decodes the answer into out, which may be nil. It returns the status.

@@ -130,7 +130,9 @@ func (k *checking) checkTables(ctx context.Context) (found primary.Findings, com
 	}
 	k.plan = p
 	for i, t := range p.tables {
-		missing := missingColumns(t.Relation.Names(), good.Source.Tables[i].Columns)
+		missing := slices.DeleteFunc(slices.Clone(good.Source.Tables[i].Columns), func(c string) bool {
+			return slices.Contains(t.Relation.Names(), c)
+		})
 		for _, c := range t.Generated {
 			if at := slices.Index(missing, c); at >= 0 {
 				missing = slices.Delete(missing, at, at+1)

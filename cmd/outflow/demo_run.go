@@ -81,7 +81,7 @@ func (d *demo) prepare(ctx context.Context) error {
 	}
 	fmt.Fprintf(d.out, "Writing %d users of %d tenants ...\n", demoUsers, d.Tenants)
 	if d.load, err = newDemoLoad(ctx, d.servers.source, d.servers.tenants, d.Rate); err == nil {
-		fmt.Fprintln(d.out, "Dashboard:", d.front.server.URL())
+		fmt.Fprintln(d.out, "Dashboard:", d.front.url())
 	}
 	return err
 }
@@ -99,7 +99,7 @@ func (d *demo) live(ctx context.Context) error {
 		defer time.AfterFunc(d.Duration, stopLoad).Stop()
 	}
 	g.Go(func() error { return d.pipeline.run(working) })
-	g.Go(func() error { return d.front.server.Run(working) })
+	g.Go(func() error { return d.front.run(working) })
 	g.Go(func() error { return d.show(working, loading) })
 	g.Go(func() error {
 		defer finish()

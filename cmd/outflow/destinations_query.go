@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"fmt"
 	"math"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"outflow/internal/config"
 	"outflow/internal/tenantdsn"
@@ -21,31 +23,15 @@ const (
 	maxKey         = 4 << 10  // bytes of tenant_id, and of name: longer ones come cut, and are refused
 	maxMappings    = 64 << 10 // bytes of all names
 	maxRows        = 200_000  // of the query
+
+	maxPackedMappings    = 1 << 20 // bytes that an allowed array of mappings may take in storage
+	maxPackedDefinitions = 4 << 20 // the same of definitions
 )
 
-// measured is the operator's query with the sizes of its values. $1 is the bound for the bytes of all rows: the largest rows come without
-// values where the rows together have more; $2 is the bound for the storage of the arrays that are unpacked, of all rows. The sizes of
-// arrays count their elements. An array that takes more in storage than an allowed array can take is not looked into. The others are
-// unpacked once, and never stored (unnest in the select list, not in FROM): a quarter of a gigabyte may be packed into two megabytes.
-const measured = `WITH v AS (SELECT %s FROM (
-%s
-) AS x LIMIT %d),
-	s AS (SELECT v.*, coalesce(octet_length(tenant), 0) AS ts, coalesce(octet_length(name), 0) AS ns, coalesce(octet_length(dsn), 0) AS ds,
-			coalesce(octet_length(ca), 0) AS cs, coalesce(greatest(m.size, v.sm), 0)::bigint AS ms, coalesce(greatest(d.size, v.sd), 0)::bigint AS fs, d.n AS n,
-			coalesce(greatest(d.longest, v.sd), 0)::bigint AS longest
-		FROM (SELECT v.*, CASE WHEN pg_column_size(mappings) > 1048576 OR late THEN pg_column_size(mappings) END AS sm,
-				CASE WHEN pg_column_size(definitions) > 4194304 OR late THEN pg_column_size(definitions) END AS sd
-				FROM (SELECT v.*, sum(stored) OVER (ORDER BY stored, tenant, name ROWS UNBOUNDED PRECEDING) > $2::bigint AS late
-					FROM (SELECT v.*, coalesce(pg_column_size(mappings), 0)::bigint + coalesce(pg_column_size(definitions), 0) AS stored FROM v) AS v) AS v OFFSET 0) AS v
-			CROSS JOIN LATERAL (SELECT sum(octet_length(e)) AS size FROM (SELECT unnest(CASE WHEN sm IS NULL THEN mappings END) AS e) AS u OFFSET 0) AS m
-			CROSS JOIN LATERAL (SELECT sum(octet_length(e)) AS size, max(octet_length(e)) AS longest, count(*) AS n
-				FROM (SELECT unnest(CASE WHEN sd IS NULL THEN definitions END) AS e) AS u OFFSET 0) AS d),
-	t AS (SELECT s.*, ts <= %[4]d AND ns <= %[4]d AND ds <= %[5]d AND cs <= %[6]d AND ms <= %[7]d AND n <= %[8]d AND longest <= %[9]d AND NOT late AS fits FROM s),
-	r AS (SELECT t.*, fits AND sum(CASE WHEN fits THEN ts + ns + ds + cs + ms + fs ELSE 0 END) OVER (ORDER BY ts + ns + ds + cs + ms + fs, tenant, name
-		ROWS UNBOUNDED PRECEDING) <= $1::bigint AS read FROM t)
-	SELECT CASE WHEN ts <= %[4]d THEN tenant ELSE left(tenant, %[4]d) END, CASE WHEN ns <= %[4]d THEN name ELSE left(name, %[4]d) END,
-		CASE WHEN read THEN dsn END, CASE WHEN read THEN ca END, CASE WHEN read THEN mappings END, CASE WHEN read THEN definitions END,
-		ts, ns, ds, cs, ms, fs, n, longest, late, fits, read FROM r`
+// measuredSQL is destinations.query with the sizes of its values.
+//
+//go:embed destinations.sql
+var measuredSQL string
 
 // Unpacking takes a second for half a gigabyte, and the time is of all destinations. Where the query with all arrays takes longer than
 // unpackPatience, arrays are unpacked for a while only as far as they take sparedBytes in storage, all rows together, the smallest first. The rows of
@@ -69,7 +55,8 @@ func (dir *directory) scan(ctx context.Context, conn *pgx.Conn, stored int64, pa
 		if _, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL statement_timeout = %d", patience.Milliseconds())); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, sql, pgx.QueryExecModeExec, pgx.QueryResultFormats{pgx.TextFormatCode}, dir.bound, stored)
+		rows, err := tx.Query(ctx, sql, pgx.QueryExecModeExec, pgx.QueryResultFormats{pgx.TextFormatCode}, dir.bound, stored, maxRows+1, maxKey,
+			tenantdsn.MaxDSN, tenantdsn.MaxCA, maxMappings, maxDefinitions, maxDefinition, maxPackedMappings, maxPackedDefinitions)
 		if err != nil {
 			return err
 		}
@@ -92,7 +79,7 @@ func (dir *directory) scanInTime(ctx context.Context, conn *pgx.Conn) ([]scanned
 	return dir.scan(ctx, conn, dir.spared, queryTimeout)
 }
 
-// columns of destinations.query: the first three must be there.
+// queryColumns are the columns of destinations.query: the first three must be there.
 var queryColumns = []string{"tenant_id", "name", "dsn", "ca", "mappings", "definitions"}
 
 // stringArrays are the types of mappings and definitions: text[], varchar[], name[], bpchar[].
@@ -105,21 +92,31 @@ func measureQuery(ctx context.Context, tx pgx.Tx, query string) (string, error) 
 	if err != nil {
 		return "", err
 	}
+	columns, fault := measuredColumns(described.Fields)
+	if fault != nil {
+		if _, err := tx.Exec(ctx, query); err != nil { // a query that fails has that fault first
+			return "", err
+		}
+		return "", fault
+	}
+	return strings.NewReplacer("{columns}", columns, "{query}", query).Replace(measuredSQL), nil
+}
+
+// measuredColumns are the expressions for all columns over those that the query gives. The error is a [config.Fault] of the query.
+func measuredColumns(given []pgconn.FieldDescription) (list string, fault error) {
 	types := map[string]uint32{}
-	var fault error
-	for _, f := range described.Fields {
+	for _, f := range given {
 		if _, twice := types[f.Name]; twice || !slices.Contains(queryColumns, f.Name) {
-			fault = fmt.Errorf("it gives a column %q that means nothing, or twice; known are %s", f.Name, strings.Join(queryColumns, ", "))
+			fault = config.Faultf("it gives a column %q that means nothing, or twice; known are %s", f.Name, strings.Join(queryColumns, ", "))
 		}
 		types[f.Name] = f.DataTypeOID
 	}
 	for _, need := range queryColumns[:3] {
 		if _, ok := types[need]; !ok {
-			fault = fmt.Errorf("it gives no column %s; it must give tenant_id, name and dsn, and may give mappings, definitions and ca", need)
-			break
+			return "", config.Faultf("it gives no column %s; it must give tenant_id, name and dsn, and may give mappings, definitions and ca", need)
 		}
 	}
-	var list []string
+	var all []string
 	for _, name := range queryColumns {
 		as, kind := name, "text"
 		if name == "tenant_id" {
@@ -134,17 +131,11 @@ func measureQuery(ctx context.Context, tx pgx.Tx, query string) (string, error) 
 			value = "NULL::" + kind
 		}
 		if ok && kind == "text[]" && !slices.Contains(stringArrays, oid) && fault == nil {
-			fault = fmt.Errorf("mappings and definitions are text[], all others text; %s is not", name)
+			fault = config.Faultf("mappings and definitions are text[], all others text; %s is not", name)
 		}
-		list = append(list, value+" AS "+as)
+		all = append(all, value+" AS "+as)
 	}
-	if fault != nil {
-		if _, err := tx.Exec(ctx, query); err != nil { // a query that fails has that fault first
-			return "", err
-		}
-		return "", &config.Fault{Err: fault}
-	}
-	return fmt.Sprintf(measured, strings.Join(list, ", "), query, maxRows+1, maxKey, tenantdsn.MaxDSN, tenantdsn.MaxCA, maxMappings, maxDefinitions, maxDefinition), nil
+	return strings.Join(all, ", "), fault
 }
 
 // scanned is one row of destinations.query.
@@ -157,7 +148,7 @@ type scanned struct {
 // sizes are the sizes of a row's values, in bytes.
 type sizes struct {
 	tenant, name, dsn, ca, mappings, definitions, count, longest int64
-	late, fits, read                                             bool
+	late, read                                                   bool
 }
 
 // fault says why values of the row were not read; "" where all were.
@@ -194,7 +185,7 @@ func scanDestinations(rows pgx.Rows, bound int64) ([]scanned, error) {
 		var tenant, name, dsn, ca *string
 		var mappings, definitions []*string
 		if err := rows.Scan(&tenant, &name, &dsn, &ca, &mappings, &definitions, &z.tenant, &z.name, &z.dsn, &z.ca, &z.mappings, &z.definitions,
-			&z.count, &z.longest, &z.late, &z.fits, &z.read); err != nil {
+			&z.count, &z.longest, &z.late, &z.read); err != nil {
 			return nil, err
 		}
 		text := func(p *string) string {

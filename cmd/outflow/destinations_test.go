@@ -258,7 +258,7 @@ func TestDestinationsThatCannotBeRead(t *testing.T) {
 	r.has(1)
 	w.exec(`ALTER TABLE outflow.destination RENAME TO elsewhere`)
 	waitFor(t, "the fault to be known", func() error {
-		if err := r.directory.Err(); err == nil || !strings.Contains(err.Error(), "destinations.query") {
+		if err := r.destinationsFault(); err == nil || !strings.Contains(err.Error(), "destinations.query") {
 			return fmt.Errorf("it is %w", err)
 		}
 		return nil
@@ -269,7 +269,7 @@ func TestDestinationsThatCannotBeRead(t *testing.T) {
 	w.exec(`ALTER TABLE outflow.elsewhere RENAME TO destination`)
 	w.exec(`DELETE FROM outflow.destination`)
 	r.has(0)
-	if err := r.directory.Err(); err != nil {
+	if err := r.destinationsFault(); err != nil {
 		t.Errorf("it is well again, and still says: %v", err)
 	}
 	w = newWorld(t, pgtest.Shared(t))

@@ -54,12 +54,18 @@ func (f *front) around(ctx context.Context, run func(context.Context) error) err
 	return g.Wait()
 }
 
+// url is where the dashboard is.
+func (f *front) url() string { return f.server.URL() }
+
+// run serves until ctx is done.
+func (f *front) run(ctx context.Context) error { return f.server.Run(ctx) }
+
 // attach shows a pipeline. refused is the reason why a newer configuration is not in effect; nil without a reason.
 func (f *front) attach(pl *pipeline, refused func() error) {
 	if f != nil {
-		fault := pl.directory.Err
+		fault := pl.destinationsFault
 		if refused != nil {
-			fault = func() error { return errors.Join(refused(), pl.directory.Err()) }
+			fault = func() error { return errors.Join(refused(), pl.destinationsFault()) }
 		}
 		f.server.Attach(&monitor.Pipeline{Reader: pl.reader, Router: pl.router, Acks: pl.acks, SlotStatus: pl.watcher.Last, Configuration: fault}, nil)
 	}

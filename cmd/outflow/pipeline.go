@@ -146,6 +146,10 @@ func reopenPipeline(ctx context.Context, cfg *config.Config, gap string, log *za
 	return pl, nil
 }
 
+// destinationsFault is the reason why destinations.query cannot be read at the moment, or why some rows are left out; nil where all works.
+// Safe for concurrent use.
+func (pl *pipeline) destinationsFault() error { return pl.directory.fault() }
+
 // run reads the slot until ctx is done; then run finishes or rolls back the work in flight and reports for the last time.
 func (pl *pipeline) run(ctx context.Context) error {
 	defer pl.state.Close()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"outflow/replication/primary"
 )
@@ -85,9 +86,10 @@ func answers(ctx context.Context, server *primary.Server, patience time.Duration
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	conn, err := server.Connect(ctx)
+	refusal := (*pgconn.PgError)(nil)
 	if err == nil {
 		defer hangUp(conn)
 		_, err = conn.Exec(ctx, "SELECT 1")
 	}
-	return err == nil || sqlstateOf(err) != ""
+	return err == nil || errors.As(err, &refusal)
 }
