@@ -18,10 +18,9 @@ import (
 // anything, whatever its LIMIT.
 
 const (
-	answerBytes  = 1 << 20  // of the answer to a question of Outflow's own
-	compareBytes = 64 << 20 // of the differences that verify has found in a table
-	cellBytes    = 24       // the memory of a value beside its bytes
-	keptBytes    = 8 << 10  // of the text of an error
+	answerBytes = 1 << 20 // of the answer to a question of Outflow's own
+	cellBytes   = 24      // the memory of a value beside its bytes
+	keptBytes   = 8 << 10 // of the text of an error
 )
 
 // read runs one statement with the extended protocol and returns the first rows, in text form, as many as have so many bytes; cut says

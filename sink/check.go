@@ -212,7 +212,9 @@ func (k *check) try(ctx context.Context, check string, f func(context.Context) e
 	err := k.s.exec(ctx, "SAVEPOINT outflow_check")
 	if err == nil {
 		began := time.Now()
-		err = k.s.named(within(ctx, k.Options.StatementTimeout+k.Options.LockTimeout, f), began)
+		limited, cancel := context.WithTimeout(ctx, k.Options.AnswerTimeout())
+		err = k.s.named(f(limited), began)
+		cancel()
 	}
 	if err == nil {
 		return true

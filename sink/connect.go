@@ -47,7 +47,7 @@ func (d *Destination) dial(ctx context.Context) (*session, error) {
 	c := d.router.connections
 	d.mu.Lock()
 	d.queued = true
-	p := &place{doubts: d.doubts, doubtful: d.doubts > 0 || !d.answers, end: d.endTurn}
+	p := newPlace(d.doubts, d.doubts > 0 || !d.answers, d.endTurn)
 	d.mu.Unlock()
 	err := c.take(ctx, d.router.workers.intake.Done(), p)
 	d.mu.Lock()
@@ -68,7 +68,7 @@ func (d *Destination) endTurn(p *place) {
 	defer d.contained()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.working || p.owes.none() {
+	if !d.working || !p.owing() {
 		p.spare()
 		return
 	}

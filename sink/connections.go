@@ -57,6 +57,14 @@ type place struct {
 	owes     moment // since when the server owes an answer; none: owes none
 }
 
+// newPlace is a place to be taken. doubts is the number of failures in a row; doubtful says that the external database has not answered lately.
+// Where another destination needs the connection and the server owes an answer for too long, the budget calls end, without a lock held and
+// from any goroutine: end ends the work of the holder, or spares the turn. With nil the work cannot be ended.
+func newPlace(doubts int, doubtful bool, end func(*place)) *place {
+	return &place{doubts: doubts, doubtful: doubtful, end: end}
+}
+
+// newConnections is a budget of so many connections.
 func newConnections(limit int) *connections {
 	return &connections{limit: limit, held: map[*place]struct{}{}}
 }
@@ -64,6 +72,9 @@ func newConnections(limit int) *connections {
 // ask is called when the external server is asked for something; answered, when the server has answered, or will not.
 func (p *place) ask()      { p.owes.set(time.Now()) }
 func (p *place) answered() { p.owes.clear() }
+
+// owing reports whether the server owes an answer.
+func (p *place) owing() bool { return !p.owes.none() }
 
 // owed is for how long the server has owed an answer.
 func (p *place) owed(now time.Time) time.Duration {

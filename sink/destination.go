@@ -91,21 +91,10 @@ func newDestination(r *Router, t Target) (*Destination, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Destination{Owner: owner, router: r, db: db, mappings: t.Mappings, reads: tablesOf(t.Mappings), fault: t.Fault, log: log,
+	d := &Destination{Owner: owner, router: r, db: db, mappings: t.Mappings, reads: mapping.Reads(t.Mappings), fault: t.Fault, log: log,
 		queue: newQueue(r.gate, r.Options.queueBytes(), r.Options.BatchRows), more: make(chan struct{}, 1),
 		status: Status{State: ledger.Streaming, SequenceID: -1, CopyTotal: -1}, backoff: pauses{least: r.Options.RetryMin, most: r.Options.RetryMax}}
 	return d, nil
-}
-
-// tablesOf are the source tables read by mappings.
-func tablesOf(mappings []*mapping.Mapping) map[string]bool {
-	reads := map[string]bool{}
-	for _, m := range mappings {
-		for _, table := range m.Tables() {
-			reads[table] = true
-		}
-	}
-	return reads
 }
 
 // Address is the place of the external database, without user and password; "" where the connection string cannot be used.
@@ -122,15 +111,7 @@ func (d *Destination) Address() string {
 func (d *Destination) Mappings() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return mappingNames(d.mappings)
-}
-
-func mappingNames(mappings []*mapping.Mapping) []string {
-	names := make([]string, len(mappings))
-	for i, m := range mappings {
-		names[i] = m.Name
-	}
-	return names
+	return mapping.Names(d.mappings)
 }
 
 // enqueue queues changes of a part, less the changes accepted before. enqueue returns false when the whole transaction was accepted before.

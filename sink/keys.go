@@ -141,6 +141,9 @@ func (q *keysQuery) list() string {
 	return strings.Join(append(own, source...), ", ")
 }
 
+// signature changes with the order of the keys: a place in one order says nothing in another.
+func (q *keysQuery) signature() string { return pgorder.Signature(q.order) }
+
 // width is the number of columns of list.
 func (q *keysQuery) width() int {
 	if q.source == nil {
@@ -233,6 +236,32 @@ func (s *Session) count(ctx context.Context, q *keysQuery) (string, error) {
 	}
 	return string(row[0]), nil
 }
+
+// declareKeys opens a cursor over all keys, in the open transaction. The cursor sees the rows as of its declaration.
+func (s *Session) declareKeys(ctx context.Context, q *keysQuery) error {
+	if err := s.exec(ctx, "DECLARE outflow_keys NO SCROLL CURSOR FOR "+q.all()); err != nil {
+		return q.fault(err)
+	}
+	return nil
+}
+
+// fetchKeys reads the next keys of the cursor, as many as the limit; none is the end.
+func (s *Session) fetchKeys(ctx context.Context, q *keysQuery, limit int) ([]key, error) {
+	rows, err := s.whole(ctx, pageBytes, q.width(), fmt.Sprintf("FETCH %d FROM outflow_keys", limit))
+	if err != nil {
+		return nil, q.fault(err)
+	}
+	keys := make([]key, len(rows))
+	for i, r := range rows {
+		if keys[i], err = q.key(r, s.db.Tenant); err != nil {
+			return nil, err
+		}
+	}
+	return keys, nil
+}
+
+// closeKeys closes the cursor.
+func (s *Session) closeKeys(ctx context.Context) error { return s.exec(ctx, "CLOSE outflow_keys") }
 
 // stillHeld returns which of the keys the external database still holds. The caller has opened a transaction, and must be the
 // only writer.
@@ -367,3 +396,12 @@ func timedOut(err error) bool {
 }
 
 func quoteColumn(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
+
+// textArray is an array literal.
+func textArray(values []string) string {
+	quoted := make([]string, len(values))
+	for i, v := range values {
+		quoted[i] = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(v) + `"`
+	}
+	return "{" + strings.Join(quoted, ",") + "}"
+}

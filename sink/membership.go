@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/mapping"
 	"outflow/replication/primary"
 	"outflow/replication/wal"
 	"outflow/sink/ledger"
@@ -64,7 +65,7 @@ func (r *Router) Put(ctx context.Context, t Target) error {
 		d.observeLocked()
 	}
 	d.wakeLocked()
-	d.log.Info("the destination is new in the configuration", zap.Strings("mappings", mappingNames(t.Mappings)))
+	d.log.Info("the destination is new in the configuration", zap.Strings("mappings", mapping.Names(t.Mappings)))
 	return nil
 }
 
@@ -140,14 +141,14 @@ func (d *Destination) retargetLocked() {
 		return
 	}
 	db.Answered = d.db.Answered
-	d.db, d.mappings, d.reads, d.fault = db, d.next.Mappings, tablesOf(d.next.Mappings), d.next.Fault
+	d.db, d.mappings, d.reads, d.fault = db, d.next.Mappings, mapping.Reads(d.next.Mappings), d.next.Fault
 	d.next = nil
 	d.forgetRemovedLocked()
 	d.caughtUp, d.answers, d.conflicts, d.chunkRows = false, false, false, 0 // the next connection shows the new state
 	d.unhaltLocked()
 	d.status.Attempts, d.status.Err = 0, nil // not failing: a stream of new targets must not hold the slot
 	d.backoff.reset()
-	d.log.Info("the destination has another target", zap.Strings("mappings", mappingNames(d.mappings)))
+	d.log.Info("the destination has another target", zap.Strings("mappings", mapping.Names(d.mappings)))
 }
 
 // leave ends a destination that no caller gives changes to any more.

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -151,8 +152,14 @@ func refuseDestination(other string) *Error {
 		Remedy: fmt.Sprintf("give this destination a database of its own, or take one of the two out of the configuration; where %q has moved to another database, %s", other, emptyDatabase)}
 }
 
+// refuseCursor is the error of a copy whose cursor is too large to be read.
+func refuseCursor(name string) *Error {
+	return &Error{Mapping: name, verdict: needsHuman, Err: errors.New("the backfill cursor in _stack_sync_metadata is " + largeCursor),
+		Remedy: "outflow resync, which begins the copy again"}
+}
+
 // names are the names of the database's mappings, as an array literal.
-func (s *Session) names() string { return textArray(mappingNames(s.db.Mappings)) }
+func (s *Session) names() string { return textArray(mapping.Names(s.db.Mappings)) }
 
 func (s *Session) hasQuarantine(ctx context.Context) bool {
 	row, err := s.askRow(ctx, 1, `SELECT to_regclass('public."_stack_sync_quarantine"') IS NOT NULL`)

@@ -2,7 +2,6 @@ package sink
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -168,8 +167,7 @@ func (s *session) metadata(ctx context.Context) (Metadata, error) {
 			return nil, refuseDestination(m.Destination)
 		}
 		if m.CursorTooLarge && m.Epoch == wanted {
-			return nil, &Error{Mapping: name, verdict: needsHuman, Err: errors.New("the backfill cursor in _stack_sync_metadata is " + largeCursor),
-				Remedy: "outflow resync, which begins the copy again"}
+			return nil, refuseCursor(name)
 		}
 	}
 	return known, nil
@@ -216,7 +214,7 @@ func (s *session) install(ctx context.Context, fresh bool) error {
 	}
 	err := s.installAll(ctx, fresh)
 	if err == nil {
-		err = s.exec(ctx, "COMMIT")
+		err = s.commit(ctx)
 	}
 	if err == nil {
 		err = failpoint.Fail(failpoint.Installed)

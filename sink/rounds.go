@@ -138,6 +138,9 @@ func (d *Destination) exchange(ctx context.Context, fill func(context.Context, *
 	return err
 }
 
+// openPatience is how long an external transaction stays open while something of the primary does not come.
+const openPatience = 5 * time.Second
+
 // nextChanges waits for unapplied changes of t and returns the changes, at most a batch, of one shape, a TRUNCATE by itself. done says
 // that the changes are the last of t.
 func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes []wal.Change, done bool, err error) {

@@ -187,6 +187,9 @@ func (s *Session) begin(ctx context.Context) error {
 	return nil
 }
 
+// commit commits the open transaction, and waits for the disk of the external server.
+func (s *Session) commit(ctx context.Context) error { return s.exec(ctx, commitSQL) }
+
 // rollback ends a failed transaction; a failed rollback closes the connection.
 func (s *Session) rollback() {
 	if s.conn.IsClosed() {

@@ -9,7 +9,6 @@ import (
 	"strconv"
 
 	"outflow/internal/failpoint"
-	"outflow/internal/pgorder"
 	"outflow/mapping"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
@@ -150,7 +149,7 @@ func (bf *backfill) readPage(ctx context.Context) (p *page, err error) {
 	err = bf.withKeys(ctx, current, func(q *keysQuery) error {
 		p = &page{target: *current, following: following, query: q, since: len(bf.tracked)}
 		var after []string
-		p.next.Order = pgorder.Signature(q.order)
+		p.next.Order = q.signature()
 		if bf.cursor.Mapping == current.mapping.Name && bf.cursor.Sort == p.next.Order {
 			after = bf.cursor.After
 		}

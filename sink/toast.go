@@ -11,6 +11,7 @@ import (
 	"outflow/mapping"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/fold"
 )
 
 // fetchToast fills values that an UPDATE left in TOAST and that a step names, where the batch itself did not have the values: from the
@@ -238,7 +239,7 @@ func (d *Destination) lookUp(ctx context.Context, look tableread.Look) (tablerea
 // now is the table as the found rows describe the table: where a column has another type by now all rows of the batch get the new type.
 func (d *Destination) fillToast(ctx context.Context, m *missing, found []wal.Tuple, now *wal.Relation) error {
 	r := m.rows
-	at, typed := placesIn(r.Relation, now)
+	at, typed := fold.Places(r.Relation, now)
 	kept := r.Upserts[:0]
 	for _, row := range r.Upserts {
 		if row.Tuple.HasUnchanged() && m.lacks(row.Tuple, nil) {
@@ -252,7 +253,7 @@ func (d *Destination) fillToast(ctx context.Context, m *missing, found []wal.Tup
 					return d.outdated(ctx, r.Relation, fmt.Errorf("its column %q is gone", r.Relation.Columns[i].Name))
 				}
 			}
-			row.Tuple = row.Tuple.Complete(arranged(current, at))
+			row.Tuple = row.Tuple.Complete(fold.Arrange(current, at))
 		}
 		kept = append(kept, row)
 	}
@@ -266,36 +267,6 @@ func (d *Destination) outdated(ctx context.Context, rel *wal.Relation, cause err
 		return err
 	}
 	return &Error{verdict: outdated, Table: rel.Table, SQLState: sqlstate(cause), Err: fmt.Errorf("%s has changed on the primary: %w", rel, cause)}
-}
-
-// placesIn are the places of a relation's columns in another relation, -1 where the other relation lacks the column; typed is the relation
-// with the column types of the other.
-func placesIn(rel, in *wal.Relation) (places []int, typed *wal.Relation) {
-	typed = rel
-	for i, c := range rel.Columns {
-		place := in.Column(c.Name)
-		places = append(places, place)
-		if place >= 0 && in.Columns[place].TypeOID != c.TypeOID {
-			if typed == rel {
-				clone := *rel
-				clone.Columns = slices.Clone(rel.Columns)
-				typed = &clone
-			}
-			typed.Columns[i] = in.Columns[place]
-		}
-	}
-	return places, typed
-}
-
-func arranged(t wal.Tuple, places []int) wal.Tuple {
-	all, values := t.Values(nil), make([]wal.Value, len(places))
-	for i, place := range places {
-		values[i].Presence = wal.Null
-		if place >= 0 {
-			values[i] = all[place]
-		}
-	}
-	return wal.NewTuple(values)
 }
 
 // named are the indexes of the relation's columns that a step names.

@@ -2,7 +2,6 @@ package sink
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"outflow/mapping"
@@ -50,23 +49,19 @@ func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *wal.Relatio
 	if err != nil {
 		return err
 	}
-	if err := s.exec(ctx, "DECLARE outflow_keys NO SCROLL CURSOR FOR "+q.all()); err != nil {
-		return q.fault(err)
+	if err := s.declareKeys(ctx, q); err != nil {
+		return err
 	}
 	for {
-		found, err := s.whole(ctx, pageBytes, q.width(), fmt.Sprintf("FETCH %d FROM outflow_keys", min(d.queue.limit, fetchedKeys)))
+		keys, err := s.fetchKeys(ctx, q, min(d.queue.limit, fetchedKeys))
 		if err != nil {
-			return q.fault(err)
+			return err
 		}
-		if len(found) == 0 {
-			break
+		if len(keys) == 0 {
+			return s.closeKeys(ctx)
 		}
 		rows := &mapping.Rows{Relation: rel}
-		for _, r := range found {
-			k, err := q.key(r, d.Tenant)
-			if err != nil {
-				return err
-			}
+		for _, k := range keys {
 			rows.Deletes = append(rows.Deletes, mapping.Row{Tuple: k.tuple, SequenceID: b.last, CommittedAt: committedAt(b)})
 		}
 		b.changes += len(rows.Deletes)
@@ -74,8 +69,6 @@ func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *wal.Relatio
 			return err
 		}
 	}
-	err = s.exec(ctx, "CLOSE outflow_keys")
-	return err
 }
 
 func committedAt(b *batch) time.Time { return b.transactions[len(b.transactions)-1].committed }

@@ -13,6 +13,7 @@ import (
 	"outflow/mapping"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/fold"
 )
 
 // wanted are source rows, by key, for a mapping to apply again.
@@ -24,9 +25,9 @@ type wanted struct {
 }
 
 const (
-	repairRows     = 1000 // keys in one transaction
-	repairAttempts = 5    // at one transaction, where the live worker was in the way
-	openPatience   = 5 * time.Second
+	repairRows     = 1000            // keys in one transaction
+	repairAttempts = 5               // at one transaction, where the live worker was in the way
+	repairPatience = 5 * time.Second // for open transactions of the primary, while the metadata is locked
 )
 
 // sourceKeys finds the source rows of the differing rows: each mapping's keys, asked while the mapping's tables hold only the differing
@@ -186,7 +187,7 @@ func (c *comparison) mendRows(ctx context.Context, w wanted) (mended int, err er
 		return 0, err
 	}
 	if err := c.s.exec(ctx, `SELECT FROM "_stack_sync_metadata" WHERE "tenant" = $1 AND "source" = $2 AND "mapping_name" = ANY ($3::text[]) ORDER BY "mapping_name" FOR UPDATE`,
-		c.db.Tenant, c.v.SourceID, textArray(mappingNames(c.db.Mappings))); err != nil {
+		c.db.Tenant, c.v.SourceID, textArray(mapping.Names(c.db.Mappings))); err != nil {
 		return 0, fmt.Errorf("locking _stack_sync_metadata: %w", err)
 	}
 	found, err := c.present(ctx, w)
@@ -205,7 +206,7 @@ func (c *comparison) mendRows(ctx context.Context, w wanted) (mended int, err er
 	if !c.s.inTransaction() {
 		return 0, &Error{Mapping: c.db.Mappings[w.mapping].Name, verdict: needsHuman, Err: errors.New("a step ended the transaction that it ran in")}
 	}
-	err = c.s.exec(ctx, commitSQL)
+	err = c.s.commit(ctx)
 	return len(found.Rows), err
 }
 
@@ -225,10 +226,10 @@ func (c *comparison) wantedRows(ctx context.Context, w wanted, found tableread.C
 		if err != nil {
 			return nil, err
 		}
-		at, _ := placesIn(found.Relation, w.relation)
+		at, _ := fold.Places(found.Relation, w.relation)
 		for _, k := range gone {
 			if still[k.id()] {
-				deletes = append(deletes, arranged(k.tuple, at))
+				deletes = append(deletes, fold.Arrange(k.tuple, at))
 			}
 		}
 	}
@@ -241,7 +242,7 @@ func (c *comparison) present(ctx context.Context, w wanted) (tableread.Chunk, er
 	if err != nil {
 		return tableread.Chunk{}, err
 	}
-	deadline := time.Now().Add(min(openPatience, c.v.Options.LockTimeout/2)) // the live worker waits for us
+	deadline := time.Now().Add(min(repairPatience, c.v.Options.LockTimeout/2)) // the live worker waits for us
 	tick := time.NewTicker(streamPause)
 	defer tick.Stop()
 	for running := before; len(running) > 0; {
@@ -267,14 +268,5 @@ func (c *comparison) present(ctx context.Context, w wanted) (tableread.Chunk, er
 	for _, k := range w.keys {
 		keys.Tuples = append(keys.Tuples, k.tuple)
 	}
-	return c.copier.Find(ctx, keys, pieceMax)
-}
-
-// textArray is an array literal.
-func textArray(values []string) string {
-	quoted := make([]string, len(values))
-	for i, v := range values {
-		quoted[i] = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(v) + `"`
-	}
-	return "{" + strings.Join(quoted, ",") + "}"
+	return c.copier.Find(ctx, keys, readBytes)
 }

@@ -34,6 +34,10 @@ const (
 	tableColumns = `SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum`
 	// verifyRows is how many rows are read from the primary at a time, each time with a short snapshot of its own.
 	verifyRows = 5000
+	// compareBytes bounds the answer with the differences of a table.
+	compareBytes = 64 << 20
+	// readBytes bounds the rows of one read, unless the first row is larger.
+	readBytes = 4 << 20
 )
 
 // metadata reads the external database's metadata within a limited time.
@@ -115,13 +119,13 @@ func (c *comparison) copyTable(ctx context.Context, m *mapping.Mapping, name str
 // recompute brings all rows of the tenant through the mappings, table by table.
 func (c *comparison) recompute(ctx context.Context) error {
 	c.recomputed = 0
-	reads := tablesOf(c.db.Mappings)
+	reads := mapping.Reads(c.db.Mappings)
 	for _, table := range c.v.Tables {
 		if !reads[table.Relation.Table] {
 			continue
 		}
 		rel := c.v.Tables.Relation(table.Relation.Table)
-		r := tableread.Range{Part: c.part(rel), Limit: verifyRows, Bytes: pieceMax}
+		r := tableread.Range{Part: c.part(rel), Limit: verifyRows, Bytes: readBytes}
 		for first := true; ; first = false {
 			var chunk tableread.Chunk
 			err := within(ctx, readPatience, func(ctx context.Context) (err error) {
