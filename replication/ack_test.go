@@ -95,7 +95,7 @@ func TestAckAgainstModel(t *testing.T) {
 						break
 					}
 				}
-			case 2: // somebody releases any one
+			case 2: // a holder releases any transaction
 				if len(all) > 0 {
 					if tx := all[rapid.IntRange(0, len(all)-1).Draw(t, "which")]; tx.holders > 0 {
 						a.Release(tx.ticket)

@@ -12,7 +12,7 @@ func (s *session) relation(rel *wal.Relation) error {
 		s.decoder.relations[rel.OID] = known
 		return nil
 	}
-	if rel.Table != "" { // nobody reads rows of the others: thousands of partitions are described beside their root
+	if rel.Table != "" { // no mapping reads rows of other tables: thousands of partitions are described beside their root
 		if err := s.Slot.Server.Resolve(rel); err != nil {
 			return err
 		}

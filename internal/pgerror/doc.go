@@ -1,3 +1,3 @@
-// Package pgerror has what is true of the errors of any Postgres server, the primary or a tenant's: SQLSTATEs, errors without values of rows,
-// and the remedies for TLS. The package has functions only, all pure.
+// Package pgerror knows the errors of any Postgres server, the primary or a tenant's: SQLSTATEs, errors without values of rows, remedies for
+// TLS. The package has functions only, all pure.
 package pgerror

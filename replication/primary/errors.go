@@ -77,7 +77,7 @@ func isStandby(conn *pgx.Conn) *Problem {
 // isReadOnly refuses a primary whose transactions may not write: positions could not be noted.
 func isReadOnly(user string) *Problem {
 	return &Problem{What: "the primary is read-only for this role: default_transaction_read_only is on, and nothing can be noted there",
-		Remedy: fmt.Sprintf("ALTER ROLE %s SET default_transaction_read_only = off; where the provider set it (a full disk, a maintenance), see to that first",
+		Remedy: fmt.Sprintf("ALTER ROLE %s SET default_transaction_read_only = off; where the provider set it (a full disk, a maintenance), end the cause first",
 			quoteIdentifier(user))}
 }
 

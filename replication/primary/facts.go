@@ -186,13 +186,13 @@ FROM wanted w LEFT JOIN pg_class c ON c.oid = w.oid LEFT JOIN pg_namespace n ON 
 const schemasSQL = `(SELECT jsonb_agg(jsonb_build_object('oid', s.oid::bigint, 'xmin', s.xmin::text, 'schema', sn.nspname) ORDER BY s.oid)
 	FROM pg_publication_namespace s JOIN pg_namespace sn ON sn.oid = s.pnnspid WHERE s.pnpubid = p.oid)`
 
-// wanted names a table whose facts are asked for: by its OID, or where that is 0 by its names.
+// wanted names a table for which facts are asked: by OID, or where the OID is 0 by schema and name.
 type wanted struct {
 	oid          uint32
 	schema, name string
 }
 
-// querier and rowQuerier are connections or transactions.
+// rowQuerier is a connection or a transaction.
 type rowQuerier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }

@@ -147,7 +147,7 @@ func (s Slot) inspectSource(ctx context.Context, source Source, confirmed wal.LS
 	case err != nil:
 		found.Fault("history", err)
 	case exists && source.noted != 0 && confirmed > source.noted:
-		found.Warn("history", "nothing, but know who did it", "somebody moved the slot: at its next start outflow copies every destination anew")
+		found.Warn("history", "nothing, but know who did it", "the slot was moved, and not by outflow: at its next start outflow copies every destination again")
 	default:
 		found.Pass("history", "system identifier and timeline are those that ids were given from")
 	}

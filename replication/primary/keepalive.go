@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A connection whose other end is gone without a word ends after about unheard: by keepalives while nothing is on its way, and by
+// A connection to a machine that is gone without a word ends after about unheard: by keepalives while no data is under way, and by
 // TCP_USER_TIMEOUT where the kernel knows it and status updates stay unacknowledged, which would otherwise take 15 minutes (tcp(7)).
 const unheard = 30 * time.Second
 

@@ -126,7 +126,7 @@ func (s Slot) createSQL() string {
 func (s Slot) Gone() *Problem {
 	return &Problem{
 		What:   fmt.Sprintf("replication slot %q is gone; what was committed since is lost to the stream", s.Name),
-		Remedy: "run: " + ResetCommand + " (a new slot, and every destination is copied anew while changes flow)",
+		Remedy: "run: " + ResetCommand + " (a new slot, and every destination is copied again while changes flow)",
 	}
 }
 

@@ -97,7 +97,7 @@ func (s sourceRow) fence(ctx context.Context, tx pgx.Tx, reading int64) error {
 // changes between are lost to the stream. Every destination is copied again.
 func (s sourceRow) moved(ctx context.Context, conn *pgx.Conn, confirmed wal.LSN) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if err := raiseAll(ctx, tx, s.slot, "somebody moved the slot"); err != nil {
+		if err := raiseAll(ctx, tx, s.slot, "the slot was moved, and not by outflow"); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, `UPDATE outflow.source SET flush_lsn = $2::text::pg_lsn WHERE slot = $1`, s.slot, confirmed.String())

@@ -2,8 +2,8 @@ package tableread
 
 import "outflow/replication/primary"
 
-// Tables are the tables of the primary, as reads have found the tables: an unaltered table keeps its relation from one read to the next. The
-// copiers and the look-ups of a process share one Tables. Safe for concurrent use.
+// Tables are the primary's tables, as described by earlier reads: an unaltered table keeps the same relation from one read to the next, since
+// statements are compiled for relations. The copiers and the look-ups of a process share one Tables. Safe for concurrent use.
 type Tables struct {
 	*primary.Server
 	shapes shapes

@@ -1,6 +1,6 @@
-// Package wal has the words for what the primary's write-ahead log says: positions, tables, rows, changes, transactions, and the snapshots
-// by which a read of a table is compared with a transaction. The package is a leaf: no I/O, no goroutine, no lock, no import of a driver.
-// Everything that only has to know a change (the mappings above all) imports this package and nothing else of replication.
+// Package wal describes the contents of the primary's write-ahead log: positions, tables, rows, changes, transactions, and the snapshots that
+// compare a read of a table with a transaction. The package is a leaf: no I/O, no goroutine, no lock, no import of a driver. Code that only has
+// to know a change (the mappings above all) imports wal and no other package of replication.
 //
 // # What it guarantees
 //
