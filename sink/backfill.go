@@ -3,7 +3,6 @@ package sink
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -16,7 +15,6 @@ import (
 	"outflow/mapping"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
-	"outflow/sink/fold"
 )
 
 // cursor is the progress of a backfill. The external database keeps the cursor in the metadata of each mapping being filled, and
@@ -80,8 +78,7 @@ const (
 )
 
 // backfill copies the tenant's rows from the tables into mappings that are new, changed or cannot go on from the stream, while
-// live changes keep flowing through the same worker. A backfill belongs to the session's worker; only ready is set from outside,
-// under the destination's mu.
+// live changes keep flowing through the same worker. A backfill belongs to the session's worker.
 //
 // The order of steps makes the copy right: first keys are tracked, then snapshots are taken, then a chunk waits until the stream
 // has passed the chunk's horizon, and then the chunk is merged (see [fold.Merge]).
@@ -93,29 +90,20 @@ type backfill struct {
 	cursor   cursor
 	stored   string // the cursor as the metadata has it
 
-	active   bool // the backfill has a place among the backfills, and tracks keys
-	tracked  []fold.Tracked
-	bytes    int64           // of tracked
-	tracking int             // counts the beginnings of tracking: a chunk read for an earlier tracking is of no use
-	suspects map[uint32]bool // may have been applied before keys were tracked, and were not visible then; nil is not known yet
-	reading  bool
-	ready    *chunk
-	ended    bool                     // the session was closed: a chunk that comes now is given up
-	endRead  context.CancelFunc       // of the read under way; nil before the first
-	page     *page                    // the page to be swept next
-	from     cursor                   // the cursor when the read began: live changes move PutOff of cursor during the read
-	known    map[string]*wal.Relation // tables as the last chunks found them
-	wait     wait                     // for a transaction on the primary
-	started  time.Time                // of the chunk in hand
-	limit    int                      // rows of the chunk
-	lane     int                      // of the memory for the chunk
+	active  bool // the backfill has a slot, and tracks keys
+	tracker tracker
+	hand    hand
+	found   map[string]*wal.Relation // tables as the last chunks found the tables
+	wait    wait                     // for a transaction on the primary
 }
 
-// maxTracked is how many bytes the tracked keys may have at the most, see [fold.Tracked.Bytes]. A transaction that changes more has the chunk
-// in hand read again, when the transaction is visible.
-const (
-	maxTracked = 48 << 20
-)
+// hand is what a backfill has read, or reads. The lock of the destination guards the hand: a read puts its chunk there.
+type hand struct {
+	reading bool
+	ready   *chunk
+	ended   bool               // the session was closed: a chunk that comes now is given up
+	endRead context.CancelFunc // of the read under way; nil before the first
+}
 
 // chunk is a part of the primary's data that waits to be merged.
 type chunk struct {
@@ -129,8 +117,8 @@ type chunk struct {
 	done     bool // nothing is left after the chunk
 	err      error
 
+	read     *chunkRead
 	held     grant           // the memory of the rows, until the chunk is merged or given up
-	tracking int             // the backfill's when the read began
 	suspects map[uint32]bool // set by the first read of a tracking
 	holder   string          // nothing was read: the transaction that the read waits for
 }
@@ -188,46 +176,27 @@ func (bf *backfill) trackChanges(xid uint32, changes []wal.Change) {
 	if bf == nil || !bf.active {
 		return
 	}
-	var keys fold.Keyer
 	for i := range changes {
-		c := &changes[i]
-		table := c.Relation.Table
-		if !bf.d.reads[table] {
+		if !bf.d.reads[changes[i].Relation.Table] {
 			continue
 		}
-		if c.Kind == wal.Truncate {
-			bf.follow(fold.Tracked{XID: xid, Table: table, Key: "", Relation: c.Relation})
-			continue
-		}
-		for _, row := range []wal.Tuple{c.Old, c.New} {
-			if !row.IsZero() {
-				bf.follow(fold.Tracked{XID: xid, Table: table, Key: keys.Key(c.Relation, row), Relation: c.Relation})
-			}
-		}
-		if bf.bytes > maxTracked {
-			bf.forget()
+		if bf.tracker.add(xid, &changes[i]); bf.tracker.full() {
+			bf.trackAgain()
 		}
 	}
-}
-
-func (bf *backfill) follow(t fold.Tracked) {
-	bf.tracked = append(bf.tracked, t)
-	bf.bytes += t.Bytes()
 }
 
 // standDown ends the work reserved to a backfill with a place; the cursor stays.
 func (bf *backfill) standDown() {
 	if bf.active {
 		bf.active = false
-		bf.forget()
+		bf.trackAgain()
 	}
 }
 
-// forget begins tracking again, as if the backfill had just been taken up at its cursor: the chunks read so far are of no use,
-// and every transaction invisible to the next snapshot may have been applied before.
-func (bf *backfill) forget() {
-	bf.tracking++
-	bf.tracked, bf.bytes, bf.suspects = nil, 0, nil
+// trackAgain begins tracking again, as if the backfill had just been taken up at its cursor: the chunks read so far are of no use.
+func (bf *backfill) trackAgain() {
+	bf.tracker.begin()
 	bf.goesOn()
 	bf.d.mu.Lock()
 	defer bf.d.mu.Unlock()
@@ -236,9 +205,9 @@ func (bf *backfill) forget() {
 
 // giveUpLocked lets go of the chunk in hand. The lock is the destination's.
 func (bf *backfill) giveUpLocked() {
-	if bf.ready != nil {
-		bf.ready.held.free()
-		bf.ready = nil
+	if bf.hand.ready != nil {
+		bf.hand.ready.held.free()
+		bf.hand.ready = nil
 	}
 }
 
@@ -246,10 +215,10 @@ func (bf *backfill) giveUpLocked() {
 func (bf *backfill) end() {
 	bf.d.mu.Lock()
 	defer bf.d.mu.Unlock()
-	bf.ended = true
+	bf.hand.ended = true
 	bf.giveUpLocked()
-	if bf.endRead != nil { // or reads would gather on the primary, of sessions that come and go
-		bf.endRead()
+	if bf.hand.endRead != nil { // or reads would gather on the primary, of sessions that come and go
+		bf.hand.endRead()
 	}
 }
 
@@ -260,16 +229,16 @@ func (bf *backfill) mergeable() bool {
 	position := d.router.Reader.Position() // before the queue is looked at
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if bf.ready == nil {
+	if bf.hand.ready == nil {
 		return false
 	}
-	if bf.ready.err != nil {
+	if bf.hand.ready.err != nil {
 		return true
 	}
-	if position < bf.ready.Horizon {
+	if position < bf.hand.ready.Horizon {
 		return false
 	}
-	return d.queue.has(d.router.SequenceID(bf.ready.Horizon))
+	return d.queue.has(d.router.SequenceID(bf.hand.ready.Horizon))
 }
 
 // advance does the work possible without a chunk in hand: take a place among the backfills, or begin to read.
@@ -287,8 +256,8 @@ func (bf *backfill) advance(ctx context.Context) error {
 		}
 	}
 	d.mu.Lock()
-	waiting := bf.ready != nil // for the stream
-	idle := !waiting && !bf.reading
+	waiting := bf.hand.ready != nil // for the stream
+	idle := !waiting && !bf.hand.reading
 	d.mu.Unlock()
 	if waiting {
 		d.after(horizonPause, d.nudge)
@@ -297,7 +266,7 @@ func (bf *backfill) advance(ctx context.Context) error {
 		return nil
 	}
 	done := d.router.backfillSlots.asks(d, false)
-	err := bf.ask(ctx)
+	page, err := bf.ask(ctx)
 	if done(); err != nil {
 		d.slowCopy = d.router.backfillSlots.taken(d)
 		if timedOut(err) && bf.smaller(bf.size()) {
@@ -306,176 +275,46 @@ func (bf *backfill) advance(ctx context.Context) error {
 		}
 		return err
 	}
-	bf.started, bf.limit, bf.from = time.Now(), bf.size(), bf.cursor
-	if bf.lane = quick; d.slowCopy {
-		bf.lane = slow
+	read := &chunkRead{bf: bf, from: bf.cursor, page: page, limit: bf.size(), lane: quick, began: time.Now(), number: bf.tracker.number,
+		settle: bf.tracker.suspects == nil, awaited: bf.wait.xid}
+	if d.slowCopy {
+		read.lane = slow
 	}
 	reading, end := context.WithCancel(d.router.workers.intake)
 	d.mu.Lock()
-	bf.reading, bf.endRead = true, end
+	bf.hand.reading, bf.hand.endRead = true, end
 	d.mu.Unlock()
-	tracking, settle, awaited := bf.tracking, bf.suspects == nil, bf.wait.xid
-	if !d.router.workers.start(func() { bf.read(reading, tracking, settle, awaited) }) {
+	if !d.router.workers.start(func() { read.run(reading) }) {
 		end()
 	}
 	return nil
 }
 
-// ask is the worker's question to the external database before a chunk is read: the connection belongs to the worker.
-func (bf *backfill) ask(ctx context.Context) (err error) {
-	if bf.cursor.Phase == phaseSweep {
-		if bf.page, err = bf.readPage(ctx); err != nil {
-			return err
-		}
-		return failpoint.Fail(failpoint.SweepPageRead)
+// ask is the worker's question to the external database before a chunk is read: the connection belongs to the worker. The page is nil where
+// rows are copied.
+func (bf *backfill) ask(ctx context.Context) (*page, error) {
+	if bf.cursor.Phase != phaseSweep {
+		return nil, bf.countHeld(ctx)
 	}
-	return bf.countHeld(ctx)
-}
-
-// read gets the next chunk. The reading runs beside the worker, which goes on with live changes.
-func (bf *backfill) read(ctx context.Context, tracking int, settle bool, awaited *uint32) {
-	d := bf.d
-	held, err := bf.takeMemory(ctx, d.router.copies.piece)
-	var c *chunk
-	copier := &tableread.Copier{Tables: d.router.Primary}
-	defer copier.Close()
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
+	page, err := bf.readPage(ctx)
 	if err == nil {
-		c, err = bf.nextSafely(ctx, copier, &held, settle, awaited)
+		err = failpoint.Fail(failpoint.SweepPageRead)
 	}
-	if err != nil {
-		if c == nil {
-			c = &chunk{}
-		}
-		c.err = err
-	}
-	if c.tracking, c.held = tracking, held; len(c.Rows) == 0 {
-		c.held.free()
-	}
-	d.mu.Lock()
-	if bf.reading, bf.ready = false, c; bf.ended {
-		bf.giveUpLocked()
-	}
-	d.mu.Unlock()
-	d.nudge()
+	return page, err
 }
 
-// nextSafely turns a panic, which would end the process, into an error: the cursor comes from the external database.
-func (bf *backfill) nextSafely(ctx context.Context, copier *tableread.Copier, held *grant, settle bool, awaited *uint32) (c *chunk, err error) {
-	defer func() {
-		if cause := recover(); cause != nil {
-			err = bf.d.panicked(cause)
-		}
-	}()
-	if c, err = bf.awaits(ctx, copier, awaited); c != nil || err != nil {
-		return c, err
-	}
-	if c, err = bf.next(ctx, copier, held, settle); err == nil {
-		err = failpoint.Fail(failpoint.ChunkRead)
-	}
-	if router := bf.d.router; err == nil && c.Relation != nil && len(c.Relation.Columns) < len(router.schemas.Relation(c.table).Columns) { // a known column is gone
-		_, err = router.relearn(ctx, c.table)
-	}
-	return c, err
-}
-
-// next finds the suspects, where settle is set, and reads the chunk behind the cursor.
-func (bf *backfill) next(ctx context.Context, copier *tableread.Copier, held *grant, settle bool) (*chunk, error) {
-	if !settle {
-		return bf.chunk(ctx, copier, held)
-	}
-	bf.estimate(ctx, copier)
-	now, err := copier.Now(ctx)
-	if err != nil {
-		return nil, err
-	}
-	suspects := bf.d.router.xids.Unseen(now.Snapshot)
-	if len(suspects) > 0 {
-		elsewhere, err := copier.Elsewhere(ctx)
-		if err != nil {
-			return nil, err
-		}
-		for _, xid := range elsewhere {
-			delete(suspects, xid)
-		}
-	}
-	c, err := bf.chunk(ctx, copier, held)
-	if err == nil {
-		c.suspects = suspects
-	}
-	return c, err
-}
-
-// estimate tells the status how many rows there are to copy. The estimate is for people only: where estimating fails the number
-// is not known.
-func (bf *backfill) estimate(ctx context.Context, copier *tableread.Copier) {
-	total := int64(0)
-	for _, table := range bf.tables() {
-		n, err := copier.Estimate(ctx, bf.part(table))
-		if err != nil {
-			return
-		}
-		total += n
-	}
+// handOver puts a chunk into the hand, for the worker.
+func (bf *backfill) handOver(c *chunk) {
 	bf.d.mu.Lock()
 	defer bf.d.mu.Unlock()
-	bf.d.status.CopyTotal = total
-}
-
-// chunk reads the rows behind the cursor, as many as fit in the held memory.
-func (bf *backfill) chunk(ctx context.Context, copier *tableread.Copier, held *grant) (*chunk, error) {
-	if bf.from.Phase == phaseSweep {
-		return bf.nextSwept(ctx, copier)
+	if bf.hand.reading, bf.hand.ready = false, c; bf.hand.ended {
+		bf.giveUpLocked()
 	}
-	table, place, ok := bf.nextTable(&bf.from)
-	if !ok {
-		next := bf.from
-		next.Phase, next.Table, next.Done, next.After, next.Sort = phaseSweep, "", false, nil, ""
-		return bf.emptyChunk(ctx, copier, next, false)
-	}
-	read, err := bf.readRows(ctx, copier, held, tableread.Range{Part: bf.part(table), Place: place, Limit: bf.limit})
-	if err != nil {
-		return nil, err
-	}
-	c := &chunk{Chunk: read, table: table, relation: read.Relation, next: bf.from}
-	c.next.Table, c.next.Done, c.next.After, c.next.Sort = table, false, read.Next.After, read.Next.Order
-	c.next.Rows += int64(len(read.Rows))
-	from := bf.from
-	if place.Order != read.Next.Order { // the table is begun again
-		from.After = nil
-	}
-	c.next.Copied = from.copied(table, len(read.Rows))
-	if read.Last {
-		c.next.After, c.next.Done = nil, true
-	}
-	return c, nil
-}
-
-// readRows reads a chunk. Where the first row alone is larger than the held memory, the memory is given back, and taken as the row needs.
-func (bf *backfill) readRows(ctx context.Context, copier *tableread.Copier, held *grant, r tableread.Range) (tableread.Chunk, error) {
-	for {
-		r.Bytes = held.rows
-		read, err := copier.Read(ctx, r)
-		large := (*tableread.Large)(nil)
-		if !errors.As(err, &large) {
-			return read, err
-		}
-		held.free()
-		if *held, err = bf.takeMemory(ctx, tableread.Enough(large.Bytes)); err != nil {
-			return read, err
-		}
-	}
-}
-
-// takeMemory waits for memory of copies. The wait ends with the session, and when the process stops.
-func (bf *backfill) takeMemory(ctx context.Context, rows int64) (grant, error) {
-	return bf.d.router.copies.take(ctx, rows, bf.lane)
 }
 
 // relation is the table as the last chunk found the table, or as described by the stream.
 func (bf *backfill) relation(table string) *wal.Relation {
-	if rel := bf.known[table]; rel != nil {
+	if rel := bf.found[table]; rel != nil {
 		return rel
 	}
 	return bf.d.router.schemas.Relation(table)
@@ -515,12 +354,6 @@ func (bf *backfill) nextTable(at *cursor) (table string, place tableread.Place, 
 		return tables[i], tableread.Place{}, true
 	}
 	return "", tableread.Place{}, false
-}
-
-// emptyChunk only moves the cursor.
-func (bf *backfill) emptyChunk(ctx context.Context, copier *tableread.Copier, next cursor, done bool) (*chunk, error) {
-	now, err := copier.Now(ctx)
-	return &chunk{Chunk: now, next: next, done: done}, err
 }
 
 // finish ends the backfill: from here on the stream alone keeps the database up to date.

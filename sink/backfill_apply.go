@@ -45,7 +45,7 @@ func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 			return bf.nameRow(err, p.rows)
 		}
 		if at += p.rows.Len(mapping.Any); at >= total {
-			bf.resize()
+			bf.resize(time.Since(c.read.began))
 			break
 		}
 		if size *= 2; time.Since(begun) > chunkPatience && p.next.After != nil {

@@ -18,29 +18,29 @@ import (
 func (bf *backfill) merge(ctx context.Context) error {
 	d := bf.d
 	d.mu.Lock()
-	c := bf.ready
-	bf.ready = nil
+	c := bf.hand.ready
+	bf.hand.ready = nil
 	d.mu.Unlock()
 	defer c.held.free()
 	if c.Relation != nil {
-		if bf.known == nil {
-			bf.known = map[string]*wal.Relation{}
+		if bf.found == nil {
+			bf.found = map[string]*wal.Relation{}
 		}
-		bf.known[c.table] = c.Relation
+		bf.found[c.table] = c.Relation
 	}
 	switch {
 	case c.err != nil:
 		return bf.unread(ctx, c)
-	case c.tracking != bf.tracking:
+	case c.read.number != bf.tracker.number:
 		return bf.advance(ctx)
 	case bf.anotherKey(c):
-		bf.forget()
+		bf.trackAgain()
 		return bf.advance(ctx)
 	}
 	if c.suspects != nil {
-		bf.suspects = c.suspects
+		bf.tracker.suspects = c.suspects
 	}
-	if xid, waits := bf.unseen(c.Snapshot); waits {
+	if xid, waits := bf.tracker.unseen(c.Snapshot, bf.wait.xid); waits {
 		bf.await(xid, c.holder)
 		if err := d.askFlushNowAndThen(ctx); err != nil {
 			return err
@@ -60,21 +60,10 @@ func (bf *backfill) merge(ctx context.Context) error {
 		}
 	case c.relation != nil:
 		var keys fold.Keyer
-		rows.Upserts = fold.Merge(bf.rowsOf(c, c.Rows), func(r mapping.Row) string { return keys.Key(c.relation, r.Tuple) }, c.table, c.Snapshot, bf.tracked, c.since())
+		rows.Upserts = fold.Merge(bf.rowsOf(c, c.Rows), func(r mapping.Row) string { return keys.Key(c.relation, r.Tuple) }, c.table, c.Snapshot, bf.tracker.changes, c.since())
 	}
-	bf.seen(c.Snapshot)
+	bf.tracker.seen(c.Snapshot)
 	return bf.applyChunk(ctx, c, rows)
-}
-
-// seen forgets the tracked keys of transactions that later chunks see.
-func (bf *backfill) seen(snapshot wal.Snapshot) {
-	bf.tracked = slices.DeleteFunc(bf.tracked, func(t fold.Tracked) bool {
-		gone := snapshot.Sees(t.XID)
-		if gone {
-			bf.bytes -= t.Bytes()
-		}
-		return gone
-	})
 }
 
 // unread follows a failed read. A read that took too long is tried again with fewer rows.
@@ -82,7 +71,7 @@ func (bf *backfill) unread(ctx context.Context, c *chunk) error {
 	if errors.Is(c.err, tableread.ErrAnotherKey) { // the next page gives the new key
 		return bf.advance(ctx)
 	}
-	if timedOut(c.err) && bf.smaller(bf.limit) {
+	if timedOut(c.err) && bf.smaller(c.read.limit) {
 		return bf.advance(ctx)
 	}
 	if e := (*Error)(nil); errors.As(c.err, &e) {
@@ -101,8 +90,8 @@ func (bf *backfill) anotherKey(c *chunk) bool {
 	if c.relation == nil {
 		return false
 	}
-	for i, t := range bf.tracked {
-		if t.Relation != nil && t.Key != "" && t.Counts(i, c.table, c.Snapshot, c.since()) && !sameKey(t.Relation, c.relation) {
+	for t := range bf.tracker.concerning(c) {
+		if t.Relation != nil && t.Key != "" && !sameKey(t.Relation, c.relation) {
 			return true
 		}
 	}
@@ -122,9 +111,9 @@ func (bf *backfill) smaller(rows int) bool {
 	return rows > 1
 }
 
-// resize adapts the size of chunks to their time.
-func (bf *backfill) resize() {
-	switch took := time.Since(bf.started); {
+// resize adapts the size of chunks to the time that a chunk took.
+func (bf *backfill) resize(took time.Duration) {
+	switch {
 	case took > 2*chunkTime:
 		bf.d.chunkRows = max(bf.size()/2, min(bf.size(), chunkMin))
 	case took < chunkTime:

@@ -1,13 +1,9 @@
 package sink
 
 import (
-	"context"
 	"time"
 
 	"go.uber.org/zap"
-
-	"outflow/replication/tableread"
-	"outflow/replication/wal"
 )
 
 // wait is a copy's wait for a transaction on the primary whose changes may have been applied already, and which no snapshot sees yet. The
@@ -23,21 +19,6 @@ const (
 	waitMin = 100 * time.Millisecond
 	waitMax = 5 * time.Second
 )
-
-// unseen is a transaction that was applied before keys were tracked, and is invisible to a chunk: the chunk may hold older rows, and is read
-// again. Transactions that the chunk sees are suspects no longer: later chunks see them too. The awaited transaction comes first.
-func (bf *backfill) unseen(s wal.Snapshot) (xid uint32, waits bool) {
-	if w := bf.wait.xid; w != nil && bf.suspects[*w] && !s.Sees(*w) {
-		return *w, true
-	}
-	for xid := range bf.suspects {
-		if !s.Sees(xid) {
-			return xid, true
-		}
-		delete(bf.suspects, xid)
-	}
-	return 0, false
-}
 
 // await has the next look at the transaction come after a pause. holder describes the transaction, "" where nothing is known yet.
 func (bf *backfill) await(xid uint32, holder string) {
@@ -73,17 +54,4 @@ func (bf *backfill) goesOn() {
 	defer d.mu.Unlock()
 	d.status.Reason = ""
 	d.observeLocked()
-}
-
-// awaits is the chunk read instead of rows while snapshots do not see the awaited transaction; nil when they do, and where none is awaited.
-func (bf *backfill) awaits(ctx context.Context, copier *tableread.Copier, xid *uint32) (*chunk, error) {
-	if xid == nil {
-		return nil, nil
-	}
-	now, err := copier.Now(ctx)
-	if err != nil || now.Snapshot.Sees(*xid) {
-		return nil, err
-	}
-	holder, err := copier.Holder(ctx, *xid)
-	return &chunk{Chunk: now, holder: holder}, err
 }

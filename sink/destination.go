@@ -250,7 +250,7 @@ func (d *Destination) step(ctx context.Context) error {
 // The worker calls turnOverLocked.
 func (d *Destination) turnOverLocked() bool {
 	s := d.session
-	if s == nil || s.backfill != nil && (s.backfill.reading || s.backfill.ready != nil) {
+	if s == nil || s.backfill != nil && (s.backfill.hand.reading || s.backfill.hand.ready != nil) {
 		return false
 	}
 	return s.place.turnOver()

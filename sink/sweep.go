@@ -147,7 +147,7 @@ func (bf *backfill) readPage(ctx context.Context) (p *page, err error) {
 	}
 	limit := bf.size()
 	err = bf.withKeys(ctx, current, func(q *keysQuery) error {
-		p = &page{target: *current, following: following, query: q, since: len(bf.tracked)}
+		p = &page{target: *current, following: following, query: q, since: len(bf.tracker.changes)}
 		var after []string
 		p.next.Order = q.signature()
 		if bf.cursor.Mapping == current.mapping.Name && bf.cursor.Sort == p.next.Order {
@@ -166,13 +166,13 @@ func (bf *backfill) readPage(ctx context.Context) (p *page, err error) {
 	return p, err
 }
 
-// nextSwept asks the primary which keys of the page exist; the missing keys are the chunk.
-func (bf *backfill) nextSwept(ctx context.Context, copier *tableread.Copier) (*chunk, error) {
-	p := bf.page
+// sweepPage asks the primary which keys of the page exist; the missing keys are the chunk.
+func (r *chunkRead) sweepPage(ctx context.Context, copier *tableread.Copier) (*chunk, error) {
+	p := r.page
 	if p == nil {
-		return bf.emptyChunk(ctx, copier, cursor{Phase: phaseSweep, Rows: bf.from.Rows}, true)
+		return emptyChunk(ctx, copier, cursor{Phase: phaseSweep, Rows: r.from.Rows}, true)
 	}
-	present, found, err := copier.Present(ctx, bf.keysOf(p.query, p.keys))
+	present, found, err := copier.Present(ctx, r.bf.keysOf(p.query, p.keys))
 	c := &chunk{Chunk: found, table: p.target.table, relation: p.query.relation, swept: p}
 	if bad := (*tableread.KeyError)(nil); errors.As(err, &bad) {
 		return nil, p.query.fault(fmt.Errorf("it gives %s, which is no key of %s: %w", describeTuple(p.query.relation, p.keys[bad.Key].tuple), p.target.table, bad.Err))
@@ -194,7 +194,7 @@ func (bf *backfill) nextSwept(ctx context.Context, copier *tableread.Copier) (*c
 		}
 		c.gone = append(c.gone, k)
 	}
-	c.next = bf.from
+	c.next = r.from
 	c.next.Table, c.next.Mapping, c.next.After, c.next.Sort = p.target.table, p.target.mapping.Name, p.next.After, p.next.Order
 	return c, nil
 }
@@ -275,7 +275,7 @@ func refusedSweep(p *page, t tally, why string) error {
 // whether the keys are equal.
 func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]key, error) {
 	var texts fold.Keyer
-	gone := fold.Merge(c.gone, func(k key) string { return texts.Key(c.relation, k.tuple) }, c.table, c.Snapshot, bf.tracked, c.swept.since)
+	gone := fold.Merge(c.gone, func(k key) string { return texts.Key(c.relation, k.tuple) }, c.table, c.Snapshot, bf.tracker.changes, c.swept.since)
 	if len(gone) == 0 { // for one reason, after a TRUNCATE: that concerns every key
 		return nil, nil
 	}
@@ -304,8 +304,8 @@ func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]key, error) {
 // may have come or gone since. No TRUNCATE counts for the chunk.
 func (bf *backfill) changes(c *chunk) (keys []wal.Tuple) {
 	seen := map[string]bool{}
-	for i, t := range bf.tracked {
-		if t.Counts(i, c.table, c.Snapshot, c.since()) && !seen[t.Key] {
+	for t := range bf.tracker.concerning(c) {
+		if !seen[t.Key] {
 			seen[t.Key] = true
 			keys = append(keys, fold.KeyTuple(c.relation, t.Key))
 		}

@@ -44,11 +44,11 @@ func TestChangesDuringASweep(t *testing.T) {
 	before := &wal.Relation{Table: "t", Columns: []wal.Column{{Name: "note"}, {Name: "id"}}, Key: []int{1}}
 	now := &wal.Relation{Table: "t", Columns: []wal.Column{{Name: "id"}}, Key: []int{0}}
 	c := &chunk{table: "t", relation: now, swept: &page{}, gone: []key{{tuple: text("1")}}}
-	bf := &backfill{tracked: []fold.Tracked{{XID: 5, Table: "t", Key: new(fold.Keyer).Key(before, text("n", "2")), Relation: before}}}
+	bf := &backfill{tracker: tracker{changes: []fold.Tracked{{XID: 5, Table: "t", Key: new(fold.Keyer).Key(before, text("n", "2")), Relation: before}}}}
 	if keys := bf.changes(c); len(keys) != 1 || keys[0].Len() != 1 || string(keys[0].Value(0).Text) != "2" {
 		t.Errorf("changed keys: %v", keys)
 	}
-	bf.tracked = append(bf.tracked, fold.Tracked{XID: 6, Table: "t", Key: "", Relation: now})
+	bf.tracker.changes = append(bf.tracker.changes, fold.Tracked{XID: 6, Table: "t", Key: "", Relation: now})
 	if gone, err := bf.unchanged(t.Context(), c); len(gone) != 0 || err != nil {
 		t.Errorf("after a TRUNCATE %d keys are to be removed: %v", len(gone), err)
 	}

@@ -71,7 +71,7 @@ func TestTrackedKeysAreBounded(t *testing.T) {
 	t.Parallel()
 	bf := &backfill{d: queueOf(t), active: true}
 	kept := func() (bytes int64) {
-		for _, k := range bf.tracked {
+		for _, k := range bf.tracker.changes {
 			bytes += int64(len(k.Key))
 		}
 		return bytes
@@ -89,8 +89,8 @@ func TestTrackedKeysAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bf.seen(all)
-	if bf.bytes != 0 || len(bf.tracked) > 0 {
-		t.Errorf("%d keys of %d bytes are left, all of transactions that the snapshot sees", len(bf.tracked), bf.bytes)
+	bf.tracker.seen(all)
+	if bf.tracker.bytes != 0 || len(bf.tracker.changes) > 0 {
+		t.Errorf("%d keys of %d bytes are left, all of transactions that the snapshot sees", len(bf.tracker.changes), bf.tracker.bytes)
 	}
 }
