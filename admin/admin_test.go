@@ -28,6 +28,7 @@ import (
 	"outflow/replication"
 	"outflow/replication/primary"
 	"outflow/sink"
+	"outflow/sink/external"
 	"outflow/sink/ledger"
 )
 
@@ -72,10 +73,10 @@ func attach(t testing.TB, s *Server, names ...[2]string) *sink.Router {
 	t.Helper()
 	acks := replication.NewAckTracker(1)
 	reader := &still{state: replication.Streaming}
-	router := sink.NewRouter(sink.Config{Options: sink.Options{QueueBytes: 1 << 20, MemoryBytes: 1 << 30, BatchRows: 1000, ConnectionOptions: sink.ConnectionOptions{MaxConnections: 10},
+	router := sink.NewRouter(sink.Config{Options: sink.Options{QueueBytes: 1 << 20, MemoryBytes: 1 << 30, BatchRows: 1000, Options: external.Options{MaxConnections: 10},
 		RetryMin: time.Second, RetryMax: time.Minute, Backfills: 1}, Acks: acks, Reader: reader, Log: zap.NewNop()})
 	for _, n := range names {
-		if _, err := router.Add(sink.Target{Tenant: n[0], Name: n[1], DSN: "postgres://u:canary-password@h/db"}); err != nil {
+		if _, err := router.Add(external.DestinationSpec{Tenant: n[0], Name: n[1], DSN: "postgres://u:canary-password@h/db"}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -322,7 +323,7 @@ func TestOpenAPI(t *testing.T) {
 		"/api/tables": "Tables", "/api/errors": "Errors", "/api/switches": "Switches", "/api/destinations/t/none": "Problem", "/api/none": "Problem"} {
 		check(path, schema)
 	}
-	d := monitor.Row{Destination: s.pipeline.Router.Destinations()[0], Status: sink.Status{State: ledger.Backfilling, Copying: true, Err: &sink.Error{SQLState: "22012", Err: errDown}, CopyTotal: 10, Oldest: time.Now()}, Stream: 0}
+	d := monitor.Row{Destination: s.pipeline.Router.Destinations()[0], Status: sink.Status{State: ledger.Backfilling, Copying: true, Err: &external.Error{SQLState: "22012", Err: errDown}, CopyTotal: 10, Oldest: time.Now()}, Stream: 0}
 	b, _ := json.Marshal(d.Describe(time.Now(), monitor.Rate{}))
 	answer, _ := jsonschema.UnmarshalJSON(strings.NewReader(string(b)))
 	if err := c.MustCompile("openapi.json#/components/schemas/Destination").Validate(answer); err != nil {
@@ -336,7 +337,7 @@ const hostile = `"><script>alert(1)</script>'{{.}}&\`
 func TestHostileNames(t *testing.T) {
 	s := newServer(t, "", func(o *Config) { o.TenantMetrics = true })
 	router := attach(t, s)
-	if _, err := router.Add(sink.Target{Tenant: hostile, Name: hostile, DSN: "postgres://h/db", Fault: &sink.Error{Key: hostile, Mapping: hostile,
+	if _, err := router.Add(external.DestinationSpec{Tenant: hostile, Name: hostile, DSN: "postgres://h/db", Fault: &external.Error{Key: hostile, Mapping: hostile,
 		Err: errors.New(hostile + "\x1b[31m\u202e" + strings.Repeat("x", 5000))}}); err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"outflow/mapping"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 )
 
 // cursor is the progress of a backfill. The external database keeps the cursor in the metadata of each mapping being filled, and
@@ -110,9 +111,9 @@ type chunk struct {
 	tableread.Chunk
 	table    string
 	relation *wal.Relation
-	swept    *page // the page whose keys are not on the primary; nil: the rows are
-	gone     []key // those of the page
-	removed  []key // the keys of gone that rows.Deletes are
+	swept    *page          // the page whose keys are not on the primary; nil: the rows are
+	gone     []external.Key // those of the page
+	removed  []external.Key // the keys of gone that rows.Deletes are
 	next     cursor
 	done     bool // nothing is left after the chunk
 	err      error
@@ -134,13 +135,13 @@ func (c *chunk) since() int {
 // behind is the place behind one of the chunk's rows.
 func (c *chunk) behind(rows *mapping.Rows, i int) []string {
 	if c.swept != nil {
-		return c.removed[i].here
+		return c.removed[i].External
 	}
 	return c.KeyOf(rows.Upserts[i].Tuple)
 }
 
 // newBackfill finds the incomplete mappings; nil where all are complete.
-func newBackfill(s *session, known Metadata) (*backfill, error) {
+func newBackfill(s *session, known external.Metadata) (*backfill, error) {
 	bf := &backfill{d: s.d, s: s, mappings: s.d.mappings, group: make([]bool, len(s.d.mappings))}
 	for i, m := range s.d.mappings {
 		text := known[m.Name].Backfill
@@ -156,8 +157,8 @@ func newBackfill(s *session, known Metadata) (*backfill, error) {
 	if bf.stored == "" {
 		return nil, nil
 	}
-	if bf.cursor.Order != s.order.print { // the cursor's place says nothing of another order
-		bf.cursor = cursor{Phase: phaseCopy, Pass: bf.cursor.Pass, PutOff: bf.cursor.PutOff, Before: bf.cursor.Before, Strict: bf.cursor.Strict, Order: s.order.print}
+	if bf.cursor.Order != s.Order.Fingerprint { // the cursor's place says nothing of another order
+		bf.cursor = cursor{Phase: phaseCopy, Pass: bf.cursor.Pass, PutOff: bf.cursor.PutOff, Before: bf.cursor.Before, Strict: bf.cursor.Strict, Order: s.Order.Fingerprint}
 	}
 	return bf, nil
 }
@@ -269,7 +270,7 @@ func (bf *backfill) advance(ctx context.Context) error {
 	page, err := bf.ask(ctx)
 	if done(); err != nil {
 		d.slowCopy = d.router.backfillSlots.taken(d)
-		if timedOut(err) && bf.smaller(bf.size()) {
+		if external.TimedOut(err) && bf.smaller(bf.size()) {
 			d.nudge()
 			return nil
 		}
@@ -332,7 +333,7 @@ func (d *Destination) part(rel *wal.Relation) tableread.Part {
 // tables are the source tables read by the group, in the order of copying.
 func (bf *backfill) tables() []string {
 	var tables []string
-	for _, table := range bf.s.order.tables {
+	for _, table := range bf.s.Order.Tables {
 		for i, m := range bf.mappings {
 			if bf.group[i] && slices.Contains(m.Tables(), table) {
 				tables = append(tables, table)

@@ -10,6 +10,7 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/mapping"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 )
 
 // portion is the part of a chunk applied in one transaction, with the cursor behind the part.
@@ -17,8 +18,8 @@ type portion struct {
 	chunk *chunk
 	rows  *mapping.Rows
 	next  cursor
-	done  bool         // nothing is left after the portion
-	aside *quarantined // the portion's single row, which goes to the quarantine instead; nil mostly
+	done  bool                  // nothing is left after the portion
+	aside *external.Quarantined // the portion's single row, which goes to the quarantine instead; nil mostly
 }
 
 // chunkPatience is how long one chunk may keep live changes waiting when the external database refuses parts of the chunk. The
@@ -34,7 +35,7 @@ func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 		p := bf.portion(c, rows, at, min(size, total-at))
 		err := bf.apply(ctx, p)
 		if n := p.rows.Len(mapping.Any); n > 1 && tooMuch(err) {
-			if size = n / 2; bf.s.usable() {
+			if size = n / 2; bf.s.Usable() {
 				continue
 			}
 			d.chunkRows = size // the client's own limit ended the connection
@@ -73,7 +74,7 @@ func tooMuch(err error) bool {
 	if err == nil {
 		return false
 	}
-	return newError(err).verdict == rowFault || timedOut(err)
+	return external.AsError(err).Verdict == external.RowFault || external.TimedOut(err)
 }
 
 // portion is n rows of a chunk, starting at a given row. The cursor behind the rows is the chunk's own where the portion ends the
@@ -99,23 +100,23 @@ func (bf *backfill) portion(c *chunk, rows *mapping.Rows, at, n int) *portion {
 	doubles := 0
 	if c.swept != nil { // a delete step may take the other form of the row too: the next pass copies the row
 		for _, k := range c.removed[at : at+len(p.rows.Deletes)] {
-			if k.there != nil {
+			if k.Primary != nil {
 				doubles++
 			}
 		}
 	}
 	p.next.Pass, p.next.PutOff, p.next.Before, p.next.Strict, p.next.Order =
-		bf.cursor.Pass, bf.cursor.PutOff+int64(doubles), bf.cursor.Before, bf.cursor.Strict, bf.s.order.print
+		bf.cursor.Pass, bf.cursor.PutOff+int64(doubles), bf.cursor.Before, bf.cursor.Strict, bf.s.Order.Fingerprint
 	return p
 }
 
 // apply applies a portion. A single refused row is put off or set aside.
 func (bf *backfill) apply(ctx context.Context, p *portion) error {
 	err := bf.transaction(ctx, p)
-	if err == nil || p.rows.Len(mapping.Any) != 1 || newError(err).verdict != rowFault || !bf.s.usable() {
+	if err == nil || p.rows.Len(mapping.Any) != 1 || external.AsError(err).Verdict != external.RowFault || !bf.s.Usable() {
 		return err
 	}
-	e := newError(err)
+	e := external.AsError(err)
 	switch {
 	case bf.mayPutOff(e):
 		return bf.putOff(ctx, p, e)
@@ -131,11 +132,11 @@ func (bf *backfill) apply(ctx context.Context, p *portion) error {
 // next pass. The sweep removes rows that are gone from the primary and may hold a unique value, so there is no such row to wait
 // for after the first pass; rows that refer to others of their table may take several passes. A pass that does not help is
 // followed by a strict pass.
-func (bf *backfill) mayPutOff(e *Error) bool {
+func (bf *backfill) mayPutOff(e *external.Error) bool {
 	switch e.SQLState {
-	case foreignKeyViolation:
+	case external.ForeignKeyViolation:
 		return !bf.cursor.Strict
-	case uniqueViolation, exclusionViolation:
+	case external.UniqueViolation, external.ExclusionViolation:
 		return bf.cursor.Pass == 0
 	}
 	return false
@@ -144,7 +145,7 @@ func (bf *backfill) mayPutOff(e *Error) bool {
 // putOff moves the cursor over one row that the next pass copies. The external database's version of the row is old, and may hold
 // a value that another row has now. So the version is deleted, unless the delete takes along rows that the copy does not bring
 // again.
-func (bf *backfill) putOff(ctx context.Context, p *portion, e *Error) error {
+func (bf *backfill) putOff(ctx context.Context, p *portion, e *external.Error) error {
 	bf.saysPutOff(e)
 	if err := failpoint.Fail(failpoint.PutOff); err != nil {
 		return err
@@ -152,9 +153,9 @@ func (bf *backfill) putOff(ctx context.Context, p *portion, e *Error) error {
 	rest := *p
 	rest.next.PutOff++
 	rest.rows = &mapping.Rows{Relation: p.rows.Relation}
-	if e.SQLState != foreignKeyViolation && !bf.takesAlong() {
+	if e.SQLState != external.ForeignKeyViolation && !bf.takesAlong() {
 		rest.rows.Deletes = slices.Concat(p.rows.Upserts, p.rows.Deletes)
-		if err := bf.transaction(ctx, &rest); err == nil || newError(err).verdict != rowFault || !bf.s.usable() {
+		if err := bf.transaction(ctx, &rest); err == nil || external.AsError(err).Verdict != external.RowFault || !bf.s.Usable() {
 			return err
 		}
 		rest.rows.Deletes = nil
@@ -170,11 +171,11 @@ func (bf *backfill) takesAlong() bool {
 			group = append(group, m)
 		}
 	}
-	return bf.s.order.acts(group, "", fills(group, "")...)
+	return bf.s.Order.Acts(group, "", external.Fills(group, "")...)
 }
 
 // saysPutOff logs the first row put off in a pass, the second, the fourth, and so on.
-func (bf *backfill) saysPutOff(e *Error) {
+func (bf *backfill) saysPutOff(e *external.Error) {
 	if n := bf.cursor.PutOff + 1; n&(n-1) == 0 {
 		bf.d.log.Warn("the external database refuses a row, which is copied again in another pass", zap.Int64("rows", n),
 			zap.Int("pass", bf.cursor.Pass), zap.String("sqlstate", e.SQLState), zap.Error(e))
@@ -183,7 +184,7 @@ func (bf *backfill) saysPutOff(e *Error) {
 
 // putOffLive puts a live change off to the next pass of the copy, where a copy fills all the mappings of the change. The cursor
 // in the metadata says so in the same transaction, which leaves the change out.
-func (bf *backfill) putOffLive(ctx context.Context, b *batch, e *Error) (bool, error) {
+func (bf *backfill) putOffLive(ctx context.Context, b *batch, e *external.Error) (bool, error) {
 	if bf == nil || !bf.mayPutOff(e) {
 		return false, nil
 	}
@@ -199,7 +200,7 @@ func (bf *backfill) putOffLive(ctx context.Context, b *batch, e *Error) (bool, e
 	}
 	now.PutOff++
 	b.cursor = &now
-	err := bf.s.putOffCursor(ctx, before, now.String())
+	err := bf.s.PutOffCursor(ctx, before, now.String())
 	return true, err
 }
 
@@ -218,19 +219,19 @@ func (p *portion) following() (next cursor, text string) {
 }
 
 // setAside is a portion's single row, refused by the external database, for its quarantine.
-func (bf *backfill) setAside(rows *mapping.Rows, e *Error) *quarantined {
+func (bf *backfill) setAside(rows *mapping.Rows, e *external.Error) *external.Quarantined {
 	row, op := slices.Concat(rows.Upserts, rows.Deletes)[0], string(mapping.Upsert)
 	if len(rows.Deletes) > 0 {
 		op = string(mapping.Delete)
 	}
-	return &quarantined{relation: rows.Relation, op: op, row: row.Tuple, sequenceID: row.SequenceID, err: e}
+	return &external.Quarantined{Relation: rows.Relation, Op: op, Row: row.Tuple, SequenceID: row.SequenceID, Err: e}
 }
 
 // transaction is one round trip: steps, a row for the quarantine if there is any, cursor, COMMIT.
 func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 	all := map[string]*mapping.Rows{p.chunk.table: p.rows}
 	if p.rows.Relation != nil {
-		if err := bf.s.compile(ctx, all); err != nil {
+		if err := bf.s.Compile(ctx, all); err != nil {
 			return err
 		}
 	}
@@ -240,22 +241,22 @@ func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 	}
 	next, text := p.following()
 	applied := bf.d.router.appliedAt(p.chunk.Horizon)
-	err = bf.d.exchange(ctx, func(ctx context.Context, r *Round) error {
-		if err := r.begin(); err != nil {
+	err = bf.d.exchange(ctx, func(ctx context.Context, r *external.Round) error {
+		if err := r.Begin(); err != nil {
 			return err
 		}
 		if p.rows.Relation != nil {
-			if err := r.steps(ctx, bf.group, all); err != nil {
+			if err := r.Steps(ctx, bf.group, all); err != nil {
 				return err
 			}
 		}
 		keep(r, kept, p.chunk.swept)
 		if p.aside != nil {
-			if err := r.quarantine(p.aside); err != nil {
+			if err := r.Quarantine(p.aside); err != nil {
 				return err
 			}
 		}
-		return r.moveCursor(bf.group, bf.stored, text, applied, bf.d.router.checkpointer.checkpointID())
+		return r.MoveCursor(bf.group, bf.stored, text, applied, bf.d.router.checkpointer.checkpointID())
 	})
 	if err == nil {
 		err = p.failpoints(text)
@@ -264,7 +265,7 @@ func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 		return err
 	}
 	bf.cursor, bf.stored = next, text
-	bf.s.reached(bf.group, applied)
+	bf.s.Reached(bf.group, applied)
 	return nil
 }
 
@@ -289,9 +290,9 @@ func (r *Router) appliedAt(horizon wal.LSN) int64 { return r.SequenceID(horizon)
 
 // nameRow names the row of an error, where the error concerns a single row.
 func (bf *backfill) nameRow(err error, rows *mapping.Rows) error {
-	e := newError(err)
-	slow := timedOut(err)
-	if e.verdict != rowFault && !slow || rows.Len(mapping.Any) != 1 {
+	e := external.AsError(err)
+	slow := external.TimedOut(err)
+	if e.Verdict != external.RowFault && !slow || rows.Len(mapping.Any) != 1 {
 		return err
 	}
 	if slow {

@@ -11,6 +11,7 @@ import (
 	"outflow/mapping"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 	"outflow/sink/fold"
 )
 
@@ -71,14 +72,14 @@ func (bf *backfill) unread(ctx context.Context, c *chunk) error {
 	if errors.Is(c.err, tableread.ErrAnotherKey) { // the next page gives the new key
 		return bf.advance(ctx)
 	}
-	if timedOut(c.err) && bf.smaller(c.read.limit) {
+	if external.TimedOut(c.err) && bf.smaller(c.read.limit) {
 		return bf.advance(ctx)
 	}
-	if e := (*Error)(nil); errors.As(c.err, &e) {
+	if e := (*external.Error)(nil); errors.As(c.err, &e) {
 		return e
 	}
-	e := &Error{verdict: retryLong, SQLState: sqlstate(c.err), Err: fmt.Errorf("backfill: %w", c.err)}
-	if timedOut(c.err) {
+	e := &external.Error{Verdict: external.RetryLong, SQLState: external.SQLState(c.err), Err: fmt.Errorf("backfill: %w", c.err)}
+	if external.TimedOut(c.err) {
 		table, place, _ := bf.nextTable(&bf.cursor)
 		e.Remedy = fmt.Sprintf("see what keeps the primary from reading one row of %s behind %q: a lock, or no index that begins with the tenant", table, place.After)
 	}
@@ -131,7 +132,7 @@ func (bf *backfill) size() int {
 // rowsOf gives a chunk's rows the id up to which the stream was applied: the rows are at least as new as the id.
 func (bf *backfill) rowsOf(c *chunk, tuples []wal.Tuple) []mapping.Row {
 	rows := make([]mapping.Row, len(tuples))
-	now, id := time.Now(), max(bf.s.lowest(), bf.d.router.appliedAt(c.Horizon))
+	now, id := time.Now(), max(bf.s.Lowest(), bf.d.router.appliedAt(c.Horizon))
 	for i, t := range tuples {
 		rows[i] = mapping.Row{Tuple: t, SequenceID: id, CommittedAt: now}
 	}

@@ -37,7 +37,7 @@ func (d *Destination) take(before *batch) *batch {
 		inFlight = before.transactions
 	}
 	d.mu.Lock()
-	run := d.queue.take(progress(d.session.held), d.reads, inFlight)
+	run := d.queue.take(progress(d.session.Held), d.reads, inFlight)
 	d.mu.Unlock()
 	if len(run.transactions) == 0 {
 		return nil

@@ -10,6 +10,7 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/internal/fit"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 	"outflow/sink/ledger"
 )
 
@@ -130,7 +131,7 @@ func (r *Router) moved() (moved []ledger.Note, from, aside []*Destination) {
 			Fingerprint: d.fingerprintLocked(), State: status.State, Detached: status.Detached, Reason: fit.Text(status.Reason, fit.Reason),
 			TakenEpoch: d.epoch, Retried: d.retried}
 		if status.Err != nil {
-			now.Class = newError(status.Err).Class()
+			now.Class = external.AsError(status.Err).Class()
 		}
 		now.Mappings = d.progressLocked()
 		if now.Copied = d.status.Copied; !d.caughtUp {

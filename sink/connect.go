@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"errors"
+	"outflow/sink/external"
 	"slices"
 	"time"
 )
@@ -31,10 +32,10 @@ func (d *Destination) connect(ctx context.Context) error {
 	d.attachLocked(s)
 	d.met, d.answers, d.visiting, d.visited, d.status.Reason = true, true, false, time.Now(), ""
 	if d.doubts == 0 {
-		s.place.trust()
+		s.Place.Trust()
 	}
-	d.status.SequenceID = s.lowest()
-	d.setSyncedLocked(s, s.written)
+	d.status.SequenceID = s.Lowest()
+	d.setSyncedLocked(s, s.Written)
 	d.caughtUp = s.backfill == nil
 	if s.backfill != nil {
 		d.due, d.status.Copied = true, s.backfill.cursor.Rows
@@ -47,9 +48,9 @@ func (d *Destination) dial(ctx context.Context) (*session, error) {
 	c := d.router.connections
 	d.mu.Lock()
 	d.queued = true
-	p := newPlace(d.doubts, d.doubts > 0 || !d.answers, d.endTurn)
+	p := external.NewPlace(d.doubts, d.doubts > 0 || !d.answers, d.endTurn)
 	d.mu.Unlock()
-	err := c.take(ctx, d.router.workers.intake.Done(), p)
+	err := c.Take(ctx, d.router.workers.intake.Done(), p)
 	d.mu.Lock()
 	d.queued = false
 	d.mu.Unlock()
@@ -64,12 +65,12 @@ func (d *Destination) dial(ctx context.Context) (*session, error) {
 }
 
 // endTurn ends the work of a destination whose server owes an answer while others wait for the connection.
-func (d *Destination) endTurn(p *place) {
+func (d *Destination) endTurn(p *external.Place) {
 	defer d.contained()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.working || !p.owing() {
-		p.spare()
+	if !d.working || !p.Owing() {
+		p.Spare()
 		return
 	}
 	d.turnEnded = true
@@ -84,24 +85,24 @@ func (turnEndedError) Error() string {
 }
 
 // Class is the class that a tenant may read.
-func (turnEndedError) Class() string { return ClassTimeout }
+func (turnEndedError) Class() string { return external.ClassTimeout }
 
 // reconnect makes sure of a usable session at the place of the queue.
 func (d *Destination) reconnect(ctx context.Context) error {
-	if d.session.usable() {
+	if d.session.Usable() {
 		return nil
 	}
 	s := d.session
 	d.mu.Lock()
 	d.session = nil
 	d.mu.Unlock()
-	held := s.held
+	held := s.Held
 	s.close()
 	if err := d.connect(ctx); err != nil {
 		return err
 	}
-	if !slices.Equal(held, d.session.held) {
-		return &Error{verdict: conflict, Err: errors.New("the metadata moved while this process reconnected")}
+	if !slices.Equal(held, d.session.Held) {
+		return &external.Error{Verdict: external.Conflict, Err: errors.New("the metadata moved while this process reconnected")}
 	}
 	return nil
 }

@@ -11,20 +11,22 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/internal/moment"
 	"outflow/mapping"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 	"outflow/sink/ledger"
 )
 
 // Destination is one external database of one tenant. Safe for concurrent use.
 type Destination struct {
-	*Owner
+	*external.Owner
 
 	router   *Router
-	db       *Database // the external database; another one when the worker takes over another target
+	db       *external.Database // the external database; another one when the worker takes over another target
 	mappings []*mapping.Mapping
 	reads    map[string]bool // source tables that the mappings read
-	fault    *Error          // why the configured destination cannot be used, nil mostly
+	fault    *external.Error // why the configured destination cannot be used, nil mostly
 	log      *zap.Logger
 
 	mu      sync.Mutex
@@ -54,24 +56,24 @@ type Destination struct {
 	parkedAt   time.Time // the last time
 	parked     bool
 	parkReason string
-	paused     *ledger.Switch           // nil: not paused
-	history    []Event                  // of its states, newest last
-	halt       *halt                    // nil: no person is needed
-	synced     []ledger.MappingProgress // how far the mappings are, as the worker last knew, or as was noted before
-	syncedNote string                   // the note of synced; "": see progressLocked
-	fresh      bool                     // the connection is given up before the next piece of work
-	met        bool                     // the external database was reached since the process started: see visit
-	visiting   bool                     // a visit waits for an answer
-	visited    time.Time                // when the last visit began, zero before the first one
-	conflictAt time.Time                // when the metadata was last read again at once, zero before the first time
-	unnoted    *Error                   // why the primary does not take the note of the destination, nil: the primary does
-	stale      bool                     // with fresh: and the queue is dropped, since everything is copied again
-	next       *Target                  // the target from then on, nil: unchanged
-	again      bool                     // the worker was stopped to take next, and goes on at once
-	gone       bool                     // removed: the destination takes nothing, and no worker starts
-	lastCommit moment                   // when
-	lookups    atomic.Int32             // the worker waits for so many answers of the primary
-	cancelWork context.CancelFunc       // of the worker's current run
+	paused     *ledger.Switch            // nil: not paused
+	history    []Event                   // of its states, newest last
+	halt       *halt                     // nil: no person is needed
+	synced     []ledger.MappingProgress  // how far the mappings are, as the worker last knew, or as was noted before
+	syncedNote string                    // the note of synced; "": see progressLocked
+	fresh      bool                      // the connection is given up before the next piece of work
+	met        bool                      // the external database was reached since the process started: see visit
+	visiting   bool                      // a visit waits for an answer
+	visited    time.Time                 // when the last visit began, zero before the first one
+	conflictAt time.Time                 // when the metadata was last read again at once, zero before the first time
+	unnoted    *external.Error           // why the primary does not take the note of the destination, nil: the primary does
+	stale      bool                      // with fresh: and the queue is dropped, since everything is copied again
+	next       *external.DestinationSpec // the target from then on, nil: unchanged
+	again      bool                      // the worker was stopped to take next, and goes on at once
+	gone       bool                      // removed: the destination takes nothing, and no worker starts
+	lastCommit moment.Moment             // when
+	lookups    atomic.Int32              // the worker waits for so many answers of the primary
+	cancelWork context.CancelFunc        // of the worker's current run
 
 	touched   uint64    // the router's begins when the destination was added to touched; the reader's
 	doing     work      // the worker's
@@ -84,10 +86,10 @@ type Destination struct {
 	session   *session  // the worker's; the idle timer's while there is no worker
 }
 
-func newDestination(r *Router, t Target) (*Destination, error) {
+func newDestination(r *Router, t external.DestinationSpec) (*Destination, error) {
 	log := r.Log.With(zap.String("tenant", t.Tenant), zap.String("destination", t.Name))
-	owner := &Owner{r.SourceID, t.Tenant, t.Name}
-	db, err := NewDatabase(owner, t, r.Options.ConnectionOptions, r.schemas, log)
+	owner := &external.Owner{SourceID: r.SourceID, Tenant: t.Tenant, Name: t.Name}
+	db, err := external.NewDatabase(owner, t, r.Options.Options, r.schemas, log)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +174,7 @@ func (d *Destination) startWorkLocked() {
 	if d.idle != nil {
 		d.idle.Stop()
 		d.idle = nil
-		d.session.place.busy()
+		d.session.Place.Busy()
 	}
 }
 
@@ -215,7 +217,7 @@ func (d *Destination) work(ctx context.Context) {
 				return
 			}
 		default:
-			d.failed(newError(err))
+			d.failed(external.AsError(err))
 			return
 		}
 	}
@@ -253,7 +255,7 @@ func (d *Destination) turnOverLocked() bool {
 	if s == nil || s.backfill != nil && (s.backfill.hand.reading || s.backfill.hand.ready != nil) {
 		return false
 	}
-	return s.place.turnOver()
+	return s.Place.TurnOver()
 }
 
 // refresh gives up a session that is out of date, with what the session's queue needs.
@@ -354,7 +356,7 @@ func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	case d.queue.applied > 0:
 		d.idle = d.after(flushPause, d.confirmFlush)
 	case !paused && s.backfill != nil && s.backfill.active: // the backfill's chunk comes
-	case !paused && d.router.Options.IdleClose > 0 && !s.heavy() && s.place.rest(d.closeIdle):
+	case !paused && d.router.Options.IdleClose > 0 && !s.Heavy() && s.Place.Rest(d.closeIdle):
 		d.idle = d.after(d.router.Options.IdleClose, d.closeIdle)
 	default: // a backfill waiting for a place is woken without a connection
 		d.session, closed = nil, s
@@ -380,7 +382,7 @@ func (d *Destination) takeIdle() (s *session) {
 		d.idle.Stop()
 		d.idle = nil
 		s, d.session = d.session, nil
-		s.place.busy()
+		s.Place.Busy()
 	}
 	return s
 }

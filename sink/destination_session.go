@@ -1,10 +1,13 @@
 package sink
 
-import "context"
+import (
+	"context"
+	"outflow/sink/external"
+)
 
 // session is a destination's session at the external database, with the destination's knowledge of the session.
 type session struct {
-	*Session
+	*external.Session
 	d        *Destination
 	backfill *backfill       // nil: every mapping is complete
 	given    int64           // at the opening: no higher id was given
@@ -30,5 +33,5 @@ func (s *session) close() {
 	if s.backfill != nil {
 		s.backfill.end()
 	}
-	s.Session.close()
+	s.Session.Close()
 }

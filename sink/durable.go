@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"outflow/internal/failpoint"
+	"outflow/sink/external"
 )
 
 // A batch commits with synchronous_commit off: the answer comes without waiting for the external server's disk. The batch's
@@ -23,20 +24,20 @@ const (
 // mayLag decides whether a batch commits without waiting for the disk. A batch that would leave too many bytes waiting for the
 // flush does wait for the disk, and flushes all commits before.
 func (d *Destination) mayLag(b *batch) bool {
-	if b.large != nil || !d.session.positions {
+	if b.large != nil || !d.session.Positions {
 		return false
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.session.place.crowded() { // the connection is for others, and must not wait for the flush
+	if d.session.Place.Crowded() { // the connection is for others, and must not wait for the flush
 		return false
 	}
 	return d.queue.lagging+b.bytes <= d.router.Options.queueBytes() && !d.queue.overdue(time.Now())
 }
 
 // flushed takes the external server's WAL positions, as just reported by the server; zero positions are none.
-func (d *Destination) flushed(p Positions) {
-	if p == (Positions{}) {
+func (d *Destination) flushed(p external.Positions) {
+	if p == (external.Positions{}) {
 		return
 	}
 	d.mu.Lock()
@@ -58,7 +59,7 @@ func (d *Destination) confirmFlush() {
 	}
 	d.runLocked(func(ctx context.Context) {
 		if err := d.askFlush(ctx); err != nil {
-			d.failed(newError(err))
+			d.failed(external.AsError(err))
 			return
 		}
 		d.work(ctx)
@@ -80,20 +81,20 @@ func (d *Destination) askFlushNowAndThen(ctx context.Context) error {
 func (d *Destination) askFlush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.router.Options.ConnectTimeout)
 	defer cancel()
-	if d.session.positions {
-		p, err := d.session.askPositions(ctx)
+	if d.session.Positions {
+		p, err := d.session.AskPositions(ctx)
 		if err != nil {
 			return err
 		}
 		d.flushed(p)
 	}
 	d.mu.Lock()
-	force, n := d.queue.overdue(time.Now()) || d.queue.applied > 0 && !d.session.positions, d.queue.applied // commits of an earlier session may lag
+	force, n := d.queue.overdue(time.Now()) || d.queue.applied > 0 && !d.session.Positions, d.queue.applied // commits of an earlier session may lag
 	d.mu.Unlock()
 	if !force {
 		return nil
 	}
-	if err := d.session.flushAll(ctx); err != nil {
+	if err := d.session.FlushAll(ctx); err != nil {
 		return err
 	}
 	d.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"outflow/sink/external"
 	"time"
 )
 
@@ -14,7 +15,7 @@ import (
 // flight is a pipeline that several batches go through, one after the other.
 type flight struct {
 	d       *Destination
-	p       *Pipeline
+	p       *external.Pipeline
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	timeout *time.Timer // ends ctx when the server does not answer
@@ -26,7 +27,7 @@ func (d *Destination) takeOff(ctx context.Context) *flight {
 	f.timeout = d.after(d.answerTimeout(), func() {
 		f.cancel(fmt.Errorf("the external server has not answered for %s", d.answerTimeout()))
 	})
-	f.p = d.session.pipeline(f.ctx)
+	f.p = d.session.Pipeline(f.ctx)
 	return f
 }
 
@@ -37,7 +38,7 @@ func (d *Destination) answerTimeout() time.Duration {
 
 // land ends the pipeline. Answers not yet read are read and passed over.
 func (f *flight) land() error {
-	err := f.p.close()
+	err := f.p.Close()
 	f.timeout.Stop()
 	f.cancel(nil)
 	return err
@@ -55,17 +56,17 @@ func (d *Destination) apply(ctx context.Context, b *batch) error {
 	f := d.takeOff(ctx)
 	sent, err := f.send(b)
 	for err == nil {
-		next, ahead := d.prefetch(b), (*Round)(nil)
-		if next != nil && d.session.compiled(next.rows) && d.whole(next) {
+		next, ahead := d.prefetch(b), (*external.Round)(nil)
+		if next != nil && d.session.Compiled(next.rows) && d.whole(next) {
 			if ahead, err = f.send(next); err != nil {
 				break // the connection is lost, and b too
 			}
 		}
 		if failed := f.receive(sent); failed != nil {
 			_ = f.land()
-			sent.failed()
+			sent.Failed()
 			if ahead != nil {
-				ahead.failed()
+				ahead.Failed()
 			}
 			if sent.PlainInsert && conflicts(failed) { // or the unchanged batch fails again
 				d.conflicts = true
@@ -86,10 +87,10 @@ func (d *Destination) apply(ctx context.Context, b *batch) error {
 }
 
 // receive reads a batch's answers.
-func (f *flight) receive(r *Round) error {
+func (f *flight) receive(r *external.Round) error {
 	f.timeout.Reset(f.d.answerTimeout())
-	err := r.read()
-	f.d.flushed(r.positions)
+	err := r.Read()
+	f.d.flushed(r.Positions)
 	if cause := context.Cause(f.ctx); err != nil && cause != nil {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}
@@ -101,7 +102,7 @@ func (d *Destination) prepareBatch(ctx context.Context, b *batch) error {
 	if err := d.fetchToast(ctx, b, b.rows); err != nil {
 		return err
 	}
-	return d.session.compile(ctx, b.rows)
+	return d.session.Compile(ctx, b.rows)
 }
 
 // whole reports whether a batch needs no look-up: a batch that does waits until the batch in flight has given its memory back.
@@ -111,27 +112,27 @@ func (d *Destination) whole(b *batch) bool {
 }
 
 // send writes a batch to the connection.
-func (f *flight) send(b *batch) (*Round, error) {
+func (f *flight) send(b *batch) (*external.Round, error) {
 	b.async = f.d.mayLag(b)
-	r := f.p.round()
+	r := f.p.Round()
 	r.Async, r.PlainInsert = b.async, !f.d.conflicts && f.d.session.backfill == nil
-	if err := r.begin(); err != nil {
+	if err := r.Begin(); err != nil {
 		return nil, err
 	}
-	if err := r.steps(f.ctx, b.mappings, b.rows); err != nil {
+	if err := r.Steps(f.ctx, b.mappings, b.rows); err != nil {
 		return nil, err
 	}
-	if err := r.advance(b.mappings, b.last, f.d.router.checkpointer.checkpointID()); err != nil {
+	if err := r.Advance(b.mappings, b.last, f.d.router.checkpointer.checkpointID()); err != nil {
 		return nil, err
 	}
-	f.d.session.expect(b.mappings, b.last)
-	return r, r.flush()
+	f.d.session.Expect(b.mappings, b.last)
+	return r, r.Flush()
 }
 
 // conflicts reports whether an INSERT met a row that was there.
 func conflicts(err error) bool {
-	state := newError(err).SQLState
-	return state == uniqueViolation || state == exclusionViolation
+	state := external.AsError(err).SQLState
+	return state == external.UniqueViolation || state == external.ExclusionViolation
 }
 
 // prefetchChanges is how many changes must wait to be worth sending early; fewer changes are better gathered until the server is

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"outflow/replication/wal"
+	"outflow/sink/external"
 	"outflow/sink/ledger"
 )
 
@@ -20,7 +21,7 @@ const (
 // halt is why a destination needs a person. A halt ends when the destination has done the failed work, and by nothing else: the
 // person's task stays the same when the server is away meanwhile, the queue is dropped or the process restarts.
 type halt struct {
-	err   *Error
+	err   *external.Error
 	at    time.Time
 	epoch int64 // the destination's when the work failed; -1 where another process noted the halt
 	work  work  // the failed work
@@ -30,7 +31,7 @@ type halt struct {
 }
 
 // haltLocked notes a failure that needs a person.
-func (d *Destination) haltLocked(e *Error) {
+func (d *Destination) haltLocked(e *external.Error) {
 	at := time.Now()
 	if d.halt != nil {
 		at = d.halt.at
@@ -44,10 +45,10 @@ func (d *Destination) adoptHaltLocked(s ledger.Note) {
 		return
 	}
 	class, state := s.Class, ""
-	if IsSQLState(class) {
+	if external.IsSQLState(class) {
 		class, state = "", class
 	}
-	e := NewFault(class, errors.New(s.Reason), "")
+	e := external.NewFault(class, errors.New(s.Reason), "")
 	e.SQLState = state
 	d.halt = &halt{err: e, at: s.Since, epoch: -1, work: applying, until: d.router.membership.begunAt}
 	d.status.State, d.due = ledger.Halted, true

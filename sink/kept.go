@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"outflow/mapping"
+	"outflow/sink/external"
 )
 
 // A sweep removes rows by the delete steps of all mappings. Where two mappings fill one target table, and the keys of one mapping give the
@@ -16,7 +17,7 @@ import (
 
 // kept is a query of keys that a portion's deletes must leave as they are.
 type kept struct {
-	query *keysQuery
+	query *external.KeysQuery
 	held  string // how many keys there were before the deletes
 }
 
@@ -32,12 +33,12 @@ func (bf *backfill) kept(ctx context.Context, p *portion) ([]kept, error) {
 			if table == p.chunk.table || bf.relation(table) == nil {
 				continue
 			}
-			err := bf.withKeys(ctx, &sweepTarget{m, table, m.Keys[table]}, func(q *keysQuery) error {
-				held, err := bf.s.count(ctx, q)
+			err := bf.withKeys(ctx, &sweepTarget{m, table, m.Keys[table]}, func(q *external.KeysQuery) error {
+				held, err := bf.s.Count(ctx, q)
 				all = append(all, kept{q, held})
 				return err
 			})
-			if timedOut(err) && bf.s.usable() {
+			if external.TimedOut(err) && bf.s.Usable() {
 				all = all[:len(all)-1]
 				continue
 			}
@@ -50,18 +51,18 @@ func (bf *backfill) kept(ctx context.Context, p *portion) ([]kept, error) {
 }
 
 // keep fails the transaction where fewer keys are left than there were. removed is the page of keys that the transaction removes.
-func keep(r *Round, all []kept, removed *page) {
+func keep(r *external.Round, all []kept, removed *page) {
 	for _, k := range all {
-		r.assert("keys", fmt.Sprintf(`SELECT 1 / (pg_catalog.count(*) >= $1::bigint)::int FROM (%s) AS k`, k.query.sql), lostKept(removed, k.query), k.held)
+		r.Assert("keys", fmt.Sprintf(`SELECT 1 / (pg_catalog.count(*) >= $1::bigint)::int FROM (%s) AS k`, k.query.SQL), lostKept(removed, k.query), k.held)
 	}
 }
 
 // lostKept says that the keys of two tables are mixed.
-func lostKept(removed *page, kept *keysQuery) *Error {
+func lostKept(removed *page, kept *external.KeysQuery) *external.Error {
 	m, table := removed.target.mapping, removed.target.table
-	return &Error{Mapping: m.Name, Table: table, verdict: needsHuman,
+	return &external.Error{Mapping: m.Name, Table: table, Verdict: external.NeedsHuman,
 		Err: m.KeysFault(table, "it gives keys such as %s, which the primary does not have, and the delete steps for them remove rows that %s gives as keys of %s. Nothing was removed",
-			describeTuple(removed.query.relation, removed.keys[0].tuple), ownKeys(m, kept.mapping), kept.table),
+			external.DescribeRow(removed.query.Relation, removed.keys[0].Tuple), ownKeys(m, kept.Mapping), kept.Table),
 		Remedy: fmt.Sprintf("let the query give only the rows that come from %s, and the delete steps remove only such rows", table)}
 }
 

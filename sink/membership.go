@@ -11,6 +11,7 @@ import (
 	"outflow/mapping"
 	"outflow/replication/primary"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 	"outflow/sink/ledger"
 )
 
@@ -29,11 +30,11 @@ type membership struct {
 // transaction on and is copied from the tables. A destination with another connection string goes on with its queue: on
 // connecting, the worker finds whether the database there can go on from the stream. Mappings with another fingerprint are filled
 // again from the start.
-func (r *Router) Put(ctx context.Context, t Target) error {
+func (r *Router) Put(ctx context.Context, t external.DestinationSpec) error {
 	r.membership.mu.Lock()
 	defer r.membership.mu.Unlock()
 	if d := r.tenants.find(t.Tenant, t.Name); d != nil {
-		if _, err := t.config(r.Options.ConnectionOptions); err != nil {
+		if _, err := t.Config(r.Options.Options); err != nil {
 			return err
 		}
 		d.replace(t, r.membership.begun.Load())
@@ -109,7 +110,7 @@ func (d *Destination) startAfter(id int64) {
 
 // replace has the worker take another target, or takes the target itself while nothing has begun. Work in flight is rolled back,
 // and done again there.
-func (d *Destination) replace(t Target, begun bool) {
+func (d *Destination) replace(t external.DestinationSpec, begun bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.next = &t
@@ -135,9 +136,9 @@ func (d *Destination) retargetLocked() {
 	if d.next == nil {
 		return
 	}
-	db, err := NewDatabase(d.Owner, *d.next, d.router.Options.ConnectionOptions, d.router.schemas, d.log)
+	db, err := external.NewDatabase(d.Owner, *d.next, d.router.Options.Options, d.router.schemas, d.log)
 	if err != nil {
-		d.fault, d.next = newError(err), nil // Put has tried the target
+		d.fault, d.next = external.AsError(err), nil // Put has tried the target
 		return
 	}
 	db.Answered = d.db.Answered

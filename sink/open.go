@@ -10,6 +10,7 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/mapping"
 	"outflow/replication/tableread"
+	"outflow/sink/external"
 )
 
 // An external database belongs to a single destination: every row of Outflow's in the metadata has the destination's name. Two destinations
@@ -37,7 +38,7 @@ func (s *session) open(ctx context.Context) error {
 		return err
 	}
 	s.followed = s.d.followed()
-	if owned := known.Owned(s.d.Name); !owned || !s.ready(known) || (s.d.router.Options.quarantines() && !s.hasQuarantine(ctx)) {
+	if owned := known.Owned(s.d.Name); !owned || !s.ready(known) || (s.d.router.Options.quarantines() && !s.HasQuarantine(ctx)) {
 		if err := s.install(ctx, !owned); err != nil {
 			return err
 		}
@@ -48,11 +49,11 @@ func (s *session) open(ctx context.Context) error {
 			return err
 		}
 	}
-	s.know(known)
+	s.Know(known)
 	if err := s.checkGiven(); err != nil {
 		return err
 	}
-	if err := s.prepareSteps(ctx); err != nil {
+	if err := s.PrepareSteps(ctx); err != nil {
 		return err
 	}
 	s.backfill, err = newBackfill(s, known)
@@ -62,7 +63,7 @@ func (s *session) open(ctx context.Context) error {
 // checkContinuity compares the external database's ids with the ids noted on the primary. Lower ids mean that the external
 // database was restored from a backup, emptied or swapped: the stream cannot fill the gap, so a new epoch has the database copied
 // again.
-func (s *session) checkContinuity(ctx context.Context, known Metadata) error {
+func (s *session) checkContinuity(ctx context.Context, known external.Metadata) error {
 	d := s.d
 	if err := s.checkAhead(ctx, known); err != nil {
 		return err
@@ -73,7 +74,7 @@ func (s *session) checkContinuity(ctx context.Context, known Metadata) error {
 	}
 	gap := known == nil
 	for _, m := range d.mappings {
-		if row, ok := known[m.Name]; ok && row.Epoch == s.epoch && row.SequenceID < s.least {
+		if row, ok := known[m.Name]; ok && row.Epoch == s.Epoch && row.SequenceID < s.least {
 			gap = true
 		}
 	}
@@ -100,12 +101,12 @@ func (d *Destination) wantedEpoch() int64 {
 func (s *session) remember() {
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()
-	s.epoch, s.least = s.d.epoch, max(s.d.recordedID, s.d.queue.released)
+	s.Epoch, s.least = s.d.epoch, max(s.d.recordedID, s.d.queue.released)
 }
 
 // checkAhead refuses an external database with ids that the primary has not given yet: the primary went back, or the tenant changed a number.
 // Changes with lower ids would be taken for old changes and skipped. A mapping of an earlier epoch is filled again, whatever its id.
-func (s *session) checkAhead(ctx context.Context, known Metadata) error {
+func (s *session) checkAhead(ctx context.Context, known external.Metadata) error {
 	r := s.d.router
 	highest, wanted := int64(-1), s.d.wantedEpoch()
 	for _, m := range known {
@@ -118,7 +119,7 @@ func (s *session) checkAhead(ctx context.Context, known Metadata) error {
 		if remembers, err := r.Ledger.HasCheckpoint(ctx, m.CheckpointID); err != nil {
 			return err
 		} else if !remembers {
-			return &Error{verdict: needsHuman, Err: fmt.Errorf("the external database was written after checkpoint %s, which the primary "+
+			return &external.Error{Verdict: external.NeedsHuman, Err: fmt.Errorf("the external database was written after checkpoint %s, which the primary "+
 				"does not know: the primary was restored from a backup", m.CheckpointID), Remedy: resetRemedy}
 		}
 	}
@@ -132,13 +133,13 @@ func (s *session) checkAhead(ctx context.Context, known Metadata) error {
 	if highest <= s.given {
 		return nil
 	}
-	return &Error{verdict: needsHuman, Err: fmt.Errorf("the external database has sequence id %d, and the primary has come to %d: "+
+	return &external.Error{Verdict: external.NeedsHuman, Err: fmt.Errorf("the external database has sequence id %d, and the primary has come to %d: "+
 		"the primary was restored from a backup, or somebody changed _stack_sync_metadata", highest, s.given),
 		Remedy: resetRemedy + "; where only this destination is concerned and the primary was not restored, outflow resync of this destination does"}
 }
 
 // replaces reports whether a row of an earlier epoch has an id beyond the stream's place.
-func (s *session) replaces(known Metadata, wanted int64) bool {
+func (s *session) replaces(known external.Metadata, wanted int64) bool {
 	for _, m := range known {
 		if m.Epoch < wanted && m.SequenceID > s.given {
 			return true
@@ -149,25 +150,25 @@ func (s *session) replaces(known Metadata, wanted int64) bool {
 
 // checkGiven refuses ids above all given ids in what was read last: the tenant may have written since checkAhead.
 func (s *session) checkGiven() error {
-	if given := max(s.given, s.d.router.SequenceID(s.d.router.Reader.Position())); len(s.held) > 0 && slices.Max(s.held) > given {
-		return &Error{verdict: conflict, Err: fmt.Errorf("somebody changed _stack_sync_metadata: sequence id %d was not given yet", slices.Max(s.held))}
+	if given := max(s.given, s.d.router.SequenceID(s.d.router.Reader.Position())); len(s.Held) > 0 && slices.Max(s.Held) > given {
+		return &external.Error{Verdict: external.Conflict, Err: fmt.Errorf("somebody changed _stack_sync_metadata: sequence id %d was not given yet", slices.Max(s.Held))}
 	}
 	return nil
 }
 
 // metadata reads the metadata, and refuses a database of another destination of the configuration.
-func (s *session) metadata(ctx context.Context) (Metadata, error) {
-	known, err := s.Session.metadata(ctx)
+func (s *session) metadata(ctx context.Context) (external.Metadata, error) {
+	known, err := s.Session.Metadata(ctx)
 	if err != nil {
 		return nil, err
 	}
 	wanted := s.d.wantedEpoch()
 	for name, m := range known {
 		if m.Source != "" && m.Destination != "" && m.Destination != s.d.Name && s.d.router.tenants.find(s.d.Tenant, m.Destination) != nil {
-			return nil, refuseDestination(m.Destination)
+			return nil, external.RefuseDestination(m.Destination)
 		}
 		if m.CursorTooLarge && m.Epoch == wanted {
-			return nil, refuseCursor(name)
+			return nil, external.RefuseCursor(name)
 		}
 	}
 	return known, nil
@@ -189,7 +190,7 @@ func (d *Destination) announce(ctx context.Context) error {
 }
 
 // ready reports whether every mapping has its row, its tables and the stream's continuity.
-func (s *session) ready(known Metadata) bool {
+func (s *session) ready(known external.Metadata) bool {
 	for _, m := range s.d.mappings {
 		if !s.readyFor(m, known) {
 			return false
@@ -198,9 +199,9 @@ func (s *session) ready(known Metadata) bool {
 	return true
 }
 
-func (s *session) readyFor(m *mapping.Mapping, known Metadata) bool {
+func (s *session) readyFor(m *mapping.Mapping, known external.Metadata) bool {
 	row, ok := known[m.Name]
-	return ok && row.Source != "" && row.Fingerprint == m.Fingerprint() && row.Epoch == s.epoch && s.followed[m.Name]
+	return ok && row.Source != "" && row.Fingerprint == m.Fingerprint() && row.Epoch == s.Epoch && s.followed[m.Name]
 }
 
 // install creates the missing parts in one transaction. A mapping that is new, has changed, is of an earlier epoch, or was not
@@ -209,18 +210,18 @@ func (s *session) install(ctx context.Context, fresh bool) error {
 	if err := failpoint.Fail(failpoint.BeforeInstall); err != nil {
 		return err
 	}
-	if err := s.begin(ctx); err != nil {
+	if err := s.Begin(ctx); err != nil {
 		return err
 	}
 	err := s.installAll(ctx, fresh)
 	if err == nil {
-		err = s.commit(ctx)
+		err = s.Commit(ctx)
 	}
 	if err == nil {
 		err = failpoint.Fail(failpoint.Installed)
 	}
 	if err != nil {
-		s.rollback()
+		s.Rollback()
 	}
 	return err
 }
@@ -228,11 +229,11 @@ func (s *session) install(ctx context.Context, fresh bool) error {
 // installAll is install within the transaction. fresh says that the metadata table may be missing, or may lack columns.
 func (s *session) installAll(ctx context.Context, fresh bool) error {
 	if fresh {
-		if err := s.createMetadata(ctx); err != nil {
+		if err := s.CreateMetadata(ctx); err != nil {
 			return err
 		}
 	}
-	if err := s.lockMetadata(ctx); err != nil {
+	if err := s.LockMetadata(ctx); err != nil {
 		return err
 	}
 	// Behind the lock: the process that reads the slot by now finds what is written here, or this process finds the reading of that process.
@@ -240,11 +241,11 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 		return err
 	}
 	if s.d.router.Options.quarantines() {
-		if err := s.createQuarantine(ctx); err != nil {
+		if err := s.CreateQuarantine(ctx); err != nil {
 			return err
 		}
 	}
-	if err := s.adopt(ctx); err != nil {
+	if err := s.Adopt(ctx); err != nil {
 		return err
 	}
 	known, err := s.metadata(ctx)
@@ -262,26 +263,26 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 			return err
 		}
 	}
-	return s.own(ctx)
+	return s.Own(ctx)
 }
 
 // fillMapping runs a mapping's schema and has the mapping filled from the start.
-func (s *session) fillMapping(ctx context.Context, m *mapping.Mapping, known Metadata) error {
+func (s *session) fillMapping(ctx context.Context, m *mapping.Mapping, known external.Metadata) error {
 	row, ok := known[m.Name]
-	if row.Epoch > s.epoch {
+	if row.Epoch > s.Epoch {
 		if err := s.unknownEpoch(ctx, row.Epoch); err != nil {
 			return err
 		}
 	}
-	if err := s.runSchema(ctx, m); err != nil {
+	if err := s.RunSchema(ctx, m); err != nil {
 		return err
 	}
-	if !ok || row.Epoch != s.epoch || !s.followed[m.Name] { // else only the mapping has changed, and no change was lost
-		if err := s.sweepable(ctx, m); err != nil {
+	if !ok || row.Epoch != s.Epoch || !s.followed[m.Name] { // else only the mapping has changed, and no change was lost
+		if err := s.Sweepable(ctx, m); err != nil {
 			return err
 		}
 	}
-	err := s.fill(ctx, m, Fill{Epoch: s.epoch, Cursor: firstCursor.String(), Least: s.least, Given: s.given, CheckpointID: s.d.router.checkpointer.checkpointID()})
+	err := s.Fill(ctx, m, external.Fill{Epoch: s.Epoch, Cursor: firstCursor.String(), Least: s.least, Given: s.given, CheckpointID: s.d.router.checkpointer.checkpointID()})
 	if err != nil {
 		return err
 	}
@@ -297,7 +298,7 @@ func (s *session) unknownEpoch(ctx context.Context, epoch int64) error {
 		return err
 	}
 	if noted >= epoch {
-		return &Error{verdict: conflict, Err: fmt.Errorf("another process has begun epoch %d", epoch)}
+		return &external.Error{Verdict: external.Conflict, Err: fmt.Errorf("another process has begun epoch %d", epoch)}
 	}
 	s.d.log.Warn("the primary knows nothing of the external database's epoch: it is copied anew", zap.Int64("epoch", epoch), zap.Int64("noted", noted))
 	return nil
@@ -305,7 +306,7 @@ func (s *session) unknownEpoch(ctx context.Context, epoch int64) error {
 
 // takeOver has a database copied that was another destination's: nothing is known of the changes since. The epoch must be later than the
 // other destination's.
-func (s *session) takeOver(ctx context.Context, known Metadata) error {
+func (s *session) takeOver(ctx context.Context, known external.Metadata) error {
 	for _, m := range known {
 		if m.Source != "" && m.Destination != "" && m.Destination != s.d.Name && m.Epoch >= s.d.wantedEpoch() {
 			return s.d.raiseEpoch(ctx, fmt.Sprintf("the database was that of destination %q", m.Destination))

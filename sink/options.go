@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"outflow/internal/strictyaml"
+	"outflow/sink/external"
 )
 
 // Options bound the resources of the sink. [DefaultOptions] gives the defaults; the zero Options are not valid. Sizes are in bytes.
@@ -12,7 +13,7 @@ type Options struct {
 	QueueBytes  strictyaml.ByteSize `yaml:"queue_bytes" default:"8MiB" range:"64KiB..64GiB"`     // of each destination's queue
 	MemoryBytes strictyaml.ByteSize `yaml:"memory_bytes" default:"512MiB" range:"1MiB..1024GiB"` // of all destinations together: queues, look-ups and copies; see [budget]
 	BatchRows   int                 `yaml:"batch_rows" default:"10000" range:"1..1000000"`       // net changes in one round of statements
-	ConnectionOptions
+	external.Options
 	RetryMin        time.Duration `yaml:"retry_min" default:"100ms" range:"1ms..1h"`      // first pause after a failure; the pause doubles, with jitter, up to RetryMax
 	RetryMax        time.Duration `yaml:"retry_max" default:"5m" range:"1ms..24h"`        // longest pause
 	VisitEvery      time.Duration `yaml:"visit_every" default:"1h" range:"1s..168h"`      // after so long without a new connection, an external database without work is looked at

@@ -8,6 +8,7 @@ import (
 
 	"outflow/internal/fit"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 )
 
 // A queued change may no longer fit its table: a column present in, or missing from, the change was renamed or dropped since, and perhaps
@@ -16,8 +17,8 @@ import (
 
 // outdate has the external database copied again where an error asks for a copy. outdate reports whether the queue is to be dropped. Only
 // then may the queue be dropped: the new epoch is durable.
-func (d *Destination) outdate(e *Error) bool {
-	if e.verdict != outdated && !d.misfits(e) {
+func (d *Destination) outdate(e *external.Error) bool {
+	if e.Verdict != external.Outdated && !d.misfits(e) {
 		return false
 	}
 	reason := fit.Text("queued changes no longer fit: "+e.Error(), fit.Reason)
@@ -26,14 +27,14 @@ func (d *Destination) outdate(e *Error) bool {
 		return false
 	}
 	d.log.Warn("queued changes no longer fit; the rows are copied as they are now", zap.Error(e))
-	e.verdict = retry
+	e.Verdict = external.Retry
 	return true
 }
 
 // misfits reports whether a step failed for a missing column, and a queued change has another set of columns than the table has now. Else
 // the mapping is at fault, until the table changes: see lookAgain.
-func (d *Destination) misfits(e *Error) bool {
-	if e.SQLState != undefinedColumn || e.Table == "" {
+func (d *Destination) misfits(e *external.Error) bool {
+	if e.SQLState != external.UndefinedColumn || e.Table == "" {
 		return false
 	}
 	now, err := d.router.relearn(d.router.workers.ctx, e.Table)
@@ -68,7 +69,7 @@ func (r *Router) lookAgain(ctx context.Context) {
 func (d *Destination) tryForTable(table string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if e := d.status.Err; e == nil || newError(e).SQLState != undefinedColumn || newError(e).Table != table || d.retryAt == nil || !d.retryAt.Stop() {
+	if e := d.status.Err; e == nil || external.AsError(e).SQLState != external.UndefinedColumn || external.AsError(e).Table != table || d.retryAt == nil || !d.retryAt.Stop() {
 		return
 	}
 	d.retryAt, d.due = nil, true

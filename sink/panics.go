@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"outflow/sink/external"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,7 +19,7 @@ import (
 const lockPatience = 10 * time.Second
 
 // panicked is the fault of the destination behind a panic. panicked ends the process where the destination's lock was left locked.
-func (d *Destination) panicked(cause any) *Error {
+func (d *Destination) panicked(cause any) *external.Error {
 	d.log.Error("a fault of Outflow's", zap.Any("panic", cause), zap.Stack("stack"))
 	for deadline := time.Now().Add(lockPatience); !d.mu.TryLock(); time.Sleep(lockPatience / 1000) {
 		if time.Now().After(deadline) {
@@ -26,7 +27,7 @@ func (d *Destination) panicked(cause any) *Error {
 		}
 	}
 	d.mu.Unlock()
-	return Panicked(cause)
+	return external.Panicked(cause)
 }
 
 // recovered turns a panic of the worker into a failure of the destination. The worker defers the call.

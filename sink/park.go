@@ -14,6 +14,7 @@ import (
 	"outflow/internal/fit"
 	"outflow/replication/primary"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 	"outflow/sink/ledger"
 )
 
@@ -169,7 +170,7 @@ func (d *Destination) detach(epoch int64, reason string) (tickets []wal.Ticket, 
 	}
 	tickets = d.dropLocked()
 	if d.retryAt == nil && d.paused == nil {
-		d.pauseAfterLocked(cmp.Or(d.unnoted, &Error{Err: errors.New(reason)}))
+		d.pauseAfterLocked(cmp.Or(d.unnoted, &external.Error{Err: errors.New(reason)}))
 	}
 	return tickets, true
 }
@@ -183,7 +184,7 @@ func (d *Destination) dropLocked() []wal.Ticket {
 // attachLocked lets changes come again to a parked destination whose session is open: a server that answers the login and hangs then holds
 // nothing. The first snapshot of the destination's backfill is taken later. A session opened before the parking does not count.
 func (d *Destination) attachLocked(s *session) {
-	if d.parked && s.epoch == d.epoch {
+	if d.parked && s.Epoch == d.epoch {
 		// A failure from before the parking must not park the destination again before the first commit.
 		d.parked, d.caughtUp, d.failing = false, false, time.Time{}
 		d.log.Info("the parked destination answers again")

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/replication/wal"
+	"outflow/sink/external"
 	"outflow/sink/fold"
 )
 
@@ -96,7 +97,7 @@ func (d *Destination) applyGuarded(ctx context.Context, b *batch, changes []wal.
 		}
 	}
 	if len(b.refused.changes) > d.router.Options.BatchRows {
-		return &Error{verdict: outdated, Err: fmt.Errorf("the external database refuses more than %d changes of a transaction in the order of the source",
+		return &external.Error{Verdict: external.Outdated, Err: fmt.Errorf("the external database refuses more than %d changes of a transaction in the order of the source",
 			d.router.Options.BatchRows)}
 	}
 	return nil
@@ -116,29 +117,29 @@ func (d *Destination) applyOne(ctx context.Context, b *batch, waiting *refused, 
 }
 
 // attempt applies changes behind a savepoint. A refusal is a row fault, after which the external transaction is as before the attempt.
-func (d *Destination) attempt(ctx context.Context, b *batch, changes []wal.Change) (refusal *Error, err error) {
+func (d *Destination) attempt(ctx context.Context, b *batch, changes []wal.Change) (refusal *external.Error, err error) {
 	applied := b.changes
 	truncate := len(changes) > 0 && changes[0].Kind == wal.Truncate // of many round trips
 	if truncate {
-		if err := d.session.exec(ctx, "SAVEPOINT outflow_round"); err != nil {
+		if err := d.session.Exec(ctx, "SAVEPOINT outflow_round"); err != nil {
 			return nil, fmt.Errorf("SAVEPOINT: %w", err)
 		}
 	}
-	b.guarded, d.session.keepOpen = !truncate, true
+	b.guarded, d.session.KeepOpen = !truncate, true
 	err = d.applyRound(ctx, b, changes)
-	b.guarded, d.session.keepOpen = false, false
+	b.guarded, d.session.KeepOpen = false, false
 	if err == nil {
 		if truncate {
-			err = d.session.exec(ctx, "RELEASE SAVEPOINT outflow_round")
+			err = d.session.Exec(ctx, "RELEASE SAVEPOINT outflow_round")
 		}
 		return nil, err
 	}
-	e := newError(err)
-	if e.verdict != rowFault || !d.session.refused() {
+	e := external.AsError(err)
+	if e.Verdict != external.RowFault || !d.session.Refused() {
 		return nil, err
 	}
 	b.changes = applied
-	if err := d.session.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_round"); err != nil {
+	if err := d.session.Exec(ctx, "ROLLBACK TO SAVEPOINT outflow_round"); err != nil {
 		return nil, fmt.Errorf("rolling back to a savepoint: %w", err)
 	}
 	return e, nil
@@ -187,7 +188,7 @@ func (d *Destination) settleDeferred(ctx context.Context, b *batch) error {
 		return nil
 	}
 	for _, sql := range []string{"SAVEPOINT outflow_settle", "SET CONSTRAINTS ALL DEFERRED"} {
-		if err := d.session.exec(ctx, sql); err != nil {
+		if err := d.session.Exec(ctx, sql); err != nil {
 			return fmt.Errorf("%s: %w", sql, err)
 		}
 	}
@@ -197,20 +198,20 @@ func (d *Destination) settleDeferred(ctx context.Context, b *batch) error {
 			return err
 		}
 	}
-	err := d.session.exec(ctx, "SET CONSTRAINTS ALL IMMEDIATE")
+	err := d.session.Exec(ctx, "SET CONSTRAINTS ALL IMMEDIATE")
 	if err == nil {
 		b.refused = left
-		err = d.session.exec(ctx, "RELEASE SAVEPOINT outflow_settle")
+		err = d.session.Exec(ctx, "RELEASE SAVEPOINT outflow_settle")
 		return err
 	}
-	if newError(err).verdict == rowFault {
-		err = d.session.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_settle")
+	if external.AsError(err).Verdict == external.RowFault {
+		err = d.session.Exec(ctx, "ROLLBACK TO SAVEPOINT outflow_settle")
 	}
 	return err
 }
 
 // refuse decides on a change that the external database takes in no order.
-func (d *Destination) refuse(ctx context.Context, b *batch, c *wal.Change, e *Error) error {
+func (d *Destination) refuse(ctx context.Context, b *batch, c *wal.Change, e *external.Error) error {
 	named := e
 	if c.Kind != wal.Truncate {
 		named = ofRow(e, c)
@@ -219,13 +220,13 @@ func (d *Destination) refuse(ctx context.Context, b *batch, c *wal.Change, e *Er
 		return err
 	}
 	if d.router.Options.quarantines() && c.Kind != wal.Truncate {
-		return d.session.quarantine(ctx, quarantined{relation: c.Relation, op: c.Kind.String(), row: rowOf(c), sequenceID: b.last, err: named})
+		return d.session.Quarantine(ctx, external.Quarantined{Relation: c.Relation, Op: c.Kind.String(), Row: rowOf(c), SequenceID: b.last, Err: named})
 	}
 	return named
 }
 
 // ofRow is the error with the name of the change's row.
-func ofRow(e *Error, c *wal.Change) *Error {
+func ofRow(e *external.Error, c *wal.Change) *external.Error {
 	named := *e
 	named.Table, named.Key = c.Relation.Table, describeKey(c)
 	if named.Remedy == "" && slices.Contains(ofOtherRows, named.SQLState) {
@@ -235,4 +236,4 @@ func ofRow(e *Error, c *wal.Change) *Error {
 }
 
 // ofOtherRows are refusals that may come from other rows, and not from the row alone: another order may help.
-var ofOtherRows = []string{foreignKeyViolation, uniqueViolation, exclusionViolation}
+var ofOtherRows = []string{external.ForeignKeyViolation, external.UniqueViolation, external.ExclusionViolation}

@@ -12,6 +12,7 @@ import (
 	"outflow/mapping"
 	"outflow/replication"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 	"outflow/sink/fold"
 )
 
@@ -29,13 +30,13 @@ func (d *Destination) applyLarge(ctx context.Context, b *batch) error {
 	if err == nil {
 		return nil
 	}
-	d.session.rollback()
-	if b.careful || newError(err).verdict != rowFault {
+	d.session.Rollback()
+	if b.careful || external.AsError(err).Verdict != external.RowFault {
 		return err
 	}
 	d.careful = b.large.id
 	if !d.restarted(b.large) {
-		return &Error{verdict: conflict, SQLState: sqlstate(err), Err: fmt.Errorf("a row was refused; the transaction is read again to find it: %w", err)}
+		return &external.Error{Verdict: external.Conflict, SQLState: external.SQLState(err), Err: fmt.Errorf("a row was refused; the transaction is read again to find it: %w", err)}
 	}
 	if err := d.reconnect(ctx); err != nil {
 		return err
@@ -99,12 +100,12 @@ func (d *Destination) applyPieces(ctx context.Context, b *batch, changes []wal.C
 // open begins an external transaction with several rounds. A careful one has its deferred constraints checked after each statement, so
 // that a refusal has a row.
 func (d *Destination) open(ctx context.Context, b *batch) error {
-	return d.exchange(ctx, func(_ context.Context, r *Round) error {
-		if err := r.begin(); err != nil {
+	return d.exchange(ctx, func(_ context.Context, r *external.Round) error {
+		if err := r.Begin(); err != nil {
 			return err
 		}
 		if b.careful {
-			r.exec("SET CONSTRAINTS", "outflow_constraints", "SET CONSTRAINTS ALL IMMEDIATE")
+			r.Exec("SET CONSTRAINTS", "outflow_constraints", "SET CONSTRAINTS ALL IMMEDIATE")
 		}
 		return nil
 	})
@@ -112,8 +113,8 @@ func (d *Destination) open(ctx context.Context, b *batch) error {
 
 // close ends the external transaction: metadata and COMMIT.
 func (d *Destination) close(ctx context.Context, b *batch) error {
-	err := d.exchange(ctx, func(_ context.Context, r *Round) error {
-		return r.advance(b.mappings, b.last, d.router.checkpointer.checkpointID())
+	err := d.exchange(ctx, func(_ context.Context, r *external.Round) error {
+		return r.Advance(b.mappings, b.last, d.router.checkpointer.checkpointID())
 	})
 	if err == nil {
 		d.committed(b)
@@ -123,7 +124,7 @@ func (d *Destination) close(ctx context.Context, b *batch) error {
 
 // committed notes the ids that the external database has now.
 func (d *Destination) committed(b *batch) {
-	d.session.applied(b.mappings, b.last)
+	d.session.Applied(b.mappings, b.last)
 	if bf := d.session.backfill; bf != nil && b.cursor != nil {
 		bf.cursor, bf.stored = *b.cursor, b.cursor.String()
 	}
@@ -132,8 +133,8 @@ func (d *Destination) committed(b *batch) {
 }
 
 // exchange is one round trip.
-func (d *Destination) exchange(ctx context.Context, fill func(context.Context, *Round) error) error {
-	positions, err := d.session.exchange(ctx, fill)
+func (d *Destination) exchange(ctx context.Context, fill func(context.Context, *external.Round) error) error {
+	positions, err := d.session.Exchange(ctx, fill)
 	d.flushed(positions)
 	return err
 }
@@ -160,7 +161,7 @@ func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes 
 		select {
 		case <-d.more:
 		case <-alive.C:
-			if err := d.session.exec(ctx, "SELECT 1"); err != nil {
+			if err := d.session.Exec(ctx, "SELECT 1"); err != nil {
 				return nil, false, err
 			}
 		case <-look.C:
@@ -199,7 +200,7 @@ func (d *Destination) postpone(t *transaction) error {
 // for room: the judge ends such a wait.
 func (r *Router) stalled(since time.Time) bool {
 	now := time.Now()
-	return min(now.Sub(since), r.lastPart.ago(now)) > openPatience && (r.Reader.State() != replication.Streaming || !r.gate.closed())
+	return min(now.Sub(since), r.lastPart.Ago(now)) > openPatience && (r.Reader.State() != replication.Streaming || !r.gate.closed())
 }
 
 // shed makes room in the queue where the queue needs room.
@@ -235,18 +236,18 @@ func (d *Destination) applyRows(ctx context.Context, b *batch, rows map[string]*
 	if err := d.fetchToast(ctx, b, rows); err != nil {
 		return err
 	}
-	if err := d.session.compile(ctx, rows); err != nil {
+	if err := d.session.Compile(ctx, rows); err != nil {
 		return err
 	}
-	return d.exchange(ctx, func(ctx context.Context, r *Round) error {
+	return d.exchange(ctx, func(ctx context.Context, r *external.Round) error {
 		if b.guarded {
-			r.exec("SAVEPOINT", "outflow_savepoint", "SAVEPOINT outflow_round")
+			r.Exec("SAVEPOINT", "outflow_savepoint", "SAVEPOINT outflow_round")
 		}
-		if err := r.steps(ctx, b.mappings, rows); err != nil {
+		if err := r.Steps(ctx, b.mappings, rows); err != nil {
 			return err
 		}
 		if b.guarded {
-			r.exec("RELEASE", "outflow_release", "RELEASE SAVEPOINT outflow_round")
+			r.Exec("RELEASE", "outflow_release", "RELEASE SAVEPOINT outflow_round")
 		}
 		return nil
 	})
@@ -254,7 +255,7 @@ func (d *Destination) applyRows(ctx context.Context, b *batch, rows map[string]*
 
 // recover follows a failed batch. A row error sends the transactions of the batch again one by one, in source order.
 func (d *Destination) recover(ctx context.Context, b *batch, err error) error {
-	if newError(err).verdict != rowFault {
+	if external.AsError(err).Verdict != external.RowFault {
 		return err
 	}
 	d.log.Info("a folded batch failed; applying its transactions one by one", zap.Error(err))
@@ -284,4 +285,4 @@ func rowOf(c *wal.Change) wal.Tuple {
 }
 
 // describeKey names a row for an operator: key columns only, no other value.
-func describeKey(c *wal.Change) string { return describeTuple(c.Relation, rowOf(c)) }
+func describeKey(c *wal.Change) string { return external.DescribeRow(c.Relation, rowOf(c)) }

@@ -11,17 +11,19 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
+	"outflow/internal/moment"
 	"outflow/replication"
 	"outflow/replication/primary"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 	"outflow/sink/fold"
 	"outflow/sink/ledger"
 )
 
 // Tombstones is a table whose inserted rows name deleted rows of other tables.
 type Tombstones struct {
-	Table               SourceTable
+	Table               external.SourceTable
 	TableName, Key, Row string // columns; Row may be "" where no mapping needs more than the key
 }
 
@@ -29,7 +31,7 @@ type Tombstones struct {
 type Config struct {
 	Options    Options
 	SourceID   string // the owner mark in external databases, with the tenant
-	Tables     SourceTables
+	Tables     external.SourceTables
 	Tombstones *Tombstones // nil: none
 	Acks       *replication.AckTracker
 	// Rows reads current rows of the primary by key, for values that an UPDATE left in TOAST: see [tableread.Lookup.Rows].
@@ -67,7 +69,7 @@ type Router struct {
 	counts     tableCounts
 	routes     map[*wal.Relation]*route
 	arrival    arrival
-	lastPart   moment // when the stream last brought something
+	lastPart   moment.Moment // when the stream last brought something
 	membership membership
 
 	// What all destinations share.
@@ -75,7 +77,7 @@ type Router struct {
 	gate          *gate
 	lookups       *budget
 	copies        *budget
-	connections   *connections
+	connections   *external.Connections
 	backfillSlots *backfillSlots
 	xids          *fold.XIDs
 	foreignRows   atomic.Int64 // see ForeignRows
@@ -98,7 +100,7 @@ type route struct {
 // NewRouter returns a router without destinations.
 func NewRouter(c Config) *Router {
 	r := &Router{Config: c, gate: &gate{limit: c.Options.queuesBytes()},
-		lookups: newBudget(c.Options.lookupBytes()/2, 2, 2), copies: newBudget(c.Options.copyBytes()/2, 2, copiesMax*max(c.Options.Backfills, 1)), connections: newConnections(c.Options.MaxConnections),
+		lookups: newBudget(c.Options.lookupBytes()/2, 2, 2), copies: newBudget(c.Options.copyBytes()/2, 2, copiesMax*max(c.Options.Backfills, 1)), connections: external.NewConnections(c.Options.MaxConnections),
 		backfillSlots: newBackfillSlots(c.Options.Backfills, c.Options.SlowAfter), xids: fold.NewXIDs(),
 		tenants: newTenants(), arrival: arrival{id: -1}, workers: newWorkers(), routes: map[*wal.Relation]*route{},
 		schemas: newSchemas(c.Tables)}
@@ -112,7 +114,7 @@ func NewRouter(c Config) *Router {
 }
 
 // Add adds a destination before the router begins; afterwards, see Put.
-func (r *Router) Add(t Target) (*Destination, error) {
+func (r *Router) Add(t external.DestinationSpec) (*Destination, error) {
 	d, err := newDestination(r, t)
 	if err != nil {
 		return nil, err
@@ -137,7 +139,7 @@ func (r *Router) Full() <-chan struct{} {
 
 // Write implements [replication.Sink]: it queues the changes of one part at the destinations of their tenants.
 func (r *Router) Write(part *wal.Transaction) error {
-	r.lastPart.set(time.Now())
+	r.lastPart.Set(time.Now())
 	if part.SequenceID != r.arrival.id {
 		r.xids.Add(part.XID) // before the arrival of a destination that does not get the transaction
 		r.tenants.arrive(part.SequenceID)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"outflow/replication/wal"
+	"outflow/sink/external"
 )
 
 // catalogTimeout bounds a question to the primary's catalog.
@@ -17,7 +18,7 @@ const catalogTimeout = 10 * time.Second
 // published at the time of a change: schemas has every column that any description had, until the catalog says that a column is gone. Safe for
 // concurrent use.
 type schemas struct {
-	tables SourceTables // as configured
+	tables external.SourceTables // as configured
 
 	mu       sync.RWMutex
 	latest   map[string]*wal.Relation        // by table, with all known columns
@@ -25,7 +26,7 @@ type schemas struct {
 	doubtful map[string]string               // the columns of tables in which a step missed a column: see doubt
 }
 
-func newSchemas(tables SourceTables) *schemas {
+func newSchemas(tables external.SourceTables) *schemas {
 	s := &schemas{tables: tables, latest: map[string]*wal.Relation{}, wide: map[*wal.Relation]*wal.Relation{},
 		doubtful: map[string]string{}}
 	for _, t := range tables {
@@ -127,7 +128,7 @@ func columnsOf(rel *wal.Relation) string {
 }
 
 // configured is the configuration of a relation's table; nil where the table is no source table.
-func (s *schemas) configured(rel *wal.Relation) *SourceTable { return s.tables.Find(rel) }
+func (s *schemas) configured(rel *wal.Relation) *external.SourceTable { return s.tables.Find(rel) }
 
 // TenantColumn is the index of the tenant's column, -1 where the column is not known.
 func (s *schemas) TenantColumn(rel *wal.Relation) int { return s.tables.TenantColumn(rel) }

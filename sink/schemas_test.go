@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"outflow/replication/wal"
+	"outflow/sink/external"
 )
 
 // relationOf is a relation of public.table; the first column is the tenant's, and the key.
@@ -18,7 +19,7 @@ func relationOf(oid uint32, table string, columns ...string) *wal.Relation {
 
 func TestSchemas(t *testing.T) {
 	first := relationOf(1, "t", "tenant", "a")
-	s := newSchemas(SourceTables{{Relation: first, Tenant: "tenant"}, {Relation: relationOf(2, "u", "id", "owner"), Tenant: "owner"}})
+	s := newSchemas(external.SourceTables{{Relation: first, Tenant: "tenant"}, {Relation: relationOf(2, "u", "id", "owner"), Tenant: "owner"}})
 	names := func(rel *wal.Relation) []string { return rel.Names() }
 	if s.widened(first) != first || s.Relation("t") != first || s.Relation("v") != nil {
 		t.Error("the configured relations are not the latest")

@@ -9,6 +9,7 @@ import (
 	"outflow/internal/fit"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 	"outflow/sink/ledger"
 )
 
@@ -116,11 +117,11 @@ func (d *Destination) observeLocked() {
 }
 
 // failed decides on the time and the state of the next try after a failure. The connection is not kept.
-func (d *Destination) failed(e *Error) {
-	if foreign := (*ForeignRowsError)(nil); errors.As(e, &foreign) {
+func (d *Destination) failed(e *external.Error) {
+	if foreign := (*external.ForeignRowsError)(nil); errors.As(e, &foreign) {
 		d.router.foreignRows.Add(int64(foreign.Rows))
 	}
-	e = e.kept()
+	e = e.Kept()
 	d.router.backfillSlots.leave(d)
 	s, dropped, replay := d.giveUp(e, d.outdate(e))
 	d.router.Acks.Release(dropped...)
@@ -132,14 +133,14 @@ func (d *Destination) failed(e *Error) {
 	}
 }
 
-func (d *Destination) giveUp(e *Error, misfit bool) (s *session, dropped []wal.Ticket, replay bool) {
+func (d *Destination) giveUp(e *external.Error, misfit bool) (s *session, dropped []wal.Ticket, replay bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s, d.session = d.session, nil
 	d.working, d.visiting = false, false
 	if d.turnEnded {
-		if d.turnEnded = false; e.verdict == retry {
-			e = &Error{Err: turnEndedError{}, verdict: retry}
+		if d.turnEnded = false; e.Verdict == external.Retry {
+			e = &external.Error{Err: turnEndedError{}, Verdict: external.Retry}
 		}
 	}
 	replay = d.queue.rewind()
@@ -152,7 +153,7 @@ func (d *Destination) giveUp(e *Error, misfit bool) (s *session, dropped []wal.T
 	switch {
 	case d.gone:
 		d.log.Info("the destination is no longer in the configuration")
-	case isCanceled(e) && d.router.workers.stopping():
+	case external.IsCanceled(e) && d.router.workers.stopping():
 	case d.again || errors.Is(e, errPostponed): // no failure: the destination goes on, with its new target or from the stream
 		d.again, d.due = false, true
 		d.wakeLocked()
@@ -166,14 +167,14 @@ func (d *Destination) giveUp(e *Error, misfit bool) (s *session, dropped []wal.T
 const conflictPause = 2 * time.Second
 
 // pauseAfterLocked decides on the state and on the pause after a failure.
-func (d *Destination) pauseAfterLocked(e *Error) {
-	if e.SQLState == queryCanceled || errors.Is(e, turnEndedError{}) {
+func (d *Destination) pauseAfterLocked(e *external.Error) {
+	if e.SQLState == external.QueryCanceled || errors.Is(e, turnEndedError{}) {
 		d.queue.narrow()
 	}
 	d.doubts++
 	d.status.Attempts++
 	d.status.Failures++
-	if !d.parked || !isCanceled(e) { // parking ended the work; the reason of the parking says more
+	if !d.parked || !external.IsCanceled(e) { // parking ended the work; the reason of the parking says more
 		d.status.Err = e
 	}
 	if d.failing.IsZero() && !d.hasNothingLocked() { // later work has its own time to succeed
@@ -181,13 +182,13 @@ func (d *Destination) pauseAfterLocked(e *Error) {
 	}
 	d.status.State = ledger.Retrying
 	wait := d.backoff.next()
-	switch e.verdict {
-	case needsHuman, rowFault:
+	switch e.Verdict {
+	case external.NeedsHuman, external.RowFault:
 		d.haltLocked(e)
 		wait = spread(d.router.Options.RetryMax)
-	case retryLong:
+	case external.RetryLong:
 		wait = max(wait, spread(min(20*time.Second, d.router.Options.RetryMax)))
-	case conflict:
+	case external.Conflict:
 		if now := time.Now(); now.Sub(d.conflictAt) > conflictPause {
 			d.conflictAt, wait = now, 0 // the metadata is read again
 		} else { // an external database that changes the metadata again and again would be copied again and again
@@ -214,7 +215,7 @@ func (d *Destination) pauseAfterLocked(e *Error) {
 }
 
 // logFailure logs a failure once, and again with every doubling of the attempts.
-func (d *Destination) logFailure(e *Error, wait time.Duration) {
+func (d *Destination) logFailure(e *external.Error, wait time.Duration) {
 	n := d.status.Attempts
 	if n&(n-1) != 0 {
 		return
@@ -262,7 +263,7 @@ func (d *Destination) count(b *batch, flushed bool) []wal.Ticket {
 
 // wellLocked ends a time of failures, and a halt where the done work shows that no person is needed any more.
 func (d *Destination) wellLocked(done work) {
-	d.lastCommit.set(time.Now())
+	d.lastCommit.Set(time.Now())
 	if d.endsHaltLocked(done) {
 		if d.status.State != ledger.Streaming {
 			d.log.Info("the external database takes changes again", zap.Int("attempts", d.status.Attempts))
@@ -272,7 +273,7 @@ func (d *Destination) wellLocked(done work) {
 	d.status.Err, d.status.Attempts, d.status.NextRetry = nil, 0, time.Time{}
 	d.failing, d.doubts = time.Time{}, 0
 	if d.session != nil {
-		d.session.place.trust()
+		d.session.Place.Trust()
 	}
 	d.queue.widen()
 	d.backoff.reset()
@@ -287,8 +288,8 @@ func (d *Destination) progress(c cursor, complete bool) {
 	d.wellLocked(copying)
 	d.status.Copied, d.status.CopyTable = c.Rows, c.Table
 	// A chunk's commit waited for the disk, so the primary may be told of the commit.
-	d.status.SequenceID = max(d.status.SequenceID, d.session.lowest())
-	d.queue.released = max(d.queue.released, d.session.lowest())
+	d.status.SequenceID = max(d.status.SequenceID, d.session.Lowest())
+	d.queue.released = max(d.queue.released, d.session.Lowest())
 	d.setSyncedLocked(d.session, nil)
 	if complete {
 		d.status.CopyTable = ""

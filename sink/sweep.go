@@ -12,6 +12,7 @@ import (
 	"outflow/mapping"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 	"outflow/sink/fold"
 )
 
@@ -29,12 +30,12 @@ type sweepTarget struct {
 // sweepTargets are the group's keys, in the reverse order of the copy: referring rows go before the rows that they refer to.
 func (bf *backfill) sweepTargets() []sweepTarget {
 	var targets []sweepTarget
-	for _, i := range slices.Backward(bf.s.order.mappings) {
+	for _, i := range slices.Backward(bf.s.Order.Mappings) {
 		m := bf.mappings[i]
 		if !bf.group[i] {
 			continue
 		}
-		for _, table := range slices.Backward(bf.s.order.tables) {
+		for _, table := range slices.Backward(bf.s.Order.Tables) {
 			if query, ok := m.Keys[table]; ok {
 				targets = append(targets, sweepTarget{m, table, query})
 			}
@@ -97,14 +98,14 @@ func (bf *backfill) countHeld(ctx context.Context) error {
 	bf.cursor.Keys = map[string]tally{}
 	for _, t := range bf.sweepTargets() {
 		held := int64(-1)
-		err := bf.withKeys(ctx, &t, func(q *keysQuery) error {
-			n, err := bf.s.count(ctx, q)
+		err := bf.withKeys(ctx, &t, func(q *external.KeysQuery) error {
+			n, err := bf.s.Count(ctx, q)
 			if err == nil {
 				held, err = strconv.ParseInt(n, 10, 64)
 			}
 			return err
 		})
-		if err != nil && !timedOut(err) {
+		if err != nil && !external.TimedOut(err) {
 			bf.cursor.Keys = nil
 			return err
 		}
@@ -116,12 +117,12 @@ func (bf *backfill) countHeld(ctx context.Context) error {
 func (t sweepTarget) id() string { return t.mapping.Name + " " + t.table }
 
 // withKeys opens a transaction, for the settings of the transaction, and ends the transaction.
-func (bf *backfill) withKeys(ctx context.Context, t *sweepTarget, f func(*keysQuery) error) error {
-	if err := bf.s.begin(ctx); err != nil {
+func (bf *backfill) withKeys(ctx context.Context, t *sweepTarget, f func(*external.KeysQuery) error) error {
+	if err := bf.s.Begin(ctx); err != nil {
 		return err
 	}
-	defer bf.s.rollback()
-	q, err := bf.s.keysOf(ctx, t.mapping, bf.relation(t.table))
+	defer bf.s.Rollback()
+	q, err := bf.s.KeysOf(ctx, t.mapping, bf.relation(t.table))
 	if err != nil {
 		return err
 	}
@@ -132,8 +133,8 @@ func (bf *backfill) withKeys(ctx context.Context, t *sweepTarget, f func(*keysQu
 type page struct {
 	target    sweepTarget
 	following *sweepTarget
-	query     *keysQuery
-	keys      []key
+	query     *external.KeysQuery
+	keys      []external.Key
 	last      bool
 	next      tableread.Place
 	since     int // place among the tracked keys at the time of the read
@@ -146,20 +147,20 @@ func (bf *backfill) readPage(ctx context.Context) (p *page, err error) {
 		return nil, nil
 	}
 	limit := bf.size()
-	err = bf.withKeys(ctx, current, func(q *keysQuery) error {
+	err = bf.withKeys(ctx, current, func(q *external.KeysQuery) error {
 		p = &page{target: *current, following: following, query: q, since: len(bf.tracker.changes)}
 		var after []string
-		p.next.Order = q.signature()
+		p.next.Order = q.Signature()
 		if bf.cursor.Mapping == current.mapping.Name && bf.cursor.Sort == p.next.Order {
 			after = bf.cursor.After
 		}
 		var err error
 		var more bool
-		if p.keys, more, err = bf.s.readKeys(ctx, q, after, limit); err != nil {
+		if p.keys, more, err = bf.s.ReadKeys(ctx, q, after, limit); err != nil {
 			return err
 		}
 		if p.last = !more; more {
-			p.next.After = p.keys[len(p.keys)-1].here
+			p.next.After = p.keys[len(p.keys)-1].External
 		}
 		return nil
 	})
@@ -173,9 +174,9 @@ func (r *chunkRead) sweepPage(ctx context.Context, copier *tableread.Copier) (*c
 		return emptyChunk(ctx, copier, cursor{Phase: phaseSweep, Rows: r.from.Rows}, true)
 	}
 	present, found, err := copier.Present(ctx, r.bf.keysOf(p.query, p.keys))
-	c := &chunk{Chunk: found, table: p.target.table, relation: p.query.relation, swept: p}
+	c := &chunk{Chunk: found, table: p.target.table, relation: p.query.Relation, swept: p}
 	if bad := (*tableread.KeyError)(nil); errors.As(err, &bad) {
-		return nil, p.query.fault(fmt.Errorf("it gives %s, which is no key of %s: %w", describeTuple(p.query.relation, p.keys[bad.Key].tuple), p.target.table, bad.Err))
+		return nil, p.query.Fault(fmt.Errorf("it gives %s, which is no key of %s: %w", external.DescribeRow(p.query.Relation, p.keys[bad.Key].Tuple), p.target.table, bad.Err))
 	}
 	if err == nil {
 		err = failpoint.Fail(failpoint.SweepMissingFound)
@@ -185,10 +186,10 @@ func (r *chunkRead) sweepPage(ctx context.Context, copier *tableread.Copier) (*c
 	}
 	for i, k := range p.keys {
 		if !present[i].IsZero() {
-			for _, v := range present[i].Values(nil)[:len(p.query.columns)] {
-				k.there = append(k.there, string(v.Text))
+			for _, v := range present[i].Values(nil)[:len(p.query.Columns)] {
+				k.Primary = append(k.Primary, string(v.Text))
 			}
-			if slices.Equal(k.there, k.here) {
+			if slices.Equal(k.Primary, k.External) {
 				continue
 			}
 		}
@@ -199,10 +200,10 @@ func (r *chunkRead) sweepPage(ctx context.Context, copier *tableread.Copier) (*c
 	return c, nil
 }
 
-func (bf *backfill) keysOf(q *keysQuery, keys []key) tableread.Keys {
-	k := tableread.Keys{Part: tableread.Part{Relation: q.relation, Tenant: q.tenant, Value: bf.d.Tenant}}
+func (bf *backfill) keysOf(q *external.KeysQuery, keys []external.Key) tableread.Keys {
+	k := tableread.Keys{Part: tableread.Part{Relation: q.Relation, Tenant: q.Tenant, Value: bf.d.Tenant}}
 	for _, one := range keys {
-		k.Tuples = append(k.Tuples, one.tuple)
+		k.Tuples = append(k.Tuples, one.Tuple)
 	}
 	return k
 }
@@ -225,10 +226,10 @@ func (bf *backfill) sweep(ctx context.Context, c *chunk) (deletes []mapping.Row,
 	}
 	c.next.Keys = maps.Clone(bf.cursor.Keys)
 	if !bf.cursor.Remove {
-		t.Found += int64(len(p.keys) - len(slices.DeleteFunc(slices.Clone(c.gone), func(k key) bool { return k.there != nil })))
+		t.Found += int64(len(p.keys) - len(slices.DeleteFunc(slices.Clone(c.gone), func(k external.Key) bool { return k.Primary != nil })))
 		t.Gone += int64(len(gone))
 		if t.First == "" && len(gone) > 0 {
-			t.First = describeTuple(p.query.relation, gone[0].tuple)
+			t.First = external.DescribeRow(p.query.Relation, gone[0].Tuple)
 		}
 		if c.next.Keys == nil {
 			c.next.Keys = map[string]tally{}
@@ -258,13 +259,13 @@ func (bf *backfill) sweep(ctx context.Context, c *chunk) (deletes []mapping.Row,
 	c.removed = gone
 	tuples := make([]wal.Tuple, len(gone))
 	for i, k := range gone {
-		tuples[i] = k.tuple
+		tuples[i] = k.Tuple
 	}
 	return bf.rowsOf(c, tuples), nil
 }
 
 func refusedSweep(p *page, t tally, why string) error {
-	return &Error{Mapping: p.target.mapping.Name, Table: p.target.table, verdict: needsHuman,
+	return &external.Error{Mapping: p.target.mapping.Name, Table: p.target.table, Verdict: external.NeedsHuman,
 		Err: p.target.mapping.KeysFault(p.target.table, "it gives %d keys that the primary does not have, such as %s, and %d that it has; %s. Nothing was removed",
 			t.Gone, t.First, t.Found, why),
 		Remedy: fmt.Sprintf("let the query give the keys of %s as the primary has them: correct the mapping; where the rows are really gone, delete them there and resync",
@@ -273,9 +274,9 @@ func refusedSweep(p *page, t tally, why string) error {
 
 // unchanged are the gone keys of a chunk, less the keys that a change concerns. Where the texts of two keys differ, the primary says
 // whether the keys are equal.
-func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]key, error) {
+func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]external.Key, error) {
 	var texts fold.Keyer
-	gone := fold.Merge(c.gone, func(k key) string { return texts.Key(c.relation, k.tuple) }, c.table, c.Snapshot, bf.tracker.changes, c.swept.since)
+	gone := fold.Merge(c.gone, func(k external.Key) string { return texts.Key(c.relation, k.Tuple) }, c.table, c.Snapshot, bf.tracker.changes, c.swept.since)
 	if len(gone) == 0 { // for one reason, after a TRUNCATE: that concerns every key
 		return nil, nil
 	}
@@ -289,9 +290,9 @@ func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]key, error) {
 	defer copier.Close()
 	equal, err := copier.Equal(ctx, bf.keysOf(c.swept.query, gone), others)
 	if err != nil {
-		return nil, &Error{verdict: retryLong, SQLState: sqlstate(err), Err: fmt.Errorf("backfill: %w", err)}
+		return nil, &external.Error{Verdict: external.RetryLong, SQLState: external.SQLState(err), Err: fmt.Errorf("backfill: %w", err)}
 	}
-	var left []key
+	var left []external.Key
 	for i, k := range gone {
 		if !equal[i] {
 			left = append(left, k)
@@ -314,26 +315,26 @@ func (bf *backfill) changes(c *chunk) (keys []wal.Tuple) {
 }
 
 // held are the keys that the external database still holds. A key that the primary has counts only where another form of the key is held.
-func (bf *backfill) held(ctx context.Context, c *chunk, keys []key) ([]key, error) {
-	if err := bf.s.begin(ctx); err != nil {
+func (bf *backfill) held(ctx context.Context, c *chunk, keys []external.Key) ([]external.Key, error) {
+	if err := bf.s.Begin(ctx); err != nil {
 		return nil, err
 	}
-	defer bf.s.rollback()
-	doubles, err := bf.s.doubles(ctx, c.swept.query, keys)
+	defer bf.s.Rollback()
+	doubles, err := bf.s.Doubles(ctx, c.swept.query, keys)
 	if err != nil {
 		return nil, err
 	}
-	held := slices.DeleteFunc(slices.Clone(keys), func(k key) bool { return k.there != nil && !doubles[k.id()] })
+	held := slices.DeleteFunc(slices.Clone(keys), func(k external.Key) bool { return k.Primary != nil && !doubles[k.ID()] })
 	if len(held) == 0 {
 		return nil, nil
 	}
-	still, err := bf.s.stillHeld(ctx, c.swept.query, held)
+	still, err := bf.s.StillHeld(ctx, c.swept.query, held)
 	if err != nil {
 		return nil, err
 	}
-	held = slices.DeleteFunc(held, func(k key) bool { return !still[k.id()] })
+	held = slices.DeleteFunc(held, func(k external.Key) bool { return !still[k.ID()] })
 	for _, k := range held {
-		if k.there != nil && (bf.cursor.Pass > 0 || slices.Equal(k.there, c.swept.query.keyOf(k.tuple))) {
+		if k.Primary != nil && (bf.cursor.Pass > 0 || slices.Equal(k.Primary, c.swept.query.KeyOf(k.Tuple))) {
 			return nil, doubled(c.swept, k)
 		}
 	}
@@ -341,9 +342,9 @@ func (bf *backfill) held(ctx context.Context, c *chunk, keys []key) ([]key, erro
 }
 
 // doubled says that no delete step can remove one of two rows.
-func doubled(p *page, k key) error {
-	return &Error{Mapping: p.target.mapping.Name, Table: p.target.table, verdict: needsHuman,
+func doubled(p *page, k external.Key) error {
+	return &external.Error{Mapping: p.target.mapping.Name, Table: p.target.table, Verdict: external.NeedsHuman,
 		Err: p.target.mapping.KeysFault(p.target.table, "it gives both %q and %q, which are one key of %s to the primary, and the delete steps do not remove the first one",
-			k.here, k.there, p.target.table),
+			k.External, k.Primary, p.target.table),
 		Remedy: "delete the first one in the external database and resync; let its key have the type that it has on the primary"}
 }

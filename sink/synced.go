@@ -27,8 +27,8 @@ func (d *Destination) MappingStatus() []ledger.MappingProgress {
 // setSyncedLocked takes over the progress of the session's mappings. at is when each progress was written, nil: a mapping that has moved was
 // written now. The worker calls setSyncedLocked.
 func (d *Destination) setSyncedLocked(s *session, at []time.Time) {
-	known := make([]ledger.MappingProgress, len(s.held))
-	for i, id := range s.held {
+	known := make([]ledger.MappingProgress, len(s.Held))
+	for i, id := range s.Held {
 		known[i] = ledger.MappingProgress{Name: d.mappings[i].Name, SequenceID: id, At: time.Now()}
 		switch {
 		case at != nil:

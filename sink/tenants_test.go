@@ -1,13 +1,14 @@
 package sink
 
 import (
+	"outflow/sink/external"
 	"slices"
 	"testing"
 )
 
 func TestTenants(t *testing.T) {
 	all := newTenants()
-	a, b, c := &Destination{Owner: &Owner{Tenant: "1", Name: "a"}}, &Destination{Owner: &Owner{Tenant: "1", Name: "b"}}, &Destination{Owner: &Owner{Tenant: "2", Name: "a"}}
+	a, b, c := &Destination{Owner: &external.Owner{Tenant: "1", Name: "a"}}, &Destination{Owner: &external.Owner{Tenant: "1", Name: "b"}}, &Destination{Owner: &external.Owner{Tenant: "2", Name: "a"}}
 	all.insert(a)
 	if a.queue.accepted != (position{id: -1, complete: true}) || a.queue.holding != -1 {
 		t.Errorf("a destination inserted before the stream begins misses changes: %+v", a.queue.accepted)

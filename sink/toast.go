@@ -11,6 +11,7 @@ import (
 	"outflow/mapping"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 	"outflow/sink/fold"
 )
 
@@ -194,7 +195,7 @@ func (d *Destination) fillAll(ctx context.Context, wanted []missing, read []tabl
 func (d *Destination) current(ctx context.Context, rel *wal.Relation, look tableread.Look) (tableread.Found, error) {
 	d.lookups.Add(1) // the primary's time is not the destination's
 	defer d.lookups.Add(-1)
-	if d.session.inTransaction() { // with locks on the tenant's tables
+	if d.session.InTransaction() { // with locks on the tenant's tables
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, openPatience+time.Duration(look.Bytes>>20)*time.Second) // a large row comes at a megabyte a second at least
 		defer cancel()
@@ -203,11 +204,11 @@ func (d *Destination) current(ctx context.Context, rel *wal.Relation, look table
 	found, err := d.lookUp(ctx, look)
 	switch {
 	case errors.Is(err, tableread.ErrNotVisible):
-		return found, &Error{Table: rel.Table, Err: err, Remedy: "if it lasts: see which synchronous standby the primary waits for"}
-	case sqlstate(err) == undefinedTable:
+		return found, &external.Error{Table: rel.Table, Err: err, Remedy: "if it lasts: see which synchronous standby the primary waits for"}
+	case external.SQLState(err) == external.UndefinedTable:
 		return found, d.outdated(ctx, rel, err)
 	case err != nil:
-		return found, &Error{verdict: retryLong, SQLState: sqlstate(err), Err: fmt.Errorf("reading rows of %s from the primary: %w", rel, err)}
+		return found, &external.Error{Verdict: external.RetryLong, SQLState: external.SQLState(err), Err: fmt.Errorf("reading rows of %s from the primary: %w", rel, err)}
 	}
 	return found, nil
 }
@@ -266,7 +267,7 @@ func (d *Destination) outdated(ctx context.Context, rel *wal.Relation, cause err
 	if _, err := d.router.relearn(ctx, rel.Table); err != nil {
 		return err
 	}
-	return &Error{verdict: outdated, Table: rel.Table, SQLState: sqlstate(cause), Err: fmt.Errorf("%s has changed on the primary: %w", rel, cause)}
+	return &external.Error{Verdict: external.Outdated, Table: rel.Table, SQLState: external.SQLState(cause), Err: fmt.Errorf("%s has changed on the primary: %w", rel, cause)}
 }
 
 // named are the indexes of the relation's columns that a step names.

@@ -54,7 +54,7 @@ func (r *Router) tombstone(part *wal.Transaction, c *wal.Change, rt *route) erro
 func (d *Destination) withoutEarlierLives(ctx context.Context, t *transaction, changes []wal.Change) ([]wal.Change, error) {
 	acts, deleted := map[string]bool{}, map[string]bool{}
 	for table := range d.reads {
-		acts[table] = d.session.order.acts(d.mappings, table)
+		acts[table] = d.session.Order.Acts(d.mappings, table)
 	}
 	if !slices.ContainsFunc(changes, func(c wal.Change) bool { return c.Tombstone || acts[c.Relation.Table] }) {
 		return changes, nil

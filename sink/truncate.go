@@ -6,6 +6,7 @@ import (
 
 	"outflow/mapping"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 )
 
 // truncate deletes, through the mappings' own delete steps, every row of a source table that the external database holds: the mappings'
@@ -28,12 +29,12 @@ func (d *Destination) truncate(ctx context.Context, b *batch, rel *wal.Relation)
 		if !b.mappings[mi] {
 			continue
 		}
-		holding, err := d.session.holdsRows(ctx, m, table)
+		holding, err := d.session.HoldsRows(ctx, m, table)
 		if err != nil {
 			return err
 		}
 		if len(holding) > 0 {
-			return unswept(table, holding, "the primary truncated "+table)
+			return external.Unswept(table, holding, "the primary truncated "+table)
 		}
 	}
 	return nil
@@ -45,24 +46,24 @@ const fetchedKeys = 1000
 // deleteKeys walks one keys query with a cursor. The cursor sees the rows as of its declaration.
 func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *wal.Relation, m *mapping.Mapping) error {
 	s := d.session
-	q, err := s.keysOf(ctx, m, rel)
+	q, err := s.KeysOf(ctx, m, rel)
 	if err != nil {
 		return err
 	}
-	if err := s.declareKeys(ctx, q); err != nil {
+	if err := s.DeclareKeys(ctx, q); err != nil {
 		return err
 	}
 	for {
-		keys, err := s.fetchKeys(ctx, q, min(d.queue.limit, fetchedKeys))
+		keys, err := s.FetchKeys(ctx, q, min(d.queue.limit, fetchedKeys))
 		if err != nil {
 			return err
 		}
 		if len(keys) == 0 {
-			return s.closeKeys(ctx)
+			return s.CloseKeys(ctx)
 		}
 		rows := &mapping.Rows{Relation: rel}
 		for _, k := range keys {
-			rows.Deletes = append(rows.Deletes, mapping.Row{Tuple: k.tuple, SequenceID: b.last, CommittedAt: committedAt(b)})
+			rows.Deletes = append(rows.Deletes, mapping.Row{Tuple: k.Tuple, SequenceID: b.last, CommittedAt: committedAt(b)})
 		}
 		b.changes += len(rows.Deletes)
 		if err := d.applyRows(ctx, b, map[string]*mapping.Rows{rel.Table: rows}); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"outflow/replication"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 )
 
 // item is a table of a tenant's items.
@@ -22,8 +23,8 @@ func inserted(tenant, id string) wal.Change {
 
 func queueOf(t *testing.T) *Destination {
 	t.Helper()
-	r := NewRouter(Config{Options: Options{QueueBytes: 1 << 40, MemoryBytes: 1 << 42, BatchRows: 10_000, ConnectionOptions: ConnectionOptions{MaxConnections: 1}}, Acks: replication.NewAckTracker(0), Log: zap.NewNop()})
-	d, err := r.Add(Target{Tenant: "t", Name: "main", DSN: "postgres://u@127.0.0.1:1/none"})
+	r := NewRouter(Config{Options: Options{QueueBytes: 1 << 40, MemoryBytes: 1 << 42, BatchRows: 10_000, Options: external.Options{MaxConnections: 1}}, Acks: replication.NewAckTracker(0), Log: zap.NewNop()})
+	d, err := r.Add(external.DestinationSpec{Tenant: "t", Name: "main", DSN: "postgres://u@127.0.0.1:1/none"})
 	if err != nil {
 		t.Fatal(err)
 	}

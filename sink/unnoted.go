@@ -8,15 +8,16 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/sink/external"
 	"outflow/sink/ledger"
 )
 
 // setAside halts a destination whose note the primary refuses, and lets the stream go on without the destination.
 func (r *Router) setAside(d *Destination, refusal error) error {
 	d.mu.Lock()
-	d.unnoted = NewFault(ClassConfiguration, fmt.Errorf("the primary refuses the note of this destination: %w", refusal),
+	d.unnoted = external.NewFault(external.ClassConfiguration, fmt.Errorf("the primary refuses the note of this destination: %w", refusal),
 		"correct what the primary refuses in outflow.destination_state: a name that its encoding lacks, a constraint or a trigger there")
-	d.unnoted.SQLState = sqlstate(refusal)
+	d.unnoted.SQLState = external.SQLState(refusal)
 	d.halt = &halt{err: d.unnoted, at: time.Now(), epoch: d.epoch, work: opening}
 	d.status.State, d.status.Err = ledger.Halted, d.unnoted
 	d.observeLocked()

@@ -11,6 +11,7 @@ import (
 
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 	"outflow/sink/ledger"
 )
 
@@ -18,9 +19,9 @@ import (
 // mapping from the primary's rows into temporary tables of the external database, by the mapping's own steps, and compares. Safe for
 // concurrent use.
 type Verifier struct {
-	Options    ConnectionOptions
+	Options    external.Options
 	SourceID   string // the owner mark in external databases
-	Tables     SourceTables
+	Tables     external.SourceTables
 	Primary    *tableread.Tables
 	Ledger     *ledger.Store
 	SequenceID func(wal.LSN) int64
@@ -78,21 +79,21 @@ const (
 )
 
 // Verify compares one external database with the primary. An error means that the comparison failed.
-func (v *Verifier) Verify(ctx context.Context, t Target) (found Comparison, err error) {
+func (v *Verifier) Verify(ctx context.Context, t external.DestinationSpec) (found Comparison, err error) {
 	if t.Fault != nil {
 		return Comparison{}, t.Fault
 	}
 	options := v.Options
 	options.StatementTimeout = verifyTimeout
 	log := v.Log.With(zap.String("tenant", t.Tenant), zap.String("destination", t.Name))
-	db, err := NewDatabase(&Owner{v.SourceID, t.Tenant, t.Name}, t, options, v.Tables, log)
+	db, err := external.NewDatabase(&external.Owner{SourceID: v.SourceID, Tenant: t.Tenant, Name: t.Name}, t, options, v.Tables, log)
 	if err != nil {
 		return Comparison{}, err
 	}
 	defer func() {
 		if cause := recover(); cause != nil {
 			log.Error("a fault of Outflow's", zap.Any("panic", cause), zap.Stack("stack"))
-			err = Panicked(cause)
+			err = external.Panicked(cause)
 		}
 	}()
 	db.Unnamed = true // no prepared statement would be used often, and a pooler need not keep prepared statements
@@ -100,7 +101,7 @@ func (v *Verifier) Verify(ctx context.Context, t Target) (found Comparison, err 
 	if err != nil {
 		return Comparison{}, err
 	}
-	defer s.close()
+	defer s.Close()
 	c := &comparison{v: v, db: db, s: s, copier: &tableread.Copier{Tables: v.Primary}}
 	defer c.copier.Close()
 	result, err := c.compare(ctx)
@@ -113,8 +114,8 @@ func (v *Verifier) Verify(ctx context.Context, t Target) (found Comparison, err 
 // comparison is the work at one external database.
 type comparison struct {
 	v          *Verifier
-	db         *Database
-	s          *Session
+	db         *external.Database
+	s          *external.Session
 	copier     *tableread.Copier
 	tables     []*comparedTable
 	held       int64    // id up to which every mapping was synced when the look began
@@ -133,7 +134,7 @@ type comparison struct {
 // the primary in between, and the stream had brought the row unchanged: the row is different. A row that differs each time in another way
 // is being changed.
 func (c *comparison) compare(ctx context.Context) (Comparison, error) {
-	defer c.s.rollback()
+	defer c.s.Rollback()
 	before, err := c.look(ctx, 0)
 	if err != nil {
 		return Comparison{}, err
@@ -183,17 +184,17 @@ func (c *comparison) certain(ctx context.Context, l look, result Comparison) err
 	}
 	switch {
 	case copying || noted.State == ledger.Backfilling:
-		return &Error{Err: errors.New("it is being copied from the primary"), Remedy: "wait until its state is streaming"}
+		return &external.Error{Err: errors.New("it is being copied from the primary"), Remedy: "wait until its state is streaming"}
 	case c.unseen > 0:
-		return &Error{Err: fmt.Errorf("%d commits wait for the primary's synchronous standby: they may be here and are not visible there", c.unseen),
+		return &external.Error{Err: fmt.Errorf("%d commits wait for the primary's synchronous standby: they may be here and are not visible there", c.unseen),
 			Remedy: "see to the standby, then verify again"}
 	case noted.State == ledger.Parked || noted.State == ledger.Halted:
-		return &Error{Err: fmt.Errorf("it is %s: %s", noted.State, noted.Reason), Remedy: "see to that first"}
+		return &external.Error{Err: fmt.Errorf("it is %s: %s", noted.State, noted.Reason), Remedy: "see to that first"}
 	}
 	for i, t := range l {
 		special := t.mapping.Specials()
 		if found := result.Tables[i]; len(special) > 0 && found.Changed > 0 && found.Changed == found.Different() {
-			return &Error{Mapping: t.mapping.Name, Remedy: "none; such columns are not a function of the primary's rows",
+			return &external.Error{Mapping: t.mapping.Name, Remedy: "none; such columns are not a function of the primary's rows",
 				Err: fmt.Errorf("its rows depend on %s, which the primary's rows do not tell", strings.Join(special, ", "))}
 		}
 	}
@@ -203,7 +204,7 @@ func (c *comparison) certain(ctx context.Context, l look, result Comparison) err
 // look recomputes everything once and compares. The transaction stays open, with the temporary tables inside. A look with patience fails
 // where the stream does not come within the patience.
 func (c *comparison) look(ctx context.Context, patience time.Duration) (look, error) {
-	c.s.rollback()
+	c.s.Rollback()
 	if err := c.begin(ctx); err != nil {
 		return nil, err
 	}
@@ -303,12 +304,12 @@ func (c *comparison) askStream(ctx context.Context, now ledger.Progress, id int6
 // lags says why the stream did not come in time.
 func (c *comparison) lags(now ledger.Progress) error {
 	if !now.Attended {
-		return &Error{Err: errors.New("rows differ, and nobody reads the slot, so changes may be on their way"),
+		return &external.Error{Err: errors.New("rows differ, and nobody reads the slot, so changes may be on their way"),
 			Remedy: "start outflow run, then verify again"}
 	}
 	text := fmt.Sprintf("rows differ, and it lags: it is %s, and the stream has not brought it everything up to %s", now.State, c.read)
 	if now.Reason != "" {
 		text += ": " + now.Reason
 	}
-	return &Error{Err: errors.New(text), Remedy: "verify again when the stream has caught up: outflow status shows what holds it back"}
+	return &external.Error{Err: errors.New(text), Remedy: "verify again when the stream has caught up: outflow status shows what holds it back"}
 }

@@ -13,6 +13,7 @@ import (
 	"outflow/mapping"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 	"outflow/sink/fold"
 )
 
@@ -20,8 +21,8 @@ import (
 type wanted struct {
 	mapping  int
 	relation *wal.Relation
-	query    *keysQuery
-	keys     []key
+	query    *external.KeysQuery
+	keys     []external.Key
 }
 
 const (
@@ -64,8 +65,8 @@ func (c *comparison) nothingWanted() []wanted {
 
 func (c *comparison) onlyExpected(ctx context.Context, s *seen) error {
 	id, _ := s.identity()
-	err := c.s.exec(ctx, fmt.Sprintf(`DELETE FROM pg_temp.%s AS "_row" WHERE %s NOT IN (SELECT unnest($1::text[]))`,
-		quoteColumn(s.name), id), textArray(s.settledIDs()))
+	err := c.s.Exec(ctx, fmt.Sprintf(`DELETE FROM pg_temp.%s AS "_row" WHERE %s NOT IN (SELECT unnest($1::text[]))`,
+		external.QuoteIdentifier(s.name), id), external.TextArray(s.settledIDs()))
 	return err
 }
 
@@ -73,41 +74,41 @@ func (c *comparison) onlyHere(ctx context.Context, s *seen) error {
 	id, _ := s.identity()
 	columns := make([]string, len(s.columns))
 	for i, name := range s.columns {
-		columns[i] = quoteColumn(name)
+		columns[i] = external.QuoteIdentifier(name)
 	}
-	name, list := quoteColumn(s.name), strings.Join(columns, ", ")
-	err := c.s.exec(ctx, `DELETE FROM pg_temp.`+name)
+	name, list := external.QuoteIdentifier(s.name), strings.Join(columns, ", ")
+	err := c.s.Exec(ctx, `DELETE FROM pg_temp.`+name)
 	if err == nil {
-		err = c.s.exec(ctx, fmt.Sprintf(`INSERT INTO pg_temp.%s (%s) SELECT %s FROM public.%s AS "_row" WHERE %s IN (SELECT unnest($1::text[]))`,
-			name, list, list, name, id), textArray(s.settledIDs()))
+		err = c.s.Exec(ctx, fmt.Sprintf(`INSERT INTO pg_temp.%s (%s) SELECT %s FROM public.%s AS "_row" WHERE %s IN (SELECT unnest($1::text[]))`,
+			name, list, list, name, id), external.TextArray(s.settledIDs()))
 	}
 	return err
 }
 
 // askKeys adds the present answer of a mapping's keys, each key once.
 func (c *comparison) askKeys(ctx context.Context, w *wanted) error {
-	q, err := c.s.keysOf(ctx, c.db.Mappings[w.mapping], w.relation)
+	q, err := c.s.KeysOf(ctx, c.db.Mappings[w.mapping], w.relation)
 	if err != nil {
 		return err
 	}
-	var keys []key
+	var keys []external.Key
 	for more, after := true, []string(nil); more && len(keys) < 2*differencesMax; {
-		var page []key
-		if page, more, err = c.s.readKeys(ctx, q, after, 2*differencesMax); err != nil {
+		var page []external.Key
+		if page, more, err = c.s.ReadKeys(ctx, q, after, 2*differencesMax); err != nil {
 			return err
 		}
 		if keys = append(keys, page...); more {
-			after = page[len(page)-1].here
+			after = page[len(page)-1].External
 		}
 	}
 	w.query = q
 	have := map[string]bool{}
 	for _, k := range w.keys {
-		have[k.id()] = true
+		have[k.ID()] = true
 	}
 	for _, k := range keys {
-		if !have[k.id()] {
-			have[k.id()] = true
+		if !have[k.ID()] {
+			have[k.ID()] = true
 			w.keys = append(w.keys, k)
 		}
 	}
@@ -160,8 +161,8 @@ func (c *comparison) mendAgain(ctx context.Context, w wanted) (mended int, err e
 		if err == nil {
 			return mended, nil
 		}
-		c.s.rollback()
-		if e := newError(err); e.verdict != retry || attempt == repairAttempts || !c.s.usable() {
+		c.s.Rollback()
+		if e := external.AsError(err); e.Verdict != external.Retry || attempt == repairAttempts || !c.s.Usable() {
 			return 0, err
 		}
 		c.v.Log.Info("the repair met the live worker and tries again", zap.Stringer("destination", c.db), zap.Error(err))
@@ -177,17 +178,17 @@ func (c *comparison) mendAgain(ctx context.Context, w wanted) (mended int, err e
 // here when the DELETE comes. Transactions beyond E in the snapshot are only early: the stream brings the rows of E+1, E+2, ... once more
 // and ends at the same. The id does not move.
 //
-// The keys were read before the lock. The keys that the primary lacks are asked for again under the lock: see stillHeld.
+// The keys were read before the lock. The keys that the primary lacks are asked for again under the lock: see StillHeld.
 //
 // A commit is in the WAL, and may have been applied here, before the commit is visible to snapshots (with synchronous replication long
 // before). Such a transaction runs, as far as snapshots tell, when the lock is taken. So only a snapshot counts in which all transactions
 // running then have ended. The place in the WAL, pg_current_wal_insert_lsn, could not tell the end of a transaction.
 func (c *comparison) mendRows(ctx context.Context, w wanted) (mended int, err error) {
-	if err := c.s.begin(ctx); err != nil {
+	if err := c.s.Begin(ctx); err != nil {
 		return 0, err
 	}
-	if err := c.s.exec(ctx, `SELECT FROM "_stack_sync_metadata" WHERE "tenant" = $1 AND "source" = $2 AND "mapping_name" = ANY ($3::text[]) ORDER BY "mapping_name" FOR UPDATE`,
-		c.db.Tenant, c.v.SourceID, textArray(mapping.Names(c.db.Mappings))); err != nil {
+	if err := c.s.Exec(ctx, `SELECT FROM "_stack_sync_metadata" WHERE "tenant" = $1 AND "source" = $2 AND "mapping_name" = ANY ($3::text[]) ORDER BY "mapping_name" FOR UPDATE`,
+		c.db.Tenant, c.v.SourceID, external.TextArray(mapping.Names(c.db.Mappings))); err != nil {
 		return 0, fmt.Errorf("locking _stack_sync_metadata: %w", err)
 	}
 	found, err := c.present(ctx, w)
@@ -203,16 +204,16 @@ func (c *comparison) mendRows(ctx context.Context, w wanted) (mended int, err er
 	if err := c.apply(ctx, only, rows); err != nil {
 		return 0, err
 	}
-	if !c.s.inTransaction() {
-		return 0, &Error{Mapping: c.db.Mappings[w.mapping].Name, verdict: needsHuman, Err: errors.New("a step ended the transaction that it ran in")}
+	if !c.s.InTransaction() {
+		return 0, &external.Error{Mapping: c.db.Mappings[w.mapping].Name, Verdict: external.NeedsHuman, Err: errors.New("a step ended the transaction that it ran in")}
 	}
-	err = c.s.commit(ctx)
+	err = c.s.Commit(ctx)
 	return len(found.Rows), err
 }
 
 // wantedRows are the found rows as upserts, and the keys of the others, as far as still held, as deletes.
 func (c *comparison) wantedRows(ctx context.Context, w wanted, found tableread.Chunk) (*mapping.Rows, error) {
-	var gone []key
+	var gone []external.Key
 	var upserts, deletes []wal.Tuple
 	for i, row := range found.Rows {
 		if row.IsZero() {
@@ -222,14 +223,14 @@ func (c *comparison) wantedRows(ctx context.Context, w wanted, found tableread.C
 		}
 	}
 	if len(gone) > 0 {
-		still, err := c.s.stillHeld(ctx, w.query, gone)
+		still, err := c.s.StillHeld(ctx, w.query, gone)
 		if err != nil {
 			return nil, err
 		}
 		at, _ := fold.Places(found.Relation, w.relation)
 		for _, k := range gone {
-			if still[k.id()] {
-				deletes = append(deletes, fold.Arrange(k.tuple, at))
+			if still[k.ID()] {
+				deletes = append(deletes, fold.Arrange(k.Tuple, at))
 			}
 		}
 	}
@@ -255,7 +256,7 @@ func (c *comparison) present(ctx context.Context, w wanted) (tableread.Chunk, er
 			break
 		}
 		if time.Now().After(deadline) {
-			return tableread.Chunk{}, &Error{verdict: needsHuman, Err: fmt.Errorf("%d transactions on the primary, %d among them, run for longer than a repair can wait",
+			return tableread.Chunk{}, &external.Error{Verdict: external.NeedsHuman, Err: fmt.Errorf("%d transactions on the primary, %d among them, run for longer than a repair can wait",
 				len(running), running[0]), Remedy: "repair when they have ended: see pg_locks and pg_prepared_xacts on the primary"}
 		}
 		select {
@@ -266,7 +267,7 @@ func (c *comparison) present(ctx context.Context, w wanted) (tableread.Chunk, er
 	}
 	keys := tableread.Keys{Part: c.part(w.relation)}
 	for _, k := range w.keys {
-		keys.Tuples = append(keys.Tuples, k.tuple)
+		keys.Tuples = append(keys.Tuples, k.Tuple)
 	}
 	return c.copier.Find(ctx, keys, readBytes)
 }

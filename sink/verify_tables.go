@@ -12,6 +12,7 @@ import (
 	"outflow/mapping"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 )
 
 // comparedTable is a table that a mapping writes to. The recomputed table stands under the same name in front of the target.
@@ -41,9 +42,9 @@ const (
 )
 
 // metadata reads the external database's metadata within a limited time.
-func (c *comparison) metadata(ctx context.Context) (known Metadata, err error) {
+func (c *comparison) metadata(ctx context.Context) (known external.Metadata, err error) {
 	err = within(ctx, c.v.patience(), func(ctx context.Context) error {
-		known, err = c.s.metadata(ctx)
+		known, err = c.s.Metadata(ctx)
 		return err
 	})
 	return known, err
@@ -54,20 +55,20 @@ func (c *comparison) metadata(ctx context.Context) (known Metadata, err error) {
 func (c *comparison) begin(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.v.patience())
 	defer cancel()
-	if err := c.s.begin(ctx); err != nil {
+	if err := c.s.Begin(ctx); err != nil {
 		return err
 	}
-	known, err := c.s.metadata(ctx)
+	known, err := c.s.Metadata(ctx)
 	if err != nil {
 		return err
 	}
 	for _, m := range c.db.Mappings {
 		if row, ok := known[m.Name]; !ok || row.Fingerprint != m.Fingerprint() {
-			return &Error{Mapping: m.Name, Err: errors.New("it was never filled here, or has changed since"),
+			return &external.Error{Mapping: m.Name, Err: errors.New("it was never filled here, or has changed since"),
 				Remedy: "start outflow run, and wait until the destination's state is streaming"}
 		}
 	}
-	if err := c.s.exec(ctx, recomputedFirst); err != nil {
+	if err := c.s.Exec(ctx, recomputedFirst); err != nil {
 		return err
 	}
 	c.held, c.tables = known.Lowest(c.db.Mappings), nil
@@ -83,20 +84,20 @@ func (c *comparison) begin(ctx context.Context) error {
 			c.tables = append(c.tables, t)
 		}
 	}
-	err = c.s.exec(ctx, readOnlySQL)
+	err = c.s.Exec(ctx, readOnlySQL)
 	return err
 }
 
 // copyTable makes the empty table.
 func (c *comparison) copyTable(ctx context.Context, m *mapping.Mapping, name string) (*comparedTable, error) {
 	t := &comparedTable{mapping: m, name: name}
-	if err := c.s.exec(ctx, fmt.Sprintf(copyTable, quoteColumn(name))); err != nil {
-		e := &Error{Mapping: m.Name, SQLState: sqlstate(err), Err: fmt.Errorf("making a temporary table like %s: %w", name, err)}
+	if err := c.s.Exec(ctx, fmt.Sprintf(copyTable, external.QuoteIdentifier(name))); err != nil {
+		e := &external.Error{Mapping: m.Name, SQLState: external.SQLState(err), Err: fmt.Errorf("making a temporary table like %s: %w", name, err)}
 		switch e.SQLState {
-		case insufficientPrivilege:
+		case external.InsufficientPrivilege:
 			e.Remedy = fmt.Sprintf("as the database's owner: GRANT TEMPORARY ON DATABASE %s TO %s (and SELECT on the table)",
-				quoteColumn(c.db.Config.Database), quoteColumn(c.db.Config.User))
-		case undefinedTable:
+				external.QuoteIdentifier(c.db.Config.Database), external.QuoteIdentifier(c.db.Config.User))
+		case external.UndefinedTable:
 			e.Remedy = "outflow resync, which runs the mapping's schema again"
 		}
 		return nil, e
@@ -105,7 +106,7 @@ func (c *comparison) copyTable(ctx context.Context, m *mapping.Mapping, name str
 		sql  string
 		into *[]string
 	}{{tableKey, &t.key}, {tableColumns, &t.columns}} {
-		rows, err := c.s.ask(ctx, 1, q.sql, "public."+quoteColumn(name))
+		rows, err := c.s.Ask(ctx, 1, q.sql, "public."+external.QuoteIdentifier(name))
 		if err != nil {
 			return nil, fmt.Errorf("reading the columns of %s: %w", name, err)
 		}
@@ -168,22 +169,22 @@ func (c *comparison) recompute(ctx context.Context) error {
 // recomputeRows brings rows through the mappings. The error names the row where the external database refuses a row.
 func (c *comparison) recomputeRows(ctx context.Context, rows *mapping.Rows) error {
 	const savepoint, back = "SAVEPOINT outflow_rows", "ROLLBACK TO SAVEPOINT outflow_rows"
-	if err := c.s.exec(ctx, savepoint); err != nil {
+	if err := c.s.Exec(ctx, savepoint); err != nil {
 		return err
 	}
-	c.s.keepOpen = true
-	defer func() { c.s.keepOpen = false }()
+	c.s.KeepOpen = true
+	defer func() { c.s.KeepOpen = false }()
 	refusal := c.apply(ctx, c.everyMapping(), rows)
-	if refusal == nil || newError(refusal).verdict != rowFault {
+	if refusal == nil || external.AsError(refusal).Verdict != external.RowFault {
 		return refusal
 	}
 	for _, row := range rows.Upserts {
-		if err := c.s.exec(ctx, back); err != nil {
+		if err := c.s.Exec(ctx, back); err != nil {
 			return err
 		}
 		if err := c.apply(ctx, c.everyMapping(), &mapping.Rows{Relation: rows.Relation, Upserts: []mapping.Row{row}}); err != nil {
-			e := *newError(err)
-			e.Table, e.Key = rows.Relation.Table, describeTuple(rows.Relation, row.Tuple)
+			e := *external.AsError(err)
+			e.Table, e.Key = rows.Relation.Table, external.DescribeRow(rows.Relation, row.Tuple)
 			e.Remedy = "correct the row on the primary, then verify again: a table is compared when all its rows can be recomputed"
 			return &e
 		}
@@ -194,7 +195,7 @@ func (c *comparison) recomputeRows(ctx context.Context, rows *mapping.Rows) erro
 // analyze lets the planner know the temporary tables, which autovacuum never sees.
 func (c *comparison) analyze(ctx context.Context) error {
 	for _, t := range c.tables {
-		if err := c.s.exec(ctx, `ANALYZE pg_temp.`+quoteColumn(t.name)); err != nil {
+		if err := c.s.Exec(ctx, `ANALYZE pg_temp.`+external.QuoteIdentifier(t.name)); err != nil {
 			return fmt.Errorf("analyzing the recomputed %s: %w", t.name, err)
 		}
 	}
@@ -229,11 +230,11 @@ func (c *comparison) apply(ctx context.Context, mappings []bool, rows *mapping.R
 		return nil
 	}
 	all := map[string]*mapping.Rows{rows.Relation.Table: rows}
-	err := c.s.compile(ctx, all)
+	err := c.s.Compile(ctx, all)
 	if err == nil {
-		_, err = c.s.exchange(ctx, func(ctx context.Context, r *Round) error { return r.steps(ctx, mappings, all) })
+		_, err = c.s.Exchange(ctx, func(ctx context.Context, r *external.Round) error { return r.Steps(ctx, mappings, all) })
 	}
-	if e := (*Error)(nil); errors.As(err, &e) && e.SQLState == readOnlyTransaction {
+	if e := (*external.Error)(nil); errors.As(err, &e) && e.SQLState == external.ReadOnlyTransaction {
 		e.Remedy = "verify recomputes mappings whose steps name their tables without a schema and draw nothing from sequences"
 	}
 	return err
@@ -266,7 +267,7 @@ func (t *comparedTable) identity() (id, key string) {
 	}
 	var parts []string
 	for _, column := range t.key {
-		parts = append(parts, fmt.Sprintf(`%s || "_row".%s::text`, quoteLiteral(column+"="), quoteColumn(column)))
+		parts = append(parts, fmt.Sprintf(`%s || "_row".%s::text`, quoteLiteral(column+"="), external.QuoteIdentifier(column)))
 	}
 	id = "concat_ws(', ', " + strings.Join(parts, ", ") + ")"
 	return id, id
@@ -283,12 +284,12 @@ func (c *comparison) compareTable(ctx context.Context, t *comparedTable) (*seen,
 	sql := fmt.Sprintf(`SELECT id, min(key), hash, sum(n) FROM (
 			SELECT %[1]s COLLATE "C" AS id, %[2]s AS key, %[3]s AS hash, 1 AS n FROM pg_temp.%[4]s AS "_row"
 			UNION ALL SELECT %[1]s, %[2]s, %[3]s, -1 FROM public.%[4]s AS "_row") AS both_sides
-		GROUP BY id, hash HAVING sum(n) <> 0 ORDER BY id LIMIT %[5]d`, id, key, rowHash, quoteColumn(t.name), differencesMax)
-	rows, err := c.s.whole(ctx, compareBytes, 4, sql)
+		GROUP BY id, hash HAVING sum(n) <> 0 ORDER BY id LIMIT %[5]d`, id, key, rowHash, external.QuoteIdentifier(t.name), differencesMax)
+	rows, err := c.s.AskWhole(ctx, compareBytes, 4, sql)
 	if err != nil {
 		return nil, err
 	}
-	counted, err := c.s.askRow(ctx, 1, `SELECT count(*) FROM pg_temp.`+quoteColumn(t.name))
+	counted, err := c.s.AskRow(ctx, 1, `SELECT count(*) FROM pg_temp.`+external.QuoteIdentifier(t.name))
 	if err != nil {
 		return nil, err
 	}

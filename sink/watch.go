@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	"outflow/internal/moment"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
 )
@@ -12,8 +13,8 @@ import (
 // watch looks at the destinations every watchEvery, and has the destinations named by judge parked. One goroutine owns a watch.
 type watch struct {
 	router   *Router
-	last     time.Time // of the last look; zero before the first
-	failed   moment    // when a parking failed last
+	last     time.Time     // of the last look; zero before the first
+	failed   moment.Moment // when a parking failed last
 	wal      retention
 	jam      time.Duration // see situation
 	suspects []suspect
@@ -51,7 +52,7 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	for _, d := range all {
 		o := d.observation(closed)
 		d.hold = d.hold.after(o, passed)
-		if commit := d.lastCommit.ago(now); commit < newest {
+		if commit := d.lastCommit.Ago(now); commit < newest {
 			newest, second = commit, newest
 		} else if commit < second {
 			second = commit
@@ -67,11 +68,11 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	s.jam = w.jam
 	for i, d := range w.accused {
 		w.suspects[i].others = newest
-		if d.lastCommit.ago(now) <= newest {
+		if d.lastCommit.Ago(now) <= newest {
 			w.suspects[i].others = second
 		}
 	}
-	if !answers || w.failed.ago(now) < parkAgain {
+	if !answers || w.failed.Ago(now) < parkAgain {
 		return
 	}
 	for _, found := range judge(w.suspects, s, limit) {
@@ -79,7 +80,7 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 		r.workers.start(func() {
 			defer d.contained()
 			if err := r.park(d, found.reason); err != nil { // which is logged
-				w.failed.set(time.Now())
+				w.failed.Set(time.Now())
 			}
 		})
 	}
@@ -95,7 +96,7 @@ func (d *Destination) observation(closed bool) observation {
 	o := observation{bytes: d.queue.bytes, over: d.queue.over, paused: d.paused != nil, replays: d.queue.replays, leaving: d.parking || d.parked}
 	o.oldest, o.open = d.queue.oldest()
 	o.reached = d.queue.reached()
-	answered := d.db.Answered.ago(time.Now()) < parkGrace
+	answered := d.db.Answered.Ago(time.Now()) < parkGrace
 	o.unable = o.paused || d.doubts > 0 && d.session == nil || !d.failing.IsZero() && !answered
 	o.queued, o.starved = d.queued && d.doubts == 0, d.starved
 	o.waits = o.queued || d.lookups.Load() > 0 || d.retryAt != nil && errors.Is(d.status.Err, tableread.ErrNotVisible)

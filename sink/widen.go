@@ -9,6 +9,7 @@ import (
 	"outflow/mapping"
 	"outflow/replication/primary"
 	"outflow/replication/wal"
+	"outflow/sink/external"
 	"outflow/sink/fold"
 )
 
@@ -44,7 +45,7 @@ func widen(rows []mapping.Row, more int, presence wal.Presence) {
 // or dropped, and may have come back. relearn returns nil where there is no such table.
 func (r *Router) relearn(ctx context.Context, table string) (*wal.Relation, error) {
 	rel := r.schemas.Relation(table)
-	i := slices.IndexFunc(r.Tables, func(t SourceTable) bool { return t.Relation.Table == table })
+	i := slices.IndexFunc(r.Tables, func(t external.SourceTable) bool { return t.Relation.Table == table })
 	if rel == nil || i < 0 {
 		return nil, nil
 	}

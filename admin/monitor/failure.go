@@ -5,7 +5,7 @@ import (
 	"strings"
 
 	"outflow/internal/fit"
-	"outflow/sink"
+	"outflow/sink/external"
 )
 
 func failureOf(err error) *Failure {
@@ -13,7 +13,7 @@ func failureOf(err error) *Failure {
 		return nil
 	}
 	f := &Failure{Message: Clean(err.Error()), Class: ClassOf(err)}
-	e := (*sink.Error)(nil)
+	e := (*external.Error)(nil)
 	if !errors.As(err, &e) {
 		return f
 	}
@@ -65,13 +65,13 @@ func noDigit(r rune) rune {
 func Clean(s string) string { return fit.Text(s, fit.Page) }
 
 // Classes are all results of ClassOf.
-var Classes = []string{sink.ClassDNS, sink.ClassRefused, sink.ClassBlocked, sink.ClassTLS, sink.ClassAuth, sink.ClassTimeout, sink.ClassProtocol,
-	sink.ClassConfiguration, sink.ClassConflict, "database", "mapping", "permission", "row", "constraint", "resources", "lock", "shutdown", "other"}
+var Classes = []string{external.ClassDNS, external.ClassRefused, external.ClassBlocked, external.ClassTLS, external.ClassAuth, external.ClassTimeout, external.ClassProtocol,
+	external.ClassConfiguration, external.ClassConflict, "database", "mapping", "permission", "row", "constraint", "resources", "lock", "shutdown", "other"}
 
-// ClassOf gives an error's class: one of a few words, so that a metric may carry the class. The class is [sink.Error.Class],
+// ClassOf gives an error's class: one of a few words, so that a metric may carry the class. The class is [external.Error.Class],
 // with a word for a SQLSTATE.
 func ClassOf(err error) string {
-	e := (*sink.Error)(nil)
+	e := (*external.Error)(nil)
 	if !errors.As(err, &e) {
 		return "other"
 	}
@@ -84,7 +84,7 @@ func ClassOf(err error) string {
 func classOfState(state string) string {
 	switch state {
 	case "57014":
-		return sink.ClassTimeout
+		return external.ClassTimeout
 	case "3D000":
 		return "database"
 	case "42501":
@@ -94,7 +94,7 @@ func classOfState(state string) string {
 	}
 	switch state[:2] {
 	case "08":
-		return sink.ClassProtocol
+		return external.ClassProtocol
 	case "42", "0A", "2B", "2F", "3F":
 		return "mapping"
 	case "22", "P0":

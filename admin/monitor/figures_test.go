@@ -12,6 +12,7 @@ import (
 	"outflow/replication/primary"
 	"outflow/replication/wal"
 	"outflow/sink"
+	"outflow/sink/external"
 	"outflow/sink/ledger"
 )
 
@@ -28,7 +29,7 @@ func figures(p *Pipeline, lags []time.Duration, others map[ledger.State]int) *Sn
 	now := time.Now()
 	snap := &Snapshot{Status: Status{Role: "streaming", Destinations: map[string]int{}}}
 	add := func(name string, st sink.Status) {
-		snap.Rows = append(snap.Rows, Row{&sink.Destination{Owner: &sink.Owner{Tenant: "t", Name: name}}, st, 0})
+		snap.Rows = append(snap.Rows, Row{&sink.Destination{Owner: &external.Owner{Tenant: "t", Name: name}}, st, 0})
 	}
 	for i, lag := range lags {
 		st := sink.Status{State: ledger.Streaming}

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"outflow/replication/primary"
-	"outflow/sink"
+	"outflow/sink/external"
 	"outflow/sink/ledger"
 )
 
@@ -134,7 +134,7 @@ func notedFailure(n ledger.Destination) *Failure {
 		return nil
 	}
 	f := &Failure{Message: Clean(n.Reason), Class: n.Class}
-	if sink.IsSQLState(n.Class) {
+	if external.IsSQLState(n.Class) {
 		f.Class, f.SQLState = classOfState(n.Class), &n.Class
 	}
 	return f

@@ -17,7 +17,7 @@ import (
 
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
-	"outflow/sink"
+	"outflow/sink/external"
 )
 
 // garbler stands before a server. From the row of an answer with a given number on, of all connections together, garbler sends other rows.
@@ -190,7 +190,7 @@ func TestGarbledAnswers(t *testing.T) {
 		must(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		sink.SequenceIDs(ctx, []sink.Target{{Tenant: tenant1, Name: "main", Connect: config}}, w.cfg.Sink.ConnectionOptions)
+		external.SequenceIDs(ctx, []external.DestinationSpec{{Tenant: tenant1, Name: "main", Connect: config}}, w.cfg.Sink.Options)
 		return tenant1 + "/main", 0
 	}
 	for command, run := range map[string]func() (string, int){

@@ -7,11 +7,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"outflow/replication/primary"
-	"outflow/sink"
+	"outflow/sink/external"
 )
 
 // checkDestinations looks at external databases, several at once, each for a limited time.
-func (k *checking) checkDestinations(ctx context.Context, chosen []sink.Target) {
+func (k *checking) checkDestinations(ctx context.Context, chosen []external.DestinationSpec) {
 	found, servers := make([]primary.Findings, len(chosen)), make([]string, len(chosen))
 	checker := k.checker()
 	var g errgroup.Group

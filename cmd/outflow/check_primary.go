@@ -16,7 +16,7 @@ import (
 	"outflow/replication/primary"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
-	"outflow/sink"
+	"outflow/sink/external"
 	"outflow/sql"
 )
 
@@ -209,12 +209,12 @@ func (k *checking) readSource(ctx context.Context, slot primary.Slot) {
 }
 
 // chosen are the destinations of the selection. Where the primary does not answer, the destinations are as configured.
-func (k *checking) chosen(ctx context.Context, s selection) ([]sink.Target, error) {
-	var all []sink.Target
+func (k *checking) chosen(ctx context.Context, s selection) ([]external.DestinationSpec, error) {
+	var all []external.DestinationSpec
 	var found primary.Findings
 	if k.plan == nil {
 		for _, d := range k.cfg.Destinations.Static {
-			all = append(all, sink.Target{Tenant: d.Tenant, Name: d.Name, DSN: d.DSN.Reveal()})
+			all = append(all, external.DestinationSpec{Tenant: d.Tenant, Name: d.Name, DSN: d.DSN.Reveal()})
 		}
 	} else {
 		var err error
@@ -240,8 +240,8 @@ func (k *checking) chosen(ctx context.Context, s selection) ([]sink.Target, erro
 }
 
 // checker looks at external databases.
-func (k *checking) checker() *sink.Checker {
-	c := &sink.Checker{Options: k.cfg.Sink.ConnectionOptions, SourceID: k.source, Highest: k.highest}
+func (k *checking) checker() *external.Checker {
+	c := &external.Checker{Options: k.cfg.Sink.Options, SourceID: k.source, Highest: k.highest}
 	if k.plan != nil {
 		c.Tables = k.plan.sinkTables()
 	}

@@ -14,6 +14,7 @@ import (
 	"outflow/replication/primary"
 	"outflow/replication/tableread"
 	"outflow/sink"
+	"outflow/sink/external"
 	"outflow/sink/ledger"
 )
 
@@ -66,7 +67,7 @@ const verifiesAtOnce = 2
 // comparison compares the chosen destinations with the primary.
 type comparison struct {
 	verifier *sink.Verifier
-	chosen   []sink.Target
+	chosen   []external.DestinationSpec
 	state    *ledger.Store
 }
 
@@ -96,7 +97,7 @@ func prepareComparison(ctx context.Context, cfg *config.Config, s selection) (*c
 		return nil, fmt.Errorf("the primary at %s: %w", server.Address(), err)
 	}
 	state := &ledger.Store{Slot: cfg.Source.Slot, Connect: server.Connect}
-	return &comparison{chosen: chosen, state: state, verifier: &sink.Verifier{Options: cfg.Sink.ConnectionOptions, SourceID: source.ID,
+	return &comparison{chosen: chosen, state: state, verifier: &sink.Verifier{Options: cfg.Sink.Options, SourceID: source.ID,
 		Tables: p.sinkTables(), Primary: tableread.NewTables(server), Ledger: state, SequenceID: source.SequenceID, Log: zap.NewNop()}}, nil
 }
 
@@ -135,7 +136,7 @@ func (c *comparison) run(ctx context.Context, how comparing) (*comparisonReport,
 func (c *comparison) close() { c.state.Close() }
 
 // chosenOf are the destinations of the selection.
-func chosenOf(ctx context.Context, conn *pgx.Conn, p *plan, s selection) ([]sink.Target, error) {
+func chosenOf(ctx context.Context, conn *pgx.Conn, p *plan, s selection) ([]external.DestinationSpec, error) {
 	all, err := p.destinations(ctx, conn)
 	if err != nil {
 		return nil, err
@@ -153,7 +154,7 @@ func chosenOf(ctx context.Context, conn *pgx.Conn, p *plan, s selection) ([]sink
 	return chosen, nil
 }
 
-func compareOne(ctx context.Context, v *sink.Verifier, d sink.Target) *comparedDestination {
+func compareOne(ctx context.Context, v *sink.Verifier, d external.DestinationSpec) *comparedDestination {
 	began := time.Now()
 	found, err := v.Verify(ctx, d)
 	r := &comparedDestination{Tenant: d.Tenant, Name: d.Name, Result: resultEqual, Tables: []comparedTable{}, Looks: found.Looks,
@@ -167,7 +168,7 @@ func compareOne(ctx context.Context, v *sink.Verifier, d sink.Target) *comparedD
 	}
 	if err != nil {
 		r.Result, r.Error = resultUnknown, err.Error()
-		if e := (*sink.Error)(nil); errors.As(err, &e) {
+		if e := (*external.Error)(nil); errors.As(err, &e) {
 			r.Remedy = e.Remedy
 		}
 	}

@@ -12,11 +12,11 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/config"
-	"outflow/sink"
+	"outflow/sink/external"
 )
 
 // destinations are all configured destinations: the operator's own, and the rows of destinations.query.
-func (p *plan) destinations(ctx context.Context, conn *pgx.Conn) ([]sink.Target, error) {
+func (p *plan) destinations(ctx context.Context, conn *pgx.Conn) ([]external.DestinationSpec, error) {
 	all, err := p.static(ctx, conn)
 	dir := newDirectory(p, all, zap.NewNop())
 	found, failed := dir.read(ctx, conn)
@@ -34,19 +34,19 @@ func destinationFault(tenant, name string, err error) error {
 }
 
 // static are the operator's own destinations. Destinations without a fault are returned beside an error.
-func (p *plan) static(ctx context.Context, conn *pgx.Conn) ([]sink.Target, error) {
+func (p *plan) static(ctx context.Context, conn *pgx.Conn) ([]external.DestinationSpec, error) {
 	var faults []error
-	var all []sink.Target
+	var all []external.DestinationSpec
 	for i, d := range p.cfg.Destinations.Static {
 		tenant, err := p.canonicalTenant(ctx, conn, d.Tenant)
 		if err != nil {
 			faults = append(faults, config.Faultf("destinations.static[%d]: tenant %q: %w", i, d.Tenant, err))
 			continue
 		}
-		t := sink.Target{Tenant: tenant, Name: d.Name, DSN: d.DSN.Reveal()}
+		t := external.DestinationSpec{Tenant: tenant, Name: d.Name, DSN: d.DSN.Reveal()}
 		if t.Mappings, err = p.order(p.mappings, orDefault(d.Mappings)); err != nil {
 			faults = append(faults, destinationFault(d.Tenant, d.Name, err))
-		} else if slices.ContainsFunc(all, func(o sink.Target) bool { return o.Tenant == tenant && o.Name == d.Name }) {
+		} else if slices.ContainsFunc(all, func(o external.DestinationSpec) bool { return o.Tenant == tenant && o.Name == d.Name }) {
 			faults = append(faults, destinationFault(d.Tenant, d.Name, errors.New("the tenant has another destination of that name; its id is only written in another way")))
 			continue
 		}

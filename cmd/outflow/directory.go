@@ -19,7 +19,7 @@ import (
 	"outflow/internal/pgerror"
 	"outflow/internal/tenantdsn"
 	"outflow/replication/primary"
-	"outflow/sink"
+	"outflow/sink/external"
 )
 
 // directory follows the destinations from destinations.query: rows that an application writes for its tenants. One row's
@@ -48,7 +48,7 @@ type directory struct {
 	said    leftOut // in the last reading
 }
 
-func newDirectory(p *plan, static []sink.Target, log *zap.Logger) *directory {
+func newDirectory(p *plan, static []external.DestinationSpec, log *zap.Logger) *directory {
 	cfg := p.cfg
 	dir := &directory{plan: p, query: cfg.Destinations.Query, refresh: cfg.Destinations.Refresh, timeout: cfg.Sink.ConnectTimeout, log: log,
 		patience: unpackPatience, spared: sparedBytes, bound: max(int64(cfg.Sink.MemoryBytes)/8, 4<<20), own: newDefinitions(max(int64(cfg.Sink.MemoryBytes)/2, 32<<20)),

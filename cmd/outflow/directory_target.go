@@ -8,19 +8,19 @@ import (
 
 	"outflow/internal/tenantdsn"
 	"outflow/mapping"
-	"outflow/sink"
+	"outflow/sink/external"
 )
 
 // target is the checked request of a row. A fault of the request is the destination's.
-func (dir *directory) target(id destinationID, row destinationRow) sink.Target {
-	t := sink.Target{Tenant: id.tenant, Name: id.name}
+func (dir *directory) target(id destinationID, row destinationRow) external.DestinationSpec {
+	t := external.DestinationSpec{Tenant: id.tenant, Name: id.name}
 	if row.fault != "" {
-		t.Fault = sink.NewFault(sink.ClassConfiguration, errors.New(row.fault), "correct the row that destinations.query reads")
+		t.Fault = external.NewFault(external.ClassConfiguration, errors.New(row.fault), "correct the row that destinations.query reads")
 		return t
 	}
 	connect, err := tenantdsn.Parse(row.dsn, row.ca, dir.policy, dir.timeout)
 	if own := (*tenantdsn.Error)(nil); errors.As(err, &own) {
-		t.Fault = sink.NewFault(own.Class(), own, own.Remedy())
+		t.Fault = external.NewFault(own.Class(), own, own.Remedy())
 		return t
 	}
 	if err == nil {
@@ -28,7 +28,7 @@ func (dir *directory) target(id destinationID, row destinationRow) sink.Target {
 		t.Mappings, err = dir.mappings(id, row)
 	}
 	if err != nil {
-		t.Fault = sink.NewFault(sink.ClassConfiguration, err, "")
+		t.Fault = external.NewFault(external.ClassConfiguration, err, "")
 	}
 	return t
 }

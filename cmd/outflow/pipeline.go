@@ -13,6 +13,7 @@ import (
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink"
+	"outflow/sink/external"
 	"outflow/sink/ledger"
 	"outflow/sql"
 )
@@ -58,7 +59,7 @@ func migrate(ctx context.Context, server *primary.Server) error {
 // outline is a pipeline before anything is written: the configuration, checked against the primary.
 type outline struct {
 	*plan
-	static    []sink.Target
+	static    []external.DestinationSpec
 	directory *directory
 }
 

@@ -15,6 +15,7 @@ import (
 	"outflow/replication/primary"
 	"outflow/replication/wal"
 	"outflow/sink"
+	"outflow/sink/external"
 	"outflow/sql"
 )
 
@@ -44,7 +45,7 @@ type selection struct {
 }
 
 // of are the chosen ones of all destinations.
-func (s selection) of(all []sink.Target) (chosen []sink.Target) {
+func (s selection) of(all []external.DestinationSpec) (chosen []external.DestinationSpec) {
 	for _, d := range all {
 		if (s.Tenant == "" || d.Tenant == s.Tenant) && (s.Name == "" || d.Name == s.Name) {
 			chosen = append(chosen, d)
@@ -259,10 +260,10 @@ func (p *plan) order(set mapping.Set, names []string) ([]*mapping.Mapping, error
 }
 
 // sinkTables are the tables of source.tables as the sink gets their rows.
-func (p *plan) sinkTables() sink.SourceTables {
-	tables := make(sink.SourceTables, len(p.tables))
+func (p *plan) sinkTables() external.SourceTables {
+	tables := make(external.SourceTables, len(p.tables))
 	for i, t := range p.tables {
-		tables[i] = sink.SourceTable{Relation: t.Relation.Project(t.Columns), Tenant: p.cfg.Source.Tables[i].Tenant, Nullable: t.Ownerless}
+		tables[i] = external.SourceTable{Relation: t.Relation.Project(t.Columns), Tenant: p.cfg.Source.Tables[i].Tenant, Nullable: t.Ownerless}
 	}
 	return tables
 }
@@ -273,6 +274,6 @@ func (p *plan) sinkTombstones() *sink.Tombstones {
 	if ts == nil {
 		return nil
 	}
-	return &sink.Tombstones{Table: sink.SourceTable{Relation: p.tombstones.Relation.Project(p.tombstones.Columns), Tenant: ts.Tenant},
+	return &sink.Tombstones{Table: external.SourceTable{Relation: p.tombstones.Relation.Project(p.tombstones.Columns), Tenant: ts.Tenant},
 		TableName: ts.TableName, Key: ts.Key, Row: ts.Row}
 }

@@ -8,7 +8,7 @@ import (
 
 	"outflow/internal/config"
 	"outflow/replication/primary"
-	"outflow/sink"
+	"outflow/sink/external"
 )
 
 // slotReset drops the slot and makes the slot again; every destination is then copied from the tables.
@@ -21,7 +21,7 @@ type slotReset struct {
 	conn    *pgx.Conn
 	plan    *plan
 	setup   primary.Setup
-	targets []sink.Target
+	targets []external.DestinationSpec
 }
 
 // prepareReset finds out about everything, and brings the schema outflow to this version; the slot stays as it is. The caller closes the reset.
@@ -50,7 +50,7 @@ func (r *slotReset) destinations() int { return len(r.targets) }
 
 // run resets the slot. run may be killed at any moment, and the reset be run again.
 func (r *slotReset) run(ctx context.Context) error {
-	ids := sink.SequenceIDs(ctx, r.targets, r.cfg.Sink.ConnectionOptions)
+	ids := external.SequenceIDs(ctx, r.targets, r.cfg.Sink.Options)
 	err := whileAnswering(ctx, r.primary, primaryPatience, func(ctx context.Context) error { return r.setup.Reset(ctx, r.conn, ids) })
 	if err != nil {
 		return err

@@ -8,7 +8,7 @@ import (
 
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/replication/primary"
-	"outflow/sink"
+	"outflow/sink/external"
 )
 
 // TestProvidersStrings applies to a server that takes SCRAM over TLS only, with strings as providers and other programs write them: the
@@ -46,7 +46,7 @@ func TestProvidersStrings(t *testing.T) {
 	w.exec(`UPDATE outflow.destination SET dsn = $1`, strings.Replace(s.dsn("localhost", name, "require"), "?", "?channel_binding=require&", 1))
 	waitFor(t, "the refusal", func() error {
 		err := r.router.Destinations()[0].Status().Err
-		if e := (*sink.Error)(nil); errors.As(err, &e) && strings.Contains(e.Error(), "channel binding required") {
+		if e := (*external.Error)(nil); errors.As(err, &e) && strings.Contains(e.Error(), "channel binding required") {
 			return nil
 		}
 		return fmt.Errorf("it is %w", err)

@@ -30,7 +30,7 @@ import (
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
 	"outflow/replication/primary"
-	"outflow/sink"
+	"outflow/sink/external"
 )
 
 // authority signs certificates.
@@ -286,32 +286,32 @@ func TestTLSOfAServer(t *testing.T) {
 				return fmt.Errorf("there are %d destinations", len(all))
 			}
 			err := all[0].Status().Err
-			if e := (*sink.Error)(nil); errors.As(err, &e) && e.Class() == class && strings.Contains(e.Error(), cause) && strings.Contains(e.Error(), remedy) {
+			if e := (*external.Error)(nil); errors.As(err, &e) && e.Class() == class && strings.Contains(e.Error(), cause) && strings.Contains(e.Error(), remedy) {
 				return nil
 			}
 			return fmt.Errorf("it is %w", err)
 		})
 	}
-	theirs(s.dsn("localhost", "postgres", "verify-full"), sink.ClassTLS, "server refused TLS connection", "ssl = on")
+	theirs(s.dsn("localhost", "postgres", "verify-full"), external.ClassTLS, "server refused TLS connection", "ssl = on")
 
 	s.shows(ca.certificate(t, func(c *x509.Certificate) { c.DNSNames = []string{"elsewhere.example"} }))
-	theirs(s.dsn("localhost", "postgres", "verify-full"), sink.ClassTLS, "elsewhere.example", "name in the server's certificate")
+	theirs(s.dsn("localhost", "postgres", "verify-full"), external.ClassTLS, "elsewhere.example", "name in the server's certificate")
 	s.shows(ca.certificate(t, nil))
 	s.write("root.crt", ca.pem)
 	exec(t, s.db, `ALTER SYSTEM SET ssl_ca_file = 'root.crt'`)
 	s.hba("hostssl all certified all cert", "host all,replication all all trust")
 	asked := strings.Replace(s.dsn("localhost", "postgres", "verify-full"), "postgres:secret@", "certified:secret@", 1)
-	theirs(asked, sink.ClassAuth, "client certificate", "clientcert")
+	theirs(asked, external.ClassAuth, "client certificate", "clientcert")
 	server, err := primary.New(strings.Replace(asked, "verify-full", "require", 1))
 	must(t, err)
 	if _, err := server.Connect(t.Context()); err == nil || !strings.Contains(primary.ExplainConnect(server, err).Error(), "clientcert") {
 		t.Errorf("the primary asks for a certificate: %v", err)
 	}
 	old := oldServer(t, ca.certificate(t, nil))
-	theirs("postgres://u:p@localhost:"+old+"/d?sslmode=verify-full", sink.ClassTLS, "protocol version", "TLS 1.2")
+	theirs("postgres://u:p@localhost:"+old+"/d?sslmode=verify-full", external.ClassTLS, "protocol version", "TLS 1.2")
 	none := downgrader(t)
-	theirs("postgres://u:p@localhost:"+none+"/d?sslmode=require", sink.ClassTLS, "server refused TLS connection", "ssl = on")
-	theirs("postgres://u:p@localhost:"+none+"/d?sslmode=prefer", sink.ClassTLS, "sslmode=prefer of the connection string was raised to sslmode=require", "ssl = on")
+	theirs("postgres://u:p@localhost:"+none+"/d?sslmode=require", external.ClassTLS, "server refused TLS connection", "ssl = on")
+	theirs("postgres://u:p@localhost:"+none+"/d?sslmode=prefer", external.ClassTLS, "sslmode=prefer of the connection string was raised to sslmode=require", "ssl = on")
 	w.cfg.Destinations.Policy.MinSSLMode = "verify-full"
 	for _, mode := range []string{"disable", "require", "verify-ca"} { // raised
 		w.exec(`UPDATE outflow.destination SET dsn = $1`, s.dsn("localhost", "postgres", mode))

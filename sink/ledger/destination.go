@@ -16,7 +16,7 @@ type Destination struct {
 	Tenant, Name string
 	State        State
 	Reason       string
-	Class        string // of the last error, as [sink.Error.Class] has it; "" is none
+	Class        string // of the last error, as [external.Error.Class] has it; "" is none
 	SequenceID   int64  // the external database has at least this id; -1 is not known
 	At           time.Time
 	Since        time.Time         // of the state

@@ -16,7 +16,7 @@ type Note struct {
 	Fingerprint  string // of the mappings; "" is not known
 	State        State
 	Reason       string
-	Class        string    // of the last error, for the tenant: see [sink.Error.Class]
+	Class        string    // of the last error, for the tenant: see [external.Error.Class]
 	Detached     bool      // the stream goes on without the destination
 	Copied       int64     // rows of the backfill in progress, or else of the last backfill
 	CopyTotal    int64     // about how many there will be, 0 where none is in progress or the number is unknown

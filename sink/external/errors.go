@@ -1,4 +1,4 @@
-package sink
+package external
 
 import (
 	"context"
@@ -17,31 +17,31 @@ import (
 type verdict int
 
 const (
-	retry      verdict = iota // the server, the network or a lock: try again soon
-	retryLong                 // disk full, login refused: try again, but seldom
-	rowFault                  // the data of a row
-	needsHuman                // the mapping or a permission: nothing changes by trying
-	conflict                  // the metadata is not as this process left the row: read the metadata again
-	outdated                  // the queued changes no longer fit: copy the rows as they are now
+	Retry      verdict = iota // the server, the network or a lock: try again soon
+	RetryLong                 // disk full, login refused: try again, but seldom
+	RowFault                  // the data of a row
+	NeedsHuman                // the mapping or a permission: nothing changes by trying
+	Conflict                  // the metadata is not as this process left the row: read the metadata again
+	Outdated                  // the queued changes no longer fit: copy the rows as they are now
 )
 
 // SQLSTATEs with a handling of their own (the Postgres manual, appendix A).
 const (
 	divisionByZero         = "22012"
-	undefinedTable         = "42P01"
-	undefinedColumn        = "42703"
-	foreignKeyViolation    = "23503"
-	uniqueViolation        = "23505"
-	exclusionViolation     = "23P01"
-	insufficientPrivilege  = "42501"
+	UndefinedTable         = "42P01"
+	UndefinedColumn        = "42703"
+	ForeignKeyViolation    = "23503"
+	UniqueViolation        = "23505"
+	ExclusionViolation     = "23P01"
+	InsufficientPrivilege  = "42501"
 	duplicatePrepared      = "42P05"
 	unknownPrepared        = "26000"
-	queryCanceled          = "57014"
+	QueryCanceled          = "57014"
 	deadlockDetected       = "40P01"
 	serializationFailure   = "40001"
 	lockNotAvailable       = "55P03"
 	tooManyConnections     = "53300"
-	readOnlyTransaction    = "25006"
+	ReadOnlyTransaction    = "25006"
 	diskFull               = "53100"
 	outOfMemory            = "53200"
 	idleTransactionTimeout = "25P03"
@@ -59,7 +59,7 @@ type Error struct {
 	Remedy   string // "" where none is known
 	Err      error
 
-	verdict verdict
+	Verdict verdict
 	class   string // "": see Class
 }
 
@@ -89,12 +89,12 @@ func (e *Error) Place() (file string, line, column int, ok bool) {
 	return fault.File, fault.Line, fault.Column, true
 }
 
-// newError classifies err unless a callee has done so.
-func newError(err error) *Error {
+// AsError classifies err unless a callee has done so.
+func AsError(err error) *Error {
 	if e := (*Error)(nil); errors.As(err, &e) {
 		return e
 	}
-	e := &Error{Err: err, verdict: classify(err)}
+	e := &Error{Err: err, Verdict: classify(err)}
 	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
 		e.SQLState = codeOf(pgErr)
 	}
@@ -106,33 +106,33 @@ func classify(err error) verdict {
 	pgErr := (*pgconn.PgError)(nil)
 	if !errors.As(err, &pgErr) {
 		if classOf(err) == ClassBlocked {
-			return needsHuman
+			return NeedsHuman
 		}
-		return retry // the network, a timeout, a server that went away in the middle
+		return Retry // the network, a timeout, a server that went away in the middle
 	}
 	switch codeOf(pgErr) {
-	case tooManyConnections, serializationFailure, deadlockDetected, lockNotAvailable, queryCanceled, readOnlyTransaction,
+	case tooManyConnections, serializationFailure, deadlockDetected, lockNotAvailable, QueryCanceled, ReadOnlyTransaction,
 		idleTransactionTimeout, duplicatePrepared, unknownPrepared:
-		return retry
+		return Retry
 	case diskFull, outOfMemory, databaseMissing:
-		return retryLong
+		return RetryLong
 	case activeTransaction:
-		return needsHuman // a statement that cannot run in a transaction never will
+		return NeedsHuman // a statement that cannot run in a transaction never will
 	}
 	switch class := codeOf(pgErr)[:2]; class {
 	case "08", "25", "55", "57": // also a target that became a standby or is starting
-		return retry
+		return Retry
 	case "28":
-		return retryLong // a failed login again and again may lock the account
+		return RetryLong // a failed login again and again may lock the account
 	case "53", "58", "XX":
-		return retryLong
+		return RetryLong
 	case "42", "0A", "2B", "2F", "3F":
-		return needsHuman
+		return NeedsHuman
 	}
-	return rowFault // 22 data, 23 constraints, P0001 a trigger's RAISE, and all else that a statement can say of its rows
+	return RowFault // 22 data, 23 constraints, P0001 a trigger's RAISE, and all else that a statement can say of its rows
 }
 
-func sqlstate(err error) string {
+func SQLState(err error) string {
 	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
 		return codeOf(pgErr)
 	}
@@ -147,8 +147,8 @@ func codeOf(e *pgconn.PgError) string {
 	return "XX000"
 }
 
-// describeTuple names a row for an operator: key columns only, no other value.
-func describeTuple(rel *wal.Relation, row wal.Tuple) string {
+// DescribeRow names a row for an operator: key columns only, no other value.
+func DescribeRow(rel *wal.Relation, row wal.Tuple) string {
 	s := ""
 	for _, i := range rel.Key {
 		v := row.Value(i)
@@ -164,4 +164,4 @@ func describeTuple(rel *wal.Relation, row wal.Tuple) string {
 	return fit.Cut(s, fit.Reason)
 }
 
-func isCanceled(err error) bool { return errors.Is(err, context.Canceled) }
+func IsCanceled(err error) bool { return errors.Is(err, context.Canceled) }

@@ -1,4 +1,4 @@
-package sink
+package external
 
 import (
 	"context"
@@ -13,16 +13,16 @@ import (
 	"outflow/mapping"
 )
 
-// order is the order of a session's steps and of the tables in a copy. A mapping's delete steps run before its other steps: a key may be
+// Order is the order of a session's steps and of the tables in a copy. A mapping's delete steps run before its other steps: a key may be
 // the same to the external database and another text to the source, and is removed before the key is written.
 //
 // Foreign keys between the written tables tie the tables together: parents are written before children, and children are deleted before
 // parents. The after: of a mapping goes before a foreign key.
-type order struct {
-	steps    []stepPlace
-	mappings []int    // indexes of the mappings, parents first
-	tables   []string // source tables in the order of the copy; a sweep goes in the reverse order
-	print    string   // changes with the order of a copy
+type Order struct {
+	steps       []stepPlace
+	Mappings    []int    // indexes of the mappings, parents first
+	Tables      []string // source tables in the order of the copy; a sweep goes in the reverse order
+	Fingerprint string   // changes with the order of a copy
 
 	references []reference
 }
@@ -58,7 +58,7 @@ func (s *Session) loadOrder(ctx context.Context) error {
 	if err != nil {
 		panic(err) // strings only
 	}
-	rows, err := s.ask(ctx, 3, foreignKeysSQL, string(list))
+	rows, err := s.Ask(ctx, 3, foreignKeysSQL, string(list))
 	if err != nil {
 		return fmt.Errorf("reading the foreign keys: %w", err)
 	}
@@ -66,47 +66,47 @@ func (s *Session) loadOrder(ctx context.Context) error {
 	for _, r := range rows {
 		references = append(references, reference{string(r[0]), string(r[1]), string(r[2]) == "t"})
 	}
-	s.order = newOrder(s.db.Mappings, s.db.Tables.Names(), references)
+	s.Order = newOrder(s.db.Mappings, s.db.Tables.Names(), references)
 	return nil
 }
 
-func newOrder(mappings []*mapping.Mapping, tables []string, references []reference) order {
-	o := order{references: references}
+func newOrder(mappings []*mapping.Mapping, tables []string, references []reference) Order {
+	o := Order{references: references}
 	after := func(i, j int) bool { return slices.Contains(mappings[i].After, mappings[j].Name) }
 	never := func(int, int) bool { return false }
 	ofMapping := make([][]string, len(mappings))
 	ofTable := make([][]string, len(tables))
 	for i := range mappings {
-		ofMapping[i] = fills(mappings[i:i+1], "")
+		ofMapping[i] = Fills(mappings[i:i+1], "")
 	}
 	for i, table := range tables {
-		ofTable[i] = fills(mappings, table)
+		ofTable[i] = Fills(mappings, table)
 	}
-	o.mappings = ordered(len(mappings), after, refers(ofMapping, references))
+	o.Mappings = ordered(len(mappings), after, refers(ofMapping, references))
 	for _, i := range ordered(len(tables), never, refers(ofTable, references)) {
-		o.tables = append(o.tables, tables[i])
+		o.Tables = append(o.Tables, tables[i])
 	}
 	placed := map[stepPlace]bool{}
 	if len(references) > 0 || shareTables(ofMapping) {
-		for _, mi := range slices.Backward(o.mappings) {
+		for _, mi := range slices.Backward(o.Mappings) {
 			o.add(mappings, mi, placed, func(m *mapping.Mapping, si int) bool { return m.Steps[si].When == mapping.Delete && m.Removes(si) })
 		}
 	}
-	for _, mi := range o.mappings {
+	for _, mi := range o.Mappings {
 		o.add(mappings, mi, placed, func(m *mapping.Mapping, si int) bool { return m.Steps[si].When == mapping.Delete })
 		o.add(mappings, mi, placed, func(*mapping.Mapping, int) bool { return true })
 	}
 	var text strings.Builder
-	for _, mi := range o.mappings {
+	for _, mi := range o.Mappings {
 		text.WriteString(mappings[mi].Name + "\n")
 	}
-	sum := sha256.Sum256([]byte(text.String() + strings.Join(o.tables, "\n")))
-	o.print = hex.EncodeToString(sum[:8])
+	sum := sha256.Sum256([]byte(text.String() + strings.Join(o.Tables, "\n")))
+	o.Fingerprint = hex.EncodeToString(sum[:8])
 	return o
 }
 
 // add appends the chosen steps of a mapping that are not placed yet, in the order of the mapping's file.
-func (o *order) add(mappings []*mapping.Mapping, mi int, placed map[stepPlace]bool, chosen func(m *mapping.Mapping, step int) bool) {
+func (o *Order) add(mappings []*mapping.Mapping, mi int, placed map[stepPlace]bool, chosen func(m *mapping.Mapping, step int) bool) {
 	for si := range mappings[mi].Steps {
 		if place := (stepPlace{mi, si}); chosen(mappings[mi], si) && !placed[place] {
 			placed[place] = true
@@ -115,8 +115,8 @@ func (o *order) add(mappings []*mapping.Mapping, mi int, placed map[stepPlace]bo
 	}
 }
 
-// fills are the tables to which the mappings' steps write rows, each once: all steps, or the steps of one source table.
-func fills(mappings []*mapping.Mapping, from string) []string {
+// Fills are the tables to which the mappings' steps write rows, each once: all steps, or the steps of one source table.
+func Fills(mappings []*mapping.Mapping, from string) []string {
 	var tables []string
 	seen := map[string]bool{}
 	for _, m := range mappings {
@@ -150,9 +150,9 @@ func shareTables(ofMapping [][]string) bool {
 	return false
 }
 
-// acts reports whether a delete of the mappings' rows for one source table ("" is all) deletes or changes rows of tables outside except.
-func (o *order) acts(mappings []*mapping.Mapping, from string, except ...string) bool {
-	own := fills(mappings, from)
+// Acts reports whether a delete of the mappings' rows for one source table ("" is all) deletes or changes rows of tables outside except.
+func (o *Order) Acts(mappings []*mapping.Mapping, from string, except ...string) bool {
+	own := Fills(mappings, from)
 	return slices.ContainsFunc(o.references, func(r reference) bool {
 		return r.acts && slices.Contains(own, r.parent) && !slices.Contains(except, r.child)
 	})

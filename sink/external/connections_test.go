@@ -1,4 +1,4 @@
-package sink
+package external
 
 import (
 	"context"
@@ -9,19 +9,19 @@ import (
 )
 
 // holder takes a place for a time, or until its turn is ended. The result is how long the holder waited.
-func (c *connections) holder(t *testing.T, p *place, d time.Duration, hangs bool) (waited time.Duration) {
+func (c *Connections) holder(t *testing.T, p *Place, d time.Duration, hangs bool) (waited time.Duration) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	p.end = func(*place) { cancel() }
+	p.end = func(*Place) { cancel() }
 	began := time.Now()
-	if c.take(t.Context(), nil, p) != nil {
+	if c.Take(t.Context(), nil, p) != nil {
 		return // the test is over
 	}
 	waited = time.Since(began)
 	if !hangs {
 		p.dialed()
-		p.trust()
+		p.Trust()
 	}
 	select {
 	case <-time.After(d):
@@ -37,23 +37,23 @@ func TestPlacesAreShared(t *testing.T) {
 		limit, bad int
 		doubts     int  // of the bad
 		answered   bool // the bad were well before they hung
-		good       func() *place
+		good       func() *Place
 		within     time.Duration
 	}{
-		"three hung, which were well":   {3, 3, 0, true, func() *place { return &place{} }, 1500 * time.Millisecond},
-		"one place":                     {1, 1, 0, true, func() *place { return &place{} }, 1500 * time.Millisecond},
-		"eighty silent, one well":       {200, 80, 0, false, func() *place { return &place{} }, 0},
-		"eighty silent, one not known":  {200, 80, 0, false, func() *place { return &place{doubtful: true} }, 10 * time.Second},
-		"eighty that failed, one new":   {200, 80, 3, false, func() *place { return &place{doubtful: true} }, 0},
-		"eighty that failed, one again": {200, 80, 5, false, func() *place { return &place{doubtful: true, doubts: 1} }, time.Second},
-		"three that failed, few places": {3, 9, 2, false, func() *place { return &place{} }, 0},
+		"three hung, which were well":   {3, 3, 0, true, func() *Place { return &Place{} }, 1500 * time.Millisecond},
+		"one place":                     {1, 1, 0, true, func() *Place { return &Place{} }, 1500 * time.Millisecond},
+		"eighty silent, one well":       {200, 80, 0, false, func() *Place { return &Place{} }, 0},
+		"eighty silent, one not known":  {200, 80, 0, false, func() *Place { return &Place{doubtful: true} }, 10 * time.Second},
+		"eighty that failed, one new":   {200, 80, 3, false, func() *Place { return &Place{doubtful: true} }, 0},
+		"eighty that failed, one again": {200, 80, 5, false, func() *Place { return &Place{doubtful: true, doubts: 1} }, time.Second},
+		"three that failed, few places": {3, 9, 2, false, func() *Place { return &Place{} }, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				pool := newConnections(c.limit)
+				pool := NewConnections(c.limit)
 				for range c.bad {
-					go pool.holder(t, &place{doubts: c.doubts, doubtful: !c.answered}, time.Minute, true)
+					go pool.holder(t, &Place{doubts: c.doubts, doubtful: !c.answered}, time.Minute, true)
 				}
 				time.Sleep(50 * time.Millisecond)
 				good := c.good()
@@ -69,11 +69,11 @@ func TestPlacesAreShared(t *testing.T) {
 func TestPlacesAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		pool := newConnections(20)
+		pool := NewConnections(20)
 		var done atomic.Int32
 		for i := range 300 {
 			go func() {
-				pool.holder(t, &place{doubts: i % 3, doubtful: i%2 == 0}, time.Duration(i%7)*100*time.Millisecond, i%5 == 0)
+				pool.holder(t, &Place{doubts: i % 3, doubtful: i%2 == 0}, time.Duration(i%7)*100*time.Millisecond, i%5 == 0)
 				done.Add(1)
 			}()
 		}
@@ -114,22 +114,22 @@ func TestWhoWaitsToDialTakesNoConnections(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				pool, p := newConnections(c.limit), &place{}
-				if err := pool.take(t.Context(), nil, p); err != nil {
+				pool, p := NewConnections(c.limit), &Place{}
+				if err := pool.Take(t.Context(), nil, p); err != nil {
 					t.Fatal(err)
 				}
 				p.dialed()
 				for range c.bad {
-					go pool.holder(t, &place{doubts: 3, doubtful: true}, 10*time.Second, true)
+					go pool.holder(t, &Place{doubts: 3, doubtful: true}, 10*time.Second, true)
 				}
 				if c.good {
-					go pool.holder(t, &place{}, time.Second, false)
+					go pool.holder(t, &Place{}, time.Second, false)
 				}
 				time.Sleep(50 * time.Millisecond)
-				if got := p.crowded(); got != c.crowded {
+				if got := p.Crowded(); got != c.crowded {
 					t.Errorf("crowded: %v", got)
 				}
-				if got := p.rest(func() {}); got == c.crowded {
+				if got := p.Rest(func() {}); got == c.crowded {
 					t.Errorf("the connection rests: %v", got)
 				}
 				p.release()

@@ -1,4 +1,4 @@
-package sink
+package external
 
 import (
 	"fmt"
@@ -44,7 +44,7 @@ func TestOrder(t *testing.T) {
 		if diff := cmp.Diff(test.steps, fmt.Sprint(o.steps)); diff != "" {
 			t.Errorf("%s: steps (-want +got):\n%s", test.name, diff)
 		}
-		if diff := cmp.Diff(test.tables, o.tables); diff != "" {
+		if diff := cmp.Diff(test.tables, o.Tables); diff != "" {
 			t.Errorf("%s: tables (-want +got):\n%s", test.name, diff)
 		}
 	}

@@ -1,4 +1,4 @@
-package sink
+package external
 
 import (
 	"context"
@@ -9,13 +9,13 @@ import (
 	"outflow/replication/wal"
 )
 
-// prepareSteps prepares every step for the tables as known now, and finds the order of the steps. A mapping that cannot work is found before its
+// PrepareSteps prepares every step for the tables as known now, and finds the order of the steps. A mapping that cannot work is found before its
 // first use, with its line.
-func (s *Session) prepareSteps(ctx context.Context) error {
-	if err := s.begin(ctx); err != nil {
+func (s *Session) PrepareSteps(ctx context.Context) error {
+	if err := s.Begin(ctx); err != nil {
 		return err
 	}
-	defer s.rollback()
+	defer s.Rollback()
 	for mi, m := range s.db.Mappings {
 		for si := range m.Steps {
 			if err := s.prepareStep(ctx, mi, si); err != nil {
@@ -38,7 +38,7 @@ func (s *Session) prepareKeys(ctx context.Context, m *mapping.Mapping, table str
 	if !ok || rel == nil || rel.Identity == 'f' && len(rel.Key) == len(rel.Columns) {
 		return nil // where there is no such table the step says so
 	}
-	_, err := s.keysOf(ctx, m, rel)
+	_, err := s.KeysOf(ctx, m, rel)
 	return err
 }
 
@@ -48,7 +48,7 @@ func (s *Session) prepareStep(ctx context.Context, mi, si int) error {
 	from := m.Steps[si].From
 	rel := s.db.Tables.Relation(from)
 	if rel == nil {
-		return &Error{Mapping: m.Name, Table: from, verdict: needsHuman,
+		return &Error{Mapping: m.Name, Table: from, Verdict: NeedsHuman,
 			Err:    fmt.Errorf("step %d reads from %q, which is not a table of source.tables", si+1, from),
 			Remedy: "add the table to source.tables, or correct the mapping"}
 	}
@@ -61,15 +61,15 @@ func (s *Session) prepareStep(ctx context.Context, mi, si int) error {
 		name = ""
 	}
 	_, err = s.prepare(ctx, name, st.SQL, st.ParameterOIDs())
-	if sqlstate(err) == duplicatePrepared { // of another client of a pooler
+	if SQLState(err) == duplicatePrepared { // of another client of a pooler
 		s.db.Unnamed = true
-		return newError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))
+		return AsError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))
 	}
 	if err != nil {
 		return s.explainStatement(st, err)
 	}
 	if fault := m.Disguised(si, rel); fault != nil {
-		return &Error{Mapping: m.Name, Table: from, verdict: needsHuman, Err: fault}
+		return &Error{Mapping: m.Name, Table: from, Verdict: NeedsHuman, Err: fault}
 	}
 	s.prepared[st.Name] = true
 	return nil
@@ -95,7 +95,7 @@ func (s *Session) loadTypes(ctx context.Context, rel *wal.Relation) error {
 		if _, known := s.types[c.Type]; known {
 			continue
 		}
-		rows, err := s.ask(ctx, 1, findTypes, c.Type)
+		rows, err := s.Ask(ctx, 1, findTypes, c.Type)
 		if err != nil {
 			return fmt.Errorf("looking for type %s: %w", c.Type, err)
 		}
@@ -104,7 +104,7 @@ func (s *Session) loadTypes(ctx context.Context, rel *wal.Relation) error {
 			found = append(found, string(row[0]))
 		}
 		if len(found) > 1 {
-			return &Error{Table: rel.Table, verdict: needsHuman, Err: fmt.Errorf("column %q of %s is of type %s, which several schemas of the external database have: %s",
+			return &Error{Table: rel.Table, Verdict: NeedsHuman, Err: fmt.Errorf("column %q of %s is of type %s, which several schemas of the external database have: %s",
 				c.Name, rel, c.Type, strings.Join(found, ", ")), Remedy: "leave one of them, or move it to the schema public: ALTER EXTENSION ... SET SCHEMA public, or ALTER TYPE ... SET SCHEMA public"}
 		}
 		s.types[c.Type] = strings.Join(found, "")
@@ -128,13 +128,13 @@ const hiddenByPolicy = "check_enable_rls"
 
 // explainStatement gives an error of a step the place in the mapping's file, and where a column is missing, the existing columns.
 func (s *Session) explainStatement(st *mapping.Statement, err error) *Error {
-	e := newError(faultOf(st.Mapping.Name, st.Fault, err))
+	e := AsError(faultOf(st.Mapping.Name, st.Fault, err))
 	e.Table = st.Table
-	if pgErr := asPgError(err); pgErr != nil && pgErr.Routine == hiddenByPolicy {
+	if pgErr := serverError(err); pgErr != nil && pgErr.Routine == hiddenByPolicy {
 		e.Remedy = fmt.Sprintf(`a row security policy would hide rows from Outflow; as the table's owner: ALTER TABLE ... NO FORCE ROW LEVEL SECURITY `+
 			`where %q owns it, else as a superuser: ALTER ROLE %[1]q BYPASSRLS`, s.db.Config.User)
 	}
-	if e.SQLState == undefinedColumn {
+	if e.SQLState == UndefinedColumn {
 		if rel := s.db.Tables.Relation(st.Table); rel != nil {
 			e.Remedy = fmt.Sprintf("%s has the columns %s; a column that is not published is added to columns: of its table in source.tables; "+
 				"in the place of a generated column, which is in no stream, write its expression", st.Table, strings.Join(st.Mapping.Visible(st.Table, rel.Names()), ", "))
@@ -148,8 +148,8 @@ func (s *Session) explainStatement(st *mapping.Statement, err error) *Error {
 
 // faultOf turns an error with a position into an error with file, line and column.
 func faultOf(name string, fault func(position int32, format string, args ...any) *mapping.Fault, err error) *Error {
-	e := &Error{Mapping: name, verdict: classify(err), SQLState: sqlstate(err), Err: err}
-	if pgErr := asPgError(err); pgErr != nil {
+	e := &Error{Mapping: name, Verdict: classify(err), SQLState: SQLState(err), Err: err}
+	if pgErr := serverError(err); pgErr != nil {
 		where := fault(pgErr.Position, "%s", serverText(pgErr))
 		e.Err = fmt.Errorf("%w (SQLSTATE %s)", where, pgErr.Code)
 	}

@@ -1,4 +1,4 @@
-package sink
+package external
 
 import "outflow/replication/wal"
 

@@ -1,4 +1,4 @@
-package sink
+package external
 
 import (
 	"context"
@@ -38,22 +38,22 @@ func positionsOf(row [][]byte) Positions {
 func (s *Session) findPositions(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.db.Options.ConnectTimeout)
 	defer cancel()
-	_, err := s.askRow(ctx, 2, `SELECT `+positionsSQL)
-	if s.positions = err == nil; s.positions {
+	_, err := s.AskRow(ctx, 2, `SELECT `+positionsSQL)
+	if s.Positions = err == nil; s.Positions {
 		s.settings = s.db.Options.settings(positionsSQL)
 		return nil
 	}
 	s.settings = s.db.Options.settings(noPositionsSQL)
-	if asPgError(err) == nil {
+	if serverError(err) == nil {
 		return err
 	}
 	s.db.Log.Info("the external server does not give the positions in its WAL: every batch waits for the disk", zap.Error(err))
 	return nil
 }
 
-// askPositions asks for the positions of a server that gives positions.
-func (s *Session) askPositions(ctx context.Context) (Positions, error) {
-	row, err := s.askRow(ctx, 2, `SELECT `+positionsSQL)
+// AskPositions asks for the positions of a server that gives positions.
+func (s *Session) AskPositions(ctx context.Context) (Positions, error) {
+	row, err := s.AskRow(ctx, 2, `SELECT `+positionsSQL)
 	if err != nil {
 		return Positions{}, fmt.Errorf("asking how far the WAL is flushed: %w", s.unpositioned(err))
 	}
@@ -63,8 +63,8 @@ func (s *Session) askPositions(ctx context.Context) (Positions, error) {
 // unpositioned turns the server's refusal of a statement that asks for positions into a reason to connect again: the right to ask was revoked
 // since.
 func (s *Session) unpositioned(err error) error {
-	if asPgError(err) != nil && s.positions && newError(err).verdict == needsHuman {
-		return &Error{verdict: retry, SQLState: sqlstate(err), Err: fmt.Errorf("asking for the positions in the WAL: %w", err)}
+	if serverError(err) != nil && s.Positions && AsError(err).Verdict == NeedsHuman {
+		return &Error{Verdict: Retry, SQLState: SQLState(err), Err: fmt.Errorf("asking for the positions in the WAL: %w", err)}
 	}
 	return err
 }
@@ -73,9 +73,9 @@ func (s *Session) unpositioned(err error) error {
 const flushSQL = `WITH waiting AS MATERIALIZED (SELECT pg_catalog.set_config('synchronous_commit', 'local', true) AS is)
 	UPDATE public."_stack_sync_metadata" SET "updated_at" = "updated_at" FROM waiting WHERE waiting.is = 'local' AND "mapping_name" = ANY ($1::text[])`
 
-// flushAll has the server flush all commits before.
-func (s *Session) flushAll(ctx context.Context) error {
-	if err := s.exec(ctx, flushSQL, s.names()); err != nil {
+// FlushAll has the server flush all commits before.
+func (s *Session) FlushAll(ctx context.Context) error {
+	if err := s.Exec(ctx, flushSQL, s.names()); err != nil {
 		return fmt.Errorf("flushing the WAL: %w", err)
 	}
 	return nil

@@ -1,4 +1,4 @@
-package sink
+package external
 
 import (
 	"bytes"
@@ -29,8 +29,8 @@ func (s *Session) read(ctx context.Context, bound int, sql string, args []string
 	ctx, cancel := context.WithTimeout(ctx, s.db.Options.AnswerTimeout())
 	defer cancel()
 	began := time.Now()
-	s.place.ask()
-	defer s.place.answered()
+	s.Place.ask()
+	defer s.Place.answered()
 	reader := s.conn.ExecParams(ctx, sql, texts(args...), nil, nil, nil)
 	for size := 0; reader.NextRow(); {
 		values := reader.Values()
@@ -50,7 +50,7 @@ func (s *Session) read(ctx context.Context, bound int, sql string, args []string
 	if _, err = reader.Close(); err != nil {
 		return nil, false, s.named(pgerror.WithoutValues(err), began)
 	}
-	s.db.Answered.set(time.Now())
+	s.db.Answered.Set(time.Now())
 	return rows, cut, nil
 }
 
@@ -59,8 +59,8 @@ func (s *Session) prepare(ctx context.Context, name, sql string, oids []uint32) 
 	ctx, cancel := context.WithTimeout(ctx, s.db.Options.AnswerTimeout())
 	defer cancel()
 	began := time.Now()
-	s.place.ask()
-	defer s.place.answered()
+	s.Place.ask()
+	defer s.Place.answered()
 	described, err := s.conn.Prepare(ctx, name, sql, oids)
 	return described, s.named(pgerror.Bounded(err), began)
 }
@@ -76,8 +76,8 @@ func (s *Session) answer(ctx context.Context, bound, columns int, sql string, ar
 	return rows, cut, err
 }
 
-// whole is answer where more bytes are an error.
-func (s *Session) whole(ctx context.Context, bound, columns int, sql string, args ...string) ([][][]byte, error) {
+// AskWhole is answer where more bytes are an error.
+func (s *Session) AskWhole(ctx context.Context, bound, columns int, sql string, args ...string) ([][][]byte, error) {
 	rows, cut, err := s.answer(ctx, bound, columns, sql, args...)
 	if err == nil && cut {
 		return nil, &wrongAnswer{host: s.db.host(), what: fmt.Sprintf("more than %d bytes", bound)}
@@ -85,11 +85,11 @@ func (s *Session) whole(ctx context.Context, bound, columns int, sql string, arg
 	return rows, err
 }
 
-// kept is the error with a text that may be kept: a server's text may have megabytes, also in fields that no text shows. The place in a
+// Kept is the error with a text that may be kept: a server's text may have megabytes, also in fields that no text shows. The place in a
 // mapping's file stays.
-func (e *Error) kept() *Error {
-	if own := asPgError(e.Err); own != nil {
-		if told := asPgError(pgerror.Bounded(own)); told != nil {
+func (e *Error) Kept() *Error {
+	if own := serverError(e.Err); own != nil {
+		if told := serverError(pgerror.Bounded(own)); told != nil {
 			*own = *told // a refused login comes wrapped by the driver
 		}
 	}

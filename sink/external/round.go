@@ -1,4 +1,4 @@
-package sink
+package external
 
 import (
 	"cmp"
@@ -53,7 +53,7 @@ const searchPath = `SELECT pg_catalog.concat_ws(', ', 'public', pg_catalog.strin
 // pgbouncer refuses start-up parameters, and in transaction mode a session's settings pass to another client next. $1 is
 // synchronous_commit, $2 plan_cache_mode. The statement also gives positions. jit compiles for every batch and makes a batch five to ten
 // times slower.
-func (o *ConnectionOptions) settings(positions string) string {
+func (o *Options) settings(positions string) string {
 	ms := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 	var b strings.Builder
 	b.WriteString(`SELECT ` + positions + `, pg_catalog.set_config('synchronous_commit', $1, true), ` +
@@ -83,7 +83,7 @@ type Round struct {
 	p         *pgconn.Pipeline
 	sent      []sent
 	answered  int       // so many requests succeeded
-	positions Positions // as the settings' answer told
+	Positions Positions // as the settings' answer told
 }
 
 // command is a statement to be sent.
@@ -123,34 +123,34 @@ type Pipeline struct {
 	p *pgconn.Pipeline
 }
 
-// pipeline begins a pipeline. The end of ctx ends the connection.
-func (s *Session) pipeline(ctx context.Context) *Pipeline {
+// Pipeline begins a pipeline. The end of ctx ends the connection.
+func (s *Session) Pipeline(ctx context.Context) *Pipeline {
 	return &Pipeline{s, s.conn.StartPipeline(ctx)}
 }
 
-// round is a new round behind the rounds before.
-func (p *Pipeline) round() *Round { return &Round{s: p.s, p: p.p} }
+// Round is a new round behind the rounds before.
+func (p *Pipeline) Round() *Round { return &Round{s: p.s, p: p.p} }
 
-// close ends the pipeline. Answers not yet read are read and passed over.
-func (p *Pipeline) close() error { return p.p.Close() }
+// Close ends the pipeline. Answers not yet read are read and passed over.
+func (p *Pipeline) Close() error { return p.p.Close() }
 
-// exchange is one round trip of its own. fill queues the round's statements; where fill fails nothing is sent. The positions are those of the
+// Exchange is one round trip of its own. fill queues the round's statements; where fill fails nothing is sent. The positions are those of the
 // round's settings, zero where the round has none or the server tells none.
-func (s *Session) exchange(ctx context.Context, fill func(context.Context, *Round) error) (Positions, error) {
+func (s *Session) Exchange(ctx context.Context, fill func(context.Context, *Round) error) (Positions, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.db.Options.AnswerTimeout())
 	defer cancel()
-	p := s.pipeline(ctx)
-	r := p.round()
+	p := s.Pipeline(ctx)
+	r := p.Round()
 	err := fill(ctx, r)
 	if err == nil {
-		err = r.flush()
+		err = r.Flush()
 	}
 	if err != nil {
-		_ = p.close()
+		_ = p.Close()
 		return Positions{}, err
 	}
 	err = r.receive()
-	return r.positions, err
+	return r.Positions, err
 }
 
 // queue queues a statement. Prepared statements save the parsing and planning of each batch; where a pooler does not keep prepared
@@ -169,23 +169,23 @@ func (r *Round) queue(q command) {
 	r.sent = append(r.sent, sent{q, false})
 }
 
-// exec queues a statement without parameters and without rows. label is for messages; the prepared statement is named after name.
-func (r *Round) exec(label, name, sql string) {
+// Exec queues a statement without parameters and without rows. label is for messages; the prepared statement is named after name.
+func (r *Round) Exec(label, name, sql string) {
 	r.queue(command{label: label, name: name, sql: sql})
 }
 
-// assert queues a query that divides by zero where the transaction must not go on: then the round fails with the refusal.
-func (r *Round) assert(label, sql string, refusal *Error, args ...string) {
+// Assert queues a query that divides by zero where the transaction must not go on: then the round fails with the refusal.
+func (r *Round) Assert(label, sql string, refusal *Error, args ...string) {
 	r.queue(command{kind: assertion, label: label, sql: sql, refusal: refusal, params: texts(args...)})
 }
 
-// begin queues BEGIN and the settings.
-func (r *Round) begin() error {
+// Begin queues BEGIN and the settings.
+func (r *Round) Begin() error {
 	if err := failpoint.Fail(failpoint.BeforeBegin); err != nil {
 		return err
 	}
 	r.s.plan = genericPlan
-	r.exec("BEGIN", "outflow_begin", beginSQL)
+	r.Exec("BEGIN", "outflow_begin", beginSQL)
 	synchronous := "on"
 	if r.Async {
 		synchronous = "off"
@@ -212,12 +212,12 @@ func (r *Round) planFor(st *mapping.Statement, rows int) {
 	}
 }
 
-// steps queues the steps of the chosen mappings for the changed tables: see order. The statements were compiled before.
-func (r *Round) steps(ctx context.Context, chosen []bool, rows map[string]*mapping.Rows) error {
+// Steps queues the steps of the chosen mappings for the changed tables: see order. The statements were compiled before.
+func (r *Round) Steps(ctx context.Context, chosen []bool, rows map[string]*mapping.Rows) error {
 	if err := r.s.refuseForeign(rows); err != nil {
 		return err
 	}
-	for _, place := range r.s.order.steps {
+	for _, place := range r.s.Order.steps {
 		step := r.s.db.Mappings[place.mapping].Steps[place.step]
 		table := rows[step.From]
 		if !chosen[place.mapping] || table == nil || table.Len(step.When) == 0 {
@@ -246,8 +246,8 @@ func (r *Round) steps(ctx context.Context, chosen []bool, rows map[string]*mappi
 
 var binaryFormat = []int16{1}
 
-// quarantine queues the row for the quarantine.
-func (r *Round) quarantine(q *quarantined) error {
+// Quarantine queues the row for the quarantine.
+func (r *Round) Quarantine(q *Quarantined) error {
 	if err := failpoint.Fail(failpoint.BeforeQuarantine); err != nil {
 		return err
 	}
@@ -255,27 +255,27 @@ func (r *Round) quarantine(q *quarantined) error {
 	return nil
 }
 
-// advance queues the metadata's compare-and-set, which moves the chosen mappings to an id, and COMMIT. checkpoint is the primary's newest
+// Advance queues the metadata's compare-and-set, which moves the chosen mappings to an id, and COMMIT. checkpoint is the primary's newest
 // checkpoint.
-func (r *Round) advance(chosen []bool, id int64, checkpoint string) error {
+func (r *Round) Advance(chosen []bool, id int64, checkpoint string) error {
 	if err := failpoint.Fail(failpoint.BeforeAdvance); err != nil {
 		return err
 	}
 	names, held, prints := r.s.holding(chosen)
 	r.queue(command{kind: ownership, label: "metadata", name: "outflow_advance", sql: advanceSQL, params: texts(strconv.FormatInt(id, 10), names, held,
-		r.s.db.Tenant, r.s.db.SourceID, strconv.FormatInt(r.s.epoch, 10), checkpoint, prints)})
+		r.s.db.Tenant, r.s.db.SourceID, strconv.FormatInt(r.s.Epoch, 10), checkpoint, prints)})
 	return r.commit()
 }
 
-// moveCursor queues the compare-and-set of a copy's cursor, "" where the copy is complete, and COMMIT. The chosen mappings, which have the
+// MoveCursor queues the compare-and-set of a copy's cursor, "" where the copy is complete, and COMMIT. The chosen mappings, which have the
 // cursor from, have everything up to an id by then.
-func (r *Round) moveCursor(chosen []bool, from, to string, id int64, checkpoint string) error {
+func (r *Round) MoveCursor(chosen []bool, from, to string, id int64, checkpoint string) error {
 	if err := failpoint.Fail(failpoint.BeforeAdvance); err != nil {
 		return err
 	}
 	names, held, prints := r.s.holding(chosen)
 	r.queue(command{kind: ownership, label: "metadata", name: "outflow_cursor", sql: moveCursorSQL, params: texts(to, names, held,
-		r.s.db.Tenant, r.s.db.SourceID, strconv.FormatInt(r.s.epoch, 10), from, checkpoint, strconv.FormatInt(id, 10), prints)})
+		r.s.db.Tenant, r.s.db.SourceID, strconv.FormatInt(r.s.Epoch, 10), from, checkpoint, strconv.FormatInt(id, 10), prints)})
 	return r.commit()
 }
 
@@ -300,9 +300,9 @@ func (r *Round) commit() error {
 	return nil
 }
 
-// flush sends the round.
-func (r *Round) flush() error {
-	r.s.place.ask()
+// Flush sends the round.
+func (r *Round) Flush() error {
+	r.s.Place.ask()
 	if err := r.p.Sync(); err != nil {
 		return fmt.Errorf("sending: %w", err)
 	}
@@ -311,18 +311,18 @@ func (r *Round) flush() error {
 
 // receive reads all answers and ends the round's pipeline. The error is the error of the first failed request.
 func (r *Round) receive() error {
-	failed := r.read()
+	failed := r.Read()
 	if err := r.p.Close(); failed == nil && err != nil {
 		failed = fmt.Errorf("receiving: %w", pgerror.WithoutValues(err))
 	}
 	if failed != nil {
-		r.failed()
+		r.Failed()
 	}
 	return failed
 }
 
-// read reads the answers up to the round's end, where another round may follow on the same pipeline.
-func (r *Round) read() error {
+// Read reads the answers up to the round's end, where another round may follow on the same pipeline.
+func (r *Round) Read() error {
 	began := time.Now()
 	err := r.readAll()
 	if e := (*Error)(nil); errors.As(err, &e) {
@@ -333,9 +333,9 @@ func (r *Round) read() error {
 
 func (r *Round) readAll() error {
 	var failed error
-	defer r.s.place.answered()
+	defer r.s.Place.answered()
 	for i := 0; failed == nil && i < len(r.sent); i++ {
-		r.s.place.ask()
+		r.s.Place.ask()
 		if failed = r.answer(&r.sent[i]); failed == nil {
 			r.answered++
 		}
@@ -345,21 +345,21 @@ func (r *Round) readAll() error {
 		if _, end := result.(*pgconn.PipelineSync); end {
 			break
 		}
-		if asPgError(err) == nil && (err != nil || result == nil) { // the connection is broken
+		if serverError(err) == nil && (err != nil || result == nil) { // the connection is broken
 			return cmp.Or(failed, fmt.Errorf("receiving: %w", cmp.Or(err, errors.New("the connection ended"))))
 		}
 	}
 	if failed == nil {
-		r.s.db.Answered.set(time.Now())
+		r.s.db.Answered.Set(time.Now())
 	}
 	return failed
 }
 
-// failed puts the session in order after a failed round, when the round's pipeline has ended.
-func (r *Round) failed() {
-	r.s.expected = append(r.s.expected[:0], r.s.held...)
-	if !r.s.keepOpen {
-		r.s.rollback()
+// Failed puts the session in order after a failed round, when the round's pipeline has ended.
+func (r *Round) Failed() {
+	r.s.expected = append(r.s.expected[:0], r.s.Held...)
+	if !r.s.KeepOpen {
+		r.s.Rollback()
 	}
 	r.unprepare()
 }
@@ -395,7 +395,7 @@ func (r *Round) answer(q *sent) error {
 		return nil // the description of a prepared statement
 	}
 	for q.kind == settings && reader.NextRow() {
-		r.positions = positionsOf(reader.Values())
+		r.Positions = positionsOf(reader.Values())
 	}
 	tag, err := reader.Close()
 	if err != nil {
@@ -416,15 +416,15 @@ func (r *Round) explain(q *sent, err error) error {
 		err = pgerror.WithoutValues(err)
 	}
 	err = pgerror.Bounded(err)
-	state := sqlstate(err)
+	state := SQLState(err)
 	switch {
 	case state == duplicatePrepared || state == unknownPrepared:
 		r.s.db.Unnamed = true
-		return newError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))
+		return AsError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))
 	case q.kind == settings:
 		return r.s.unpositioned(err)
 	case q.kind == ownership && state == divisionByZero:
-		return &Error{verdict: conflict, Err: errors.New(
+		return &Error{Verdict: Conflict, Err: errors.New(
 			"the metadata is not what this process left: another one wrote, or a mapping ended the transaction")}
 	case q.kind == assertion && state == divisionByZero:
 		return q.refusal
@@ -442,7 +442,7 @@ func texts(values ...string) [][]byte {
 	return params
 }
 
-func asPgError(err error) *pgconn.PgError {
+func serverError(err error) *pgconn.PgError {
 	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
 		return pgErr
 	}
@@ -463,8 +463,8 @@ func serverText(e *pgconn.PgError) string {
 	return fit.Text(text, fit.Reason)
 }
 
-// compile makes the batch's statements before the pipeline starts: compiling may ask the server for types.
-func (s *Session) compile(ctx context.Context, all map[string]*mapping.Rows) error {
+// Compile makes the batch's statements before the pipeline starts: compiling may ask the server for types.
+func (s *Session) Compile(ctx context.Context, all map[string]*mapping.Rows) error {
 	for mi, m := range s.db.Mappings {
 		for si, step := range m.Steps {
 			if rows := all[step.From]; rows != nil {
@@ -477,8 +477,8 @@ func (s *Session) compile(ctx context.Context, all map[string]*mapping.Rows) err
 	return nil
 }
 
-// compiled reports whether the statements for the rows are known: compiling may ask the server, which a pipeline does not allow.
-func (s *Session) compiled(all map[string]*mapping.Rows) bool {
+// Compiled reports whether the statements for the rows are known: compiling may ask the server, which a pipeline does not allow.
+func (s *Session) Compiled(all map[string]*mapping.Rows) bool {
 	for mi, m := range s.db.Mappings {
 		for si, step := range m.Steps {
 			if rows := all[step.From]; rows != nil && s.statements[statementKey{mi, si, rows.Relation}] == nil {

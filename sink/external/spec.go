@@ -1,4 +1,4 @@
-package sink
+package external
 
 import (
 	"context"
@@ -16,8 +16,8 @@ import (
 	"outflow/mapping"
 )
 
-// Target is the configuration of a destination: the place, and the mappings kept there.
-type Target struct {
+// DestinationSpec is the configuration of a destination: the place, and the mappings kept there.
+type DestinationSpec struct {
 	Tenant, Name string
 	// DSN is an operator's connection string: any host and sslmode. DSN does not count where Connect is set.
 	DSN string
@@ -29,8 +29,8 @@ type Target struct {
 	Fault *Error
 }
 
-// config is the way to the external database.
-func (t Target) config(o ConnectionOptions) (*pgconn.Config, error) {
+// Config is the way to the external database.
+func (t DestinationSpec) Config(o Options) (*pgconn.Config, error) {
 	switch {
 	case t.Fault != nil:
 		return &pgconn.Config{}, nil //nolint:nilerr // nothing connects
@@ -42,7 +42,7 @@ func (t Target) config(o ConnectionOptions) (*pgconn.Config, error) {
 
 // NewFault is an error that only a person can correct. class is the part that the tenant may read.
 func NewFault(class string, err error, remedy string) *Error {
-	return (&Error{Err: err, Remedy: remedy, verdict: needsHuman, class: class}).kept()
+	return (&Error{Err: err, Remedy: remedy, Verdict: NeedsHuman, class: class}).Kept()
 }
 
 // Panicked is the fault behind a panic: an external server may send an unforeseen answer, and such an answer must not end the process.
@@ -77,10 +77,10 @@ func (e *Error) Class() string {
 	if class := classOf(e.Err); class != "" {
 		return class
 	}
-	switch e.verdict {
-	case needsHuman:
+	switch e.Verdict {
+	case NeedsHuman:
 		return ClassConfiguration
-	case conflict:
+	case Conflict:
 		return ClassConflict
 	}
 	return ClassProtocol

@@ -1,4 +1,4 @@
-package sink
+package external
 
 import (
 	"context"
@@ -44,34 +44,34 @@ func removedFrom(m *mapping.Mapping, table string, orAny bool) (names []string) 
 	return names
 }
 
-// sweepable refuses to fill a mapping again whose tables hold rows that no sweep can find. It runs in a transaction of the session.
-func (s *Session) sweepable(ctx context.Context, m *mapping.Mapping) error {
+// Sweepable refuses to fill a mapping again whose tables hold rows that no sweep can find. It runs in a transaction of the session.
+func (s *Session) Sweepable(ctx context.Context, m *mapping.Mapping) error {
 	for _, table := range m.Tables() {
-		holding, err := s.holdsRows(ctx, m, table)
+		holding, err := s.HoldsRows(ctx, m, table)
 		if err != nil {
 			return err
 		}
 		if len(holding) > 0 {
-			return unswept(table, holding, "changes of "+table+" are lost to the stream, and a copy finds no row that was deleted meanwhile")
+			return Unswept(table, holding, "changes of "+table+" are lost to the stream, and a copy finds no row that was deleted meanwhile")
 		}
 	}
 	return nil
 }
 
-// unswept says that rows of a source table cannot be found again.
-func unswept(table string, holding []string, what string) *Error {
+// Unswept says that rows of a source table cannot be found again.
+func Unswept(table string, holding []string, what string) *Error {
 	list := strings.Join(holding, ", ")
-	return &Error{Table: table, verdict: needsHuman, Err: fmt.Errorf("%s: no mapping says in keys: which of its rows the external database holds in %s", what, list),
+	return &Error{Table: table, Verdict: NeedsHuman, Err: fmt.Errorf("%s: no mapping says in keys: which of its rows the external database holds in %s", what, list),
 		Remedy: fmt.Sprintf("add keys: to the mapping that deletes from %s, or empty %[1]s there", list)}
 }
 
-// holdsRows are the unkeyed tables of a mapping that hold rows.
-func (s *Session) holdsRows(ctx context.Context, m *mapping.Mapping, table string) ([]string, error) {
+// HoldsRows are the unkeyed tables of a mapping that hold rows.
+func (s *Session) HoldsRows(ctx context.Context, m *mapping.Mapping, table string) ([]string, error) {
 	var holding []string
 	for _, name := range unkeyed(s.db.Mappings, m, table) {
-		row, err := s.askRow(ctx, 1, "SELECT EXISTS (SELECT FROM "+name+")")
+		row, err := s.AskRow(ctx, 1, "SELECT EXISTS (SELECT FROM "+name+")")
 		if err != nil {
-			return nil, &Error{Mapping: m.Name, Table: table, verdict: classify(err), SQLState: sqlstate(err), Err: fmt.Errorf("looking for rows in %s: %w", name, err)}
+			return nil, &Error{Mapping: m.Name, Table: table, Verdict: classify(err), SQLState: SQLState(err), Err: fmt.Errorf("looking for rows in %s: %w", name, err)}
 		}
 		if string(row[0]) == "t" {
 			holding = append(holding, name)

@@ -1,4 +1,4 @@
-package sink
+package external
 
 import (
 	"context"
@@ -33,33 +33,33 @@ const (
 		("source_table", "operation", "row", "sequence_id", "mapping_name", "sqlstate", "message") VALUES ($1, $2, $3::jsonb, $4::bigint, $5, $6, $7)`
 )
 
-// quarantined is a row set aside.
-type quarantined struct {
-	relation   *wal.Relation
-	op         string
-	row        wal.Tuple
-	sequenceID int64
-	err        *Error
+// Quarantined is a row set aside.
+type Quarantined struct {
+	Relation   *wal.Relation
+	Op         string
+	Row        wal.Tuple
+	SequenceID int64
+	Err        *Error
 }
 
-// quarantine sets a row aside within the open transaction.
-func (s *Session) quarantine(ctx context.Context, q quarantined) error {
+// Quarantine sets a row aside within the open transaction.
+func (s *Session) Quarantine(ctx context.Context, q Quarantined) error {
 	if err := failpoint.Fail(failpoint.BeforeQuarantine); err != nil {
 		return err
 	}
-	if err := s.exec(ctx, addQuarantined, q.parameters(s)...); err != nil {
+	if err := s.Exec(ctx, addQuarantined, q.parameters(s)...); err != nil {
 		return fmt.Errorf("writing _stack_sync_quarantine: %w", err)
 	}
 	return failpoint.Fail(failpoint.Quarantined)
 }
 
-func (q quarantined) parameters(s *Session) []string {
-	row, columns := map[string]any{}, q.relation.Names()
+func (q Quarantined) parameters(s *Session) []string {
+	row, columns := map[string]any{}, q.Relation.Names()
 	var escaped []string
 	ascii := s.conn.ParameterStatus("server_encoding") != "UTF8"
 	add := func(i int) {
 		name, _ := plain(columns[i], ascii)
-		v := q.row.Value(i)
+		v := q.Row.Value(i)
 		if v.Presence != wal.Text { // NULL, or not known
 			row[name] = nil
 			return
@@ -70,13 +70,13 @@ func (q quarantined) parameters(s *Session) []string {
 		}
 		row[name] = value
 	}
-	for _, i := range q.relation.Key {
+	for _, i := range q.Relation.Key {
 		add(i)
 	}
 	for _, m := range s.db.Mappings {
-		named, _ := m.Columns(q.relation.Table, columns)
+		named, _ := m.Columns(q.Relation.Table, columns)
 		for _, column := range named {
-			add(q.relation.Column(column))
+			add(q.Relation.Column(column))
 		}
 	}
 	if len(escaped) > 0 {
@@ -86,11 +86,11 @@ func (q quarantined) parameters(s *Session) []string {
 	if err != nil {
 		panic(err) // strings only
 	}
-	s.db.Log.Warn("a row is set aside in _stack_sync_quarantine", zap.String("mapping", q.err.Mapping), zap.Stringer("table", q.relation),
-		zap.String("sqlstate", q.err.SQLState), zap.Int64("sequence_id", q.sequenceID))
-	table, _ := plain(q.relation.Table, ascii)
-	message, _ := plain(q.err.Err.Error(), ascii)
-	return []string{table, q.op, string(object), strconv.FormatInt(q.sequenceID, 10), q.err.Mapping, q.err.SQLState, message}
+	s.db.Log.Warn("a row is set aside in _stack_sync_quarantine", zap.String("mapping", q.Err.Mapping), zap.Stringer("table", q.Relation),
+		zap.String("sqlstate", q.Err.SQLState), zap.Int64("sequence_id", q.SequenceID))
+	table, _ := plain(q.Relation.Table, ascii)
+	message, _ := plain(q.Err.Err.Error(), ascii)
+	return []string{table, q.Op, string(object), strconv.FormatInt(q.SequenceID, 10), q.Err.Mapping, q.Err.SQLState, message}
 }
 
 // escapedColumns is the field of a quarantined row that lists the columns whose values are escaped.

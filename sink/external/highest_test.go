@@ -1,4 +1,4 @@
-package sink
+package external
 
 import (
 	"bytes"
@@ -91,7 +91,7 @@ func TestSequenceIDsOfAFlood(t *testing.T) {
 	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	ids := SequenceIDs(t.Context(), []Target{{Tenant: "t", Name: "n", Connect: config}}, ConnectionOptions{ConnectTimeout: 10 * time.Second})
+	ids := SequenceIDs(t.Context(), []DestinationSpec{{Tenant: "t", Name: "n", Connect: config}}, Options{ConnectTimeout: 10 * time.Second})
 	runtime.ReadMemStats(&after)
 	if len(ids) > 0 {
 		t.Errorf("the ids are %v", ids)

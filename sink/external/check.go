@@ -1,4 +1,4 @@
-package sink
+package external
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 // Checker finds out beforehand which faults would keep an external database from being filled. A check works in transactions that
 // end in a rollback, and leaves nothing behind. Safe for concurrent use.
 type Checker struct {
-	Options  ConnectionOptions
+	Options  Options
 	SourceID string       // the owner mark in external databases, "" where nothing ever ran
 	Tables   SourceTables // the primary's tables that are in order
 	Highest  int64        // the highest id that the primary can have given, -1 where the id is not known
@@ -30,7 +30,7 @@ const checkLocks = 2 * time.Second
 // Check looks at one external database. The target's mappings may be empty where the primary could not be asked. server
 // identifies the database and its server, so that two destinations with one database are found; server is "" where the database
 // did not answer.
-func (c *Checker) Check(ctx context.Context, t Target) (found primary.Findings, server string) {
+func (c *Checker) Check(ctx context.Context, t DestinationSpec) (found primary.Findings, server string) {
 	if t.Fault != nil {
 		fail(&found, "configuration", t.Fault)
 		return found, ""
@@ -50,14 +50,14 @@ func (c *Checker) Check(ctx context.Context, t Target) (found primary.Findings, 
 	db.Unnamed = true // a pooler would keep prepared statements
 	s, err := db.DialAlone(ctx)
 	if err != nil {
-		err := newError(err)
+		err := AsError(err)
 		if err.Remedy == "" && err.SQLState == "" {
 			err.Remedy = "check that the server runs, and host, port and sslmode of the destination's dsn"
 		}
 		fail(&found, "connection", err)
 		return found, ""
 	}
-	defer s.close()
+	defer s.Close()
 	k := &check{Checker: c, s: s, found: &found}
 	server, writable := k.server(ctx)
 	if !writable {
@@ -81,7 +81,7 @@ type check struct {
 
 // fail notes an error with its remedy.
 func fail(found *primary.Findings, check string, err error) {
-	e := newError(err)
+	e := AsError(err)
 	plain := *e
 	plain.Mapping, plain.Remedy = "", "" // both stand beside the error
 	found.Fail(check, e.Remedy, "%s", fit.Text(plain.Error(), fit.Reason))
@@ -103,7 +103,7 @@ const oldestExternal = 130000
 // server looks at the server and at the rights of the role there.
 func (k *check) server(ctx context.Context) (identity string, writable bool) {
 	asked := time.Now()
-	row, err := k.s.askRow(ctx, 11, inspectServer)
+	row, err := k.s.AskRow(ctx, 11, inspectServer)
 	answered := time.Now()
 	if err != nil {
 		fail(k.found, "server", fmt.Errorf("reading the server's settings: %w", err))
@@ -144,7 +144,7 @@ func (k *check) server(ctx context.Context) (identity string, writable bool) {
 // owner finds the owner of the rows in the database.
 func (k *check) owner(ctx context.Context) (known Metadata, ok bool) {
 	const check = "_stack_sync_metadata"
-	known, err := k.s.metadata(ctx)
+	known, err := k.s.Metadata(ctx)
 	if err != nil {
 		fail(k.found, check, err)
 		return nil, false
@@ -164,7 +164,7 @@ func (k *check) owner(ctx context.Context) (known Metadata, ok bool) {
 	}
 	if known != nil {
 		const mayWrite = `SELECT has_table_privilege('public."_stack_sync_metadata"', 'INSERT') AND has_table_privilege('public."_stack_sync_metadata"', 'UPDATE')`
-		if row, err := k.s.askRow(ctx, 1, mayWrite); err == nil && string(row[0]) != "t" {
+		if row, err := k.s.AskRow(ctx, 1, mayWrite); err == nil && string(row[0]) != "t" {
 			user := k.s.db.Config.User
 			k.found.Fail(check, fmt.Sprintf("let it belong to %q, and so the mappings' tables", user), "role %q may not write to it", user)
 		}
@@ -177,12 +177,12 @@ func (k *check) mappings(ctx context.Context, known Metadata) {
 	if len(k.s.db.Mappings) == 0 {
 		return
 	}
-	if err := k.s.begin(ctx); err != nil {
+	if err := k.s.Begin(ctx); err != nil {
 		fail(k.found, "mappings", err)
 		return
 	}
-	defer k.s.rollback()
-	if known == nil && !k.try(ctx, "_stack_sync_metadata", func(ctx context.Context) error { return k.s.createMetadata(ctx) }) {
+	defer k.s.Rollback()
+	if known == nil && !k.try(ctx, "_stack_sync_metadata", func(ctx context.Context) error { return k.s.CreateMetadata(ctx) }) {
 		return
 	}
 	for mi, m := range k.s.db.Mappings {
@@ -209,7 +209,7 @@ func (k *check) mappings(ctx context.Context, known Metadata) {
 
 // try runs f behind a savepoint, so that the check can go on after a failure of f.
 func (k *check) try(ctx context.Context, check string, f func(context.Context) error) bool {
-	err := k.s.exec(ctx, "SAVEPOINT outflow_check")
+	err := k.s.Exec(ctx, "SAVEPOINT outflow_check")
 	if err == nil {
 		began := time.Now()
 		limited, cancel := context.WithTimeout(ctx, k.Options.AnswerTimeout())
@@ -220,13 +220,13 @@ func (k *check) try(ctx context.Context, check string, f func(context.Context) e
 		return true
 	}
 	fail(k.found, check, err)
-	_ = k.s.exec(ctx, "ROLLBACK TO SAVEPOINT outflow_check") // where the rollback fails, the next statement fails too
+	_ = k.s.Exec(ctx, "ROLLBACK TO SAVEPOINT outflow_check") // where the rollback fails, the next statement fails too
 	return false
 }
 
 func (k *check) ddl(ctx context.Context, statements ...string) error {
 	for _, ddl := range statements {
-		if err := k.s.exec(ctx, ddl); err != nil {
+		if err := k.s.Exec(ctx, ddl); err != nil {
 			return explainDDL(err, k.s.db.Config.User)
 		}
 	}
@@ -235,7 +235,7 @@ func (k *check) ddl(ctx context.Context, statements ...string) error {
 
 func (k *check) schema(ctx context.Context, m *mapping.Mapping) error {
 	for _, f := range m.DDL() {
-		if err := k.s.exec(ctx, f.SQL); err != nil {
+		if err := k.s.Exec(ctx, f.SQL); err != nil {
 			return explainDDL(faultOf(m.Name, f.FaultAt, err), k.s.db.Config.User)
 		}
 	}

@@ -1,4 +1,4 @@
-package sink
+package external
 
 import (
 	"context"
@@ -11,13 +11,14 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/failpoint"
+	"outflow/internal/moment"
 	"outflow/internal/tenantdsn"
 	"outflow/mapping"
 	"outflow/replication/wal"
 )
 
-// ConnectionOptions bound what is asked of external databases. The zero options are not valid.
-type ConnectionOptions struct {
+// Options bound what is asked of external databases. The zero options are not valid.
+type Options struct {
 	MaxConnections   int           `yaml:"max_connections" default:"200" range:"1..10000"` // to external databases, all together
 	IdleClose        time.Duration `yaml:"idle_close" default:"30s" range:"0s..24h"`       // 0: a connection is closed with the batch
 	StatementTimeout time.Duration `yaml:"statement_timeout" default:"1m" range:"1ms..24h"`
@@ -26,7 +27,7 @@ type ConnectionOptions struct {
 }
 
 // AnswerTimeout is how long the answer to a round of statements may take.
-func (o *ConnectionOptions) AnswerTimeout() time.Duration { return o.StatementTimeout + o.LockTimeout }
+func (o *Options) AnswerTimeout() time.Duration { return o.StatementTimeout + o.LockTimeout }
 
 // Tables is the knowledge of the source tables. Implementations are safe for concurrent use.
 type Tables interface {
@@ -53,11 +54,11 @@ type Database struct {
 	*Owner
 	Config   *pgconn.Config
 	Mappings []*mapping.Mapping // in running order
-	Options  ConnectionOptions
+	Options  Options
 	Tables   Tables
 	Log      *zap.Logger
 	// Answered is when the server last answered without an error. The moment may be shared with a later Database of the same destination.
-	Answered *moment
+	Answered *moment.Moment
 	// Unnamed says that statements are not prepared by name, because a pooler does not keep prepared statements. A session that finds such a
 	// pooler sets Unnamed for the next session.
 	Unnamed bool
@@ -65,13 +66,13 @@ type Database struct {
 
 // NewDatabase makes the database of a configured destination, which is the owner. The error is of a connection string that cannot be read. The database of a
 // destination with a fault cannot be dialed.
-func NewDatabase(owner *Owner, t Target, o ConnectionOptions, tables Tables, log *zap.Logger) (*Database, error) {
-	config, err := t.config(o)
+func NewDatabase(owner *Owner, t DestinationSpec, o Options, tables Tables, log *zap.Logger) (*Database, error) {
+	config, err := t.Config(o)
 	if err != nil {
 		return nil, err
 	}
 	return &Database{Owner: owner, Config: config, Mappings: t.Mappings, Options: o, Tables: tables, Log: log,
-		Answered: new(moment)}, nil
+		Answered: new(moment.Moment)}, nil
 }
 
 // Address is the place of the external database, without user and password.
@@ -84,7 +85,7 @@ func (db *Database) host() string { return fmt.Sprintf("%s:%d", db.Config.Host, 
 
 // dialConfig reads an operator's connection string: any host and any sslmode, but nothing that could override our settings. The process
 // has no PG* variables any more when dialConfig is called.
-func dialConfig(dsn string, o ConnectionOptions) (*pgconn.Config, error) {
+func dialConfig(dsn string, o Options) (*pgconn.Config, error) {
 	config, err := pgconn.ParseConfig(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("the connection string cannot be read: %w", err)
@@ -100,14 +101,14 @@ func dialConfig(dsn string, o ConnectionOptions) (*pgconn.Config, error) {
 
 // Dial connects in a place that was taken, and learns what the server can do. The session has read nothing of the metadata yet. Without a
 // session the place is free again, after a panic too.
-func (db *Database) Dial(ctx context.Context, p *place) (*Session, error) {
+func (db *Database) Dial(ctx context.Context, p *Place) (*Session, error) {
 	conn, err := db.connect(ctx, p)
 	if err != nil {
 		return nil, explainConnect(err)
 	}
 	s := newSession(db, conn, p)
 	if err := s.findPositions(ctx); err != nil {
-		s.close()
+		s.Close()
 		return nil, explainConnect(err)
 	}
 	return s, nil
@@ -115,15 +116,15 @@ func (db *Database) Dial(ctx context.Context, p *place) (*Session, error) {
 
 // DialAlone is Dial beside the budget of connections: for a look that has no other connection at the same time.
 func (db *Database) DialAlone(ctx context.Context) (*Session, error) {
-	p := &place{}
-	if err := newConnections(1).take(ctx, nil, p); err != nil {
+	p := &Place{}
+	if err := NewConnections(1).Take(ctx, nil, p); err != nil {
 		return nil, err
 	}
 	return db.Dial(ctx, p)
 }
 
 // connect connects in a place. Without a connection the place is free again, after a panic too.
-func (db *Database) connect(ctx context.Context, p *place) (conn *pgconn.PgConn, err error) {
+func (db *Database) connect(ctx context.Context, p *Place) (conn *pgconn.PgConn, err error) {
 	defer func() {
 		if conn != nil {
 			p.dialed()

@@ -1,4 +1,4 @@
-package sink
+package external
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 
 // SequenceIDs asks external databases for the highest id of each. The databases belong to tenants, so the numbers may be any numbers.
 // Silent databases are left out: the process that settles a sequence base leaves a margin for such databases.
-func SequenceIDs(ctx context.Context, targets []Target, o ConnectionOptions) (ids []int64) {
+func SequenceIDs(ctx context.Context, targets []DestinationSpec, o Options) (ids []int64) {
 	var mu sync.Mutex
 	var all sync.WaitGroup
 	places := make(chan struct{}, dialsAtOnce)
@@ -33,7 +33,7 @@ func SequenceIDs(ctx context.Context, targets []Target, o ConnectionOptions) (id
 	return ids
 }
 
-func highestIn(ctx context.Context, t Target, o ConnectionOptions) (id int64, err error) {
+func highestIn(ctx context.Context, t DestinationSpec, o Options) (id int64, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			err = fmt.Errorf("an answer that cannot be: %v", cause)
@@ -44,7 +44,7 @@ func highestIn(ctx context.Context, t Target, o ConnectionOptions) (id int64, er
 	if t.Fault != nil {
 		return 0, t.Fault
 	}
-	config, err := t.config(o)
+	config, err := t.Config(o)
 	if err != nil {
 		return 0, err
 	}

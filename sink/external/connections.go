@@ -1,7 +1,8 @@
-package sink
+package external
 
 import (
 	"context"
+	"outflow/internal/moment"
 	"slices"
 	"sync"
 	"time"
@@ -30,76 +31,76 @@ const lookEvery = 100 * time.Millisecond
 // placeTurn is how long a working destination keeps its connection while others wait.
 const placeTurn = time.Second
 
-// connections is the budget of connections to external databases. Destinations that were well go first. The doubtful destinations, which
+// Connections is the budget of connections to external databases. Destinations that were well go first. The doubtful destinations, which
 // failed the last time or have not answered since the start, share a part of the places, and so do destinations whose servers do not answer.
 // An idle connection is kept for a while, and given up early when another destination waits. Safe for concurrent use.
-type connections struct {
+type Connections struct {
 	limit int
 
 	mu      sync.Mutex
-	held    map[*place]struct{}
-	waiting []*place // in the order in which places are given
-	idle    []*place // longest idle first
+	held    map[*Place]struct{}
+	waiting []*Place // in the order in which places are given
+	idle    []*Place // longest idle first
 	looking bool     // a timer runs: see look
 }
 
-// place is the right to hold a connection, or the wait for the right.
-type place struct {
+// Place is the right to hold a connection, or the wait for the right.
+type Place struct {
 	doubts   int           // failures in a row
 	doubtful bool          // until the external database has answered
 	dialing  bool          // until the connection is made, or given up
-	pool     *connections  // of which the place is a part
+	pool     *Connections  // of which the place is a part
 	given    chan struct{} // closed when the place is given
 	since    time.Time     // when the place was given
-	end      func(*place)  // ends the work of the holder; nil: cannot be ended
+	end      func(*Place)  // ends the work of the holder; nil: cannot be ended
 	close    func()        // closes the idle connection; nil unless idle
 	ended    bool
-	owes     moment // since when the server owes an answer; none: owes none
+	owes     moment.Moment // since when the server owes an answer; none: owes none
 }
 
-// newPlace is a place to be taken. doubts is the number of failures in a row; doubtful says that the external database has not answered lately.
+// NewPlace is a place to be taken. doubts is the number of failures in a row; doubtful says that the external database has not answered lately.
 // Where another destination needs the connection and the server owes an answer for too long, the budget calls end, without a lock held and
 // from any goroutine: end ends the work of the holder, or spares the turn. With nil the work cannot be ended.
-func newPlace(doubts int, doubtful bool, end func(*place)) *place {
-	return &place{doubts: doubts, doubtful: doubtful, end: end}
+func NewPlace(doubts int, doubtful bool, end func(*Place)) *Place {
+	return &Place{doubts: doubts, doubtful: doubtful, end: end}
 }
 
-// newConnections is a budget of so many connections.
-func newConnections(limit int) *connections {
-	return &connections{limit: limit, held: map[*place]struct{}{}}
+// NewConnections is a budget of so many connections.
+func NewConnections(limit int) *Connections {
+	return &Connections{limit: limit, held: map[*Place]struct{}{}}
 }
 
 // ask is called when the external server is asked for something; answered, when the server has answered, or will not.
-func (p *place) ask()      { p.owes.set(time.Now()) }
-func (p *place) answered() { p.owes.clear() }
+func (p *Place) ask()      { p.owes.Set(time.Now()) }
+func (p *Place) answered() { p.owes.Clear() }
 
-// owing reports whether the server owes an answer.
-func (p *place) owing() bool { return !p.owes.none() }
+// Owing reports whether the server owes an answer.
+func (p *Place) Owing() bool { return !p.owes.None() }
 
 // owed is for how long the server has owed an answer.
-func (p *place) owed(now time.Time) time.Duration {
-	if p.owes.none() {
+func (p *Place) owed(now time.Time) time.Duration {
+	if p.owes.None() {
 		return 0
 	}
-	return p.owes.ago(now)
+	return p.owes.Ago(now)
 }
 
 // weak reports whether the place counts in the part of the doubtful.
-func (p *place) weak(now time.Time) bool { return p.doubtful || p.owed(now) > placePatience }
+func (p *Place) weak(now time.Time) bool { return p.doubtful || p.owed(now) > placePatience }
 
 // patience is for how long the server of a doubtful destination may owe an answer while others in doubt wait.
-func (p *place) patience() time.Duration { return min(doubtPatience<<min(p.doubts, 10), longPatience) }
+func (p *Place) patience() time.Duration { return min(doubtPatience<<min(p.doubts, 10), longPatience) }
 
 // before reports whether p is given a place before q.
-func (p *place) before(q *place) bool {
+func (p *Place) before(q *Place) bool {
 	if p.doubtful != q.doubtful {
 		return q.doubtful
 	}
 	return p.doubtful && p.doubts < q.doubts
 }
 
-// take waits for a place, until ctx is done or the process stops. The holder says when the connection was made, and gives the place back.
-func (c *connections) take(ctx context.Context, stop <-chan struct{}, p *place) error {
+// Take waits for a place, until ctx is done or the process stops. The holder says when the connection was made, and gives the place back.
+func (c *Connections) Take(ctx context.Context, stop <-chan struct{}, p *Place) error {
 	p.pool, p.given, p.dialing = c, make(chan struct{}), true
 	c.mu.Lock()
 	at := slices.IndexFunc(c.waiting, p.before)
@@ -121,13 +122,13 @@ func (c *connections) take(ctx context.Context, stop <-chan struct{}, p *place) 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.waiting = slices.DeleteFunc(c.waiting, func(q *place) bool { return q == p })
+	c.waiting = slices.DeleteFunc(c.waiting, func(q *Place) bool { return q == p })
 	c.drop(p)
 	return context.Canceled
 }
 
 // dialed says that the connection was made.
-func (p *place) dialed() {
+func (p *Place) dialed() {
 	p.pool.mu.Lock()
 	defer p.pool.mu.Unlock()
 	p.dialing = false
@@ -135,8 +136,8 @@ func (p *place) dialed() {
 	p.pool.giveLocked(time.Now())
 }
 
-// trust says that the destination is well.
-func (p *place) trust() {
+// Trust says that the destination is well.
+func (p *Place) Trust() {
 	p.pool.mu.Lock()
 	defer p.pool.mu.Unlock()
 	if p.doubtful {
@@ -146,46 +147,46 @@ func (p *place) trust() {
 }
 
 // release gives the place back.
-func (p *place) release() {
+func (p *Place) release() {
 	p.pool.mu.Lock()
 	defer p.pool.mu.Unlock()
 	p.pool.drop(p)
 }
 
 // drop takes a place from the held and the idle places.
-func (c *connections) drop(p *place) {
+func (c *Connections) drop(p *Place) {
 	c.stir(p)
 	delete(c.held, p)
 	c.giveLocked(time.Now())
 }
 
 // stir takes a place from the idle places.
-func (c *connections) stir(p *place) {
+func (c *Connections) stir(p *Place) {
 	if i := slices.Index(c.idle, p); i >= 0 {
 		c.idle = slices.Delete(c.idle, i, i+1)
 	}
 	p.close = nil
 }
 
-// crowded reports whether a waiting destination would get the place, were the place given back. Destinations that wait for other things, as
+// Crowded reports whether a waiting destination would get the place, were the place given back. Destinations that wait for other things, as
 // for a turn to dial, or for the part of the doubtful, gain nothing from the places of others.
-func (p *place) crowded() bool {
+func (p *Place) Crowded() bool {
 	p.pool.mu.Lock()
 	defer p.pool.mu.Unlock()
 	return p.pool.wantedLocked(p)
 }
 
-// turnOver reports whether the holder of the place has had a turn, and another destination waits for the place.
-func (p *place) turnOver() bool {
+// TurnOver reports whether the holder of the place has had a turn, and another destination waits for the place.
+func (p *Place) TurnOver() bool {
 	p.pool.mu.Lock()
 	defer p.pool.mu.Unlock()
 	return time.Since(p.since) > placeTurn && p.pool.wantedLocked(p)
 }
 
-// rest notes that the connection of the place is idle. Where another destination needs the place later, the pool calls close, without a lock
+// Rest notes that the connection of the place is idle. Where another destination needs the place later, the pool calls close, without a lock
 // held and from any goroutine. The result is false when another destination waits for the place already, and the connection should be closed
 // at once.
-func (p *place) rest(close func()) bool {
+func (p *Place) Rest(close func()) bool {
 	p.pool.mu.Lock()
 	defer p.pool.mu.Unlock()
 	if p.pool.wantedLocked(p) {
@@ -196,34 +197,34 @@ func (p *place) rest(close func()) bool {
 	return true
 }
 
-// busy takes the connection back from the idle connections.
-func (p *place) busy() {
+// Busy takes the connection back from the idle connections.
+func (p *Place) Busy() {
 	p.pool.mu.Lock()
 	defer p.pool.mu.Unlock()
 	p.pool.stir(p)
 }
 
-// spare lets a turn go on: the server has answered meanwhile.
-func (p *place) spare() {
+// Spare lets a turn go on: the server has answered meanwhile.
+func (p *Place) Spare() {
 	p.pool.mu.Lock()
 	defer p.pool.mu.Unlock()
 	p.ended = false
 }
 
-// wantedLocked is [place.crowded] for a holder of the lock. The place nil is the place of any destination that is well.
-func (c *connections) wantedLocked(p *place) bool {
+// wantedLocked is [Place.Crowded] for a holder of the lock. The place nil is the place of any destination that is well.
+func (c *Connections) wantedLocked(p *Place) bool {
 	if len(c.waiting) == 0 {
 		return false
 	}
 	now := time.Now()
 	n := c.countLocked(now)
 	n.less(p, now)
-	return slices.ContainsFunc(c.waiting, func(q *place) bool { return n.fits(c, q) })
+	return slices.ContainsFunc(c.waiting, func(q *Place) bool { return n.fits(c, q) })
 }
 
 // idlestLocked takes the longest idle place from the idle places, where another destination waits for a connection, and returns the function that
 // closes the connection; nil is none.
-func (c *connections) idlestLocked() (close func()) {
+func (c *Connections) idlestLocked() (close func()) {
 	if len(c.idle) == 0 || len(c.held) < c.limit || !c.wantedLocked(nil) {
 		return nil
 	}
@@ -233,15 +234,15 @@ func (c *connections) idlestLocked() (close func()) {
 }
 
 // giveLocked gives places to the waiting destinations, in order.
-func (c *connections) giveLocked(now time.Time) {
+func (c *Connections) giveLocked(now time.Time) {
 	n := c.countLocked(now)
-	c.waiting = slices.DeleteFunc(c.waiting, func(p *place) bool {
+	c.waiting = slices.DeleteFunc(c.waiting, func(p *Place) bool {
 		if !n.fits(c, p) {
 			return false
 		}
 		c.held[p] = struct{}{}
 		p.since = now
-		p.owes.set(now)
+		p.owes.Set(now)
 		n.add(p, now)
 		close(p.given)
 		return true
@@ -253,19 +254,19 @@ func (c *connections) giveLocked(now time.Time) {
 }
 
 // shareLocked is how many places the doubtful may have.
-func (c *connections) shareLocked() int { return max(1, c.limit/2) }
+func (c *Connections) shareLocked() int { return max(1, c.limit/2) }
 
 // census counts the held places.
 type census struct{ held, weak, dialing, weakDialing int }
 
-func (c *connections) countLocked(now time.Time) (n census) {
+func (c *Connections) countLocked(now time.Time) (n census) {
 	for p := range c.held {
 		n.add(p, now)
 	}
 	return n
 }
 
-func (n *census) add(p *place, now time.Time) {
+func (n *census) add(p *Place, now time.Time) {
 	n.held++
 	if p.weak(now) {
 		n.weak++
@@ -279,7 +280,7 @@ func (n *census) add(p *place, now time.Time) {
 }
 
 // less takes an idle or working place out of the count.
-func (n *census) less(p *place, now time.Time) {
+func (n *census) less(p *Place, now time.Time) {
 	n.held--
 	if p != nil && p.weak(now) {
 		n.weak--
@@ -287,7 +288,7 @@ func (n *census) less(p *place, now time.Time) {
 }
 
 // fits reports whether there is a place for p.
-func (n *census) fits(c *connections, p *place) bool {
+func (n *census) fits(c *Connections, p *Place) bool {
 	if n.held >= c.limit || n.dialing >= dialsAtOnce {
 		return false
 	}
@@ -295,7 +296,7 @@ func (n *census) fits(c *connections, p *place) bool {
 }
 
 // dials is how many doubtful dials there may be at a time for p to dial.
-func (p *place) dials() int {
+func (p *Place) dials() int {
 	if p.doubts > 0 {
 		return failedDials
 	}
@@ -303,7 +304,7 @@ func (p *place) dials() int {
 }
 
 // look makes room for the destinations at the head of the line, again and again while a destination waits.
-func (c *connections) look() {
+func (c *Connections) look() {
 	c.mu.Lock()
 	now := time.Now()
 	c.looking = false
@@ -319,7 +320,7 @@ func (c *connections) look() {
 }
 
 // lateLocked are the places whose turn ends for the destinations that wait first: a place for each, the longest owed first.
-func (c *connections) lateLocked(now time.Time) (late []*place) {
+func (c *Connections) lateLocked(now time.Time) (late []*Place) {
 	n, ending := c.countLocked(now), 0
 	for p := range c.held {
 		if p.ended {
@@ -331,7 +332,7 @@ func (c *connections) lateLocked(now time.Time) (late []*place) {
 		if i < ending {
 			continue // a place is on its way
 		}
-		var longest *place
+		var longest *Place
 		for h := range c.held {
 			if h.due(c, p, n, now) && (longest == nil || h.owed(now) > longest.owed(now)) {
 				longest = h
@@ -348,7 +349,7 @@ func (c *connections) lateLocked(now time.Time) (late []*place) {
 
 // due reports whether the turn of h ends for p. Only a place in the part of the doubtful is ever due: a server that answers keeps the place
 // until the end of the batch.
-func (h *place) due(c *connections, p *place, n census, now time.Time) bool {
+func (h *Place) due(c *Connections, p *Place, n census, now time.Time) bool {
 	owed := h.owed(now)
 	if h.ended || h.end == nil || owed <= doubtPatience || !h.weak(now) {
 		return false

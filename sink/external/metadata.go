@@ -1,4 +1,4 @@
-package sink
+package external
 
 import (
 	"context"
@@ -97,10 +97,10 @@ func (known Metadata) Lowest(mappings []*mapping.Mapping) int64 {
 	return lowest
 }
 
-// metadata reads the metadata. A database with rows of another source or tenant is refused.
-func (s *Session) metadata(ctx context.Context) (Metadata, error) {
-	rows, err := s.ask(ctx, 10, readMetadata, s.names(), s.db.SourceID, s.db.Tenant)
-	if state := sqlstate(err); state == undefinedTable || state == undefinedColumn {
+// Metadata reads the metadata. A database with rows of another source or tenant is refused.
+func (s *Session) Metadata(ctx context.Context) (Metadata, error) {
+	rows, err := s.Ask(ctx, 10, readMetadata, s.names(), s.db.SourceID, s.db.Tenant)
+	if state := SQLState(err); state == UndefinedTable || state == UndefinedColumn {
 		return nil, nil
 	} else if err != nil {
 		return nil, fmt.Errorf("reading _stack_sync_metadata: %w", err)
@@ -109,7 +109,7 @@ func (s *Session) metadata(ctx context.Context) (Metadata, error) {
 	for _, r := range rows {
 		m, err := parseMetadata(r)
 		if err != nil {
-			return nil, &Error{verdict: needsHuman, Err: fmt.Errorf("reading _stack_sync_metadata: %w", err),
+			return nil, &Error{Verdict: NeedsHuman, Err: fmt.Errorf("reading _stack_sync_metadata: %w", err),
 				Remedy: "let last_synced_sequence_id and epoch be bigint again, or drop _stack_sync_metadata and resync the destination"}
 		}
 		if err := s.refuseOwner(m); err != nil {
@@ -142,90 +142,90 @@ func (s *Session) refuseOwner(m MappingMetadata) error {
 	if m.Source == "" || m.Source == s.db.SourceID && m.Tenant == s.db.Tenant {
 		return nil
 	}
-	return &Error{verdict: needsHuman, Err: fmt.Errorf("the database holds the rows of tenant %q of source %s; two would mix", m.Tenant, m.Source),
+	return &Error{Verdict: NeedsHuman, Err: fmt.Errorf("the database holds the rows of tenant %q of source %s; two would mix", m.Tenant, m.Source),
 		Remedy: "give this destination a database of its own, or " + emptyDatabase}
 }
 
-// refuseDestination is the error of a database that belongs to another destination of the same tenant.
-func refuseDestination(other string) *Error {
-	return &Error{verdict: needsHuman, Err: fmt.Errorf("the database is that of destination %q of the same tenant; two would write over each other", other),
+// RefuseDestination is the error of a database that belongs to another destination of the same tenant.
+func RefuseDestination(other string) *Error {
+	return &Error{Verdict: NeedsHuman, Err: fmt.Errorf("the database is that of destination %q of the same tenant; two would write over each other", other),
 		Remedy: fmt.Sprintf("give this destination a database of its own, or take one of the two out of the configuration; where %q has moved to another database, %s", other, emptyDatabase)}
 }
 
-// refuseCursor is the error of a copy whose cursor is too large to be read.
-func refuseCursor(name string) *Error {
-	return &Error{Mapping: name, verdict: needsHuman, Err: errors.New("the backfill cursor in _stack_sync_metadata is " + largeCursor),
+// RefuseCursor is the error of a copy whose cursor is too large to be read.
+func RefuseCursor(name string) *Error {
+	return &Error{Mapping: name, Verdict: NeedsHuman, Err: errors.New("the backfill cursor in _stack_sync_metadata is " + largeCursor),
 		Remedy: "outflow resync, which begins the copy again"}
 }
 
 // names are the names of the database's mappings, as an array literal.
-func (s *Session) names() string { return textArray(mapping.Names(s.db.Mappings)) }
+func (s *Session) names() string { return TextArray(mapping.Names(s.db.Mappings)) }
 
-func (s *Session) hasQuarantine(ctx context.Context) bool {
-	row, err := s.askRow(ctx, 1, `SELECT to_regclass('public."_stack_sync_quarantine"') IS NOT NULL`)
+func (s *Session) HasQuarantine(ctx context.Context) bool {
+	row, err := s.AskRow(ctx, 1, `SELECT to_regclass('public."_stack_sync_quarantine"') IS NOT NULL`)
 	return err == nil && string(row[0]) == "t"
 }
 
-// know takes over the progress of the mappings.
-func (s *Session) know(known Metadata) {
-	s.held, s.written = s.held[:0], s.written[:0]
+// Know takes over the progress of the mappings.
+func (s *Session) Know(known Metadata) {
+	s.Held, s.Written = s.Held[:0], s.Written[:0]
 	for _, m := range s.db.Mappings {
-		s.held, s.written = append(s.held, known[m.Name].SequenceID), append(s.written, known[m.Name].Written)
+		s.Held, s.Written = append(s.Held, known[m.Name].SequenceID), append(s.Written, known[m.Name].Written)
 	}
-	s.expected = append(s.expected[:0], s.held...)
+	s.expected = append(s.expected[:0], s.Held...)
 }
 
-// createMetadata makes the metadata table, or adds missing columns, in the open transaction.
-func (s *Session) createMetadata(ctx context.Context) error {
+// CreateMetadata makes the metadata table, or adds missing columns, in the open transaction.
+func (s *Session) CreateMetadata(ctx context.Context) error {
 	for _, ddl := range []string{createMetadata, extendMetadata} {
-		if err := s.exec(ctx, ddl); err != nil {
+		if err := s.Exec(ctx, ddl); err != nil {
 			return explainDDL(fmt.Errorf("creating _stack_sync_metadata: %w", err), s.db.Config.User)
 		}
 	}
 	return nil
 }
 
-// lockMetadata keeps other processes and destinations from changing the metadata until the end of the open transaction.
-func (s *Session) lockMetadata(ctx context.Context) error {
-	if err := s.exec(ctx, lockMetadata); err != nil {
+// LockMetadata keeps other processes and destinations from changing the metadata until the end of the open transaction.
+func (s *Session) LockMetadata(ctx context.Context) error {
+	if err := s.Exec(ctx, lockMetadata); err != nil {
 		return fmt.Errorf("locking _stack_sync_metadata: %w", err)
 	}
 	return nil
 }
 
-// createQuarantine makes the quarantine's table, in the open transaction.
-func (s *Session) createQuarantine(ctx context.Context) error {
-	if err := s.exec(ctx, createQuarantine); err != nil {
+// CreateQuarantine makes the quarantine's table, in the open transaction.
+func (s *Session) CreateQuarantine(ctx context.Context) error {
+	if err := s.Exec(ctx, createQuarantine); err != nil {
 		return explainDDL(fmt.Errorf("creating _stack_sync_quarantine: %w", err), s.db.Config.User)
 	}
 	return nil
 }
 
-// adopt makes rows of the mappings without an owner rows of this database's owner, in the open transaction.
-func (s *Session) adopt(ctx context.Context) error {
-	if err := s.exec(ctx, adoptMetadata, s.db.Tenant, s.db.SourceID, s.names()); err != nil {
+// Adopt makes rows of the mappings without an owner rows of this database's owner, in the open transaction.
+func (s *Session) Adopt(ctx context.Context) error {
+	if err := s.Exec(ctx, adoptMetadata, s.db.Tenant, s.db.SourceID, s.names()); err != nil {
 		return fmt.Errorf("adopting _stack_sync_metadata: %w", err)
 	}
 	return nil
 }
 
-// own puts the destination's name on the metadata, in the open transaction.
-func (s *Session) own(ctx context.Context) error {
-	if err := s.exec(ctx, ownDatabase, s.db.Name, s.db.SourceID, s.db.Tenant); err != nil {
+// Own puts the destination's name on the metadata, in the open transaction.
+func (s *Session) Own(ctx context.Context) error {
+	if err := s.Exec(ctx, ownDatabase, s.db.Name, s.db.SourceID, s.db.Tenant); err != nil {
 		return fmt.Errorf("writing _stack_sync_metadata: %w", err)
 	}
 	return nil
 }
 
-// runSchema runs a mapping's schema in the open transaction.
-func (s *Session) runSchema(ctx context.Context, m *mapping.Mapping) error {
+// RunSchema runs a mapping's schema in the open transaction.
+func (s *Session) RunSchema(ctx context.Context, m *mapping.Mapping) error {
 	for _, f := range m.DDL() {
-		if err := s.exec(ctx, f.SQL); err != nil {
+		if err := s.Exec(ctx, f.SQL); err != nil {
 			return explainDDL(faultOf(m.Name, f.FaultAt, err), s.db.Config.User)
 		}
 	}
-	if !s.inTransaction() {
-		return &Error{Mapping: m.Name, verdict: needsHuman, Err: fmt.Errorf("its schema ended the transaction that it ran in")}
+	if !s.InTransaction() {
+		return &Error{Mapping: m.Name, Verdict: NeedsHuman, Err: fmt.Errorf("its schema ended the transaction that it ran in")}
 	}
 	return nil
 }
@@ -239,12 +239,12 @@ type Fill struct {
 	CheckpointID string // of the primary's newest checkpoint
 }
 
-// fill has a mapping filled from the start, and all mappings that are being filled with it, in the open transaction.
-func (s *Session) fill(ctx context.Context, m *mapping.Mapping, f Fill) error {
-	err := s.exec(ctx, fillMapping, m.Name, s.db.Tenant, s.db.SourceID, m.Fingerprint(), strconv.FormatInt(f.Epoch, 10), f.Cursor,
+// Fill has a mapping filled from the start, and all mappings that are being filled with it, in the open transaction.
+func (s *Session) Fill(ctx context.Context, m *mapping.Mapping, f Fill) error {
+	err := s.Exec(ctx, fillMapping, m.Name, s.db.Tenant, s.db.SourceID, m.Fingerprint(), strconv.FormatInt(f.Epoch, 10), f.Cursor,
 		strconv.FormatInt(f.Least, 10), f.CheckpointID, strconv.FormatInt(f.Given, 10))
 	if err == nil {
-		err = s.exec(ctx, refillMappings, f.Cursor, s.names())
+		err = s.Exec(ctx, refillMappings, f.Cursor, s.names())
 	}
 	if err != nil {
 		return fmt.Errorf("writing _stack_sync_metadata: %w", err)
@@ -252,21 +252,21 @@ func (s *Session) fill(ctx context.Context, m *mapping.Mapping, f Fill) error {
 	return nil
 }
 
-// putOffCursor moves the cursor of the running copy within the open transaction, from the value held by this process.
-func (s *Session) putOffCursor(ctx context.Context, from, to string) error {
-	return s.exec(ctx, `UPDATE "_stack_sync_metadata" SET "backfill" = $1::jsonb WHERE "backfill" = $2::jsonb`, to, from)
+// PutOffCursor moves the cursor of the running copy within the open transaction, from the value held by this process.
+func (s *Session) PutOffCursor(ctx context.Context, from, to string) error {
+	return s.Exec(ctx, `UPDATE "_stack_sync_metadata" SET "backfill" = $1::jsonb WHERE "backfill" = $2::jsonb`, to, from)
 }
 
 func explainDDL(err error, user string) error {
-	e := newError(err)
-	if e.SQLState == insufficientPrivilege {
+	e := AsError(err)
+	if e.SQLState == InsufficientPrivilege {
 		e.Remedy = fmt.Sprintf(`as the database's owner: GRANT USAGE, CREATE ON SCHEMA public TO %q (tables that exist already must belong to it)`, user)
 	}
-	switch pgErr := asPgError(err); {
+	switch pgErr := serverError(err); {
 	case pgErr != nil && strings.HasPrefix(pgErr.ConstraintName, "pg_"):
-		e.verdict = retry // two sessions make the same table: IF NOT EXISTS looks too early
-	case e.verdict == rowFault:
-		e.verdict = needsHuman // DDL has no rows
+		e.Verdict = Retry // two sessions make the same table: IF NOT EXISTS looks too early
+	case e.Verdict == RowFault:
+		e.Verdict = NeedsHuman // DDL has no rows
 	}
 	return e
 }

@@ -1,4 +1,4 @@
-package sink
+package external
 
 import (
 	"fmt"
@@ -24,7 +24,7 @@ func (s *Session) refuseForeign(all map[string]*mapping.Rows) error {
 			continue
 		}
 		s.db.Log.Error("rows of another tenant were refused; this is a fault of Outflow's", zap.String("table", table), zap.Int("rows", n))
-		return &Error{Table: table, verdict: needsHuman, Err: &ForeignRowsError{Table: table, Tenant: s.db.Tenant, Rows: n}, Remedy: "report it, with the log"}
+		return &Error{Table: table, Verdict: NeedsHuman, Err: &ForeignRowsError{Table: table, Tenant: s.db.Tenant, Rows: n}, Remedy: "report it, with the log"}
 	}
 	return nil
 }
