@@ -13,9 +13,9 @@ import (
 	"outflow/internal/config"
 	"outflow/replication/primary"
 	"outflow/replication/tableread"
-	"outflow/sink"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
+	"outflow/sink/verify"
 )
 
 // The results of a destination, and of all together.
@@ -66,7 +66,7 @@ const verifiesAtOnce = 2
 
 // comparison compares the chosen destinations with the primary.
 type comparison struct {
-	verifier *sink.Verifier
+	verifier *verify.Verifier
 	chosen   []external.DestinationSpec
 	state    *ledger.Store
 }
@@ -97,7 +97,7 @@ func prepareComparison(ctx context.Context, cfg *config.Config, s selection) (*c
 		return nil, fmt.Errorf("the primary at %s: %w", server.Address(), err)
 	}
 	state := &ledger.Store{Slot: cfg.Source.Slot, Connect: server.Connect}
-	return &comparison{chosen: chosen, state: state, verifier: &sink.Verifier{Options: cfg.Sink.Options, SourceID: source.ID,
+	return &comparison{chosen: chosen, state: state, verifier: &verify.Verifier{Options: cfg.Sink.Options, SourceID: source.ID,
 		Tables: p.sinkTables(), Primary: tableread.NewTables(server), Ledger: state, SequenceID: source.SequenceID, Log: zap.NewNop()}}, nil
 }
 
@@ -154,13 +154,13 @@ func chosenOf(ctx context.Context, conn *pgx.Conn, p *plan, s selection) ([]exte
 	return chosen, nil
 }
 
-func compareOne(ctx context.Context, v *sink.Verifier, d external.DestinationSpec) *comparedDestination {
+func compareOne(ctx context.Context, v *verify.Verifier, d external.DestinationSpec) *comparedDestination {
 	began := time.Now()
 	found, err := v.Verify(ctx, d)
 	r := &comparedDestination{Tenant: d.Tenant, Name: d.Name, Result: resultEqual, Tables: []comparedTable{}, Looks: found.Looks,
 		Seconds: time.Since(began).Seconds()}
 	for _, t := range found.Tables {
-		table := comparedTable{Mapping: t.Mapping, Table: t.Table, Rows: t.Rows, Missing: t.Missing, Extra: t.Extra, Changed: t.Changed, Mended: t.Mended}
+		table := comparedTable{Mapping: t.Mapping, Table: t.Table, Rows: t.Rows, Missing: t.Missing, Extra: t.Extra, Changed: t.Changed, Mended: t.Repaired}
 		for _, f := range t.First {
 			table.First = append(table.First, differingRow{f.Kind, f.Key})
 		}

@@ -39,7 +39,7 @@ Exit codes: 0 equal (with --repair: equal now), 1 different, 2 something could n
 			if err != nil {
 				return err
 			}
-			report, err := verify(c.Context(), cfg, chosen, repair, c.ErrOrStderr())
+			report, err := compareDestinations(c.Context(), cfg, chosen, repair, c.ErrOrStderr())
 			if err != nil {
 				return usageError{err} // 2: could not compare
 			}
@@ -57,8 +57,8 @@ Exit codes: 0 equal (with --repair: equal now), 1 different, 2 something could n
 	return c
 }
 
-// verify compares the chosen destinations. The error is one that keeps all destinations from being compared.
-func verify(ctx context.Context, cfg *config.Config, chosen selection, repair bool, stderr io.Writer) (*comparisonReport, error) {
+// compareDestinations compares the chosen destinations. The error is one that keeps all destinations from being compared.
+func compareDestinations(ctx context.Context, cfg *config.Config, chosen selection, repair bool, stderr io.Writer) (*comparisonReport, error) {
 	c, err := prepareComparison(ctx, cfg, chosen)
 	if err != nil {
 		return nil, err

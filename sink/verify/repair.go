@@ -1,4 +1,4 @@
-package sink
+package verify
 
 import (
 	"context"
@@ -132,7 +132,7 @@ func (c *comparison) repair(ctx context.Context, found Comparison) (Comparison, 
 		}
 	}
 	for i := range now.Tables {
-		now.Tables[i].Mended = max(0, found.Tables[i].Different()-now.Tables[i].Different())
+		now.Tables[i].Repaired = max(0, found.Tables[i].Different()-now.Tables[i].Different())
 	}
 	return now, nil
 }

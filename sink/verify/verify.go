@@ -1,4 +1,4 @@
-package sink
+package verify
 
 import (
 	"context"
@@ -43,7 +43,7 @@ type TableComparison struct {
 	Table                   string
 	Rows                    int64 // made by the primary's rows
 	Missing, Extra, Changed int
-	Mended                  int
+	Repaired                int
 	First                   []Difference // of the missing, extra or changed rows
 }
 
