@@ -462,9 +462,9 @@ func TestFailedLoginsAreCounted(t *testing.T) {
 func TestReasonsOfTheConfiguration(t *testing.T) {
 	s := newServer(t, "", nil)
 	attach(t, s)
-	s.pipeline.Configuration = func() error { return errors.New("destinations.query gives a row that is left out") }
+	s.pipeline.Configuration = func() error { return errors.New("destinations.query returns a row that is left out") }
 	got := s.take(time.Now(), s.pipeline, nil)
-	if !slices.Contains(got.Reasons, monitor.Reason{Severity: monitor.Warning, Message: "destinations.query gives a row that is left out"}) {
+	if !slices.Contains(got.Reasons, monitor.Reason{Severity: monitor.Warning, Message: "destinations.query returns a row that is left out"}) {
 		t.Errorf("%+v", got.Reasons)
 	}
 }

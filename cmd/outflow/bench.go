@@ -13,17 +13,17 @@ func newBench(version string) *cobra.Command {
 	var output string
 	c := &cobra.Command{
 		Use:   "bench",
-		Short: "Measure throughput and latency beside Postgres' own subscription, on throwaway servers",
-		Long: `Bench starts two throwaway Postgres servers and measures Outflow beside Postgres' own logical replication (CREATE
-SUBSCRIPTION), on the same servers and the same rows of about 420 bytes, in turns: machines drift, so only the ratio of
-such pairs means much.
+		Short: "Measure throughput and latency next to Postgres' own subscription, on throwaway servers",
+		Long: `Bench starts two throwaway Postgres servers and measures Outflow and Postgres' own logical replication (CREATE
+SUBSCRIPTION) in turns, on the same servers and the same rows of about 420 bytes. The speed of a machine drifts, so only
+the ratio of the two is meaningful.
 
   w1 w100 w10k  rows/s while a backlog of inserts is drained, in transactions of 1, 100 and 10,000 rows
   w100u         the same for updates, in transactions of 100 rows
   latency       from the answer to COMMIT on the source until the row is visible on the target
 
-Each drain is verified by count and checksum over both tables; bench fails where they differ. Everything is removed at
-the end, also on Ctrl-C. Servers are found as the tests find them: binaries, or OUTFLOW_TEST_PG_URL.`,
+After each drain, bench compares count and checksum of both tables, and fails if they differ. Bench removes everything at
+the end, also on Ctrl-C. Bench uses the Postgres that the tests use: installed binaries, or OUTFLOW_TEST_PG_URL.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := errors.Join(o.validate(), checkOutput(output)); err != nil {
@@ -38,11 +38,11 @@ the end, also on Ctrl-C. Servers are found as the tests find them: binaries, or 
 		},
 	}
 	f := c.Flags()
-	f.IntVar(&o.Rounds, "rounds", o.Rounds, "rounds of each measurement; the median counts")
+	f.IntVar(&o.Rounds, "rounds", o.Rounds, "rounds of each measurement; the result is the median")
 	f.IntVar(&o.Changes, "changes", o.Changes, "changes in a backlog")
-	f.IntVar(&o.LatencyRate, "latency-rate", o.LatencyRate, "transactions a second while latency is measured")
-	f.DurationVar(&o.LatencyDuration, "latency-duration", o.LatencyDuration, "how long latency is measured in a round")
-	f.StringSliceVar(&o.Only, "only", o.Only, "measure only these of w1,w100,w10k,w100u,latency")
+	f.IntVar(&o.LatencyRate, "latency-rate", o.LatencyRate, "transactions per second while latency is measured")
+	f.DurationVar(&o.LatencyDuration, "latency-duration", o.LatencyDuration, "duration of a latency round")
+	f.StringSliceVar(&o.Only, "only", o.Only, "comma-separated subset of w1,w100,w10k,w100u,latency")
 	f.StringVarP(&output, "output", "o", "text", "text or json")
 	f.StringVar(&o.CPUProfile, "cpuprofile", "", "write a CPU profile of this process, for pprof")
 	_ = f.MarkHidden("cpuprofile")

@@ -99,7 +99,7 @@ func awaitRow(ctx context.Context, c contender, failed <-chan struct{}, id int) 
 		select {
 		case <-tick.C:
 		case <-failed:
-			return fmt.Errorf("it ended before everything was there: %w", c.fault())
+			return fmt.Errorf("the replication ended before all rows arrived: %w", c.fault())
 		case <-ctx.Done():
 			return errors.Join(fmt.Errorf("waiting for row %d: %w", id, ctx.Err()), c.fault())
 		}

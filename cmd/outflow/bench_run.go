@@ -24,10 +24,10 @@ type workload struct {
 }
 
 var workloads = []workload{
-	{"w1", "inserts, 1 a transaction", 1, "bench_insert"},
-	{"w100", "inserts, 100 a transaction", 100, "bench_insert"},
-	{"w10k", "inserts, 10,000 a transaction", 10000, "bench_insert"},
-	{"w100u", "updates, 100 a transaction", 100, "bench_update"},
+	{"w1", "inserts, 1 per transaction", 1, "bench_insert"},
+	{"w100", "inserts, 100 per transaction", 100, "bench_insert"},
+	{"w10k", "inserts, 10,000 per transaction", 10000, "bench_insert"},
+	{"w100u", "updates, 100 per transaction", 100, "bench_update"},
 }
 
 // latencyName is the name of the latency measurement for --only.

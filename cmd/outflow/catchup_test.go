@@ -255,7 +255,7 @@ func TestResyncCommand(t *testing.T) {
 	exec(t, db, `DELETE FROM users WHERE id::text LIKE '%3'; UPDATE users SET display_name = 'changed' WHERE id::text LIKE '%4';
 		INSERT INTO users (id, signed_up_at) VALUES ('00000000-0000-4000-8000-00000099999a', now())`)
 	p := launch(t, "resync", "--config", w.configFile(), "--tenant", tenant1, "--no-wait")
-	p.says("1 destinations are copied anew")
+	p.says("1 destinations are being copied again")
 	waitFor(t, "the rows to be mended", func() error {
 		if diff := w.diff(tenant1, dsn); diff != "" {
 			return fmt.Errorf("%.300s", diff)
@@ -319,7 +319,7 @@ func TestSlotDroppedAndReset(t *testing.T) {
 
 	// A healthy slot is not reset without a word.
 	p = launch(t, "run", "--config", file, "--slot-reset")
-	p.says("say --yes")
+	p.says("confirm with --yes")
 	if _ = p.cmd.Wait(); p.cmd.ProcessState.ExitCode() != 2 {
 		t.Errorf("exit code %d", p.cmd.ProcessState.ExitCode())
 	}

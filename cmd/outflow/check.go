@@ -17,12 +17,12 @@ func newCheck() *cobra.Command {
 	var output string
 	c := &cobra.Command{
 		Use:   "check",
-		Short: "Find out beforehand whether everything can work: primary, external databases, mappings",
-		Long: `Check looks at everything that can be found out before outflow runs: the primary's server, role, tables, schema,
-publication and slot; each external database and what the role may do there; each mapping, prepared where it is to run. It
-changes nothing anywhere, and may run beside the process that runs.
+		Short: "Check the primary, the external databases and the mappings before a run",
+		Long: `Check inspects the primary's server, role, tables, schema, publication and slot; each external database and the rights of
+the role there; and each mapping, which it prepares in the external database. Check changes nothing, and may run while
+outflow runs.
 
-Marks: ok; warn: it will run, and you should know; FAIL: it will not run, or not rightly; skip: it hangs on something that failed.
+Marks: ok; warn: outflow will run, but you should know; FAIL: outflow will not run, or not correctly; skip: depends on a failed check.
 
 Exit codes: 0 nothing failed, 1 something failed, 2 usage or configuration.`,
 		Args: cobra.NoArgs,
@@ -51,8 +51,8 @@ Exit codes: 0 nothing failed, 1 something failed, 2 usage or configuration.`,
 		},
 	}
 	s.flags(c)
-	c.Flags().StringVar(&chosen.Tenant, "tenant", "", "of the external databases only this tenant's")
-	c.Flags().StringVar(&chosen.Name, "name", "", "of the external databases only those with this name")
+	c.Flags().StringVar(&chosen.Tenant, "tenant", "", "check only this tenant's external databases")
+	c.Flags().StringVar(&chosen.Name, "name", "", "check only external databases with this name")
 	c.Flags().StringVarP(&output, "output", "o", "text", "text or json")
 	return c
 }

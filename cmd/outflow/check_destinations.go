@@ -27,11 +27,11 @@ func (k *checking) checkDestinations(ctx context.Context, chosen []external.Dest
 	_ = g.Wait() // failures are findings
 	for i, d := range chosen {
 		if len(d.Mappings) == 0 && d.Fault == nil {
-			found[i].Skip("mappings", "they hang on the primary's tables or on the configuration above")
+			found[i].Skip("mappings", "the checks depend on the primary's tables or on the configuration above")
 		}
 		for j, other := range chosen {
 			if j != i && servers[i] != "" && servers[i] == servers[j] {
-				found[i].Fail("database", "give each destination a database of its own", "it is that of %s/%s too", other.Tenant, other.Name)
+				found[i].Fail("database", "give each destination a database of its own", "destination %s/%s uses the same database", other.Tenant, other.Name)
 			}
 		}
 		k.report.group(fmt.Sprintf("destination %s/%s", d.Tenant, d.Name), found[i])

@@ -49,7 +49,7 @@ func (k *checking) checkMappings() {
 	for _, err := range primary.Flatten(errors.Join(faults...)) {
 		remedy := "correct the mapping"
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-			remedy = "correct mappings: in the configuration, or the rights on the file"
+			remedy = "correct mappings: in the configuration, or the permissions of the file"
 		}
 		found.Fail("file", remedy, "%v", err)
 	}
@@ -65,7 +65,7 @@ func (k *checking) checkPrimary(ctx context.Context) {
 	if err != nil {
 		found.Fault("connection", primary.ExplainConnect(k.primary, err))
 		if found[0].Remedy == "" {
-			found[0].Remedy = "check that it runs, and host and port in source.dsn"
+			found[0].Remedy = "check that the primary runs, and check host and port in source.dsn"
 		}
 		found.Skip("tables, schema, publication, slot", "the primary does not answer")
 		return
@@ -80,7 +80,7 @@ func (k *checking) checkPrimary(ctx context.Context) {
 	}
 	found = append(found, k.checkSchema(ctx)...)
 	if !complete {
-		found.Skip("publication", "not all tables are in order")
+		found.Skip("publication", "some tables have faults")
 	}
 	setup := k.plan.setup(k.primary, zap.NewNop())
 	if complete {
@@ -136,7 +136,7 @@ func (k *checking) checkTables(ctx context.Context) (found primary.Findings, com
 		for _, c := range t.Generated {
 			if at := slices.Index(missing, c); at >= 0 {
 				missing = slices.Delete(missing, at, at+1)
-				found.Fail("table "+t.Relation.String(), "leave it out of columns:, and write its expression in the mapping", "column %q is generated, and the stream does not have it", c)
+				found.Fail("table "+t.Relation.String(), "remove the column from columns:, and write its expression in the mapping", "column %q is generated, so it is not in the stream", c)
 			}
 		}
 		if len(missing) > 0 {
@@ -164,18 +164,18 @@ func (k *checking) checkSchema(ctx context.Context) (found primary.Findings) {
 		case err != nil:
 			found.Fault("schema outflow", fmt.Errorf("reading the rights on the schema: %w", err))
 		case may:
-			found.Pass("schema outflow", "not of this version; outflow run migrates it")
+			found.Pass("schema outflow", "the schema has another version; outflow run migrates it")
 		default:
-			found.Fail("schema outflow", remedy, "it is missing or not of this version, and this role may not migrate it")
+			found.Fail("schema outflow", remedy, "the schema is missing or has another version, and this role may not migrate it")
 		}
 	} else {
-		found.Pass("schema outflow", "of this version")
+		found.Pass("schema outflow", "the schema has the current version")
 	}
 	missing, err := k.missingRights(ctx, role, pending)
 	if err != nil {
 		found.Fault("rights", err)
 	} else if len(missing) > 0 {
-		found.Fail("rights", strings.Join(missing, ";\n"), "%d are missing", len(missing))
+		found.Fail("rights", strings.Join(missing, ";\n"), "%d rights are missing", len(missing))
 	} else {
 		found.Pass("rights", "on the published columns, and on the schema outflow")
 	}
@@ -233,7 +233,7 @@ func (k *checking) chosen(ctx context.Context, s selection) ([]external.Destinat
 		return nil, errNoDestination
 	}
 	if len(all) == 0 && len(found) == 0 {
-		found.Warn("configuration", "insert some into outflow.destination, or add them to destinations.static", "there are none")
+		found.Warn("configuration", "insert rows into outflow.destination, or add destinations to destinations.static", "no destination is configured")
 	}
 	k.report.group("destinations", found)
 	return all, nil

@@ -200,7 +200,7 @@ func TestCheckFindsFaults(t *testing.T) {
 		{"primary ", fail, "table public.secured", `no column nothing`, "columns:"},
 		{"primary ", fail, "schema outflow", "may not migrate", "outflow init --apply --role " + weak},
 		{"primary ", fail, "rights", "are missing", `GRANT SELECT ("tenant", "id") ON "public"."secured"`},
-		{"primary ", skip, "publication", "not all tables", ""},
+		{"primary ", skip, "publication", "some tables have faults", ""},
 		{"destinations", fail, "configuration", `"no-uuid"`, "correct destinations:"},
 		{"destinations", fail, "configuration", `no mapping "nonsense"`, "correct destinations:"},
 		{"destination " + tenant1 + "/mapped", fail, "mapping secured", "wrong.yaml:14:20: column r.nickname does not exist", "columns tenant, id;"},

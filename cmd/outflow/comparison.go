@@ -51,7 +51,7 @@ type comparedTable struct {
 	Missing int            `json:"missing"`
 	Extra   int            `json:"extra"`
 	Changed int            `json:"changed"`
-	Mended  int            `json:"mended"`
+	Mended  int            `json:"repaired"`
 	First   []differingRow `json:"first,omitempty"`
 }
 
@@ -175,7 +175,7 @@ func compareOne(ctx context.Context, v *verify.Verifier, d external.DestinationS
 	if found.Different() > 0 {
 		r.Result = resultDifferent
 		if r.Remedy == "" && v.Repair {
-			r.Remedy = "what is left cannot be reached through the mapping's keys, or is too much; run: outflow resync --tenant " + d.Tenant + " --name " + d.Name
+			r.Remedy = "the remaining rows cannot be reached through the mapping's keys, or are too many; run: outflow resync --tenant " + d.Tenant + " --name " + d.Name
 		}
 	}
 	return r

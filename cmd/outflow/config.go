@@ -6,7 +6,7 @@ func newConfig() *cobra.Command {
 	var s settings
 	print := &cobra.Command{
 		Use:   "print",
-		Short: "Print the configuration as it takes effect, each value with its origin, secrets redacted",
+		Short: "Print the effective configuration, each value with its origin, secrets redacted",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := s.load()
@@ -17,7 +17,7 @@ func newConfig() *cobra.Command {
 		},
 	}
 	s.flags(print)
-	c := &cobra.Command{Use: "config", Short: "Look at the configuration", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "config", Short: "Inspect the configuration", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
 	c.AddCommand(print)
 	return c

@@ -14,7 +14,7 @@ import (
 func confirm(c *cobra.Command, question string) error {
 	in, ok := c.InOrStdin().(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return usageError{fmt.Errorf("%s There is no terminal to answer at; say --yes", question)}
+		return usageError{fmt.Errorf("%s There is no terminal to ask on; confirm with --yes", question)}
 	}
 	fmt.Fprintf(c.ErrOrStderr(), "%s [y/N] ", question)
 	answer, err := bufio.NewReader(in).ReadString('\n')

@@ -25,7 +25,7 @@ type definitionID struct{ label, text string }
 const ofTenant = 16
 
 // errNoMemory says that a limit of definitions is reached.
-var errNoMemory = errors.New("remedy: fewer steps, or the operator raises sink.memory_bytes")
+var errNoMemory = errors.New("remedy: use fewer steps, or ask the operator to raise sink.memory_bytes")
 
 func newDefinitions(limit int64) *definitions {
 	return &definitions{limit: limit, known: map[definitionID]*mapping.Mapping{}, sizes: map[destinationID]int64{}, tenants: map[string]int64{}}
@@ -51,10 +51,10 @@ func (d *definitions) load(of destinationID, id definitionID, load func() (*mapp
 	size := m.Size()
 	switch {
 	case d.tenants[of.tenant]+size > d.limit/ofTenant:
-		return nil, fmt.Errorf("%s: with it the tenant's definitions need %d KiB of memory, and %d KiB are allowed; %w",
+		return nil, fmt.Errorf("%s: up to this mapping, the tenant's definitions need %d KiB of memory; %d KiB are allowed; %w",
 			id.label, (d.tenants[of.tenant]+size)>>10, d.limit/ofTenant>>10, errNoMemory)
 	case !known && d.used+size > d.limit:
-		return nil, fmt.Errorf("%s: it needs %d KiB of memory, and the definitions of all tenants have used %d of %d KiB; %w",
+		return nil, fmt.Errorf("%s: the mapping needs %d KiB of memory; the definitions of all tenants already use %d of %d KiB; %w",
 			id.label, size>>10, d.used>>10, d.limit>>10, errNoMemory)
 	}
 	d.sizes[of] += size

@@ -14,7 +14,7 @@ import (
 // demoOptions say what is shown.
 type demoOptions struct {
 	Tenants  int           // each with an external database of its own
-	Rate     int           // row changes a second on the primary
+	Rate     int           // row changes per second on the primary
 	Duration time.Duration // of the load; 0 is until ctx is done
 	Keep     bool          // the servers are left running, and the output says how to reach and to stop them
 	Version  string        // of the program, for the dashboard
@@ -143,7 +143,7 @@ func (d *demo) catchUp(ctx context.Context) error {
 			last, moved = confirmed, time.Now()
 		}
 		if time.Since(moved) > stalledAfter {
-			return fmt.Errorf("the external databases do not catch up: the slot has stood at %s, before %s, for %s", confirmed, target, stalledAfter)
+			return fmt.Errorf("the external databases do not catch up: the slot has been at %s, before %s, for %s", confirmed, target, stalledAfter)
 		}
 		select {
 		case <-ctx.Done():

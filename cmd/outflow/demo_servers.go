@@ -115,7 +115,7 @@ func (s *demoServers) close(ctx context.Context) error {
 
 // detach lets the servers outlive this process, and says how to reach and to stop the servers.
 func (s *demoServers) detach(ctx context.Context, out io.Writer) error {
-	fmt.Fprintf(out, "\nThe servers are left running.\n  primary   %s\n", s.source)
+	fmt.Fprintf(out, "\nThe servers keep running.\n  primary   %s\n", s.source)
 	for _, t := range s.tenants {
 		fmt.Fprintf(out, "  %-8s  %s\n", t.name, t.dsn)
 	}

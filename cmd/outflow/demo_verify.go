@@ -38,7 +38,7 @@ var projections = []struct{ table, primary, external string }{
 
 // verify compares every external database with the primary, and prints the comparison.
 func (d *demo) verify(ctx context.Context) error {
-	fmt.Fprintf(d.out, "\nComparing with the primary, both ways, by SQL that is not Outflow's:\n")
+	fmt.Fprintf(d.out, "\nComparing with the primary in both directions, with SQL that is independent of Outflow:\n")
 	primary, err := pgx.Connect(ctx, d.servers.source)
 	if err != nil {
 		return err

@@ -47,7 +47,7 @@ func (p *plan) static(ctx context.Context, conn *pgx.Conn) ([]external.Destinati
 		if t.Mappings, err = p.order(p.mappings, orDefault(d.Mappings)); err != nil {
 			faults = append(faults, destinationFault(d.Tenant, d.Name, err))
 		} else if slices.ContainsFunc(all, func(o external.DestinationSpec) bool { return o.Tenant == tenant && o.Name == d.Name }) {
-			faults = append(faults, destinationFault(d.Tenant, d.Name, errors.New("the tenant has another destination of that name; its id is only written in another way")))
+			faults = append(faults, destinationFault(d.Tenant, d.Name, errors.New("the tenant, with its id in another spelling, already has a destination of that name")))
 			continue
 		}
 		all = append(all, t)

@@ -73,7 +73,7 @@ func (dir *directory) scanInTime(ctx context.Context, conn *pgx.Conn) ([]scanned
 		if sqlstateOf(err) != "57014" { // query_canceled
 			return list, err
 		}
-		dir.log.Warn("destinations.query takes long to unpack mappings and definitions; the largest are passed over for a while")
+		dir.log.Warn("destinations.query needs long to unpack mappings and definitions; the largest ones are skipped for a while")
 		dir.sparing = time.Now()
 	}
 	return dir.scan(ctx, conn, dir.spared, queryTimeout)
@@ -107,13 +107,13 @@ func measuredColumns(given []pgconn.FieldDescription) (list string, fault error)
 	types := map[string]uint32{}
 	for _, f := range given {
 		if _, twice := types[f.Name]; twice || !slices.Contains(queryColumns, f.Name) {
-			fault = config.Faultf("it gives a column %q that means nothing, or twice; known are %s", f.Name, strings.Join(queryColumns, ", "))
+			fault = config.Faultf("the query returns a column %q that is unknown, or appears twice; known columns are %s", f.Name, strings.Join(queryColumns, ", "))
 		}
 		types[f.Name] = f.DataTypeOID
 	}
 	for _, need := range queryColumns[:3] {
 		if _, ok := types[need]; !ok {
-			return "", config.Faultf("it gives no column %s; it must give tenant_id, name and dsn, and may give mappings, definitions and ca", need)
+			return "", config.Faultf("the query returns no column %s; it must return tenant_id, name and dsn, and may return mappings, definitions and ca", need)
 		}
 	}
 	var all []string
@@ -154,7 +154,7 @@ type sizes struct {
 // fault says why values of the row were not read; "" where all were.
 func (s sizes) fault(all int64) string {
 	if s.late {
-		return fmt.Sprintf("its mappings and definitions, %d bytes in storage, are among the largest, and all together take longer than %s to read",
+		return fmt.Sprintf("the row's mappings and definitions, %d bytes in storage, are among the largest, and reading all of them takes longer than %s",
 			s.mappings+s.definitions, unpackPatience)
 	}
 	for _, v := range []struct {
@@ -162,14 +162,14 @@ func (s sizes) fault(all int64) string {
 		size, bound int64
 	}{{"dsn", s.dsn, tenantdsn.MaxDSN}, {"ca", s.ca, tenantdsn.MaxCA}, {"mappings", s.mappings, maxMappings}, {"the longest of definitions", s.longest, maxDefinition}} {
 		if v.size > v.bound {
-			return fmt.Sprintf("%s has %d bytes, and %d are allowed", v.what, v.size, v.bound)
+			return fmt.Sprintf("%s has %d bytes; %d are allowed", v.what, v.size, v.bound)
 		}
 	}
 	switch {
 	case s.count > maxDefinitions:
-		return fmt.Sprintf("it has %d definitions, and %d are allowed", s.count, maxDefinitions)
+		return fmt.Sprintf("the row has %d definitions; %d are allowed", s.count, maxDefinitions)
 	case !s.read:
-		return fmt.Sprintf("it has %d bytes, and all rows of destinations.query together more than %d: the largest are not read; the operator may raise sink.memory_bytes",
+		return fmt.Sprintf("the row has %d bytes, and all rows of destinations.query together have more than %d: the largest rows are not read; the operator may raise sink.memory_bytes",
 			s.dsn+s.ca+s.mappings+s.definitions, all)
 	}
 	return ""
@@ -214,7 +214,7 @@ func scanDestinations(rows pgx.Rows, bound int64) ([]scanned, error) {
 		return nil, err
 	}
 	if len(list) > maxRows {
-		return nil, config.Faultf("it gives more than %d rows", maxRows)
+		return nil, config.Faultf("the query returns more than %d rows", maxRows)
 	}
 	return list, nil
 }

@@ -96,7 +96,7 @@ func TestDestinationsQueryColumns(t *testing.T) {
 	t.Parallel()
 	conn := connect(t, pgtest.Database(t, pgtest.Shared(t)))
 	for query, text := range map[string]string{
-		`SELECT 't' AS tenant_id, 'n' AS name`:                                                   "it gives no column dsn",
+		`SELECT 't' AS tenant_id, 'n' AS name`:                                                   "the query returns no column dsn",
 		`SELECT 't' AS tenant_id, 'n' AS name, 'd' AS dsn, 1 AS extra`:                           `a column "extra" that means nothing`,
 		`SELECT 't' AS tenant_id, 'n' AS name, 'd' AS dsn, 'x' AS name`:                          `a column "name" that means nothing, or twice`,
 		`SELECT 't' AS tenant_id, 'n' AS name, 'd' AS dsn, 'a' AS mappings`:                      "mappings and definitions are text[]",

@@ -274,8 +274,8 @@ func TestDestinationsThatCannotBeRead(t *testing.T) {
 	}
 	w = newWorld(t, pgtest.Shared(t))
 	for sql, want := range map[string]string{
-		`SELECT 'x' AS tenant_id, 'y' AS name`:                                           "it gives no column dsn",
-		`SELECT 'x' AS tenant_id, 'y' AS name, 'z' AS dsn, 1 AS color`:                   `it gives a column "color" that means nothing`,
+		`SELECT 'x' AS tenant_id, 'y' AS name`:                                           "the query returns no column dsn",
+		`SELECT 'x' AS tenant_id, 'y' AS name, 'z' AS dsn, 1 AS color`:                   `the query returns a column "color" that is unknown`,
 		`SELECT 'x' AS tenant_id, 'y' AS name, 'z' AS dsn, 'users' AS mappings`:          "mappings and definitions are text[]",
 		`SELECT tenant_id, name, dsn FROM nowhere`:                                       `relation "nowhere" does not exist`,
 		`WITH gone AS (DELETE FROM "ProjectUser" RETURNING 1) SELECT count(*) FROM gone`: "read-only transaction",

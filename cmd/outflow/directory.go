@@ -102,16 +102,16 @@ func (dir *directory) read(ctx context.Context, conn *pgx.Conn) (map[destination
 		}
 		switch _, twice := found[id]; {
 		case id == destinationID{}:
-			out.add(s, "it has no tenant or no name")
+			out.add(s, "the row has no tenant or no name")
 			continue
 		case cmp.Or(fit.Check(id.tenant, fit.Tenant), fit.Check(id.name, fit.Name)) != nil:
 			out.add(s, cmp.Or(fit.Check(id.tenant, fit.Tenant), fit.Check(id.name, fit.Name)).Error())
 			continue
 		case dir.static[id]:
-			shadowed.add(s, "destinations.static has it too, and that one counts")
+			shadowed.add(s, "destinations.static has the same destination, which takes precedence")
 			continue
 		case twice:
-			s.row = destinationRow{fault: "destinations.query gives it more than once"}
+			s.row = destinationRow{fault: "destinations.query returns the destination more than once"}
 		}
 		found[id] = s.row
 	}
@@ -146,7 +146,7 @@ const maxLeftOut = 20
 
 func (l *leftOut) add(s scanned, why string) {
 	if len(*l) < maxLeftOut {
-		*l = append(*l, fit.Text(fmt.Sprintf("destinations.query gives a row that is left out (tenant %q, name %q): %s", fit.Text(s.tenant, fit.Value), fit.Text(s.name, fit.Value), why), fit.Reason))
+		*l = append(*l, fit.Text(fmt.Sprintf("destinations.query returns a row that is left out (tenant %q, name %q): %s", fit.Text(s.tenant, fit.Value), fit.Text(s.name, fit.Value), why), fit.Reason))
 	}
 }
 

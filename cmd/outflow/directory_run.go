@@ -123,7 +123,7 @@ func (dir *directory) failed(err error) {
 	dir.failure = err
 	switch {
 	case err == nil && was != nil:
-		dir.log.Info("destinations.query is answered again")
+		dir.log.Info("destinations.query succeeds again")
 	case err != nil && (was == nil || was.Error() != err.Error()):
 		dir.log.Error("the destinations cannot be read; they stay as they are", zap.Error(err))
 	}

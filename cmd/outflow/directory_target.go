@@ -36,7 +36,7 @@ func (dir *directory) target(id destinationID, row destinationRow) external.Dest
 // mappings are the mappings named by a row, or else the row's own ones, or else the default ones.
 func (dir *directory) mappings(id destinationID, row destinationRow) ([]*mapping.Mapping, error) {
 	if len(row.definitions) > maxDefinitions {
-		return nil, fmt.Errorf("it has more than %d mappings", maxDefinitions)
+		return nil, fmt.Errorf("the destination has more than %d mappings", maxDefinitions)
 	}
 	names := row.mappings
 	var own []*mapping.Mapping
@@ -57,7 +57,7 @@ func (dir *directory) mappings(id destinationID, row destinationRow) ([]*mapping
 			continue
 		}
 		if slices.ContainsFunc(own, func(o *mapping.Mapping) bool { return o.Name == m.Name }) {
-			faults = append(faults, fmt.Errorf("%s: another mapping is called %q too", label, m.Name))
+			faults = append(faults, fmt.Errorf("%s: another mapping has the name %q too", label, m.Name))
 		}
 		own = append(own, m)
 		if len(row.mappings) == 0 {

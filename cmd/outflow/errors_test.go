@@ -184,7 +184,7 @@ func TestMappingsThatAreRefused(t *testing.T) {
 		c.Destinations.Static[0].Tenant = "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa"
 		c.Destinations.Static = append(c.Destinations.Static, c.Destinations.Static[0])
 		c.Destinations.Static[1].Tenant = strings.ToUpper(c.Destinations.Static[0].Tenant)
-	}, func() { w.refused("the same destination twice", "another destination of that name") })
+	}, func() { w.refused("the same destination twice", "already has a destination of that name") })
 	w.with(func(c *config.Config) { c.Destinations.Static[0].Tenant = "acme" }, func() {
 		w.refused("tenant", `destinations.static[0]: tenant "acme"`, "uuid")
 	})

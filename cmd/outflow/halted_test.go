@@ -145,9 +145,9 @@ func TestRetryAndTheRecord(t *testing.T) {
 	w.waitState(tenant1, "main", "halted")
 	exec(t, connect(t, dsn), `ALTER TABLE users DROP CONSTRAINT nobad`)
 	with := func(args ...string) []string { return append(args, "--config", file, "--by", "Grace") }
-	contains(t, command(t, 0, with("retry", tenant1+"/main", "--reason", "it is mended")...), "1 destinations are tried now")
+	contains(t, command(t, 0, with("retry", tenant1+"/main", "--reason", "it is repaired")...), "1 destinations are being retried now")
 	w.waitState(tenant1, "main", "streaming")
-	p.says(`"msg":"a try was asked for","tenant":"` + tenant1 + `","destination":"main","by":"Grace","reason":"it is mended","waits":true`)
+	p.says(`"msg":"a try was asked for","tenant":"` + tenant1 + `","destination":"main","by":"Grace","reason":"it is repaired","waits":true`)
 	contains(t, command(t, 0, with("retry", "--halted")...), "0 destinations")
 	contains(t, command(t, 0, with("retry", "--all")...), "2 destinations")
 	contains(t, command(t, 1, with("retry", tenant1+"/mian")...), `no destination "`+tenant1+`/mian"`)

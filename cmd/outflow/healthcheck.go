@@ -22,9 +22,9 @@ func newHealthcheck() *cobra.Command {
 	var live bool
 	c := &cobra.Command{
 		Use:   "healthcheck",
-		Short: "Ask the process on this machine whether it is ready; for the health check of a container",
-		Long: `Healthcheck asks /readyz of the process whose admin.listen the configuration names: is it streaming, or a standby? With --live it
-asks /livez: do its loops run, whatever the primary does? Exit code 0 is yes, 1 is no.`,
+		Short: "Ask whether the process on this machine is ready; for the health check of a container",
+		Long: `Healthcheck asks /readyz of the process at admin.listen whether the process streams or is a standby. With --live, Healthcheck
+asks /livez whether the process' loops run, whatever the primary does. Exit codes: 0 yes, 1 no.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := s.load()
@@ -44,7 +44,7 @@ asks /livez: do its loops run, whatever the primary does? Exit code 0 is yes, 1 
 		},
 	}
 	s.flags(c)
-	c.Flags().BoolVar(&live, "live", false, "ask whether it is alive, not whether it is ready")
+	c.Flags().BoolVar(&live, "live", false, "ask whether the process is alive, not whether it is ready")
 	return c
 }
 
@@ -97,9 +97,9 @@ func askAdmin(ctx context.Context, cfg *config.Config, path string) ([]byte, err
 	case err != nil:
 		return nil, fmt.Errorf("the process at admin.listen does not answer: %s: %w", path, err)
 	case len(body) > maxAnswer:
-		return nil, fmt.Errorf("what answers at admin.listen is no outflow: %s has more than %d MiB", path, maxAnswer>>20)
+		return nil, fmt.Errorf("the program at admin.listen is not outflow: %s has more than %d MiB", path, maxAnswer>>20)
 	case bytes.Count(body, []byte("{")) > maxObjects:
-		return nil, fmt.Errorf("what answers at admin.listen is no outflow: %s has more than %d objects", path, maxObjects)
+		return nil, fmt.Errorf("the program at admin.listen is not outflow: %s has more than %d objects", path, maxObjects)
 	case answer.StatusCode != http.StatusOK:
 		return nil, fmt.Errorf("%s: %s: %s", path, answer.Status, fit.Text(strings.TrimSpace(string(body)), fit.Reason))
 	}

@@ -232,7 +232,7 @@ func TestRefusedConfigurationIsRemembered(t *testing.T) {
 	r := &reloading{log: zap.NewNop(), cfg: config.Default()}
 	why := errors.New("the new one is wrong")
 	r.refuse(why)
-	if err := r.fault(); !errors.Is(err, why) || !strings.HasPrefix(err.Error(), "the configuration stays as it was: ") {
+	if err := r.fault(); !errors.Is(err, why) || !strings.HasPrefix(err.Error(), "the configuration is unchanged: ") {
 		t.Errorf("people are told %v", err)
 	}
 	r.take(config.Default())

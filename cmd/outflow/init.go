@@ -14,11 +14,11 @@ func newInit() *cobra.Command {
 		Use:   "init",
 		Short: "Print or install what the primary needs: role, rights, schema outflow, publication, slot",
 		Long: `Init prints, as SQL for psql, what the primary needs for this configuration: a role with no more rights than
-outflow run uses, the schema outflow, the publication with its column lists, and the slot. What is there already is
-printed as a comment. It reads the primary's catalog and changes nothing.
+outflow run uses, the schema outflow, the publication with its column lists, and the slot. Objects that exist
+already are printed as comments. Init reads the primary's catalog and changes nothing.
 
-With --apply it installs all of that. source.dsn must then be an administrator's; it is safe to run again. Afterwards
-let source.dsn name the new role.`,
+With --apply, Init installs the objects. source.dsn must then be an administrator's connection string. Init may be run again.
+Afterwards, change source.dsn to the new role.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := s.load()
@@ -35,7 +35,7 @@ let source.dsn name the new role.`,
 		},
 	}
 	s.flags(c)
-	c.Flags().BoolVar(&apply, "apply", false, "install it, with the rights of source.dsn")
-	c.Flags().StringVar(&role, "role", "outflow", "role that Outflow is to log in with; it is created where it is missing")
+	c.Flags().BoolVar(&apply, "apply", false, "install the objects, with the rights of source.dsn")
+	c.Flags().StringVar(&role, "role", "outflow", "role that Outflow logs in with; created if missing")
 	return c
 }

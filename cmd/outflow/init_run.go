@@ -99,7 +99,7 @@ func (in *installation) print(ctx context.Context, out io.Writer) error {
 
 // apply runs the unfinished statements. Each statement commits by itself: a slot cannot be made in a transaction that has written.
 func (in *installation) apply(ctx context.Context, out io.Writer) error {
-	const remedy = "let source.dsn name a superuser for this command, or give the output of outflow init to one"
+	const remedy = "use a superuser in source.dsn for this command, or give the output of outflow init to a superuser"
 	var prepare, stream []primary.Statement
 	err := asked(ctx, in.primary, func(ctx context.Context) (err error) {
 		if err := primary.CheckServer(ctx, in.conn); err != nil {
@@ -131,7 +131,7 @@ func (in *installation) apply(ctx context.Context, out io.Writer) error {
 	for _, st := range stream {
 		report(out, st)
 	}
-	fmt.Fprintf(out, "Give role %s a password (psql: \\password %[1]s), let source.dsn name it, and start: outflow run\n", in.role)
+	fmt.Fprintf(out, "Give role %s a password (psql: \\password %[1]s), use it in source.dsn, and start: outflow run\n", in.role)
 	return nil
 }
 
@@ -156,7 +156,7 @@ func (in *installation) preparation(ctx context.Context) ([]primary.Statement, e
 	schema := primary.Statement{What: "schema outflow, where Outflow keeps its notes"}
 	script, err := sql.Script(ctx, in.conn)
 	if err != nil {
-		return nil, primary.Explain(err, "let source.dsn name a superuser for this command, or the role of outflow run")
+		return nil, primary.Explain(err, "use a superuser, or the role of outflow run, in source.dsn for this command")
 	}
 	if schema.SQL, schema.Done = strings.TrimSuffix(script, ";\n"), script == ""; schema.Done {
 		schema.SQL = "CREATE SCHEMA outflow"

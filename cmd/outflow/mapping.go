@@ -14,9 +14,9 @@ func newMapping() *cobra.Command {
 	check := &cobra.Command{
 		Use:   "check FILE...",
 		Short: "Check mapping files: faults with file, line and column",
-		Long: `Check reads mapping files and reports every fault with file, line and column. It needs no server; what only the
-servers can tell (a missing table, a wrong type, a column that a DELETE does not bring) is found by outflow check, and before the
-mapping is used.`,
+		Long: `Check reads mapping files and reports every fault with file, line and column. Check needs no server. Faults that only the
+servers can show (a missing table, a wrong type, a column that a DELETE does not bring) are found by outflow check, and before
+Outflow uses the mapping.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, files []string) error {
 			failed := 0

@@ -150,9 +150,9 @@ func TestTenantsOwnValues(t *testing.T) {
 	w.writes(tenant2, "metadata", own)
 
 	w.noted(tenant2, "huge", "halted", "the longest of definitions has", "65536 are allowed")
-	w.noted(tenant2, "steps", "halted", "with it the tenant's definitions need", "KiB of memory", "remedy")
-	w.noted(tenant2, "many", "halted", "it has 100000 definitions, and 50 are allowed")
-	w.noted(tenant2, "dsn", "halted", "dsn has 2100000 bytes, and 4096 are allowed")
+	w.noted(tenant2, "steps", "halted", "up to this mapping, the tenant's definitions need", "KiB of memory", "remedy")
+	w.noted(tenant2, "many", "halted", "the row has 100000 definitions; 50 are allowed")
+	w.noted(tenant2, "dsn", "halted", "dsn has 2100000 bytes; 4096 are allowed")
 	w.noted(tenant2, "metadata", "streaming")
 	p.says("is longer than 200 bytes")
 	w.user(tenant1, "00000000-0000-4000-8000-000000999991", "x")

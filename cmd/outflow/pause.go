@@ -16,7 +16,7 @@ func newPause(off bool) *cobra.Command {
 	var yes bool
 	c := &cobra.Command{
 		Use:   "resume TENANT/NAME|reading|applying|backfills...",
-		Short: "Let go on what was paused",
+		Short: "Resume what was paused",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, targets []string) error {
 			state, err := o.open()
@@ -52,19 +52,20 @@ func newPause(off bool) *cobra.Command {
 	}
 	if off {
 		c.Use, c.Short = "pause TENANT/NAME|reading|applying|backfills...", "Stop applying changes in a destination, or reading, applying or backfills as a whole"
-		c.Long = `Pause stops a destination: its changes wait in its queue, and when that is full it is parked, so that the primary keeps no WAL for
-it. reading, applying and backfills are the switches over everything; with reading off the primary keeps all WAL, and with
-applying off every destination is as if paused. It is written to the primary, and holds until outflow resume, also for processes that start later.`
+		c.Long = `Pause stops a destination. Changes wait in the destination's queue; when the queue is full, the destination is parked, so that the
+primary retains no WAL for it. reading, applying and backfills are global switches: while reading is off the primary retains all WAL,
+and while applying is off every destination pauses. The primary stores the switch, which holds until outflow resume, also for
+processes that start later.`
 		c.Flags().BoolVar(&yes, "yes", false, "do not ask before switching off reading or applying")
 	}
-	o.flags(c, "why; it is shown with the state")
+	o.flags(c, "reason, shown with the state")
 	return c
 }
 
 // questions are asked before a switch over everything is turned off, by the switch's kind.
 var questions = map[string]string{
-	ledger.SwitchReading:  "With reading off no destination gets changes, and the primary keeps all WAL from now on. Go on?",
-	ledger.SwitchApplying: "With applying off no destination gets changes, and after a while all of them must be copied anew. Go on?",
+	ledger.SwitchReading:  "While reading is off, no destination gets changes, and the primary retains all WAL. Continue?",
+	ledger.SwitchApplying: "While applying is off, no destination gets changes, and after a while all destinations must be copied again. Continue?",
 }
 
 // findSwitches makes a switch of each target. A destination must have run on the slot once: a misspelt name would pause no

@@ -152,7 +152,7 @@ func (p *plan) publishTombstones(table *wal.Table, rule primary.TableRule, rowNe
 	if missing := missingColumns(published.Columns, wanted); len(missing) > 0 {
 		return &primary.Problem{
 			What:   fmt.Sprintf("the tombstone table %s has no column %s", published.Relation, strings.Join(missing, ", ")),
-			Remedy: "correct source.tombstones, or leave it out: a DELETE is enough"}
+			Remedy: "correct source.tombstones, or remove it: a DELETE is enough"}
 	}
 	return nil
 }

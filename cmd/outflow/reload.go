@@ -71,7 +71,7 @@ func (r *reloading) run(ctx context.Context, front *front) error {
 		front.detach(err)
 		moved := (errors.Is(err, replication.ErrMoved) || errors.Is(err, primary.ErrFenced)) && ctx.Err() == nil
 		if moved {
-			r.log.Info("another process has, or had, the slot; starting over from what the primary has noted", zap.Error(err))
+			r.log.Info("another process has, or had, the slot; starting over from the notes on the primary", zap.Error(err))
 		}
 		if found := (*primary.Gap)(nil); errors.As(err, &found) && ctx.Err() == nil {
 			r.log.Warn("the stream does not show all that happened on the primary; starting over", zap.String("reason", found.Reason))
@@ -102,7 +102,7 @@ func (r *reloading) stopped(ctx context.Context, err error, reading int64) error
 		fault = primary.Slot{Server: server, Name: r.cfg.Source.Slot}.Stop(context.WithoutCancel(ctx), err, reading)
 	}
 	if fault != nil && !errors.Is(fault, primary.ErrFenced) {
-		r.log.Warn("why reading has ended could not be noted on the primary", zap.Error(fault))
+		r.log.Warn("the reason the reason why reading has ended could not be noted on the primary", zap.Error(fault))
 	}
 	return err
 }
@@ -141,8 +141,8 @@ func (r *reloading) next(ctx context.Context) *config.Config {
 	case unreachable(err):
 		wait := r.pause.NextBackOff()
 		r.again = time.After(wait)
-		r.note(fmt.Errorf("the new one waits for the primary: %w", err))
-		r.log.Warn("the new configuration waits for the primary; the old one goes on", zap.Error(err), zap.Duration("next_try_ms", wait))
+		r.note(fmt.Errorf("the new configuration waits for the primary: %w", err))
+		r.log.Warn("the new configuration waits for the primary; the old configuration stays in effect", zap.Error(err), zap.Duration("next_try_ms", wait))
 	default:
 		r.refuse(err)
 	}
@@ -156,10 +156,10 @@ func (r *reloading) read(ctx context.Context) (*config.Config, error) {
 		return nil, err
 	}
 	if cfg.Source.Slot != r.cfg.Source.Slot {
-		r.log.Warn("source.slot has changed; the status API's orders go to the old one until the process is started again")
+		r.log.Warn("source.slot has changed; requests of the status API go to the old slot until the process restarts")
 	}
 	if !reflect.DeepEqual(cfg.Admin, r.cfg.Admin) || cfg.Tracing != r.cfg.Tracing || cfg.Log != r.cfg.Log {
-		r.log.Warn("admin:, tracing: or log: has changed; that takes effect when the process is started again")
+		r.log.Warn("admin:, tracing: or log: has changed; the change takes effect when the process restarts")
 	}
 	_, conn, o, err := prepare(ctx, cfg, r.log)
 	if err != nil {
@@ -179,7 +179,7 @@ func (r *reloading) take(cfg *config.Config) {
 }
 
 func (r *reloading) refuse(err error) {
-	r.log.Error("the new configuration is refused; the old one goes on", zap.Error(err))
+	r.log.Error("the new configuration is refused; the old configuration stays in effect", zap.Error(err))
 	r.note(err)
 }
 
@@ -196,5 +196,5 @@ func (r *reloading) fault() error {
 	if r.refused == nil {
 		return nil
 	}
-	return fmt.Errorf("the configuration stays as it was: %w", r.refused)
+	return fmt.Errorf("the configuration is unchanged: %w", r.refused)
 }

@@ -55,7 +55,7 @@ func (r *slotReset) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.log.Info("the slot was reset; every destination is copied anew", zap.String("slot", r.cfg.Source.Slot))
+	r.log.Info("the slot was reset; every destination is copied again", zap.String("slot", r.cfg.Source.Slot))
 	return nil
 }
 

@@ -25,13 +25,13 @@ func newResync() *cobra.Command {
 	var o resyncOptions
 	c := &cobra.Command{
 		Use:   "resync",
-		Short: "Copy external databases anew from the primary's tables, while live changes flow",
-		Long: `Resync asks the process that runs, or the next one that starts, to copy the rows of destinations anew and to delete what
-the primary no longer has. What is equal already is not rewritten. Without --tenant it means all destinations.
+		Short: "Copy external databases again from the primary's tables, while live changes flow",
+		Long: `Resync asks the running process, or the next process that starts, to copy the rows of destinations again and to delete rows
+that the primary no longer has. Equal rows are not rewritten. Without --tenant, Resync means all destinations.
 
-It then shows how far the copies are until all are done; Ctrl-C ends the watching and nothing else. With --no-wait it only asks.
+Resync then shows the progress until all copies are done. Ctrl-C ends only the display. With --no-wait, Resync only asks.
 
-Exit codes: 0 all are filled (with --no-wait: asked), 1 one needs a person, or the watching was ended, 2 usage or configuration.`,
+Exit codes: 0 all are filled (with --no-wait: asked), 1 a destination needs an operator, or Ctrl-C, 2 usage or configuration.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := checkChoice(o.selection); err != nil {
@@ -45,10 +45,10 @@ Exit codes: 0 all are filled (with --no-wait: asked), 1 one needs a person, or t
 			return resync(c.Context(), state, o, c.OutOrStdout(), c.ErrOrStderr())
 		},
 	}
-	o.flags(c, "why, for the record")
+	o.flags(c, "reason, for the record")
 	c.Flags().StringVar(&o.Tenant, "tenant", "", "only this tenant's destinations")
 	c.Flags().StringVar(&o.Name, "name", "", "only destinations with this name")
-	c.Flags().BoolVar(&o.noWait, "no-wait", false, "only ask, and do not watch")
+	c.Flags().BoolVar(&o.noWait, "no-wait", false, "only ask, and do not wait")
 	return c
 }
 
@@ -60,7 +60,7 @@ func resync(ctx context.Context, state *ledger.Store, o resyncOptions, out, prog
 	if n == 0 {
 		return fmt.Errorf("no such destination has ever run on slot %q", state.Slot)
 	}
-	fmt.Fprintf(out, "%d destinations are copied anew\n", n)
+	fmt.Fprintf(out, "%d destinations are being copied again\n", n)
 	if o.noWait {
 		return nil
 	}
@@ -109,7 +109,7 @@ func (w *copyWatch) run(ctx context.Context, show func([]ledger.Destination)) er
 	for answered := time.Now(); ; {
 		all, attended, err := w.look(ctx)
 		if err != nil && ctx.Err() == nil && time.Since(answered) >= w.silence {
-			return fmt.Errorf("the watching has ended, and what was asked for is done all the same; the primary does not tell how far the copies are: %w", err)
+			return fmt.Errorf("the display has ended, but the copies go on; the primary does not report the progress: %w", err)
 		}
 		if err == nil {
 			answered = time.Now()
@@ -121,7 +121,7 @@ func (w *copyWatch) run(ctx context.Context, show func([]ledger.Destination)) er
 		}
 		select {
 		case <-ctx.Done():
-			return errors.New("the watching has ended; the copies go on")
+			return errors.New("the display has ended; the copies go on")
 		case <-tick.C: // a primary that is away for a moment is asked again
 		}
 	}
@@ -160,9 +160,9 @@ func (w *copyWatch) judge(all []ledger.Destination, attended bool, now time.Time
 	case waiting == 0 && len(stuck) == 0:
 		return true, nil
 	case waiting == 0:
-		return true, fmt.Errorf("not filled, and they need a person:\n  %s", strings.Join(stuck, "\n  "))
+		return true, fmt.Errorf("not filled, and in need of an operator:\n  %s", strings.Join(stuck, "\n  "))
 	case !attended && now.Sub(w.unattended) >= w.handOver:
-		return true, fmt.Errorf("nobody reads slot %q: what was asked for is done when outflow run starts", w.slot)
+		return true, fmt.Errorf("no process reads slot %q: the copies begin when outflow run starts", w.slot)
 	}
 	return false, nil
 }

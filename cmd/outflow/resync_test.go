@@ -33,7 +33,7 @@ func TestResyncIsWatched(t *testing.T) {
 	file := w.configFile()
 
 	p := launch(t, "resync", "--config", file)
-	p.says("1 destinations are copied anew")
+	p.says("1 destinations are being copied again")
 	const noted = `SELECT copied_rows > 0 AND copied_rows < copy_total, copy_total, state FROM outflow.destination_state WHERE slot = $1`
 	waitFor(t, "the copy's progress to be noted", func() error {
 		got := query(t, w.source, noted, w.cfg.Source.Slot)[0]
@@ -44,7 +44,7 @@ func TestResyncIsWatched(t *testing.T) {
 	})
 	// Another one watches the same copies; Ctrl-C ends only the watching.
 	other := launch(t, "resync", "--config", file, "--name", "main")
-	other.says("1 destinations are copied anew")
+	other.says("1 destinations are being copied again")
 	_ = other.cmd.Process.Signal(syscall.SIGINT)
 	if _ = other.cmd.Wait(); other.cmd.ProcessState.ExitCode() != 1 {
 		t.Errorf("exit code %d", other.cmd.ProcessState.ExitCode())
@@ -109,7 +109,7 @@ func TestWatchOfCopies(t *testing.T) {
 		{"was halted, and is again", []ledger.State{ledger.Retrying}, []ledger.State{ledger.Halted}, true, false, ""},
 		{"stays parked", []ledger.State{ledger.Parked, ledger.Streaming}, []ledger.State{ledger.Parked, ledger.Streaming}, true, true, "t/0 is parked: why"},
 		{"one halted, one goes on", []ledger.State{ledger.Halted, ledger.Backfilling}, []ledger.State{ledger.Halted, ledger.Backfilling}, true, false, ""},
-		{"nobody runs", []ledger.State{ledger.Backfilling}, []ledger.State{ledger.Backfilling}, false, true, `nobody reads slot "s"`},
+		{"nobody runs", []ledger.State{ledger.Backfilling}, []ledger.State{ledger.Backfilling}, false, true, `no process reads slot "s"`},
 	} {
 		w := &copyWatch{slot: "s", patience: time.Minute, handOver: time.Minute, stuck: map[[2]string]time.Time{}}
 		noted := func(states []ledger.State) (all []ledger.Destination) {

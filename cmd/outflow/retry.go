@@ -20,9 +20,10 @@ func newRetry() *cobra.Command {
 	var o retryOptions
 	c := &cobra.Command{
 		Use:   "retry TENANT/NAME... | --halted | --all",
-		Short: "Try destinations now, instead of at the end of their pause after a failure",
-		Long: `Retry asks the process that reads the slot, or the next one, to try destinations at once: those that are named, with --halted those
-that need a person, with --all each one that waits. It changes nothing else: what is halted stays halted until it has done what failed.
+		Short: "Retry destinations now, instead of after the pause that follows a failure",
+		Long: `Retry asks the process that reads the slot, or the next such process, to try destinations at once: the named destinations, with
+--halted the halted ones, with --all every one that waits after a failure. Retry changes nothing else: a halted destination stays
+halted until the failed work succeeds.
 
 Exit codes: 0 asked, 1 there is no such destination, 2 usage or configuration.`,
 		RunE: func(c *cobra.Command, targets []string) error {
@@ -37,7 +38,7 @@ Exit codes: 0 asked, 1 there is no such destination, 2 usage or configuration.`,
 			return retry(c, state, targets, o)
 		},
 	}
-	o.flags(c, "why, for the record")
+	o.flags(c, "reason, for the record")
 	c.Flags().BoolVar(&o.halted, "halted", false, "all destinations that are halted")
 	c.Flags().BoolVar(&o.all, "all", false, "all destinations")
 	return c
@@ -69,9 +70,9 @@ func retry(c *cobra.Command, state *ledger.Store, targets []string, o retryOptio
 	if err != nil {
 		return err
 	}
-	when := "are tried now"
+	when := "are being retried now"
 	if !attended {
-		when = "are tried when outflow run starts: nobody reads slot " + state.Slot
+		when = "are retried when outflow run starts: no process reads slot " + state.Slot
 	}
 	fmt.Fprintf(c.OutOrStdout(), "%d destinations %s\n", asked, when)
 	return nil

@@ -48,7 +48,7 @@ func rightsOf(ctx context.Context, conn *pgx.Conn, p *plan, role string) (primar
 			return primary.Statement{}, err
 		}
 	}
-	return primary.Statement{What: "rights of role " + pgx.Identifier{role}.Sanitize() + ": to look up the published columns, and to keep its own notes",
+	return primary.Statement{What: "rights of role " + pgx.Identifier{role}.Sanitize() + ": look up the published columns, and keep Outflow's notes",
 		SQL: strings.Join(texts, ";\n"), Done: held}, nil
 }
 

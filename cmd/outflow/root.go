@@ -62,10 +62,10 @@ func codeOf(err error) int {
 func newRoot(version string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "outflow",
-		Short: "Keep each tenant's rows in that tenant's own Postgres, live",
-		Long: `Outflow reads one logical-replication slot on a multi-tenant Postgres, gives every committed transaction a sequence
-id from its place in the WAL, and applies SQL mappings in each tenant's own database: exactly once in effect, in the
-order of the source's transactions.
+		Short: "Keep a live copy of each tenant's rows in the tenant's own Postgres",
+		Long: `Outflow reads one logical replication slot on a multi-tenant Postgres, gives every committed transaction a sequence
+id from its position in the WAL, and applies SQL mappings in each tenant's own database: exactly once in effect, in the
+primary's commit order.
 
 Exit codes: 0 done, 1 failed or found something, 2 usage or configuration.`,
 		SilenceUsage:  true,

@@ -14,15 +14,15 @@ func newRun(version string) *cobra.Command {
 	var reset, yes bool
 	c := &cobra.Command{
 		Use:   "run",
-		Short: "Read the slot and keep the external databases in sync until told to stop",
-		Long: `Run prepares the primary where that is needed (schema outflow, publication, slot) and then keeps every tenant's
-external databases in sync. SIGTERM or Ctrl-C: it stops reading, finishes or rolls back what is in flight, reports to the
-primary for the last time and exits 0. A second process on the same slot waits as standby and takes over when the first ends.
-SIGHUP: it reads the configuration again, mappings and secrets in files with it, and goes on with that; one that has a fault is
-refused, and the old one goes on; one that comes while the primary cannot be reached is tried until the primary answers.
+		Short: "Read the slot and keep the external databases in sync, until stopped",
+		Long: `Run prepares the primary if necessary (schema outflow, publication, slot), and then keeps every tenant's external databases
+in sync. On SIGTERM or Ctrl-C, Run stops reading, finishes or rolls back batches in flight, reports to the primary for the last
+time, and exits with 0. A second process on the same slot waits as a standby and takes over when the first ends. On SIGHUP, Run
+reads the configuration, the mappings and secret files again. A configuration with a fault is refused, and the old configuration
+stays in effect. If the primary cannot be reached, Run tries the new configuration until the primary answers.
 
-With --slot-reset it first drops the slot and creates it anew, and then copies every destination from the tables while live
-changes flow. That heals a slot that is lost, missing, or of another primary. It may be killed at any moment and run again.`,
+With --slot-reset, Run first drops the slot and creates it again, and then copies every destination from the tables while live
+changes flow. Use --slot-reset for a slot that is lost, missing, or of another primary. You may kill Run at any moment and run it again.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := s.load()
@@ -43,7 +43,7 @@ changes flow. That heals a slot that is lost, missing, or of another primary. It
 		},
 	}
 	s.flags(c)
-	c.Flags().BoolVar(&reset, "slot-reset", false, "drop the slot, create it anew, and copy every destination from the tables")
+	c.Flags().BoolVar(&reset, "slot-reset", false, "drop the slot, create it again, and copy every destination from the tables")
 	c.Flags().BoolVar(&yes, "yes", false, "with --slot-reset: do not ask, even if the slot is healthy")
 	return c
 }
@@ -56,7 +56,7 @@ func resetSlot(c *cobra.Command, cfg *config.Config, yes bool, log *zap.Logger) 
 	}
 	defer r.close()
 	if r.healthy && !yes {
-		if err := confirm(c, fmt.Sprintf("Replication slot %q is healthy. Resetting it copies all %d destinations anew. Go on?",
+		if err := confirm(c, fmt.Sprintf("Replication slot %q is healthy. Resetting it copies all %d destinations again. Continue?",
 			cfg.Source.Slot, r.destinations())); err != nil {
 			return err
 		}

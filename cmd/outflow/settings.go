@@ -21,7 +21,7 @@ type settings struct {
 
 func (s *settings) flags(c *cobra.Command) {
 	c.Flags().StringVarP(&s.file, "config", "c", os.Getenv("OUTFLOW_CONFIG"), "configuration file (also $OUTFLOW_CONFIG)")
-	c.Flags().StringArrayVar(&s.set, "set", nil, "one setting, as in --set sink.batch_rows=1000; wins over environment and file")
+	c.Flags().StringArrayVar(&s.set, "set", nil, "one setting, as in --set sink.batch_rows=1000; takes precedence over environment and file")
 }
 
 // load reads the configuration and then removes from the process the variables that tenants' connections must not inherit.

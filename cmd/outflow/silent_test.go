@@ -92,7 +92,7 @@ func TestHostileStatusAPI(t *testing.T) {
 			if took := time.Since(began); code != 0 || took > 10*time.Second || len(out) > 4<<10 || strings.IndexFunc(out, steersTerminal) >= 0 {
 				t.Errorf("after %s: exit code %d, %d bytes: %.1000q", took, code, len(out), out)
 			}
-			contains(t, out, "what the primary has noted", "asked there: ", tenant1+"/main")
+			contains(t, out, "these are the notes on the primary", "asked there: ", tenant1+"/main")
 			out, code = w.run("healthcheck", "--live")
 			if name != "no JSON" && name != "other types" && name != "deep" && code == 0 || strings.IndexFunc(out, steersTerminal) >= 0 {
 				t.Errorf("exit code %d: %.200q", code, out)

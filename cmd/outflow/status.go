@@ -37,10 +37,10 @@ func newStatus(version string) *cobra.Command {
 	var limit int
 	c := &cobra.Command{
 		Use:   "status",
-		Short: "Show how the slot and every destination are, the worst first",
-		Long: `Status asks the process whose admin.listen the configuration names: how many destinations are in sync, the lag of those that
-stream, and each destination with its mappings. Where none answers, or where it is a standby, the state of the destinations is what the
-process that reads the slot has noted on the primary at its last checkpoint, and that process is named. Exit code 0: it could be read.`,
+		Short: "Show the state of the slot and of every destination, the worst first",
+		Long: `Status asks the process at admin.listen how many destinations are in sync, the lag of the streaming destinations, and each destination
+with its mappings. If no process answers, or the process is a standby, Status shows the destinations as the process that reads the slot
+noted them on the primary at its last checkpoint, and names that process. Exit code 0: the state could be read.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := checkOutput(output); err != nil {
@@ -67,7 +67,7 @@ process that reads the slot has noted on the primary at its last checkpoint, and
 	}
 	s.flags(c)
 	c.Flags().StringVarP(&output, "output", "o", "text", "text or json")
-	c.Flags().BoolVarP(&watch, "watch", "w", false, "look again every two seconds, until Ctrl-C")
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "refresh every two seconds, until Ctrl-C")
 	c.Flags().IntVar(&limit, "limit", 50, "destinations to show")
 	return c
 }
@@ -107,7 +107,7 @@ func statusFromProcess(ctx context.Context, cfg *config.Config, limit int) (*sta
 			return nil, err
 		}
 		if err := json.Unmarshal(answer, into); err != nil {
-			return nil, fmt.Errorf("what answers at admin.listen is no outflow, or one of another version: %s: %w", path, err)
+			return nil, fmt.Errorf("the program at admin.listen is not outflow, or has another version: %s: %w", path, err)
 		}
 	}
 	r.Destinations, r.Total = page.Destinations, page.Total
@@ -146,7 +146,7 @@ func statusFromPrimary(ctx context.Context, cfg *config.Config, version string, 
 func (r *statusReport) write(out io.Writer) error {
 	st := &r.Status
 	if r.From == "primary" {
-		fmt.Fprintln(out, "no process answers at admin.listen; this is what the primary has noted")
+		fmt.Fprintln(out, "no process answers at admin.listen; these are the notes on the primary")
 		fmt.Fprintf(out, "  asked there: %s\n", line(r.Why))
 	} else {
 		fmt.Fprintf(out, "%s, %s, version %s, since %s\n", st.State, st.Role, st.Version, st.StartedAt.Format(time.RFC3339))

@@ -56,7 +56,7 @@ func TestStatusPauseAndResume(t *testing.T) {
 		"  users  ", "synced at 20", "0 changes pending in 0 transactions", "streaming destinations p50 0 ms, p99 0 ms, worst 0 ms ("+tenant1+"/main)")
 
 	contains(t, command(t, 1, with("pause", tenant1+"/mian")...), `no destination "`+tenant1+`/mian"`)
-	contains(t, command(t, 2, with("pause", "reading")...), "keeps all WAL", "say --yes")
+	contains(t, command(t, 2, with("pause", "reading")...), "retains all WAL", "confirm with --yes")
 	contains(t, command(t, 0, with("pause", tenant1+"/main", "--reason", "moving house", "--by", "Grace")...), "is paused")
 	becomes(t, s.destination("main"), ledger.Paused)
 	contains(t, command(t, 0, with("status")...), "paused", "by Grace: moving house")
@@ -71,7 +71,7 @@ func TestStatusPauseAndResume(t *testing.T) {
 	if r := status(); r.From != "primary" || r.Destinations[0].State != "paused" || *r.Status.Slot.Active {
 		t.Errorf("the status is %+v", r)
 	}
-	contains(t, command(t, 0, with("status")...), "what the primary has noted", "no reader", "paused")
+	contains(t, command(t, 0, with("status")...), "these are the notes on the primary", "no reader", "paused")
 	contains(t, command(t, 0, with("resume", tenant1+"/main", "backfills")...), tenant1+"/main is resumed", "backfills is resumed")
 	w.start()
 	w.synced()

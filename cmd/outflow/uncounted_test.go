@@ -134,7 +134,7 @@ func TestDefinitionsThatTakeLong(t *testing.T) {
 	w.noted(tenant2, "late", "streaming")
 	w.noted(tenant1, "main", "streaming")
 	w.noted(tenant2, "before", "halted", "the longest of definitions has 2000000 bytes")
-	w.noted(tenant3, "huge", "halted", "among the largest", "take longer than")
+	w.noted(tenant3, "huge", "halted", "among the largest", "takes longer than")
 	if err := r.destinationsFault(); err != nil {
 		t.Error(err)
 	}

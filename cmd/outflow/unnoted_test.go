@@ -157,7 +157,7 @@ func TestNamesThatCannotBeUsed(t *testing.T) {
 		if got := len(r.router.Destinations()); got != 1 {
 			t.Errorf("there are %d destinations", got)
 		}
-		if err := r.destinationsFault(); err == nil || !strings.HasPrefix(err.Error(), "destinations.query gives a row that is left out") || len(err.Error()) > 512 {
+		if err := r.destinationsFault(); err == nil || !strings.HasPrefix(err.Error(), "destinations.query returns a row that is left out") || len(err.Error()) > 512 {
 			t.Errorf("the refused rows are told of by %v", err)
 		}
 		r.end()

@@ -18,15 +18,15 @@ func newVerify() *cobra.Command {
 	var repair bool
 	c := &cobra.Command{
 		Use:   "verify",
-		Short: "Prove that every external database equals the primary",
-		Long: `Verify recomputes each mapping from the primary's rows into temporary tables of the external database, by the mapping's
-own steps, and compares both ways. It changes nothing, and may run beside the process that keeps the databases in sync: what
-differs is looked at again after the stream has brought that destination all that was read, so that changes on their way are no
-differences. What other destinations do is no matter. What is waited for is shown.
+		Short: "Compare every external database with the primary",
+		Long: `Verify recomputes each mapping from the primary's rows into temporary tables of the external database, with the mapping's
+own steps, and compares in both directions. Verify changes nothing, and may run while outflow runs: rows that differ are compared
+again once the stream has brought the destination everything that Verify read, so that changes on their way do not count as
+differences. Other destinations do not matter. Verify shows what it waits for.
 
-With --repair the rows that differ are given to their mappings again, as they are on the primary, and compared once more.
+With --repair, the rows that differ go through their mappings again, as they are on the primary, and are compared once more.
 
-Exit codes: 0 equal (with --repair: equal now), 1 different, 2 something could not be compared and nothing was found different.`,
+Exit codes: 0 equal (with --repair: equal now), 1 different, 2 no difference found, but something could not be compared.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := checkOutput(output); err != nil {
@@ -52,7 +52,7 @@ Exit codes: 0 equal (with --repair: equal now), 1 different, 2 something could n
 	s.flags(c)
 	c.Flags().StringVar(&chosen.Tenant, "tenant", "", "only this tenant's destinations")
 	c.Flags().StringVar(&chosen.Name, "name", "", "only destinations with this name")
-	c.Flags().BoolVar(&repair, "repair", false, "mend the rows that differ")
+	c.Flags().BoolVar(&repair, "repair", false, "repair the rows that differ")
 	c.Flags().StringVarP(&output, "output", "o", "text", "text or json")
 	return c
 }
@@ -106,7 +106,7 @@ func writeCompared(w io.Writer, d *comparedDestination) {
 			fmt.Fprintf(w, "; %d missing, %d extra, %d changed", t.Missing, t.Extra, t.Changed)
 		}
 		if t.Mended > 0 {
-			fmt.Fprintf(w, "; %d mended", t.Mended)
+			fmt.Fprintf(w, "; %d repaired", t.Mended)
 		}
 		fmt.Fprintln(w)
 		for _, row := range t.First {
