@@ -16,9 +16,6 @@ const (
 	// flushPause is how often an idle destination asks whether its last commits are flushed. The server's WAL writer needs at
 	// most three of its rounds, 200 ms each by default (the Postgres manual, "Asynchronous Commit").
 	flushPause = 100 * time.Millisecond
-	// flushPatience is how long a destination waits for the server to report the flush; then a commit that waits for the disk
-	// forces the flush. A server whose WAL writer does not run, or only claims not to have flushed, must not hold the slot.
-	flushPatience = 5 * time.Second
 )
 
 // mayLag decides whether a batch commits without waiting for the disk. A batch that would leave too many bytes waiting for the

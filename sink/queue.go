@@ -269,6 +269,10 @@ func (q *queue) letGo(n int) []wal.Ticket {
 	return tickets
 }
 
+// flushPatience is how long a destination waits for the server to report the flush; then a commit that waits for the disk
+// forces the flush. A server whose WAL writer does not run, or only claims not to have flushed, must not hold the slot.
+const flushPatience = 5 * time.Second
+
 // overdue reports whether the oldest commit has waited too long to be flushed.
 func (q *queue) overdue(now time.Time) bool {
 	return q.applied > 0 && !q.transactions[0].asked.IsZero() && now.Sub(q.transactions[0].asked) > flushPatience

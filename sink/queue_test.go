@@ -10,6 +10,15 @@ import (
 	"outflow/replication/wal"
 )
 
+// tableItem is a table of a tenant's items.
+var tableItem = &wal.Relation{OID: 1, Schema: "public", Name: "item", Table: "item", Identity: 'd', Key: []int{0, 1},
+	Columns: []wal.Column{{Name: "tenant", Type: "text", Identity: true}, {Name: "id", Type: "text", Identity: true}}}
+
+func insertOf(tenant, id string) wal.Change {
+	return wal.Change{Kind: wal.Insert, Relation: tableItem, New: wal.NewTuple([]wal.Value{
+		{Presence: wal.Text, Text: []byte(tenant)}, {Presence: wal.Text, Text: []byte(id)}})}
+}
+
 // history plays a source, a stream and an external database around a queue, and keeps the naive truth beside: which tickets are held, and which
 // changes the external database has.
 type history struct {
@@ -44,21 +53,21 @@ func newHistory(t *testing.T, seed uint64) *history {
 	h := &history{t: t, r: rand.New(rand.NewPCG(seed, 1)), session: 1, tickets: map[wal.Ticket]int{}}
 	h.q = newQueue(&gate{limit: 6000}, 3000, 8)
 	h.q.startAfter(0)
-	altered := *item
-	altered.Columns = append(slices.Clone(item.Columns), wal.Column{Name: "more", Type: "text"})
+	altered := *tableItem
+	altered.Columns = append(slices.Clone(tableItem.Columns), wal.Column{Name: "more", Type: "text"})
 	for range 25 {
 		changes := make([]wal.Change, 1+h.r.IntN(5))
 		if h.r.IntN(6) == 0 {
 			changes = make([]wal.Change, 1+h.r.IntN(40))
 		}
 		for i := range changes {
-			changes[i] = inserted("t", fmt.Sprint(i))
+			changes[i] = insertOf("t", fmt.Sprint(i))
 			changes[i].Ordinal = uint32(i)
 			switch h.r.IntN(30) {
 			case 0:
 				changes[i].Relation = &altered
 			case 1:
-				changes[i] = wal.Change{Kind: wal.Truncate, Relation: item, Ordinal: uint32(i)}
+				changes[i] = wal.Change{Kind: wal.Truncate, Relation: tableItem, Ordinal: uint32(i)}
 			}
 		}
 		h.source = append(h.source, changes)
@@ -399,7 +408,7 @@ func TestOverdue(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	q := newQueue(&gate{limit: 1 << 30}, 1<<30, 10)
-	q.accept(&wal.Transaction{SequenceID: 1, Session: 1}, []wal.Change{inserted("t", "1")})
+	q.accept(&wal.Transaction{SequenceID: 1, Session: 1}, []wal.Change{insertOf("t", "1")})
 	q.complete(1)
 	r := q.take(progress{0}, map[string]bool{"item": true}, nil)
 	q.commit(len(r.transactions), r.bytes)
