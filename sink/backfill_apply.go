@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/failpoint"
+	"outflow/internal/pgerror"
 	"outflow/mapping"
 	"outflow/replication/wal"
 	"outflow/sink/external"
@@ -134,9 +135,9 @@ func (bf *backfill) apply(ctx context.Context, p *portion) error {
 // followed by a strict pass.
 func (bf *backfill) mayPutOff(e *external.Error) bool {
 	switch e.SQLState {
-	case external.ForeignKeyViolation:
+	case pgerror.ForeignKeyViolation:
 		return !bf.cursor.Strict
-	case external.UniqueViolation, external.ExclusionViolation:
+	case pgerror.UniqueViolation, pgerror.ExclusionViolation:
 		return bf.cursor.Pass == 0
 	}
 	return false
@@ -153,7 +154,7 @@ func (bf *backfill) putOff(ctx context.Context, p *portion, e *external.Error) e
 	rest := *p
 	rest.next.PutOff++
 	rest.rows = &mapping.Rows{Relation: p.rows.Relation}
-	if e.SQLState != external.ForeignKeyViolation && !bf.takesAlong() {
+	if e.SQLState != pgerror.ForeignKeyViolation && !bf.takesAlong() {
 		rest.rows.Deletes = slices.Concat(p.rows.Upserts, p.rows.Deletes)
 		if err := bf.transaction(ctx, &rest); err == nil || external.AsError(err).Verdict != external.RowFault || !bf.s.Usable() {
 			return err

@@ -21,7 +21,7 @@ const (
 // mayLag decides whether a batch commits without waiting for the disk. A batch that would leave too many bytes waiting for the
 // flush does wait for the disk, and flushes all commits before.
 func (d *Destination) mayLag(b *batch) bool {
-	if b.large != nil || !d.session.Positions {
+	if b.large != nil || !d.session.TellsPositions {
 		return false
 	}
 	d.mu.Lock()
@@ -78,7 +78,7 @@ func (d *Destination) askFlushNowAndThen(ctx context.Context) error {
 func (d *Destination) askFlush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.router.Options.ConnectTimeout)
 	defer cancel()
-	if d.session.Positions {
+	if d.session.TellsPositions {
 		p, err := d.session.AskPositions(ctx)
 		if err != nil {
 			return err
@@ -86,7 +86,7 @@ func (d *Destination) askFlush(ctx context.Context) error {
 		d.flushed(p)
 	}
 	d.mu.Lock()
-	force, n := d.queue.overdue(time.Now()) || d.queue.applied > 0 && !d.session.Positions, d.queue.applied // commits of an earlier session may lag
+	force, n := d.queue.overdue(time.Now()) || d.queue.applied > 0 && !d.session.TellsPositions, d.queue.applied // commits of an earlier session may lag
 	d.mu.Unlock()
 	if !force {
 		return nil

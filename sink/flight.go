@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"outflow/internal/pgerror"
 	"outflow/sink/external"
 	"time"
 )
@@ -132,7 +133,7 @@ func (f *flight) send(b *batch) (*external.Round, error) {
 // conflicts reports whether an INSERT met a row that was there.
 func conflicts(err error) bool {
 	state := external.AsError(err).SQLState
-	return state == external.UniqueViolation || state == external.ExclusionViolation
+	return state == pgerror.UniqueViolation || state == pgerror.ExclusionViolation
 }
 
 // prefetchChanges is how many changes must wait to be worth sending early; fewer changes are better gathered until the server is

@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/fit"
+	"outflow/internal/pgerror"
 	"outflow/replication/wal"
 	"outflow/sink/external"
 )
@@ -34,7 +35,7 @@ func (d *Destination) outdate(e *external.Error) bool {
 // misfits reports whether a step failed for a missing column, and a queued change has another set of columns than the table has now. Else
 // the mapping is at fault, until the table changes: see lookAgain.
 func (d *Destination) misfits(e *external.Error) bool {
-	if e.SQLState != external.UndefinedColumn || e.Table == "" {
+	if e.SQLState != pgerror.UndefinedColumn || e.Table == "" {
 		return false
 	}
 	now, err := d.router.relearn(d.router.workers.ctx, e.Table)
@@ -69,7 +70,7 @@ func (r *Router) lookAgain(ctx context.Context) {
 func (d *Destination) tryForTable(table string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if e := d.status.Err; e == nil || external.AsError(e).SQLState != external.UndefinedColumn || external.AsError(e).Table != table || d.retryAt == nil || !d.retryAt.Stop() {
+	if e := d.status.Err; e == nil || external.AsError(e).SQLState != pgerror.UndefinedColumn || external.AsError(e).Table != table || d.retryAt == nil || !d.retryAt.Stop() {
 		return
 	}
 	d.retryAt, d.due = nil, true

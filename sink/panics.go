@@ -52,13 +52,6 @@ func (d *Destination) contained() {
 	}
 }
 
-// into turns a panic into an error, for a caller that looks at many destinations one by one. The caller defers the call.
-func (d *Destination) into(err *error) {
-	if cause := recover(); cause != nil {
-		*err = d.panicked(cause)
-	}
-}
-
 // after calls f when the time has passed, and contains a panic of f.
 func (d *Destination) after(wait time.Duration, f func()) *time.Timer {
 	return time.AfterFunc(wait, func() {

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/internal/pgerror"
 	"outflow/replication/wal"
 	"outflow/sink/external"
 	"outflow/sink/fold"
@@ -236,4 +237,4 @@ func ofRow(e *external.Error, c *wal.Change) *external.Error {
 }
 
 // ofOtherRows are refusals that may come from other rows, and not from the row alone: another order may help.
-var ofOtherRows = []string{external.ForeignKeyViolation, external.UniqueViolation, external.ExclusionViolation}
+var ofOtherRows = []string{pgerror.ForeignKeyViolation, pgerror.UniqueViolation, pgerror.ExclusionViolation}

@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/fit"
+	"outflow/internal/pgerror"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink/external"
@@ -168,7 +169,7 @@ const conflictPause = 2 * time.Second
 
 // pauseAfterLocked decides on the state and on the pause after a failure.
 func (d *Destination) pauseAfterLocked(e *external.Error) {
-	if e.SQLState == external.QueryCanceled || errors.Is(e, turnEndedError{}) {
+	if e.SQLState == pgerror.QueryCanceled || errors.Is(e, turnEndedError{}) {
 		d.queue.narrow()
 	}
 	d.doubts++

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"outflow/internal/failpoint"
+	"outflow/internal/pgerror"
 	"outflow/mapping"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
@@ -205,7 +206,7 @@ func (d *Destination) current(ctx context.Context, rel *wal.Relation, look table
 	switch {
 	case errors.Is(err, tableread.ErrNotVisible):
 		return found, &external.Error{Table: rel.Table, Err: err, Remedy: "if it lasts: see which synchronous standby the primary waits for"}
-	case external.SQLState(err) == external.UndefinedTable:
+	case external.SQLState(err) == pgerror.UndefinedTable:
 		return found, d.outdated(ctx, rel, err)
 	case err != nil:
 		return found, &external.Error{Verdict: external.RetryLong, SQLState: external.SQLState(err), Err: fmt.Errorf("reading rows of %s from the primary: %w", rel, err)}

@@ -1,3 +1,5 @@
+// Package moment keeps times for questions of the kind "how long ago" that many goroutines ask. A change of the machine's clock moves no such
+// time. The package imports nothing of Outflow's.
 package moment
 
 import (
@@ -13,9 +15,14 @@ type Moment struct{ ns atomic.Int64 } // since started; 0 is none
 // started is where moments count from. Differences of two times of this process come from the monotonic clock (package time).
 var started = time.Now().Add(-1)
 
+// Set notes a time of this process.
 func (m *Moment) Set(now time.Time) { m.ns.Store(int64(now.Sub(started))) }
-func (m *Moment) Clear()            { m.ns.Store(0) }
-func (m *Moment) None() bool        { return m.ns.Load() == 0 }
+
+// Clear makes the moment none.
+func (m *Moment) Clear() { m.ns.Store(0) }
+
+// None reports whether there is no time.
+func (m *Moment) None() bool { return m.ns.Load() == 0 }
 
 // Ago is for how long the moment has passed, the longest duration where there is none.
 func (m *Moment) Ago(now time.Time) time.Duration {

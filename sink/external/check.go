@@ -157,7 +157,7 @@ func (k *check) owner(ctx context.Context) (known Metadata, ok bool) {
 	case known == nil:
 		k.found.Pass(check, "it does not exist: the database is filled from the beginning")
 	case k.Highest >= 0 && highest > k.Highest:
-		k.found.Fail(check, "run: outflow run --slot-reset, which raises the ids and copies every destination anew",
+		k.found.Fail(check, "run: outflow run --slot-reset, which raises the ids and copies every destination again",
 			"the database has sequence id %d, and the primary has come to %d: the primary was restored from a backup", highest, k.Highest)
 	default:
 		k.found.Pass(check, "of this tenant, up to sequence id %d", highest)
@@ -222,15 +222,6 @@ func (k *check) try(ctx context.Context, check string, f func(context.Context) e
 	fail(k.found, check, err)
 	_ = k.s.Exec(ctx, "ROLLBACK TO SAVEPOINT outflow_check") // where the rollback fails, the next statement fails too
 	return false
-}
-
-func (k *check) ddl(ctx context.Context, statements ...string) error {
-	for _, ddl := range statements {
-		if err := k.s.Exec(ctx, ddl); err != nil {
-			return explainDDL(err, k.s.db.Config.User)
-		}
-	}
-	return nil
 }
 
 func (k *check) schema(ctx context.Context, m *mapping.Mapping) error {

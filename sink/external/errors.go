@@ -7,17 +7,19 @@ import (
 	"strings"
 
 	"outflow/internal/fit"
+	"outflow/internal/pgerror"
 	"outflow/mapping"
 	"outflow/replication/wal"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// verdict is the action that an error of an external database asks for.
-type verdict int
+// Verdict is the action that an error of an external database asks for.
+type Verdict int
 
+// The verdicts. The zero Verdict is Retry.
 const (
-	Retry      verdict = iota // the server, the network or a lock: try again soon
+	Retry      Verdict = iota // the server, the network or a lock: try again soon
 	RetryLong                 // disk full, login refused: try again, but seldom
 	RowFault                  // the data of a row
 	NeedsHuman                // the mapping or a permission: nothing changes by trying
@@ -25,32 +27,8 @@ const (
 	Outdated                  // the queued changes no longer fit: copy the rows as they are now
 )
 
-// SQLSTATEs with a handling of their own (the Postgres manual, appendix A).
-const (
-	divisionByZero         = "22012"
-	UndefinedTable         = "42P01"
-	UndefinedColumn        = "42703"
-	ForeignKeyViolation    = "23503"
-	UniqueViolation        = "23505"
-	ExclusionViolation     = "23P01"
-	InsufficientPrivilege  = "42501"
-	duplicatePrepared      = "42P05"
-	unknownPrepared        = "26000"
-	QueryCanceled          = "57014"
-	deadlockDetected       = "40P01"
-	serializationFailure   = "40001"
-	lockNotAvailable       = "55P03"
-	tooManyConnections     = "53300"
-	ReadOnlyTransaction    = "25006"
-	diskFull               = "53100"
-	outOfMemory            = "53200"
-	idleTransactionTimeout = "25P03"
-	databaseMissing        = "3D000"
-	activeTransaction      = "25001"
-	generatedAlways        = "428C9"
-)
-
-// Error is a failure of one destination. An operator reads the same text.
+// Error is a failure of one destination. An operator reads the same text; a tenant may read [Error.Class]. An Error is not changed once it was
+// returned.
 type Error struct {
 	Mapping  string // "" where no mapping is concerned
 	Table    string // the source table, "" where no table is
@@ -59,7 +37,7 @@ type Error struct {
 	Remedy   string // "" where none is known
 	Err      error
 
-	Verdict verdict
+	Verdict Verdict
 	class   string // "": see Class
 }
 
@@ -102,7 +80,7 @@ func AsError(err error) *Error {
 }
 
 // classify is the only place that decides the meaning of an error of an external database.
-func classify(err error) verdict {
+func classify(err error) Verdict {
 	pgErr := (*pgconn.PgError)(nil)
 	if !errors.As(err, &pgErr) {
 		if classOf(err) == ClassBlocked {
@@ -111,12 +89,12 @@ func classify(err error) verdict {
 		return Retry // the network, a timeout, a server that went away in the middle
 	}
 	switch codeOf(pgErr) {
-	case tooManyConnections, serializationFailure, deadlockDetected, lockNotAvailable, QueryCanceled, ReadOnlyTransaction,
-		idleTransactionTimeout, duplicatePrepared, unknownPrepared:
+	case pgerror.TooManyConnections, pgerror.SerializationFailure, pgerror.DeadlockDetected, pgerror.LockNotAvailable, pgerror.QueryCanceled, pgerror.ReadOnlyTransaction,
+		pgerror.IdleTransactionTimeout, pgerror.DuplicatePrepared, pgerror.UnknownPrepared:
 		return Retry
-	case diskFull, outOfMemory, databaseMissing:
+	case pgerror.DiskFull, pgerror.OutOfMemory, pgerror.UnknownDatabase:
 		return RetryLong
-	case activeTransaction:
+	case pgerror.ActiveTransaction:
 		return NeedsHuman // a statement that cannot run in a transaction never will
 	}
 	switch class := codeOf(pgErr)[:2]; class {
@@ -132,6 +110,7 @@ func classify(err error) verdict {
 	return RowFault // 22 data, 23 constraints, P0001 a trigger's RAISE, and all else that a statement can say of its rows
 }
 
+// SQLState is the SQLSTATE of a server's error, also where the error is wrapped; "" where no server sent the error.
 func SQLState(err error) string {
 	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
 		return codeOf(pgErr)
@@ -164,4 +143,5 @@ func DescribeRow(rel *wal.Relation, row wal.Tuple) string {
 	return fit.Cut(s, fit.Reason)
 }
 
+// IsCanceled reports whether an error comes from a context that was canceled: the work was ended, and did not fail.
 func IsCanceled(err error) bool { return errors.Is(err, context.Canceled) }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"outflow/internal/pgerror"
 	"outflow/internal/pgorder"
 	"outflow/mapping"
 	"outflow/replication/wal"
@@ -92,7 +93,7 @@ func (s *Session) KeysOf(ctx context.Context, m *mapping.Mapping, rel *wal.Relat
 
 // describeKeys are the types of the keys' columns. Where the database has no cast to the primary's types, q.source becomes nil.
 func (s *Session) describeKeys(ctx context.Context, q *KeysQuery) (oids []uint32, err error) {
-	err = s.orUncast(ctx, q, cannotCoerce, func() error {
+	err = s.orUncast(ctx, q, pgerror.CannotCoerce, func() error {
 		d, err := s.prepare(ctx, "", q.page(nil, 1), nil)
 		if err != nil {
 			return err
@@ -126,8 +127,6 @@ func (s *Session) orUncast(ctx context.Context, q *KeysQuery, state string, f fu
 	q.source = nil
 	return f()
 }
-
-const cannotCoerce = "42846"
 
 // list is the select list: the key in the database's own types, and then in the types of the primary.
 func (q *KeysQuery) list() string {
@@ -335,7 +334,7 @@ func (s *Session) Doubles(ctx context.Context, q *KeysQuery, keys []Key) (map[st
 	}
 	rows, err := s.Ask(ctx, 1, fmt.Sprintf("SELECT DISTINCT u.n FROM (%s) AS k JOIN unnest(%s) WITH ORDINALITY AS u (%s, n) ON %s AND NOT (%s)", q.SQL,
 		strings.Join(unnest, ", "), strings.Join(columns, ", "), pgorder.Same(q.order, other), pgorder.Same(q.order, own)), arrays...)
-	if state := SQLState(err); state == cannotCoerce || strings.HasPrefix(state, "22") {
+	if state := SQLState(err); state == pgerror.CannotCoerce || strings.HasPrefix(state, "22") {
 		return nil, nil // the database cannot hold the key as written by the primary
 	}
 	if err != nil {
@@ -366,7 +365,7 @@ func (q *KeysQuery) Fault(err error) error {
 	e := faultOf(q.Mapping.Name, q.place, err)
 	e.Table = q.Table
 	switch {
-	case e.SQLState == UndefinedColumn:
+	case e.SQLState == pgerror.UndefinedColumn:
 		e.Remedy = fmt.Sprintf("let the query give the columns of the key of %s by their names there: %s", q.Table, strings.Join(q.names(), ", "))
 	case e.SQLState == "" && e.Verdict == Retry && serverError(err) == nil && classOf(err) == "":
 		e.Verdict, e.Err = NeedsHuman, q.Mapping.KeysFault(q.Table, "%s", err)
@@ -390,11 +389,12 @@ func (q *KeysQuery) names() []string {
 // TimedOut reports whether a statement took too long, by the server's limit or by the client's: fewer rows may not.
 func TimedOut(err error) bool {
 	if e := (*Error)(nil); errors.As(err, &e) && e.SQLState != "" {
-		return e.SQLState == QueryCanceled
+		return e.SQLState == pgerror.QueryCanceled
 	}
-	return SQLState(err) == QueryCanceled || serverError(err) == nil && (errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err))
+	return SQLState(err) == pgerror.QueryCanceled || serverError(err) == nil && (errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err))
 }
 
+// QuoteIdentifier is a name as an identifier of SQL.
 func QuoteIdentifier(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
 // TextArray is an array literal.

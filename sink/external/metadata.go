@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"outflow/internal/pgerror"
 	"outflow/mapping"
 )
 
@@ -100,7 +101,7 @@ func (known Metadata) Lowest(mappings []*mapping.Mapping) int64 {
 // Metadata reads the metadata. A database with rows of another source or tenant is refused.
 func (s *Session) Metadata(ctx context.Context) (Metadata, error) {
 	rows, err := s.Ask(ctx, 10, readMetadata, s.names(), s.db.SourceID, s.db.Tenant)
-	if state := SQLState(err); state == UndefinedTable || state == UndefinedColumn {
+	if state := SQLState(err); state == pgerror.UndefinedTable || state == pgerror.UndefinedColumn {
 		return nil, nil
 	} else if err != nil {
 		return nil, fmt.Errorf("reading _stack_sync_metadata: %w", err)
@@ -161,6 +162,7 @@ func RefuseCursor(name string) *Error {
 // names are the names of the database's mappings, as an array literal.
 func (s *Session) names() string { return TextArray(mapping.Names(s.db.Mappings)) }
 
+// HasQuarantine reports whether the quarantine's table exists, as far as the server says so.
 func (s *Session) HasQuarantine(ctx context.Context) bool {
 	row, err := s.AskRow(ctx, 1, `SELECT to_regclass('public."_stack_sync_quarantine"') IS NOT NULL`)
 	return err == nil && string(row[0]) == "t"
@@ -259,7 +261,7 @@ func (s *Session) PutOffCursor(ctx context.Context, from, to string) error {
 
 func explainDDL(err error, user string) error {
 	e := AsError(err)
-	if e.SQLState == InsufficientPrivilege {
+	if e.SQLState == pgerror.InsufficientRights {
 		e.Remedy = fmt.Sprintf(`as the database's owner: GRANT USAGE, CREATE ON SCHEMA public TO %q (tables that exist already must belong to it)`, user)
 	}
 	switch pgErr := serverError(err); {

@@ -39,7 +39,7 @@ func (s *Session) findPositions(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.db.Options.ConnectTimeout)
 	defer cancel()
 	_, err := s.AskRow(ctx, 2, `SELECT `+positionsSQL)
-	if s.Positions = err == nil; s.Positions {
+	if s.TellsPositions = err == nil; s.TellsPositions {
 		s.settings = s.db.Options.settings(positionsSQL)
 		return nil
 	}
@@ -63,7 +63,7 @@ func (s *Session) AskPositions(ctx context.Context) (Positions, error) {
 // unpositioned turns the server's refusal of a statement that asks for positions into a reason to connect again: the right to ask was revoked
 // since.
 func (s *Session) unpositioned(err error) error {
-	if serverError(err) != nil && s.Positions && AsError(err).Verdict == NeedsHuman {
+	if serverError(err) != nil && s.TellsPositions && AsError(err).Verdict == NeedsHuman {
 		return &Error{Verdict: Retry, SQLState: SQLState(err), Err: fmt.Errorf("asking for the positions in the WAL: %w", err)}
 	}
 	return err

@@ -34,10 +34,10 @@ type Session struct {
 	keys       map[keysID]*KeysQuery
 	Order      Order
 
-	settings  string // the statement that sets up a transaction
-	plan      string // plan_cache_mode of the open transaction
-	Positions bool   // the server tells how far its WAL is written and flushed
-	KeepOpen  bool   // an error does not end the transaction: a savepoint is set
+	settings       string // the statement that sets up a transaction
+	plan           string // plan_cache_mode of the open transaction
+	TellsPositions bool   // the server tells how far its WAL is written and flushed
+	KeepOpen       bool   // an error does not end the transaction: a savepoint is set
 }
 
 type statementKey struct {
@@ -62,7 +62,7 @@ func explainConnect(err error) error {
 		e.Remedy = remedy
 	case e.SQLState == "28P01" || e.SQLState == "28000":
 		e.Remedy = "check user and password of the destination's dsn, and pg_hba.conf there (a line with hostssl counts only with TLS: sslmode)"
-	case e.SQLState == databaseMissing:
+	case e.SQLState == pgerror.UnknownDatabase:
 		e.Remedy = "create the database, or correct the destination's dsn"
 	}
 	return e

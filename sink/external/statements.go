@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"outflow/internal/pgerror"
 	"outflow/mapping"
 	"outflow/replication/wal"
 )
@@ -61,7 +62,7 @@ func (s *Session) prepareStep(ctx context.Context, mi, si int) error {
 		name = ""
 	}
 	_, err = s.prepare(ctx, name, st.SQL, st.ParameterOIDs())
-	if SQLState(err) == duplicatePrepared { // of another client of a pooler
+	if SQLState(err) == pgerror.DuplicatePrepared { // of another client of a pooler
 		s.db.Unnamed = true
 		return AsError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))
 	}
@@ -134,13 +135,13 @@ func (s *Session) explainStatement(st *mapping.Statement, err error) *Error {
 		e.Remedy = fmt.Sprintf(`a row security policy would hide rows from Outflow; as the table's owner: ALTER TABLE ... NO FORCE ROW LEVEL SECURITY `+
 			`where %q owns it, else as a superuser: ALTER ROLE %[1]q BYPASSRLS`, s.db.Config.User)
 	}
-	if e.SQLState == UndefinedColumn {
+	if e.SQLState == pgerror.UndefinedColumn {
 		if rel := s.db.Tables.Relation(st.Table); rel != nil {
 			e.Remedy = fmt.Sprintf("%s has the columns %s; a column that is not published is added to columns: of its table in source.tables; "+
 				"in the place of a generated column, which is in no stream, write its expression", st.Table, strings.Join(st.Mapping.Visible(st.Table, rel.Names()), ", "))
 		}
 	}
-	if e.SQLState == generatedAlways {
+	if e.SQLState == pgerror.GeneratedAlways {
 		e.Remedy = "leave the column out of the step: the external database computes it (an identity column takes values with OVERRIDING SYSTEM VALUE)"
 	}
 	return e

@@ -119,7 +119,7 @@ func (c *comparison) askKeys(ctx context.Context, w *wanted) error {
 func (c *comparison) repair(ctx context.Context, found Comparison) (Comparison, error) {
 	now := found
 	for range repairsMax {
-		if err := c.mend(ctx); err != nil {
+		if err := c.repairWanted(ctx); err != nil {
 			return found, fmt.Errorf("repairing: %w", err)
 		}
 		before := now.Different()
@@ -137,12 +137,13 @@ func (c *comparison) repair(ctx context.Context, found Comparison) (Comparison, 
 	return now, nil
 }
 
-func (c *comparison) mend(ctx context.Context) error {
+// repairWanted repairs all wanted rows, a batch at a time.
+func (c *comparison) repairWanted(ctx context.Context) error {
 	for _, w := range c.wanted {
 		for len(w.keys) > 0 {
 			n := 0
 			err := within(ctx, readPatience, func(ctx context.Context) (err error) {
-				n, err = c.mendAgain(ctx, wanted{w.mapping, w.relation, w.query, w.keys[:min(len(w.keys), repairRows)]})
+				n, err = c.repairRetrying(ctx, wanted{w.mapping, w.relation, w.query, w.keys[:min(len(w.keys), repairRows)]})
 				return err
 			})
 			if err != nil {
@@ -154,12 +155,12 @@ func (c *comparison) mend(ctx context.Context) error {
 	return nil
 }
 
-// mendAgain tries a few times: the live worker holds rows first and the metadata then, so the two may meet in a deadlock.
-func (c *comparison) mendAgain(ctx context.Context, w wanted) (mended int, err error) {
+// repairRetrying tries a few times: the live worker holds rows first and the metadata then, so the two may meet in a deadlock.
+func (c *comparison) repairRetrying(ctx context.Context, w wanted) (repaired int, err error) {
 	for attempt := 1; ; attempt++ {
-		mended, err := c.mendRows(ctx, w)
+		repaired, err := c.repairBatch(ctx, w)
 		if err == nil {
-			return mended, nil
+			return repaired, nil
 		}
 		c.s.Rollback()
 		if e := external.AsError(err); e.Verdict != external.Retry || attempt == repairAttempts || !c.s.Usable() {
@@ -169,7 +170,7 @@ func (c *comparison) mendAgain(ctx context.Context, w wanted) (mended int, err e
 	}
 }
 
-// mendRows gives a mapping rows of the primary again, in one transaction: existing rows as upserts, the others as deletes. mended is the
+// repairBatch gives a mapping rows of the primary again, in one transaction: existing rows as upserts, the others as deletes. repaired is the
 // number of keys from the first one on: all, unless the rows are wide.
 //
 // The lock on the metadata keeps the live worker from committing, so the external database stays at one id, E. The rows are read after the
@@ -183,7 +184,7 @@ func (c *comparison) mendAgain(ctx context.Context, w wanted) (mended int, err e
 // A commit is in the WAL, and may have been applied here, before the commit is visible to snapshots (with synchronous replication long
 // before). Such a transaction runs, as far as snapshots tell, when the lock is taken. So only a snapshot counts in which all transactions
 // running then have ended. The place in the WAL, pg_current_wal_insert_lsn, could not tell the end of a transaction.
-func (c *comparison) mendRows(ctx context.Context, w wanted) (mended int, err error) {
+func (c *comparison) repairBatch(ctx context.Context, w wanted) (repaired int, err error) {
 	if err := c.s.Begin(ctx); err != nil {
 		return 0, err
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"outflow/internal/pgerror"
 	"outflow/mapping"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
@@ -94,10 +95,10 @@ func (c *comparison) copyTable(ctx context.Context, m *mapping.Mapping, name str
 	if err := c.s.Exec(ctx, fmt.Sprintf(copyTable, external.QuoteIdentifier(name))); err != nil {
 		e := &external.Error{Mapping: m.Name, SQLState: external.SQLState(err), Err: fmt.Errorf("making a temporary table like %s: %w", name, err)}
 		switch e.SQLState {
-		case external.InsufficientPrivilege:
+		case pgerror.InsufficientRights:
 			e.Remedy = fmt.Sprintf("as the database's owner: GRANT TEMPORARY ON DATABASE %s TO %s (and SELECT on the table)",
 				external.QuoteIdentifier(c.db.Config.Database), external.QuoteIdentifier(c.db.Config.User))
-		case external.UndefinedTable:
+		case pgerror.UndefinedTable:
 			e.Remedy = "outflow resync, which runs the mapping's schema again"
 		}
 		return nil, e
@@ -234,7 +235,7 @@ func (c *comparison) apply(ctx context.Context, mappings []bool, rows *mapping.R
 	if err == nil {
 		_, err = c.s.Exchange(ctx, func(ctx context.Context, r *external.Round) error { return r.Steps(ctx, mappings, all) })
 	}
-	if e := (*external.Error)(nil); errors.As(err, &e) && e.SQLState == external.ReadOnlyTransaction {
+	if e := (*external.Error)(nil); errors.As(err, &e) && e.SQLState == pgerror.ReadOnlyTransaction {
 		e.Remedy = "verify recomputes mappings whose steps name their tables without a schema and draw nothing from sequences"
 	}
 	return err

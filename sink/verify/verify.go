@@ -187,9 +187,9 @@ func (c *comparison) certain(ctx context.Context, l look, result Comparison) err
 		return &external.Error{Err: errors.New("it is being copied from the primary"), Remedy: "wait until its state is streaming"}
 	case c.unseen > 0:
 		return &external.Error{Err: fmt.Errorf("%d commits wait for the primary's synchronous standby: they may be here and are not visible there", c.unseen),
-			Remedy: "see to the standby, then verify again"}
+			Remedy: "bring the standby back, then verify again"}
 	case noted.State == ledger.Parked || noted.State == ledger.Halted:
-		return &external.Error{Err: fmt.Errorf("it is %s: %s", noted.State, noted.Reason), Remedy: "see to that first"}
+		return &external.Error{Err: fmt.Errorf("it is %s: %s", noted.State, noted.Reason), Remedy: "remove that cause first"}
 	}
 	for i, t := range l {
 		special := t.mapping.Specials()
@@ -304,7 +304,7 @@ func (c *comparison) askStream(ctx context.Context, now ledger.Progress, id int6
 // lags says why the stream did not come in time.
 func (c *comparison) lags(now ledger.Progress) error {
 	if !now.Attended {
-		return &external.Error{Err: errors.New("rows differ, and nobody reads the slot, so changes may be on their way"),
+		return &external.Error{Err: errors.New("rows differ, and no process reads the slot, so changes may be on their way"),
 			Remedy: "start outflow run, then verify again"}
 	}
 	text := fmt.Sprintf("rows differ, and it lags: it is %s, and the stream has not brought it everything up to %s", now.State, c.read)
