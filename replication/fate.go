@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"outflow/internal/pgerror"
 	"outflow/replication/primary"
 )
@@ -42,12 +44,19 @@ func (r *Reader) explainFatal(ctx context.Context, err error) error {
 	return explainStream(r.Slot.Name, r.Publication.Name, err)
 }
 
+// aboutPublication reports whether the server's report is about a missing publication. The routine tells (get_publication_oid in
+// pg_publication.c and lsyscache.c, LoadPublications in pgoutput.c), since lc_messages may translate the message.
+func aboutPublication(routine, message string) bool {
+	return routine == "get_publication_oid" || routine == "LoadPublications" || strings.Contains(message, "publication")
+}
+
 // explainStream adds the remedy to an error ending the stream for good. The texts of a lost slot differ by version; the
 // SQLSTATE does not.
 func explainStream(slot, publication string, err error) error {
 	var gone *publicationGone
+	var told *pgconn.PgError
 	switch state := pgerror.SQLState(err); {
-	case errors.As(err, &gone), state == pgerror.UndefinedObject && strings.Contains(err.Error(), "publication"):
+	case errors.As(err, &gone), state == pgerror.UndefinedObject && errors.As(err, &told) && aboutPublication(told.Routine, told.Message):
 		return &primary.Problem{What: fmt.Sprintf("publication %q is gone or was for a time (dropped, or renamed), and what was committed then is not in the stream", publication),
 			Remedy: "the publication and the slot are made again by: " + primary.ResetCommand, Err: err, Relied: true}
 	case state == pgerror.UndefinedObject:

@@ -24,11 +24,15 @@ func TestErrorsThatEndTheStream(t *testing.T) {
 		"slot gone":                    {&pgconn.PgError{Code: "42704", Message: `replication slot "s" does not exist`}, `replication slot "s" is gone`, false},
 		"publication gone":             {&pgconn.PgError{Code: "42704", Message: `publication "p" does not exist`}, `publication "p" is gone`, true},
 		"publication gone, from 18 on": {&publicationGone{`skipped loading publication "p"`}, `publication "p" is gone`, true},
-		"wal_level":                    {&pgconn.PgError{Code: "55000", Message: `logical decoding requires "wal_level" >= "logical"`}, "wal_level on the primary", false},
-		"slot lost":                    {&pgconn.PgError{Code: "55000", Message: "cannot read from logical replication slot"}, "cannot be read any more", false},
-		"untranslatable":               {&pgconn.PgError{Code: "22P05", Message: "character secret"}, "a character that its encoding does not have", false},
-		"no right":                     {&pgconn.PgError{Code: "42501", Message: "permission denied"}, `replication slot "s": `, false},
-		"a problem":                    {&primary.Problem{What: "the primary is another one", Remedy: "r"}, "the primary is another one", false},
+		"publication gone, in German": {&pgconn.PgError{Code: "42704", Message: "Publikation »p« existiert nicht", Routine: "get_publication_oid"},
+			`publication "p" is gone`, true},
+		"slot gone, in German": {&pgconn.PgError{Code: "42704", Message: "Replikations-Slot »s« existiert nicht", Routine: "ReplicationSlotAcquire"},
+			`replication slot "s" is gone`, false},
+		"wal_level":      {&pgconn.PgError{Code: "55000", Message: `logical decoding requires "wal_level" >= "logical"`}, "wal_level on the primary", false},
+		"slot lost":      {&pgconn.PgError{Code: "55000", Message: "cannot read from logical replication slot"}, "cannot be read any more", false},
+		"untranslatable": {&pgconn.PgError{Code: "22P05", Message: "character secret"}, "a character that its encoding does not have", false},
+		"no right":       {&pgconn.PgError{Code: "42501", Message: "permission denied"}, `replication slot "s": `, false},
+		"a problem":      {&primary.Problem{What: "the primary is another one", Remedy: "r"}, "the primary is another one", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			wrapped := fmt.Errorf("reading: %w", c.err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -185,7 +184,7 @@ func (s *session) step(msg pgproto3.BackendMessage) (handed bool, err error) {
 		return false, pgconn.ErrorResponseToPgError(msg)
 	case *pgproto3.NoticeResponse:
 		// From 18 on a missing publication is only a warning, and its rows are skipped.
-		if msg.Code == pgerror.UndefinedObject || strings.Contains(msg.Message, "publication") {
+		if msg.Code == pgerror.UndefinedObject || aboutPublication(msg.Routine, msg.Message) {
 			return false, &publicationGone{msg.Message}
 		}
 		return false, nil
