@@ -21,10 +21,14 @@ type Column struct {
 	Indexed   bool // a column of the index naming rows
 }
 
-// ColumnsSQL is a query for the operators of columns. %s is a query for their n, type, opclass (0 is the type's default) and coll (0 is
-// none). The columns are the fields of [Column] from Type to Exact. Exact types print each value in a single way, and compare the whole
+// ColumnsSQL is a query for the operators of columns. wanted is a query for their n, type, opclass (0 is the type's default) and coll (0 is
+// none). The query gives the fields of [Column] from Type to Exact, and then more: expressions over b.n and b.opclass. Exact types print each value in a single way, and compare the whole
 // value; text only where the collation tells all strings apart.
-const ColumnsSQL = `WITH wanted (n, type, opclass, coll) AS (%s),
+func ColumnsSQL(wanted string, more ...string) string {
+	return fmt.Sprintf(columnsSQL, wanted, strings.Join(append([]string{""}, more...), ", "))
+}
+
+const columnsSQL = `WITH wanted (n, type, opclass, coll) AS (%s),
 	base AS (
 		SELECT w.*, b.oid, b.typtype, b.typcategory, b.oid <> w.type AS domain FROM wanted w CROSS JOIN LATERAL (
 			WITH RECURSIVE down AS (SELECT w.type AS oid UNION ALL
@@ -36,7 +40,7 @@ const ColumnsSQL = `WITH wanted (n, type, opclass, coll) AS (%s),
 		coalesce(o.operators[1], ''), coalesce(o.operators[2], ''), coalesce(o.operators[3], ''), coalesce(o.operators[4], ''),
 		b.typtype = 'e' OR b.oid IN (SELECT t.oid FROM pg_catalog.pg_type t WHERE t.typnamespace = 'pg_catalog'::regnamespace AND t.typname = ANY
 				('{bool,char,int2,int4,int8,oid,uuid,name,text,varchar,date,timestamp,timestamptz,time,bytea,macaddr,macaddr8,pg_lsn,xid8}'))
-			AND NOT EXISTS (SELECT FROM pg_catalog.pg_collation c WHERE c.oid = b.coll AND NOT c.collisdeterministic)
+			AND NOT EXISTS (SELECT FROM pg_catalog.pg_collation c WHERE c.oid = b.coll AND NOT c.collisdeterministic)%s
 	FROM base b
 	LEFT JOIN LATERAL (
 		SELECT c.opcfamily, c.opcintype FROM pg_catalog.pg_opclass c JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'

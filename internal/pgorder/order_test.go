@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
 // columnsOf asks the server for the order of the named columns of a table.
 func columnsOf(ctx context.Context, t *testing.T, conn *pgx.Conn, table string, names []string) (columns []Column) {
 	t.Helper()
-	rows, err := conn.Query(ctx, fmt.Sprintf(ColumnsSQL, `SELECT array_position($2::text[], a.attname::text), a.atttypid, 0::oid, a.attcollation
+	rows, err := conn.Query(ctx, ColumnsSQL(`SELECT array_position($2::text[], a.attname::text), a.atttypid, 0::oid, a.attcollation
 		FROM pg_attribute a WHERE a.attrelid = $1::regclass AND a.attname = ANY ($2::text[])`), table, names)
 	if err != nil {
 		t.Fatal(err)

@@ -195,12 +195,11 @@ func (s Slot) Status(ctx context.Context, conn *pgx.Conn) (now SlotStatus, err e
 	if err != nil {
 		return now, err
 	}
-	for i, lsn := range []*wal.LSN{&now.ConfirmedFlush, &now.Restart, &now.WALEnd} {
-		if *lsn, err = wal.ParseLSN([]string{confirmed, restart, end}[i]); err != nil {
-			return now, err
-		}
-	}
-	return now, nil
+	var faults [3]error
+	now.ConfirmedFlush, faults[0] = wal.ParseLSN(confirmed)
+	now.Restart, faults[1] = wal.ParseLSN(restart)
+	now.WALEnd, faults[2] = wal.ParseLSN(end)
+	return now, errors.Join(faults[:]...)
 }
 
 // Known returns the row of outflow.source about the slot, for a caller that only reads. Known changes nothing.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -156,8 +155,8 @@ func loadOrder(ctx context.Context, conn *pgx.Conn, table uint32, columns []stri
 		LEFT JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[]) AS k (attnum, opclass, coll)
 			ON k.attnum = a.attnum AND k.opclass IS NOT NULL
 		WHERE a.attrelid = $1 AND a.attname = ANY ($2::text[])`
-	rows, err := conn.Query(ctx, strings.Replace(fmt.Sprintf(pgorder.ColumnsSQL, wanted), "\n\tFROM base b", `, b.opclass <> 0,
-		(SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum = b.n) FROM base b`, 1), table, columns)
+	rows, err := conn.Query(ctx, pgorder.ColumnsSQL(wanted, "b.opclass <> 0",
+		"(SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum = b.n)"), table, columns)
 	if err != nil {
 		return nil, fmt.Errorf("reading the operators of the key: %w", err)
 	}

@@ -72,7 +72,7 @@ func (s *Session) KeysOf(ctx context.Context, m *mapping.Mapping, rel *wal.Relat
 		s.keys[id] = q
 		return q, nil
 	}
-	rows, err := s.Ask(ctx, 8, fmt.Sprintf(pgorder.ColumnsSQL, "VALUES "+strings.Join(wanted, ", ")))
+	rows, err := s.Ask(ctx, 8, pgorder.ColumnsSQL("VALUES "+strings.Join(wanted, ", ")))
 	if err == nil && len(rows) != len(oids) {
 		err = &wrongAnswer{host: s.db.host(), what: fmt.Sprintf("%d rows in the place of %d", len(rows), len(oids))}
 	}
