@@ -16,6 +16,7 @@ import (
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink/external"
+	"outflow/sink/queue"
 )
 
 // cursor is the progress of a backfill. The external database keeps the cursor in the metadata of each mapping being filled, and
@@ -164,12 +165,12 @@ func newBackfill(s *session, known external.Metadata) (*backfill, error) {
 }
 
 // track notes the keys changed by a committed batch.
-func (bf *backfill) track(transactions []*transaction) {
+func (bf *backfill) track(transactions []*queue.Transaction) {
 	if bf == nil || !bf.active {
 		return
 	}
 	for _, t := range transactions {
-		bf.trackChanges(t.xid, t.changes)
+		bf.trackChanges(t.XID, t.Changes)
 	}
 }
 
@@ -239,7 +240,7 @@ func (bf *backfill) mergeable() bool {
 	if position < bf.hand.ready.Horizon {
 		return false
 	}
-	return d.queue.has(d.router.SequenceID(bf.hand.ready.Horizon))
+	return d.queue.Has(d.router.SequenceID(bf.hand.ready.Horizon))
 }
 
 // advance does the work possible without a chunk in hand: take a place among the backfills, or begin to read.

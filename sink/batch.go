@@ -6,12 +6,13 @@ import (
 	"outflow/mapping"
 	"outflow/replication/wal"
 	"outflow/sink/fold"
+	"outflow/sink/queue"
 )
 
 // batch is the content of one external transaction: whole source transactions, folded; or one large source transaction.
 type batch struct {
-	transactions []*transaction // in order, the front of the queue
-	large        *transaction   // set instead of rows: the transaction is applied in rounds
+	transactions []*queue.Transaction // in order, the front of the queue
+	large        *queue.Transaction   // set instead of rows: the transaction is applied in rounds
 	// (larger than a batch, not yet sent whole by the primary, with a TRUNCATE, or over an ALTER TABLE)
 	mappings []bool // which of the session's mappings are behind the batch
 	rows     map[string]*mapping.Rows
@@ -32,25 +33,25 @@ type batch struct {
 // The result is nil when there is nothing. The worker calls take.
 func (d *Destination) take(before *batch) *batch {
 	b := &batch{taken: time.Now()}
-	var inFlight []*transaction
+	var inFlight []*queue.Transaction
 	if before != nil {
 		inFlight = before.transactions
 	}
 	d.mu.Lock()
-	run := d.queue.take(progress(d.session.Held), d.reads, inFlight)
+	run := d.queue.Take(queue.Progress(d.session.Held), d.reads, inFlight)
 	d.mu.Unlock()
-	if len(run.transactions) == 0 {
+	if len(run.Transactions) == 0 {
 		return nil
 	}
-	b.transactions, b.mappings, b.bytes = run.transactions, run.behind, run.bytes
-	b.last = run.transactions[len(run.transactions)-1].id
-	if run.rounds {
-		b.large = run.transactions[0]
+	b.transactions, b.mappings, b.bytes = run.Transactions, run.Behind, run.Bytes
+	b.last = run.Transactions[len(run.Transactions)-1].ID
+	if run.Rounds {
+		b.large = run.Transactions[0]
 		return b
 	}
 	var f fold.Fold
-	for _, t := range run.transactions { // whole transactions: their changes change no more
-		d.fold(&f, t, t.changes)
+	for _, t := range run.Transactions { // whole transactions: their changes change no more
+		d.fold(&f, t, t.Changes)
 	}
 	b.rows = d.net(&f)
 	for _, r := range b.rows {
@@ -60,10 +61,10 @@ func (d *Destination) take(before *batch) *batch {
 }
 
 // fold adds a transaction's changes of the tables read by the mappings.
-func (d *Destination) fold(f *fold.Fold, t *transaction, changes []wal.Change) {
+func (d *Destination) fold(f *fold.Fold, t *queue.Transaction, changes []wal.Change) {
 	for i := range changes {
 		if name := changes[i].Relation.Table; d.reads[name] {
-			f.Add(name, &changes[i], t.id, t.committed)
+			f.Add(name, &changes[i], t.ID, t.Committed)
 		}
 	}
 }

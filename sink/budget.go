@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// The memory of sink.memory_bytes has three parts: the queues (see [gate]), the values that look-ups fetch for the queues' changes, and the
+// The memory of sink.memory_bytes has three parts: the queues (see [queue.Gate]), the values that look-ups fetch for the queues' changes, and the
 // rows that copies read. A destination takes memory from the latter two before it reads, and the primary measures the rows: see
 // [tableread.Look] and [tableread.Range].
 //

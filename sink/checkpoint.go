@@ -127,7 +127,7 @@ func (r *Router) moved() (moved []ledger.Note, from, aside []*Destination) {
 	for _, d := range r.Destinations() {
 		d.mu.Lock()
 		status := d.statusLocked()
-		now := ledger.Note{Tenant: d.Tenant, Name: d.Name, Epoch: d.epoch, RecordedID: max(d.recordedID, d.queue.released),
+		now := ledger.Note{Tenant: d.Tenant, Name: d.Name, Epoch: d.epoch, RecordedID: max(d.recordedID, d.queue.Released),
 			Fingerprint: d.fingerprintLocked(), State: status.State, Detached: status.Detached, Reason: fit.Text(status.Reason, fit.Reason),
 			TakenEpoch: d.epoch, Retried: d.retried}
 		if status.Err != nil {

@@ -25,7 +25,7 @@ func (r *Router) loadSwitches(ctx context.Context) error {
 	off, on := flips(before, all)
 	r.logSwitches("switched off", off)
 	r.logSwitches("switched on", on)
-	r.gate.hold(isOff(all, ledger.SwitchReading))
+	r.gate.Hold(isOff(all, ledger.SwitchReading))
 	r.backfillSlots.hold(isOff(all, ledger.SwitchBackfills))
 	for _, d := range r.Destinations() {
 		d.pause(r.switches.pausing(d.Tenant, d.Name))

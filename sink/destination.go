@@ -16,6 +16,7 @@ import (
 	"outflow/replication/wal"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
+	"outflow/sink/queue"
 )
 
 // Destination is one external database of one tenant. Safe for concurrent use.
@@ -30,7 +31,7 @@ type Destination struct {
 	log      *zap.Logger
 
 	mu      sync.Mutex
-	queue   queue
+	queue   queue.Queue
 	queued  bool // waits for a place among the connections
 	working bool
 	retryAt *time.Timer // runs while the destination waits to try again
@@ -94,7 +95,7 @@ func newDestination(r *Router, t external.DestinationSpec) (*Destination, error)
 		return nil, err
 	}
 	d := &Destination{Owner: owner, router: r, db: db, mappings: t.Mappings, reads: mapping.Reads(t.Mappings), fault: t.Fault, log: log,
-		queue: newQueue(r.gate, r.Options.queueBytes(), r.Options.BatchRows), more: make(chan struct{}, 1),
+		queue: queue.New(r.gate, r.Options.queueBytes(), r.Options.BatchRows), more: make(chan struct{}, 1),
 		status: Status{State: ledger.Streaming, SequenceID: -1, CopyTotal: -1}, backoff: pauses{least: r.Options.RetryMin, most: r.Options.RetryMax}}
 	return d, nil
 }
@@ -124,10 +125,10 @@ func (d *Destination) enqueue(part *wal.Transaction, changes []wal.Change) bool 
 		return false
 	}
 	if d.parked {
-		d.queue.pass(part)
+		d.queue.Pass(part)
 		return false
 	}
-	taken, hold := d.queue.accept(part, changes)
+	taken, hold := d.queue.Accept(part, changes)
 	if hold {
 		d.router.Acks.Hold(part.Ticket)
 	}
@@ -141,13 +142,13 @@ func (d *Destination) enqueue(part *wal.Transaction, changes []wal.Change) bool 
 func (d *Destination) complete(id int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.queue.complete(id) {
+	if d.queue.Complete(id) {
 		d.signal()
 	}
 }
 
 // hasWorkLocked reports whether there is work for a worker.
-func (d *Destination) hasWorkLocked() bool { return d.due || d.queue.ready() }
+func (d *Destination) hasWorkLocked() bool { return d.due || d.queue.Ready() }
 
 // signal wakes the worker waiting for more of a large transaction, or starts a worker.
 func (d *Destination) signal() {
@@ -285,10 +286,10 @@ func (d *Destination) outOfDate() (old *session, dropped []wal.Ticket, replay, p
 		d.fresh = true
 	}
 	d.due = false
-	d.queue.grounded()
+	d.queue.Grounded()
 	if d.fresh {
 		d.fresh = false
-		replay = d.queue.rewind()
+		replay = d.queue.Rewind()
 		if d.parked || d.stale {
 			replay, dropped, d.stale = false, d.dropLocked(), false
 		}
@@ -353,7 +354,7 @@ func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	}
 	switch {
 	case s == nil || d.router.workers.stopping():
-	case d.queue.applied > 0:
+	case d.queue.Applied > 0:
 		d.idle = d.after(flushPause, d.confirmFlush)
 	case !paused && s.backfill != nil && s.backfill.active: // the backfill's chunk comes
 	case !paused && d.router.Options.IdleClose > 0 && !s.Heavy() && s.Place.Rest(d.closeIdle):

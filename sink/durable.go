@@ -29,7 +29,7 @@ func (d *Destination) mayLag(b *batch) bool {
 	if d.session.Place.Crowded() { // the connection is for others, and must not wait for the flush
 		return false
 	}
-	return d.queue.lagging+b.bytes <= d.router.Options.queueBytes() && !d.queue.overdue(time.Now())
+	return d.queue.Lagging+b.bytes <= d.router.Options.queueBytes() && !d.queue.Overdue(time.Now())
 }
 
 // flushed takes the external server's WAL positions, as just reported by the server; zero positions are none.
@@ -38,7 +38,7 @@ func (d *Destination) flushed(p external.Positions) {
 		return
 	}
 	d.mu.Lock()
-	tickets := d.queue.flushed(p.Insert, p.Flush, time.Now())
+	tickets := d.queue.Flushed(p.Insert, p.Flush, time.Now())
 	d.mu.Unlock()
 	if len(tickets) > 0 {
 		failpoint.Hit(failpoint.Flushed)
@@ -66,7 +66,7 @@ func (d *Destination) confirmFlush() {
 // askFlushNowAndThen asks once every flushPause while commits wait to be flushed.
 func (d *Destination) askFlushNowAndThen(ctx context.Context) error {
 	d.mu.Lock()
-	waiting := d.queue.applied > 0
+	waiting := d.queue.Applied > 0
 	d.mu.Unlock()
 	if !waiting || time.Since(d.asked) < flushPause {
 		return nil
@@ -86,7 +86,7 @@ func (d *Destination) askFlush(ctx context.Context) error {
 		d.flushed(p)
 	}
 	d.mu.Lock()
-	force, n := d.queue.overdue(time.Now()) || d.queue.applied > 0 && !d.session.TellsPositions, d.queue.applied // commits of an earlier session may lag
+	force, n := d.queue.Overdue(time.Now()) || d.queue.Applied > 0 && !d.session.TellsPositions, d.queue.Applied // commits of an earlier session may lag
 	d.mu.Unlock()
 	if !force {
 		return nil
@@ -95,7 +95,7 @@ func (d *Destination) askFlush(ctx context.Context) error {
 		return err
 	}
 	d.mu.Lock()
-	tickets := d.queue.letGo(n)
+	tickets := d.queue.LetGo(n)
 	d.mu.Unlock()
 	d.router.Acks.Release(tickets...)
 	return nil
@@ -110,7 +110,7 @@ func (d *Destination) settle() {
 	defer tick.Stop()
 	for {
 		d.mu.Lock()
-		waiting := d.queue.applied > 0 && d.session != nil
+		waiting := d.queue.Applied > 0 && d.session != nil
 		d.mu.Unlock()
 		if !waiting || d.askFlush(ctx) != nil {
 			return

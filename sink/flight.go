@@ -146,7 +146,7 @@ func (d *Destination) prefetch(b *batch) *batch {
 		return nil // chunks are merged between batches
 	}
 	d.mu.Lock()
-	waiting := d.queue.behind(len(b.transactions), prefetchChanges)
+	waiting := d.queue.Behind(len(b.transactions), prefetchChanges)
 	paused := d.paused != nil || d.fresh
 	d.mu.Unlock()
 	if waiting < prefetchChanges || paused {

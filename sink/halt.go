@@ -63,7 +63,7 @@ func (d *Destination) endsHaltLocked(done work) bool {
 // settledLocked ends a time of failures where a connection was made and nothing is left to do. The result is false while the stream may
 // still bring the change behind a noted halt. The worker calls settledLocked.
 func (d *Destination) settledLocked() bool {
-	if d.session == nil || !d.caughtUp || d.parked || !d.queue.idle() || d.halt == nil && d.status.Err == nil {
+	if d.session == nil || !d.caughtUp || d.parked || !d.queue.Idle() || d.halt == nil && d.status.Err == nil {
 		return true
 	}
 	if d.halt != nil && d.router.Reader.Position() < d.halt.until {

@@ -3,6 +3,7 @@ package sink
 import (
 	"cmp"
 	"fmt"
+	"outflow/sink/queue"
 	"slices"
 	"time"
 )
@@ -13,11 +14,11 @@ import (
 
 // observation is a destination at one look.
 type observation struct {
-	oldest  int64    // sequence id of the oldest transaction that the destination holds; -1 is none
-	reached position // how far the destination has come with the held transactions
-	open    bool     // the reader holds the oldest transaction too: the rest of the transaction has not come
-	bytes   int64    // in the queue
-	over    bool     // the queue is over its bound, and the reader waits
+	oldest  int64          // sequence id of the oldest transaction that the destination holds; -1 is none
+	reached queue.Position // how far the destination has come with the held transactions
+	open    bool           // the reader holds the oldest transaction too: the rest of the transaction has not come
+	bytes   int64          // in the queue
+	over    bool           // the queue is over its bound, and the reader waits
 	paused  bool
 	unable  bool          // failed, or was given another target, and does not work since; or paused
 	waits   bool          // for others: for a connection that others have, or for the primary
@@ -31,7 +32,7 @@ type observation struct {
 // hold is how long a destination has held transactions, in time in which the destination could have made progress.
 type hold struct {
 	oldest  int64
-	reached position
+	reached queue.Position
 	held    time.Duration // the oldest transaction
 	stood   time.Duration // without progress
 	unable  time.Duration // without progress, and not at work
@@ -45,7 +46,7 @@ func (h hold) after(o observation, d time.Duration) hold {
 	if o.oldest < 0 {
 		return hold{oldest: -1}
 	}
-	further := o.reached.id > h.reached.id || o.reached.id == h.reached.id && o.reached.ordinal > h.reached.ordinal
+	further := o.reached.ID > h.reached.ID || o.reached.ID == h.reached.ID && o.reached.Ordinal > h.reached.Ordinal
 	if further {
 		h.reached = o.reached
 	}

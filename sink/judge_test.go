@@ -2,6 +2,7 @@ package sink
 
 import (
 	"math/rand/v2"
+	"outflow/sink/queue"
 	"slices"
 	"strings"
 	"testing"
@@ -148,7 +149,7 @@ func TestNothingHoldsTheSlotForLong(t *testing.T) {
 				o.unable, o.over = rnd.IntN(2) == 0, rnd.IntN(3) == 0
 				o.paused = o.unable && rnd.IntN(3) == 0
 				o.waits = waits && !o.unable && rnd.IntN(2) == 0
-				o.reached = position{id: 100, ordinal: rnd.Int64N(5)} // work that is done again
+				o.reached = queue.Position{ID: 100, Ordinal: rnd.Int64N(5)} // work that is done again
 			}
 			if end += rate; !o.waits {
 				stood += watchEvery
@@ -171,16 +172,16 @@ func TestNothingHoldsTheSlotForLong(t *testing.T) {
 // A replay is no progress; a stopped process and a clock that jumps count for a second.
 func TestTimeOfAHold(t *testing.T) {
 	t.Parallel()
-	o := observation{oldest: 7, reached: position{id: 7, ordinal: 10}}
+	o := observation{oldest: 7, reached: queue.Position{ID: 7, Ordinal: 10}}
 	h := hold{}.after(o, time.Second).after(o, time.Second)
 	if h.stood != time.Second || h.held != time.Second {
 		t.Errorf("%+v", h)
 	}
-	o.reached.ordinal = 3 // again
+	o.reached.Ordinal = 3 // again
 	if h = h.after(o, time.Second); h.stood != 2*time.Second {
 		t.Errorf("a replay counts as progress: %+v", h)
 	}
-	o.reached.ordinal = 11
+	o.reached.Ordinal = 11
 	if h = h.after(o, time.Second); h.stood != time.Second || h.held != 3*time.Second {
 		t.Errorf("progress does not count: %+v", h)
 	}

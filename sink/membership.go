@@ -105,7 +105,7 @@ func (r *Router) Begun() bool { return r.membership.begun.Load() }
 
 // startAfter has the destination pass over everything up to a transaction.
 func (d *Destination) startAfter(id int64) {
-	d.queue.startAfter(id)
+	d.queue.StartAfter(id)
 }
 
 // replace has the worker take another target, or takes the target itself while nothing has begun. Work in flight is rolled back,

@@ -46,7 +46,7 @@ func (d *Destination) misfits(e *external.Error) bool {
 	d.router.schemas.doubt(e.Table, now)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return now != nil && d.queue.contains(func(c *wal.Change) bool {
+	return now != nil && d.queue.Contains(func(c *wal.Change) bool {
 		return c.Relation.Table == e.Table && slices.ContainsFunc(c.Relation.Columns, func(column wal.Column) bool { return now.Column(column.Name) < 0 })
 	})
 }

@@ -178,7 +178,7 @@ func (d *Destination) detach(epoch int64, reason string) (tickets []wal.Ticket, 
 // dropLocked empties the queue of a destination that the stream goes on without, and returns the tickets to release. Only the worker of the
 // destination may call dropLocked, or another holder of the lock while there is no worker.
 func (d *Destination) dropLocked() []wal.Ticket {
-	return d.queue.drop(d.router.tenants.arrivingID())
+	return d.queue.Drop(d.router.tenants.arrivingID())
 }
 
 // attachLocked lets changes come again to a parked destination whose session is open: a server that answers the login and hangs then holds

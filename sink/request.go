@@ -81,8 +81,8 @@ func (d *Destination) hasAll(id int64) bool {
 	position := d.router.SequenceID(d.router.Reader.Position()) // before the queue is looked at
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if position < id || d.parked || d.gone || len(d.queue.kept) > 0 {
+	if position < id || d.parked || d.gone || len(d.queue.Kept) > 0 {
 		return false
 	}
-	return d.queue.has(id)
+	return d.queue.Has(id)
 }

@@ -14,6 +14,7 @@ import (
 	"outflow/replication/wal"
 	"outflow/sink/external"
 	"outflow/sink/fold"
+	"outflow/sink/queue"
 )
 
 // applyLarge brings one transaction into the external database in several rounds inside one external transaction. The changes may still be
@@ -22,7 +23,7 @@ import (
 // Where the external database refuses a row, the transaction is applied again carefully: each round stands behind a savepoint, and a
 // refused round goes change by change (see refused).
 func (d *Destination) applyLarge(ctx context.Context, b *batch) error {
-	b.careful = b.careful || d.careful == b.large.id
+	b.careful = b.careful || d.careful == b.large.ID
 	err := d.rounds(ctx, b)
 	if err == nil {
 		err = d.close(ctx, b)
@@ -34,7 +35,7 @@ func (d *Destination) applyLarge(ctx context.Context, b *batch) error {
 	if b.careful || external.AsError(err).Verdict != external.RowFault {
 		return err
 	}
-	d.careful = b.large.id
+	d.careful = b.large.ID
 	if !d.restarted(b.large) {
 		return &external.Error{Verdict: external.Conflict, SQLState: external.SQLState(err), Err: fmt.Errorf("a row was refused; the transaction is read again to find it: %w", err)}
 	}
@@ -46,10 +47,10 @@ func (d *Destination) applyLarge(ctx context.Context, b *batch) error {
 }
 
 // restarted has the changes of a transaction applied from the first one on, and reports whether all changes are here.
-func (d *Destination) restarted(t *transaction) bool {
+func (d *Destination) restarted(t *queue.Transaction) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.queue.restart(t)
+	return d.queue.Restart(t)
 }
 
 // rounds applies all changes of a transaction within an external transaction, and leaves the external transaction open.
@@ -64,7 +65,7 @@ func (d *Destination) rounds(ctx context.Context, b *batch) error {
 		if changes, done, err = d.nextChanges(ctx, b.large); err != nil {
 			return err
 		}
-		d.session.backfill.trackChanges(b.large.xid, changes)
+		d.session.backfill.trackChanges(b.large.XID, changes)
 		if limit, err = d.applyPieces(ctx, b, changes, limit); err != nil {
 			return err
 		}
@@ -144,7 +145,7 @@ const openPatience = 5 * time.Second
 
 // nextChanges waits for unapplied changes of t and returns the changes, at most a batch, of one shape, a TRUNCATE by itself. done says
 // that the changes are the last of t.
-func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes []wal.Change, done bool, err error) {
+func (d *Destination) nextChanges(ctx context.Context, t *queue.Transaction) (changes []wal.Change, done bool, err error) {
 	// The open external transaction is kept alive: the server ends an idle transaction, in order to notice a dead client.
 	alive, look := time.NewTicker(d.router.Options.LockTimeout/2), time.NewTicker(openPatience/10)
 	defer alive.Stop()
@@ -152,7 +153,7 @@ func (d *Destination) nextChanges(ctx context.Context, t *transaction) (changes 
 	defer d.awaits(false)
 	for began := time.Now(); ; {
 		d.mu.Lock()
-		changes, done, come := d.queue.next(t)
+		changes, done, come := d.queue.Next(t)
 		d.mu.Unlock()
 		if come {
 			return changes, done, nil
@@ -188,11 +189,11 @@ var errPostponed = errors.New("the rest of a large transaction does not come whi
 
 // postpone has the stream bring a transaction again from its first change. An external transaction must not stay open, with locks on the
 // tenant's tables, until the primary is back.
-func (d *Destination) postpone(t *transaction) error {
+func (d *Destination) postpone(t *queue.Transaction) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	t.dropped = true
-	d.log.Warn("rolled back: the rest of a large transaction does not come; the stream brings all of it again", zap.Int64("sequence_id", t.id))
+	t.Dropped = true
+	d.log.Warn("rolled back: the rest of a large transaction does not come; the stream brings all of it again", zap.Int64("sequence_id", t.ID))
 	return errPostponed
 }
 
@@ -200,14 +201,14 @@ func (d *Destination) postpone(t *transaction) error {
 // for room: the judge ends such a wait.
 func (r *Router) stalled(since time.Time) bool {
 	now := time.Now()
-	return min(now.Sub(since), r.lastPart.Ago(now)) > openPatience && (r.Reader.State() != replication.Streaming || !r.gate.closed())
+	return min(now.Sub(since), r.lastPart.Ago(now)) > openPatience && (r.Reader.State() != replication.Streaming || !r.gate.Closed())
 }
 
 // shed makes room in the queue where the queue needs room.
-func (d *Destination) shed(t *transaction) {
+func (d *Destination) shed(t *queue.Transaction) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.queue.shed(t)
+	d.queue.Shed(t)
 }
 
 // applyRound brings some changes of a transaction into the open external transaction.
@@ -268,7 +269,7 @@ func (d *Destination) oneByOne(ctx context.Context, b *batch, careful bool) erro
 		if err := d.reconnect(ctx); err != nil {
 			return err
 		}
-		one := &batch{transactions: []*transaction{t}, mappings: b.mappings, last: t.id, large: t, careful: careful}
+		one := &batch{transactions: []*queue.Transaction{t}, mappings: b.mappings, last: t.ID, large: t, careful: careful}
 		if err := d.applyLarge(ctx, one); err != nil {
 			return err
 		}

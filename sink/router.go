@@ -19,6 +19,7 @@ import (
 	"outflow/sink/external"
 	"outflow/sink/fold"
 	"outflow/sink/ledger"
+	"outflow/sink/queue"
 )
 
 // Tombstones is a table whose inserted rows name deleted rows of other tables.
@@ -74,7 +75,7 @@ type Router struct {
 
 	// What all destinations share.
 	workers       *workers
-	gate          *gate
+	gate          *queue.Gate
 	lookups       *budget
 	copies        *budget
 	connections   *external.Connections
@@ -99,7 +100,7 @@ type route struct {
 
 // NewRouter returns a router without destinations.
 func NewRouter(c Config) *Router {
-	r := &Router{Config: c, gate: &gate{limit: c.Options.queuesBytes()},
+	r := &Router{Config: c, gate: &queue.Gate{Limit: c.Options.queuesBytes()},
 		lookups: newBudget(c.Options.lookupBytes()/2, 2, 2), copies: newBudget(c.Options.copyBytes()/2, 2, copiesMax*max(c.Options.Backfills, 1)), connections: external.NewConnections(c.Options.MaxConnections),
 		backfillSlots: newBackfillSlots(c.Options.Backfills, c.Options.SlowAfter), xids: fold.NewXIDs(),
 		tenants: newTenants(), arrival: arrival{id: -1}, workers: newWorkers(), routes: map[*wal.Relation]*route{},
@@ -131,10 +132,10 @@ func (r *Router) Destinations() []*Destination {
 // Full implements [replication.Sink]. A reading switched off stops between transactions: the end of an open transaction must come, or the
 // transaction would keep locks in external databases.
 func (r *Router) Full() <-chan struct{} {
-	if held := r.gate.held(); held != nil && !r.arrival.inside {
+	if held := r.gate.Held(); held != nil && !r.arrival.inside {
 		return held
 	}
-	return r.gate.full()
+	return r.gate.Full()
 }
 
 // Write implements [replication.Sink]: it queues the changes of one part at the destinations of their tenants.

@@ -55,8 +55,8 @@ func (d *Destination) Status() Status {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.statusLocked()
-	waiting := d.queue.backlog()
-	s.Queued, s.QueuedChanges, s.Oldest, s.QueueBytes = waiting.transactions, waiting.changes, waiting.oldest, d.queue.bytes
+	waiting := d.queue.Backlog()
+	s.Queued, s.QueuedChanges, s.Oldest, s.QueueBytes = waiting.Transactions, waiting.Changes, waiting.Oldest, d.queue.Bytes
 	return s
 }
 
@@ -144,9 +144,9 @@ func (d *Destination) giveUp(e *external.Error, misfit bool) (s *session, droppe
 			e = &external.Error{Err: turnEndedError{}, Verdict: external.Retry}
 		}
 	}
-	replay = d.queue.rewind()
+	replay = d.queue.Rewind()
 	if replay && (errors.Is(e, errPostponed) || errors.Is(e, tableread.ErrNotVisible)) {
-		d.queue.excuse() // read again for the sake of the primary
+		d.queue.Excuse() // read again for the sake of the primary
 	}
 	if d.parked || d.gone || d.stale || misfit {
 		replay, dropped, d.stale = false, d.dropLocked(), false
@@ -170,7 +170,7 @@ const conflictPause = 2 * time.Second
 // pauseAfterLocked decides on the state and on the pause after a failure.
 func (d *Destination) pauseAfterLocked(e *external.Error) {
 	if e.SQLState == pgerror.QueryCanceled || errors.Is(e, turnEndedError{}) {
-		d.queue.narrow()
+		d.queue.Narrow()
 	}
 	d.doubts++
 	d.status.Attempts++
@@ -248,18 +248,18 @@ func (d *Destination) count(b *batch, flushed bool) []wal.Ticket {
 	defer d.mu.Unlock()
 	d.wellLocked(applying)
 	if n := len(b.transactions); n > 0 {
-		d.status.CommitTime = b.transactions[n-1].committed
+		d.status.CommitTime = b.transactions[n-1].Committed
 	}
 	d.status.SequenceID = max(d.status.SequenceID, b.last)
 	d.setSyncedLocked(d.session, nil)
 	d.status.Rows += int64(b.changes)
 	d.status.Batches++
 	d.status.Transactions += int64(len(b.transactions))
-	d.queue.commit(len(b.transactions), b.bytes)
+	d.queue.Commit(len(b.transactions), b.bytes)
 	if !flushed {
 		return nil
 	}
-	return d.queue.letGo(d.queue.applied)
+	return d.queue.LetGo(d.queue.Applied)
 }
 
 // wellLocked ends a time of failures, and a halt where the done work shows that no person is needed any more.
@@ -276,7 +276,7 @@ func (d *Destination) wellLocked(done work) {
 	if d.session != nil {
 		d.session.Place.Trust()
 	}
-	d.queue.widen()
+	d.queue.Widen()
 	d.backoff.reset()
 	d.observeLocked()
 }
@@ -290,7 +290,7 @@ func (d *Destination) progress(c cursor, complete bool) {
 	d.status.Copied, d.status.CopyTable = c.Rows, c.Table
 	// A chunk's commit waited for the disk, so the primary may be told of the commit.
 	d.status.SequenceID = max(d.status.SequenceID, d.session.Lowest())
-	d.queue.released = max(d.queue.released, d.session.Lowest())
+	d.queue.Released = max(d.queue.Released, d.session.Lowest())
 	d.setSyncedLocked(d.session, nil)
 	if complete {
 		d.status.CopyTable = ""

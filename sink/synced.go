@@ -18,8 +18,8 @@ func (d *Destination) MappingStatus() []ledger.MappingProgress {
 		if at := slices.IndexFunc(d.synced, func(s ledger.MappingProgress) bool { return s.Name == m.Name }); at >= 0 {
 			all[i] = d.synced[at]
 		}
-		waiting := d.queue.backlogOf(m.Tables(), all[i].SequenceID)
-		all[i].Changes, all[i].Transactions = waiting.changes, waiting.transactions
+		waiting := d.queue.BacklogOf(m.Tables(), all[i].SequenceID)
+		all[i].Changes, all[i].Transactions = waiting.Changes, waiting.Transactions
 	}
 	return all
 }

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"outflow/sink/external"
+	"outflow/sink/queue"
 	"slices"
 	"testing"
 )
@@ -10,14 +11,14 @@ func TestTenants(t *testing.T) {
 	all := newTenants()
 	a, b, c := &Destination{Owner: &external.Owner{Tenant: "1", Name: "a"}}, &Destination{Owner: &external.Owner{Tenant: "1", Name: "b"}}, &Destination{Owner: &external.Owner{Tenant: "2", Name: "a"}}
 	all.insert(a)
-	if a.queue.accepted != (position{id: -1, complete: true}) || a.queue.holding != -1 {
-		t.Errorf("a destination inserted before the stream begins misses changes: %+v", a.queue.accepted)
+	if a.queue.Accepted != (queue.Position{ID: -1, Complete: true}) || a.queue.Holding != -1 {
+		t.Errorf("a destination inserted before the stream begins misses changes: %+v", a.queue.Accepted)
 	}
 	all.arrive(7)
 	all.insert(b)
 	all.insert(c)
-	if b.queue.accepted != (position{id: 7, complete: true}) || b.queue.holding != 7 || all.arrivingID() != 7 {
-		t.Errorf("a destination inserted in the middle of a transaction takes the rest of the transaction: %+v", b.queue.accepted)
+	if b.queue.Accepted != (queue.Position{ID: 7, Complete: true}) || b.queue.Holding != 7 || all.arrivingID() != 7 {
+		t.Errorf("a destination inserted in the middle of a transaction takes the rest of the transaction: %+v", b.queue.Accepted)
 	}
 	if !slices.Equal(all.list(), []*Destination{a, b, c}) || !slices.Equal(all.of("1"), []*Destination{a, b}) {
 		t.Errorf("the lists are %v and %v", all.list(), all.of("1"))

@@ -138,8 +138,8 @@ func (d *Destination) incomplete(b *batch, rows map[string]*mapping.Rows) (all [
 		}
 		slices.Sort(m.columns)
 		for _, t := range b.transactions {
-			if from[t.id] {
-				m.xids = append(m.xids, t.xid)
+			if from[t.ID] {
+				m.xids = append(m.xids, t.XID)
 			}
 		}
 		all, keys = append(all, m), keys+len(m.keys)

@@ -11,6 +11,7 @@ import (
 
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/queue"
 )
 
 // tombstone turns an inserted row of the tombstone table into a delete of the named row. A tombstone and a real DELETE of the same row
@@ -51,7 +52,7 @@ func (r *Router) tombstone(part *wal.Transaction, c *wal.Change, rt *route) erro
 // withoutEarlierLives leaves out changes of the earlier life of rows that the primary has: of a transaction applied in rounds, or change
 // by change, the fold does not see whether the transaction wrote the row again. Tombstones are concerned, and deletes that would take rows
 // of other tables along, because no change writes the taken rows again.
-func (d *Destination) withoutEarlierLives(ctx context.Context, t *transaction, changes []wal.Change) ([]wal.Change, error) {
+func (d *Destination) withoutEarlierLives(ctx context.Context, t *queue.Transaction, changes []wal.Change) ([]wal.Change, error) {
 	acts, deleted := map[string]bool{}, map[string]bool{}
 	for table := range d.reads {
 		acts[table] = d.session.Order.Acts(d.mappings, table)
@@ -94,8 +95,8 @@ func (d *Destination) withoutEarlierLives(ctx context.Context, t *transaction, c
 
 // findLive adds to live the keys whose rows the primary has, for this tenant. A key may be written in another way in a tombstone's JSON
 // than in the row: the primary tells whether the two are equal.
-func (d *Destination) findLive(ctx context.Context, t *transaction, rel *wal.Relation, keys []wal.Tuple, live map[string]bool) error {
-	found, err := d.current(ctx, rel, tableread.Look{Keys: tableread.Keys{Tuples: keys}, After: []uint32{t.xid}, Bytes: pieceMin})
+func (d *Destination) findLive(ctx context.Context, t *queue.Transaction, rel *wal.Relation, keys []wal.Tuple, live map[string]bool) error {
+	found, err := d.current(ctx, rel, tableread.Look{Keys: tableread.Keys{Tuples: keys}, After: []uint32{t.XID}, Bytes: pieceMin})
 	if err != nil {
 		return err
 	}

@@ -15,16 +15,16 @@ func (d *Destination) traceLocked(b *batch) {
 		return
 	}
 	first, last := b.transactions[0], b.transactions[len(b.transactions)-1]
-	ctx, span := d.router.Tracer.Start(context.Background(), "batch", trace.WithTimestamp(first.received), trace.WithSpanKind(trace.SpanKindConsumer))
+	ctx, span := d.router.Tracer.Start(context.Background(), "batch", trace.WithTimestamp(first.Received), trace.WithSpanKind(trace.SpanKindConsumer))
 	defer span.End()
 	if !span.IsRecording() {
 		return // not sampled
 	}
 	span.SetAttributes(attribute.String("outflow.tenant", d.Tenant), attribute.String("outflow.destination", d.Name),
 		attribute.Int("outflow.transactions", len(b.transactions)), attribute.Int("outflow.changes", b.changes),
-		attribute.Int64("outflow.first_sequence_id", first.id), attribute.Int64("outflow.last_sequence_id", last.id),
-		attribute.String("outflow.committed_at", first.committed.UTC().Format(time.RFC3339Nano)))
-	_, queue := d.router.Tracer.Start(ctx, "queue", trace.WithTimestamp(first.received))
+		attribute.Int64("outflow.first_sequence_id", first.ID), attribute.Int64("outflow.last_sequence_id", last.ID),
+		attribute.String("outflow.committed_at", first.Committed.UTC().Format(time.RFC3339Nano)))
+	_, queue := d.router.Tracer.Start(ctx, "queue", trace.WithTimestamp(first.Received))
 	queue.End(trace.WithTimestamp(b.taken))
 	_, apply := d.router.Tracer.Start(ctx, "apply", trace.WithTimestamp(b.taken), trace.WithSpanKind(trace.SpanKindClient),
 		trace.WithAttributes(attribute.String("db.system.name", "postgresql"), attribute.Bool("outflow.in_rounds", b.large != nil)))

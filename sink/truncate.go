@@ -54,7 +54,7 @@ func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *wal.Relatio
 		return err
 	}
 	for {
-		keys, err := s.FetchKeys(ctx, q, min(d.queue.limit, fetchedKeys))
+		keys, err := s.FetchKeys(ctx, q, min(d.queue.Limit, fetchedKeys))
 		if err != nil {
 			return err
 		}
@@ -72,4 +72,4 @@ func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *wal.Relatio
 	}
 }
 
-func committedAt(b *batch) time.Time { return b.transactions[len(b.transactions)-1].committed }
+func committedAt(b *batch) time.Time { return b.transactions[len(b.transactions)-1].Committed }

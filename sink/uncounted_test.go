@@ -10,6 +10,7 @@ import (
 	"outflow/replication"
 	"outflow/replication/wal"
 	"outflow/sink/external"
+	"outflow/sink/queue"
 )
 
 // item is a table of a tenant's items.
@@ -52,19 +53,19 @@ func TestSmallTransactionsAreCounted(t *testing.T) {
 		d.router.Acks.Commit(ticket, wal.LSN(id))
 	}
 	grown := heap() - before
-	t.Logf("a transaction takes %d bytes, and counts %d", grown/n, d.queue.bytes/n)
-	if grown > d.queue.bytes {
-		t.Errorf("%d transactions take %d bytes, and %d are counted", n, grown, d.queue.bytes)
+	t.Logf("a transaction takes %d bytes, and counts %d", grown/n, d.queue.Bytes/n)
+	if grown > d.queue.Bytes {
+		t.Errorf("%d transactions take %d bytes, and %d are counted", n, grown, d.queue.Bytes)
 	}
-	if d.router.gate.used != d.queue.bytes {
-		t.Errorf("the gate counts %d bytes, the queue %d", d.router.gate.used, d.queue.bytes)
+	if d.router.gate.Used != d.queue.Bytes {
+		t.Errorf("the gate counts %d bytes, the queue %d", d.router.gate.Used, d.queue.Bytes)
 	}
 	d.mu.Lock()
-	d.queue.take(progress{n}, d.reads, nil) // which passes over what the external database has
-	d.queue.letGo(d.queue.applied)
+	d.queue.Take(queue.Progress{n}, d.reads, nil) // which passes over what the external database has
+	d.queue.LetGo(d.queue.Applied)
 	d.mu.Unlock()
-	if d.queue.bytes != 0 || d.queue.lagging != 0 || d.router.gate.used != 0 {
-		t.Errorf("at the end %d bytes are queued, %d lag, and the gate counts %d", d.queue.bytes, d.queue.lagging, d.router.gate.used)
+	if d.queue.Bytes != 0 || d.queue.Lagging != 0 || d.router.gate.Used != 0 {
+		t.Errorf("at the end %d bytes are queued, %d lag, and the gate counts %d", d.queue.Bytes, d.queue.Lagging, d.router.gate.Used)
 	}
 }
 

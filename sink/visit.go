@@ -50,10 +50,10 @@ func (d *Destination) awaitsVisitLocked(pause time.Duration) bool {
 		pause = d.router.Options.VisitEvery
 	}
 	return (!d.met || d.caughtUp) && !d.visiting && !d.working && !d.gone && d.epoch != 0 && d.fault == nil && d.paused == nil && d.retryAt == nil &&
-		d.queue.empty() && time.Since(d.visited) > pause
+		d.queue.Empty() && time.Since(d.visited) > pause
 }
 
 // hasNothingLocked reports whether a failure keeps no work waiting: the next visit, or the next change, tries again.
 func (d *Destination) hasNothingLocked() bool {
-	return !d.met && d.caughtUp && !d.parked && d.queue.empty() && d.halt == nil
+	return !d.met && d.caughtUp && !d.parked && d.queue.Empty() && d.halt == nil
 }

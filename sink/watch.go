@@ -40,10 +40,10 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	}
 	w.last = now
 	r := w.router
-	limit, closed := r.Options, r.gate.closed()
+	limit, closed := r.Options, r.gate.Closed()
 	written := r.checkpointer.walEnd.Load()
 	w.wal = w.wal.after(written-int64(r.Acks.Flush()), int64(limit.RetainedWAL), passed)
-	s := situation{read: r.SequenceID(r.Reader.Position()), still: w.wal.still, excess: r.gate.excess()}
+	s := situation{read: r.SequenceID(r.Reader.Position()), still: w.wal.still, excess: r.gate.Excess()}
 	if written > 0 {
 		s.written = r.SequenceID(wal.LSN(written))
 	}
@@ -93,9 +93,9 @@ func (d *Destination) observation(closed bool) observation {
 	if closed {
 		d.wakeLocked()
 	}
-	o := observation{bytes: d.queue.bytes, over: d.queue.over, paused: d.paused != nil, replays: d.queue.replays, leaving: d.parking || d.parked}
-	o.oldest, o.open = d.queue.oldest()
-	o.reached = d.queue.reached()
+	o := observation{bytes: d.queue.Bytes, over: d.queue.Over, paused: d.paused != nil, replays: d.queue.Replays, leaving: d.parking || d.parked}
+	o.oldest, o.open = d.queue.Oldest()
+	o.reached = d.queue.Reached()
 	answered := d.db.Answered.Ago(time.Now()) < parkGrace
 	o.unable = o.paused || d.doubts > 0 && d.session == nil || !d.failing.IsZero() && !answered
 	o.queued, o.starved = d.queued && d.doubts == 0, d.starved

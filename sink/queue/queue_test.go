@@ -1,4 +1,4 @@
-package sink
+package queue
 
 import (
 	"fmt"
@@ -24,7 +24,7 @@ func insertOf(tenant, id string) wal.Change {
 type history struct {
 	t *testing.T
 	r *rand.Rand
-	q queue
+	q Queue
 
 	source  [][]wal.Change // transactions; the place i has the id (i+1)*10
 	at      streamPlace    // of the stream
@@ -33,7 +33,7 @@ type history struct {
 
 	tickets  map[wal.Ticket]int // held by the queue, how often
 	detached bool
-	reached  position // how far the queue said that the work has come
+	reached  Position // how far the queue said that the work has come
 
 	external []applied // committed, in order
 	safe     int       // so many of external survive a crash of the server
@@ -51,8 +51,8 @@ type applied struct {
 
 func newHistory(t *testing.T, seed uint64) *history {
 	h := &history{t: t, r: rand.New(rand.NewPCG(seed, 1)), session: 1, tickets: map[wal.Ticket]int{}}
-	h.q = newQueue(&gate{limit: 6000}, 3000, 8)
-	h.q.startAfter(0)
+	h.q = New(&Gate{Limit: 6000}, 3000, 8)
+	h.q.StartAfter(0)
 	altered := *tableItem
 	altered.Columns = append(slices.Clone(tableItem.Columns), wal.Column{Name: "more", Type: "text"})
 	for range 25 {
@@ -87,8 +87,8 @@ func (h *history) read() {
 	id := idOf(h.at.transaction)
 	part := &wal.Transaction{SequenceID: id, Ticket: wal.Ticket(id), Session: h.session}
 	if h.detached {
-		h.q.pass(part)
-	} else if taken, hold := h.q.accept(part, changes); hold {
+		h.q.Pass(part)
+	} else if taken, hold := h.q.Accept(part, changes); hold {
 		if h.tickets[part.Ticket]++; h.tickets[part.Ticket] > 1 {
 			h.t.Fatalf("the ticket of %d is held twice", id)
 		}
@@ -96,7 +96,7 @@ func (h *history) read() {
 		h.t.Fatalf("a part of %d is taken without the ticket", id)
 	}
 	if h.at.change += len(changes); h.at.change == len(h.source[h.at.transaction]) {
-		h.q.complete(id)
+		h.q.Complete(id)
 		h.at = streamPlace{transaction: h.at.transaction + 1}
 	}
 }
@@ -126,53 +126,53 @@ func (h *history) release(tickets []wal.Ticket, dropped bool) {
 }
 
 // held is the id in the external database's metadata.
-func (h *history) held() progress {
+func (h *history) held() Progress {
 	if len(h.external) == 0 {
-		return progress{0}
+		return Progress{0}
 	}
-	return progress{h.external[len(h.external)-1].id}
+	return Progress{h.external[len(h.external)-1].id}
 }
 
-func (h *history) commit(transactions []*transaction, changes []wal.Change, bytes int64, sync bool) {
+func (h *history) commit(transactions []*Transaction, changes []wal.Change, bytes int64, sync bool) {
 	for _, t := range transactions {
 		if len(transactions) > 1 || changes == nil {
-			changes = t.changes
+			changes = t.Changes
 		}
 		for _, c := range changes {
-			h.external = append(h.external, applied{t.id, c.Ordinal})
+			h.external = append(h.external, applied{t.ID, c.Ordinal})
 		}
 	}
 	h.wal += 10
 	for len(h.ends) < len(h.external) {
 		h.ends = append(h.ends, h.wal)
 	}
-	h.q.commit(len(transactions), bytes)
+	h.q.Commit(len(transactions), bytes)
 	if sync {
 		h.safe = len(h.external)
-		h.release(h.q.letGo(h.q.applied), false)
+		h.release(h.q.LetGo(h.q.Applied), false)
 	}
 }
 
 // apply takes a run, and commits it or fails.
 func (h *history) apply() {
-	run := h.q.take(h.held(), map[string]bool{"item": true}, nil)
+	run := h.q.Take(h.held(), map[string]bool{"item": true}, nil)
 	switch {
-	case len(run.transactions) == 0:
-	case run.rounds:
+	case len(run.Transactions) == 0:
+	case run.Rounds:
 		h.rounds(run)
 	default:
-		ahead := h.q.take(h.held(), map[string]bool{"item": true}, run.transactions)
+		ahead := h.q.Take(h.held(), map[string]bool{"item": true}, run.Transactions)
 		if h.r.IntN(6) == 0 {
 			h.fail()
 			return
 		}
-		h.commit(run.transactions, nil, run.bytes, h.r.IntN(2) == 0)
-		if len(ahead.transactions) > 0 {
+		h.commit(run.Transactions, nil, run.Bytes, h.r.IntN(2) == 0)
+		if len(ahead.Transactions) > 0 {
 			if h.r.IntN(6) == 0 {
 				h.fail()
 				return
 			}
-			h.commit(ahead.transactions, nil, ahead.bytes, h.r.IntN(2) == 0)
+			h.commit(ahead.Transactions, nil, ahead.Bytes, h.r.IntN(2) == 0)
 		}
 	}
 }
@@ -180,26 +180,26 @@ func (h *history) apply() {
 // rounds applies one transaction in rounds, while the stream goes on.
 func (h *history) rounds(run run) {
 	var all []wal.Change
-	for t := run.transactions[0]; ; {
-		changes, done, come := h.q.next(t)
+	for t := run.Transactions[0]; ; {
+		changes, done, come := h.q.Next(t)
 		all = append(all, changes...)
 		switch {
 		case h.r.IntN(12) == 0:
 			h.fail()
 			return
 		case h.r.IntN(12) == 0:
-			if !h.q.restart(t) {
+			if !h.q.Restart(t) {
 				h.fail()
 				return
 			}
 			all = nil
 		case done:
-			h.commit(run.transactions, all, 0, true)
+			h.commit(run.Transactions, all, 0, true)
 			return
 		case !come:
 			h.read()
 		default:
-			h.q.shed(t)
+			h.q.Shed(t)
 		}
 	}
 }
@@ -209,7 +209,7 @@ func (h *history) fail() {
 	if h.r.IntN(2) == 0 {
 		h.external, h.ends = h.external[:h.safe], h.ends[:h.safe]
 	}
-	h.restart, h.reached = h.q.rewind() || h.restart, position{}
+	h.restart, h.reached = h.q.Rewind() || h.restart, Position{}
 }
 
 // flush has the server report its positions.
@@ -219,20 +219,20 @@ func (h *history) flush() {
 		flushed++
 	}
 	if h.safe += flushed; h.safe > 0 {
-		h.release(h.q.flushed(h.wal+1, h.ends[h.safe-1]+1, time.Now()), false)
+		h.release(h.q.Flushed(h.wal+1, h.ends[h.safe-1]+1, time.Now()), false)
 	}
 }
 
 // detach parks the destination; the copy that follows brings all that was dropped.
 func (h *history) detach() {
-	h.q.rewind()
-	h.release(h.q.drop(h.open()), true)
+	h.q.Rewind()
+	h.release(h.q.Drop(h.open()), true)
 	for ticket, n := range h.tickets {
 		if n != 0 {
 			h.t.Fatalf("ticket %d is still held behind a parking", ticket)
 		}
 	}
-	if !h.q.empty() || h.q.bytes != 0 || h.q.gate.used != 0 || h.q.gate.over != 0 {
+	if !h.q.Empty() || h.q.Bytes != 0 || h.q.gate.Used != 0 || h.q.gate.over != 0 {
 		h.t.Fatalf("a dropped queue is not empty: %+v", h.q)
 	}
 	h.detached, h.restart = true, false
@@ -250,10 +250,10 @@ func (h *history) open() int64 {
 func (h *history) check() {
 	var bytes int64
 	for _, t := range h.q.transactions {
-		bytes += transactionOverhead + bytesOf(t.changes)
+		bytes += transactionOverhead + bytesOf(t.Changes)
 	}
-	if bytes != h.q.bytes || bytes != h.q.gate.used || h.q.inFlight < 0 || h.q.lagging < 0 || (h.q.gate.over == 1) != h.q.over {
-		h.t.Fatalf("%d bytes are queued; counted are %d, in the gate %d, in flight %d, lagging %d", bytes, h.q.bytes, h.q.gate.used, h.q.inFlight, h.q.lagging)
+	if bytes != h.q.Bytes || bytes != h.q.gate.Used || h.q.inFlight < 0 || h.q.Lagging < 0 || (h.q.gate.over == 1) != h.q.Over {
+		h.t.Fatalf("%d bytes are queued; counted are %d, in the gate %d, in flight %d, lagging %d", bytes, h.q.Bytes, h.q.gate.Used, h.q.inFlight, h.q.Lagging)
 	}
 	first := int64(-1)
 	for ticket, n := range h.tickets {
@@ -261,14 +261,14 @@ func (h *history) check() {
 			first = int64(ticket)
 		}
 	}
-	if oldest, _ := h.q.oldest(); oldest != first {
+	if oldest, _ := h.q.Oldest(); oldest != first {
 		h.t.Fatalf("the oldest transaction is said to be %d, and the oldest held ticket is %d", oldest, first)
 	}
-	b, waiting := h.q.backlog(), h.q.transactions[h.q.applied:]
-	if b.transactions != len(waiting) || h.q.idle() != (len(waiting) == 0) || !h.q.idle() && (h.q.has(waiting[0].id) || !h.q.has(waiting[0].id-1)) {
+	b, waiting := h.q.Backlog(), h.q.transactions[h.q.Applied:]
+	if b.Transactions != len(waiting) || h.q.Idle() != (len(waiting) == 0) || !h.q.Idle() && (h.q.Has(waiting[0].ID) || !h.q.Has(waiting[0].ID-1)) {
 		h.t.Fatalf("the backlog is said to be %+v, and %d transactions wait", b, len(waiting))
 	}
-	if mine := h.q.backlogOf([]string{"item", "other"}, -1); b.changes != mine.changes || b.transactions != mine.transactions {
+	if mine := h.q.BacklogOf([]string{"item", "other"}, -1); b.Changes != mine.Changes || b.Transactions != mine.Transactions {
 		h.t.Fatalf("the backlog of all tables is %+v, of each %+v", b, mine)
 	}
 	h.checkProgress()
@@ -282,8 +282,8 @@ func (h *history) check() {
 
 // checkProgress compares how far the queue says that the work has come with the place before; only a failure leads back.
 func (h *history) checkProgress() {
-	now, before := h.q.reached(), h.reached
-	if back := now.id < before.id || now.id == before.id && now.ordinal < before.ordinal; back && now != (position{}) {
+	now, before := h.q.Reached(), h.reached
+	if back := now.ID < before.ID || now.ID == before.ID && now.Ordinal < before.Ordinal; back && now != (Position{}) {
 		h.t.Fatalf("the work has come to %+v, and had come to %+v", now, before)
 	}
 	h.reached = now
@@ -296,23 +296,23 @@ func (h *history) end(owed int) {
 			h.reread()
 		}
 		h.read()
-		if run := h.q.take(h.held(), map[string]bool{"item": true}, nil); run.rounds {
+		if run := h.q.Take(h.held(), map[string]bool{"item": true}, nil); run.Rounds {
 			var all []wal.Change
 			for done := false; !done; {
 				var changes []wal.Change
 				var come bool
-				if changes, done, come = h.q.next(run.transactions[0]); !come {
+				if changes, done, come = h.q.Next(run.Transactions[0]); !come {
 					h.read()
 				}
 				all = append(all, changes...)
 			}
-			h.commit(run.transactions, all, 0, true)
-		} else if len(run.transactions) > 0 {
-			h.commit(run.transactions, nil, run.bytes, true)
+			h.commit(run.Transactions, all, 0, true)
+		} else if len(run.Transactions) > 0 {
+			h.commit(run.Transactions, nil, run.Bytes, true)
 		}
 	}
 	h.safe = len(h.external)
-	h.release(h.q.letGo(h.q.skipApplied(h.held().lowest())), false)
+	h.release(h.q.LetGo(h.q.skipApplied(h.held().lowest())), false)
 	h.check()
 	has := map[applied]bool{}
 	for _, a := range h.external {
@@ -330,7 +330,7 @@ func (h *history) end(owed int) {
 			h.t.Fatalf("ticket %d is still held", ticket)
 		}
 	}
-	if id, _ := h.q.oldest(); id != -1 || h.q.bytes != 0 || h.q.lagging != 0 || h.q.inFlight != 0 || h.q.gate.used != 0 || h.q.gate.over != 0 {
+	if id, _ := h.q.Oldest(); id != -1 || h.q.Bytes != 0 || h.q.Lagging != 0 || h.q.inFlight != 0 || h.q.gate.Used != 0 || h.q.gate.over != 0 {
 		h.t.Fatalf("the queue is not empty at the end: %+v", h.q)
 	}
 }
@@ -374,7 +374,7 @@ func (h *history) play() {
 		case 9:
 			if h.detached { // whole transactions come from now on, and a copy brings all that came before
 				h.detached = false
-				owed = max(owed, int(max(h.q.accepted.id, h.open())/10))
+				owed = max(owed, int(max(h.q.Accepted.ID, h.open())/10))
 			}
 		}
 		h.check()
@@ -388,18 +388,18 @@ func (h *history) play() {
 // A statement's timeout makes batches smaller, down to one change, and successes make the batches as large as configured again.
 func TestBatchLimit(t *testing.T) {
 	t.Parallel()
-	q := newQueue(&gate{limit: 1}, 1, 1000)
+	q := New(&Gate{Limit: 1}, 1, 1000)
 	for range 12 {
-		q.narrow()
+		q.Narrow()
 	}
-	if q.limit != 1 {
-		t.Errorf("the limit is %d after many timeouts", q.limit)
+	if q.Limit != 1 {
+		t.Errorf("the limit is %d after many timeouts", q.Limit)
 	}
 	for range 12 {
-		q.widen()
+		q.Widen()
 	}
-	if q.limit != 1000 {
-		t.Errorf("the limit is %d after many successes", q.limit)
+	if q.Limit != 1000 {
+		t.Errorf("the limit is %d after many successes", q.Limit)
 	}
 }
 
@@ -407,18 +407,18 @@ func TestBatchLimit(t *testing.T) {
 func TestOverdue(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
-	q := newQueue(&gate{limit: 1 << 30}, 1<<30, 10)
-	q.accept(&wal.Transaction{SequenceID: 1, Session: 1}, []wal.Change{insertOf("t", "1")})
-	q.complete(1)
-	r := q.take(progress{0}, map[string]bool{"item": true}, nil)
-	q.commit(len(r.transactions), r.bytes)
-	if q.flushed(100, 90, now) != nil || q.overdue(now.Add(flushPatience)) || !q.overdue(now.Add(flushPatience+1)) {
+	q := New(&Gate{Limit: 1 << 30}, 1<<30, 10)
+	q.Accept(&wal.Transaction{SequenceID: 1, Session: 1}, []wal.Change{insertOf("t", "1")})
+	q.Complete(1)
+	r := q.Take(Progress{0}, map[string]bool{"item": true}, nil)
+	q.Commit(len(r.Transactions), r.Bytes)
+	if q.Flushed(100, 90, now) != nil || q.Overdue(now.Add(flushPatience)) || !q.Overdue(now.Add(flushPatience+1)) {
 		t.Error("a commit is to be overdue when flushPatience has passed")
 	}
-	if tickets := q.flushed(200, 99, now); tickets != nil {
+	if tickets := q.Flushed(200, 99, now); tickets != nil {
 		t.Errorf("tickets %v are released before the flush", tickets)
 	}
-	if tickets := q.flushed(200, 100, now); len(tickets) != 1 || q.overdue(now.Add(time.Hour)) || q.released != 1 {
-		t.Errorf("tickets %v are released at the flush; released up to %d", tickets, q.released)
+	if tickets := q.Flushed(200, 100, now); len(tickets) != 1 || q.Overdue(now.Add(time.Hour)) || q.Released != 1 {
+		t.Errorf("tickets %v are released at the flush; released up to %d", tickets, q.Released)
 	}
 }

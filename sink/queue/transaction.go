@@ -1,4 +1,4 @@
-package sink
+package queue
 
 import (
 	"slices"
@@ -7,26 +7,26 @@ import (
 	"outflow/replication/wal"
 )
 
-// position is a place in the stream. A destination accepts only changes after the last accepted change, so reading the stream again does
+// Position is a place in the stream. A destination accepts only changes after the last accepted change, so reading the stream again does
 // no harm.
-type position struct {
-	id       int64
-	ordinal  int64 // of the first change not accepted yet
-	complete bool
+type Position struct {
+	ID       int64
+	Ordinal  int64 // of the first change not accepted yet
+	Complete bool
 }
 
-// transaction is the queued part of one source transaction at a destination.
-type transaction struct {
-	id        int64
-	xid       uint32
-	committed time.Time
-	received  time.Time // when its first part came
+// Transaction is the queued part of one source transaction at a destination.
+type Transaction struct {
+	ID        int64
+	XID       uint32
+	Committed time.Time
+	Received  time.Time // when its first part came
 	ticket    wal.Ticket
-	changes   []wal.Change
+	Changes   []wal.Change
 	bytes     int64     // of the changes, and transactionOverhead
 	complete  bool      // the source has sent the whole transaction
 	next      int       // changes applied in an open external transaction
-	dropped   bool      // some applied changes were let go of, to make room for the rest
+	Dropped   bool      // some applied changes were let go of, to make room for the rest
 	asked     time.Time // when external became known
 	external  wal.LSN   // of the external server: flushed there, the transaction survives a crash; 0 is not known yet
 }
@@ -36,15 +36,15 @@ type transaction struct {
 const transactionOverhead = 224
 
 // truncates reports whether one of the changes is a TRUNCATE.
-func (t *transaction) truncates() bool {
-	return slices.ContainsFunc(t.changes, func(c wal.Change) bool { return c.Kind == wal.Truncate })
+func (t *Transaction) truncates() bool {
+	return slices.ContainsFunc(t.Changes, func(c wal.Change) bool { return c.Kind == wal.Truncate })
 }
 
-// progress is how far the mappings of an external database are: last_synced_sequence_id by mapping.
-type progress []int64
+// Progress is how far the mappings of an external database are: last_synced_sequence_id by mapping.
+type Progress []int64
 
 // lowest is the id up to which every mapping is synced, -1 where there is no mapping.
-func (p progress) lowest() int64 {
+func (p Progress) lowest() int64 {
 	if len(p) == 0 {
 		return -1
 	}
@@ -52,7 +52,7 @@ func (p progress) lowest() int64 {
 }
 
 // behind tells, by mapping, which have not applied the transaction with the id.
-func (p progress) behind(id int64) []bool {
+func (p Progress) behind(id int64) []bool {
 	b := make([]bool, len(p))
 	for i, held := range p {
 		b[i] = held < id
