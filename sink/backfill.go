@@ -246,7 +246,7 @@ func (bf *backfill) mergeable() bool {
 // advance does the work possible without a chunk in hand: take a place among the backfills, or begin to read.
 func (bf *backfill) advance(ctx context.Context) error {
 	d := bf.d
-	if !d.router.backfillSlots.take(d, d.slowCopy) {
+	if !d.slot.take() {
 		bf.standDown() // backfills were switched off
 		return nil     // the end of another backfill wakes us
 	}
@@ -267,10 +267,10 @@ func (bf *backfill) advance(ctx context.Context) error {
 	if !idle || time.Now().Before(bf.wait.until) {
 		return nil
 	}
-	done := d.router.backfillSlots.asks(d, false)
+	done := d.slot.asks(false)
 	page, err := bf.ask(ctx)
 	if done(); err != nil {
-		d.slowCopy = d.router.backfillSlots.taken(d)
+		d.slot.chunkDone()
 		if external.TimedOut(err) && bf.smaller(bf.size()) {
 			d.nudge()
 			return nil
@@ -279,7 +279,7 @@ func (bf *backfill) advance(ctx context.Context) error {
 	}
 	read := &chunkRead{bf: bf, from: bf.cursor, page: page, limit: bf.size(), lane: quick, began: time.Now(), number: bf.tracker.number,
 		settle: bf.tracker.suspects == nil, awaited: bf.wait.xid}
-	if d.slowCopy {
+	if d.slot.isSlow() {
 		read.lane = slow
 	}
 	reading, end := context.WithCancel(d.router.workers.intake)
@@ -362,6 +362,6 @@ func (bf *backfill) nextTable(at *cursor) (table string, place tableread.Place, 
 func (bf *backfill) finish() {
 	d := bf.d
 	bf.s.backfill = nil
-	d.router.backfillSlots.leave(d)
+	d.slot.leave()
 	d.log.Info("copied all rows; the stream alone goes on", zap.Int64("rows", bf.cursor.Rows))
 }

@@ -31,7 +31,7 @@ const chunkPatience = 4 * chunkTime
 // refused row is found or the rest is taken, and grows again behind the row.
 func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows) error {
 	d, total := bf.d, rows.Len(mapping.Any)
-	done := d.router.backfillSlots.asks(d, true)
+	done := d.slot.asks(true)
 	for at, size, begun := 0, total, time.Now(); ; {
 		p := bf.portion(c, rows, at, min(size, total-at))
 		err := bf.apply(ctx, p)
@@ -43,7 +43,7 @@ func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 		}
 		if err != nil {
 			done()
-			d.slowCopy = d.router.backfillSlots.taken(d)
+			d.slot.chunkDone()
 			return bf.nameRow(err, p.rows)
 		}
 		if at += p.rows.Len(mapping.Any); at >= total {
@@ -56,14 +56,14 @@ func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 		}
 	}
 	done()
-	d.slowCopy = d.router.backfillSlots.taken(d)
+	d.slot.chunkDone()
 	switch {
 	case bf.stored == "":
 		if err := failpoint.Fail(failpoint.BackfillFinished); err != nil {
 			return err
 		}
 		bf.finish()
-	case d.router.backfillSlots.yield(d):
+	case d.slot.yield():
 		bf.standDown()
 	}
 	d.progress(bf.cursor, bf.stored == "")

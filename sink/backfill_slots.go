@@ -7,50 +7,74 @@ import (
 )
 
 // backfillSlots bounds how many destinations copy rows from the primary at the same time: each has one short read at a time. The other
-// destinations wait. A destination that has had a place for a turn lets the waiting destinations go first, and destinations without a turn
+// destinations wait. A destination that has had a slot for a turn lets the waiting destinations go first, and destinations without a turn
 // yet go before all others, so that neither huge copies nor slow databases keep a small database from being filled. Databases which are slow in
-// a chunk share a part of the places; while a database owes an answer for long, another destination has the place.
+// a chunk share a part of the slots; while a database owes an answer for long, another destination has the slot. Safe for concurrent use.
 type backfillSlots struct {
 	n    int
 	turn time.Duration
 
 	mu      sync.Mutex
-	holders map[*Destination]*backfillSlot
-	waiting []waiter // the longest waiting destination comes first
-	off     bool     // no destination gets or keeps a place
+	holders map[*slotUser]*backfillSlot
+	waiting []waiter // the longest waiting user comes first
+	off     bool     // no user gets or keeps a slot
 }
 
-// backfillSlot is a destination with a place.
+// slotUser is a destination in the eyes of the slots. A user outlives the destination's sessions. Safe for concurrent use.
+type slotUser struct {
+	slots *backfillSlots
+	nudge func()                                  // tells the destination that there may be a slot; is called with the slots' lock held
+	after func(time.Duration, func()) *time.Timer // [time.AfterFunc], or a kind that contains panics
+
+	slow bool // the external database was slow in the last chunk; the slots' lock guards the field
+}
+
+// backfillSlot is a slot that a user has.
 type backfillSlot struct {
 	since time.Time
-	asked time.Time     // since when the external database works for the destination; zero: does not
+	asked time.Time     // since when the external database works for the user; zero: does not
 	chunk bool          // with a chunk in hand, which is in memory
 	took  time.Duration // what the database took so far for the chunk in hand
-	slow  bool          // the database was slow in the last chunk
 }
 
 type waiter struct {
-	d      *Destination
+	user   *slotUser
 	slow   bool
-	after  time.Time // until then the destination lets others go first; zero: has had no turn
-	called bool      // the destination was woken to take a place, and has not come yet
+	after  time.Time // until then the user lets others go first; zero: has had no turn
+	called bool      // the user was nudged to take a slot, and has not come yet
 }
 
 const (
-	copyTurn  = 2 * time.Second // at the most
-	copyLate  = time.Second     // a database that takes longer than that for a chunk is slow
-	copyCall  = watchEvery * 2  // a woken destination that has not come by then keeps no place free
-	copiesMax = 4               // times the number of places: so many chunks there may be in memory, the late ones included
+	copyTurn  = 2 * time.Second        // at the most
+	copyLate  = time.Second            // a database that takes longer than that for a chunk is slow
+	copyCall  = 200 * time.Millisecond // a nudged user that has not come by then keeps no slot free
+	copiesMax = 4                      // times the number of slots: so many chunks there may be in memory, the late ones included
 )
 
 func newBackfillSlots(n int, turn time.Duration) *backfillSlots {
-	return &backfillSlots{n: n, turn: min(turn, copyTurn), holders: map[*Destination]*backfillSlot{}}
+	return &backfillSlots{n: n, turn: min(turn, copyTurn), holders: map[*slotUser]*backfillSlot{}}
 }
 
-// hasRoomLocked reports whether there is a place for a destination.
-func (p *backfillSlots) hasRoomLocked(slow bool) bool {
+// user returns a user without a slot.
+func (s *backfillSlots) user(nudge func(), after func(time.Duration, func()) *time.Timer) *slotUser {
+	return &slotUser{slots: s, nudge: nudge, after: after}
+}
+
+// hold switches backfills off or on. A user gives its slot up before the next chunk.
+func (s *backfillSlots) hold(off bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.off == off {
+		return
+	}
+	s.off = off
+	s.nudgeNextLocked()
+}
+
+// hasRoomLocked reports whether there is a slot for a user.
+func (s *backfillSlots) hasRoomLocked(slow bool) bool {
 	now, timely, chunks, slows := time.Now(), 0, 0, 0
-	for _, h := range p.holders {
+	for u, h := range s.holders {
 		late := !h.asked.IsZero() && now.Sub(h.asked) >= copyLate
 		if !late {
 			timely++
@@ -58,126 +82,26 @@ func (p *backfillSlots) hasRoomLocked(slow bool) bool {
 		if !late || h.chunk {
 			chunks++
 		}
-		if h.slow {
+		if u.slow {
 			slows++
 		}
 	}
 	if slow {
-		return len(p.holders) < p.n && slows < max(1, p.n/2)
+		return len(s.holders) < s.n && slows < max(1, s.n/2)
 	}
-	return timely < p.n && chunks < copiesMax*p.n
+	return timely < s.n && chunks < copiesMax*s.n
 }
 
-// asks says that the external database of d begins to work: takes a chunk, answers a question about the copy, or takes live changes between the
-// chunks. chunk says that a chunk may be in hand. The caller calls done when the work has ended. A destination without a place may call asks too.
-func (p *backfillSlots) asks(d *Destination, chunk bool) (done func()) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	h := p.holders[d]
-	if h == nil {
-		return func() {}
-	}
-	h.asked, h.chunk = time.Now(), chunk
-	late := d.after(copyLate, p.nudgeNext)
-	return func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		late.Stop()
-		h.took, h.asked = h.took+time.Since(h.asked), time.Time{}
-	}
+func (s *backfillSlots) nudgeNext() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nudgeNextLocked()
 }
 
-// taken reports whether the external database of d was slow in the chunk in hand, which is done with.
-func (p *backfillSlots) taken(d *Destination) (slow bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	h := p.holders[d]
-	if h == nil { // copies were switched off meanwhile
-		return false
-	}
-	h.slow, h.took = h.took > copyLate, 0
-	return h.slow
-}
-
-// take gives d a place, or notes that d waits for a place and is to be nudged. slow says that the database was slow to take the last chunk.
-func (p *backfillSlots) take(d *Destination, slow bool) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if _, holds := p.holders[d]; holds && !p.off {
-		return true
-	}
-	p.releaseLocked(d)
-	at := slices.IndexFunc(p.waiting, func(w waiter) bool { return w.d == d })
-	if !p.hasRoomLocked(slow) || p.off || (at >= 0 && len(p.waiting) > 1 && time.Now().Before(p.waiting[at].after)) {
-		if at < 0 {
-			p.waiting = append(p.waiting, waiter{d: d, slow: slow})
-		} else {
-			p.waiting[at].called = false
-		}
-		return false
-	}
-	p.stopWaitingLocked(d)
-	p.holders[d] = &backfillSlot{since: time.Now(), slow: slow}
-	p.nudgeNextLocked()
-	return true
-}
-
-// yield gives up the place of a destination after a turn while others wait, and puts the destination at the end of the line.
-func (p *backfillSlots) yield(d *Destination) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	h := p.holders[d]
-	if h == nil || len(p.waiting) == 0 || time.Since(h.since) < p.turn {
-		return false
-	}
-	p.releaseLocked(d)
-	p.waiting = append(p.waiting, waiter{d: d, slow: h.slow, after: time.Now().Add(p.turn)})
-	d.after(p.turn, d.nudge) // the destinations ahead in the line may never come
-	p.nudgeNextLocked()
-	return true
-}
-
-// leave gives the place back and nudges the longest waiting destination. A destination without a place only stops waiting.
-func (p *backfillSlots) leave(d *Destination) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.stopWaitingLocked(d)
-	p.releaseLocked(d)
-	p.nudgeNextLocked()
-}
-
-// hold switches backfills off or on. A destination with a place gives the place up before the next chunk.
-func (p *backfillSlots) hold(off bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.off == off {
-		return
-	}
-	p.off = off
-	p.nudgeNextLocked()
-}
-
-// releaseLocked takes d's place, if d has a place.
-func (p *backfillSlots) releaseLocked(d *Destination) {
-	delete(p.holders, d)
-}
-
-// stopWaitingLocked takes d out of the line.
-func (p *backfillSlots) stopWaitingLocked(d *Destination) {
-	p.waiting = slices.DeleteFunc(p.waiting, func(w waiter) bool { return w.d == d })
-}
-
-// nudgeNextLocked is nudgeNextLocked for a caller without mu.
-func (p *backfillSlots) nudgeNext() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.nudgeNextLocked()
-}
-
-// nudgeNextLocked wakes the next destination in the line while a place is free. The woken destination connects first, and its server may be silent by
-// now: where the destination does not come soon, the next is woken too. The lock mu comes before a destination's.
-func (p *backfillSlots) nudgeNextLocked() {
-	if len(p.waiting) == 0 || p.off {
+// nudgeNextLocked nudges the next user in the line while a slot is free. The user's destination connects first, and its server may be silent by
+// now: where the user does not come soon, the next user is nudged too.
+func (s *backfillSlots) nudgeNextLocked() {
+	if len(s.waiting) == 0 || s.off {
 		return
 	}
 	now := time.Now()
@@ -186,14 +110,107 @@ func (p *backfillSlots) nudgeNextLocked() {
 		func(w waiter) bool { return !now.Before(w.after) },
 		func(waiter) bool { return true },
 	} {
-		next := slices.IndexFunc(p.waiting, func(w waiter) bool { return !w.called && goes(w) && p.hasRoomLocked(w.slow) })
+		next := slices.IndexFunc(s.waiting, func(w waiter) bool { return !w.called && goes(w) && s.hasRoomLocked(w.slow) })
 		if next < 0 {
 			continue
 		}
-		p.waiting[next].called = true
-		d := p.waiting[next].d
-		d.nudge()
-		d.after(copyCall, p.nudgeNext)
+		s.waiting[next].called = true
+		u := s.waiting[next].user
+		u.nudge()
+		u.after(copyCall, s.nudgeNext)
 		return
 	}
+}
+
+// take gives the user a slot, or notes that the user waits for a slot and is to be nudged.
+func (u *slotUser) take() bool {
+	s := u.slots
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, holds := s.holders[u]; holds && !s.off {
+		return true
+	}
+	delete(s.holders, u)
+	at := slices.IndexFunc(s.waiting, func(w waiter) bool { return w.user == u })
+	if !s.hasRoomLocked(u.slow) || s.off || (at >= 0 && len(s.waiting) > 1 && time.Now().Before(s.waiting[at].after)) {
+		if at < 0 {
+			s.waiting = append(s.waiting, waiter{user: u, slow: u.slow})
+		} else {
+			s.waiting[at].called = false
+		}
+		return false
+	}
+	u.stopWaitingLocked()
+	s.holders[u] = &backfillSlot{since: time.Now()}
+	s.nudgeNextLocked()
+	return true
+}
+
+// asks says that the external database begins to work: takes a chunk, answers a question about the copy, or takes live changes between the
+// chunks. chunk says that a chunk may be in hand. The caller calls done when the work has ended. A user without a slot may call asks too.
+func (u *slotUser) asks(chunk bool) (done func()) {
+	s := u.slots
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.holders[u]
+	if h == nil {
+		return func() {}
+	}
+	h.asked, h.chunk = time.Now(), chunk
+	late := u.after(copyLate, s.nudgeNext)
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		late.Stop()
+		h.took, h.asked = h.took+time.Since(h.asked), time.Time{}
+	}
+}
+
+// chunkDone ends the chunk in hand. From then on the user counts as slow where its database was slow in the chunk.
+func (u *slotUser) chunkDone() {
+	s := u.slots
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.holders[u]
+	if u.slow = h != nil && h.took > copyLate; h != nil { // else copies were switched off meanwhile
+		h.took = 0
+	}
+}
+
+// isSlow reports whether the external database was slow in the last chunk.
+func (u *slotUser) isSlow() bool {
+	u.slots.mu.Lock()
+	defer u.slots.mu.Unlock()
+	return u.slow
+}
+
+// yield gives up the slot after a turn while others wait, and puts the user at the end of the line.
+func (u *slotUser) yield() bool {
+	s := u.slots
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.holders[u]
+	if h == nil || len(s.waiting) == 0 || time.Since(h.since) < s.turn {
+		return false
+	}
+	delete(s.holders, u)
+	s.waiting = append(s.waiting, waiter{user: u, slow: u.slow, after: time.Now().Add(s.turn)})
+	u.after(s.turn, u.nudge) // the users ahead in the line may never come
+	s.nudgeNextLocked()
+	return true
+}
+
+// leave gives the slot back and nudges the longest waiting user. A user without a slot only stops waiting.
+func (u *slotUser) leave() {
+	s := u.slots
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u.stopWaitingLocked()
+	delete(s.holders, u)
+	s.nudgeNextLocked()
+}
+
+// stopWaitingLocked takes the user out of the line.
+func (u *slotUser) stopWaitingLocked() {
+	u.slots.waiting = slices.DeleteFunc(u.slots.waiting, func(w waiter) bool { return w.user == u })
 }

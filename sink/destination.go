@@ -82,7 +82,7 @@ type Destination struct {
 	conflicts bool      // rows new on the source were there already: from then on ON CONFLICT is kept; the worker's
 	careful   int64     // id of a large transaction with a refused row: see batch.careful; the worker's
 	lookup    lookup    // the worker's
-	slowCopy  bool      // the external database was slow in the last chunk; the worker's
+	slot      *slotUser // of the backfill slots
 	chunkRows int       // rows a chunk of a backfill, 0 before the first; the worker's
 	session   *session  // the worker's; the idle timer's while there is no worker
 }
@@ -97,6 +97,7 @@ func newDestination(r *Router, t external.DestinationSpec) (*Destination, error)
 	d := &Destination{Owner: owner, router: r, db: db, mappings: t.Mappings, reads: mapping.Reads(t.Mappings), fault: t.Fault, log: log,
 		queue: queue.New(r.gate, r.Options.queueBytes(), r.Options.BatchRows), more: make(chan struct{}, 1),
 		status: Status{State: ledger.Streaming, SequenceID: -1, CopyTotal: -1}, backoff: pauses{least: r.Options.RetryMin, most: r.Options.RetryMax}}
+	d.slot = r.backfillSlots.user(d.nudge, d.after)
 	return d, nil
 }
 
@@ -270,7 +271,7 @@ func (d *Destination) refresh() (paused bool, err error) {
 		d.router.Reader.Restart()
 	}
 	if old != nil {
-		d.router.backfillSlots.leave(d)
+		d.slot.leave()
 		old.close()
 	}
 	return paused, nil
@@ -309,7 +310,7 @@ func (d *Destination) advance(ctx context.Context) error {
 	}
 	d.doing = applying
 	if b := d.take(nil); b != nil {
-		defer d.router.backfillSlots.asks(d, true)()
+		defer d.slot.asks(true)()
 		if b.large != nil {
 			return d.applyLarge(ctx, b)
 		}
@@ -335,7 +336,7 @@ func (d *Destination) rest() bool {
 		closed.close()
 	}
 	if ended && paused {
-		d.router.backfillSlots.leave(d)
+		d.slot.leave()
 	}
 	return ended
 }

@@ -129,7 +129,7 @@ func (q *Queue) account(n int64) {
 	case q.Over && waiting <= q.bound/2:
 		q.Over, over = false, -1
 	}
-	q.gate.add(n, over)
+	q.gate.Add(n, over)
 }
 
 // flying moves the bytes in flight.

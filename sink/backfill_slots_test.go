@@ -1,0 +1,161 @@
+package sink
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// line is a number of users of slots, and the users nudged so far.
+type line struct {
+	slots  *backfillSlots
+	users  []*slotUser
+	nudged []int
+}
+
+func newLine(n, users int) *line {
+	l := &line{slots: newBackfillSlots(n, time.Second)}
+	for i := range users {
+		l.users = append(l.users, l.slots.user(func() { l.nudged = append(l.nudged, i) }, time.AfterFunc))
+	}
+	return l
+}
+
+// take has users ask for a slot, in this order, and returns the users that got one.
+func (l *line) take(users ...int) (got []int) {
+	for _, i := range users {
+		if l.users[i].take() {
+			got = append(got, i)
+		}
+	}
+	return got
+}
+
+// calls are the users nudged since the last call.
+func (l *line) calls() []int {
+	l.slots.mu.Lock()
+	defer l.slots.mu.Unlock()
+	calls := l.nudged
+	l.nudged = nil
+	return calls
+}
+
+func want(t *testing.T, what string, got []int, expected ...int) {
+	t.Helper()
+	if !slices.Equal(got, expected) {
+		t.Errorf("%s: %v; expected %v", what, got, expected)
+	}
+}
+
+func TestBackfillSlots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLine(2, 5)
+		want(t, "the first", l.take(0, 1, 2, 3), 0, 1)
+		want(t, "a holder keeps the slot", l.take(0), 0)
+		want(t, "no slot is free", l.calls())
+		l.users[0].leave()
+		want(t, "the longest waiting", l.calls(), 2)
+		want(t, "the nudged user comes", l.take(2), 2)
+		l.users[3].leave() // waits no more
+		l.users[1].leave()
+		want(t, "no user waits", l.calls())
+
+		// A nudged user that does not come keeps no slot free.
+		want(t, "a free slot", l.take(0, 3, 4), 0)
+		l.users[2].leave()
+		want(t, "the longest waiting", l.calls(), 3)
+		time.Sleep(copyCall)
+		synctest.Wait()
+		want(t, "the next", l.calls(), 4)
+		want(t, "the next comes", l.take(4), 4)
+		want(t, "too late", l.take(3))
+	})
+}
+
+func TestBackfillSlotsYield(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLine(1, 3)
+		want(t, "the first", l.take(0, 1), 0)
+		if l.users[0].yield() {
+			t.Error("a slot is given up before the end of a turn")
+		}
+		time.Sleep(time.Second)
+		if !l.users[0].yield() {
+			t.Error("a slot is kept after a turn, and another user waits")
+		}
+		want(t, "the waiting user", l.calls(), 1)
+		want(t, "a user that had a turn waits for its next turn", l.take(0, 1), 1)
+		want(t, "a user without a turn waits behind", l.take(2))
+		l.users[1].leave()
+		want(t, "users without a turn go first", l.calls(), 2)
+		if l.users[2].yield() {
+			t.Error("a user without a slot yields")
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+	})
+}
+
+// A database that owes an answer keeps no slot from the others, and no more chunks are in memory than there may be.
+func TestLateBackfills(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const users = copiesMax + 3
+		l := newLine(1, users)
+		for i := range copiesMax {
+			want(t, fmt.Sprintf("slot %d", i), l.take(i), i)
+			l.users[i].asks(true)
+			want(t, "the slot is taken", l.take(i+1))
+			time.Sleep(copyLate)
+			synctest.Wait()
+		}
+		want(t, "as many chunks are in memory as there may be", l.take(copiesMax))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+	})
+}
+
+// A database that was slow in a chunk has a part of the slots only.
+func TestSlowBackfills(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLine(2, 4)
+		for _, u := range l.users[:3] {
+			if !u.take() {
+				t.Fatal("there is no slot")
+			}
+			done := u.asks(true)
+			time.Sleep(copyLate + 1)
+			done()
+			if u.chunkDone(); !u.isSlow() {
+				t.Error("a database that took long is not slow")
+			}
+			u.leave()
+		}
+		want(t, "one slot of two is for slow databases", l.take(0, 1, 2, 3), 0, 3)
+		l.users[0].leave()
+		want(t, "the slot goes to the next slow database", l.take(1), 1)
+		done := l.users[1].asks(true)
+		done()
+		if l.users[1].chunkDone(); l.users[1].isSlow() {
+			t.Error("a database stays slow for good")
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+	})
+}
+
+func TestBackfillsSwitchedOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLine(1, 2)
+		want(t, "the first", l.take(0), 0)
+		l.slots.hold(true)
+		want(t, "off", l.take(0, 1))
+		l.users[0].asks(false)()
+		l.users[0].chunkDone()
+		l.slots.hold(false)
+		want(t, "on", l.calls(), 0)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+	})
+}
