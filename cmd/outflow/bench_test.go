@@ -5,49 +5,40 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
+
+	"go.uber.org/zap"
 
 	"outflow/internal/pgcluster/pgtest"
 )
 
-// bench runs the command with those arguments and returns what it prints.
-func bench(t *testing.T, args ...string) (string, error) {
-	t.Helper()
+// A small bench measures everything, verifies, and leaves nothing.
+func TestBench(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the version of Postgres makes no difference")
+	}
+	pgtest.Shared(t)              // skips where there is no Postgres
 	t.Setenv("HOME", t.TempDir()) // bench removes it from the process
 	t.Setenv("TMPDIR", t.TempDir())
 	if err := os.Chmod(os.TempDir(), 0o755); err != nil { // the server may run as another user
 		t.Fatal(err)
 	}
-	var out, errOut bytes.Buffer
-	c := newRoot("test")
-	c.SetArgs(append([]string{"bench"}, args...))
-	c.SetOut(&out)
-	c.SetErr(&errOut)
-	err := c.ExecuteContext(t.Context())
+	o := benchDefaults()
+	o.Changes, o.Rounds, o.LatencyDuration, o.JSON, o.Version, o.Log = 5000, 1, time.Second, true, "test", zap.NewNop()
+	var out, progress bytes.Buffer
+	if err := o.run(t.Context(), &out, &progress); err != nil {
+		t.Fatalf("%v\n%s", err, progress.String())
+	}
 	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "outflow*")); len(left) > 0 {
 		t.Errorf("bench left %v", left)
 	}
-	if t.Failed() || err != nil {
-		t.Logf("progress:\n%s", errOut.String())
-	}
-	return out.String(), err
-}
-
-func TestBench(t *testing.T) {
-	anyVersion(t)
-	pgtest.Shared(t) // skips where there is no Postgres
-	out, err := bench(t, "--changes", "5000", "--rounds", "1", "--latency-duration", "1s", "-o", "json")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var report benchReport
-	if err := json.Unmarshal([]byte(out), &report); err != nil {
-		t.Fatalf("%v in:\n%s", err, out)
+	if err := json.Unmarshal(out.Bytes(), &report); err != nil {
+		t.Fatalf("%v in:\n%s", err, out.String())
 	}
 	if len(report.Throughput) != len(workloads) {
-		t.Fatalf("%d workloads were measured:\n%s", len(report.Throughput), out)
+		t.Fatalf("%d workloads were measured:\n%s", len(report.Throughput), out.String())
 	}
 	for _, w := range report.Throughput {
 		if w.Ratio <= 0 || w.Median[nativeName].RowsPerSec <= 0 || len(w.Drains[oursName]) != 1 {
@@ -55,16 +46,7 @@ func TestBench(t *testing.T) {
 		}
 	}
 	if l := report.Latency; l == nil || l.Median[oursName].Samples != 200 || l.Median[nativeName].P99 < l.Median[nativeName].P50 {
-		t.Errorf("latency has no figures:\n%s", out)
-	}
-}
-
-func TestBenchRefuses(t *testing.T) {
-	for _, args := range [][]string{{"--rounds", "0"}, {"--only", "w7"}, {"-o", "xml"}, {"--changes", "-1"}, {"--latency-duration", "1h"}, {"more"}} {
-		_, err := bench(t, args...)
-		if _, ok := err.(usageError); !ok { //nolint:errorlint // it must not be wrapped
-			t.Errorf("bench %s: %v", strings.Join(args, " "), err)
-		}
+		t.Errorf("latency has no figures:\n%s", out.String())
 	}
 }
 

@@ -232,7 +232,7 @@ func TestConditionsStopTheReading(t *testing.T) {
 				if strings.HasPrefix(reason, `"streaming"`) || !strings.Contains(reason, strings.Split(c.says[0], `"`)[0]) {
 					t.Errorf("the state is %s", reason)
 				}
-				status := command(t, 0, "status", "--config", w.file, "--set", "admin.listen=127.0.0.1:1")
+				status := exits(t, 0, "status", "--config", w.file, "--set", "admin.listen=127.0.0.1:1")
 				if contains(t, status, "Nobody reads the slot, and a person is needed: reading has ended: ", "halted"); strings.Contains(status, "gone/gone") {
 					t.Errorf("the status has what the configuration no longer has:\n%s", status)
 				}

@@ -6,6 +6,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"go.uber.org/zap"
 
 	"outflow/internal/config"
 	"outflow/internal/pgcluster/pgtest"
@@ -15,7 +18,7 @@ import (
 // scanOf is what a query over the tables of a database gives: by name, the sizes of the values that were sent, or why they were not.
 func scanOf(t *testing.T, dir *directory, dsn string, stored int64) map[string]string {
 	t.Helper()
-	list, err := dir.scan(t.Context(), connect(t, dsn), stored, queryTimeout)
+	list, err := dir.scan(t.Context(), dial(t, dsn), stored, queryTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,10 +40,16 @@ func scanOf(t *testing.T, dir *directory, dsn string, stored int64) map[string]s
 func TestDestinationsQuery(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.Database(t, pgtest.Shared(t))
-	db := connect(t, dsn)
-	exec(t, db, `CREATE TABLE app (tenant text, name varchar, dsn text, ca text, mappings varchar[], definitions text[])`)
+	db := dial(t, dsn)
+	run := func(sql string, args ...any) {
+		t.Helper()
+		if _, err := db.Exec(t.Context(), sql, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(`CREATE TABLE app (tenant text, name varchar, dsn text, ca text, mappings varchar[], definitions text[])`)
 	put := func(name, dsn, ca string, mappings, definitions []string) {
-		exec(t, db, `INSERT INTO app VALUES ('t', $1, $2, $3, $4, $5)`, name, dsn, ca, mappings, definitions)
+		run(`INSERT INTO app VALUES ('t', $1, $2, $3, $4, $5)`, name, dsn, ca, mappings, definitions)
 	}
 	many := func(n int, of string) (all []string) { return slices.Repeat([]string{of}, n) }
 	put("whole", "postgres://", "ca", []string{"a", "b"}, []string{"c"})
@@ -52,7 +61,7 @@ func TestDestinationsQuery(t *testing.T) {
 	put("longest", "postgres://", "", nil, []string{strings.Repeat("x", maxDefinition+1), "x"})
 	put("packed", "postgres://", "", nil, []string{strings.Repeat("x", 20_000_000)}) // a hundredth of that in storage
 	put("name "+strings.Repeat("é", maxKey), "postgres://", "", nil, nil)
-	exec(t, db, `INSERT INTO app VALUES ('t', 'null', 'postgres://', NULL, ARRAY['a', NULL], NULL)`)
+	run(`INSERT INTO app VALUES ('t', 'null', 'postgres://', NULL, ARRAY['a', NULL], NULL)`)
 	dir := &directory{query: `SELECT tenant AS tenant_id, name, dsn, ca, mappings, definitions FROM app -- {columns} {query};`, bound: 1 << 30}
 	want := map[string]string{
 		"whole":    "11 2 2 1",
@@ -94,7 +103,7 @@ func TestDestinationsQuery(t *testing.T) {
 // A query that cannot be destinations.query is a fault of the configuration that names the column; a query that fails says so first.
 func TestDestinationsQueryColumns(t *testing.T) {
 	t.Parallel()
-	conn := connect(t, pgtest.Database(t, pgtest.Shared(t)))
+	conn := dial(t, pgtest.Database(t, pgtest.Shared(t)))
 	for query, text := range map[string]string{
 		`SELECT 't' AS tenant_id, 'n' AS name`:                                                   "the query returns no column dsn",
 		`SELECT 't' AS tenant_id, 'n' AS name, 'd' AS dsn, 1 AS extra`:                           `a column "extra" that means nothing`,
@@ -110,5 +119,47 @@ func TestDestinationsQueryColumns(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), text) || !config.IsFault(explainQuery(err)) {
 			t.Errorf("%s: %v; expected %q", query, err, text)
 		}
+	}
+}
+
+// Definitions that take long to unpack do not keep the rows of others from being read, and known rows stay as known.
+func TestDefinitionsThatTakeLong(t *testing.T) {
+	t.Parallel()
+	conn := dial(t, pgtest.Database(t, pgtest.Shared(t)))
+	put := func(name, definition string) {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), `INSERT INTO app SELECT 't', $1, 'postgres://', ARRAY[`+definition+`]`, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := conn.Exec(t.Context(), `CREATE TABLE app (tenant_id text, name text, dsn text, definitions text[])`); err != nil {
+		t.Fatal(err)
+	}
+	cfg := config.Default()
+	cfg.Destinations.Query = `SELECT * FROM app`
+	dir := newDirectory(&plan{cfg: cfg}, nil, zap.NewNop())
+	dir.patience, dir.spared = 100*time.Millisecond, 10_000
+	put("main", `'name: x'`)
+	put("before", `repeat('x', 2000000)`)
+	read := func() map[destinationID]destinationRow {
+		t.Helper()
+		found, err := dir.read(t.Context(), conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	dir.rows = read()
+	put("huge", `repeat('x', 120000000)`)
+	put("late", `'name: y'`)
+	found := read()
+	for name, fault := range map[string]string{"main": "", "late": "", "before": "the longest of definitions has 2000000 bytes", "huge": "among the largest"} {
+		row, ok := found[destinationID{"t", name}]
+		if !ok || !strings.Contains(row.fault, fault) || fault == "" && (row.fault != "" || len(row.definitions) != 1) {
+			t.Errorf("%s: %.200q; expected the fault %q", name, fmt.Sprint(row), fault)
+		}
+	}
+	if err := dir.fault(); err != nil {
+		t.Error(err)
 	}
 }

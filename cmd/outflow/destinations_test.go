@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgtype"
 	"go.uber.org/zap"
 
 	"outflow/internal/pgcluster/pgtest"
@@ -368,24 +367,5 @@ func TestStandbyKnowsTheDestinations(t *testing.T) {
 	}
 	if code := second.terminate(); code != 0 {
 		t.Errorf("the second ended with %d", code)
-	}
-}
-
-// Names that surely are the primary's own writing need no query each: the tenants of a varchar(36) are many.
-func TestNamesOfAVarchar(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, pgtest.Shared(t))
-	conn := connect(t, w.source)
-	c := tenantColumn{table: "items", oid: pgtype.VarcharOID, modifier: 40, plain: "character varying"}
-	name := strings.Repeat("é", 18)
-	if written, err := c.write(t.Context(), conn, name); err != nil || written != name || c.name != "" {
-		t.Errorf("%q is written %q, with a query (type %q): %v", name, written, c.name, err)
-	}
-	name += strings.Repeat("é", 18) // 36 characters, of more bytes
-	if written, err := c.write(t.Context(), conn, name); err != nil || written != name {
-		t.Errorf("%q is written %q: %v", name, written, err)
-	}
-	if written, err := c.write(t.Context(), conn, name+"é"); err == nil {
-		t.Errorf("a name that is too long is written %q", written)
 	}
 }

@@ -7,9 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/zap"
-
-	"outflow/internal/config"
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/sink/ledger"
@@ -226,17 +223,4 @@ func TestNewWhilePaused(t *testing.T) {
 	}
 	w.exec(`SELECT pg_sleep(1)`) // in which it would have been filled
 	same(t, dsn, `SELECT to_regclass('users')`, "NULL")
-}
-
-func TestRefusedConfigurationIsRemembered(t *testing.T) {
-	r := &reloading{log: zap.NewNop(), cfg: config.Default()}
-	why := errors.New("the new one is wrong")
-	r.refuse(why)
-	if err := r.fault(); !errors.Is(err, why) || !strings.HasPrefix(err.Error(), "the configuration is unchanged: ") {
-		t.Errorf("people are told %v", err)
-	}
-	r.take(config.Default())
-	if r.fault() != nil {
-		t.Error("it is told of one that was followed by a good one")
-	}
 }

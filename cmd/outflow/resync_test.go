@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink/ledger"
 )
 
 // slowed has every statement that writes to users take a while, so that a copy can be watched.
@@ -61,7 +60,7 @@ func TestResyncIsWatched(t *testing.T) {
 
 	// One that needs a person is named.
 	exec(t, connect(t, dsn), `ALTER TABLE users DROP COLUMN is_anonymous`)
-	contains(t, command(t, 1, "resync", "--config", file), tenant1+"/main is halted", "is_anonymous")
+	contains(t, exits(t, 1, "resync", "--config", file), tenant1+"/main is halted", "is_anonymous")
 }
 
 // The copy of small tables that were never analyzed is over before anybody looks: the figures are true all the same.
@@ -74,7 +73,7 @@ func TestResyncOfSmallTables(t *testing.T) {
 	r := w.start()
 	r.caughtUp()
 	w.waitState(tenant1, "main", "streaming")
-	out := command(t, 0, "resync", "--config", w.configFile())
+	out := exits(t, 0, "resync", "--config", w.configFile())
 	contains(t, out, "1 of 1 databases, 40 rows, ", " rows/s")
 	if strings.Contains(out, ", 0 rows/s") {
 		t.Errorf("no rate in %s", out)
@@ -89,63 +88,4 @@ func TestResyncOfSmallTables(t *testing.T) {
 	if s := r.destination("other").Status(); s.Copied != 6000 || s.CopyTotal != 6000 {
 		t.Errorf("it is %+v", s)
 	}
-}
-
-// What is left to wait for, by what is noted.
-func TestWatchOfCopies(t *testing.T) {
-	at := time.Unix(0, 0)
-	for _, c := range []struct {
-		name     string
-		first    []ledger.State // at the first look
-		then     []ledger.State // after the patience
-		attended bool
-		over     bool
-		err      string
-	}{
-		{"filled", []ledger.State{ledger.Backfilling}, []ledger.State{ledger.Streaming}, true, true, ""},
-		{"goes on", []ledger.State{ledger.Backfilling}, []ledger.State{ledger.Backfilling}, true, false, ""},
-		{"tries again", []ledger.State{ledger.Retrying}, []ledger.State{ledger.Retrying}, true, false, ""},
-		{"was halted before", []ledger.State{ledger.Halted}, []ledger.State{ledger.Backfilling}, true, false, ""},
-		{"was halted, and is again", []ledger.State{ledger.Retrying}, []ledger.State{ledger.Halted}, true, false, ""},
-		{"stays parked", []ledger.State{ledger.Parked, ledger.Streaming}, []ledger.State{ledger.Parked, ledger.Streaming}, true, true, "t/0 is parked: why"},
-		{"one halted, one goes on", []ledger.State{ledger.Halted, ledger.Backfilling}, []ledger.State{ledger.Halted, ledger.Backfilling}, true, false, ""},
-		{"nobody runs", []ledger.State{ledger.Backfilling}, []ledger.State{ledger.Backfilling}, false, true, `no process reads slot "s"`},
-	} {
-		w := &copyWatch{slot: "s", patience: time.Minute, handOver: time.Minute, stuck: map[[2]string]time.Time{}}
-		noted := func(states []ledger.State) (all []ledger.Destination) {
-			for i, s := range states {
-				all = append(all, ledger.Destination{Tenant: "t", Name: fmt.Sprint(i), State: s, Reason: "why"})
-			}
-			return all
-		}
-		if over, err := w.judge(noted(c.first), c.attended, at); over && c.then != nil && !c.over {
-			t.Errorf("%s: over at the first look: %v", c.name, err)
-		}
-		over, err := w.judge(noted(c.then), c.attended, at.Add(time.Minute))
-		if over != c.over || (err != nil) != (c.err != "") || err != nil && !strings.Contains(err.Error(), c.err) {
-			t.Errorf("%s: over %v, %v", c.name, over, err)
-		}
-	}
-}
-
-func TestProgressOfCopies(t *testing.T) {
-	p := newCopyProgress(&strings.Builder{})
-	p.began = time.Now().Add(-10 * time.Second)
-	p.show([]ledger.Destination{{Name: "a", State: ledger.Backfilling, Copied: 600, CopyTotal: 1000}, {Name: "b", State: ledger.Backfilling, Copied: 400, CopyTotal: 100}})
-	if got := p.sum().text(); got != "0 of 2 databases, 1000 of about 1400 rows" { // the estimate of b was too small
-		t.Error(got)
-	}
-	if got := p.sum().left(); got != "100 rows/s, about 4s left" {
-		t.Error(got)
-	}
-	p.show([]ledger.Destination{{Name: "a", State: ledger.Halted, Copied: 600, CopyTotal: 1000}, {Name: "b", State: ledger.Halted, Copied: 400, CopyTotal: 100}})
-	if got := p.sum().left(); got != "100 rows/s" {
-		t.Errorf("a time left of what stands still: %s", got)
-	}
-	p.show([]ledger.Destination{{Name: "a", State: ledger.Streaming, CopyTotal: -1}, {Name: "b", State: ledger.Backfilling, Copied: 400, CopyTotal: -1}})
-	if got := p.sum().text(); got != "1 of 2 databases, 1000 rows" {
-		t.Error(got)
-	}
-	p.end()
-	contains(t, p.out.(*strings.Builder).String(), "/a: streaming", "1 of 2 databases, 1000 rows, 100 rows/s\n")
 }

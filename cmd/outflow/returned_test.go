@@ -9,6 +9,7 @@ import (
 
 	"outflow/internal/config"
 	"outflow/internal/pgcluster/pgtest"
+	"outflow/replication/primary"
 )
 
 // pair is a world with two tables, items and other, each with a mirror for one tenant.
@@ -92,7 +93,9 @@ func TestMappingsThatReturn(t *testing.T) {
 		one := r.destination("one")
 		put := func() {
 			t.Helper()
-			targets, err := r.directory.plan.static(t.Context(), w.db)
+			p, err := newPlan(t.Context(), w.db, w.cfg, primary.Check)
+			must(t, err)
+			targets, err := p.destinations(t.Context(), w.db)
 			if err == nil {
 				err = r.router.Put(t.Context(), targets[0])
 			}

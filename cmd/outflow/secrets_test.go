@@ -97,9 +97,9 @@ func TestNothingIsGivenAway(t *testing.T) {
 	}
 	p.terminate()
 	contains(t, p.out.String(), "traces are lost")
-	said["config print"] = command(t, 0, "config", "print", "--config", w.configFile(), "--set", "tracing.endpoint=http://u:canary-collector@127.0.0.1:1/v1/traces?key=canary-key")
-	said["a wrong endpoint"] = command(t, 2, "config", "print", "--config", w.configFile(), "--set", "tracing.endpoint=ftp://u:canary-collector@127.0.0.1:1")
-	said["a setting without a value"] = command(t, 2, "config", "print", "--set", "postgres://u:canary/source@h/db")
+	said["config print"] = exits(t, 0, "config", "print", "--config", w.configFile(), "--set", "tracing.endpoint=http://u:canary-collector@127.0.0.1:1/v1/traces?key=canary-key")
+	said["a wrong endpoint"] = exits(t, 2, "config", "print", "--config", w.configFile(), "--set", "tracing.endpoint=ftp://u:canary-collector@127.0.0.1:1")
+	said["a setting without a value"] = exits(t, 2, "config", "print", "--set", "postgres://u:canary/source@h/db")
 	said["the log to its end"] = p.out.String()
 	for where, text := range said {
 		if i := strings.Index(text, "canary"); i >= 0 {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,8 +15,6 @@ import (
 	"outflow/internal/fit"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/secret"
-	"outflow/replication/primary"
-	"outflow/sink/ledger"
 )
 
 // run runs a command in this process and returns what a terminal gets, and the exit code.
@@ -176,53 +173,5 @@ func TestNamesThatNobodyHas(t *testing.T) {
 		if code != 2 || !strings.Contains(out, "--") {
 			t.Errorf("%q: exit code %d: %s", args, code, out)
 		}
-	}
-}
-
-// A command that waits for other transactions on the primary has no limit while the primary answers, and soon ends where it does not.
-func TestWhileAnswering(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, pgtest.Shared(t))
-	g := newGarbler(t, w.source)
-	const patience = 600 * time.Millisecond
-	server, err := primary.New(g.url)
-	must(t, err)
-	statement := func(ctx context.Context) error {
-		conn, err := server.Connect(ctx)
-		if err != nil {
-			return err
-		}
-		defer hangUp(conn)
-		_, err = conn.Exec(ctx, `SELECT pg_sleep(2)`)
-		return err
-	}
-	must(t, whileAnswering(t.Context(), server, patience, statement))
-	g.set(0, nil)
-	began := time.Now()
-	err = whileAnswering(t.Context(), server, patience, statement)
-	if took := time.Since(began); err == nil || took > 10*time.Second || !strings.Contains(err.Error(), g.address) || !unreachable(err) {
-		t.Errorf("after %s: %v", took, err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := whileAnswering(ctx, server, patience, statement); !errors.Is(err, context.Canceled) {
-		t.Errorf("a canceled command ends with %v", err)
-	}
-}
-
-// The watching of copies ends where the primary does not tell how far the copies are.
-func TestWatchOfCopiesOfASilentPrimary(t *testing.T) {
-	t.Parallel()
-	answers := 3
-	watch := &copyWatch{patience: time.Minute, silence: 700 * time.Millisecond, look: func(context.Context) ([]ledger.Destination, bool, error) {
-		if answers--; answers > 0 {
-			return []ledger.Destination{{State: ledger.Backfilling}}, true, nil
-		}
-		return nil, false, errors.New("the primary at db:5432 has not answered")
-	}}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	if err := watch.run(ctx, func([]ledger.Destination) {}); err == nil || !strings.Contains(err.Error(), "db:5432 has not answered") || answers > 0 {
-		t.Errorf("the watching ends with %v", err)
 	}
 }

@@ -102,10 +102,10 @@ func TestStandbyShowsWhatIsNoted(t *testing.T) {
 		}
 	}
 	said := []string{"1 of 3 in sync", host + " (process ", "reads the slot", tenant2 + "/poisoned", "halted"}
-	contains(t, command(t, 0, "status", "--config", file, "--set", "admin.listen="+address), append(said, "standby")...)
-	contains(t, command(t, 0, "status", "--config", file, "--set", "admin.listen=127.0.0.1:1"), said...)
+	contains(t, exits(t, 0, "status", "--config", file, "--set", "admin.listen="+address), append(said, "standby")...)
+	contains(t, exits(t, 0, "status", "--config", file, "--set", "admin.listen=127.0.0.1:1"), said...)
 	var noted statusAnswer
-	must(t, json.Unmarshal([]byte(command(t, 0, "status", "-o", "json", "--config", file, "--set", "admin.listen=127.0.0.1:1")), &noted))
+	must(t, json.Unmarshal([]byte(exits(t, 0, "status", "-o", "json", "--config", file, "--set", "admin.listen=127.0.0.1:1")), &noted))
 	if noted.Status.Noted == nil || *noted.Status.Noted.Reader.Host != host {
 		t.Errorf("the status is %+v", noted.Status)
 	}

@@ -10,8 +10,8 @@ import (
 	"outflow/sink/ledger"
 )
 
-// command runs one to its end and returns what it printed.
-func command(tb testing.TB, code int, args ...string) string {
+// exits runs a command to its end and returns what the command printed; the exit code must be that one.
+func exits(tb testing.TB, code int, args ...string) string {
 	tb.Helper()
 	p := launch(tb, args...)
 	if _ = p.cmd.Wait(); p.cmd.ProcessState.ExitCode() != code {
@@ -43,7 +43,7 @@ func TestStatusPauseAndResume(t *testing.T) {
 	}
 	status := func() (r statusAnswer) {
 		t.Helper()
-		must(t, json.Unmarshal([]byte(command(t, 0, with("status", "-o", "json")...)), &r))
+		must(t, json.Unmarshal([]byte(exits(t, 0, with("status", "-o", "json")...)), &r))
 		if len(r.Destinations) != 1 || r.Total != 1 || r.Destinations[0].Tenant != tenant1 {
 			t.Fatalf("the status is %+v", r)
 		}
@@ -52,14 +52,14 @@ func TestStatusPauseAndResume(t *testing.T) {
 	if r := status(); r.From != "process" || r.Status.Role != "streaming" || r.Destinations[0].State != "streaming" {
 		t.Errorf("the status is %+v", r)
 	}
-	contains(t, command(t, 0, with("status")...), "streaming", "1 of 1 in sync", "slot "+w.cfg.Source.Slot+": active", tenant1+"/main",
+	contains(t, exits(t, 0, with("status")...), "streaming", "1 of 1 in sync", "slot "+w.cfg.Source.Slot+": active", tenant1+"/main",
 		"  users  ", "synced at 20", "0 changes pending in 0 transactions", "streaming destinations p50 0 ms, p99 0 ms, worst 0 ms ("+tenant1+"/main)")
 
-	contains(t, command(t, 1, with("pause", tenant1+"/mian")...), `no destination "`+tenant1+`/mian"`)
-	contains(t, command(t, 2, with("pause", "reading")...), "retains all WAL", "confirm with --yes")
-	contains(t, command(t, 0, with("pause", tenant1+"/main", "--reason", "moving house", "--by", "Grace")...), "is paused")
+	contains(t, exits(t, 1, with("pause", tenant1+"/mian")...), `no destination "`+tenant1+`/mian"`)
+	contains(t, exits(t, 2, with("pause", "reading")...), "retains all WAL", "confirm with --yes")
+	contains(t, exits(t, 0, with("pause", tenant1+"/main", "--reason", "moving house", "--by", "Grace")...), "is paused")
 	becomes(t, s.destination("main"), ledger.Paused)
-	contains(t, command(t, 0, with("status")...), "paused", "by Grace: moving house")
+	contains(t, exits(t, 0, with("status")...), "paused", "by Grace: moving house")
 	s.end()
 	w.exec(`UPDATE "ProjectUser" SET "displayName" = 'later'`)
 
@@ -71,8 +71,8 @@ func TestStatusPauseAndResume(t *testing.T) {
 	if r := status(); r.From != "primary" || r.Destinations[0].State != "paused" || *r.Status.Slot.Active {
 		t.Errorf("the status is %+v", r)
 	}
-	contains(t, command(t, 0, with("status")...), "these are the notes on the primary", "no reader", "paused")
-	contains(t, command(t, 0, with("resume", tenant1+"/main", "backfills")...), tenant1+"/main is resumed", "backfills is resumed")
+	contains(t, exits(t, 0, with("status")...), "these are the notes on the primary", "no reader", "paused")
+	contains(t, exits(t, 0, with("resume", tenant1+"/main", "backfills")...), tenant1+"/main is resumed", "backfills is resumed")
 	w.start()
 	w.synced()
 	w.equal(tenant1, dsn)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"time"
 
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/replication"
@@ -114,28 +113,4 @@ func TestDescriptionsOfPartitions(t *testing.T) {
 		t.Errorf("%d partitions take %d connections", partitions, n)
 	}
 	w.mirrored(tenant1, dsn, "item", "id, note")
-}
-
-// Definitions that take long to unpack do not keep the rows of others from being read, and who is known stays as known.
-func TestDefinitionsThatTakeLong(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, pgtest.Shared(t))
-	w.openPolicy()
-	w.cfg.Destinations.Refresh = 100 * time.Millisecond
-	w.existing(3, tenant1, tenant2, tenant3)
-	const put = `INSERT INTO outflow.destination (tenant_id, name, dsn, definitions) SELECT $1, $2, $3, `
-	w.start().end()
-	w.writes(tenant1, "main", pgtest.Database(t, w.cluster))
-	w.exec(put+`ARRAY[repeat('x', 2000000)]`, tenant2, "before", "postgres://u@127.0.0.1:1/none?sslmode=disable")
-	r := w.startWith(func(pl *pipeline) { pl.directory.patience, pl.directory.spared = 100*time.Millisecond, 10_000 })
-	w.noted(tenant2, "before", "halted", "the longest of definitions has 2000000 bytes")
-	w.exec(put+`ARRAY[repeat('x', 120000000)]`, tenant3, "huge", "postgres://u@127.0.0.1:1/none?sslmode=disable")
-	w.writes(tenant2, "late", pgtest.Database(t, w.cluster))
-	w.noted(tenant2, "late", "streaming")
-	w.noted(tenant1, "main", "streaming")
-	w.noted(tenant2, "before", "halted", "the longest of definitions has 2000000 bytes")
-	w.noted(tenant3, "huge", "halted", "among the largest", "takes longer than")
-	if err := r.destinationsFault(); err != nil {
-		t.Error(err)
-	}
 }
