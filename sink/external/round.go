@@ -134,8 +134,8 @@ func (p *Pipeline) Round() *Round { return &Round{s: p.s, p: p.p} }
 // Close ends the pipeline. Answers not yet read are read and passed over.
 func (p *Pipeline) Close() error { return p.p.Close() }
 
-// Exchange is one round trip of its own. fill queues the round's statements; where fill fails nothing is sent. The positions are those of the
-// round's settings, zero where the round has none or the server tells none.
+// Exchange is one round trip of its own. fill queues the round's statements; where fill fails behind a queued statement, the connection is
+// closed. The positions are those of the round's settings, zero where the round has none or the server tells none.
 func (s *Session) Exchange(ctx context.Context, fill func(context.Context, *Round) error) (Positions, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.db.Options.AnswerTimeout())
 	defer cancel()
