@@ -7,22 +7,6 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// The memory of sink.memory_bytes has three parts: the queues (see [queue.Gate]), the values that look-ups fetch for the queues' changes, and the
-// rows that copies read. A destination takes memory from the latter two before it reads, and the primary measures the rows: see
-// [tableread.Look] and [tableread.Range].
-//
-// Nobody may wait for memory that only the waiting one can free. So the parts are apart, and wait in one direction:
-//
-//   - Who holds memory of look-ups waits for nothing but a connection of the look-ups, and one server's answer, both bounded in time. In
-//     particular it takes no memory a second time, and does not wait for changes from the stream.
-//   - The queues are emptied by workers, which may wait for memory of look-ups.
-//   - Who holds memory of copies waits for the stream, and so for the queues, until the chunk is merged or given up.
-//
-// One piece always passes: whoever asks for more than there is takes everything, and waits until everything is free.
-func (o Options) lookupBytes() int64 { return int64(o.MemoryBytes) / 4 }
-func (o Options) copyBytes() int64   { return int64(o.MemoryBytes) / 8 }
-func (o Options) queuesBytes() int64 { return int64(o.MemoryBytes) - o.lookupBytes() - o.copyBytes() }
-
 // copies is how many times a byte read from the primary is in memory until the external database has the byte: as read, in the row, in the
 // parameter, in the message.
 const copies = 4
@@ -33,7 +17,8 @@ const (
 	pieceMax = 4 << 20
 )
 
-// budget is a part of the memory, in lanes that do not take from one another. Safe for concurrent use.
+// budget is memory for rows of the primary, in lanes that do not take from one another. One piece always passes: a request for more than there
+// is takes everything, and waits until everything is free. Safe for concurrent use.
 type budget struct {
 	size  int64 // of a lane
 	piece int64 // bytes of rows that a read takes, unless a row is larger

@@ -11,7 +11,7 @@ import (
 // Options bound the resources of the sink. [DefaultOptions] gives the defaults; the zero Options are not valid. Sizes are in bytes.
 type Options struct {
 	QueueBytes  strictyaml.ByteSize `yaml:"queue_bytes" default:"8MiB" range:"64KiB..64GiB"`     // of each destination's queue
-	MemoryBytes strictyaml.ByteSize `yaml:"memory_bytes" default:"512MiB" range:"1MiB..1024GiB"` // of all destinations together: queues, look-ups and copies; see [budget]
+	MemoryBytes strictyaml.ByteSize `yaml:"memory_bytes" default:"512MiB" range:"1MiB..1024GiB"` // of all destinations together: queues, look-ups and copies; see queuesBytes
 	BatchRows   int                 `yaml:"batch_rows" default:"10000" range:"1..1000000"`       // net changes in one round of statements
 	external.Options
 	RetryMin        time.Duration `yaml:"retry_min" default:"100ms" range:"1ms..1h"`      // first pause after a failure; the pause doubles, with jitter, up to RetryMax
@@ -54,6 +54,20 @@ func (o *Options) Validate() []strictyaml.Invalid {
 	}
 	return faults
 }
+
+// The memory of sink.memory_bytes has three parts: the queues (see [queue.Gate]), the values that look-ups fetch for the queues' changes, and the
+// rows that copies read. A destination takes memory from the latter two before the destination reads, and the primary measures the rows: see
+// [tableread.Look] and [tableread.Range].
+//
+// No goroutine may wait for memory that only the same goroutine can free. So the parts are apart, and wait in one direction:
+//
+//   - A holder of look-ups' memory waits for nothing but a connection of the look-ups, and one server's answer, both bounded in time. In
+//     particular the holder takes no memory a second time, and does not wait for changes from the stream.
+//   - The queues are emptied by workers, which may wait for memory of look-ups.
+//   - A holder of copies' memory waits for the stream, and so for the queues, until the chunk is merged or given up.
+func (o *Options) lookupBytes() int64 { return int64(o.MemoryBytes) / 4 }
+func (o *Options) copyBytes() int64   { return int64(o.MemoryBytes) / 8 }
+func (o *Options) queuesBytes() int64 { return int64(o.MemoryBytes) - o.lookupBytes() - o.copyBytes() }
 
 func (o *Options) quarantines() bool { return o.OnError == Quarantine }
 
