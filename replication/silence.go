@@ -38,7 +38,7 @@ func (r *Reader) silence(senderTimeout time.Duration) time.Duration {
 func senderTimeout(ctx context.Context, conn *pgconn.PgConn) (time.Duration, error) {
 	results, err := conn.Exec(ctx, `SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'`).ReadAll()
 	if err == nil && (len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1) {
-		err = errors.New("the server gives no such row")
+		err = errors.New("the server returns no such row")
 	}
 	var ms int64
 	if err == nil {

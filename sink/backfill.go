@@ -363,5 +363,5 @@ func (bf *backfill) finish() {
 	d := bf.d
 	bf.s.backfill = nil
 	d.slot.leave()
-	d.log.Info("copied all rows; the stream alone goes on", zap.Int64("rows", bf.cursor.Rows))
+	d.log.Info("all rows are copied; the stream alone continues", zap.Int64("rows", bf.cursor.Rows))
 }

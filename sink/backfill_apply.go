@@ -178,7 +178,7 @@ func (bf *backfill) takesAlong() bool {
 // saysPutOff logs the first row put off in a pass, the second, the fourth, and so on.
 func (bf *backfill) saysPutOff(e *external.Error) {
 	if n := bf.cursor.PutOff + 1; n&(n-1) == 0 {
-		bf.d.log.Warn("the external database refuses a row, which is copied again in another pass", zap.Int64("rows", n),
+		bf.d.log.Warn("the external database refuses a row; another pass copies the row again", zap.Int64("rows", n),
 			zap.Int("pass", bf.cursor.Pass), zap.String("sqlstate", e.SQLState), zap.Error(e))
 	}
 }
@@ -298,7 +298,7 @@ func (bf *backfill) nameRow(err error, rows *mapping.Rows) error {
 	}
 	if slow {
 		named := *e
-		named.Remedy = "make what the statement does for one row faster (triggers, indexes), or raise sink.statement_timeout"
+		named.Remedy = "make the statement faster for one row (triggers, indexes), or raise sink.statement_timeout"
 		e = &named
 	}
 	row := slices.Concat(rows.Upserts, rows.Deletes)[0]

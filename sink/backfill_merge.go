@@ -81,7 +81,7 @@ func (bf *backfill) unread(ctx context.Context, c *chunk) error {
 	e := &external.Error{Verdict: external.RetryLong, SQLState: external.SQLState(c.err), Err: fmt.Errorf("backfill: %w", c.err)}
 	if external.TimedOut(c.err) {
 		table, place, _ := bf.nextTable(&bf.cursor)
-		e.Remedy = fmt.Sprintf("see what keeps the primary from reading one row of %s behind %q: a lock, or no index that begins with the tenant", table, place.After)
+		e.Remedy = fmt.Sprintf("find out what keeps the primary from reading one row of %s after %q: a lock, or no index that begins with the tenant", table, place.After)
 	}
 	return e
 }

@@ -81,7 +81,7 @@ func (d *Destination) endTurn(p *external.Place) {
 type turnEndedError struct{}
 
 func (turnEndedError) Error() string {
-	return "the external server did not answer in time, while other destinations waited for the connection"
+	return "the external server did not answer in time while other destinations waited for a connection"
 }
 
 // Class is the class that a tenant may read.
@@ -102,7 +102,7 @@ func (d *Destination) reconnect(ctx context.Context) error {
 		return err
 	}
 	if !slices.Equal(held, d.session.Held) {
-		return &external.Error{Verdict: external.Conflict, Err: errors.New("the metadata moved while this process reconnected")}
+		return &external.Error{Verdict: external.Conflict, Err: errors.New("the metadata changed while this process reconnected")}
 	}
 	return nil
 }

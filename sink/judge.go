@@ -178,19 +178,19 @@ const maxReplays = 3
 func (s suspect) standstill(limit Options) string {
 	switch {
 	case s.paused && s.observation.over:
-		return "it is paused and its queue is full"
+		return "the destination is paused and its queue is full"
 	case s.observation.over && s.hold.unable > parkGrace:
-		return "it fails and its queue is full"
+		return "the destination fails and its queue is full"
 	case s.replays > maxReplays:
-		return fmt.Sprintf("the stream was read again %d times for a transaction that it did not take", s.replays)
+		return fmt.Sprintf("the stream was read again %d times for a transaction that the destination did not take", s.replays)
 	case s.paused && s.stood > limit.ParkAfter:
-		return fmt.Sprintf("it has been paused for %s, and its queue holds the slot back", limit.ParkAfter)
+		return fmt.Sprintf("the destination has been paused for %s, and its queue holds the slot back", limit.ParkAfter)
 	case s.observation.unable && s.stood > limit.ParkAfter:
-		return fmt.Sprintf("it has failed for %s", limit.ParkAfter)
+		return fmt.Sprintf("the destination has failed for %s", limit.ParkAfter)
 	case s.stood > limit.ParkAfter:
-		return fmt.Sprintf("it has held the slot back for %s without progress", limit.ParkAfter)
+		return fmt.Sprintf("the destination has held the slot back for %s without progress", limit.ParkAfter)
 	case s.observation.over && s.hold.over > limit.SlowAfter && s.others < s.hold.over+time.Minute: // without others a destination may take long
-		return fmt.Sprintf("it has kept all others waiting for %s", limit.SlowAfter)
+		return fmt.Sprintf("the destination has kept all others waiting for %s", limit.SlowAfter)
 	}
 	return ""
 }
@@ -200,7 +200,7 @@ func (s suspect) blocks(now situation) string {
 	if now.jam <= jamGrace || !s.queued || s.bytes == 0 || now.excess <= 0 && !s.observation.over {
 		return ""
 	}
-	return "a transaction has more changes than the queues hold, and more destinations than sink.max_connections"
+	return "a transaction has more changes than the queues hold, for more destinations than sink.max_connections"
 }
 
 // hoards is the reason to park an idle destination while all others wait for memory; "" is none.
@@ -208,11 +208,11 @@ func (s suspect) hoards(limit Options) string {
 	switch {
 	case s.bytes == 0:
 	case s.paused:
-		return "it is paused and the memory for all queues is used up"
+		return "the destination is paused and the memory for all queues is used up"
 	case s.hold.unable > parkGrace:
-		return "it fails and the memory for all queues is used up"
+		return "the destination fails and the memory for all queues is used up"
 	case s.stood > limit.SlowAfter:
-		return fmt.Sprintf("it has stood still for %s, and the memory for all queues is used up", limit.SlowAfter)
+		return fmt.Sprintf("the destination has made no progress for %s, and the memory for all queues is used up", limit.SlowAfter)
 	}
 	return ""
 }
@@ -229,7 +229,7 @@ func (s suspect) retains(now situation, short bool, limit Options) string {
 	}
 	slow := s.held > limit.SlowAfter || s.hold.over > limit.SlowAfter
 	if s.paused || s.hold.unable > parkGrace || slow && now.still > parkGrace || s.waited > limit.ParkAfter {
-		return "the primary retains more WAL for it than sink.retained_wal"
+		return "the primary retains more WAL for the destination than sink.retained_wal"
 	}
 	return ""
 }

@@ -59,7 +59,7 @@ func TestWhoIsParked(t *testing.T) {
 		to   time.Duration
 	}{
 		"holds nothing":               {stands(observation{oldest: -1, unable: true}, quiet), "", 0, 0},
-		"fails":                       {stands(at(func(o *observation) { o.unable = true }), quiet), "it has failed for 1m", time.Minute, 61 * time.Second},
+		"fails":                       {stands(at(func(o *observation) { o.unable = true }), quiet), "the destination has failed for 1m", time.Minute, 61 * time.Second},
 		"is paused":                   {stands(at(func(o *observation) { o.paused, o.unable = true, true }), quiet), "paused for 1m", time.Minute, 61 * time.Second},
 		"hangs":                       {stands(alone, quiet), "held the slot back for 1m", time.Minute, 61 * time.Second},
 		"is busy":                     {moves(alone, 30*time.Second), "", 0, 0},

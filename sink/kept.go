@@ -61,9 +61,9 @@ func keep(r *external.Round, all []kept, removed *page) {
 func lostKept(removed *page, kept *external.KeysQuery) *external.Error {
 	m, table := removed.target.mapping, removed.target.table
 	return &external.Error{Mapping: m.Name, Table: table, Verdict: external.NeedsHuman,
-		Err: m.KeysFault(table, "it gives keys such as %s, which the primary does not have, and the delete steps for them remove rows that %s gives as keys of %s. Nothing was removed",
+		Err: m.KeysFault(table, "the query returns keys such as %s, which the primary does not have, and the delete steps for them remove rows that %s returns as keys of %s. Nothing was removed",
 			external.DescribeRow(removed.query.Relation, removed.keys[0].Tuple), ownKeys(m, kept.Mapping), kept.Table),
-		Remedy: fmt.Sprintf("let the query give only the rows that come from %s, and the delete steps remove only such rows", table)}
+		Remedy: fmt.Sprintf("make the query return only rows that come from %s, and the delete steps remove only such rows", table)}
 }
 
 func ownKeys(m, other *mapping.Mapping) string {

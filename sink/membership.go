@@ -49,7 +49,7 @@ func (r *Router) Put(ctx context.Context, t external.DestinationSpec) error {
 		return err
 	}
 	if noted.Epoch != 0 { // the stream went on without the destination
-		noted.State, noted.Reason = ledger.Backfilling, "it is in the configuration again"
+		noted.State, noted.Reason = ledger.Backfilling, "the destination is in the configuration again"
 		if noted.Epoch, err = r.Ledger.RaiseEpoch(ctx, noted); err != nil {
 			return err
 		}
@@ -149,7 +149,7 @@ func (d *Destination) retargetLocked() {
 	d.unhaltLocked()
 	d.status.Attempts, d.status.Err = 0, nil // not failing: a stream of new targets must not hold the slot
 	d.backoff.reset()
-	d.log.Info("the destination has another target", zap.Strings("mappings", mapping.Names(d.mappings)))
+	d.log.Info("the destination has another database", zap.Strings("mappings", mapping.Names(d.mappings)))
 }
 
 // leave ends a destination that no caller gives changes to any more.

@@ -81,8 +81,8 @@ func (s *session) checkContinuity(ctx context.Context, known external.Metadata) 
 	if !gap {
 		return nil
 	}
-	d.log.Warn("the external database has less than it had: it is copied anew", zap.Int64("sequence_id", s.least))
-	if err := d.raiseEpoch(ctx, "the external database went back: restored, emptied or swapped"); err != nil {
+	d.log.Warn("the external database has less than it had, and is copied again", zap.Int64("sequence_id", s.least))
+	if err := d.raiseEpoch(ctx, "the external database was restored, emptied or swapped"); err != nil {
 		return err
 	}
 	s.remember()
@@ -133,9 +133,9 @@ func (s *session) checkAhead(ctx context.Context, known external.Metadata) error
 	if highest <= s.given {
 		return nil
 	}
-	return &external.Error{Verdict: external.NeedsHuman, Err: fmt.Errorf("the external database has sequence id %d, and the primary has come to %d: "+
-		"the primary was restored from a backup, or somebody changed _stack_sync_metadata", highest, s.given),
-		Remedy: resetRemedy + "; where only this destination is concerned and the primary was not restored, outflow resync of this destination does"}
+	return &external.Error{Verdict: external.NeedsHuman, Err: fmt.Errorf("the external database has sequence id %d, but the primary is at %d: "+
+		"the primary was restored from a backup, or another program changed _stack_sync_metadata", highest, s.given),
+		Remedy: resetRemedy + "; if only this destination is concerned and the primary was not restored, run outflow resync for this destination"}
 }
 
 // replaces reports whether a row of an earlier epoch has an id beyond the stream's place.
@@ -151,7 +151,7 @@ func (s *session) replaces(known external.Metadata, wanted int64) bool {
 // checkGiven refuses ids above all given ids in what was read last: the tenant may have written since checkAhead.
 func (s *session) checkGiven() error {
 	if given := max(s.given, s.d.router.SequenceID(s.d.router.Reader.Position())); len(s.Held) > 0 && slices.Max(s.Held) > given {
-		return &external.Error{Verdict: external.Conflict, Err: fmt.Errorf("somebody changed _stack_sync_metadata: sequence id %d was not given yet", slices.Max(s.Held))}
+		return &external.Error{Verdict: external.Conflict, Err: fmt.Errorf("another program changed _stack_sync_metadata: Outflow has not given sequence id %d yet", slices.Max(s.Held))}
 	}
 	return nil
 }
@@ -300,7 +300,7 @@ func (s *session) unknownEpoch(ctx context.Context, epoch int64) error {
 	if noted >= epoch {
 		return &external.Error{Verdict: external.Conflict, Err: fmt.Errorf("another process has begun epoch %d", epoch)}
 	}
-	s.d.log.Warn("the primary knows nothing of the external database's epoch: it is copied anew", zap.Int64("epoch", epoch), zap.Int64("noted", noted))
+	s.d.log.Warn("the primary does not know the external database's epoch: the database is copied again", zap.Int64("epoch", epoch), zap.Int64("noted", noted))
 	return nil
 }
 

@@ -24,7 +24,7 @@ func (d *Destination) outdate(e *external.Error) bool {
 	}
 	reason := fit.Text("queued changes no longer fit: "+e.Error(), fit.Reason)
 	if err := d.raiseEpoch(d.router.workers.ctx, reason); err != nil {
-		d.log.Warn("the destination cannot be copied anew", zap.Error(err))
+		d.log.Warn("the destination cannot be copied again", zap.Error(err))
 		return false
 	}
 	d.log.Warn("queued changes no longer fit; the rows are copied as they are now", zap.Error(e))
@@ -40,7 +40,7 @@ func (d *Destination) misfits(e *external.Error) bool {
 	}
 	now, err := d.router.relearn(d.router.workers.ctx, e.Table)
 	if err != nil {
-		d.log.Warn("the primary's table cannot be looked at", zap.String("table", e.Table), zap.Error(err))
+		d.log.Warn("the primary's table cannot be inspected", zap.String("table", e.Table), zap.Error(err))
 		return false
 	}
 	d.router.schemas.doubt(e.Table, now)

@@ -20,7 +20,7 @@ const lockPatience = 10 * time.Second
 
 // panicked is the fault of the destination behind a panic. panicked ends the process where the destination's lock was left locked.
 func (d *Destination) panicked(cause any) *external.Error {
-	d.log.Error("a fault of Outflow's", zap.Any("panic", cause), zap.Stack("stack"))
+	d.log.Error("a bug in Outflow", zap.Any("panic", cause), zap.Stack("stack"))
 	for deadline := time.Now().Add(lockPatience); !d.mu.TryLock(); time.Sleep(lockPatience / 1000) {
 		if time.Now().After(deadline) {
 			panic(cause)

@@ -162,7 +162,7 @@ func (d *Destination) detach(epoch int64, reason string) (tickets []wal.Ticket, 
 		d.parks = 0
 	}
 	d.parks, d.parkedAt = d.parks+1, time.Now()
-	d.log.Warn("parked: the stream goes on without this destination, which is copied anew when it answers", zap.String("reason", text))
+	d.log.Warn("parked: the stream goes on without this destination, which is copied again when it answers", zap.String("reason", text))
 	defer d.observeLocked()
 	if d.working { // the queue is its worker's, which drops it in failed
 		d.cancelWork()

@@ -85,7 +85,7 @@ func (d *Destination) applyGuarded(ctx context.Context, b *batch, changes []wal.
 		if err != nil || refusal == nil {
 			return err
 		}
-		d.log.Info("applying a transaction change by change, since it is refused as a whole", zap.Error(refusal))
+		d.log.Info("applying a transaction change by change, because it is refused as a whole", zap.Error(refusal))
 	}
 	for i := range changes {
 		if !d.reads[changes[i].Relation.Table] {
@@ -98,7 +98,7 @@ func (d *Destination) applyGuarded(ctx context.Context, b *batch, changes []wal.
 		}
 	}
 	if len(b.refused.changes) > d.router.Options.BatchRows {
-		return &external.Error{Verdict: external.Outdated, Err: fmt.Errorf("the external database refuses more than %d changes of a transaction in the order of the source",
+		return &external.Error{Verdict: external.Outdated, Err: fmt.Errorf("the external database refuses more than %d changes of a transaction in the primary's order",
 			d.router.Options.BatchRows)}
 	}
 	return nil
@@ -231,7 +231,7 @@ func ofRow(e *external.Error, c *wal.Change) *external.Error {
 	named := *e
 	named.Table, named.Key = c.Relation.Table, describeKey(c)
 	if named.Remedy == "" && slices.Contains(ofOtherRows, named.SQLState) {
-		named.Remedy = "correct the constraint, or the rows that are in its way; outflow resync copies all rows in an order that suits the constraints"
+		named.Remedy = "correct the constraint, or the rows that violate it; outflow resync copies all rows in an order that suits the constraints"
 	}
 	return &named
 }

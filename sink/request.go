@@ -56,7 +56,7 @@ func (d *Destination) carryOut(q ledger.Request) {
 	d.mu.Unlock()
 	switch {
 	case resync:
-		d.log.Info("a resync was asked for", zap.String("by", q.By), zap.String("reason", cmp.Or(q.Why, q.Note.Reason)))
+		d.log.Info("a resync was requested", zap.String("by", q.By), zap.String("reason", cmp.Or(q.Why, q.Note.Reason)))
 		d.restart()
 	case retry:
 		d.tryNow(q)
@@ -67,7 +67,7 @@ func (d *Destination) carryOut(q ledger.Request) {
 func (d *Destination) tryNow(q ledger.Request) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.log.Info("a try was asked for", zap.String("by", q.By), zap.String("reason", q.Why), zap.Bool("waits", d.retryAt != nil))
+	d.log.Info("a retry was requested", zap.String("by", q.By), zap.String("reason", q.Why), zap.Bool("waits", d.retryAt != nil))
 	if d.retryAt != nil && !d.retryAt.Stop() {
 		return
 	}

@@ -37,7 +37,7 @@ func (d *Destination) applyLarge(ctx context.Context, b *batch) error {
 	}
 	d.careful = b.large.ID
 	if !d.restarted(b.large) {
-		return &external.Error{Verdict: external.Conflict, SQLState: external.SQLState(err), Err: fmt.Errorf("a row was refused; the transaction is read again to find it: %w", err)}
+		return &external.Error{Verdict: external.Conflict, SQLState: external.SQLState(err), Err: fmt.Errorf("a row was refused; the transaction is read again to find the row: %w", err)}
 	}
 	if err := d.reconnect(ctx); err != nil {
 		return err
@@ -185,7 +185,7 @@ func (d *Destination) awaits(more bool) {
 }
 
 // errPostponed ends an external transaction without a failure: the stream brings the source transaction again.
-var errPostponed = errors.New("the rest of a large transaction does not come while the primary is away")
+var errPostponed = errors.New("the rest of a large transaction does not arrive while the primary is down")
 
 // postpone has the stream bring a transaction again from its first change. An external transaction must not stay open, with locks on the
 // tenant's tables, until the primary is back.
@@ -193,7 +193,7 @@ func (d *Destination) postpone(t *queue.Transaction) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	t.Dropped = true
-	d.log.Warn("rolled back: the rest of a large transaction does not come; the stream brings all of it again", zap.Int64("sequence_id", t.ID))
+	d.log.Warn("rolled back: the rest of a large transaction does not arrive; the stream brings the transaction again", zap.Int64("sequence_id", t.ID))
 	return errPostponed
 }
 

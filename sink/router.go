@@ -262,7 +262,7 @@ func (r *Router) route(rel *wal.Relation) *route {
 // back. Connections are closed. Settle may be called again.
 func (r *Router) Settle() {
 	if !r.workers.drain(r.Options.ShutdownTimeout) {
-		r.Log.Warn("batches in flight did not end in time and are rolled back")
+		r.Log.Warn("batches in flight did not finish in time and are rolled back")
 		r.workers.rollBack()
 	}
 	var last sync.WaitGroup
@@ -276,7 +276,7 @@ func (r *Router) Settle() {
 	last.Wait()
 	r.workers.cancel()
 	if err := r.checkpoint(context.Background()); err != nil && !errors.Is(err, primary.ErrFenced) {
-		r.Log.Warn("the last checkpoint failed; what was not acknowledged is read again and skipped", zap.Error(err))
+		r.Log.Warn("the last checkpoint failed; unacknowledged changes are read again and skipped", zap.Error(err))
 	}
 }
 

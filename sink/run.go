@@ -72,7 +72,7 @@ func (r *Router) takeOverNotes(ctx context.Context) error {
 		name := [2]string{d.Tenant, d.Name}
 		s := byName[name]
 		if s.Reason == primary.NotConfigured { // back; its database may have been filled under another name meanwhile, in a later epoch
-			s.State, s.Reason = ledger.Backfilling, "it is in the configuration again"
+			s.State, s.Reason = ledger.Backfilling, "the destination is in the configuration again"
 			if s.Epoch, err = r.Ledger.RaiseEpoch(ctx, s); err != nil {
 				return err
 			}
@@ -99,7 +99,7 @@ func (r *Router) beginReading(ctx context.Context) error {
 		return err
 	}
 	if !known {
-		return &primary.Problem{What: "the primary does not know what this process has noted on it: it was restored from a backup", Remedy: resetRemedy}
+		return &primary.Problem{What: "the primary lacks notes of this process: it was restored from a backup", Remedy: resetRemedy}
 	}
 	id, err := r.Ledger.BeginReading(ctx)
 	if err == nil {
@@ -109,7 +109,7 @@ func (r *Router) beginReading(ctx context.Context) error {
 }
 
 // resetRemedy heals the damage of a restored primary.
-const resetRemedy = "run: outflow run --slot-reset, which raises the ids and copies every destination anew"
+const resetRemedy = "run: outflow run --slot-reset, which raises the ids and copies every destination again"
 
 // Run notes checkpoints, parks destinations, and carries out requests, until ctx is done. Begin comes before Run. Run ends with
 // [primary.ErrFenced] where another process reads the slot and this process finds out by a refused note.
@@ -157,7 +157,7 @@ func (r *Router) takeOrders(ctx context.Context) {
 		err = r.takeRequests(ctx)
 	}
 	if err != nil && ctx.Err() == nil {
-		r.Log.Debug("switches and requests are not read", zap.Error(err)) // the checkpoint says that the primary is away
+		r.Log.Debug("switches and requests cannot be read", zap.Error(err)) // the checkpoint says that the primary is away
 	}
 }
 

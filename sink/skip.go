@@ -20,7 +20,7 @@ func (r *Router) skip(part *wal.Transaction, c *wal.Change, rt *route) (bool, er
 	case part.CommitLSN >= r.Covered:
 		return false, &primary.Gap{Reason: reason, Unseen: true}
 	case rt.count.skipped.Load() == 0:
-		r.Log.Warn("changes that are not understood are skipped: every destination is copied from a later state of the tables",
+		r.Log.Warn("changes that cannot be decoded are skipped: every destination is copied from a later state of the tables",
 			zap.Stringer("table", c.Relation), zap.String("reason", reason), zap.Stringer("lsn", part.CommitLSN))
 	}
 	rt.count.skipped.Add(1)
@@ -36,9 +36,9 @@ func (rt *route) unclear(c *wal.Change) string {
 	case rt.fault != "":
 		return rt.fault
 	case c.Kind == wal.Update && c.Relation.Identity == 'f' && c.Old.IsZero():
-		return fmt.Sprintf("an update of %s came without the row before, though its replica identity is FULL", c.Relation)
+		return fmt.Sprintf("an update of %s came without the old row, although the replica identity is FULL", c.Relation)
 	case c.Kind != wal.Insert && c.Kind != wal.Update && c.Kind != wal.Delete:
-		return fmt.Sprintf("a change of %s is of the unknown kind %s", c.Relation, c.Kind)
+		return fmt.Sprintf("a change of %s has the unknown kind %s", c.Relation, c.Kind)
 	case rt.lacks(c.New), rt.lacks(c.Old):
 		return fmt.Sprintf("a change (%s) of %s came without the tenant", c.Kind, c.Relation)
 	}
@@ -82,7 +82,7 @@ func (rt *route) faultOf(rel *wal.Relation, tenant string) string {
 
 // unconfigured notes a published table that is not configured.
 func (r *Router) unconfigured(rel *wal.Relation) *tableCount {
-	r.Log.Warn("a table is published that source.tables does not name; its changes are skipped. Take it out of the publication, or add it to source.tables",
+	r.Log.Warn("a published table is not in source.tables; its changes are skipped. Remove the table from the publication, or add it to source.tables",
 		zap.Stringer("table", rel))
 	return r.counts.add(rel)
 }

@@ -84,7 +84,7 @@ func (d *Destination) statusLocked() Status {
 	case d.paused != nil:
 		s.State, s.Reason = ledger.Paused, d.paused.Why()
 		if d.parked {
-			s.Reason += "; " + d.parkReason + ", so it is copied anew when it is resumed"
+			s.Reason += "; " + d.parkReason + ", so the destination is copied again when it is resumed"
 		}
 	case d.halt != nil:
 		s.State, s.Since, s.Err, s.Reason = ledger.Halted, d.halt.at, d.halt.err, fit.Text(d.halt.err.Error(), fit.Reason)

@@ -84,7 +84,7 @@ func (t tally) fault(copied int64) string {
 	case t.Held >= 0 && t.Gone > t.Held:
 		return fmt.Sprintf("the external database held %d keys before the copy", t.Held)
 	case 2*t.Found < copied && 2*t.Gone > copied:
-		return fmt.Sprintf("that is most of the %d rows that this copy has read", copied)
+		return fmt.Sprintf("most of the %d rows that this copy has read", copied)
 	}
 	return ""
 }
@@ -176,7 +176,7 @@ func (r *chunkRead) sweepPage(ctx context.Context, copier *tableread.Copier) (*c
 	present, found, err := copier.Present(ctx, r.bf.keysOf(p.query, p.keys))
 	c := &chunk{Chunk: found, table: p.target.table, relation: p.query.Relation, swept: p}
 	if bad := (*tableread.KeyError)(nil); errors.As(err, &bad) {
-		return nil, p.query.Fault(fmt.Errorf("it gives %s, which is no key of %s: %w", external.DescribeRow(p.query.Relation, p.keys[bad.Key].Tuple), p.target.table, bad.Err))
+		return nil, p.query.Fault(fmt.Errorf("the query returns %s, which is not a key of %s: %w", external.DescribeRow(p.query.Relation, p.keys[bad.Key].Tuple), p.target.table, bad.Err))
 	}
 	if err == nil {
 		err = failpoint.Fail(failpoint.SweepMissingFound)
@@ -266,9 +266,9 @@ func (bf *backfill) sweep(ctx context.Context, c *chunk) (deletes []mapping.Row,
 
 func refusedSweep(p *page, t tally, why string) error {
 	return &external.Error{Mapping: p.target.mapping.Name, Table: p.target.table, Verdict: external.NeedsHuman,
-		Err: p.target.mapping.KeysFault(p.target.table, "it gives %d keys that the primary does not have, such as %s, and %d that it has; %s. Nothing was removed",
+		Err: p.target.mapping.KeysFault(p.target.table, "the query returns %d keys that the primary does not have, such as %s, and %d that it has; %s. Nothing was removed",
 			t.Gone, t.First, t.Found, why),
-		Remedy: fmt.Sprintf("let the query give the keys of %s as the primary has them: correct the mapping; where the rows are really gone, delete them there and resync",
+		Remedy: fmt.Sprintf("correct the mapping: the query must return the keys of %s in the form that the primary has; if the primary really deleted the rows, delete them in the external database and resync",
 			p.target.table)}
 }
 
@@ -344,7 +344,7 @@ func (bf *backfill) held(ctx context.Context, c *chunk, keys []external.Key) ([]
 // doubled says that no delete step can remove one of two rows.
 func doubled(p *page, k external.Key) error {
 	return &external.Error{Mapping: p.target.mapping.Name, Table: p.target.table, Verdict: external.NeedsHuman,
-		Err: p.target.mapping.KeysFault(p.target.table, "it gives both %q and %q, which are one key of %s to the primary, and the delete steps do not remove the first one",
+		Err: p.target.mapping.KeysFault(p.target.table, "the query returns both %q and %q, which are one key of %s for the primary, and the delete steps do not remove the first one",
 			k.External, k.Primary, p.target.table),
-		Remedy: "delete the first one in the external database and resync; let its key have the type that it has on the primary"}
+		Remedy: "delete the first one in the external database and resync; give the key the same type as on the primary"}
 }

@@ -205,7 +205,7 @@ func (d *Destination) current(ctx context.Context, rel *wal.Relation, look table
 	found, err := d.lookUp(ctx, look)
 	switch {
 	case errors.Is(err, tableread.ErrNotVisible):
-		return found, &external.Error{Table: rel.Table, Err: err, Remedy: "if it lasts: see which synchronous standby the primary waits for"}
+		return found, &external.Error{Table: rel.Table, Err: err, Remedy: "if this lasts: find the synchronous standby that the primary waits for"}
 	case external.SQLState(err) == pgerror.UndefinedTable:
 		return found, d.outdated(ctx, rel, err)
 	case err != nil:
@@ -252,7 +252,7 @@ func (d *Destination) fillToast(ctx context.Context, m *missing, found []wal.Tup
 			}
 			for _, i := range m.named {
 				if at[i] < 0 && row.Tuple.Value(i).Presence == wal.Unchanged {
-					return d.outdated(ctx, r.Relation, fmt.Errorf("its column %q is gone", r.Relation.Columns[i].Name))
+					return d.outdated(ctx, r.Relation, fmt.Errorf("the column %q is gone", r.Relation.Columns[i].Name))
 				}
 			}
 			row.Tuple = row.Tuple.Complete(fold.Arrange(current, at))

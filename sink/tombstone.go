@@ -40,7 +40,7 @@ func (r *Router) tombstone(part *wal.Transaction, c *wal.Change, rt *route) erro
 	if err != nil {
 		// The row itself cannot be named, so there is nothing to delete; the real DELETE is in the stream too.
 		rt.count.skip()
-		r.Log.Error("a tombstone does not name a row; it is passed over and counted as skipped", zap.Stringer("table", rel),
+		r.Log.Error("a tombstone does not name a row; the tombstone is counted as skipped", zap.Stringer("table", rel),
 			zap.Stringer("lsn", part.CommitLSN), zap.Error(err))
 		return nil
 	}
@@ -117,7 +117,7 @@ func deletedRow(rel *wal.Relation, tenantColumn int, tenant wal.Value, key, row 
 			continue
 		}
 		if err := json.Unmarshal(object, &fields); err != nil {
-			return wal.Tuple{}, fmt.Errorf("it is not a JSON object: %w", err)
+			return wal.Tuple{}, fmt.Errorf("the key is not a JSON object: %w", err)
 		}
 	}
 	values := make([]wal.Value, len(rel.Columns))
@@ -129,7 +129,7 @@ func deletedRow(rel *wal.Relation, tenantColumn int, tenant wal.Value, key, row 
 		values[i] = v
 	}
 	if v := values[tenantColumn]; v.Presence == wal.Text && string(v.Text) != string(tenant.Text) {
-		return wal.Tuple{}, errors.New("its key names another tenant than the tombstone does")
+		return wal.Tuple{}, errors.New("the key names another tenant than the tombstone")
 	}
 	values[tenantColumn] = tenant
 	for _, i := range rel.Key {

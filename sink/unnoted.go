@@ -16,13 +16,13 @@ import (
 func (r *Router) setAside(d *Destination, refusal error) error {
 	d.mu.Lock()
 	d.unnoted = external.NewFault(external.ClassConfiguration, fmt.Errorf("the primary refuses the note of this destination: %w", refusal),
-		"correct what the primary refuses in outflow.destination_state: a name that its encoding lacks, a constraint or a trigger there")
+		"correct the cause in outflow.destination_state: a name that the primary's encoding lacks, a constraint or a trigger")
 	d.unnoted.SQLState = external.SQLState(refusal)
 	d.halt = &halt{err: d.unnoted, at: time.Now(), epoch: d.epoch, work: opening}
 	d.status.State, d.status.Err = ledger.Halted, d.unnoted
 	d.observeLocked()
 	d.mu.Unlock()
-	d.log.Error("halted: nothing can be noted of this destination", zap.Error(d.unnoted))
+	d.log.Error("halted: the primary takes no notes of this destination", zap.Error(d.unnoted))
 	return r.park(d, unnotedReason)
 }
 
@@ -35,7 +35,7 @@ func (r *Router) release(aside []*Destination) error {
 	return errors.Join(faults...)
 }
 
-const unnotedReason = "nothing can be noted of it"
+const unnotedReason = "the primary takes no notes of the destination"
 
 // renote tries again to have the primary take the note of a destination that was set aside.
 func (d *Destination) renote(ctx context.Context) error {

@@ -63,7 +63,7 @@ func (r *Router) relearn(ctx context.Context, table string) (*wal.Relation, erro
 	now.Relation.Table = table
 	now.Relation = now.Relation.Project(append(rel.Names(), r.Tables[i].Relation.Names()...))
 	if !slices.Equal(rel.Names(), now.Relation.Names()) {
-		r.Log.Warn("a table has other columns on the primary", zap.Stringer("table", rel), zap.Strings("columns", now.Relation.Names()))
+		r.Log.Warn("a table has different columns on the primary", zap.Stringer("table", rel), zap.Strings("columns", now.Relation.Names()))
 	}
 	r.schemas.replace(now.Relation)
 	return now.Relation, nil

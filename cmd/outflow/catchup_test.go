@@ -204,7 +204,7 @@ func TestSwappedDatabases(t *testing.T) {
 			t.Errorf("the database of %s got %s rows of the other", tenant, n)
 		}
 	}
-	if err := r.router.Destinations()[0].Status().Err; err == nil || !strings.Contains(err.Error(), "two would mix") {
+	if err := r.router.Destinations()[0].Status().Err; err == nil || !strings.Contains(err.Error(), "the rows of two tenants would mix") {
 		t.Errorf("the error is %v", err)
 	}
 }

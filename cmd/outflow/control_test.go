@@ -114,7 +114,7 @@ func TestPausedForLong(t *testing.T) {
 				return nil
 			})
 			w.synced()
-			contains(t, d.Status().Reason, "applying was switched off by the test", "copied anew when it is resumed")
+			contains(t, d.Status().Reason, "applying was switched off by the test", "copied again when it is resumed")
 			// It stays paused over a restart, and is not touched.
 			r.end()
 			r = w.start()
@@ -169,7 +169,7 @@ func TestReadingSwitchedOff(t *testing.T) {
 	// The destination lacks what nobody reads: it is not shown as streaming, and the stream shows how far it is behind.
 	d := r.router.Destinations()[0]
 	if s := d.Status(); s.State != ledger.Paused || !strings.Contains(s.Reason, "reading was switched off by") {
-		t.Errorf("it is %s: %s", s.State, s.Reason)
+		t.Errorf("the destination is %s: %s", s.State, s.Reason)
 	}
 	waitFor(t, "the stream to be seen behind", func() error {
 		if behind := r.reader.Behind(time.Now()); behind < 500*time.Millisecond {

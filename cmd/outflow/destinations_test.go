@@ -352,7 +352,7 @@ func TestStandbyKnowsTheDestinations(t *testing.T) {
 	second.says("waiting as standby")
 	dsn := pgtest.Database(t, w.cluster)
 	w.writes(tenant1, "main", dsn)
-	first.says("copied all rows")
+	first.says("all rows are copied")
 	w.synced()
 	epoch := w.epoch(tenant1, "main")
 	if code := first.terminate(); code != 0 {

@@ -237,7 +237,7 @@ func TestMappingsThatHalt(t *testing.T) {
 		t.Helper()
 		contains(t, becomes(t, r.destination(name), ledger.Halted), append(parts, "mapping "+name)...)
 	}
-	halted("column", column+":12:28: ", "identifier does not exist", "42703", "remedy: item has the columns tenant, id, note", "columns: of its table in source.tables")
+	halted("column", column+":12:28: ", "identifier does not exist", "42703", "remedy: item has the columns tenant, id, note", "columns: of the table in source.tables")
 	halted("syntax", syntax+":12:21: ", `syntax error at or near "SELEC"`)
 	halted("table", table+":12:19: ", `relation "nowhere" does not exist`)
 	halted("type", wrongType+":12:28: ", "integer")

@@ -147,7 +147,7 @@ func TestRetryAndTheRecord(t *testing.T) {
 	with := func(args ...string) []string { return append(args, "--config", file, "--by", "Grace") }
 	contains(t, exits(t, 0, with("retry", tenant1+"/main", "--reason", "it is repaired")...), "1 destinations are being retried now")
 	w.waitState(tenant1, "main", "streaming")
-	p.says(`"msg":"a try was asked for","tenant":"` + tenant1 + `","destination":"main","by":"Grace","reason":"it is repaired","waits":true`)
+	p.says(`"msg":"a retry was requested","tenant":"` + tenant1 + `","destination":"main","by":"Grace","reason":"it is repaired","waits":true`)
 	contains(t, exits(t, 0, with("retry", "--halted")...), "0 destinations")
 	contains(t, exits(t, 0, with("retry", "--all")...), "2 destinations")
 	contains(t, exits(t, 1, with("retry", tenant1+"/mian")...), `no destination "`+tenant1+`/mian"`)
@@ -164,7 +164,7 @@ func TestRetryAndTheRecord(t *testing.T) {
 	p.says(`"msg":"switched off","switch":"backfills","tenant":"","destination":"","by":"Grace","reason":"bytes ?, [31m colours and lines"`)
 	exits(t, 0, with("resume", "backfills")...)
 	exits(t, 0, with("resync", "--tenant", tenant1, "--no-wait", "--reason", "to see")...)
-	p.says(`"msg":"a resync was asked for","tenant":"` + tenant1 + `","destination":"main","by":"Grace","reason":"to see"`)
+	p.says(`"msg":"a resync was requested","tenant":"` + tenant1 + `","destination":"main","by":"Grace","reason":"to see"`)
 	p.terminate()
 	contains(t, exits(t, 0, with("retry", "--all")...), "tried when outflow run starts")
 }

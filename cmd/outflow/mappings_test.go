@@ -204,8 +204,8 @@ func TestMappingsThatATargetRefuses(t *testing.T) {
 	const upsert = `items upsert: INSERT INTO x (id) SELECT c.id FROM items c ON CONFLICT DO NOTHING`
 	const x = `CREATE TABLE IF NOT EXISTS x (id int PRIMARY KEY, n int GENERATED ALWAYS AS (id + 1) STORED)`
 	faults := map[string][]string{
-		"keys":       {"keys_file.yaml:", `column k.id does not exist`, "let the query give the columns of the key of items"},
-		"generated":  {"428C9", "leave the column out of the step: the external database computes it"},
+		"keys":       {"keys_file.yaml:", `column k.id does not exist`, "make the query return the columns of the key of items"},
+		"generated":  {"428C9", "remove the column from the step: the external database computes it"},
 		"procedural": {"25001", "cannot"},
 	}
 	w.mapping("keys_file", stepped("keys", x, upsert)+"keys:\n  items: SELECT n FROM x\n")
@@ -273,5 +273,5 @@ func TestTypesInOtherSchemas(t *testing.T) {
 	exec(t, connect(t, w.destination("t2", "two", "two")), `CREATE SCHEMA one; CREATE TYPE one.hstore AS RANGE (subtype = int);
 		CREATE SCHEMA two; CREATE TYPE two.hstore AS RANGE (subtype = int)`)
 	w.checked(selection{}).says(t, "destination t2/two", primary.Failed, "mapping two",
-		`column "h" of public.items is of type public.hstore, which several schemas of the external database have: `, "leave one of them")
+		`column "h" of public.items is of type public.hstore, which several schemas of the external database have: `, "keep one of them")
 }

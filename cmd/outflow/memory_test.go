@@ -113,7 +113,7 @@ func (w *world) noted(tenant, name, state string, parts ...string) {
 			return err
 		}
 		if now != state {
-			return fmt.Errorf("it is %s: %s", now, reason)
+			return fmt.Errorf("the destination is %s: %s", now, reason)
 		}
 		for _, part := range parts {
 			if !strings.Contains(reason, part) {

@@ -106,7 +106,7 @@ func TestWhoEditsTheStringInALargeTransaction(t *testing.T) {
 	if took := time.Since(began); took > 12*time.Second {
 		t.Errorf("the other waited for %s", took)
 	}
-	contains(t, fmt.Sprint(d.History()), "the stream was read again 4 times for a transaction that it did not take")
+	contains(t, fmt.Sprint(d.History()), "the stream was read again 4 times for a transaction that the destination did not take")
 	r.caughtUp()
 	w.mirrored(tenant1, dsn, "items", "id, note")
 }
@@ -130,7 +130,7 @@ func TestDeadDestinationKeepsNoWAL(t *testing.T) {
 	becomes(t, d, ledger.Retrying)
 	w.exec(`INSERT INTO unpublished SELECT n, repeat('x', 1000) FROM generate_series(1, 8000) n`)
 	becomes(t, d, ledger.Parked)
-	contains(t, d.Status().Reason, "retains more WAL for it than sink.retained_wal")
+	contains(t, d.Status().Reason, "retains more WAL for the destination than sink.retained_wal")
 	w.synced()
 	if wasParked(r.router.Destinations()[1]) {
 		t.Error("the other was parked")

@@ -19,7 +19,7 @@ func TestReload(t *testing.T) {
 	first := w.destination(tenant1, "main")
 	file := w.configFile()
 	p := launch(t, "run", "--config", file)
-	p.says("copied all rows")
+	p.says("all rows are copied")
 	content, err := os.ReadFile(file)
 	must(t, err)
 	hangup := func(content, says string) {
@@ -73,7 +73,7 @@ func TestReloadWithoutPrimary(t *testing.T) {
 	w.cfg.Source.DSN = secret.New(proxy.DSN(w.source))
 	file := w.configFile()
 	p := launch(t, "run", "--config", file)
-	p.says("copied all rows")
+	p.says("all rows are copied")
 
 	proxy.Refuse(true)
 	second := pgtest.Database(t, w.cluster)

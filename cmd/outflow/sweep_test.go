@@ -204,7 +204,7 @@ keys:
 			r = w.start()
 			d := r.destination("main")
 			if c.halts {
-				contains(t, becomes(t, d, ledger.Halted), "mapping two", "mapping one gives as keys of one", "Nothing was removed", "remedy: let the query give only the rows that come from two")
+				contains(t, becomes(t, d, ledger.Halted), "mapping two", "mapping one returns as keys of one", "Nothing was removed", "remedy: make the query return only rows that come from two")
 				same(t, dsn, `SELECT count(*) FROM both_tables`, `"15"`)
 				return
 			}

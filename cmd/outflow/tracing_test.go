@@ -37,7 +37,7 @@ func TestTracing(t *testing.T) {
 	w := newWorld(t, pgtest.Shared(t))
 	dsn := w.destination(tenant1, "main")
 	p := launch(t, "run", "--config", w.configFile(), "--set", "tracing.endpoint="+server.URL+"/v1/traces", "--set", "tracing.sample=1")
-	p.says("copied all rows")
+	p.says("all rows are copied")
 	w.user(tenant1, "00000000-0000-4000-8000-000000000001", "canary")
 	w.synced()
 	w.equal(tenant1, dsn)

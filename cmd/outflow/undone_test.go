@@ -35,7 +35,7 @@ func TestMetadataThatIsUndone(t *testing.T) {
 	if !strings.HasPrefix(took, `"t"`) {
 		t.Errorf("six copies took %s", took)
 	}
-	contains(t, fmt.Sprint(r.destination("main").History()), "metadata is not what this process left")
+	contains(t, fmt.Sprint(r.destination("main").History()), "the metadata has changed")
 }
 
 // A tenant's number in the place of the epoch, or one from a time when the primary's clock was ahead, keeps a database from nothing.

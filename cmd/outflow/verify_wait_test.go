@@ -32,7 +32,7 @@ func TestVerifyWaitsForItsOwnDestination(t *testing.T) {
 		if code := exitCodes[report.Result]; code != want || took > 15*time.Second {
 			t.Errorf("%s: exit code %d after %s: %+v", what, code, took, *report.Destinations[0])
 		}
-		contains(t, out.String(), tenant1+"/main: rows differ so far; waiting until the stream has brought it everything up to ")
+		contains(t, out.String(), tenant1+"/main: rows differ so far; waiting until the stream has brought everything up to ")
 	}
 	look("an idle primary", selection{}, false, 1)
 	r.end()

@@ -155,7 +155,7 @@ func (s *Server) walsenderSettings(ctx context.Context) (map[string]string, erro
 func setting(ctx context.Context, conn *pgconn.PgConn, name string) (string, error) {
 	results, err := conn.Exec(ctx, "SHOW "+name).ReadAll()
 	if err == nil && (len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1) {
-		err = errors.New("the server gives no such row")
+		err = errors.New("the server returns no such row")
 	}
 	if err != nil {
 		return "", fmt.Errorf("SHOW %s: %w", name, err)

@@ -70,7 +70,7 @@ func (s *Session) answer(ctx context.Context, bound, columns int, sql string, ar
 	rows, cut, err = s.read(ctx, bound, sql, args)
 	for _, row := range rows {
 		if len(row) != columns {
-			return nil, false, &wrongAnswer{host: s.db.host(), what: fmt.Sprintf("a row of %d columns in the place of %d", len(row), columns)}
+			return nil, false, &wrongAnswer{host: s.db.host(), what: fmt.Sprintf("a row of %d columns instead of %d", len(row), columns)}
 		}
 	}
 	return rows, cut, err

@@ -52,7 +52,7 @@ func (c *Checker) Check(ctx context.Context, t DestinationSpec) (found primary.F
 	if err != nil {
 		err := AsError(err)
 		if err.Remedy == "" && err.SQLState == "" {
-			err.Remedy = "check that the server runs, and host, port and sslmode of the destination's dsn"
+			err.Remedy = "check that the server runs, and check host, port and sslmode of the destination's dsn"
 		}
 		fail(&found, "connection", err)
 		return found, ""
@@ -117,26 +117,26 @@ func (k *check) server(ctx context.Context) (identity string, writable bool) {
 	user, recovery, readOnly := column(8), column(2) == "t", column(3) == "t"
 	k.found.Pass("connection", "PostgreSQL %s at %s:%d/%s, as %s", column(0), k.s.db.Config.Host, k.s.db.Config.Port, k.s.db.Config.Database, user)
 	if number(1) < oldestExternal {
-		k.found.Fail("version", "upgrade it", "PostgreSQL %s is too old: 13 is the first that mappings are applied to", column(0))
+		k.found.Fail("version", "upgrade the server", "PostgreSQL %s is too old: mappings need version 13 or newer", column(0))
 	}
 	switch {
 	case recovery:
-		k.found.Fail("writable", "let the destination's dsn name the primary of that cluster", "it is a standby")
+		k.found.Fail("writable", "use the primary of that cluster in the destination's dsn", "the server is a standby")
 	case readOnly:
-		k.found.Fail("writable", fmt.Sprintf("ALTER ROLE %q RESET default_transaction_read_only, and the same of the database", user), "transactions are read only")
+		k.found.Fail("writable", fmt.Sprintf("ALTER ROLE %q RESET default_transaction_read_only, and the same for the database", user), "transactions are read only")
 	}
 	if encoding := column(4); encoding != "UTF8" {
-		k.found.Warn("encoding", "use a database with ENCODING 'UTF8'", "%s: a value with a character that it lacks is refused, and the destination halts", encoding)
+		k.found.Warn("encoding", "use a database with ENCODING 'UTF8'", "%s: a value with a character that this encoding lacks is refused, and the destination halts", encoding)
 	}
 	if free := number(10); free < 1 {
-		k.found.Warn("connections", "raise the limit, or let others use a pooler", "this was the last one: the next may be refused")
+		k.found.Warn("connections", "raise the limit, or connect other clients through a pooler", "this connection was the last one: the next may be refused")
 	}
 	primary.InspectClock(time.UnixMicro(number(5)), asked, answered, k.found)
 	if column(6) != "t" {
-		k.found.Fail("schema public", fmt.Sprintf("as the database's owner: GRANT USAGE, CREATE ON SCHEMA public TO %q", user), "role %q may not create tables in it", user)
+		k.found.Fail("schema public", fmt.Sprintf("as the database's owner: GRANT USAGE, CREATE ON SCHEMA public TO %q", user), "role %q may not create tables in the schema", user)
 	}
 	if column(7) != "t" {
-		k.found.Warn("temporary tables", fmt.Sprintf("GRANT TEMPORARY ON DATABASE %q TO %q", k.s.db.Config.Database, user), "role %q may make none: outflow verify needs them", user)
+		k.found.Warn("temporary tables", fmt.Sprintf("GRANT TEMPORARY ON DATABASE %q TO %q", k.s.db.Config.Database, user), "role %q may not create temporary tables, which outflow verify needs", user)
 	}
 	return column(9), !recovery && !readOnly
 }
@@ -155,10 +155,10 @@ func (k *check) owner(ctx context.Context) (known Metadata, ok bool) {
 	}
 	switch {
 	case known == nil:
-		k.found.Pass(check, "it does not exist: the database is filled from the beginning")
+		k.found.Pass(check, "the table does not exist: the database is filled from the beginning")
 	case k.Highest >= 0 && highest > k.Highest:
 		k.found.Fail(check, "run: outflow run --slot-reset, which raises the ids and copies every destination again",
-			"the database has sequence id %d, and the primary has come to %d: the primary was restored from a backup", highest, k.Highest)
+			"the database has sequence id %d, but the primary is at %d: the primary was restored from a backup", highest, k.Highest)
 	default:
 		k.found.Pass(check, "of this tenant, up to sequence id %d", highest)
 	}
@@ -166,7 +166,7 @@ func (k *check) owner(ctx context.Context) (known Metadata, ok bool) {
 		const mayWrite = `SELECT has_table_privilege('public."_stack_sync_metadata"', 'INSERT') AND has_table_privilege('public."_stack_sync_metadata"', 'UPDATE')`
 		if row, err := k.s.AskRow(ctx, 1, mayWrite); err == nil && string(row[0]) != "t" {
 			user := k.s.db.Config.User
-			k.found.Fail(check, fmt.Sprintf("let it belong to %q, and so the mappings' tables", user), "role %q may not write to it", user)
+			k.found.Fail(check, fmt.Sprintf("make %q the owner of the table, and of the mappings' tables", user), "role %q may not write to the table", user)
 		}
 	}
 	return known, true
@@ -256,7 +256,7 @@ func (k *check) unswept() {
 		for _, table := range m.Tables() {
 			if tables := unkeyed(k.s.db.Mappings, m, table); len(tables) > 0 {
 				k.found.Warn("keys of "+table, "add keys: to mapping "+m.Name,
-					"no mapping has those of %s: a TRUNCATE, or changes that are lost to the stream, halt the destination for good", strings.Join(tables, ", "))
+					"no mapping has keys of %s: a TRUNCATE, or changes that the stream lacks, halt the destination until an operator acts", strings.Join(tables, ", "))
 			}
 		}
 	}

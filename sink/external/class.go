@@ -22,7 +22,7 @@ func NewFault(class string, err error, remedy string) *Error {
 
 // Panicked is the fault behind a panic: an external server may send an unforeseen answer, and such an answer must not end the process.
 func Panicked(cause any) *Error {
-	return NewFault(ClassProtocol, fmt.Errorf("a fault of Outflow's, or an answer that cannot be: %v", cause), "see the stack in the log, and report it")
+	return NewFault(ClassProtocol, fmt.Errorf("a fault of Outflow's, or an impossible answer: %v", cause), "report the stack in the log")
 }
 
 // The classes of errors that do not come from a server's SQLSTATE.

@@ -23,8 +23,8 @@ func (s *Session) refuseForeign(all map[string]*mapping.Rows) error {
 		if n == 0 {
 			continue
 		}
-		s.db.Log.Error("rows of another tenant were refused; this is a fault of Outflow's", zap.String("table", table), zap.Int("rows", n))
-		return &Error{Table: table, Verdict: NeedsHuman, Err: &ForeignRowsError{Table: table, Tenant: s.db.Tenant, Rows: n}, Remedy: "report it, with the log"}
+		s.db.Log.Error("rows of another tenant were refused; this is a bug in Outflow", zap.String("table", table), zap.Int("rows", n))
+		return &Error{Table: table, Verdict: NeedsHuman, Err: &ForeignRowsError{Table: table, Tenant: s.db.Tenant, Rows: n}, Remedy: "report the bug, with the log"}
 	}
 	return nil
 }
@@ -37,7 +37,7 @@ type ForeignRowsError struct {
 }
 
 func (e *ForeignRowsError) Error() string {
-	return fmt.Sprintf("%d rows of %s are not of tenant %q and were refused: a fault of Outflow's", e.Rows, e.Table, e.Tenant)
+	return fmt.Sprintf("%d rows of %s do not belong to tenant %q and were refused: a bug in Outflow", e.Rows, e.Table, e.Tenant)
 }
 
 // foreign counts the rows that are not of the database's tenant. tenant is the index of the tenant column, -1 where no column is known.

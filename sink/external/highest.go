@@ -36,7 +36,7 @@ func SequenceIDs(ctx context.Context, targets []DestinationSpec, o Options) (ids
 func highestIn(ctx context.Context, t DestinationSpec, o Options) (id int64, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
-			err = fmt.Errorf("an answer that cannot be: %v", cause)
+			err = fmt.Errorf("an impossible answer: %v", cause)
 		}
 	}()
 	ctx, cancel := context.WithTimeout(ctx, 2*o.ConnectTimeout)
@@ -65,7 +65,7 @@ func highestIn(ctx context.Context, t DestinationSpec, o Options) (id int64, err
 		return 0, err
 	}
 	if rows != 1 {
-		return 0, errors.New("the server gives no such row")
+		return 0, errors.New("the server returns no such row")
 	}
 	return strconv.ParseInt(text, 10, 64)
 }

@@ -74,7 +74,7 @@ func (s *Session) KeysOf(ctx context.Context, m *mapping.Mapping, rel *wal.Relat
 	}
 	rows, err := s.Ask(ctx, 8, pgorder.ColumnsSQL("VALUES "+strings.Join(wanted, ", ")))
 	if err == nil && len(rows) != len(oids) {
-		err = &wrongAnswer{host: s.db.host(), what: fmt.Sprintf("%d rows in the place of %d", len(rows), len(oids))}
+		err = &wrongAnswer{host: s.db.host(), what: fmt.Sprintf("%d rows instead of %d", len(rows), len(oids))}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading how %d columns are ordered: %w", len(oids), err)
@@ -84,7 +84,7 @@ func (s *Session) KeysOf(ctx context.Context, m *mapping.Mapping, rel *wal.Relat
 		o.Type, o.Domain = string(r[0]), string(r[1]) == "t"
 		o.Less, o.Equal, o.AtLeast, o.Greater = string(r[3]), string(r[4]), string(r[5]), string(r[6])
 		if o.Less == "" {
-			return nil, q.Fault(fmt.Errorf("its column %s is of type %s, which has no order", o.Name[2:], o.Type))
+			return nil, q.Fault(fmt.Errorf("the column %s is of type %s, which has no order", o.Name[2:], o.Type))
 		}
 	}
 	s.keys[id] = q
@@ -99,7 +99,7 @@ func (s *Session) describeKeys(ctx context.Context, q *KeysQuery) (oids []uint32
 			return err
 		}
 		if len(d.Fields) < len(q.Columns) {
-			return &wrongAnswer{host: s.db.host(), what: fmt.Sprintf("%d columns in the place of %d", len(d.Fields), len(q.Columns))}
+			return &wrongAnswer{host: s.db.host(), what: fmt.Sprintf("%d columns instead of %d", len(d.Fields), len(q.Columns))}
 		}
 		for _, f := range d.Fields[:len(q.Columns)] {
 			oids = append(oids, f.DataTypeOID)
@@ -209,7 +209,7 @@ func (q *KeysQuery) key(row [][]byte, tenant string) (Key, error) {
 	for n, i := range q.Columns {
 		text := row[len(row)-len(q.Columns)+n]
 		if text == nil || row[n] == nil {
-			return Key{}, q.Fault(fmt.Errorf("it gives NULL for %s, and no row of the primary has such a key", q.Relation.Columns[i].Name))
+			return Key{}, q.Fault(fmt.Errorf("the query returns NULL for %s, but no row of the primary has such a key", q.Relation.Columns[i].Name))
 		}
 		k.External[n] = string(row[n])
 		values[i] = wal.Value{Presence: wal.Text, Text: text}
@@ -344,7 +344,7 @@ func (s *Session) Doubles(ctx context.Context, q *KeysQuery, keys []Key) (map[st
 	for _, row := range rows {
 		n, err := strconv.Atoi(string(row[0]))
 		if err != nil || n < 1 || n > len(asked) {
-			return nil, fmt.Errorf("%q is no place among %d keys", row[0], len(asked))
+			return nil, fmt.Errorf("%q is not a position among %d keys", row[0], len(asked))
 		}
 		found[asked[n-1].ID()] = true
 	}
@@ -366,10 +366,10 @@ func (q *KeysQuery) Fault(err error) error {
 	e.Table = q.Table
 	switch {
 	case e.SQLState == pgerror.UndefinedColumn:
-		e.Remedy = fmt.Sprintf("let the query give the columns of the key of %s by their names there: %s", q.Table, strings.Join(q.names(), ", "))
+		e.Remedy = fmt.Sprintf("make the query return the columns of the key of %s, with their names there: %s", q.Table, strings.Join(q.names(), ", "))
 	case e.SQLState == "" && e.Verdict == Retry && serverError(err) == nil && classOf(err) == "":
 		e.Verdict, e.Err = NeedsHuman, q.Mapping.KeysFault(q.Table, "%s", err)
-		e.Remedy = "let the query give only keys as the primary has them"
+		e.Remedy = "make the query return the keys in the form that the primary has"
 	}
 	return e
 }

@@ -111,7 +111,7 @@ func (s *Session) Metadata(ctx context.Context) (Metadata, error) {
 		m, err := parseMetadata(r)
 		if err != nil {
 			return nil, &Error{Verdict: NeedsHuman, Err: fmt.Errorf("reading _stack_sync_metadata: %w", err),
-				Remedy: "let last_synced_sequence_id and epoch be bigint again, or drop _stack_sync_metadata and resync the destination"}
+				Remedy: "make last_synced_sequence_id and epoch bigint again, or drop _stack_sync_metadata and resync the destination"}
 		}
 		if err := s.refuseOwner(m); err != nil {
 			return nil, err
@@ -136,21 +136,21 @@ func parseMetadata(r [][]byte) (m MappingMetadata, err error) {
 }
 
 // emptyDatabase is how a database is made ready for another owner.
-const emptyDatabase = "empty this one: drop the mappings' tables and _stack_sync_metadata"
+const emptyDatabase = "empty this database: drop the mappings' tables and _stack_sync_metadata"
 
 // refuseOwner refuses a database whose rows belong to another source or another tenant.
 func (s *Session) refuseOwner(m MappingMetadata) error {
 	if m.Source == "" || m.Source == s.db.SourceID && m.Tenant == s.db.Tenant {
 		return nil
 	}
-	return &Error{Verdict: NeedsHuman, Err: fmt.Errorf("the database holds the rows of tenant %q of source %s; two would mix", m.Tenant, m.Source),
+	return &Error{Verdict: NeedsHuman, Err: fmt.Errorf("the database holds the rows of tenant %q of source %s; the rows of two tenants would mix", m.Tenant, m.Source),
 		Remedy: "give this destination a database of its own, or " + emptyDatabase}
 }
 
 // RefuseDestination is the error of a database that belongs to another destination of the same tenant.
 func RefuseDestination(other string) *Error {
-	return &Error{Verdict: NeedsHuman, Err: fmt.Errorf("the database is that of destination %q of the same tenant; two would write over each other", other),
-		Remedy: fmt.Sprintf("give this destination a database of its own, or take one of the two out of the configuration; where %q has moved to another database, %s", other, emptyDatabase)}
+	return &Error{Verdict: NeedsHuman, Err: fmt.Errorf("the database is that of destination %q of the same tenant; the two destinations would overwrite each other", other),
+		Remedy: fmt.Sprintf("give this destination a database of its own, or remove one of the two from the configuration; if %q has moved to another database, %s", other, emptyDatabase)}
 }
 
 // RefuseCursor is the error of a copy whose cursor is too large to be read.
@@ -227,7 +227,7 @@ func (s *Session) RunSchema(ctx context.Context, m *mapping.Mapping) error {
 		}
 	}
 	if !s.InTransaction() {
-		return &Error{Mapping: m.Name, Verdict: NeedsHuman, Err: fmt.Errorf("its schema ended the transaction that it ran in")}
+		return &Error{Mapping: m.Name, Verdict: NeedsHuman, Err: fmt.Errorf("the schema ended the transaction that it ran in")}
 	}
 	return nil
 }
@@ -262,7 +262,7 @@ func (s *Session) PutOffCursor(ctx context.Context, from, to string) error {
 func explainDDL(err error, user string) error {
 	e := AsError(err)
 	if e.SQLState == pgerror.InsufficientRights {
-		e.Remedy = fmt.Sprintf(`as the database's owner: GRANT USAGE, CREATE ON SCHEMA public TO %q (tables that exist already must belong to it)`, user)
+		e.Remedy = fmt.Sprintf(`as the database's owner: GRANT USAGE, CREATE ON SCHEMA public TO %q (existing tables must belong to that role)`, user)
 	}
 	switch pgErr := serverError(err); {
 	case pgErr != nil && strings.HasPrefix(pgErr.ConstraintName, "pg_"):

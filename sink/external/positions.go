@@ -47,7 +47,7 @@ func (s *Session) findPositions(ctx context.Context) error {
 	if serverError(err) == nil {
 		return err
 	}
-	s.db.Log.Info("the external server does not give the positions in its WAL: every batch waits for the disk", zap.Error(err))
+	s.db.Log.Info("the external server does not report its WAL positions: every batch waits for the disk", zap.Error(err))
 	return nil
 }
 

@@ -420,12 +420,12 @@ func (r *Round) explain(q *sent, err error) error {
 	switch {
 	case state == pgerror.DuplicatePrepared || state == pgerror.UnknownPrepared:
 		r.s.db.Unnamed = true
-		return AsError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))
+		return AsError(fmt.Errorf("a pooler does not keep prepared statements; going on without them: %w", err))
 	case q.kind == settings:
 		return r.s.unpositioned(err)
 	case q.kind == ownership && state == pgerror.DivisionByZero:
 		return &Error{Verdict: Conflict, Err: errors.New(
-			"the metadata is not what this process left: another one wrote, or a mapping ended the transaction")}
+			"the metadata has changed: another process wrote, or a mapping ended the transaction")}
 	case q.kind == assertion && state == pgerror.DivisionByZero:
 		return q.refusal
 	case q.statement != nil:

@@ -61,7 +61,7 @@ func explainConnect(err error) error {
 	case remedy != "":
 		e.Remedy = remedy
 	case e.SQLState == "28P01" || e.SQLState == "28000":
-		e.Remedy = "check user and password of the destination's dsn, and pg_hba.conf there (a line with hostssl counts only with TLS: sslmode)"
+		e.Remedy = "check user and password of the destination's dsn, and pg_hba.conf of that server (a hostssl line counts only with TLS: sslmode)"
 	case e.SQLState == pgerror.UnknownDatabase:
 		e.Remedy = "create the database, or correct the destination's dsn"
 	}
@@ -146,7 +146,7 @@ func (s *Session) Ask(ctx context.Context, columns int, sql string, args ...stri
 func (s *Session) AskRow(ctx context.Context, columns int, sql string, args ...string) ([][]byte, error) {
 	rows, err := s.Ask(ctx, columns, sql, args...)
 	if err == nil && len(rows) != 1 {
-		err = &wrongAnswer{host: s.db.host(), what: fmt.Sprintf("%d rows in the place of one", len(rows))}
+		err = &wrongAnswer{host: s.db.host(), what: fmt.Sprintf("%d rows instead of one", len(rows))}
 	}
 	if err != nil {
 		return nil, err
@@ -169,7 +169,7 @@ func (s *Session) named(err error, began time.Time) error {
 type wrongAnswer struct{ host, what string }
 
 func (e *wrongAnswer) Error() string {
-	return fmt.Sprintf("%s answers with %s: it is no Postgres, or a hostile one", e.host, e.what)
+	return fmt.Sprintf("%s answers with %s: the server is not Postgres, or is hostile", e.host, e.what)
 }
 
 // Class is the class that a tenant may read.

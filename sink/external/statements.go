@@ -50,7 +50,7 @@ func (s *Session) prepareStep(ctx context.Context, mi, si int) error {
 	rel := s.db.Tables.Relation(from)
 	if rel == nil {
 		return &Error{Mapping: m.Name, Table: from, Verdict: NeedsHuman,
-			Err:    fmt.Errorf("step %d reads from %q, which is not a table of source.tables", si+1, from),
+			Err:    fmt.Errorf("step %d reads from %q, which is not in source.tables", si+1, from),
 			Remedy: "add the table to source.tables, or correct the mapping"}
 	}
 	st, err := s.statement(ctx, mi, si, rel)
@@ -64,7 +64,7 @@ func (s *Session) prepareStep(ctx context.Context, mi, si int) error {
 	_, err = s.prepare(ctx, name, st.SQL, st.ParameterOIDs())
 	if SQLState(err) == pgerror.DuplicatePrepared { // of another client of a pooler
 		s.db.Unnamed = true
-		return AsError(fmt.Errorf("a pooler does not keep prepared statements, going on without: %w", err))
+		return AsError(fmt.Errorf("a pooler does not keep prepared statements; going on without them: %w", err))
 	}
 	if err != nil {
 		return s.explainStatement(st, err)
@@ -106,7 +106,7 @@ func (s *Session) loadTypes(ctx context.Context, rel *wal.Relation) error {
 		}
 		if len(found) > 1 {
 			return &Error{Table: rel.Table, Verdict: NeedsHuman, Err: fmt.Errorf("column %q of %s is of type %s, which several schemas of the external database have: %s",
-				c.Name, rel, c.Type, strings.Join(found, ", ")), Remedy: "leave one of them, or move it to the schema public: ALTER EXTENSION ... SET SCHEMA public, or ALTER TYPE ... SET SCHEMA public"}
+				c.Name, rel, c.Type, strings.Join(found, ", ")), Remedy: "keep one of them, or move one to the schema public: ALTER EXTENSION ... SET SCHEMA public, or ALTER TYPE ... SET SCHEMA public"}
 		}
 		s.types[c.Type] = strings.Join(found, "")
 	}
@@ -137,12 +137,12 @@ func (s *Session) explainStatement(st *mapping.Statement, err error) *Error {
 	}
 	if e.SQLState == pgerror.UndefinedColumn {
 		if rel := s.db.Tables.Relation(st.Table); rel != nil {
-			e.Remedy = fmt.Sprintf("%s has the columns %s; a column that is not published is added to columns: of its table in source.tables; "+
-				"in the place of a generated column, which is in no stream, write its expression", st.Table, strings.Join(st.Mapping.Visible(st.Table, rel.Names()), ", "))
+			e.Remedy = fmt.Sprintf("%s has the columns %s; to publish another column, add it to columns: of the table in source.tables; "+
+				"a generated column is not in the stream: write its expression instead", st.Table, strings.Join(st.Mapping.Visible(st.Table, rel.Names()), ", "))
 		}
 	}
 	if e.SQLState == pgerror.GeneratedAlways {
-		e.Remedy = "leave the column out of the step: the external database computes it (an identity column takes values with OVERRIDING SYSTEM VALUE)"
+		e.Remedy = "remove the column from the step: the external database computes it (an identity column takes values with OVERRIDING SYSTEM VALUE)"
 	}
 	return e
 }

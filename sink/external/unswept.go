@@ -52,7 +52,7 @@ func (s *Session) Sweepable(ctx context.Context, m *mapping.Mapping) error {
 			return err
 		}
 		if len(holding) > 0 {
-			return Unswept(table, holding, "changes of "+table+" are lost to the stream, and a copy finds no row that was deleted meanwhile")
+			return Unswept(table, holding, "changes of "+table+" are lost to the stream, and a copy does not find rows that were deleted meanwhile")
 		}
 	}
 	return nil
@@ -61,7 +61,7 @@ func (s *Session) Sweepable(ctx context.Context, m *mapping.Mapping) error {
 // Unswept says that rows of a source table cannot be found again.
 func Unswept(table string, holding []string, what string) *Error {
 	list := strings.Join(holding, ", ")
-	return &Error{Table: table, Verdict: NeedsHuman, Err: fmt.Errorf("%s: no mapping says in keys: which of its rows the external database holds in %s", what, list),
+	return &Error{Table: table, Verdict: NeedsHuman, Err: fmt.Errorf("%s: no mapping says in keys: which of the rows the external database holds in %s", what, list),
 		Remedy: fmt.Sprintf("add keys: to the mapping that deletes from %s, or empty %[1]s there", list)}
 }
 

@@ -30,7 +30,7 @@ func (s *Store) HasCheckpoint(ctx context.Context, text string) (has bool, err e
 	}
 	var id checkpointID
 	if _, err := fmt.Sscanf(text, "%d/%d", &id.reading, &id.checkpoint); err != nil {
-		return false, fmt.Errorf("%q is no id of a checkpoint: %w", text, err)
+		return false, fmt.Errorf("%q is not the id of a checkpoint: %w", text, err)
 	}
 	err = s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM outflow.reading WHERE slot = $1 AND reading = $2 AND checkpoints >= $3)`,

@@ -110,7 +110,7 @@ func (s *Store) Reader(ctx context.Context) (*Reader, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("looking for who reads slot %q: %w", s.Slot, err)
+		return nil, fmt.Errorf("looking for the reader of slot %q: %w", s.Slot, err)
 	}
 	if r.Since.Unix() == 0 {
 		r.Since = time.Time{}

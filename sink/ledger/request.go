@@ -46,7 +46,7 @@ func (s *Store) Requests(ctx context.Context) (open []Request, err error) {
 // (name ""), or one. Destinations no longer in the configuration are copied again anyway should they return. RequestResync returns the
 // number of destinations.
 func (s *Store) RequestResync(ctx context.Context, tenant, name, by, why string) (n int64, err error) {
-	reason := "a resync was asked for by " + by
+	reason := "a resync was requested by " + by
 	if why != "" {
 		reason += ": " + why
 	}

@@ -166,7 +166,7 @@ func (c *comparison) repairRetrying(ctx context.Context, w wanted) (repaired int
 		if e := external.AsError(err); e.Verdict != external.Retry || attempt == repairAttempts || !c.s.Usable() {
 			return 0, err
 		}
-		c.v.Log.Info("the repair met the live worker and tries again", zap.Stringer("destination", c.db), zap.Error(err))
+		c.v.Log.Info("the repair conflicted with the live worker and tries again", zap.Stringer("destination", c.db), zap.Error(err))
 	}
 }
 
@@ -257,8 +257,8 @@ func (c *comparison) present(ctx context.Context, w wanted) (tableread.Chunk, er
 			break
 		}
 		if time.Now().After(deadline) {
-			return tableread.Chunk{}, &external.Error{Verdict: external.NeedsHuman, Err: fmt.Errorf("%d transactions on the primary, %d among them, run for longer than a repair can wait",
-				len(running), running[0]), Remedy: "repair when they have ended: see pg_locks and pg_prepared_xacts on the primary"}
+			return tableread.Chunk{}, &external.Error{Verdict: external.NeedsHuman, Err: fmt.Errorf("%d transactions on the primary, among them %d, run for longer than a repair can wait",
+				len(running), running[0]), Remedy: "repair after they have ended: see pg_locks and pg_prepared_xacts on the primary"}
 		}
 		select {
 		case <-ctx.Done():

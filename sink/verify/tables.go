@@ -65,7 +65,7 @@ func (c *comparison) begin(ctx context.Context) error {
 	}
 	for _, m := range c.db.Mappings {
 		if row, ok := known[m.Name]; !ok || row.Fingerprint != m.Fingerprint() {
-			return &external.Error{Mapping: m.Name, Err: errors.New("it was never filled here, or has changed since"),
+			return &external.Error{Mapping: m.Name, Err: errors.New("the mapping was never filled here, or has changed since"),
 				Remedy: "start outflow run, and wait until the destination's state is streaming"}
 		}
 	}
@@ -186,7 +186,7 @@ func (c *comparison) recomputeRows(ctx context.Context, rows *mapping.Rows) erro
 		if err := c.apply(ctx, c.everyMapping(), &mapping.Rows{Relation: rows.Relation, Upserts: []mapping.Row{row}}); err != nil {
 			e := *external.AsError(err)
 			e.Table, e.Key = rows.Relation.Table, external.DescribeRow(rows.Relation, row.Tuple)
-			e.Remedy = "correct the row on the primary, then verify again: a table is compared when all its rows can be recomputed"
+			e.Remedy = "correct the row on the primary, then verify again: a table is compared once all its rows can be recomputed"
 			return &e
 		}
 	}
@@ -236,7 +236,7 @@ func (c *comparison) apply(ctx context.Context, mappings []bool, rows *mapping.R
 		_, err = c.s.Exchange(ctx, func(ctx context.Context, r *external.Round) error { return r.Steps(ctx, mappings, all) })
 	}
 	if e := (*external.Error)(nil); errors.As(err, &e) && e.SQLState == pgerror.ReadOnlyTransaction {
-		e.Remedy = "verify recomputes mappings whose steps name their tables without a schema and draw nothing from sequences"
+		e.Remedy = "verify recomputes only mappings whose steps name their tables without a schema and use no sequences"
 	}
 	return err
 }

@@ -92,7 +92,7 @@ func (v *Verifier) Verify(ctx context.Context, t external.DestinationSpec) (foun
 	}
 	defer func() {
 		if cause := recover(); cause != nil {
-			log.Error("a fault of Outflow's", zap.Any("panic", cause), zap.Stack("stack"))
+			log.Error("a bug in Outflow", zap.Any("panic", cause), zap.Stack("stack"))
 			err = external.Panicked(cause)
 		}
 	}()
@@ -184,18 +184,18 @@ func (c *comparison) certain(ctx context.Context, l look, result Comparison) err
 	}
 	switch {
 	case copying || noted.State == ledger.Backfilling:
-		return &external.Error{Err: errors.New("it is being copied from the primary"), Remedy: "wait until its state is streaming"}
+		return &external.Error{Err: errors.New("the destination is being copied from the primary"), Remedy: "wait until its state is streaming"}
 	case c.unseen > 0:
-		return &external.Error{Err: fmt.Errorf("%d commits wait for the primary's synchronous standby: they may be here and are not visible there", c.unseen),
+		return &external.Error{Err: fmt.Errorf("%d commits wait for the primary's synchronous standby: the external database may have them, but they are not visible on the primary", c.unseen),
 			Remedy: "bring the standby back, then verify again"}
 	case noted.State == ledger.Parked || noted.State == ledger.Halted:
-		return &external.Error{Err: fmt.Errorf("it is %s: %s", noted.State, noted.Reason), Remedy: "remove that cause first"}
+		return &external.Error{Err: fmt.Errorf("the destination is %s: %s", noted.State, noted.Reason), Remedy: "remove that cause first"}
 	}
 	for i, t := range l {
 		special := t.mapping.Specials()
 		if found := result.Tables[i]; len(special) > 0 && found.Changed > 0 && found.Changed == found.Different() {
 			return &external.Error{Mapping: t.mapping.Name, Remedy: "none; such columns are not a function of the primary's rows",
-				Err: fmt.Errorf("its rows depend on %s, which the primary's rows do not tell", strings.Join(special, ", "))}
+				Err: fmt.Errorf("the rows depend on %s, which does not follow from the primary's rows", strings.Join(special, ", "))}
 		}
 	}
 	return nil
@@ -296,7 +296,7 @@ func (c *comparison) askStream(ctx context.Context, now ledger.Progress, id int6
 		return err
 	}
 	if c.v.Waiting != nil {
-		c.v.Waiting(fmt.Sprintf("%s: rows differ so far; waiting until the stream has brought it everything up to %s (it is %s)", c.db, c.read, now.State))
+		c.v.Waiting(fmt.Sprintf("%s: rows differ so far; waiting until the stream has brought everything up to %s (state %s)", c.db, c.read, now.State))
 	}
 	return c.v.Ledger.AskSync(ctx, c.db.Tenant, c.db.Name, id)
 }
@@ -307,7 +307,7 @@ func (c *comparison) lags(now ledger.Progress) error {
 		return &external.Error{Err: errors.New("rows differ, and no process reads the slot, so changes may be on their way"),
 			Remedy: "start outflow run, then verify again"}
 	}
-	text := fmt.Sprintf("rows differ, and it lags: it is %s, and the stream has not brought it everything up to %s", now.State, c.read)
+	text := fmt.Sprintf("rows differ, but the destination lags: its state is %s, and the stream has not brought everything up to %s", now.State, c.read)
 	if now.Reason != "" {
 		text += ": " + now.Reason
 	}
