@@ -66,13 +66,13 @@ func TestDestinationsQuery(t *testing.T) {
 	want := map[string]string{
 		"whole":    "11 2 2 1",
 		"bare":     "11 0 0 0",
-		"dsn":      fmt.Sprintf("dsn has %d bytes, and %d are allowed", tenantdsn.MaxDSN+1, tenantdsn.MaxDSN),
-		"ca":       fmt.Sprintf("ca has %d bytes, and %d are allowed", tenantdsn.MaxCA+1, tenantdsn.MaxCA),
-		"mappings": fmt.Sprintf("mappings has %d bytes, and %d are allowed", maxMappings+2, maxMappings),
-		"number":   "it has 51 definitions, and 50 are allowed",
-		"longest":  fmt.Sprintf("the longest of definitions has %d bytes, and %d are allowed", maxDefinition+1, maxDefinition),
-		"packed":   fmt.Sprintf("the longest of definitions has %d bytes, and %d are allowed", 20_000_000, maxDefinition),
-		"name":     "it has 11 bytes, and all rows", // the caller refuses the name, by its length
+		"dsn":      fmt.Sprintf("dsn has %d bytes; %d are allowed", tenantdsn.MaxDSN+1, tenantdsn.MaxDSN),
+		"ca":       fmt.Sprintf("ca has %d bytes; %d are allowed", tenantdsn.MaxCA+1, tenantdsn.MaxCA),
+		"mappings": fmt.Sprintf("mappings has %d bytes; %d are allowed", maxMappings+2, maxMappings),
+		"number":   "the row has 51 definitions; 50 are allowed",
+		"longest":  fmt.Sprintf("the longest of definitions has %d bytes; %d are allowed", maxDefinition+1, maxDefinition),
+		"packed":   fmt.Sprintf("the longest of definitions has %d bytes; %d are allowed", 20_000_000, maxDefinition),
+		"name":     "the row has 11 bytes, and all rows", // the caller refuses the name, by its length
 		"null":     "a NULL among mappings or definitions",
 	}
 	compare := func(got map[string]string) {
@@ -90,12 +90,12 @@ func TestDestinationsQuery(t *testing.T) {
 
 	// Together the rows have more than the bound: the largest one is not read.
 	dir.bound = 50
-	want["whole"] = "it has 16 bytes, and all rows of destinations.query together more than 50"
+	want["whole"] = "the row has 16 bytes, and all rows of destinations.query together have more than 50"
 	compare(scanOf(t, dir, dsn, math.MaxInt64))
 
 	// Unpacking takes too long: only small arrays are unpacked.
 	dir.bound = 1 << 30
-	late := "its mappings and definitions, "
+	late := "the row's mappings and definitions, "
 	want["whole"], want["longest"], want["packed"], want["number"], want["mappings"] = "11 2 2 1", late, late, late, late
 	compare(scanOf(t, dir, dsn, 300))
 }
@@ -106,13 +106,13 @@ func TestDestinationsQueryColumns(t *testing.T) {
 	conn := dial(t, pgtest.Database(t, pgtest.Shared(t)))
 	for query, text := range map[string]string{
 		`SELECT 't' AS tenant_id, 'n' AS name`:                                                   "the query returns no column dsn",
-		`SELECT 't' AS tenant_id, 'n' AS name, 'd' AS dsn, 1 AS extra`:                           `a column "extra" that means nothing`,
-		`SELECT 't' AS tenant_id, 'n' AS name, 'd' AS dsn, 'x' AS name`:                          `a column "name" that means nothing, or twice`,
-		`SELECT 't' AS tenant_id, 'n' AS name, 'd' AS dsn, 'a' AS mappings`:                      "mappings and definitions are text[]",
+		`SELECT 't' AS tenant_id, 'n' AS name, 'd' AS dsn, 1 AS extra`:                           `a column "extra" that is unknown`,
+		`SELECT 't' AS tenant_id, 'n' AS name, 'd' AS dsn, 'x' AS name`:                          `a column "name" that is unknown, or appears twice`,
+		`SELECT 't' AS tenant_id, 'n' AS name, 'd' AS dsn, 'a' AS mappings`:                      "mappings and definitions",
 		`SELECT 't' AS tenant_id, 'n' AS name, 'd' AS dsn, ARRAY[1] AS definitions`:              "definitions is not",
 		`SELECT t AS tenant_id, 'n' AS name FROM nowhere`:                                        `"nowhere" does not exist`,
 		`SELECT 't' AS tenant_id, 'n' AS name, 1 / (SELECT 0) AS extra`:                          "division by zero",
-		`SELECT 't' || n AS tenant_id, 'n' AS name, '' AS dsn FROM generate_series(0, 200000) n`: "it gives more than 200000 rows",
+		`SELECT 't' || n AS tenant_id, 'n' AS name, '' AS dsn FROM generate_series(0, 200000) n`: "the query returns more than 200000 rows",
 	} {
 		dir := &directory{query: query, bound: 1 << 30}
 		_, err := dir.scan(t.Context(), conn, math.MaxInt64, queryTimeout)
