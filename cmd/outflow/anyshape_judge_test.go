@@ -94,7 +94,7 @@ func (p *player) operator() {
 	p.launch()
 }
 
-// install is outflow init, which also gives the role its rights on tables that were made again.
+// createTables is outflow init, which also gives the role its rights on tables that were made again.
 func (p *player) install() {
 	p.init = ""
 	if p.role == "" {

@@ -156,7 +156,7 @@ func TestPoisonRowInABackfill(t *testing.T) {
 	dsn, other := w.destination(tenant1, "main"), w.destination(tenant2, "other")
 	set, err := defaults()
 	must(t, err)
-	install(t, dsn, set["contact_channels"], set["users"])
+	createTables(t, dsn, set["contact_channels"], set["users"])
 	db := connect(t, dsn)
 	exec(t, db, `ALTER TABLE users ADD CONSTRAINT no444 CHECK (display_name <> 'user 444')`)
 	r := w.start()

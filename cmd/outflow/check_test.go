@@ -20,17 +20,20 @@ import (
 	"outflow/replication/primary"
 )
 
+// findings are what outflow check has found.
+type findings struct{ *checkOutcome }
+
 // checked runs outflow check in this process.
-func (w *world) checked(s selection) *checkOutcome {
+func (w *world) checked(s selection) findings {
 	w.tb.Helper()
 	report, err := checkAll(w.tb.Context(), w.cfg, s)
 	if err != nil {
 		w.tb.Fatal(err)
 	}
-	return report
+	return findings{report}
 }
 
-func (r *checkOutcome) text() string {
+func (r findings) text() string {
 	var b strings.Builder
 	for _, g := range r.Groups {
 		for _, f := range g.Checks {
@@ -41,7 +44,7 @@ func (r *checkOutcome) text() string {
 }
 
 // says fails unless the group has a finding with that verdict whose check, text and remedy hold those parts.
-func (r *checkOutcome) says(tb testing.TB, group string, verdict primary.Verdict, check, found, remedy string) {
+func (r findings) says(tb testing.TB, group string, verdict primary.Verdict, check, found, remedy string) {
 	tb.Helper()
 	for _, g := range r.Groups {
 		if !strings.HasPrefix(g.Name, group) {

@@ -90,8 +90,8 @@ func contains(tb testing.TB, text string, parts ...string) {
 	}
 }
 
-// install makes a mapping's tables before Outflow does.
-func install(tb testing.TB, dsn string, mappings ...*mapping.Mapping) {
+// createTables makes a mapping's tables before Outflow does.
+func createTables(tb testing.TB, dsn string, mappings ...*mapping.Mapping) {
 	tb.Helper()
 	db := connect(tb, dsn)
 	for _, m := range mappings {
@@ -130,7 +130,7 @@ func journaled(tb testing.TB, dsn string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	install(tb, dsn, set["contact_channels"], set["users"])
+	createTables(tb, dsn, set["contact_channels"], set["users"])
 	journal(tb, dsn, "contact_channels", "users")
 }
 

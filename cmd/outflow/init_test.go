@@ -99,7 +99,7 @@ func psql(t *testing.T, dsn, script string) {
 
 func TestInitMakesARoleThatRuns(t *testing.T) {
 	t.Parallel()
-	for name, install := range map[string]func(*testing.T, *world, string){
+	for name, installed := range map[string]func(*testing.T, *world, string){
 		"printed": func(t *testing.T, w *world, role string) { psql(t, w.source, w.init(role, false)) },
 		"applied": func(_ *testing.T, w *world, role string) { w.init(role, true) },
 	} {
@@ -107,7 +107,7 @@ func TestInitMakesARoleThatRuns(t *testing.T) {
 			w := newWorld(t, pgtest.Shared(t))
 			dsn := w.destination(tenant1, "main")
 			role := w.newRole()
-			install(t, w, role)
+			installed(t, w, role)
 			w.cfg.Source.DSN = secret.New(w.as(role))
 			w.start()
 			w.user(tenant1, "00000000-0000-4000-8000-000000000001", "Ada")

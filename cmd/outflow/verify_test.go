@@ -53,8 +53,8 @@ func compare(ctx context.Context, cfg *config.Config, s selection, how comparing
 	return c.run(ctx, how)
 }
 
-// counts are what was found of each table: rows, missing, extra, changed, mended.
-func (d *comparedDestination) counts() map[string][5]int {
+// countsOf are what was found of each table: rows, missing, extra, changed, mended.
+func countsOf(d *comparedDestination) map[string][5]int {
 	all := map[string][5]int{}
 	for _, t := range d.Tables {
 		all[t.Table] = [5]int{int(t.Rows), t.Missing, t.Extra, t.Changed, t.Mended}
@@ -67,7 +67,7 @@ func checkReport(tb testing.TB, r *comparisonReport, code, wantCode int, want ma
 	if code != wantCode {
 		tb.Errorf("exit code %d, expected %d: %+v", code, wantCode, r.Destinations[0])
 	}
-	if diff := cmp.Diff(want, r.Destinations[0].counts()); diff != "" {
+	if diff := cmp.Diff(want, countsOf(r.Destinations[0])); diff != "" {
 		tb.Errorf("rows, missing, extra, changed, mended (-want +got):\n%s", diff)
 	}
 }
@@ -156,7 +156,7 @@ func TestVerifyUnderLoad(t *testing.T) {
 	exec(t, db, `DELETE FROM users WHERE id = $1`, userID(1999)) // no row that the load writes to
 	exec(t, db, `UPDATE contact_channels SET value = 'damaged' WHERE user_id = $1`, userID(1998))
 	report, code := w.verify(selection{})
-	if counts := report.Destinations[0].counts(); code != 1 || counts["users"][1] != 1 || counts["contact_channels"][3] != 1 {
+	if counts := countsOf(report.Destinations[0]); code != 1 || counts["users"][1] != 1 || counts["contact_channels"][3] != 1 {
 		t.Errorf("exit code %d, %v", code, counts)
 	}
 	if report, code = w.repair(selection{}); code != 0 {
@@ -185,7 +185,7 @@ func TestRepairWaitsForOpenTransactions(t *testing.T) {
 	_, err = tx.Exec(t.Context(), `UPDATE "ProjectUser" SET "displayName" = 'later' WHERE "projectUserId" = $1`, userID(6))
 	must(t, err)
 	report, code := w.repair(selection{})
-	if d := report.Destinations[0]; code != 1 || d.Remedy == "" || d.counts()["users"][1] != 1 {
+	if d := report.Destinations[0]; code != 1 || d.Remedy == "" || countsOf(d)["users"][1] != 1 {
 		t.Errorf("exit code %d: %+v", code, *d)
 	}
 	must(t, tx.Commit(t.Context()))
