@@ -150,7 +150,7 @@ func TestGapsRaiseEpochs(t *testing.T) {
 	}
 	for _, c := range []struct{ damage, reads, apart string }{
 		{`INSERT INTO public.items VALUES ('t', 1, 'v')`, "streaming", "streaming"},
-		{`ALTER TABLE public.items ALTER secret TYPE varchar`, "streaming", "streaming"}, // no mapping reads the column, and no row is written again
+		{`ALTER TABLE public.items ALTER secret TYPE varchar`, "streaming", "streaming"},       // no mapping reads the column, and no row is written again
 		{`ALTER TABLE public.items ALTER secret TYPE int USING 1`, "backfilling", "streaming"}, // writes all rows again
 		{`ALTER PUBLICATION outflow SET (publish = 'insert')`, "backfilling", "backfilling"},
 		{`DROP PUBLICATION outflow`, "backfilling", "backfilling"},
