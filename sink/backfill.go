@@ -16,6 +16,7 @@ import (
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink/external"
+	"outflow/sink/limits"
 	"outflow/sink/queue"
 )
 
@@ -120,7 +121,7 @@ type chunk struct {
 	err      error
 
 	read     *chunkRead
-	held     grant           // the memory of the rows, until the chunk is merged or given up
+	held     limits.Grant    // the memory of the rows, until the chunk is merged or given up
 	suspects map[uint32]bool // set by the first read of a tracking
 	holder   string          // nothing was read: the transaction that the read waits for
 }
@@ -208,7 +209,7 @@ func (bf *backfill) trackAgain() {
 // giveUpLocked lets go of the chunk in hand. The lock is the destination's.
 func (bf *backfill) giveUpLocked() {
 	if bf.hand.ready != nil {
-		bf.hand.ready.held.free()
+		bf.hand.ready.held.Free()
 		bf.hand.ready = nil
 	}
 }
@@ -246,7 +247,7 @@ func (bf *backfill) mergeable() bool {
 // advance does the work possible without a chunk in hand: take a place among the backfills, or begin to read.
 func (bf *backfill) advance(ctx context.Context) error {
 	d := bf.d
-	if !d.slot.take() {
+	if !d.slot.Take() {
 		bf.standDown() // backfills were switched off
 		return nil     // the end of another backfill wakes us
 	}
@@ -267,20 +268,20 @@ func (bf *backfill) advance(ctx context.Context) error {
 	if !idle || time.Now().Before(bf.wait.until) {
 		return nil
 	}
-	done := d.slot.asks(false)
+	done := d.slot.Asks(false)
 	page, err := bf.ask(ctx)
 	if done(); err != nil {
-		d.slot.chunkDone()
+		d.slot.ChunkDone()
 		if external.TimedOut(err) && bf.smaller(bf.size()) {
 			d.nudge()
 			return nil
 		}
 		return err
 	}
-	read := &chunkRead{bf: bf, from: bf.cursor, page: page, limit: bf.size(), lane: quick, began: time.Now(), number: bf.tracker.number,
+	read := &chunkRead{bf: bf, from: bf.cursor, page: page, limit: bf.size(), lane: limits.Quick, began: time.Now(), number: bf.tracker.number,
 		settle: bf.tracker.suspects == nil, awaited: bf.wait.xid}
-	if d.slot.isSlow() {
-		read.lane = slow
+	if d.slot.Slow() {
+		read.lane = limits.Slow
 	}
 	reading, end := context.WithCancel(d.router.workers.intake)
 	d.mu.Lock()
@@ -362,6 +363,6 @@ func (bf *backfill) nextTable(at *cursor) (table string, place tableread.Place, 
 func (bf *backfill) finish() {
 	d := bf.d
 	bf.s.backfill = nil
-	d.slot.leave()
+	d.slot.Leave()
 	d.log.Info("all rows are copied; the stream alone continues", zap.Int64("rows", bf.cursor.Rows))
 }

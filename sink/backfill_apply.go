@@ -31,7 +31,7 @@ const chunkPatience = 4 * chunkTime
 // refused row is found or the rest is taken, and grows again behind the row.
 func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows) error {
 	d, total := bf.d, rows.Len(mapping.Any)
-	done := d.slot.asks(true)
+	done := d.slot.Asks(true)
 	for at, size, begun := 0, total, time.Now(); ; {
 		p := bf.portion(c, rows, at, min(size, total-at))
 		err := bf.apply(ctx, p)
@@ -43,7 +43,7 @@ func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 		}
 		if err != nil {
 			done()
-			d.slot.chunkDone()
+			d.slot.ChunkDone()
 			return bf.nameRow(err, p.rows)
 		}
 		if at += p.rows.Len(mapping.Any); at >= total {
@@ -56,14 +56,14 @@ func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 		}
 	}
 	done()
-	d.slot.chunkDone()
+	d.slot.ChunkDone()
 	switch {
 	case bf.stored == "":
 		if err := failpoint.Fail(failpoint.BackfillFinished); err != nil {
 			return err
 		}
 		bf.finish()
-	case d.slot.yield():
+	case d.slot.Yield():
 		bf.standDown()
 	}
 	d.progress(bf.cursor, bf.stored == "")

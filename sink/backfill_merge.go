@@ -22,7 +22,7 @@ func (bf *backfill) merge(ctx context.Context) error {
 	c := bf.hand.ready
 	bf.hand.ready = nil
 	d.mu.Unlock()
-	defer c.held.free()
+	defer c.held.Free()
 	if c.Relation != nil {
 		if bf.found == nil {
 			bf.found = map[string]*wal.Relation{}

@@ -7,6 +7,7 @@ import (
 
 	"outflow/internal/failpoint"
 	"outflow/replication/tableread"
+	"outflow/sink/limits"
 )
 
 // chunkRead is the reading of one chunk from the primary. The reading runs beside the worker, which goes on with live changes: what the
@@ -26,7 +27,7 @@ type chunkRead struct {
 // run reads the chunk and hands the chunk over to the worker. ctx ends with the session, and when the process stops.
 func (r *chunkRead) run(ctx context.Context) {
 	d := r.bf.d
-	held, err := r.takeMemory(ctx, d.router.copies.piece)
+	held, err := r.takeMemory(ctx, d.router.copies.Piece)
 	var c *chunk
 	copier := &tableread.Copier{Tables: d.router.Primary}
 	defer copier.Close()
@@ -42,14 +43,14 @@ func (r *chunkRead) run(ctx context.Context) {
 		c.err = err
 	}
 	if c.read, c.held = r, held; len(c.Rows) == 0 {
-		c.held.free()
+		c.held.Free()
 	}
 	r.bf.handOver(c)
 	d.nudge()
 }
 
 // nextSafely turns a panic, which would end the process, into an error: the cursor comes from the external database.
-func (r *chunkRead) nextSafely(ctx context.Context, copier *tableread.Copier, held *grant) (c *chunk, err error) {
+func (r *chunkRead) nextSafely(ctx context.Context, copier *tableread.Copier, held *limits.Grant) (c *chunk, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			err = r.bf.d.panicked(cause)
@@ -81,7 +82,7 @@ func (r *chunkRead) awaits(ctx context.Context, copier *tableread.Copier) (*chun
 }
 
 // next finds the suspects, where they are not known, and reads the chunk behind the cursor.
-func (r *chunkRead) next(ctx context.Context, copier *tableread.Copier, held *grant) (*chunk, error) {
+func (r *chunkRead) next(ctx context.Context, copier *tableread.Copier, held *limits.Grant) (*chunk, error) {
 	if !r.settle {
 		return r.chunk(ctx, copier, held)
 	}
@@ -124,7 +125,7 @@ func (r *chunkRead) estimate(ctx context.Context, copier *tableread.Copier) {
 }
 
 // chunk reads the rows behind the cursor, as many as fit in the held memory.
-func (r *chunkRead) chunk(ctx context.Context, copier *tableread.Copier, held *grant) (*chunk, error) {
+func (r *chunkRead) chunk(ctx context.Context, copier *tableread.Copier, held *limits.Grant) (*chunk, error) {
 	if r.from.Phase == phaseSweep {
 		return r.sweepPage(ctx, copier)
 	}
@@ -153,15 +154,15 @@ func (r *chunkRead) chunk(ctx context.Context, copier *tableread.Copier, held *g
 }
 
 // rows reads a chunk. Where the first row alone is larger than the held memory, the memory is given back, and taken as the row needs.
-func (r *chunkRead) rows(ctx context.Context, copier *tableread.Copier, held *grant, part tableread.Range) (tableread.Chunk, error) {
+func (r *chunkRead) rows(ctx context.Context, copier *tableread.Copier, held *limits.Grant, part tableread.Range) (tableread.Chunk, error) {
 	for {
-		part.Bytes = held.rows
+		part.Bytes = held.Rows
 		read, err := copier.Read(ctx, part)
 		large := (*tableread.Large)(nil)
 		if !errors.As(err, &large) {
 			return read, err
 		}
-		held.free()
+		held.Free()
 		if *held, err = r.takeMemory(ctx, tableread.Enough(large.Bytes)); err != nil {
 			return read, err
 		}
@@ -169,8 +170,8 @@ func (r *chunkRead) rows(ctx context.Context, copier *tableread.Copier, held *gr
 }
 
 // takeMemory waits for memory of copies.
-func (r *chunkRead) takeMemory(ctx context.Context, rows int64) (grant, error) {
-	return r.bf.d.router.copies.take(ctx, rows, r.lane)
+func (r *chunkRead) takeMemory(ctx context.Context, rows int64) (limits.Grant, error) {
+	return r.bf.d.router.copies.Take(ctx, rows, r.lane)
 }
 
 // emptyChunk only moves the cursor.

@@ -6,6 +6,7 @@ import (
 	"outflow/mapping"
 	"outflow/replication/wal"
 	"outflow/sink/fold"
+	"outflow/sink/limits"
 	"outflow/sink/queue"
 )
 
@@ -16,10 +17,10 @@ type batch struct {
 	// (larger than a batch, not yet sent whole by the primary, with a TRUNCATE, or over an ALTER TABLE)
 	mappings []bool // which of the session's mappings are behind the batch
 	rows     map[string]*mapping.Rows
-	last     int64 // sequence id of the newest
-	changes  int   // net changes
-	bytes    int64 // of the transactions, unless large
-	fetched  grant // of the values fetched by look-ups
+	last     int64        // sequence id of the newest
+	changes  int          // net changes
+	bytes    int64        // of the transactions, unless large
+	fetched  limits.Grant // of the values fetched by look-ups
 	taken    time.Time
 	async    bool // COMMIT does not wait for the disk of the external server
 

@@ -24,7 +24,7 @@ func (d *Destination) connect(ctx context.Context) error {
 		return err
 	}
 	if s.backfill == nil { // nor is there anything to copy any more where a place was held, or waited for
-		d.slot.leave()
+		d.slot.Leave()
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

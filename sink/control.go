@@ -26,7 +26,7 @@ func (r *Router) loadSwitches(ctx context.Context) error {
 	r.logSwitches("switched off", off)
 	r.logSwitches("switched on", on)
 	r.gate.Hold(isOff(all, ledger.SwitchReading))
-	r.backfillSlots.hold(isOff(all, ledger.SwitchBackfills))
+	r.backfillSlots.Hold(isOff(all, ledger.SwitchBackfills))
 	for _, d := range r.Destinations() {
 		d.pause(r.switches.pausing(d.Tenant, d.Name))
 		if isOff(before, ledger.SwitchReading) != isOff(all, ledger.SwitchReading) {

@@ -16,6 +16,7 @@ import (
 	"outflow/replication/wal"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
+	"outflow/sink/limits"
 	"outflow/sink/queue"
 )
 
@@ -76,15 +77,15 @@ type Destination struct {
 	lookups    atomic.Int32              // the worker waits for so many answers of the primary
 	cancelWork context.CancelFunc        // of the worker's current run
 
-	touched   uint64    // the router's begins when the destination was added to touched; the reader's
-	doing     work      // the worker's
-	asked     time.Time // when askFlush was last called beside a backfill; the worker's
-	conflicts bool      // rows new on the source were there already: from then on ON CONFLICT is kept; the worker's
-	careful   int64     // id of a large transaction with a refused row: see batch.careful; the worker's
-	lookup    lookup    // the worker's
-	slot      *slotUser // of the backfill slots
-	chunkRows int       // rows a chunk of a backfill, 0 before the first; the worker's
-	session   *session  // the worker's; the idle timer's while there is no worker
+	touched   uint64           // the router's begins when the destination was added to touched; the reader's
+	doing     work             // the worker's
+	asked     time.Time        // when askFlush was last called beside a backfill; the worker's
+	conflicts bool             // rows new on the source were there already: from then on ON CONFLICT is kept; the worker's
+	careful   int64            // id of a large transaction with a refused row: see batch.careful; the worker's
+	lookup    lookup           // the worker's
+	slot      *limits.SlotUser // of the backfill slots
+	chunkRows int              // rows a chunk of a backfill, 0 before the first; the worker's
+	session   *session         // the worker's; the idle timer's while there is no worker
 }
 
 func newDestination(r *Router, t external.DestinationSpec) (*Destination, error) {
@@ -97,7 +98,7 @@ func newDestination(r *Router, t external.DestinationSpec) (*Destination, error)
 	d := &Destination{Owner: owner, router: r, db: db, mappings: t.Mappings, reads: mapping.Reads(t.Mappings), fault: t.Fault, log: log,
 		queue: queue.New(r.gate, r.Options.queueBytes(), r.Options.BatchRows), more: make(chan struct{}, 1),
 		status: Status{State: ledger.Streaming, SequenceID: -1, CopyTotal: -1}, backoff: pauses{least: r.Options.RetryMin, most: r.Options.RetryMax}}
-	d.slot = r.backfillSlots.user(d.nudge, d.after)
+	d.slot = r.backfillSlots.User(d.nudge, d.after)
 	return d, nil
 }
 
@@ -271,7 +272,7 @@ func (d *Destination) refresh() (paused bool, err error) {
 		d.router.Reader.Restart()
 	}
 	if old != nil {
-		d.slot.leave()
+		d.slot.Leave()
 		old.close()
 	}
 	return paused, nil
@@ -310,7 +311,7 @@ func (d *Destination) advance(ctx context.Context) error {
 	}
 	d.doing = applying
 	if b := d.take(nil); b != nil {
-		defer d.slot.asks(true)()
+		defer d.slot.Asks(true)()
 		if b.large != nil {
 			return d.applyLarge(ctx, b)
 		}
@@ -336,7 +337,7 @@ func (d *Destination) rest() bool {
 		closed.close()
 	}
 	if ended && paused {
-		d.slot.leave()
+		d.slot.Leave()
 	}
 	return ended
 }

@@ -154,7 +154,7 @@ func (d *Destination) retargetLocked() {
 
 // leave ends a destination that no caller gives changes to any more.
 func (d *Destination) leave() {
-	d.slot.leave()
+	d.slot.Leave()
 	d.mu.Lock()
 	d.gone = true
 	if d.working { // the queue belongs to the worker, which drops the queue in failed
@@ -164,7 +164,7 @@ func (d *Destination) leave() {
 	}
 	tickets := d.dropLocked()
 	d.mu.Unlock()
-	d.slot.leave() // the worker may have taken a place meanwhile
+	d.slot.Leave() // the worker may have taken a place meanwhile
 	d.router.Acks.Release(tickets...)
 	d.stop()
 	d.log.Info("the destination is no longer in the configuration")

@@ -112,7 +112,7 @@ func (r *Router) park(d *Destination, reason string) error {
 	}
 	detached = true
 	if tickets, idle := d.detach(epoch, reason); idle {
-		d.slot.leave()
+		d.slot.Leave()
 		r.Acks.Release(tickets...)
 	}
 	return nil

@@ -91,7 +91,7 @@ func (d *Destination) applyPieces(ctx context.Context, b *batch, changes []wal.C
 		if err != nil {
 			return limit, err
 		}
-		if changes = changes[n:]; n == limit && d.lookup.used < d.router.lookups.piece/2 {
+		if changes = changes[n:]; n == limit && d.lookup.used < d.router.lookups.Piece/2 {
 			limit *= 2
 		}
 	}

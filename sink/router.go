@@ -19,6 +19,7 @@ import (
 	"outflow/sink/external"
 	"outflow/sink/fold"
 	"outflow/sink/ledger"
+	"outflow/sink/limits"
 	"outflow/sink/queue"
 )
 
@@ -76,10 +77,10 @@ type Router struct {
 	// What all destinations share.
 	workers       *workers
 	gate          *queue.Gate
-	lookups       *budget
-	copies        *budget
+	lookups       *limits.Memory
+	copies        *limits.Memory
 	connections   *external.Connections
-	backfillSlots *backfillSlots
+	backfillSlots *limits.Slots
 	xids          *fold.XIDs
 	foreignRows   atomic.Int64 // see ForeignRows
 
@@ -101,8 +102,8 @@ type route struct {
 // NewRouter returns a router without destinations.
 func NewRouter(c Config) *Router {
 	r := &Router{Config: c, gate: &queue.Gate{Limit: c.Options.queuesBytes()},
-		lookups: newBudget(c.Options.lookupBytes()/2, 2, 2), copies: newBudget(c.Options.copyBytes()/2, 2, copiesMax*max(c.Options.Backfills, 1)), connections: external.NewConnections(c.Options.MaxConnections),
-		backfillSlots: newBackfillSlots(c.Options.Backfills, c.Options.SlowAfter), xids: fold.NewXIDs(),
+		lookups: limits.NewMemory(c.Options.lookupBytes()/2, 2, 2), copies: limits.NewMemory(c.Options.copyBytes()/2, 2, limits.ChunksPerSlot*max(c.Options.Backfills, 1)), connections: external.NewConnections(c.Options.MaxConnections),
+		backfillSlots: limits.NewSlots(c.Options.Backfills, c.Options.SlowAfter), xids: fold.NewXIDs(),
 		tenants: newTenants(), arrival: arrival{id: -1}, workers: newWorkers(), routes: map[*wal.Relation]*route{},
 		schemas: newSchemas(c.Tables)}
 	for _, t := range c.Tables {

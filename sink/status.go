@@ -123,7 +123,7 @@ func (d *Destination) failed(e *external.Error) {
 		d.router.foreignRows.Add(int64(foreign.Rows))
 	}
 	e = e.Kept()
-	d.slot.leave()
+	d.slot.Leave()
 	s, dropped, replay := d.giveUp(e, d.outdate(e))
 	d.router.Acks.Release(dropped...)
 	if s != nil {

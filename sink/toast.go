@@ -14,6 +14,7 @@ import (
 	"outflow/replication/wal"
 	"outflow/sink/external"
 	"outflow/sink/fold"
+	"outflow/sink/limits"
 )
 
 // fetchToast fills values that an UPDATE left in TOAST and that a step names, where the batch itself did not have the values: from the
@@ -33,7 +34,7 @@ func (d *Destination) fetchToast(ctx context.Context, b *batch, rows map[string]
 		if err := d.holdFetched(ctx, b); err != nil {
 			return err
 		}
-		read, large, err := d.fetch(ctx, wanted, b.fetched.rows)
+		read, large, err := d.fetch(ctx, wanted, b.fetched.Rows)
 		if err != nil {
 			return err
 		}
@@ -47,12 +48,12 @@ func (d *Destination) fetchToast(ctx context.Context, b *batch, rows map[string]
 		piece := int64(0)
 		switch {
 		case fit == keys:
-			if d.lookup.used = used; used < b.fetched.rows/4 {
+			if d.lookup.used = used; used < b.fetched.Rows/4 {
 				d.lookup.piece /= 2
 			}
 			return d.fillAll(ctx, wanted, read)
-		case b.fetched.rows < d.router.lookups.piece:
-			piece = min(2*b.fetched.rows, d.router.lookups.piece)
+		case b.fetched.Rows < d.router.lookups.Piece:
+			piece = min(2*b.fetched.Rows, d.router.lookups.Piece)
 		case keys > 1:
 			d.freeFetched(b)
 			return &tooWide{fit: fit, keys: keys}
@@ -83,24 +84,24 @@ type lookup struct {
 
 // holdFetched takes the memory of the next look-up, unless the batch has it.
 func (d *Destination) holdFetched(ctx context.Context, b *batch) (err error) {
-	if d.lookup.piece = max(d.lookup.piece, pieceMin); b.fetched.rows >= d.lookup.piece {
+	if d.lookup.piece = max(d.lookup.piece, limits.PieceMin); b.fetched.Rows >= d.lookup.piece {
 		return nil
 	}
 	d.freeFetched(b)
-	b.fetched, err = d.router.lookups.take(ctx, d.lookup.piece, d.lookup.lane)
+	b.fetched, err = d.router.lookups.Take(ctx, d.lookup.piece, d.lookup.lane)
 	return err
 }
 
 // freeFetched gives the memory of the batch's fetched values back.
 func (d *Destination) freeFetched(b *batch) {
-	if b.fetched.lane == nil {
+	if b.fetched.Lane == nil {
 		return
 	}
-	if d.lookup.lane = quick; time.Since(b.fetched.taken) > slowRound {
-		d.lookup.lane = slow
+	if d.lookup.lane = limits.Quick; time.Since(b.fetched.Taken) > limits.SlowRound {
+		d.lookup.lane = limits.Slow
 	}
-	d.lookup.piece = min(d.lookup.piece, d.router.lookups.piece)
-	b.fetched.free()
+	d.lookup.piece = min(d.lookup.piece, d.router.lookups.Piece)
+	b.fetched.Free()
 }
 
 // missing is what a table's rows lack in a batch.

@@ -11,6 +11,7 @@ import (
 
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/limits"
 	"outflow/sink/queue"
 )
 
@@ -96,7 +97,7 @@ func (d *Destination) withoutEarlierLives(ctx context.Context, t *queue.Transact
 // findLive adds to live the keys whose rows the primary has, for this tenant. A key may be written in another way in a tombstone's JSON
 // than in the row: the primary tells whether the two are equal.
 func (d *Destination) findLive(ctx context.Context, t *queue.Transaction, rel *wal.Relation, keys []wal.Tuple, live map[string]bool) error {
-	found, err := d.current(ctx, rel, tableread.Look{Keys: tableread.Keys{Tuples: keys}, After: []uint32{t.XID}, Bytes: pieceMin})
+	found, err := d.current(ctx, rel, tableread.Look{Keys: tableread.Keys{Tuples: keys}, After: []uint32{t.XID}, Bytes: limits.PieceMin})
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package sink
+package limits
 
 import (
 	"fmt"
@@ -10,15 +10,15 @@ import (
 
 // line is a number of users of slots, and the users nudged so far.
 type line struct {
-	slots  *backfillSlots
-	users  []*slotUser
+	slots  *Slots
+	users  []*SlotUser
 	nudged []int
 }
 
 func newLine(n, users int) *line {
-	l := &line{slots: newBackfillSlots(n, time.Second)}
+	l := &line{slots: NewSlots(n, time.Second)}
 	for i := range users {
-		l.users = append(l.users, l.slots.user(func() { l.nudged = append(l.nudged, i) }, time.AfterFunc))
+		l.users = append(l.users, l.slots.User(func() { l.nudged = append(l.nudged, i) }, time.AfterFunc))
 	}
 	return l
 }
@@ -26,7 +26,7 @@ func newLine(n, users int) *line {
 // take has users ask for a slot, in this order, and returns the users that got one.
 func (l *line) take(users ...int) (got []int) {
 	for _, i := range users {
-		if l.users[i].take() {
+		if l.users[i].Take() {
 			got = append(got, i)
 		}
 	}
@@ -55,16 +55,16 @@ func TestBackfillSlots(t *testing.T) {
 		want(t, "the first", l.take(0, 1, 2, 3), 0, 1)
 		want(t, "a holder keeps the slot", l.take(0), 0)
 		want(t, "no slot is free", l.calls())
-		l.users[0].leave()
+		l.users[0].Leave()
 		want(t, "the longest waiting", l.calls(), 2)
 		want(t, "the nudged user comes", l.take(2), 2)
-		l.users[3].leave() // waits no more
-		l.users[1].leave()
+		l.users[3].Leave() // waits no more
+		l.users[1].Leave()
 		want(t, "no user waits", l.calls())
 
 		// A nudged user that does not come keeps no slot free.
 		want(t, "a free slot", l.take(0, 3, 4), 0)
-		l.users[2].leave()
+		l.users[2].Leave()
 		want(t, "the longest waiting", l.calls(), 3)
 		time.Sleep(copyCall)
 		synctest.Wait()
@@ -78,19 +78,19 @@ func TestBackfillSlotsYield(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLine(1, 3)
 		want(t, "the first", l.take(0, 1), 0)
-		if l.users[0].yield() {
+		if l.users[0].Yield() {
 			t.Error("a slot is given up before the end of a turn")
 		}
 		time.Sleep(time.Second)
-		if !l.users[0].yield() {
+		if !l.users[0].Yield() {
 			t.Error("a slot is kept after a turn, and another user waits")
 		}
 		want(t, "the waiting user", l.calls(), 1)
 		want(t, "a user that had a turn waits for its next turn", l.take(0, 1), 1)
 		want(t, "a user without a turn waits behind", l.take(2))
-		l.users[1].leave()
+		l.users[1].Leave()
 		want(t, "users without a turn go first", l.calls(), 2)
-		if l.users[2].yield() {
+		if l.users[2].Yield() {
 			t.Error("a user without a slot yields")
 		}
 		time.Sleep(time.Minute)
@@ -101,16 +101,16 @@ func TestBackfillSlotsYield(t *testing.T) {
 // A database that owes an answer keeps no slot from the others, and no more chunks are in memory than there may be.
 func TestLateBackfills(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const users = copiesMax + 3
+		const users = ChunksPerSlot + 3
 		l := newLine(1, users)
-		for i := range copiesMax {
+		for i := range ChunksPerSlot {
 			want(t, fmt.Sprintf("slot %d", i), l.take(i), i)
-			l.users[i].asks(true)
+			l.users[i].Asks(true)
 			want(t, "the slot is taken", l.take(i+1))
 			time.Sleep(copyLate)
 			synctest.Wait()
 		}
-		want(t, "as many chunks are in memory as there may be", l.take(copiesMax))
+		want(t, "as many chunks are in memory as there may be", l.take(ChunksPerSlot))
 		time.Sleep(time.Minute)
 		synctest.Wait()
 	})
@@ -121,23 +121,23 @@ func TestSlowBackfills(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLine(2, 4)
 		for _, u := range l.users[:3] {
-			if !u.take() {
+			if !u.Take() {
 				t.Fatal("there is no slot")
 			}
-			done := u.asks(true)
+			done := u.Asks(true)
 			time.Sleep(copyLate + 1)
 			done()
-			if u.chunkDone(); !u.isSlow() {
+			if u.ChunkDone(); !u.Slow() {
 				t.Error("a database that took long is not slow")
 			}
-			u.leave()
+			u.Leave()
 		}
 		want(t, "one slot of two is for slow databases", l.take(0, 1, 2, 3), 0, 3)
-		l.users[0].leave()
+		l.users[0].Leave()
 		want(t, "the slot goes to the next slow database", l.take(1), 1)
-		done := l.users[1].asks(true)
+		done := l.users[1].Asks(true)
 		done()
-		if l.users[1].chunkDone(); l.users[1].isSlow() {
+		if l.users[1].ChunkDone(); l.users[1].Slow() {
 			t.Error("a database stays slow for good")
 		}
 		time.Sleep(time.Minute)
@@ -149,11 +149,11 @@ func TestBackfillsSwitchedOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLine(1, 2)
 		want(t, "the first", l.take(0), 0)
-		l.slots.hold(true)
+		l.slots.Hold(true)
 		want(t, "off", l.take(0, 1))
-		l.users[0].asks(false)()
-		l.users[0].chunkDone()
-		l.slots.hold(false)
+		l.users[0].Asks(false)()
+		l.users[0].ChunkDone()
+		l.slots.Hold(false)
 		want(t, "on", l.calls(), 0)
 		time.Sleep(time.Minute)
 		synctest.Wait()

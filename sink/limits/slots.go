@@ -1,4 +1,4 @@
-package sink
+package limits
 
 import (
 	"slices"
@@ -6,31 +6,31 @@ import (
 	"time"
 )
 
-// backfillSlots bounds how many destinations copy rows from the primary at the same time: each has one short read at a time. The other
+// Slots bounds how many destinations copy rows from the primary at the same time: each has one short read at a time. The other
 // destinations wait. A destination that has had a slot for a turn lets the waiting destinations go first, and destinations without a turn
 // yet go before all others, so that neither huge copies nor slow databases keep a small database from being filled. Databases which are slow in
 // a chunk share a part of the slots; while a database owes an answer for long, another destination has the slot. Safe for concurrent use.
-type backfillSlots struct {
+type Slots struct {
 	n    int
 	turn time.Duration
 
 	mu      sync.Mutex
-	holders map[*slotUser]*backfillSlot
+	holders map[*SlotUser]*slot
 	waiting []waiter // the longest waiting user comes first
 	off     bool     // no user gets or keeps a slot
 }
 
-// slotUser is a destination in the eyes of the slots. A user outlives the destination's sessions. Safe for concurrent use.
-type slotUser struct {
-	slots *backfillSlots
+// SlotUser is a destination in the eyes of the slots. A user outlives the destination's sessions. Safe for concurrent use.
+type SlotUser struct {
+	slots *Slots
 	nudge func()                                  // tells the destination that there may be a slot; is called with the slots' lock held
 	after func(time.Duration, func()) *time.Timer // [time.AfterFunc], or a kind that contains panics
 
 	slow bool // the external database was slow in the last chunk; the slots' lock guards the field
 }
 
-// backfillSlot is a slot that a user has.
-type backfillSlot struct {
+// slot is a slot that a user has.
+type slot struct {
 	since time.Time
 	asked time.Time     // since when the external database works for the user; zero: does not
 	chunk bool          // with a chunk in hand, which is in memory
@@ -38,30 +38,30 @@ type backfillSlot struct {
 }
 
 type waiter struct {
-	user   *slotUser
+	user   *SlotUser
 	slow   bool
 	after  time.Time // until then the user lets others go first; zero: has had no turn
 	called bool      // the user was nudged to take a slot, and has not come yet
 }
 
 const (
-	copyTurn  = 2 * time.Second        // at the most
-	copyLate  = time.Second            // a database that takes longer than that for a chunk is slow
-	copyCall  = 200 * time.Millisecond // a nudged user that has not come by then keeps no slot free
-	copiesMax = 4                      // times the number of slots: so many chunks there may be in memory, the late ones included
+	copyTurn      = 2 * time.Second        // at the most
+	copyLate      = time.Second            // a database that takes longer than that for a chunk is slow
+	copyCall      = 200 * time.Millisecond // a nudged user that has not come by then keeps no slot free
+	ChunksPerSlot = 4                      // times the number of slots: so many chunks there may be in memory, the late ones included
 )
 
-func newBackfillSlots(n int, turn time.Duration) *backfillSlots {
-	return &backfillSlots{n: n, turn: min(turn, copyTurn), holders: map[*slotUser]*backfillSlot{}}
+func NewSlots(n int, turn time.Duration) *Slots {
+	return &Slots{n: n, turn: min(turn, copyTurn), holders: map[*SlotUser]*slot{}}
 }
 
-// user returns a user without a slot.
-func (s *backfillSlots) user(nudge func(), after func(time.Duration, func()) *time.Timer) *slotUser {
-	return &slotUser{slots: s, nudge: nudge, after: after}
+// User returns a user without a slot.
+func (s *Slots) User(nudge func(), after func(time.Duration, func()) *time.Timer) *SlotUser {
+	return &SlotUser{slots: s, nudge: nudge, after: after}
 }
 
-// hold switches backfills off or on. A user gives its slot up before the next chunk.
-func (s *backfillSlots) hold(off bool) {
+// Hold switches backfills off or on. A user gives its slot up before the next chunk.
+func (s *Slots) Hold(off bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.off == off {
@@ -72,7 +72,7 @@ func (s *backfillSlots) hold(off bool) {
 }
 
 // hasRoomLocked reports whether there is a slot for a user.
-func (s *backfillSlots) hasRoomLocked(slow bool) bool {
+func (s *Slots) hasRoomLocked(slow bool) bool {
 	now, timely, chunks, slows := time.Now(), 0, 0, 0
 	for u, h := range s.holders {
 		late := !h.asked.IsZero() && now.Sub(h.asked) >= copyLate
@@ -89,10 +89,10 @@ func (s *backfillSlots) hasRoomLocked(slow bool) bool {
 	if slow {
 		return len(s.holders) < s.n && slows < max(1, s.n/2)
 	}
-	return timely < s.n && chunks < copiesMax*s.n
+	return timely < s.n && chunks < ChunksPerSlot*s.n
 }
 
-func (s *backfillSlots) nudgeNext() {
+func (s *Slots) nudgeNext() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.nudgeNextLocked()
@@ -100,7 +100,7 @@ func (s *backfillSlots) nudgeNext() {
 
 // nudgeNextLocked nudges the next user in the line while a slot is free. The user's destination connects first, and its server may be silent by
 // now: where the user does not come soon, the next user is nudged too.
-func (s *backfillSlots) nudgeNextLocked() {
+func (s *Slots) nudgeNextLocked() {
 	if len(s.waiting) == 0 || s.off {
 		return
 	}
@@ -122,8 +122,8 @@ func (s *backfillSlots) nudgeNextLocked() {
 	}
 }
 
-// take gives the user a slot, or notes that the user waits for a slot and is to be nudged.
-func (u *slotUser) take() bool {
+// Take gives the user a slot, or notes that the user waits for a slot and is to be nudged.
+func (u *SlotUser) Take() bool {
 	s := u.slots
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -141,14 +141,14 @@ func (u *slotUser) take() bool {
 		return false
 	}
 	u.stopWaitingLocked()
-	s.holders[u] = &backfillSlot{since: time.Now()}
+	s.holders[u] = &slot{since: time.Now()}
 	s.nudgeNextLocked()
 	return true
 }
 
-// asks says that the external database begins to work: takes a chunk, answers a question about the copy, or takes live changes between the
+// Asks says that the external database begins to work: takes a chunk, answers a question about the copy, or takes live changes between the
 // chunks. chunk says that a chunk may be in hand. The caller calls done when the work has ended. A user without a slot may call asks too.
-func (u *slotUser) asks(chunk bool) (done func()) {
+func (u *SlotUser) Asks(chunk bool) (done func()) {
 	s := u.slots
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -166,8 +166,8 @@ func (u *slotUser) asks(chunk bool) (done func()) {
 	}
 }
 
-// chunkDone ends the chunk in hand. From then on the user counts as slow where its database was slow in the chunk.
-func (u *slotUser) chunkDone() {
+// ChunkDone ends the chunk in hand. From then on the user counts as slow where its database was slow in the chunk.
+func (u *SlotUser) ChunkDone() {
 	s := u.slots
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -177,15 +177,15 @@ func (u *slotUser) chunkDone() {
 	}
 }
 
-// isSlow reports whether the external database was slow in the last chunk.
-func (u *slotUser) isSlow() bool {
+// Slow reports whether the external database was slow in the last chunk.
+func (u *SlotUser) Slow() bool {
 	u.slots.mu.Lock()
 	defer u.slots.mu.Unlock()
 	return u.slow
 }
 
-// yield gives up the slot after a turn while others wait, and puts the user at the end of the line.
-func (u *slotUser) yield() bool {
+// Yield gives up the slot after a turn while others wait, and puts the user at the end of the line.
+func (u *SlotUser) Yield() bool {
 	s := u.slots
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -200,8 +200,8 @@ func (u *slotUser) yield() bool {
 	return true
 }
 
-// leave gives the slot back and nudges the longest waiting user. A user without a slot only stops waiting.
-func (u *slotUser) leave() {
+// Leave gives the slot back and nudges the longest waiting user. A user without a slot only stops waiting.
+func (u *SlotUser) Leave() {
 	s := u.slots
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -211,6 +211,6 @@ func (u *slotUser) leave() {
 }
 
 // stopWaitingLocked takes the user out of the line.
-func (u *slotUser) stopWaitingLocked() {
+func (u *SlotUser) stopWaitingLocked() {
 	u.slots.waiting = slices.DeleteFunc(u.slots.waiting, func(w waiter) bool { return w.user == u })
 }

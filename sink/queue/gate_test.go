@@ -1,7 +1,6 @@
-package sink
+package queue
 
 import (
-	"outflow/sink/queue"
 	"testing"
 )
 
@@ -19,7 +18,7 @@ func opened(c <-chan struct{}) bool {
 }
 
 func TestGate(t *testing.T) {
-	g := &queue.Gate{Limit: 100}
+	g := &Gate{Limit: 100}
 	g.Add(100, 0)
 	if !opened(g.Full()) || g.Closed() || g.Excess() != 0 {
 		t.Error("the gate is closed at its limit")
@@ -49,7 +48,7 @@ func TestGate(t *testing.T) {
 }
 
 func TestGateHold(t *testing.T) {
-	g := &queue.Gate{Limit: 100}
+	g := &Gate{Limit: 100}
 	if g.Held() != nil {
 		t.Error("reading is off at the start")
 	}
