@@ -1,0 +1,79 @@
+package e2e
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"outflow/admin/monitor"
+	"outflow/internal/pgcluster/pgtest"
+	"outflow/sink/ledger"
+)
+
+// exits runs a command to its end and returns what the command printed; the exit code must be that one.
+func exits(tb testing.TB, code int, args ...string) string {
+	tb.Helper()
+	p := launch(tb, args...)
+	if _ = p.cmd.Wait(); p.cmd.ProcessState.ExitCode() != code {
+		tb.Errorf("outflow %s: exit code %d; expected %d:\n%.4000s", strings.Join(args, " "), p.cmd.ProcessState.ExitCode(), code, p.out)
+	}
+	return p.out.String()
+}
+
+// statusAnswer is what outflow status -o json prints.
+type statusAnswer struct {
+	From         string
+	Status       monitor.Status
+	Destinations []monitor.Destination
+	Total        int
+}
+
+// status, pause and resume work through the process, and where none runs through what the primary has noted.
+func TestStatusPauseAndResume(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.existing(5, tenant1)
+	dsn := w.destination(tenant1, "main")
+	s := w.serve()
+	s.caughtUp()
+	w.waitState(tenant1, "main", "streaming")
+	file := w.configFile()
+	with := func(args ...string) []string {
+		return append(args, "--config", file, "--set", "admin.listen="+strings.TrimPrefix(s.url, "http://"), "--set", "admin.token="+adminToken)
+	}
+	status := func() (r statusAnswer) {
+		t.Helper()
+		must(t, json.Unmarshal([]byte(exits(t, 0, with("status", "-o", "json")...)), &r))
+		if len(r.Destinations) != 1 || r.Total != 1 || r.Destinations[0].Tenant != tenant1 {
+			t.Fatalf("the status is %+v", r)
+		}
+		return r
+	}
+	if r := status(); r.From != "process" || r.Status.Role != "streaming" || r.Destinations[0].State != "streaming" {
+		t.Errorf("the status is %+v", r)
+	}
+	contains(t, exits(t, 0, with("status")...), "streaming", "1 of 1 in sync", "slot "+w.cfg.Source.Slot+": active", tenant1+"/main",
+		"  users  ", "synced at 20", "0 changes pending in 0 transactions", "streaming destinations p50 0 ms, p99 0 ms, worst 0 ms ("+tenant1+"/main)")
+
+	contains(t, exits(t, 1, with("pause", tenant1+"/mian")...), `no destination "`+tenant1+`/mian"`)
+	contains(t, exits(t, 2, with("pause", "reading")...), "retains all WAL", "confirm with --yes")
+	contains(t, exits(t, 0, with("pause", tenant1+"/main", "--reason", "moving house", "--by", "Grace")...), "is paused")
+	becomes(t, s.destination("main"), ledger.Paused)
+	contains(t, exits(t, 0, with("status")...), "paused", "by Grace: moving house")
+	s.end()
+	w.exec(`UPDATE "ProjectUser" SET "displayName" = 'later'`)
+
+	// Nobody listens any more where the process was asked.
+	file = w.configFile()
+	with = func(args ...string) []string {
+		return append(args, "--config", file, "--set", "admin.listen=127.0.0.1:1")
+	}
+	if r := status(); r.From != "primary" || r.Destinations[0].State != "paused" || *r.Status.Slot.Active {
+		t.Errorf("the status is %+v", r)
+	}
+	contains(t, exits(t, 0, with("status")...), "these are the notes on the primary", "no reader", "paused")
+	contains(t, exits(t, 0, with("resume", tenant1+"/main", "backfills")...), tenant1+"/main is resumed", "backfills is resumed")
+	w.start()
+	w.synced()
+	w.equal(tenant1, dsn)
+}
