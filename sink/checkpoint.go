@@ -12,6 +12,7 @@ import (
 	"outflow/replication/wal"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
+	"outflow/sink/lifecycle"
 )
 
 // checkpointer writes checkpoints one at a time: an older state must not be written over a newer one. Safe for concurrent use.
@@ -134,15 +135,15 @@ func (r *Router) moved() (moved []ledger.Note, from, aside []*Destination) {
 			now.Class = external.AsError(status.Err).Class()
 		}
 		now.Mappings = d.progressLocked()
-		if now.Copied = d.status.Copied; !d.caughtUp {
+		if now.Copied = d.status.Copied; !d.life.Current {
 			now.CopyTotal = max(d.status.CopyTotal, 0)
 		}
 		// A destination without an epoch is one that an unfinished Begin has not come to: the primary's note is better than what is known here.
-		if now != d.lastNote && !d.parking && d.unnoted == nil && d.epoch != 0 {
+		if now != d.lastNote && !d.life.Noting && !d.life.Refused && d.life.Stream != lifecycle.Unread {
 			moved = append(moved, now)
 			from = append(from, d)
 		}
-		if d.unnoted != nil && !d.parked {
+		if d.life.Refused && d.life.Stream != lifecycle.Detached {
 			aside = append(aside, d)
 		}
 		d.mu.Unlock()

@@ -3,9 +3,11 @@ package sink
 import (
 	"context"
 	"errors"
-	"outflow/sink/external"
 	"slices"
 	"time"
+
+	"outflow/sink/external"
+	"outflow/sink/lifecycle"
 )
 
 // connect opens the destination's session and makes the metadata and the tables ready.
@@ -29,18 +31,35 @@ func (d *Destination) connect(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.session = s
-	d.attachLocked(s)
-	d.met, d.answers, d.visiting, d.visited, d.status.Reason = true, true, false, time.Now(), ""
+	d.answers, d.visited, d.status.Reason = true, time.Now(), ""
+	d.openedLocked(s)
 	if d.doubts == 0 {
 		s.Place.Trust()
 	}
 	d.status.SequenceID = s.Lowest()
 	d.setSyncedLocked(s, s.Written)
-	d.caughtUp = s.backfill == nil
 	if s.backfill != nil {
-		d.due, d.status.Copied = true, s.backfill.cursor.Rows
+		d.status.Copied = s.backfill.cursor.Rows
 	}
 	return nil
+}
+
+// openedLocked tells the lifecycle of a session. A session of an earlier epoch does not bring a parked destination back.
+func (d *Destination) openedLocked(s *session) {
+	returns := d.life.Stream == lifecycle.Detached && s.Epoch == d.epoch
+	switch {
+	case s.Epoch != d.epoch:
+		d.happensLocked(lifecycle.OpenedLate)
+	case s.backfill == nil:
+		d.happensLocked(lifecycle.Opened)
+	default:
+		d.happensLocked(lifecycle.OpenedToCopy)
+	}
+	if returns {
+		d.failing = time.Time{} // a failure from before the parking must not park the destination again before the first commit
+		d.log.Info("the parked destination answers again")
+		d.observeLocked()
+	}
 }
 
 // dial waits for a place among the connections, and connects.
@@ -69,7 +88,7 @@ func (d *Destination) endTurn(p *external.Place) {
 	defer d.contained()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.working || !p.Owing() {
+	if d.life.Work != lifecycle.Working || !p.Owing() {
 		p.Spare()
 		return
 	}

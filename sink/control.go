@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/sink/ledger"
+	"outflow/sink/lifecycle"
 )
 
 // switchEvery is how often the switches are looked at.
@@ -56,13 +57,10 @@ func (d *Destination) pause(sw *ledger.Switch) {
 	case (was == nil) == (sw == nil):
 	case sw != nil:
 		d.log.Info("paused", zap.String("by", sw.By), zap.String("reason", sw.Reason))
-		if !d.working && d.retryAt == nil {
-			d.startWorkLocked() // to rest: without a connection, and without a place among the backfills
-		}
+		d.happensLocked(lifecycle.PausedByPerson)
 	default:
 		d.log.Info("resumed")
-		d.due = true
-		d.wakeLocked()
+		d.happensLocked(lifecycle.Resumed)
 	}
 	d.observeLocked()
 }

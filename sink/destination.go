@@ -16,6 +16,7 @@ import (
 	"outflow/replication/wal"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
+	"outflow/sink/lifecycle"
 	"outflow/sink/limits"
 	"outflow/sink/queue"
 )
@@ -33,10 +34,10 @@ type Destination struct {
 
 	mu      sync.Mutex
 	queue   queue.Queue
-	queued  bool // waits for a place among the connections
-	working bool
-	retryAt *time.Timer // runs while the destination waits to try again
-	idle    *time.Timer // runs while a connection is kept without work, or until the next look at the flushed WAL
+	queued  bool           // waits for a place among the connections
+	life    lifecycle.Life // and the data of its phases below
+	retryAt *time.Timer    // runs while the destination waits to try again; nil else
+	idle    *time.Timer    // runs while a connection is kept without work, or until the next look at the flushed WAL
 	more    chan struct{}
 	status  Status
 	backoff pauses
@@ -45,47 +46,38 @@ type Destination struct {
 	recordedID int64 // the primary knows that the external database has this id
 	lastNote   ledger.Note
 	retried    int64     // how many of the requests for a try are carried out
-	caughtUp   bool      // as far as is known, the stream alone keeps the external database up to date
-	due        bool      // there is something to do beside the queue
 	failing    time.Time // since when the destination has failed without a success, zero while all is well
 	answers    bool      // the external database has answered since the start, and since its last change of address
 	starved    bool      // the worker waits for more of a large transaction, in an open external transaction
 	turnEnded  bool      // the worker was stopped because others waited for the connection
 	doubts     int       // failures and changes of the target since the last success
-	parking    bool      // a goroutine is writing the parking to the primary
 	hold       hold      // the watch's: for how long the destination has held what it holds
 	parks      int       // lately; see parkMemory
 	parkedAt   time.Time // the last time
-	parked     bool
 	parkReason string
-	paused     *ledger.Switch            // nil: not paused
+	paused     *ledger.Switch            // who has paused the destination; nil: not paused
 	history    []Event                   // of its states, newest last
 	halt       *halt                     // nil: no person is needed
 	synced     []ledger.MappingProgress  // how far the mappings are, as the worker last knew, or as was noted before
 	syncedNote string                    // the note of synced; "": see progressLocked
-	fresh      bool                      // the connection is given up before the next piece of work
-	met        bool                      // the external database was reached since the process started: see visit
-	visiting   bool                      // a visit waits for an answer
 	visited    time.Time                 // when the last visit began, zero before the first one
 	conflictAt time.Time                 // when the metadata was last read again at once, zero before the first time
 	unnoted    *external.Error           // why the primary does not take the note of the destination, nil: the primary does
-	stale      bool                      // with fresh: and the queue is dropped, since everything is copied again
 	next       *external.DestinationSpec // the target from then on, nil: unchanged
-	again      bool                      // the worker was stopped to take next, and goes on at once
-	gone       bool                      // removed: the destination takes nothing, and no worker starts
 	lastCommit moment.Moment             // when
 	lookups    atomic.Int32              // the worker waits for so many answers of the primary
 	cancelWork context.CancelFunc        // of the worker's current run
 
-	touched   uint64           // the router's begins when the destination was added to touched; the reader's
-	doing     work             // the worker's
-	asked     time.Time        // when askFlush was last called beside a backfill; the worker's
-	conflicts bool             // rows new on the source were there already: from then on ON CONFLICT is kept; the worker's
-	careful   int64            // id of a large transaction with a refused row: see batch.careful; the worker's
-	lookup    lookup           // the worker's
-	slot      *limits.SlotUser // of the backfill slots
-	chunkRows int              // rows a chunk of a backfill, 0 before the first; the worker's
-	session   *session         // the worker's; the idle timer's while there is no worker
+	touched   uint64                      // the router's begins when the destination was added to touched; the reader's
+	doing     work                        // the worker's
+	errand    func(context.Context) error // what the next worker does first, nil mostly
+	asked     time.Time                   // when askFlush was last called beside a backfill; the worker's
+	conflicts bool                        // rows new on the source were there already: from then on ON CONFLICT is kept; the worker's
+	careful   int64                       // id of a large transaction with a refused row: see batch.careful; the worker's
+	lookup    lookup                      // the worker's
+	slot      *limits.SlotUser            // of the backfill slots
+	chunkRows int                         // rows a chunk of a backfill, 0 before the first; the worker's
+	session   *session                    // the worker's; the idle timer's while there is no worker
 }
 
 func newDestination(r *Router, t external.DestinationSpec) (*Destination, error) {
@@ -97,7 +89,7 @@ func newDestination(r *Router, t external.DestinationSpec) (*Destination, error)
 	}
 	d := &Destination{Owner: owner, router: r, db: db, mappings: t.Mappings, reads: mapping.Reads(t.Mappings), fault: t.Fault, log: log,
 		queue: queue.New(r.gate, r.Options.queueBytes(), r.Options.BatchRows), more: make(chan struct{}, 1),
-		status: Status{State: ledger.Streaming, SequenceID: -1, CopyTotal: -1}, backoff: pauses{least: r.Options.RetryMin, most: r.Options.RetryMax}}
+		life: lifecycle.Life{Unusable: t.Fault != nil}, status: Status{SequenceID: -1, CopyTotal: -1}, backoff: pauses{least: r.Options.RetryMin, most: r.Options.RetryMax}}
 	d.slot = r.backfillSlots.User(d.nudge, d.after)
 	return d, nil
 }
@@ -123,10 +115,10 @@ func (d *Destination) Mappings() []string {
 func (d *Destination) enqueue(part *wal.Transaction, changes []wal.Change) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.gone {
+	switch d.life.Stream {
+	case lifecycle.Removed:
 		return false
-	}
-	if d.parked {
+	case lifecycle.Detached:
 		d.queue.Pass(part)
 		return false
 	}
@@ -150,7 +142,7 @@ func (d *Destination) complete(id int64) {
 }
 
 // hasWorkLocked reports whether there is work for a worker.
-func (d *Destination) hasWorkLocked() bool { return d.due || d.queue.Ready() }
+func (d *Destination) hasWorkLocked() bool { return d.life.Due || d.queue.Ready() }
 
 // signal wakes the worker waiting for more of a large transaction, or starts a worker.
 func (d *Destination) signal() {
@@ -163,56 +155,21 @@ func (d *Destination) signal() {
 
 // wakeLocked starts a worker where there is work and no worker runs.
 func (d *Destination) wakeLocked() {
-	if d.working || d.retryAt != nil || d.paused != nil || !d.hasWorkLocked() {
-		return
+	if d.hasWorkLocked() {
+		d.happensLocked(lifecycle.Arrived)
 	}
-	d.startWorkLocked()
-}
-
-// startWorkLocked starts the worker, and takes the connection back from the idle ones. No worker runs.
-func (d *Destination) startWorkLocked() {
-	if !d.runLocked(d.work) {
-		return
-	}
-	if d.idle != nil {
-		d.idle.Stop()
-		d.idle = nil
-		d.session.Place.Busy()
-	}
-}
-
-// runLocked starts the worker.
-func (d *Destination) runLocked(work func(context.Context)) bool {
-	if d.gone || d.epoch == 0 { // removed, or this process has not had the slot yet
-		return false
-	}
-	ctx, cancel := context.WithCancel(d.router.workers.ctx)
-	d.turnEnded = false
-	d.working = d.router.workers.start(func() {
-		defer cancel()
-		defer d.recovered()
-		work(ctx)
-	})
-	if !d.working {
-		cancel()
-		return false
-	}
-	d.cancelWork = cancel
-	return true
 }
 
 // nudge says that there may be something to do beside the queue.
 func (d *Destination) nudge() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.due = true
-	d.wakeLocked()
+	d.happensLocked(lifecycle.Nudged)
 }
 
 // work is the worker's loop: take queued transactions and apply them until nothing is left or something fails.
 func (d *Destination) work(ctx context.Context) {
-	for {
-		err := d.step(ctx)
+	for err := d.runErrand(ctx); ; err = d.step(ctx) {
 		switch {
 		case err == nil:
 		case errors.Is(err, errNothing):
@@ -223,6 +180,25 @@ func (d *Destination) work(ctx context.Context) {
 			d.failed(external.AsError(err))
 			return
 		}
+	}
+}
+
+// runErrand does what the worker was started for, where that is not the work on the queue.
+func (d *Destination) runErrand(ctx context.Context) error {
+	d.mu.Lock()
+	errand := d.errand
+	d.errand = nil
+	d.mu.Unlock()
+	if errand == nil {
+		return nil
+	}
+	return errand(ctx)
+}
+
+// sendLocked starts a worker with an errand, by an event that starts a worker where there is none.
+func (d *Destination) sendLocked(e lifecycle.Event, errand func(context.Context) error) {
+	if d.happensLocked(e).has(lifecycle.Start) && d.life.Work == lifecycle.Working {
+		d.errand = errand
 	}
 }
 
@@ -263,42 +239,29 @@ func (d *Destination) turnOverLocked() bool {
 
 // refresh gives up a session that is out of date, with what the session's queue needs.
 func (d *Destination) refresh() (paused bool, err error) {
-	old, dropped, replay, paused, err := d.outOfDate()
+	after, paused, err := d.renew()
 	if err != nil {
 		return false, err
 	}
-	d.router.Acks.Release(dropped...)
-	if replay {
-		d.router.Reader.Restart()
-	}
-	if old != nil {
+	if after.closing != nil {
 		d.slot.Leave()
-		old.close()
 	}
+	d.settleUp(after)
 	return paused, nil
 }
 
-func (d *Destination) outOfDate() (old *session, dropped []wal.Ticket, replay, paused bool, err error) {
+// renew is the part of refresh under the lock.
+func (d *Destination) renew() (after aftermath, paused bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.gone {
-		return nil, nil, false, false, errGone
+	if d.life.Stream == lifecycle.Removed {
+		return after, false, errGone
 	}
 	if d.hasWorkLocked() && d.turnOverLocked() {
-		d.fresh = true
+		d.happensLocked(lifecycle.TurnedOver)
 	}
-	d.due = false
 	d.queue.Grounded()
-	if d.fresh {
-		d.fresh = false
-		replay = d.queue.Rewind()
-		if d.parked || d.stale {
-			replay, dropped, d.stale = false, d.dropLocked(), false
-		}
-		old, d.session = d.session, nil
-		d.retargetLocked()
-	}
-	return old, dropped, replay, d.paused != nil, nil
+	return d.happensLocked(lifecycle.Stepped), d.life.Paused, nil
 }
 
 // advance does the most urgent work on the session: a chunk with nothing more to wait for, then the queue, then the next part of
@@ -346,16 +309,19 @@ func (d *Destination) rest() bool {
 func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.gone || (!d.router.workers.stopping() && d.paused == nil && (d.hasWorkLocked() || d.parked)) {
+	stopping := d.router.workers.stopping()
+	if !d.life.MayRest(d.queue.Ready(), stopping) {
 		return false, nil, false
 	}
-	d.working, d.again, d.visiting = false, false, false
-	s, paused := d.session, d.paused != nil
-	if !paused && !d.router.workers.stopping() && !d.settledLocked() {
-		d.retryAt = d.after(settlePause, d.retry)
+	s, paused := d.session, d.life.Paused
+	if paused || stopping || d.settledLocked() {
+		d.happensLocked(lifecycle.Rested)
+	} else {
+		d.happensLocked(lifecycle.RestedUnsettled)
+		d.waitLocked(settlePause)
 	}
 	switch {
-	case s == nil || d.router.workers.stopping():
+	case s == nil || stopping:
 	case d.queue.Applied > 0:
 		d.idle = d.after(flushPause, d.confirmFlush)
 	case !paused && s.backfill != nil && s.backfill.active: // the backfill's chunk comes
@@ -381,7 +347,7 @@ func (d *Destination) closeIdle() {
 func (d *Destination) takeIdle() (s *session) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.working && d.idle != nil {
+	if d.life.Work != lifecycle.Working && d.idle != nil {
 		d.idle.Stop()
 		d.idle = nil
 		s, d.session = d.session, nil
@@ -393,18 +359,11 @@ func (d *Destination) takeIdle() (s *session) {
 // stop closes the rest after the router has stopped.
 func (d *Destination) stop() {
 	d.mu.Lock()
-	if d.retryAt != nil {
-		d.retryAt.Stop()
-		d.retryAt = nil
-	}
+	after := d.happensLocked(lifecycle.Ended)
 	if d.idle != nil {
 		d.idle.Stop()
 		d.idle = nil
 	}
-	s := d.session
-	d.session = nil
 	d.mu.Unlock()
-	if s != nil {
-		s.close()
-	}
+	d.settleUp(after)
 }

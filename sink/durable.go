@@ -6,6 +6,7 @@ import (
 
 	"outflow/internal/failpoint"
 	"outflow/sink/external"
+	"outflow/sink/lifecycle"
 )
 
 // A batch commits with synchronous_commit off: the answer comes without waiting for the external server's disk. The batch's
@@ -51,16 +52,7 @@ func (d *Destination) confirmFlush() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.idle = nil
-	if d.working || d.retryAt != nil {
-		return
-	}
-	d.runLocked(func(ctx context.Context) {
-		if err := d.askFlush(ctx); err != nil {
-			d.failed(external.AsError(err))
-			return
-		}
-		d.work(ctx)
-	})
+	d.sendLocked(lifecycle.FlushDue, d.askFlush)
 }
 
 // askFlushNowAndThen asks once every flushPause while commits wait to be flushed.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
+
 	"outflow/internal/pgerror"
 	"outflow/sink/external"
-	"time"
+	"outflow/sink/lifecycle"
 )
 
 // Two batches may be in flight on a connection: the second is sent while the server works on the first, so that the server need
@@ -147,7 +149,7 @@ func (d *Destination) prefetch(b *batch) *batch {
 	}
 	d.mu.Lock()
 	waiting := d.queue.Behind(len(b.transactions), prefetchChanges)
-	paused := d.paused != nil || d.fresh
+	paused := d.life.Paused || d.life.Renew != lifecycle.Keep
 	d.mu.Unlock()
 	if waiting < prefetchChanges || paused {
 		return nil

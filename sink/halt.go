@@ -7,6 +7,7 @@ import (
 	"outflow/replication/wal"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
+	"outflow/sink/lifecycle"
 )
 
 // work is the kind of work a destination's worker does.
@@ -39,11 +40,8 @@ func (d *Destination) haltLocked(e *external.Error) {
 	d.halt = &halt{err: e, at: at, epoch: d.epoch, work: d.doing}
 }
 
-// adoptHaltLocked takes over a halt noted on the primary. A mapping that was changed since has to be tried first.
+// adoptHaltLocked takes over the halt of a note on the primary.
 func (d *Destination) adoptHaltLocked(s ledger.Note) {
-	if s.State != ledger.Halted || s.Fingerprint != d.fingerprintLocked() {
-		return
-	}
 	class, state := s.Class, ""
 	if external.IsSQLState(class) {
 		class, state = "", class
@@ -51,19 +49,18 @@ func (d *Destination) adoptHaltLocked(s ledger.Note) {
 	e := external.NewFault(class, errors.New(s.Reason), "")
 	e.SQLState = state
 	d.halt = &halt{err: e, at: s.Since, epoch: -1, work: applying, until: d.router.membership.begunAt}
-	d.status.State, d.due = ledger.Halted, true
 }
 
 // endsHaltLocked reports whether a success shows that no person is needed any more.
 func (d *Destination) endsHaltLocked(done work) bool {
 	h := d.halt
-	return d.unnoted == nil && (h == nil || d.caughtUp || h.work == opening || h.epoch == d.epoch && h.work == done)
+	return !d.life.Refused && (h == nil || d.life.Current || h.work == opening || h.epoch == d.epoch && h.work == done)
 }
 
 // settledLocked ends a time of failures where a connection was made and nothing is left to do. The result is false while the stream may
 // still bring the change behind a noted halt. The worker calls settledLocked.
 func (d *Destination) settledLocked() bool {
-	if d.session == nil || !d.caughtUp || d.parked || !d.queue.Idle() || d.halt == nil && d.status.Err == nil {
+	if d.session == nil || !d.life.Current || d.life.Stream == lifecycle.Detached || !d.queue.Idle() || d.halt == nil && d.status.Err == nil {
 		return true
 	}
 	if d.halt != nil && d.router.Reader.Position() < d.halt.until {
@@ -75,8 +72,8 @@ func (d *Destination) settledLocked() bool {
 
 // unhaltLocked forgets a halt because a person has changed the cause, or says so.
 func (d *Destination) unhaltLocked() {
-	if d.halt != nil {
-		d.halt = nil
-		d.status.State, d.status.Err = ledger.Streaming, nil
+	if d.life.Health == lifecycle.Halted {
+		d.happensLocked(lifecycle.Unhalted)
+		d.status.Err = nil
 	}
 }

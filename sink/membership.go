@@ -13,6 +13,7 @@ import (
 	"outflow/replication/wal"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
+	"outflow/sink/lifecycle"
 )
 
 // Destinations come, go and change while the router runs. Put and Remove write to the primary the facts that must be known there,
@@ -61,11 +62,10 @@ func (r *Router) Put(ctx context.Context, t external.DestinationSpec) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r.tenants.insert(d) // before a worker can read a snapshot: later commits must come through the queue
-	d.adoptLocked(noted)
 	if d.paused = r.switches.pausing(t.Tenant, t.Name); d.paused != nil {
-		d.observeLocked()
+		d.happensLocked(lifecycle.PausedByPerson)
 	}
-	d.wakeLocked()
+	d.beginLocked(noted)
 	d.log.Info("the destination is new in the configuration", zap.Strings("mappings", mapping.Names(t.Mappings)))
 	return nil
 }
@@ -82,15 +82,15 @@ func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 	}
 	if r.membership.begun.Load() {
 		d.mu.Lock()
-		if d.parking {
+		if d.life.Noting {
 			d.mu.Unlock()
 			return fmt.Errorf("destination %s is being parked", d)
 		}
-		d.parking = true // no other goroutine writes about the destination meanwhile
+		d.happensLocked(lifecycle.NotingBegun) // no other goroutine writes about the destination meanwhile
 		d.mu.Unlock()
 		if _, err := r.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: tenant, Name: name, State: ledger.Parked, Reason: primary.NotConfigured}); err != nil {
 			d.mu.Lock()
-			d.parking = false
+			d.happensLocked(lifecycle.NotingFailed)
 			d.mu.Unlock()
 			return err
 		}
@@ -118,17 +118,8 @@ func (d *Destination) replace(t external.DestinationSpec, begun bool) {
 		d.retargetLocked()
 		return
 	}
-	d.fresh, d.due = true, true
 	d.doubts++
-	if d.working {
-		d.again = true
-		d.cancelWork()
-		return
-	}
-	if d.retryAt != nil && d.retryAt.Stop() {
-		d.retryAt = nil
-	}
-	d.wakeLocked()
+	d.happensLocked(lifecycle.Replaced)
 }
 
 // retargetLocked takes over the target left by replace. The worker calls retargetLocked without a session.
@@ -139,14 +130,19 @@ func (d *Destination) retargetLocked() {
 	db, err := external.NewDatabase(d.Owner, *d.next, d.router.Options.Options, d.router.schemas, d.log)
 	if err != nil {
 		d.fault, d.next = external.AsError(err), nil // Put has tried the target
+		d.happensLocked(lifecycle.RetargetedUnusable)
 		return
 	}
 	db.Answered = d.db.Answered
 	d.db, d.mappings, d.reads, d.fault = db, d.next.Mappings, mapping.Reads(d.next.Mappings), d.next.Fault
 	d.next = nil
 	d.forgetRemovedLocked()
-	d.caughtUp, d.answers, d.conflicts, d.chunkRows = false, false, false, 0 // the next connection shows the new state
-	d.unhaltLocked()
+	d.answers, d.conflicts, d.chunkRows = false, false, 0
+	if d.fault == nil {
+		d.happensLocked(lifecycle.Retargeted)
+	} else {
+		d.happensLocked(lifecycle.RetargetedUnusable)
+	}
 	d.status.Attempts, d.status.Err = 0, nil // not failing: a stream of new targets must not hold the slot
 	d.backoff.reset()
 	d.log.Info("the destination has another database", zap.Strings("mappings", mapping.Names(d.mappings)))
@@ -156,16 +152,14 @@ func (d *Destination) retargetLocked() {
 func (d *Destination) leave() {
 	d.slot.Leave()
 	d.mu.Lock()
-	d.gone = true
-	if d.working { // the queue belongs to the worker, which drops the queue in failed
-		d.cancelWork()
-		d.mu.Unlock()
+	after := d.happensLocked(lifecycle.Leaving)
+	working := d.life.Work == lifecycle.Working
+	d.mu.Unlock()
+	if working { // which ends the rest
 		return
 	}
-	tickets := d.dropLocked()
-	d.mu.Unlock()
 	d.slot.Leave() // the worker may have taken a place meanwhile
-	d.router.Acks.Release(tickets...)
+	d.settleUp(after)
 	d.stop()
 	d.log.Info("the destination is no longer in the configuration")
 }

@@ -10,26 +10,29 @@ import (
 	"outflow/internal/pgerror"
 	"outflow/replication/wal"
 	"outflow/sink/external"
+	"outflow/sink/lifecycle"
 )
 
 // A queued change may no longer fit its table: a column present in, or missing from, the change was renamed or dropped since, and perhaps
 // back again. No further try brings such a change into the external database. The rows are read from the present tables instead, and the
 // queue is dropped.
 
-// outdate has the external database copied again where an error asks for a copy. outdate reports whether the queue is to be dropped. Only
-// then may the queue be dropped: the new epoch is durable.
-func (d *Destination) outdate(e *external.Error) bool {
+// outdate has the external database copied again, and the queue dropped, where an error asks for a copy. The queue may be dropped only because the
+// new epoch is durable. The worker calls outdate when the worker has failed.
+func (d *Destination) outdate(e *external.Error) {
 	if e.Verdict != external.Outdated && !d.misfits(e) {
-		return false
+		return
 	}
 	reason := fit.Text("queued changes no longer fit: "+e.Error(), fit.Reason)
 	if err := d.raiseEpoch(d.router.workers.ctx, reason); err != nil {
 		d.log.Warn("the destination cannot be copied again", zap.Error(err))
-		return false
+		return
 	}
 	d.log.Warn("queued changes no longer fit; the rows are copied as they are now", zap.Error(e))
 	e.Verdict = external.Retry
-	return true
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.happensLocked(lifecycle.Outgrown)
 }
 
 // misfits reports whether a step failed for a missing column, and a queued change has another set of columns than the table has now. Else
@@ -70,10 +73,7 @@ func (r *Router) lookAgain(ctx context.Context) {
 func (d *Destination) tryForTable(table string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if e := d.status.Err; e == nil || external.AsError(e).SQLState != pgerror.UndefinedColumn || external.AsError(e).Table != table || d.retryAt == nil || !d.retryAt.Stop() {
-		return
+	if e := d.status.Err; e != nil && external.AsError(e).SQLState == pgerror.UndefinedColumn && external.AsError(e).Table == table && d.life.Work == lifecycle.Waiting {
+		d.tryNowLocked()
 	}
-	d.retryAt, d.due = nil, true
-	d.backoff.reset()
-	d.wakeLocked()
 }

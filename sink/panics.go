@@ -2,10 +2,12 @@ package sink
 
 import (
 	"context"
-	"outflow/sink/external"
 	"time"
 
 	"go.uber.org/zap"
+
+	"outflow/sink/external"
+	"outflow/sink/lifecycle"
 )
 
 // A panic is the fault of a single destination where the goroutine works for the destination: the worker, a read of a chunk, a parking, a
@@ -47,9 +49,7 @@ func (d *Destination) contained() {
 	fault := d.panicked(cause)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.working && d.retryAt == nil {
-		d.runLocked(func(context.Context) { d.failed(fault) })
-	}
+	d.sendLocked(lifecycle.Panicked, func(context.Context) error { return fault })
 }
 
 // after calls f when the time has passed, and contains a panic of f.

@@ -13,55 +13,71 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/internal/fit"
 	"outflow/replication/primary"
-	"outflow/replication/wal"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
+	"outflow/sink/lifecycle"
 )
 
 // begin takes over the primary's note, the zero value where the primary has nothing.
 func (d *Destination) begin(s ledger.Note) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.adoptLocked(s)
+	d.beginLocked(s)
+}
+
+// beginLocked is begin under the lock.
+func (d *Destination) beginLocked(s ledger.Note) {
+	defer d.observeLocked()
+	switch {
+	case d.life.Stream == lifecycle.Unread:
+		d.adoptLocked(s)
+	case s.Epoch == 0:
+		d.happensLocked(lifecycle.Nudged)
+	default:
+		d.adoptAgainLocked(s)
+	}
 	d.wakeLocked()
 }
 
-// adoptLocked takes over the primary's note, the zero value where the primary has nothing.
+// adoptLocked takes over the note that the process finds first.
 func (d *Destination) adoptLocked(s ledger.Note) {
-	first := d.epoch == 0
-	if first {
-		d.epoch, d.recordedID = s.Epoch, -1
-		if s.Epoch == 0 {
-			// The primary knows nothing of the destination. The database of the destination may: as a destination under another name, say.
-			// An epoch that no other destination has makes sure of a copy.
-			d.epoch = time.Now().UnixMicro()
-		}
-	}
-	defer d.observeLocked()
+	d.epoch, d.recordedID = s.Epoch, -1
 	if s.Epoch == 0 {
-		d.due = true
+		// The primary knows nothing of the destination. The database of the destination may: as a destination under another name, say.
+		// An epoch that no other destination has makes sure of a copy.
+		d.epoch = time.Now().UnixMicro()
+		d.happensLocked(lifecycle.BegunBehind)
 		return
 	}
-	if first {
-		d.caughtUp = d.fault == nil && s.State == ledger.Streaming && s.Fingerprint == d.fingerprintLocked()
-		d.lastNote, d.status.Copied = s, s.Copied
-		d.synced, d.syncedNote = ledger.ParseProgress(s.Mappings), s.Mappings
-		d.forgetRemovedLocked()
-		d.lastNote.Since = time.Time{}
+	d.recordedID, d.retried = max(d.recordedID, s.RecordedID), max(d.retried, s.Retried)
+	d.lastNote, d.status.Copied = s, s.Copied
+	d.synced, d.syncedNote = ledger.ParseProgress(s.Mappings), s.Mappings
+	d.forgetRemovedLocked()
+	d.lastNote.Since = time.Time{}
+	if s.State == ledger.Retrying || s.Detached {
+		d.doubts = 1 // those that were well go first
+	}
+	switch same := s.Fingerprint == d.fingerprintLocked(); {
+	case same && s.State == ledger.Halted: // a mapping that was changed since has to be tried first
+		d.happensLocked(lifecycle.BegunHalted)
 		d.adoptHaltLocked(s)
-		if s.State == ledger.Retrying || s.Detached {
-			d.doubts = 1 // those that were well go first
-		}
+	case same && s.State == ledger.Streaming && d.fault == nil:
+		d.happensLocked(lifecycle.BegunCurrent)
+	default:
+		d.happensLocked(lifecycle.BegunBehind)
 	}
-	d.retried = max(d.retried, s.Retried)
-	if s.Epoch > d.epoch || (d.parked && !first) {
-		// Another process may have brought the destination up to date meanwhile. From the start of this reading on the destination misses
-		// nothing.
-		d.parked = false
-		d.fresh = !first
+}
+
+// adoptAgainLocked takes over the note at the beginning of another reading. Where the epoch is a later one another process may have brought the
+// destination up to date meanwhile. From the start of this reading on the destination misses nothing.
+func (d *Destination) adoptAgainLocked(s ledger.Note) {
+	later := s.Epoch > d.epoch
+	d.epoch, d.recordedID, d.retried = max(d.epoch, s.Epoch), max(d.recordedID, s.RecordedID), max(d.retried, s.Retried)
+	if later {
+		d.happensLocked(lifecycle.BegunLater)
+	} else {
+		d.happensLocked(lifecycle.BegunAgain)
 	}
-	d.epoch, d.recordedID = max(d.epoch, s.Epoch), max(d.recordedID, s.RecordedID)
-	d.due = d.due || !d.caughtUp || d.fresh
 }
 
 // parkGrace is how long a destination that fails with a full queue may keep the reader waiting: a restart of its server, or one broken
@@ -111,10 +127,11 @@ func (r *Router) park(d *Destination, reason string) error {
 		return err
 	}
 	detached = true
-	if tickets, idle := d.detach(epoch, reason); idle {
+	after := d.detach(epoch, reason)
+	if after.has(lifecycle.Drop) {
 		d.slot.Leave()
-		r.Acks.Release(tickets...)
 	}
+	d.settleUp(after)
 	return nil
 }
 
@@ -122,13 +139,13 @@ func (r *Router) park(d *Destination, reason string) error {
 func (d *Destination) beginParking(reason string) (*ledger.Note, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.parked || d.gone {
+	if d.life.Stream == lifecycle.Detached || d.life.Stream == lifecycle.Removed {
 		return nil, nil
 	}
-	if d.parking {
+	if d.life.Noting {
 		return nil, fmt.Errorf("destination %s is being parked, or removed", d)
 	}
-	d.parking = true
+	d.happensLocked(lifecycle.NotingBegun)
 	note := &ledger.Note{Tenant: d.Tenant, Name: d.Name, State: ledger.Parked, Reason: d.whyParkedLocked(reason), Detached: true}
 	if s := d.statusLocked(); s.State == ledger.Halted {
 		note.State, note.Reason = ledger.Halted, s.Reason
@@ -139,7 +156,7 @@ func (d *Destination) beginParking(reason string) (*ledger.Note, error) {
 func (d *Destination) endParking() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.parking = false
+	d.happensLocked(lifecycle.NotingFailed)
 }
 
 // whyParkedLocked is the reason of a parking with the last failure.
@@ -150,46 +167,24 @@ func (d *Destination) whyParkedLocked(reason string) string {
 	return reason
 }
 
-// detach has the destination parked in an epoch that is noted. Without a worker the queue is dropped, and idle is true; else the worker
-// drops the queue.
-func (d *Destination) detach(epoch int64, reason string) (tickets []wal.Ticket, idle bool) {
+// detach has the destination parked in an epoch that is noted. A worker drops the queue; without a worker the queue is dropped here.
+func (d *Destination) detach(epoch int64, reason string) aftermath {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if epoch <= d.epoch {
+		// The slot is read again, and the beginning of that reading has told of the epoch: a copy may run in the epoch by now, and needs what
+		// the queue holds.
+		return d.happensLocked(lifecycle.NotingFailed)
+	}
 	text := d.whyParkedLocked(reason)
-	d.parking = false
-	d.epoch, d.parked, d.fresh, d.parkReason = epoch, true, true, text
+	d.epoch, d.parkReason = epoch, text
 	if time.Since(d.parkedAt) > parkMemory {
 		d.parks = 0
 	}
 	d.parks, d.parkedAt = d.parks+1, time.Now()
 	d.log.Warn("parked: the stream goes on without this destination, which is copied again when it answers", zap.String("reason", text))
 	defer d.observeLocked()
-	if d.working { // the queue is its worker's, which drops it in failed
-		d.cancelWork()
-		return nil, false
-	}
-	tickets = d.dropLocked()
-	if d.retryAt == nil && d.paused == nil {
-		d.pauseAfterLocked(cmp.Or(d.unnoted, &external.Error{Err: errors.New(reason)}))
-	}
-	return tickets, true
-}
-
-// dropLocked empties the queue of a destination that the stream goes on without, and returns the tickets to release. Only the worker of the
-// destination may call dropLocked, or another holder of the lock while there is no worker.
-func (d *Destination) dropLocked() []wal.Ticket {
-	return d.queue.Drop(d.router.tenants.arrivingID())
-}
-
-// attachLocked lets changes come again to a parked destination whose session is open: a server that answers the login and hangs then holds
-// nothing. The first snapshot of the destination's backfill is taken later. A session opened before the parking does not count.
-func (d *Destination) attachLocked(s *session) {
-	if d.parked && s.Epoch == d.epoch {
-		// A failure from before the parking must not park the destination again before the first commit.
-		d.parked, d.caughtUp, d.failing = false, false, time.Time{}
-		d.log.Info("the parked destination answers again")
-		d.observeLocked()
-	}
+	return d.failsLocked(lifecycle.Parked, cmp.Or(d.unnoted, &external.Error{Err: errors.New(reason)}))
 }
 
 // raiseEpoch has the external database copied again: the metadata's epoch no longer fits.
@@ -200,32 +195,27 @@ func (d *Destination) raiseEpoch(ctx context.Context, reason string) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.epoch, d.caughtUp = epoch, false
-	d.status.Copied, d.status.CopyTotal = 0, -1
+	d.raisedLocked(epoch)
 	return nil
+}
+
+// raisedLocked takes over an epoch that the primary has noted: all rows are copied.
+func (d *Destination) raisedLocked(epoch int64) {
+	d.epoch, d.status.Copied, d.status.CopyTotal = epoch, 0, -1
+	d.happensLocked(lifecycle.EpochRaised)
 }
 
 // Resync has the external database copied again while live changes go on.
 func (d *Destination) Resync(ctx context.Context, reason string) error {
-	if err := d.raiseEpoch(ctx, reason); err != nil {
+	epoch, err := d.router.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: d.Tenant, Name: d.Name, State: ledger.Backfilling, Reason: reason})
+	if err != nil {
 		return err
 	}
-	d.restart()
-	return nil
-}
-
-// restart has the worker drop the queue, of which the copy makes up, and connect again, which is when the epoch is looked at. The new
-// epoch is durable.
-func (d *Destination) restart() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.fresh, d.stale = true, true
-	if d.working {
-		return
+	if epoch > d.epoch { // else the copy has begun: the destination has found the epoch on the primary
+		d.raisedLocked(epoch)
+		d.happensLocked(lifecycle.CopyAsked)
 	}
-	if d.retryAt != nil && d.retryAt.Stop() {
-		d.retryAt = nil
-	}
-	d.due = true
-	d.wakeLocked()
+	return nil
 }

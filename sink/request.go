@@ -8,6 +8,7 @@ import (
 
 	"outflow/internal/failpoint"
 	"outflow/sink/ledger"
+	"outflow/sink/lifecycle"
 )
 
 // takeRequests carries out the requests on the primary.
@@ -41,39 +42,29 @@ func (r *Router) takeRequests(ctx context.Context) error {
 // carryOut carries out a request unless the destination has done so already. The next checkpoint notes the request as carried out.
 func (d *Destination) carryOut(q ledger.Request) {
 	d.mu.Lock()
-	if d.parking { // in an epoch of its own
-		d.mu.Unlock()
+	defer d.mu.Unlock()
+	if d.life.Noting { // in an epoch of its own
 		return
 	}
 	resync, retry := q.Note.Epoch > d.epoch, q.Retries > d.retried
 	d.retried = max(d.retried, q.Retries)
-	if resync { // the asking person has seen why the destination was halted
-		d.epoch, d.caughtUp = q.Note.Epoch, false
-		d.status.Copied, d.status.CopyTotal = 0, -1
+	switch {
+	case resync: // the asking person has seen why the destination was halted
+		d.log.Info("a resync was requested", zap.String("by", q.By), zap.String("reason", cmp.Or(q.Why, q.Note.Reason)))
+		d.raisedLocked(q.Note.Epoch)
 		d.unhaltLocked()
 		d.observeLocked()
-	}
-	d.mu.Unlock()
-	switch {
-	case resync:
-		d.log.Info("a resync was requested", zap.String("by", q.By), zap.String("reason", cmp.Or(q.Why, q.Note.Reason)))
-		d.restart()
+		d.happensLocked(lifecycle.CopyAsked)
 	case retry:
-		d.tryNow(q)
+		d.log.Info("a retry was requested", zap.String("by", q.By), zap.String("reason", q.Why), zap.Bool("waits", d.life.Work == lifecycle.Waiting))
+		d.tryNowLocked()
 	}
 }
 
-// tryNow ends the pause after a failure.
-func (d *Destination) tryNow(q ledger.Request) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.log.Info("a retry was requested", zap.String("by", q.By), zap.String("reason", q.Why), zap.Bool("waits", d.retryAt != nil))
-	if d.retryAt != nil && !d.retryAt.Stop() {
-		return
-	}
-	d.retryAt, d.due = nil, true
+// tryNowLocked ends the pause after a failure.
+func (d *Destination) tryNowLocked() {
 	d.backoff.reset()
-	d.wakeLocked()
+	d.happensLocked(lifecycle.TryAsked)
 }
 
 // hasAll reports whether the stream has brought the destination every change up to the sequence id.
@@ -81,7 +72,7 @@ func (d *Destination) hasAll(id int64) bool {
 	position := d.router.SequenceID(d.router.Reader.Position()) // before the queue is looked at
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if position < id || d.parked || d.gone || len(d.queue.Kept) > 0 {
+	if position < id || d.life.Stream == lifecycle.Detached || d.life.Stream == lifecycle.Removed || len(d.queue.Kept) > 0 {
 		return false
 	}
 	return d.queue.Has(id)

@@ -12,6 +12,7 @@ import (
 	"outflow/replication/wal"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
+	"outflow/sink/lifecycle"
 )
 
 // Status is a destination at one moment.
@@ -38,6 +39,27 @@ type Status struct {
 	Copied        int64     // rows copied by the backfill in progress
 	CopyTotal     int64     // how many there are, by the planner's estimate; -1 is not known
 	CopyTable     string    // the copied or swept source table; "" where there is none
+}
+
+// stateOf is the state as it is shown. unread says that a person has switched off the reading of the slot.
+func stateOf(l lifecycle.Life, unread bool) ledger.State {
+	switch {
+	case l.Unusable:
+		return ledger.Halted
+	case l.Paused:
+		return ledger.Paused
+	case l.Health == lifecycle.Halted:
+		return ledger.Halted
+	case l.Stream == lifecycle.Detached:
+		return ledger.Parked
+	case l.Health == lifecycle.Failing:
+		return ledger.Retrying
+	case !l.Current:
+		return ledger.Backfilling
+	case unread:
+		return ledger.Paused
+	}
+	return ledger.Streaming
 }
 
 // Event is a change of a destination's state.
@@ -74,27 +96,28 @@ func (d *Destination) statusLocked() Status {
 		s.Since = d.history[n-1].At
 	}
 	s.SequenceID = max(s.SequenceID, d.recordedID)
-	if d.parked {
+	if d.life.Stream == lifecycle.Detached {
 		s.Detached, s.DetachedWhy = true, d.parkReason
 	}
 	unread := d.router.switches.notReading()
-	switch {
-	case d.fault != nil:
-		s.State, s.Err, s.Reason = ledger.Halted, d.fault, fit.Text(d.fault.Error(), fit.Reason)
-	case d.paused != nil:
-		s.State, s.Reason = ledger.Paused, d.paused.Why()
-		if d.parked {
+	s.State = stateOf(d.life, unread != nil)
+	switch l := d.life; {
+	case l.Unusable:
+		s.Err, s.Reason = d.fault, fit.Text(d.fault.Error(), fit.Reason)
+	case l.Paused:
+		s.Reason = d.paused.Why()
+		if s.Detached {
 			s.Reason += "; " + d.parkReason + ", so the destination is copied again when it is resumed"
 		}
-	case d.halt != nil:
-		s.State, s.Since, s.Err, s.Reason = ledger.Halted, d.halt.at, d.halt.err, fit.Text(d.halt.err.Error(), fit.Reason)
-		s.Copying = !d.caughtUp && !d.parked && d.failing.IsZero() && d.session != nil
-	case d.parked:
-		s.State, s.Reason = ledger.Parked, d.parkReason
-	case s.State == ledger.Streaming && !d.caughtUp:
-		s.State, s.Copying = ledger.Backfilling, true
-	case s.State == ledger.Streaming && unread != nil:
-		s.State, s.Reason = ledger.Paused, unread.Why()
+	case l.Health == lifecycle.Halted:
+		s.Since, s.Err, s.Reason = d.halt.at, d.halt.err, fit.Text(d.halt.err.Error(), fit.Reason)
+		s.Copying = !l.Current && !s.Detached && d.failing.IsZero() && d.session != nil
+	case s.Detached:
+		s.Reason = d.parkReason
+	case s.State == ledger.Backfilling:
+		s.Copying = true
+	case s.State == ledger.Paused:
+		s.Reason = unread.Why()
 	case s.Err != nil:
 		s.Reason = fit.Text(s.Err.Error(), fit.Reason)
 	}
@@ -117,102 +140,116 @@ func (d *Destination) observeLocked() {
 	d.history = append(d.history, Event{At: time.Now(), State: s.State, Reason: s.Reason})
 }
 
-// failed decides on the time and the state of the next try after a failure. The connection is not kept.
+// failed ends the worker's work after a failure, and decides on the time and the state of the next try. The connection is not kept.
 func (d *Destination) failed(e *external.Error) {
 	if foreign := (*external.ForeignRowsError)(nil); errors.As(e, &foreign) {
 		d.router.foreignRows.Add(int64(foreign.Rows))
 	}
 	e = e.Kept()
 	d.slot.Leave()
-	s, dropped, replay := d.giveUp(e, d.outdate(e))
-	d.router.Acks.Release(dropped...)
-	if s != nil {
-		s.close()
-	}
-	if replay {
-		d.router.Reader.Restart()
-	}
+	d.outdate(e)
+	d.settleUp(d.giveUp(e))
 }
 
-func (d *Destination) giveUp(e *external.Error, misfit bool) (s *session, dropped []wal.Ticket, replay bool) {
+// giveUp is the part of failed under the lock.
+func (d *Destination) giveUp(e *external.Error) aftermath {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s, d.session = d.session, nil
-	d.working, d.visiting = false, false
 	if d.turnEnded {
 		if d.turnEnded = false; e.Verdict == external.Retry {
 			e = &external.Error{Err: turnEndedError{}, Verdict: external.Retry}
 		}
 	}
-	replay = d.queue.Rewind()
-	if replay && (errors.Is(e, errPostponed) || errors.Is(e, tableread.ErrNotVisible)) {
+	if d.life.Stream == lifecycle.Removed {
+		d.log.Info("the destination is no longer in the configuration")
+	}
+	after := d.failsLocked(d.failureLocked(e), e)
+	if after.replay && (errors.Is(e, errPostponed) || errors.Is(e, tableread.ErrNotVisible)) {
 		d.queue.Excuse() // read again for the sake of the primary
 	}
-	if d.parked || d.gone || d.stale || misfit {
-		replay, dropped, d.stale = false, d.dropLocked(), false
-	}
+	return after
+}
+
+// failureLocked is what an error of the worker's means for the lifecycle.
+func (d *Destination) failureLocked(e *external.Error) lifecycle.Event {
 	switch {
-	case d.gone:
-		d.log.Info("the destination is no longer in the configuration")
 	case external.IsCanceled(e) && d.router.workers.stopping():
-	case d.again || errors.Is(e, errPostponed): // no failure: the destination goes on, with its new target or from the stream
-		d.again, d.due = false, true
-		d.wakeLocked()
-	default:
-		d.pauseAfterLocked(e)
+		return lifecycle.Interrupted
+	case errors.Is(e, errPostponed):
+		return lifecycle.Postponed
+	case needsPerson(e):
+		return lifecycle.FailedForGood
+	case d.queue.Empty():
+		return lifecycle.FailedIdle
 	}
-	return s, dropped, replay
+	return lifecycle.Failed
+}
+
+// needsPerson reports whether no further try helps before a person has done something.
+func needsPerson(e *external.Error) bool {
+	return e.Verdict == external.NeedsHuman || e.Verdict == external.RowFault
+}
+
+// failsLocked is happensLocked for an event that may be a failure: the failure is recorded, and the timer of the next try is started.
+func (d *Destination) failsLocked(event lifecycle.Event, e *external.Error) aftermath {
+	idle := d.life.Idle(d.queue.Empty())
+	after := d.happensLocked(event)
+	if !after.has(lifecycle.Record) {
+		return after
+	}
+	if d.failing.IsZero() && !idle { // later work has its own time to succeed
+		d.failing = time.Now()
+	}
+	if needsPerson(e) {
+		d.haltLocked(e)
+	}
+	pause := d.recordLocked(e)
+	if after.has(lifecycle.Wait) {
+		d.waitLocked(pause)
+	} else {
+		pause = max(pause, d.router.Options.RetryMax)
+	}
+	d.status.NextRetry = time.Now().Add(pause)
+	d.logFailure(e, pause)
+	d.observeLocked()
+	return after
 }
 
 // conflictPause is how often a destination reads the metadata again at once after a conflict.
 const conflictPause = 2 * time.Second
 
-// pauseAfterLocked decides on the state and on the pause after a failure.
-func (d *Destination) pauseAfterLocked(e *external.Error) {
+// recordLocked counts a failure, and decides on the pause after the failure.
+func (d *Destination) recordLocked(e *external.Error) (pause time.Duration) {
+	parked := d.life.Stream == lifecycle.Detached
 	if e.SQLState == pgerror.QueryCanceled || errors.Is(e, turnEndedError{}) {
 		d.queue.Narrow()
 	}
 	d.doubts++
 	d.status.Attempts++
 	d.status.Failures++
-	if !d.parked || !external.IsCanceled(e) { // parking ended the work; the reason of the parking says more
+	if !parked || !external.IsCanceled(e) { // parking ended the work; the reason of the parking says more
 		d.status.Err = e
 	}
-	if d.failing.IsZero() && !d.hasNothingLocked() { // later work has its own time to succeed
-		d.failing = time.Now()
-	}
-	d.status.State = ledger.Retrying
-	wait := d.backoff.next()
+	pause = d.backoff.next()
 	switch e.Verdict {
 	case external.NeedsHuman, external.RowFault:
-		d.haltLocked(e)
-		wait = spread(d.router.Options.RetryMax)
+		pause = spread(d.router.Options.RetryMax)
 	case external.RetryLong:
-		wait = max(wait, spread(min(20*time.Second, d.router.Options.RetryMax)))
+		pause = max(pause, spread(min(20*time.Second, d.router.Options.RetryMax)))
 	case external.Conflict:
 		if now := time.Now(); now.Sub(d.conflictAt) > conflictPause {
-			d.conflictAt, wait = now, 0 // the metadata is read again
+			d.conflictAt, pause = now, 0 // the metadata is read again
 		} else { // an external database that changes the metadata again and again would be copied again and again
-			wait = max(wait, spread(conflictPause))
+			pause = max(pause, spread(conflictPause))
 		}
 	}
 	if errors.Is(e, tableread.ErrNotVisible) {
-		wait = min(wait, spread(visibleAgain))
+		pause = min(pause, spread(visibleAgain))
 	}
-	if d.halt != nil {
-		d.status.State = ledger.Halted
+	if parked {
+		pause = max(pause, spread(min(time.Second<<min(max(d.parks-1, 0), 20), d.router.Options.RetryMax)))
 	}
-	if d.parked {
-		wait = max(wait, spread(min(time.Second<<min(max(d.parks-1, 0), 20), d.router.Options.RetryMax)))
-	}
-	if d.hasNothingLocked() {
-		wait = max(wait, d.router.Options.RetryMax)
-	} else {
-		d.retryAt = d.after(wait, d.retry)
-	}
-	d.status.NextRetry = time.Now().Add(wait)
-	d.logFailure(e, wait)
-	d.observeLocked()
+	return pause
 }
 
 // logFailure logs a failure once, and again with every doubling of the attempts.
@@ -221,19 +258,10 @@ func (d *Destination) logFailure(e *external.Error, wait time.Duration) {
 	if n&(n-1) != 0 {
 		return
 	}
-	d.log.Warn("the external database does not take the changes", zap.String("state", string(d.status.State)),
+	d.log.Warn("the external database does not take the changes", zap.String("state", string(stateOf(d.life, false))),
 		zap.Int("attempt", n), zap.String("sqlstate", e.SQLState), zap.String("mapping", e.Mapping),
 		zap.String("table", e.Table), zap.Error(e),
 		zap.Duration("next_try_ms", wait))
-}
-
-// retry ends the pause.
-func (d *Destination) retry() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.retryAt = nil
-	d.due = true
-	d.wakeLocked()
 }
 
 // succeeded notes a commit. flushed says that the commit and everything before survive a crash of the external server.
@@ -266,10 +294,10 @@ func (d *Destination) count(b *batch, flushed bool) []wal.Ticket {
 func (d *Destination) wellLocked(done work) {
 	d.lastCommit.Set(time.Now())
 	if d.endsHaltLocked(done) {
-		if d.status.State != ledger.Streaming {
+		if d.life.Health != lifecycle.Well {
 			d.log.Info("the external database takes changes again", zap.Int("attempts", d.status.Attempts))
 		}
-		d.status.State, d.halt = ledger.Streaming, nil
+		d.happensLocked(lifecycle.Succeeded)
 	}
 	d.status.Err, d.status.Attempts, d.status.NextRetry = nil, 0, time.Time{}
 	d.failing, d.doubts = time.Time{}, 0
@@ -285,7 +313,11 @@ func (d *Destination) wellLocked(done work) {
 func (d *Destination) progress(c cursor, complete bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.caughtUp = complete
+	if complete {
+		d.happensLocked(lifecycle.CopyFinished)
+	} else {
+		d.happensLocked(lifecycle.ChunkCopied)
+	}
 	d.wellLocked(copying)
 	d.status.Copied, d.status.CopyTable = c.Rows, c.Table
 	// A chunk's commit waited for the disk, so the primary may be told of the commit.
@@ -295,6 +327,5 @@ func (d *Destination) progress(c cursor, complete bool) {
 	if complete {
 		d.status.CopyTable = ""
 	}
-	d.due = true // for the next chunk
 	d.observeLocked()
 }

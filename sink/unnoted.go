@@ -9,7 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/sink/external"
-	"outflow/sink/ledger"
+	"outflow/sink/lifecycle"
 )
 
 // setAside halts a destination whose note the primary refuses, and lets the stream go on without the destination.
@@ -18,8 +18,9 @@ func (r *Router) setAside(d *Destination, refusal error) error {
 	d.unnoted = external.NewFault(external.ClassConfiguration, fmt.Errorf("the primary refuses the note of this destination: %w", refusal),
 		"correct the cause in outflow.destination_state: a name that the primary's encoding lacks, a constraint or a trigger")
 	d.unnoted.SQLState = external.SQLState(refusal)
+	d.happensLocked(lifecycle.NoteRefused)
 	d.halt = &halt{err: d.unnoted, at: time.Now(), epoch: d.epoch, work: opening}
-	d.status.State, d.status.Err = ledger.Halted, d.unnoted
+	d.status.Err = d.unnoted
 	d.observeLocked()
 	d.mu.Unlock()
 	d.log.Error("halted: the primary takes no notes of this destination", zap.Error(d.unnoted))
@@ -40,8 +41,9 @@ const unnotedReason = "the primary takes no notes of the destination"
 // renote tries again to have the primary take the note of a destination that was set aside.
 func (d *Destination) renote(ctx context.Context) error {
 	d.mu.Lock()
-	aside := d.unnoted != nil
+	aside := d.life.Refused
 	d.unnoted = nil
+	d.happensLocked(lifecycle.NoteTriedAgain)
 	d.mu.Unlock()
 	if !aside {
 		return nil

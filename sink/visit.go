@@ -1,6 +1,10 @@
 package sink
 
-import "time"
+import (
+	"time"
+
+	"outflow/sink/lifecycle"
+)
 
 // A destination without work has no connection, so an external database emptied, replaced or gone would show at the tenant's next change
 // only. The router therefore visits each destination after a start, and again after Options.VisitEvery without a new connection: the
@@ -21,7 +25,7 @@ func (r *Router) visit(all []*Destination) {
 	under := 0
 	for _, d := range all {
 		d.mu.Lock()
-		if d.visiting {
+		if d.life.Visiting {
 			if time.Since(d.visited) < visitPatience {
 				under++
 			}
@@ -36,24 +40,18 @@ func (r *Router) visit(all []*Destination) {
 	next.mu.Lock()
 	defer next.mu.Unlock()
 	if next.awaitsVisitLocked(r.Options.RetryMax) {
-		next.visited, next.due, next.met = time.Now(), true, false
-		next.fresh = next.fresh || next.session != nil // an idle connection has compared long ago
-		next.wakeLocked()
-		next.visiting = next.working
+		next.visited = time.Now()
+		next.happensLocked(lifecycle.Visited)
 	}
 }
 
 // awaitsVisitLocked reports whether the external database was not reached since the start, or for long, and nothing else is about to reach the
 // database.
 func (d *Destination) awaitsVisitLocked(pause time.Duration) bool {
-	if d.met {
+	l := &d.life
+	if l.Met {
 		pause = d.router.Options.VisitEvery
 	}
-	return (!d.met || d.caughtUp) && !d.visiting && !d.working && !d.gone && d.epoch != 0 && d.fault == nil && d.paused == nil && d.retryAt == nil &&
-		d.queue.Empty() && time.Since(d.visited) > pause
-}
-
-// hasNothingLocked reports whether a failure keeps no work waiting: the next visit, or the next change, tries again.
-func (d *Destination) hasNothingLocked() bool {
-	return !d.met && d.caughtUp && !d.parked && d.queue.Empty() && d.halt == nil
+	return (!l.Met || l.Current) && !l.Visiting && l.Work == lifecycle.Resting && l.Stream != lifecycle.Removed && l.Stream != lifecycle.Unread && !l.Unusable &&
+		!l.Paused && d.queue.Empty() && time.Since(d.visited) > pause
 }

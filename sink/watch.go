@@ -8,6 +8,7 @@ import (
 	"outflow/internal/moment"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/lifecycle"
 )
 
 // watch looks at the destinations every watchEvery, and has the destinations named by judge parked. One goroutine owns a watch.
@@ -93,12 +94,13 @@ func (d *Destination) observation(closed bool) observation {
 	if closed {
 		d.wakeLocked()
 	}
-	o := observation{bytes: d.queue.Bytes, over: d.queue.Over, paused: d.paused != nil, replays: d.queue.Replays, leaving: d.parking || d.parked}
+	o := observation{bytes: d.queue.Bytes, over: d.queue.Over, paused: d.life.Paused, replays: d.queue.Replays,
+		leaving: d.life.Noting || d.life.Stream == lifecycle.Detached}
 	o.oldest, o.open = d.queue.Oldest()
 	o.reached = d.queue.Reached()
 	answered := d.db.Answered.Ago(time.Now()) < parkGrace
 	o.unable = o.paused || d.doubts > 0 && d.session == nil || !d.failing.IsZero() && !answered
 	o.queued, o.starved = d.queued && d.doubts == 0, d.starved
-	o.waits = o.queued || d.lookups.Load() > 0 || d.retryAt != nil && errors.Is(d.status.Err, tableread.ErrNotVisible)
+	o.waits = o.queued || d.lookups.Load() > 0 || d.life.Work == lifecycle.Waiting && errors.Is(d.status.Err, tableread.ErrNotVisible)
 	return o
 }

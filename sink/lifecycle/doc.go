@@ -143,7 +143,7 @@
 //	notingFailed: the primary has not noted so
 //		not noting
 //	parked: the primary has noted so, with a higher epoch
-//		resting→waiting, attached→detached, well→failing, keep→reconnect, not noting; drop? record? wait? cancel?
+//		resting→waiting, attached→detached, well→failing, well→halted, failing→halted, keep→reconnect, not noting; drop? record? wait? cancel?
 //	noteRefused: the primary refuses the note of the destination
 //		well→halted, failing→halted, refused
 //	noteTriedAgain: the refused note is tried again

@@ -309,7 +309,10 @@ func (l Life) parked() (Life, Actions) {
 	case l.Work == Waiting, l.Paused:
 		return l, Drop
 	}
-	if l.Health != Halted {
+	switch {
+	case l.Refused:
+		l.Health = Halted
+	case l.Health == Well:
 		l.Health = Failing
 	}
 	l.Work = Waiting
