@@ -106,7 +106,7 @@ func (d *Decoder) end(r *wire) (Event, error) {
 		return nil, wal.ErrTruncated
 	}
 	if !d.open || c.CommitLSN != d.commit {
-		return nil, fmt.Errorf("the commit at %s closes no open transaction", c.CommitLSN)
+		return nil, fmt.Errorf("the commit at %s does not close an open transaction", c.CommitLSN)
 	}
 	d.open = false
 	return c, nil

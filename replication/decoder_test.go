@@ -133,7 +133,7 @@ func TestDecodeLeavesColumnsOut(t *testing.T) {
 		t.Errorf("rows (-expected +found):\n%s", diff)
 	}
 	_, err := d.Decode(change('I', row('N', text("1"), text("one"))))
-	if err == nil || !strings.Contains(err.Error(), "a row of 2 columns where the relation was sent with 5") {
+	if err == nil || !strings.Contains(err.Error(), "a row of 2 columns, but the relation was sent with 5") {
 		t.Errorf("a row of another width: %v", err)
 	}
 }

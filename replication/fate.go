@@ -57,18 +57,18 @@ func explainStream(slot, publication string, err error) error {
 	var told *pgconn.PgError
 	switch state := pgerror.SQLState(err); {
 	case errors.As(err, &gone), state == pgerror.UndefinedObject && errors.As(err, &told) && aboutPublication(told.Routine, told.Message):
-		return &primary.Problem{What: fmt.Sprintf("publication %q is gone or was for a time (dropped, or renamed), and what was committed then is not in the stream", publication),
-			Remedy: "the publication and the slot are made again by: " + primary.ResetCommand, Err: err, Relied: true}
+		return &primary.Problem{What: fmt.Sprintf("publication %q is gone, or was gone for a time (dropped or renamed), and transactions of that time are not in the stream", publication),
+			Remedy: "recreate the publication and the slot: " + primary.ResetCommand, Err: err, Relied: true}
 	case state == pgerror.UndefinedObject:
 		return primary.Slot{Name: slot}.Gone()
 	case state == pgerror.NotInPrerequisite && strings.Contains(err.Error(), "wal_level"):
-		return &primary.Problem{What: "wal_level on the primary is not logical any more",
+		return &primary.Problem{What: "wal_level on the primary is no longer logical",
 			Remedy: "ALTER SYSTEM SET wal_level = logical, then restart the primary", Err: err}
 	case state == pgerror.Untranslatable:
-		return &primary.Problem{What: "a value that was committed on the primary has a character that its encoding does not have in UTF-8, and the stream ends there",
+		return &primary.Problem{What: "a value on the primary has a character without a counterpart in UTF-8, and the stream ends there",
 			Remedy: "correct the rows that have the character, and run: " + primary.ResetCommand, Err: pgerror.WithoutValues(err)}
 	case state == pgerror.NotInPrerequisite:
-		return &primary.Problem{What: fmt.Sprintf("replication slot %q cannot be read any more", slot), Remedy: "run: " + primary.ResetCommand, Err: err}
+		return &primary.Problem{What: fmt.Sprintf("replication slot %q can no longer be read", slot), Remedy: "run: " + primary.ResetCommand, Err: err}
 	}
 	return fmt.Errorf("replication slot %q: %w", slot, err)
 }

@@ -29,8 +29,8 @@ func TestErrorsThatEndTheStream(t *testing.T) {
 		"slot gone, in German": {&pgconn.PgError{Code: "42704", Message: "Replikations-Slot »s« existiert nicht", Routine: "ReplicationSlotAcquire"},
 			`replication slot "s" is gone`, false},
 		"wal_level":      {&pgconn.PgError{Code: "55000", Message: `logical decoding requires "wal_level" >= "logical"`}, "wal_level on the primary", false},
-		"slot lost":      {&pgconn.PgError{Code: "55000", Message: "cannot read from logical replication slot"}, "cannot be read any more", false},
-		"untranslatable": {&pgconn.PgError{Code: "22P05", Message: "character secret"}, "a character that its encoding does not have", false},
+		"slot lost":      {&pgconn.PgError{Code: "55000", Message: "cannot read from logical replication slot"}, "can no longer be read", false},
+		"untranslatable": {&pgconn.PgError{Code: "22P05", Message: "character secret"}, "a character without a counterpart", false},
 		"no right":       {&pgconn.PgError{Code: "42501", Message: "permission denied"}, `replication slot "s": `, false},
 		"a problem":      {&primary.Problem{What: "the primary is another one", Remedy: "r"}, "the primary is another one", false},
 	} {

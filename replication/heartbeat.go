@@ -80,7 +80,7 @@ func (r *Reader) Heartbeats(ctx context.Context) error {
 			continue
 		}
 		if err := r.Heartbeat.write(ctx, r.Slot.Server); pgerror.SQLState(err) == pgerror.InsufficientRights {
-			r.Log.Warn("no heartbeats: the role may not write logical messages; the way of a commit through the stream is not measured",
+			r.Log.Warn("no heartbeats: the role may not write logical messages, so the latency of the stream is not measured",
 				zap.Error(err))
 			return nil
 		}

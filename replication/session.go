@@ -125,7 +125,7 @@ func (r *Reader) read(ctx context.Context, s *session) error {
 		if now := time.Now(); !now.Before(status) {
 			if s.silence > 0 && now.Sub(s.stream.heard) > s.silence {
 				r.silent++
-				return fmt.Errorf("%w: nothing was heard for %s", errSilent, s.silence)
+				return fmt.Errorf("%w: no message for %s", errSilent, s.silence)
 			}
 			if err := s.report(); err != nil {
 				return err
@@ -222,8 +222,8 @@ func (s *session) copyData(data []byte) (handed bool, err error) {
 		}
 		event, err := s.decoder.Decode(x.WALData)
 		if err != nil {
-			return false, &primary.Problem{What: fmt.Sprintf("the stream of slot %q cannot be understood at %s", s.Slot.Name, x.WALStart),
-				Remedy: "use a version of outflow that knows this primary's, or run: " + primary.ResetCommand, Err: err}
+			return false, &primary.Problem{What: fmt.Sprintf("the stream of slot %q cannot be decoded at %s", s.Slot.Name, x.WALStart),
+				Remedy: "use a version of outflow that supports this primary, or run: " + primary.ResetCommand, Err: err}
 		}
 		return s.event(event)
 	}

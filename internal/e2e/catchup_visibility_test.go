@@ -174,7 +174,7 @@ func TestToastOfCommitsThatNobodySees(t *testing.T) {
 
 	began := time.Now()
 	moved := w.hang(`UPDATE "ProjectUser" SET "projectUserId" = '00000000-0000-4000-8000-000000000010' WHERE "projectUserId" = '00000000-0000-4000-8000-000000000000'`)
-	contains(t, becomes(t, r.destination("main"), ledger.Retrying), "does not show the transaction yet")
+	contains(t, becomes(t, r.destination("main"), ledger.Retrying), "is not visible on the primary yet")
 	waitFor(t, "the time after which a destination at fault is parked", func() error {
 		if time.Since(began) < w.cfg.Sink.ParkAfter+time.Second {
 			return errors.New("it has not passed")
@@ -191,7 +191,7 @@ func TestToastOfCommitsThatNobodySees(t *testing.T) {
 	}
 	set := w.hang(`BEGIN; UPDATE "ProjectUser" SET "serverMetadata" = ` + big(77) + ` WHERE "projectUserId" = '00000000-0000-4000-8000-000000000001';
 		UPDATE "ProjectUser" SET "displayName" = 'after it' WHERE "projectUserId" = '00000000-0000-4000-8000-000000000001'; COMMIT`)
-	contains(t, becomes(t, r.destination("main"), ledger.Retrying), "does not show the transaction yet")
+	contains(t, becomes(t, r.destination("main"), ledger.Retrying), "is not visible on the primary yet")
 	set.show()
 	w.synced()
 	w.equal(tenant1, dsn)

@@ -72,7 +72,7 @@ func TestStandbyAsSource(t *testing.T) {
 	must(t, os.WriteFile(signal, nil, 0o644))
 	must(t, primary.Resume(t.Context()))
 	p.says("is a standby (in recovery)") // a failover may be under way: the process waits for the primary
-	launch(t, "run", "--config", w.configFile()).fails(1, "is a standby", "let source.dsn name the primary")
+	launch(t, "run", "--config", w.configFile()).fails(1, "is a standby", "use the primary in source.dsn")
 	must(t, primary.Stop(t.Context()))
 	must(t, os.Remove(signal))
 	must(t, primary.Resume(t.Context()))

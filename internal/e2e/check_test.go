@@ -103,7 +103,7 @@ func TestCheckOfWhatIsInOrder(t *testing.T) {
 	if beside.Failed > 0 || beside.Skipped > 0 {
 		t.Errorf("nothing should fail beside a process that runs:\n%s", beside.text())
 	}
-	beside.says(t, "primary ", primary.Passed, fmt.Sprintf("slot %q", w.cfg.Source.Slot), "a process reads it", "")
+	beside.says(t, "primary ", primary.Passed, fmt.Sprintf("slot %q", w.cfg.Source.Slot), "a process reads the slot", "")
 	beside.says(t, "primary ", primary.Passed, "history", "", "")
 	beside.says(t, "destination "+tenant1+"/main", primary.Passed, "mapping users", "steps prepared", "")
 	beside.says(t, "destination "+tenant1+"/main", primary.Passed, "_stack_sync_metadata", "up to sequence id", "")
@@ -267,7 +267,7 @@ func TestCheckOfServers(t *testing.T) {
 	r := w.checked(pipeline.Selection{})
 	r.says(t, "primary ", primary.Failed, "wal_level", `"replica"`, "ALTER SYSTEM SET wal_level = logical")
 	r.says(t, "primary ", primary.Failed, "max_replication_slots", "all 1 are in use", "raise max_replication_slots")
-	r.says(t, "primary ", primary.Warning, "max_wal_senders", "no room for a second process", "raise max_wal_senders")
+	r.says(t, "primary ", primary.Warning, "max_wal_senders", "no room for a standby process", "raise max_wal_senders")
 
 	// The primary is away: what can be found out without it is found out.
 	w.cfg.Source.DSN = secret.New(refused(t, w.source))

@@ -85,5 +85,5 @@ func TestCharactersWithoutUTF8(t *testing.T) {
 	w.exec(`INSERT INTO items VALUES ('t1', 2, chr(129))`)
 	err := <-r.done
 	r.done <- nil
-	contains(t, fmt.Sprint(err), "a character that its encoding does not have in UTF-8", "22P05", "correct the rows", "--slot-reset")
+	contains(t, fmt.Sprint(err), "a character without a counterpart in UTF-8", "22P05", "correct the rows", "--slot-reset")
 }

@@ -131,9 +131,9 @@ func TestTheSlotIsSomebodyElses(t *testing.T) {
 		_, err := pipeline.Open(t.Context(), w.cfg, zap.NewNop())
 		contains(t, fmt.Sprint(err), parts...)
 	}
-	expect("is not a pgoutput slot", "name another slot in source.slot")
+	expect("is not a pgoutput slot", "set another slot in source.slot")
 	w.with(func(c *config.Config) { c.Source.Slot = other.cfg.Source.Slot }, func() {
-		expect("belongs to another database", "name another slot in source.slot")
+		expect("belongs to another database", "set another slot in source.slot")
 	})
 	w.dropSlot()
 	r := w.start()

@@ -74,7 +74,7 @@ func (r *reloading) run(ctx context.Context, front *Front) error {
 			r.log.Info("another process has, or had, the slot; starting over from the notes on the primary", zap.Error(err))
 		}
 		if found := (*primary.Gap)(nil); errors.As(err, &found) && ctx.Err() == nil {
-			r.log.Warn("the stream does not show all that happened on the primary; starting over", zap.String("reason", found.Reason))
+			r.log.Warn("changes on the primary are missing in the stream; starting over", zap.String("reason", found.Reason))
 			if moved = true; found.Unseen {
 				gap = found.Reason
 			}

@@ -55,7 +55,7 @@ func CheckServer(ctx context.Context, conn *pgx.Conn) error {
 
 func checkVersion(conn *pgx.Conn) error {
 	if version := ServerVersion(conn.PgConn()); version != 0 && version < oldestServer {
-		return &Problem{What: fmt.Sprintf("PostgreSQL %s is too old: %d is the first that has what is needed", conn.PgConn().ParameterStatus("server_version"), oldestServer),
+		return &Problem{What: fmt.Sprintf("PostgreSQL %s is too old: Outflow needs version %d or newer", conn.PgConn().ParameterStatus("server_version"), oldestServer),
 			Remedy: "upgrade the primary"}
 	}
 	return nil

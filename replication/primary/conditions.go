@@ -66,7 +66,7 @@ func judgeTable(rule TableRule, t *tableFacts, role string, version int, columns
 	}
 	if len(t.Children) > 0 {
 		found.add(fmt.Sprintf("ALTER TABLE %s NO INHERIT %s, or make partitions of them", t.Children[0], quoted),
-			"table %s has children that inherit from it (%s): a SELECT gives their rows, and the stream does not", name, strings.Join(t.Children, ", "))
+			"table %s has children that inherit from it (%s): a SELECT returns their rows, and the stream does not", name, strings.Join(t.Children, ", "))
 	}
 	if !rule.InsertsOnly {
 		judgeReading(name, t, role, columns, &found)
@@ -117,19 +117,19 @@ func judgeStorage(name string, t *tableFacts, s *storageFacts, version int, foun
 	switch {
 	case s.Deferred:
 		found.add(fmt.Sprintf("make the key of %s NOT DEFERRABLE, or %s and %sUSING INDEX <index>", s.Name, unique, identity),
-			"the key of %s is DEFERRABLE: such a key is no replica identity, and names no row", what)
+			"the key of %s is DEFERRABLE: such a key cannot be the replica identity, and does not identify a row", what)
 	case s.Key == nil && s.Identity == "f":
-		found.add(fmt.Sprintf("give it a primary key, or %s", unique),
-			"%s has REPLICA IDENTITY FULL and no key: no primary key and no other unique index without NULLs names its rows", what)
+		found.add(fmt.Sprintf("add a primary key, or %s", unique),
+			"%s has REPLICA IDENTITY FULL but no key: it has neither a primary key nor another unique index without NULLs", what)
 	case s.Key == nil:
-		found.add(fmt.Sprintf("give it a primary key and %sDEFAULT, or %sUSING INDEX <unique index>, or ... FULL", identity, identity),
+		found.add(fmt.Sprintf("add a primary key and %sDEFAULT, or %sUSING INDEX <unique index>, or ... FULL", identity, identity),
 			"%s has no replica identity: publishing it would make the application's UPDATE and DELETE fail", what)
 	case len(s.Generated) > 0 && (s.Identity != "f" || version >= 18):
 		found.add(fmt.Sprintf("%s without generated columns, and %sUSING INDEX <index>", unique, identity),
 			"the replica identity of %s has the generated column %s: publishing it would make the application's UPDATE and DELETE fail", what, s.Generated[0])
 	}
 	if root := t.root(); s.OID != t.OID && s.Key != nil && root.Key != nil && ((s.Identity == "f") != (root.Identity == "f") || !sameNames(s.Key, root.Key)) {
-		found.add(leafRemedy(root, identity), "the replica identity of %s is not that of %s: its old rows would not tell what changed", what, name)
+		found.add(leafRemedy(root, identity), "the replica identity of %s is not that of %s: old rows would not show what changed", what, name)
 	}
 }
 
@@ -137,7 +137,7 @@ func leafRemedy(root *storageFacts, identity string) string {
 	if root.Identity == "f" {
 		return identity + "FULL"
 	}
-	return fmt.Sprintf("%sUSING INDEX <unique index on %s>, or ... DEFAULT where that is the primary key", identity, strings.Join(root.Key, ", "))
+	return fmt.Sprintf("%sUSING INDEX <unique index on %s>, or ... DEFAULT if that is the primary key", identity, strings.Join(root.Key, ", "))
 }
 
 // judgeTenant looks for the tenant's column, which must be of the identity of the root. The identity of each leaf is
@@ -156,7 +156,7 @@ func judgeTenant(rule TableRule, t *tableFacts, quoted string, found *violations
 	if root.Key != nil && root.Identity != "f" && !rule.InsertsOnly && !slices.Contains(root.Key, rule.Tenant) {
 		found.add(fmt.Sprintf("CREATE UNIQUE INDEX <index> ON %s (%s, <key>) and ALTER TABLE %s REPLICA IDENTITY USING INDEX <index>, or REPLICA IDENTITY FULL",
 			quoted, quoteIdentifier(rule.Tenant), quoted),
-			"tenant column %q is not in the replica identity of %s.%s: a delete would not tell whose row it was", rule.Tenant, rule.Schema, rule.Name)
+			"tenant column %q is not in the replica identity of %s.%s: a delete would not name the row's tenant", rule.Tenant, rule.Schema, rule.Name)
 	}
 }
 
@@ -173,7 +173,7 @@ func judgePublication(name string, p *publicationFacts, tables []PublishedTable,
 		found.heal("", "publication %q does not exist", name)
 		return found, false
 	case p.AllTables:
-		found.add("name another publication in source.publication, or DROP PUBLICATION "+quoted+" (outflow run makes another one)",
+		found.add("name another publication in source.publication, or DROP PUBLICATION "+quoted+" (outflow run creates another one)",
 			"publication %q is FOR ALL TABLES: it would send every column of every table", name)
 		return found, false
 	case !p.Kinds:
@@ -197,7 +197,7 @@ func judgePublication(name string, p *publicationFacts, tables []PublishedTable,
 		m := p.Members[i]
 		if m.Filtered {
 			found.heal(fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s; ALTER PUBLICATION %[1]s ADD TABLE %s", quoted, pgx.Identifier{t.Relation.Schema, t.Relation.Name}.Sanitize(), t.published(lists)),
-				"publication %q filters rows of %s: changes would be missing without a word", name, t.Relation)
+				"publication %q filters rows of %s: changes would silently be missing", name, t.Relation)
 		}
 		judgeColumns(name, m, t, lists, &found, &excess)
 	}
@@ -281,10 +281,10 @@ func between(publication string, before, now facts, tables []PublishedTable) (g 
 			g.outdate("table %s was dropped", t.Relation)
 			continue
 		case b.OID != n.OID:
-			g.outdate("table %s was replaced by another one", t.Relation)
+			g.outdate("table %s was replaced by another table", t.Relation)
 			continue
 		case member(before.Publication, b) != member(now.Publication, n):
-			g.addOf(t, "publication %q had lost %s, or published it otherwise", publication, t.Relation)
+			g.addOf(t, "publication %q had lost %s, or published it differently", publication, t.Relation)
 		}
 		if !t.Rule.InsertsOnly { // else no destination copies the table
 			g.altered(t, b, n)
@@ -319,7 +319,7 @@ func (g *gap) altered(t PublishedTable, before, now *tableFacts) {
 		switch {
 		case b == nil && n == nil:
 		case b == nil || n == nil || b.Number != n.Number:
-			g.outdate("column %q of %s is another one", c, t.Relation)
+			g.outdate("column %q of %s was recreated", c, t.Relation)
 		case b.Type != n.Type:
 			g.addOf(t, "the type of column %q of %s was changed", c, t.Relation)
 		case b.Labels != nil && n.Labels != nil && relabelled(*b.Labels, *n.Labels):
@@ -401,7 +401,7 @@ func Conditions(ctx context.Context, conn *pgx.Conn, rel *wal.Relation) error {
 	case t.Kind == "":
 		found.add("create it, or correct source.tables", "table %s is gone from the primary", name)
 	case t.Schema != rel.Schema || t.Name != rel.Name:
-		found.add("rename it back, or correct source.tables and the mappings", "table %s was renamed to %s.%s", name, t.Schema, t.Name)
+		found.add("rerename the column back, or correct source.tables and the mappings", "table %s was renamed to %s.%s", name, t.Schema, t.Name)
 	default:
 		if len(t.Children) > 0 {
 			found.add("ALTER TABLE "+t.Children[0]+" NO INHERIT "+name, "table %s has children that inherit from it (%s)", name, strings.Join(t.Children, ", "))

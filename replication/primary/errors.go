@@ -35,7 +35,7 @@ type Gap struct {
 	Unseen bool // only the stream tells; the primary's catalog does not
 }
 
-func (g *Gap) Error() string { return "the stream does not show all: " + g.Reason }
+func (g *Gap) Error() string { return "changes are missing in the stream: " + g.Reason }
 
 // Relied reports whether an error tells of a broken condition of Outflow: see [Problem.Relied].
 func Relied(err error) bool {
@@ -49,7 +49,7 @@ func Relied(err error) bool {
 
 // ErrFenced tells of a process that would have written notes to the primary after another process had begun to read the slot: a frozen
 // process that was thawed, say. Nothing was written. The process starts over as a standby.
-var ErrFenced = errors.New("another process has begun to read the slot since")
+var ErrFenced = errors.New("another process has begun to read the slot")
 
 // Flatten gives the errors joined by errors.Join, however deep.
 func Flatten(err error) []error {
@@ -70,14 +70,14 @@ func Flatten(err error) []error {
 // isStandby refuses a server in recovery: such a server has neither the slot nor a place for notes.
 func isStandby(conn *pgx.Conn) *Problem {
 	c := conn.Config()
-	return &Problem{What: fmt.Sprintf("the server at %s:%d is a standby (in recovery), and nothing can be noted there", c.Host, c.Port),
-		Remedy: "let source.dsn name the primary (with several hosts: target_session_attrs=read-write)"}
+	return &Problem{What: fmt.Sprintf("the server at %s:%d is a standby (in recovery), so Outflow cannot write its notes there", c.Host, c.Port),
+		Remedy: "use the primary in source.dsn (with several hosts: target_session_attrs=read-write)"}
 }
 
 // isReadOnly refuses a primary whose transactions may not write: positions could not be noted.
 func isReadOnly(user string) *Problem {
-	return &Problem{What: "the primary is read-only for this role: default_transaction_read_only is on, and nothing can be noted there",
-		Remedy: fmt.Sprintf("ALTER ROLE %s SET default_transaction_read_only = off; where the provider set it (a full disk, a maintenance), end the cause first",
+	return &Problem{What: "the primary is read-only for this role: default_transaction_read_only is on, so Outflow cannot write its notes",
+		Remedy: fmt.Sprintf("ALTER ROLE %s SET default_transaction_read_only = off; if the provider set it (full disk, maintenance), end the cause first",
 			quoteIdentifier(user))}
 }
 
@@ -87,7 +87,7 @@ func ExplainConnect(s *Server, err error) error {
 	switch state := pgerror.SQLState(err); {
 	case state == pgerror.InvalidAuth && strings.Contains(err.Error(), "pg_hba.conf"):
 		return &Problem{What: fmt.Sprintf("the primary's pg_hba.conf does not let %q in at %s", s.User(), s.Address()),
-			Remedy: fmt.Sprintf("add a line such as: hostssl %s %s <this host>/32 scram-sha-256, and reload; a line with hostssl counts only with TLS (sslmode in source.dsn)",
+			Remedy: fmt.Sprintf("add a line such as: hostssl %s %s <this host>/32 scram-sha-256, and reload; a hostssl line counts only with TLS (sslmode in source.dsn)",
 				s.config.Database, s.User()), Err: err}
 	case tls != "":
 		return &Problem{What: fmt.Sprintf("no safe connection to the primary at %s", s.Address()), Remedy: tls, Err: err}

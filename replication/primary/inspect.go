@@ -67,10 +67,10 @@ func (s *Server) Inspect(ctx context.Context, conn *pgx.Conn) Findings {
 	}
 	found.Pass("server", "PostgreSQL %s, as %s", f.version, conn.Config().User)
 	if f.number/10000 < oldestServer {
-		found.Fail("version", "upgrade the primary", "PostgreSQL %s is too old: %d is the first that has what is needed", f.version, oldestServer)
+		found.Fail("version", "upgrade the primary", "PostgreSQL %s is too old: Outflow needs version %d or newer", f.version, oldestServer)
 	}
 	if f.recovery {
-		found.Fail("role of the server", "let source.dsn name the primary", "it is a standby, and nothing can be noted there")
+		found.Fail("role of the server", "use the primary in source.dsn", "the server is a standby, so Outflow cannot write its notes there")
 	}
 	f.inspectLevel(ctx, conn, &found)
 	s.inspectReplication(ctx, f, &found)
@@ -90,7 +90,7 @@ func (f serverFacts) inspectLevel(ctx context.Context, conn *pgx.Conn, found *Fi
 	case attribute:
 		found.Pass("role", "%s may replicate", conn.Config().User)
 	default:
-		found.Pass("role", "%s may replicate, though it lacks the attribute REPLICATION", conn.Config().User)
+		found.Pass("role", "%s may replicate, although it lacks the attribute REPLICATION", conn.Config().User)
 	}
 }
 
@@ -111,24 +111,24 @@ func (s *Server) inspectReplication(ctx context.Context, f serverFacts, found *F
 	var wrong []string
 	for _, name := range slices.Sorted(maps.Keys(sessionSettings)) {
 		if name == "client_encoding" && settings[name] == sqlASCII {
-			found.Warn("encoding", "use a database with ENCODING 'UTF8'", "%s: the server checks no bytes, and an external database refuses a row with some that are not UTF-8", sqlASCII)
+			found.Warn("encoding", "use a database with ENCODING 'UTF8'", "%s: the server checks no bytes, and an external database refuses a row with bytes that are not UTF-8", sqlASCII)
 		} else if got := settings[name]; !strings.EqualFold(got, sessionSettings[name]) {
 			wrong = append(wrong, fmt.Sprintf("%s is %q, not %q", name, got, sessionSettings[name]))
 		}
 	}
 	if len(wrong) > 0 {
-		found.Fail("walsender settings", "connect to the server itself: a pooler or proxy drops start-up parameters, and values would be printed wrongly",
+		found.Fail("walsender settings", "connect to the server itself: a pooler or proxy drops start-up parameters, so values would have the wrong format",
 			"%s", strings.Join(wrong, "; "))
 	} else {
-		found.Pass(check, "pg_hba.conf lets it in, and its session prints values as is needed")
+		found.Pass(check, "pg_hba.conf admits the role, and the session prints values in the right format")
 	}
 	if free := f.maxSenders - f.senders; free < 2 {
-		found.Warn("max_wal_senders", "raise max_wal_senders", "%d of %d in use: there is no room for a second process as standby", f.senders, f.maxSenders)
+		found.Warn("max_wal_senders", "raise max_wal_senders", "%d of %d in use: there is no room for a standby process", f.senders, f.maxSenders)
 	} else {
 		found.Pass("max_wal_senders", "%d of %d in use", f.senders, f.maxSenders)
 	}
 	if f.senderTimeout > 0 && f.senderTimeout < 5000 {
-		found.Warn("wal_sender_timeout", "raise it to 30s or more", "%d ms: a short pause of the network ends the stream", f.senderTimeout)
+		found.Warn("wal_sender_timeout", "raise it to 30s or more", "%d ms: a short network outage ends the stream", f.senderTimeout)
 	}
 }
 
@@ -169,15 +169,15 @@ const clockPatience = 5 * time.Second
 func (f serverFacts) inspectLimits(found *Findings) {
 	if f.keepMB < 0 {
 		found.Warn("max_slot_wal_keep_size", "ALTER SYSTEM SET max_slot_wal_keep_size = '50GB' (less than the disk has free), then SELECT pg_reload_conf()",
-			"no limit: while outflow is down the primary keeps WAL until its disk is full")
+			"no limit: while outflow is down, the primary retains WAL until its disk is full")
 	} else {
 		found.Pass("max_slot_wal_keep_size", "%d MB", f.keepMB)
 	}
 	if f.idleSlotSeconds > 0 && f.idleSlotSeconds < 3600 {
-		found.Warn("idle_replication_slot_timeout", "raise it to a day or more", "%d s: a stop that is longer loses the slot", f.idleSlotSeconds)
+		found.Warn("idle_replication_slot_timeout", "raise it to a day or more", "%d s: a longer downtime of outflow loses the slot", f.idleSlotSeconds)
 	}
 	if free := f.allowed - f.connections; free < spareConnections {
-		found.Warn("connections", "raise max_connections, or let others use a pooler", "%d of %d in use; outflow needs up to %d", f.connections, f.allowed, spareConnections)
+		found.Warn("connections", "raise max_connections, or connect other clients through a pooler", "%d of %d in use; outflow needs up to %d", f.connections, f.allowed, spareConnections)
 	} else {
 		found.Pass("connections", "%d of %d in use", f.connections, f.allowed)
 	}
@@ -192,9 +192,9 @@ const spareConnections = 5 + LookupConnections + 2
 func InspectClock(server, asked, answered time.Time, found *Findings) {
 	here := asked.Add(answered.Sub(asked) / 2)
 	if apart := server.Sub(here).Abs(); apart-answered.Sub(asked)/2 > clockPatience {
-		found.Warn("clock", "let both keep time by NTP", "%s apart from this machine's: lags in seconds will mislead", apart.Round(time.Second))
+		found.Warn("clock", "synchronize both clocks with NTP", "%s apart from this machine's clock: lags in seconds will be misleading", apart.Round(time.Second))
 	} else {
-		found.Pass("clock", "within %s of this machine's", clockPatience)
+		found.Pass("clock", "within %s of this machine's clock", clockPatience)
 	}
 }
 
@@ -236,7 +236,7 @@ func InspectTable(ctx context.Context, conn *pgx.Conn, rule TableRule) (*wal.Tab
 	}
 	if !indexed {
 		found.Warn(check, fmt.Sprintf("CREATE INDEX CONCURRENTLY ON %s (%s, <key>)", pgx.Identifier{rule.Schema, rule.Name}.Sanitize(), quoteIdentifier(rule.Tenant)),
-			"no index begins with %q: each piece of a copy reads the whole table", rule.Tenant)
+			"no index begins with %q: each chunk of a copy reads the whole table", rule.Tenant)
 	}
 	return t, found
 }

@@ -22,7 +22,7 @@ func (s Setup) InspectPublication(ctx context.Context, conn *pgx.Conn) (found Fi
 	}
 	if before, known, err := s.Slot.source().relied(ctx, conn); err == nil && known { // an error: nothing ever ran
 		if since := s.Publication.since(before, now); len(since.reasons) > 0 {
-			found.Warn("history", "nothing, but know who did it", "at its next start outflow copies every destination again: %s", &since)
+			found.Warn("history", "none, but find out who did it", "at the next start, outflow copies every destination again: %s", &since)
 		}
 	}
 	wrong, excess := judgePublication(s.Publication.Name, now.Publication, s.Publication.Tables, version >= 15)
@@ -42,13 +42,13 @@ func (s Setup) InspectPublication(ctx context.Context, conn *pgx.Conn) (found Fi
 	}
 	switch {
 	case len(wrong) == 0 && excess && !may:
-		found.Warn(check, "as the tables' owner run: "+statement, "it publishes more than is named: what is not read is sent all the same, and skipped")
+		found.Warn(check, "as the tables' owner run: "+statement, "the publication has more tables or columns than needed: the primary sends their changes, and outflow skips them")
 	case len(wrong) == 0 && !excess:
-		found.Pass(check, "publishes the tables and the columns that are named")
+		found.Pass(check, "publishes exactly the configured tables and columns")
 	case may && now.Publication == nil:
-		found.Pass(check, "it does not exist; outflow run makes it")
+		found.Pass(check, "the publication does not exist; outflow run creates it")
 	case may:
-		found.Pass(check, "it does not publish exactly the tables and the columns that are named; outflow run alters it")
+		found.Pass(check, "the publication does not have exactly the configured tables and columns; outflow run alters it")
 	default:
 		found.Fault(check, s.Publication.unpublishable(now.Publication, wrong, statement))
 	}
@@ -70,7 +70,7 @@ func (s Slot) Inspect(ctx context.Context, conn *pgx.Conn) (found Findings) {
 	}
 	switch {
 	case known && source.resetting:
-		found.Fail(check, "finish it: "+ResetCommand, "a reset of it was begun and not finished")
+		found.Fail(check, "finish the reset: "+ResetCommand, "a reset of the slot was begun and not finished")
 	case !exists && known:
 		found.Fault(check, s.Gone())
 	case !exists:
@@ -103,10 +103,10 @@ func (s Slot) inspectCreation(ctx context.Context, conn *pgx.Conn, found *Findin
 	}
 	found.Pass("max_replication_slots", "%d of %d in use", used, room)
 	if running > 0 {
-		found.Warn(check, "end what was forgotten", "it does not exist, and its creation will wait for %d transactions that are older than a minute, the oldest of them %s", running, oldest)
+		found.Warn(check, "end forgotten transactions", "the slot does not exist, and its creation will wait for %d transactions that are older than a minute, the oldest of them %s", running, oldest)
 		return
 	}
-	found.Pass(check, "it does not exist; outflow run creates it")
+	found.Pass(check, "the slot does not exist; outflow run creates it")
 }
 
 func (s Slot) inspectHealth(ctx context.Context, conn *pgx.Conn, confirmed wal.LSN, found *Findings) {
@@ -125,15 +125,15 @@ func (s Slot) inspectHealth(ctx context.Context, conn *pgx.Conn, confirmed wal.L
 	}
 	use := "no reader"
 	if active {
-		use = "a process reads it"
+		use = "a process reads the slot"
 	}
 	switch {
 	case status == "unreserved":
-		found.Fail(check, "raise max_slot_wal_keep_size now, and start outflow", "the primary may remove WAL that it needs at any moment (wal_status unreserved)")
+		found.Fail(check, "raise max_slot_wal_keep_size now, and start outflow", "the primary may at any moment remove WAL that the slot needs (wal_status unreserved)")
 	case safe != nil && limit != nil && *safe < *limit/4:
-		found.Warn(check, "raise max_slot_wal_keep_size, or see which destination holds it back", "it keeps %d MB of WAL, and is lost after %d MB more", retained>>20, *safe>>20)
+		found.Warn(check, "raise max_slot_wal_keep_size, or find the destination that holds the slot back", "the slot retains %d MB of WAL, and is lost after %d MB more", retained>>20, *safe>>20)
 	default:
-		found.Pass(check, "confirmed up to %s, wal_status %s, keeps %d MB of WAL; %s", confirmed, status, retained>>20, use)
+		found.Pass(check, "confirmed up to %s, wal_status %s, retains %d MB of WAL; %s", confirmed, status, retained>>20, use)
 	}
 }
 
@@ -147,8 +147,8 @@ func (s Slot) inspectSource(ctx context.Context, source Source, confirmed wal.LS
 	case err != nil:
 		found.Fault("history", err)
 	case exists && source.noted != 0 && confirmed > source.noted:
-		found.Warn("history", "nothing, but know who did it", "the slot was moved, and not by outflow: at its next start outflow copies every destination again")
+		found.Warn("history", "none, but find out who did it", "the slot was moved, and not by outflow: at its next start outflow copies every destination again")
 	default:
-		found.Pass("history", "system identifier and timeline are those that ids were given from")
+		found.Pass("history", "system identifier and timeline are those of the sequence ids")
 	}
 }

@@ -40,7 +40,7 @@ func (p Publication) judge(f facts, role string, version int) (found violations,
 		for j := range f.Tables {
 			root := f.Tables[j].OID
 			if j != i && root != 0 && slices.ContainsFunc(f.Tables[j].Storage, func(st storageFacts) bool { return st.OID == f.Tables[i].OID }) {
-				found.add("name one of them in source.tables", "table %s is a partition of %s, and its changes come as those of that table", t.Relation, p.Tables[j].Relation)
+				found.add("name one of them in source.tables", "table %s is a partition of %s, and its changes arrive as changes of that table", t.Relation, p.Tables[j].Relation)
 			}
 		}
 	}
@@ -51,7 +51,7 @@ func (p Publication) judge(f facts, role string, version int) (found violations,
 // since finds the gap between the noted facts and the present facts.
 func (p Publication) since(before *facts, now facts) (g gap) {
 	if before == nil {
-		g.add("nothing was noted of what the stream relies on") // by an earlier version
+		g.add("the facts that the stream relies on were not noted") // by an earlier version
 		return g
 	}
 	return between(p.Name, *before, now, p.Tables)
@@ -92,7 +92,7 @@ func (p Publication) alter(ctx context.Context, tx pgx.Tx, now facts, version in
 func (p Publication) unpublishable(now *publicationFacts, found violations, statement string) *Problem {
 	who := "the tables' owner"
 	if now != nil {
-		who = now.Owner + ", who owns the publication, and as owner of the tables"
+		who = now.Owner + ", the owner of the publication, and as owner of the tables"
 	}
 	var what []string
 	for _, v := range found {

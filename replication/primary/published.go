@@ -63,7 +63,7 @@ func (t PublishedTable) FaultOf(rel *wal.Relation) string {
 		case at < 0:
 			unknown = true // a renamed or added column: then no known column comes after
 		case at < last, unknown && at != i && len(known.Columns) == len(rel.Columns):
-			return fmt.Sprintf("column %q of %s had another column's place when a transaction changed rows: columns were renamed", c.Name, t.Relation)
+			return fmt.Sprintf("column %q of %s had another position when a transaction changed rows: columns were renamed", c.Name, t.Relation)
 		default:
 			last = at
 		}

@@ -97,7 +97,7 @@ func (s Slot) Stray(publication string, rel *wal.Relation) error {
 	case err != nil:
 		return fmt.Errorf("looking for %s: %w", rel, err)
 	case !known:
-		return &Gap{Reason: fmt.Sprintf("%s, whose changes the stream has, is neither published nor a partition any more", rel), Unseen: true}
+		return &Gap{Reason: fmt.Sprintf("%s, whose changes are in the stream, is no longer published, nor a partition", rel), Unseen: true}
 	}
 	return nil
 }

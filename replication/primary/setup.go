@@ -43,7 +43,7 @@ func (s Setup) ensureSlot(ctx context.Context, conn *pgx.Conn, now facts) (Sourc
 	switch {
 	case known && source.resetting:
 		return Source{}, 0, &Problem{What: fmt.Sprintf("a reset of replication slot %q was begun and not finished", s.Slot.Name),
-			Remedy: "finish it: outflow run --slot-reset"}
+			Remedy: "finish the reset: outflow run --slot-reset"}
 	case known && !source.baseFits():
 		return Source{}, 0, &Problem{What: fmt.Sprintf("the sequence base %d in outflow.source leaves no room for ids", source.SequenceBase), Remedy: "run: " + ResetCommand}
 	case found && known:

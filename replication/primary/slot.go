@@ -40,10 +40,10 @@ func (s Slot) find(ctx context.Context, conn *pgx.Conn) (confirmed wal.LSN, foun
 	switch {
 	case plugin == nil || *plugin != "pgoutput":
 		return 0, false, &Problem{What: fmt.Sprintf("replication slot %q is not a pgoutput slot", s.Name),
-			Remedy: "name another slot in source.slot"}
+			Remedy: "set another slot in source.slot"}
 	case database == nil || *database != conn.Config().Database:
 		return 0, false, &Problem{What: fmt.Sprintf("replication slot %q belongs to another database of this cluster", s.Name),
-			Remedy: "name another slot in source.slot"}
+			Remedy: "set another slot in source.slot"}
 	case walStatus != nil && *walStatus == "lost":
 		return 0, false, slotLost(s.Name, invalidation)
 	case flushed == nil:
@@ -125,7 +125,7 @@ func (s Slot) createSQL() string {
 // Gone tells of a slot that outflow.source knows and the server does not have.
 func (s Slot) Gone() *Problem {
 	return &Problem{
-		What:   fmt.Sprintf("replication slot %q is gone; what was committed since is lost to the stream", s.Name),
+		What:   fmt.Sprintf("replication slot %q is gone; later commits are lost to the stream", s.Name),
 		Remedy: "run: " + ResetCommand + " (a new slot, and every destination is copied again while changes flow)",
 	}
 }
@@ -141,7 +141,7 @@ func slotLost(slot, reason string) *Problem {
 	case "wal_level_insufficient":
 		cause, keep = "wal_level on the primary was not logical for a time", "keep wal_level = logical on the primary"
 	default:
-		cause, keep = "the primary gives the reason "+reason, "see pg_replication_slots.invalidation_reason in the Postgres manual"
+		cause, keep = "the primary names the reason "+reason, "see pg_replication_slots.invalidation_reason in the Postgres manual"
 	}
 	return &Problem{What: fmt.Sprintf("replication slot %q is lost: %s", slot, cause), Remedy: keep + " and run: " + ResetCommand}
 }
@@ -211,7 +211,7 @@ func (s Slot) Known(ctx context.Context, conn *pgx.Conn) (Source, error) {
 			Remedy: "run: outflow run, or correct source.slot"}
 	case err == nil && source.resetting:
 		return Source{}, &Problem{What: fmt.Sprintf("a reset of replication slot %q was begun and not finished", s.Name),
-			Remedy: "finish it: " + ResetCommand}
+			Remedy: "finish the reset: " + ResetCommand}
 	}
 	return source, err
 }

@@ -41,7 +41,7 @@ func (s Source) Check(systemID string, timeline int32) error {
 	return &Problem{
 		What: fmt.Sprintf("the primary is not the one that outflow.source describes: system identifier %s, timeline %d; expected %s, %d",
 			systemID, timeline, s.SystemID, s.Timeline),
-		Remedy: "a standby was promoted, or another cluster answers at this address: what happened between them cannot be proved " +
+		Remedy: "a standby was promoted, or another cluster answers at this address: the histories cannot be proved " +
 			"continuous. Point source.dsn at the original primary, or run: " + ResetCommand,
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 // NotConfigured is the reason noted of a destination no longer in the configuration; a returning destination is copied again whatever
 // happened meanwhile.
-const NotConfigured = "it is not in the configuration"
+const NotConfigured = "the destination is not in the configuration"
 
 // Ended begins the reason noted of every destination by [Slot.Stop].
 const Ended = "reading has ended: "

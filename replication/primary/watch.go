@@ -72,7 +72,7 @@ func (w *Watcher) look(ctx context.Context) error {
 	}
 	before := w.last.Swap(&now)
 	if now.WALStatus != "reserved" && now.WALStatus != "extended" && (before == nil || before.WALStatus != now.WALStatus) {
-		w.Log.Error("the primary may remove WAL that the slot needs: raise max_slot_wal_keep_size, or see which destination holds it back",
+		w.Log.Error("the primary may remove WAL that the slot needs: raise max_slot_wal_keep_size, or find the destination that holds the slot back",
 			zap.String("wal_status", now.WALStatus), zap.Int64("retained_bytes", now.RetainedBytes), zap.Int64p("safe_wal_bytes", now.SafeBytes))
 	}
 	return nil
@@ -85,7 +85,7 @@ func (w *Watcher) judge(ctx context.Context, conn *pgx.Conn) error {
 		return err
 	}
 	if len(since.reasons) > 0 {
-		w.Log.Warn("the stream does not show all that happened on the primary; destinations are copied again", zap.Stringer("reason", &since))
+		w.Log.Warn("changes on the primary are missing in the stream; destinations are copied again", zap.Stringer("reason", &since))
 	}
 	return nil
 }

@@ -268,8 +268,8 @@ func (s *shape) rangeSQL(r Range) (string, []any) {
 // explain names the tenant where the type of the tenant's column refuses the tenant's name.
 func (s *shape) explain(tenant string, err error) error {
 	if state := pgerror.SQLState(err); strings.HasPrefix(state, "22") {
-		return &primary.Problem{What: fmt.Sprintf("%q names no tenant of %s, whose column %s is %s", tenant, s.Table, s.tenantAs.Name[2:], s.tenantAs.Type),
-			Remedy: "correct the tenant's name, or leave the table out of its mappings", Err: pgerror.WithoutValues(err)}
+		return &primary.Problem{What: fmt.Sprintf("%q is not a tenant of %s, whose column %s is %s", tenant, s.Table, s.tenantAs.Name[2:], s.tenantAs.Type),
+			Remedy: "correct the tenant's name, or remove the table from its mappings", Err: pgerror.WithoutValues(err)}
 	}
 	return err
 }

@@ -34,7 +34,7 @@ type Lookup struct {
 
 // ErrNotVisible tells of a transaction sent in the stream already and not shown by the primary yet: a commit is decoded once in the WAL,
 // and visible a moment later, or with an absent synchronous standby much later.
-var ErrNotVisible = errors.New("the primary does not show the transaction yet")
+var ErrNotVisible = errors.New("the transaction is not visible on the primary yet")
 
 // ErrAnotherKey tells of a table whose key is no longer the key of the look-up.
 var ErrAnotherKey = errors.New("the key of the table has changed")
@@ -190,7 +190,7 @@ func (s *shape) lookUp(ctx context.Context, conn *pgx.Conn, keys Keys, columns [
 	last := 0
 	for i, n := range p.places {
 		if n <= last || n > len(found) {
-			return nil, 0, fmt.Errorf("place %d follows place %d among %d keys", n, last, len(found))
+			return nil, 0, fmt.Errorf("position %d follows position %d among %d keys", n, last, len(found))
 		}
 		found[n-1], last = s.spread(p.rows[i], columns), n
 	}

@@ -117,10 +117,10 @@ func (p *piece) fetch(ctx context.Context, conn *pgx.Conn, n, left int64) (size 
 		raw := rows.RawValues()
 		place, err := strconv.Atoi(string(raw[0]))
 		if err != nil {
-			return 0, false, fmt.Errorf("%q is no place of a row: %w", raw[0], err)
+			return 0, false, fmt.Errorf("%q is not the position of a row: %w", raw[0], err)
 		}
 		if large, err := strconv.ParseInt(string(raw[1]), 10, 64); err != nil {
-			return 0, false, fmt.Errorf("%q is no size of a row: %w", raw[1], err)
+			return 0, false, fmt.Errorf("%q is not the size of a row: %w", raw[1], err)
 		} else if large > left {
 			if p.more = true; len(p.rows) == 0 {
 				p.large = large

@@ -73,7 +73,7 @@ func (s *shapes) find(ctx context.Context, conn *pgx.Conn, part Part, locked tab
 	err = conn.QueryRow(ctx, markSQL, part.Relation.OID).Scan(&snapshot, &name.schema, &name.name, &mark)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return nil, "", &primary.Problem{What: fmt.Sprintf("table %s was dropped", part.Relation), Remedy: "restart outflow where another table has its name"}
+		return nil, "", &primary.Problem{What: fmt.Sprintf("table %s was dropped", part.Relation), Remedy: "restart outflow if another table has its name"}
 	case err != nil:
 		return nil, "", fmt.Errorf("reading the catalog of %s: %w", part.Relation, err)
 	case name != locked:
@@ -107,7 +107,7 @@ func loadShape(ctx context.Context, conn *pgx.Conn, part Part, name tableName) (
 		return nil, err
 	}
 	if t == nil || t.Relation.OID != rel.OID {
-		return nil, fmt.Errorf("table %s is not what it was", rel)
+		return nil, fmt.Errorf("table %s has changed", rel)
 	}
 	if err := primary.Conditions(ctx, conn, &wal.Relation{OID: rel.OID, Schema: name.schema, Name: name.name, Columns: rel.Columns}); err != nil {
 		return nil, err
@@ -124,8 +124,8 @@ func loadShape(ctx context.Context, conn *pgx.Conn, part Part, name tableName) (
 	now.Table = rel.Table
 	s := &shape{Table: now, name: name, tenant: now.Column(tenant)}
 	if s.tenant < 0 {
-		return nil, &primary.Problem{What: fmt.Sprintf("table %s has no column %q any more, which source.tables names as its tenant", rel, tenant),
-			Remedy: "name it back, or correct source.tables"}
+		return nil, &primary.Problem{What: fmt.Sprintf("table %s no longer has the column %q, which source.tables names as its tenant column", rel, tenant),
+			Remedy: "rename the column back, or correct source.tables"}
 	}
 	ordered, err := loadOrder(ctx, conn, rel.OID, append(keys, tenant))
 	if err != nil {
@@ -134,7 +134,7 @@ func loadShape(ctx context.Context, conn *pgx.Conn, part Part, name tableName) (
 	for _, i := range now.Key {
 		o := ordered[now.Columns[i].Name]
 		if !o.Indexed || o.Less == "" {
-			return nil, &primary.Problem{What: fmt.Sprintf("table %s has no primary key and no unique index as its replica identity, so that its rows cannot be read in pieces", rel),
+			return nil, &primary.Problem{What: fmt.Sprintf("table %s has neither a primary key nor a unique index as its replica identity, so its rows cannot be read in chunks", rel),
 				Remedy: "ALTER TABLE " + name.String() + " ADD PRIMARY KEY (...)"}
 		}
 		if i != s.tenant {

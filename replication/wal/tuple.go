@@ -138,7 +138,7 @@ func (r *Relation) DecodeTuple(b []byte) (t Tuple, size int, err error) {
 	}
 	sent := int(binary.BigEndian.Uint16(b))
 	if r.skip != nil && len(r.skip) != sent {
-		return Tuple{}, 0, fmt.Errorf("a row of %d columns where the relation was sent with %d", sent, len(r.skip))
+		return Tuple{}, 0, fmt.Errorf("a row of %d columns, but the relation was sent with %d", sent, len(r.skip))
 	}
 	next, end := 2, 2
 	for i := range sent {
@@ -157,7 +157,7 @@ func (r *Relation) DecodeTuple(b []byte) (t Tuple, size int, err error) {
 		t.unchanged = t.unchanged || Presence(b[end-(next-from)]) == Unchanged
 	}
 	if t.Len() != len(r.Columns) {
-		return Tuple{}, 0, fmt.Errorf("a row of %d columns where the relation has %d", t.Len(), len(r.Columns))
+		return Tuple{}, 0, fmt.Errorf("a row of %d columns, but the relation has %d", t.Len(), len(r.Columns))
 	}
 	if t.raw = b[2:end:end]; r.skip != nil {
 		t.raw = bytes.Clone(t.raw)
@@ -186,6 +186,6 @@ func valueEnd(b []byte, from, i int) (int, error) {
 		}
 		return from + 5 + int(size), nil
 	default:
-		return 0, fmt.Errorf("column %d is of kind %q, and only text was asked for", i, byte(kind))
+		return 0, fmt.Errorf("column %d is of kind %q, but only text was requested", i, byte(kind))
 	}
 }

@@ -274,7 +274,7 @@ func TestTypesOfAnotherSchema(t *testing.T) {
 	if s.types["public.mood"] != "" || s.types["public.part"] != "" {
 		t.Errorf("an enum or a domain of another schema is taken: %v", s.types)
 	}
-	e := w.failed(s.loadTypes(t.Context(), relation(7, "z", "a public.span", "b integer")), NeedsHuman, "which several schemas of the external database have", "leave one of them")
+	e := w.failed(s.loadTypes(t.Context(), relation(7, "z", "a public.span", "b integer")), NeedsHuman, "which several schemas of the external database have", "keep one of them")
 	if e.Table != "z" {
 		t.Errorf("the table is %q", e.Table)
 	}
