@@ -84,7 +84,7 @@ func openPiece(ctx context.Context, conn *pgx.Conn, sql string, args ...any) err
 
 // readPiece reads rows from the open cursor until the rows have bound bytes, or the row after would be larger than the bound. The rows are
 // fetched a few at a time, as many as make about an eighth of the bound; rows beyond the bound are passed over, and not kept. The bound
-// counts the bytes of [wal.Tuple.Bytes].
+// counts the bytes of [wal.Tuple.Bytes]; the last row may go beyond the bound by the form of its values, some bytes a value.
 func readPiece(ctx context.Context, conn *pgx.Conn, bound int64) (p piece, err error) {
 	for n, size := int64(fetchFirst), int64(0); ; {
 		fetched, more, err := p.fetch(ctx, conn, n, bound-size)
