@@ -14,10 +14,10 @@ import (
 // reading goes by is fixed at the beginning.
 type chunkRead struct {
 	bf      *backfill
-	from    cursor // live changes move PutOff of the backfill's cursor meanwhile
-	page    *page  // to be swept; nil where rows are copied, and behind the last page
-	limit   int    // rows
-	lane    int    // of the memory
+	from    cursor      // live changes move PutOff of the backfill's cursor meanwhile
+	page    *page       // to be swept; nil where rows are copied, and behind the last page
+	limit   int         // rows
+	lane    limits.Lane // of the memory
 	began   time.Time
 	number  int     // of the tracking
 	settle  bool    // nothing is known of suspects: find them

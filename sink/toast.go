@@ -79,7 +79,7 @@ func (e *tooWide) part(n int) int { return max(1, min(n-1, n*e.fit/e.keys)) }
 type lookup struct {
 	piece int64 // bytes of rows that the next one takes
 	used  int64 // bytes of rows of the last one
-	lane  int
+	lane  limits.Lane
 }
 
 // holdFetched takes the memory of the next look-up, unless the batch has it.
@@ -94,7 +94,7 @@ func (d *Destination) holdFetched(ctx context.Context, b *batch) (err error) {
 
 // freeFetched gives the memory of the batch's fetched values back.
 func (d *Destination) freeFetched(b *batch) {
-	if b.fetched.Lane == nil {
+	if !b.fetched.Held() {
 		return
 	}
 	if d.lookup.lane = limits.Quick; time.Since(b.fetched.Taken) > limits.SlowRound {

@@ -9,6 +9,7 @@ import (
 
 	"outflow/internal/failpoint"
 	"outflow/internal/fit"
+	"outflow/internal/pgerror"
 )
 
 // RaiseEpoch gives a destination its next epoch, with the note's state, reason and Detached: the external database is copied again. The epoch is
@@ -44,7 +45,7 @@ func (s *Store) raiseRow(ctx context.Context, d Note) (epoch int64, err error) {
 // raiseAnyhow is RaiseEpoch where the primary refuses the note: with a plain reason, and else by deleting the note, since a destination without a
 // note is copied as well. A primary whose encoding lacks the name has no note of the destination.
 func (s *Store) raiseAnyhow(ctx context.Context, d Note, refusal error) (epoch int64, err error) {
-	d.Reason = "the primary refuses the note of this destination: SQLSTATE " + sqlstate(refusal)
+	d.Reason = "the primary refuses the note of this destination: SQLSTATE " + pgerror.SQLState(refusal)
 	if epoch, err = s.raiseRow(ctx, d); !refusesData(err) {
 		return epoch, err
 	}
@@ -54,7 +55,7 @@ func (s *Store) raiseAnyhow(ctx context.Context, d Note, refusal error) (epoch i
 			SELECT greatest(coalesce((SELECT epoch FROM gone), 0) + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) FROM fence`,
 			s.Slot, s.newest.reading, d.Tenant, d.Name).Scan(&epoch))
 	})
-	if isUnwritable(sqlstate(err)) {
+	if isUnwritable(pgerror.SQLState(err)) {
 		return time.Now().UnixMicro(), nil
 	}
 	return epoch, err

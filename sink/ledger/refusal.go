@@ -1,27 +1,18 @@
 package ledger
 
 import (
-	"errors"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"outflow/internal/fit"
+	"outflow/internal/pgerror"
 )
-
-// sqlstate is the SQLSTATE of the primary's answer, "" where the error is no answer of a server.
-func sqlstate(err error) string {
-	if own := (*pgconn.PgError)(nil); errors.As(err, &own) {
-		return own.Code
-	}
-	return ""
-}
 
 // refusesData reports whether a server refuses a statement for the values in the statement: the classes cardinality, data, constraints,
 // checks, limits and RAISE (the Postgres manual, appendix A). The same statement with other values may pass.
 func refusesData(err error) bool {
-	state := sqlstate(err)
+	state := pgerror.SQLState(err)
 	return len(state) == 5 && slices.Contains([]string{"21", "22", "23", "44", "54", "P0"}, state[:2])
 }
 

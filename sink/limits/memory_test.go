@@ -13,7 +13,7 @@ func TestBudget(t *testing.T) {
 		if b.Piece != 4<<20 {
 			t.Errorf("a piece has %d bytes", b.Piece)
 		}
-		take := func(rows int64, lane int) Grant {
+		take := func(rows int64, lane Lane) Grant {
 			t.Helper()
 			h, err := b.Take(t.Context(), rows, lane)
 			if err != nil {

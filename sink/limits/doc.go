@@ -1,0 +1,20 @@
+// Package limits bounds what the destinations of a process take together: memory for rows of the primary, and slots for copies.
+//
+// # Guarantees
+//
+//   - No destination waits for ever while others finish their work: waits are in lines, and a request for more memory than there is gets all
+//     of the memory.
+//   - A slow external database keeps nothing from the others for longer than a second: its memory is in a lane of its own, and a slot of a
+//     database that owes an answer is given to another destination too.
+//   - A destination that was nudged to take a slot and does not come keeps no slot free.
+//
+// # Lock order
+//
+// [Slots] has one lock. A user's nudge is called with the lock held, and may take the lock of its destination: a holder of a destination's lock calls
+// no method of [Slots] or [SlotUser].
+//
+// # Rejected designs
+//
+//   - One memory for queues, look-ups and copies: a copy that waits for the stream would hold the memory that the stream waits for.
+//   - Slots in the order of arrival alone: one tenant with a huge table would keep every small tenant behind it from being filled.
+package limits
