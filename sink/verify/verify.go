@@ -243,7 +243,7 @@ func (v *Verifier) patience() time.Duration {
 
 // patienceFor is the time to compare a table that has about the given number of rows.
 func (v *Verifier) patienceFor(rows int) time.Duration {
-	return min(verifyTimeout, v.Options.StatementTimeout+v.Options.LockTimeout+time.Duration(rows)*time.Second/compareRows)
+	return min(verifyTimeout, v.Options.StatementTimeout+v.Options.LockTimeout+time.Duration(rows)*(time.Second/compareRows))
 }
 
 // within gives f a limited time.
