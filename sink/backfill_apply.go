@@ -66,7 +66,11 @@ func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 	case d.slot.Yield():
 		bf.standDown()
 	}
-	d.progress(bf.cursor, bf.stored == "")
+	if bf.stored == "" {
+		d.copyFinished(bf.cursor)
+	} else {
+		d.chunkCopied(bf.cursor)
+	}
 	return nil
 }
 

@@ -113,9 +113,9 @@ func (r *Router) writeCheckpointLocked(ctx context.Context, flush wal.LSN, moved
 			continue
 		}
 		d.mu.Lock()
-		d.lastNote = moved[i]
-		if moved[i].Epoch == d.epoch {
-			d.recordedID = max(d.recordedID, moved[i].RecordedID)
+		d.noted.last = moved[i]
+		if moved[i].Epoch == d.noted.epoch {
+			d.noted.recordedID = max(d.noted.recordedID, moved[i].RecordedID)
 		}
 		d.mu.Unlock()
 	}
@@ -128,9 +128,9 @@ func (r *Router) moved() (moved []ledger.Note, from, aside []*Destination) {
 	for _, d := range r.Destinations() {
 		d.mu.Lock()
 		status := d.statusLocked()
-		now := ledger.Note{Tenant: d.Tenant, Name: d.Name, Epoch: d.epoch, RecordedID: max(d.recordedID, d.queue.Released),
+		now := ledger.Note{Tenant: d.Tenant, Name: d.Name, Epoch: d.noted.epoch, RecordedID: max(d.noted.recordedID, d.queue.Released),
 			Fingerprint: d.fingerprintLocked(), State: status.State, Detached: status.Detached, Reason: fit.Text(status.Reason, fit.Reason),
-			TakenEpoch: d.epoch, Retried: d.retried}
+			TakenEpoch: d.noted.epoch, Retried: d.noted.retried}
 		if status.Err != nil {
 			now.Class = external.AsError(status.Err).Class()
 		}
@@ -139,7 +139,7 @@ func (r *Router) moved() (moved []ledger.Note, from, aside []*Destination) {
 			now.CopyTotal = max(d.status.CopyTotal, 0)
 		}
 		// A destination without an epoch is one that an unfinished Begin has not come to: the primary's note is better than what is known here.
-		if now != d.lastNote && !d.life.Noting && !d.life.Refused && d.life.Stream != lifecycle.Unread {
+		if now != d.noted.last && !d.life.Noting && !d.life.Refused && d.life.Stream != lifecycle.Unread {
 			moved = append(moved, now)
 			from = append(from, d)
 		}

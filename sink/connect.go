@@ -31,13 +31,13 @@ func (d *Destination) connect(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.session = s
-	d.answers, d.visited, d.status.Reason = true, time.Now(), ""
+	d.reach.answers, d.reach.visited, d.status.Reason = true, time.Now(), ""
 	d.openedLocked(s)
-	if d.doubts == 0 {
+	if d.reach.doubts == 0 {
 		s.Place.Trust()
 	}
 	d.status.SequenceID = s.Lowest()
-	d.setSyncedLocked(s, s.Written)
+	d.syncedLocked(s, s.Written)
 	if s.backfill != nil {
 		d.status.Copied = s.backfill.cursor.Rows
 	}
@@ -46,9 +46,9 @@ func (d *Destination) connect(ctx context.Context) error {
 
 // openedLocked tells the lifecycle of a session. A session of an earlier epoch does not bring a parked destination back.
 func (d *Destination) openedLocked(s *session) {
-	returns := d.life.Stream == lifecycle.Detached && s.Epoch == d.epoch
+	returns := d.life.Stream == lifecycle.Detached && s.Epoch == d.noted.epoch
 	switch {
-	case s.Epoch != d.epoch:
+	case s.Epoch != d.noted.epoch:
 		d.happensLocked(lifecycle.OpenedLate)
 	case s.backfill == nil:
 		d.happensLocked(lifecycle.Opened)
@@ -56,7 +56,7 @@ func (d *Destination) openedLocked(s *session) {
 		d.happensLocked(lifecycle.OpenedToCopy)
 	}
 	if returns {
-		d.failing = time.Time{} // a failure from before the parking must not park the destination again before the first commit
+		d.failures.since = time.Time{} // a failure from before the parking must not park the destination again before the first commit
 		d.log.Info("the parked destination answers again")
 		d.observeLocked()
 	}
@@ -65,14 +65,12 @@ func (d *Destination) openedLocked(s *session) {
 // dial waits for a place among the connections, and connects.
 func (d *Destination) dial(ctx context.Context) (*session, error) {
 	c := d.router.connections
+	d.awaits(place)
 	d.mu.Lock()
-	d.queued = true
-	p := external.NewPlace(d.doubts, d.doubts > 0 || !d.answers, d.endTurn)
+	p := external.NewPlace(d.reach.doubts, d.reach.doubts > 0 || !d.reach.answers, d.endTurn)
 	d.mu.Unlock()
 	err := c.Take(ctx, d.router.workers.intake.Done(), p)
-	d.mu.Lock()
-	d.queued = false
-	d.mu.Unlock()
+	d.awaits(nothing)
 	if err != nil {
 		return nil, err
 	}

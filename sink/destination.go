@@ -1,83 +1,75 @@
 package sink
 
 import (
-	"cmp"
-	"context"
-	"errors"
-	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
-	"outflow/internal/moment"
 	"outflow/mapping"
 	"outflow/replication/wal"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
 	"outflow/sink/lifecycle"
-	"outflow/sink/limits"
 	"outflow/sink/queue"
 )
 
-// Destination is one external database of one tenant. Safe for concurrent use.
+// Destination is one external database of one tenant: the target, the queue of changes, the lifecycle, and the worker that applies the changes while
+// there are some. Safe for concurrent use.
 type Destination struct {
 	*external.Owner
+	router *Router
+	log    *zap.Logger
 
-	router   *Router
-	db       *external.Database // the external database; another one when the worker takes over another target
+	mu sync.Mutex // guards all below, less what is the worker's alone
+	target
+	queue    queue.Queue
+	life     lifecycle.Life // changed by happensLocked only
+	noted    noted
+	failures failures
+	reach    reach
+	parkings parkings
+	paused   *ledger.Switch // who has paused the destination; nil: not paused
+	status   Status         // figures and the last failure; statusLocked fills in the rest
+	history  []Event        // of the states, newest last
+	watched  watched
+	worker
+
+	touched uint64 // the router's begins when the destination was added to touched; the reader's
+}
+
+// target is where the changes go, and by which mappings.
+type target struct {
+	db       *external.Database // another one when the worker takes over another target
 	mappings []*mapping.Mapping
-	reads    map[string]bool // source tables that the mappings read
-	fault    *external.Error // why the configured destination cannot be used, nil mostly
-	log      *zap.Logger
+	reads    map[string]bool           // source tables that the mappings read
+	fault    *external.Error           // why the configured destination cannot be used, nil mostly
+	next     *external.DestinationSpec // the target from then on, nil: unchanged
+}
 
-	mu      sync.Mutex
-	queue   queue.Queue
-	queued  bool           // waits for a place among the connections
-	life    lifecycle.Life // and the data of its phases below
-	retryAt *time.Timer    // runs while the destination waits to try again; nil else
-	idle    *time.Timer    // runs while a connection is kept without work, or until the next look at the flushed WAL
-	more    chan struct{}
-	status  Status
-	backoff pauses
-
+// noted is what the primary has noted of a destination, and what is to be noted.
+type noted struct {
 	epoch      int64 // the epoch that the external database's metadata must have; with any other, the database is copied again
 	recordedID int64 // the primary knows that the external database has this id
-	lastNote   ledger.Note
-	retried    int64     // how many of the requests for a try are carried out
-	failing    time.Time // since when the destination has failed without a success, zero while all is well
-	answers    bool      // the external database has answered since the start, and since its last change of address
-	starved    bool      // the worker waits for more of a large transaction, in an open external transaction
-	turnEnded  bool      // the worker was stopped because others waited for the connection
-	doubts     int       // failures and changes of the target since the last success
-	hold       hold      // the watch's: for how long the destination has held what it holds
-	parks      int       // lately; see parkMemory
-	parkedAt   time.Time // the last time
-	parkReason string
-	paused     *ledger.Switch            // who has paused the destination; nil: not paused
-	history    []Event                   // of its states, newest last
-	halt       *halt                     // nil: no person is needed
-	synced     []ledger.MappingProgress  // how far the mappings are, as the worker last knew, or as was noted before
-	syncedNote string                    // the note of synced; "": see progressLocked
-	visited    time.Time                 // when the last visit began, zero before the first one
-	conflictAt time.Time                 // when the metadata was last read again at once, zero before the first time
-	unnoted    *external.Error           // why the primary does not take the note of the destination, nil: the primary does
-	next       *external.DestinationSpec // the target from then on, nil: unchanged
-	lastCommit moment.Moment             // when
-	lookups    atomic.Int32              // the worker waits for so many answers of the primary
-	cancelWork context.CancelFunc        // of the worker's current run
+	last       ledger.Note
+	retried    int64                    // how many of the requests for a try are carried out
+	synced     []ledger.MappingProgress // how far the mappings are, as the worker last knew, or as was noted before
+	syncedText string                   // the note of synced; "": see progressLocked
+	refusal    *external.Error          // why the primary does not take the note, nil: the primary does
+}
 
-	touched   uint64                      // the router's begins when the destination was added to touched; the reader's
-	doing     work                        // the worker's
-	errand    func(context.Context) error // what the next worker does first, nil mostly
-	asked     time.Time                   // when askFlush was last called beside a backfill; the worker's
-	conflicts bool                        // rows new on the source were there already: from then on ON CONFLICT is kept; the worker's
-	careful   int64                       // id of a large transaction with a refused row: see batch.careful; the worker's
-	lookup    lookup                      // the worker's
-	slot      *limits.SlotUser            // of the backfill slots
-	chunkRows int                         // rows a chunk of a backfill, 0 before the first; the worker's
-	session   *session                    // the worker's; the idle timer's while there is no worker
+// reach is whether the external database can be reached.
+type reach struct {
+	answers bool      // has answered since the start, and since its last change of address
+	doubts  int       // failures and changes of the target since the last success
+	visited time.Time // when the last visit began, zero before the first one: see visit
+}
+
+// parkings are the times that a destination was parked.
+type parkings struct {
+	lately int       // see parkMemory
+	last   time.Time // zero: never
+	reason string    // of the last
 }
 
 func newDestination(r *Router, t external.DestinationSpec) (*Destination, error) {
@@ -87,9 +79,13 @@ func newDestination(r *Router, t external.DestinationSpec) (*Destination, error)
 	if err != nil {
 		return nil, err
 	}
-	d := &Destination{Owner: owner, router: r, db: db, mappings: t.Mappings, reads: mapping.Reads(t.Mappings), fault: t.Fault, log: log,
-		queue: queue.New(r.gate, r.Options.queueBytes(), r.Options.BatchRows), more: make(chan struct{}, 1),
-		life: lifecycle.Life{Unusable: t.Fault != nil}, status: Status{SequenceID: -1, CopyTotal: -1}, backoff: pauses{least: r.Options.RetryMin, most: r.Options.RetryMax}}
+	d := &Destination{Owner: owner, router: r, log: log,
+		target:   target{db: db, mappings: t.Mappings, reads: mapping.Reads(t.Mappings), fault: t.Fault},
+		queue:    queue.New(r.gate, r.Options.queueBytes(), r.Options.BatchRows),
+		life:     lifecycle.Life{Unusable: t.Fault != nil},
+		failures: failures{backoff: pauses{least: r.Options.RetryMin, most: r.Options.RetryMax}},
+		status:   Status{SequenceID: -1, CopyStatus: CopyStatus{CopyTotal: -1}},
+		worker:   worker{more: make(chan struct{}, 1)}}
 	d.slot = r.backfillSlots.User(d.nudge, d.after)
 	return d, nil
 }
@@ -165,205 +161,4 @@ func (d *Destination) nudge() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.happensLocked(lifecycle.Nudged)
-}
-
-// work is the worker's loop: take queued transactions and apply them until nothing is left or something fails.
-func (d *Destination) work(ctx context.Context) {
-	for err := d.runErrand(ctx); ; err = d.step(ctx) {
-		switch {
-		case err == nil:
-		case errors.Is(err, errNothing):
-			if d.rest() {
-				return
-			}
-		default:
-			d.failed(external.AsError(err))
-			return
-		}
-	}
-}
-
-// runErrand does what the worker was started for, where that is not the work on the queue.
-func (d *Destination) runErrand(ctx context.Context) error {
-	d.mu.Lock()
-	errand := d.errand
-	d.errand = nil
-	d.mu.Unlock()
-	if errand == nil {
-		return nil
-	}
-	return errand(ctx)
-}
-
-// sendLocked starts a worker with an errand, by an event that starts a worker where there is none.
-func (d *Destination) sendLocked(e lifecycle.Event, errand func(context.Context) error) {
-	if d.happensLocked(e).has(lifecycle.Start) && d.life.Work == lifecycle.Working {
-		d.errand = errand
-	}
-}
-
-// errGone ends a worker's work because its destination was removed.
-var errGone = fmt.Errorf("the destination was removed: %w", context.Canceled)
-
-// errNothing says that there is nothing to do.
-var errNothing = errors.New("nothing is queued")
-
-// step connects where needed, and does one piece of work: a chunk of a backfill whose time has come, a batch of live changes, or
-// the next move of a backfill.
-func (d *Destination) step(ctx context.Context) error {
-	paused, err := d.refresh()
-	if err != nil {
-		return err
-	}
-	if d.router.workers.stopping() || ctx.Err() != nil || paused {
-		return cmp.Or(ctx.Err(), errNothing)
-	}
-	if d.session == nil {
-		d.doing = opening
-		if err := d.connect(ctx); err != nil {
-			return err
-		}
-	}
-	return d.advance(ctx)
-}
-
-// turnOverLocked reports whether the connection is to be given up for another destination. A chunk that is being read, or waits, is applied before.
-// The worker calls turnOverLocked.
-func (d *Destination) turnOverLocked() bool {
-	s := d.session
-	if s == nil || s.backfill != nil && (s.backfill.hand.reading || s.backfill.hand.ready != nil) {
-		return false
-	}
-	return s.Place.TurnOver()
-}
-
-// refresh gives up a session that is out of date, with what the session's queue needs.
-func (d *Destination) refresh() (paused bool, err error) {
-	after, paused, err := d.renew()
-	if err != nil {
-		return false, err
-	}
-	if after.closing != nil {
-		d.slot.Leave()
-	}
-	d.settleUp(after)
-	return paused, nil
-}
-
-// renew is the part of refresh under the lock.
-func (d *Destination) renew() (after aftermath, paused bool, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.life.Stream == lifecycle.Removed {
-		return after, false, errGone
-	}
-	if d.hasWorkLocked() && d.turnOverLocked() {
-		d.happensLocked(lifecycle.TurnedOver)
-	}
-	d.queue.Grounded()
-	return d.happensLocked(lifecycle.Stepped), d.life.Paused, nil
-}
-
-// advance does the most urgent work on the session: a chunk with nothing more to wait for, then the queue, then the next part of
-// a copy. The result is errNothing where there is nothing to do.
-func (d *Destination) advance(ctx context.Context) error {
-	bf := d.session.backfill
-	if bf != nil && bf.active && bf.mergeable() {
-		d.doing = copying
-		return bf.merge(ctx)
-	}
-	d.doing = applying
-	if b := d.take(nil); b != nil {
-		defer d.slot.Asks(true)()
-		if b.large != nil {
-			return d.applyLarge(ctx, b)
-		}
-		return d.apply(ctx, b)
-	}
-	if bf != nil {
-		d.doing = copying
-		if err := bf.advance(ctx); err != nil {
-			return err
-		}
-		// The idle timer may never come to run out beside a waiting backfill.
-		if err := d.askFlushNowAndThen(ctx); err != nil {
-			return err
-		}
-	}
-	return errNothing
-}
-
-// rest ends the worker when there is really nothing to do, and keeps the connection for a while.
-func (d *Destination) rest() bool {
-	ended, closed, paused := d.endWork()
-	if closed != nil {
-		closed.close()
-	}
-	if ended && paused {
-		d.slot.Leave()
-	}
-	return ended
-}
-
-// endWork is the part of rest under the lock. closed is a connection to be closed, nil where the connection is kept.
-func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	stopping := d.router.workers.stopping()
-	if !d.life.MayRest(d.queue.Ready(), stopping) {
-		return false, nil, false
-	}
-	s, paused := d.session, d.life.Paused
-	if paused || stopping || d.settledLocked() {
-		d.happensLocked(lifecycle.Rested)
-	} else {
-		d.happensLocked(lifecycle.RestedUnsettled)
-		d.waitLocked(settlePause)
-	}
-	switch {
-	case s == nil || stopping:
-	case d.queue.Applied > 0:
-		d.idle = d.after(flushPause, d.confirmFlush)
-	case !paused && s.backfill != nil && s.backfill.active: // the backfill's chunk comes
-	case !paused && d.router.Options.IdleClose > 0 && !s.Heavy() && s.Place.Rest(d.closeIdle):
-		d.idle = d.after(d.router.Options.IdleClose, d.closeIdle)
-	default: // a backfill waiting for a place is woken without a connection
-		d.session, closed = nil, s
-	}
-	return true, closed, paused
-}
-
-// settlePause is how often a destination found halted by a restart looks whether the stream has brought the failed change.
-const settlePause = 200 * time.Millisecond
-
-// closeIdle gives up the connection unless a worker runs. Any goroutine may call closeIdle, the worker of another destination too.
-func (d *Destination) closeIdle() {
-	defer d.contained()
-	if s := d.takeIdle(); s != nil {
-		s.close()
-	}
-}
-
-func (d *Destination) takeIdle() (s *session) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.life.Work != lifecycle.Working && d.idle != nil {
-		d.idle.Stop()
-		d.idle = nil
-		s, d.session = d.session, nil
-		s.Place.Busy()
-	}
-	return s
-}
-
-// stop closes the rest after the router has stopped.
-func (d *Destination) stop() {
-	d.mu.Lock()
-	after := d.happensLocked(lifecycle.Ended)
-	if d.idle != nil {
-		d.idle.Stop()
-		d.idle = nil
-	}
-	d.mu.Unlock()
-	d.settleUp(after)
 }

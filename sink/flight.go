@@ -52,7 +52,7 @@ func (d *Destination) apply(ctx context.Context, b *batch) error {
 	defer func() { d.freeFetched(b) }()
 	if err := d.prepareBatch(ctx, b); err != nil {
 		if wide := (*tooWide)(nil); errors.As(err, &wide) {
-			return d.oneByOne(ctx, b, false)
+			return d.oneByOne(ctx, b)
 		}
 		return err
 	}

@@ -34,10 +34,10 @@ type halt struct {
 // haltLocked notes a failure that needs a person.
 func (d *Destination) haltLocked(e *external.Error) {
 	at := time.Now()
-	if d.halt != nil {
-		at = d.halt.at
+	if d.failures.halt != nil {
+		at = d.failures.halt.at
 	}
-	d.halt = &halt{err: e, at: at, epoch: d.epoch, work: d.doing}
+	d.failures.halt = &halt{err: e, at: at, epoch: d.noted.epoch, work: d.doing}
 }
 
 // adoptHaltLocked takes over the halt of a note on the primary.
@@ -48,22 +48,22 @@ func (d *Destination) adoptHaltLocked(s ledger.Note) {
 	}
 	e := external.NewFault(class, errors.New(s.Reason), "")
 	e.SQLState = state
-	d.halt = &halt{err: e, at: s.Since, epoch: -1, work: applying, until: d.router.membership.begunAt}
+	d.failures.halt = &halt{err: e, at: s.Since, epoch: -1, work: applying, until: d.router.membership.begunAt}
 }
 
 // endsHaltLocked reports whether a success shows that no person is needed any more.
 func (d *Destination) endsHaltLocked(done work) bool {
-	h := d.halt
-	return !d.life.Refused && (h == nil || d.life.Current || h.work == opening || h.epoch == d.epoch && h.work == done)
+	h := d.failures.halt
+	return !d.life.Refused && (h == nil || d.life.Current || h.work == opening || h.epoch == d.noted.epoch && h.work == done)
 }
 
 // settledLocked ends a time of failures where a connection was made and nothing is left to do. The result is false while the stream may
 // still bring the change behind a noted halt. The worker calls settledLocked.
 func (d *Destination) settledLocked() bool {
-	if d.session == nil || !d.life.Current || d.life.Stream == lifecycle.Detached || !d.queue.Idle() || d.halt == nil && d.status.Err == nil {
+	if d.session == nil || !d.life.Current || d.life.Stream == lifecycle.Detached || !d.queue.Idle() || d.failures.halt == nil && d.status.Err == nil {
 		return true
 	}
-	if d.halt != nil && d.router.Reader.Position() < d.halt.until {
+	if d.failures.halt != nil && d.router.Reader.Position() < d.failures.halt.until {
 		return false
 	}
 	d.wellLocked(applying)

@@ -82,7 +82,7 @@ func TestWhoIsParked(t *testing.T) {
 			o := at(func(o *observation) { o.over, o.oldest = true, 100+int64(t/time.Millisecond) })
 			return o, situation{read: o.oldest + 10, written: 1_000_000_000}
 		}, "", 0, 0},
-		"hangs while memory is short": {stands(alone, situation{read: 110, written: 110, excess: 5}), "stood still for 10s, and the memory", 10 * time.Second, 11 * time.Second},
+		"hangs while memory is short": {stands(alone, situation{read: 110, written: 110, excess: 5}), "made no progress for 10s, and the memory", 10 * time.Second, 11 * time.Second},
 		"fails while memory is short": {stands(at(func(o *observation) { o.unable = true }), situation{read: 110, written: 110, excess: 5}),
 			"fails and the memory", 2 * time.Second, 3 * time.Second},
 		"is busy while memory is short": {func(t time.Duration) (observation, situation) {

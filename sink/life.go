@@ -39,7 +39,7 @@ func (d *Destination) happensLocked(e lifecycle.Event) aftermath {
 	d.life = life
 	after := aftermath{acts: acts}
 	if life.Health != lifecycle.Halted {
-		d.halt = nil
+		d.failures.halt = nil
 	}
 	if acts.Has(lifecycle.StopWait) {
 		d.retryAt.Stop()
@@ -100,4 +100,23 @@ func (d *Destination) waitLocked(length time.Duration) {
 		}
 	})
 	d.retryAt = timer
+}
+
+// runErrand does what the worker was started for, where that is not the work on the queue.
+func (d *Destination) runErrand(ctx context.Context) error {
+	d.mu.Lock()
+	errand := d.errand
+	d.errand = nil
+	d.mu.Unlock()
+	if errand == nil {
+		return nil
+	}
+	return errand(ctx)
+}
+
+// sendLocked starts a worker with an errand, by an event that starts a worker where there is none.
+func (d *Destination) sendLocked(e lifecycle.Event, errand func(context.Context) error) {
+	if d.happensLocked(e).has(lifecycle.Start) && d.life.Work == lifecycle.Working {
+		d.errand = errand
+	}
 }

@@ -118,7 +118,7 @@ func (d *Destination) replace(t external.DestinationSpec, begun bool) {
 		d.retargetLocked()
 		return
 	}
-	d.doubts++
+	d.reach.doubts++
 	d.happensLocked(lifecycle.Replaced)
 }
 
@@ -137,14 +137,14 @@ func (d *Destination) retargetLocked() {
 	d.db, d.mappings, d.reads, d.fault = db, d.next.Mappings, mapping.Reads(d.next.Mappings), d.next.Fault
 	d.next = nil
 	d.forgetRemovedLocked()
-	d.answers, d.conflicts, d.chunkRows = false, false, 0
+	d.reach.answers, d.conflicts, d.chunkRows = false, false, 0
 	if d.fault == nil {
 		d.happensLocked(lifecycle.Retargeted)
 	} else {
 		d.happensLocked(lifecycle.RetargetedUnusable)
 	}
 	d.status.Attempts, d.status.Err = 0, nil // not failing: a stream of new targets must not hold the slot
-	d.backoff.reset()
+	d.failures.backoff.reset()
 	d.log.Info("the destination has another database", zap.Strings("mappings", mapping.Names(d.mappings)))
 }
 

@@ -93,7 +93,7 @@ func (s *session) checkContinuity(ctx context.Context, known external.Metadata) 
 func (d *Destination) wantedEpoch() int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.epoch
+	return d.noted.epoch
 }
 
 // remember notes the destination's epoch and least id for the whole session: another goroutine may raise the epoch meanwhile, and
@@ -101,7 +101,7 @@ func (d *Destination) wantedEpoch() int64 {
 func (s *session) remember() {
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()
-	s.Epoch, s.least = s.d.epoch, max(s.d.recordedID, s.d.queue.Released)
+	s.Epoch, s.least = s.d.noted.epoch, max(s.d.noted.recordedID, s.d.queue.Released)
 }
 
 // checkAhead refuses an external database with ids that the primary has not given yet: the primary went back, or the tenant changed a number.
@@ -178,7 +178,7 @@ func (s *session) metadata(ctx context.Context) (external.Metadata, error) {
 // the stream turns out to have gaps, all noted destinations are copied again.
 func (d *Destination) announce(ctx context.Context) error {
 	d.mu.Lock()
-	noted := d.lastNote.Epoch != 0 && d.lastNote.Fingerprint == d.fingerprintLocked()
+	noted := d.noted.last.Epoch != 0 && d.noted.last.Fingerprint == d.fingerprintLocked()
 	d.mu.Unlock()
 	if noted {
 		return nil

@@ -41,21 +41,21 @@ func (d *Destination) beginLocked(s ledger.Note) {
 
 // adoptLocked takes over the note that the process finds first.
 func (d *Destination) adoptLocked(s ledger.Note) {
-	d.epoch, d.recordedID = s.Epoch, -1
+	d.noted.epoch, d.noted.recordedID = s.Epoch, -1
 	if s.Epoch == 0 {
 		// The primary knows nothing of the destination. The database of the destination may: as a destination under another name, say.
 		// An epoch that no other destination has makes sure of a copy.
-		d.epoch = time.Now().UnixMicro()
+		d.noted.epoch = time.Now().UnixMicro()
 		d.happensLocked(lifecycle.BegunBehind)
 		return
 	}
-	d.recordedID, d.retried = max(d.recordedID, s.RecordedID), max(d.retried, s.Retried)
-	d.lastNote, d.status.Copied = s, s.Copied
-	d.synced, d.syncedNote = ledger.ParseProgress(s.Mappings), s.Mappings
+	d.noted.recordedID, d.noted.retried = max(d.noted.recordedID, s.RecordedID), max(d.noted.retried, s.Retried)
+	d.noted.last, d.status.Copied = s, s.Copied
+	d.noted.synced, d.noted.syncedText = ledger.ParseProgress(s.Mappings), s.Mappings
 	d.forgetRemovedLocked()
-	d.lastNote.Since = time.Time{}
+	d.noted.last.Since = time.Time{}
 	if s.State == ledger.Retrying || s.Detached {
-		d.doubts = 1 // those that were well go first
+		d.reach.doubts = 1 // those that were well go first
 	}
 	switch same := s.Fingerprint == d.fingerprintLocked(); {
 	case same && s.State == ledger.Halted: // a mapping that was changed since has to be tried first
@@ -71,8 +71,8 @@ func (d *Destination) adoptLocked(s ledger.Note) {
 // adoptAgainLocked takes over the note at the beginning of another reading. Where the epoch is a later one another process may have brought the
 // destination up to date meanwhile. From the start of this reading on the destination misses nothing.
 func (d *Destination) adoptAgainLocked(s ledger.Note) {
-	later := s.Epoch > d.epoch
-	d.epoch, d.recordedID, d.retried = max(d.epoch, s.Epoch), max(d.recordedID, s.RecordedID), max(d.retried, s.Retried)
+	later := s.Epoch > d.noted.epoch
+	d.noted.epoch, d.noted.recordedID, d.noted.retried = max(d.noted.epoch, s.Epoch), max(d.noted.recordedID, s.RecordedID), max(d.noted.retried, s.Retried)
 	if later {
 		d.happensLocked(lifecycle.BegunLater)
 	} else {
@@ -95,7 +95,7 @@ const watchEvery = 100 * time.Millisecond
 // the earlier fingerprint.
 func (d *Destination) fingerprintLocked() string {
 	if d.fault != nil && len(d.mappings) == 0 {
-		return d.lastNote.Fingerprint
+		return d.noted.last.Fingerprint
 	}
 	prints := make([]string, len(d.mappings))
 	for i, m := range d.mappings {
@@ -171,20 +171,20 @@ func (d *Destination) whyParkedLocked(reason string) string {
 func (d *Destination) detach(epoch int64, reason string) aftermath {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if epoch <= d.epoch {
+	if epoch <= d.noted.epoch {
 		// The slot is read again, and the beginning of that reading has told of the epoch: a copy may run in the epoch by now, and needs what
 		// the queue holds.
 		return d.happensLocked(lifecycle.NotingFailed)
 	}
 	text := d.whyParkedLocked(reason)
-	d.epoch, d.parkReason = epoch, text
-	if time.Since(d.parkedAt) > parkMemory {
-		d.parks = 0
+	d.noted.epoch, d.parkings.reason = epoch, text
+	if time.Since(d.parkings.last) > parkMemory {
+		d.parkings.lately = 0
 	}
-	d.parks, d.parkedAt = d.parks+1, time.Now()
+	d.parkings.lately, d.parkings.last = d.parkings.lately+1, time.Now()
 	d.log.Warn("parked: the stream goes on without this destination, which is copied again when it answers", zap.String("reason", text))
 	defer d.observeLocked()
-	return d.failsLocked(lifecycle.Parked, cmp.Or(d.unnoted, &external.Error{Err: errors.New(reason)}))
+	return d.failsLocked(lifecycle.Parked, cmp.Or(d.noted.refusal, &external.Error{Err: errors.New(reason)}))
 }
 
 // raiseEpoch has the external database copied again: the metadata's epoch no longer fits.
@@ -201,7 +201,7 @@ func (d *Destination) raiseEpoch(ctx context.Context, reason string) error {
 
 // raisedLocked takes over an epoch that the primary has noted: all rows are copied.
 func (d *Destination) raisedLocked(epoch int64) {
-	d.epoch, d.status.Copied, d.status.CopyTotal = epoch, 0, -1
+	d.noted.epoch, d.status.Copied, d.status.CopyTotal = epoch, 0, -1
 	d.happensLocked(lifecycle.EpochRaised)
 }
 
@@ -213,7 +213,7 @@ func (d *Destination) Resync(ctx context.Context, reason string) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if epoch > d.epoch { // else the copy has begun: the destination has found the epoch on the primary
+	if epoch > d.noted.epoch { // else the copy has begun: the destination has found the epoch on the primary
 		d.raisedLocked(epoch)
 		d.happensLocked(lifecycle.CopyAsked)
 	}

@@ -46,8 +46,8 @@ func (d *Destination) carryOut(q ledger.Request) {
 	if d.life.Noting { // in an epoch of its own
 		return
 	}
-	resync, retry := q.Note.Epoch > d.epoch, q.Retries > d.retried
-	d.retried = max(d.retried, q.Retries)
+	resync, retry := q.Note.Epoch > d.noted.epoch, q.Retries > d.noted.retried
+	d.noted.retried = max(d.noted.retried, q.Retries)
 	switch {
 	case resync: // the asking person has seen why the destination was halted
 		d.log.Info("a resync was requested", zap.String("by", q.By), zap.String("reason", cmp.Or(q.Why, q.Note.Reason)))
@@ -63,7 +63,7 @@ func (d *Destination) carryOut(q ledger.Request) {
 
 // tryNowLocked ends the pause after a failure.
 func (d *Destination) tryNowLocked() {
-	d.backoff.reset()
+	d.failures.backoff.reset()
 	d.happensLocked(lifecycle.TryAsked)
 }
 

@@ -123,16 +123,6 @@ func (d *Destination) close(ctx context.Context, b *batch) error {
 	return err
 }
 
-// committed notes the ids that the external database has now.
-func (d *Destination) committed(b *batch) {
-	d.session.Applied(b.mappings, b.last)
-	if bf := d.session.backfill; bf != nil && b.cursor != nil {
-		bf.cursor, bf.stored = *b.cursor, b.cursor.String()
-	}
-	d.session.backfill.track(b.transactions)
-	d.succeeded(b, !b.async)
-}
-
 // exchange is one round trip.
 func (d *Destination) exchange(ctx context.Context, fill func(context.Context, *external.Round) error) error {
 	positions, err := d.session.Exchange(ctx, fill)
@@ -150,7 +140,7 @@ func (d *Destination) nextChanges(ctx context.Context, t *queue.Transaction) (ch
 	alive, look := time.NewTicker(d.router.Options.LockTimeout/2), time.NewTicker(openPatience/10)
 	defer alive.Stop()
 	defer look.Stop()
-	defer d.awaits(false)
+	defer d.awaits(nothing)
 	for began := time.Now(); ; {
 		d.mu.Lock()
 		changes, done, come := d.queue.Next(t)
@@ -158,7 +148,7 @@ func (d *Destination) nextChanges(ctx context.Context, t *queue.Transaction) (ch
 		if come {
 			return changes, done, nil
 		}
-		d.awaits(true)
+		d.awaits(changesToCome)
 		select {
 		case <-d.more:
 		case <-alive.C:
@@ -175,13 +165,6 @@ func (d *Destination) nextChanges(ctx context.Context, t *queue.Transaction) (ch
 			return nil, false, ctx.Err()
 		}
 	}
-}
-
-// awaits notes whether the worker waits for more of a large transaction.
-func (d *Destination) awaits(more bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.starved = more
 }
 
 // errPostponed ends an external transaction without a failure: the stream brings the source transaction again.
@@ -260,16 +243,18 @@ func (d *Destination) recover(ctx context.Context, b *batch, err error) error {
 		return err
 	}
 	d.log.Info("a folded batch failed; applying its transactions one by one", zap.Error(err))
-	return d.oneByOne(ctx, b, true)
+	b.careful = true
+	return d.oneByOne(ctx, b)
 }
 
-// oneByOne applies the transactions of a batch in source order, each in an external transaction of its own, in rounds.
-func (d *Destination) oneByOne(ctx context.Context, b *batch, careful bool) error {
+// oneByOne applies the transactions of a batch in source order, each in an external transaction of its own, in rounds, and carefully where the
+// batch is to be applied carefully.
+func (d *Destination) oneByOne(ctx context.Context, b *batch) error {
 	for _, t := range b.transactions {
 		if err := d.reconnect(ctx); err != nil {
 			return err
 		}
-		one := &batch{transactions: []*queue.Transaction{t}, mappings: b.mappings, last: t.ID, large: t, careful: careful}
+		one := &batch{transactions: []*queue.Transaction{t}, mappings: b.mappings, last: t.ID, large: t, careful: b.careful}
 		if err := d.applyLarge(ctx, one); err != nil {
 			return err
 		}

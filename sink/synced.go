@@ -15,8 +15,8 @@ func (d *Destination) MappingStatus() []ledger.MappingProgress {
 	all := make([]ledger.MappingProgress, len(d.mappings))
 	for i, m := range d.mappings {
 		all[i] = ledger.MappingProgress{Name: m.Name, SequenceID: -1}
-		if at := slices.IndexFunc(d.synced, func(s ledger.MappingProgress) bool { return s.Name == m.Name }); at >= 0 {
-			all[i] = d.synced[at]
+		if at := slices.IndexFunc(d.noted.synced, func(s ledger.MappingProgress) bool { return s.Name == m.Name }); at >= 0 {
+			all[i] = d.noted.synced[at]
 		}
 		waiting := d.queue.BacklogOf(m.Tables(), all[i].SequenceID)
 		all[i].Changes, all[i].Transactions = waiting.Changes, waiting.Transactions
@@ -24,20 +24,25 @@ func (d *Destination) MappingStatus() []ledger.MappingProgress {
 	return all
 }
 
-// setSyncedLocked takes over the progress of the session's mappings. at is when each progress was written, nil: a mapping that has moved was
-// written now. The worker calls setSyncedLocked.
-func (d *Destination) setSyncedLocked(s *session, at []time.Time) {
-	known := make([]ledger.MappingProgress, len(s.Held))
+// syncedNowLocked takes over the progress of the session's mappings: a mapping that has moved was written now. The worker calls syncedNowLocked.
+func (d *Destination) syncedNowLocked(s *session) {
+	at := make([]time.Time, len(s.Held))
 	for i, id := range s.Held {
-		known[i] = ledger.MappingProgress{Name: d.mappings[i].Name, SequenceID: id, At: time.Now()}
-		switch {
-		case at != nil:
-			known[i].At = at[i]
-		case i < len(d.synced) && d.synced[i].Name == known[i].Name && d.synced[i].SequenceID == id:
-			known[i].At = d.synced[i].At
+		at[i] = time.Now()
+		if i < len(d.noted.synced) && d.noted.synced[i].Name == d.mappings[i].Name && d.noted.synced[i].SequenceID == id {
+			at[i] = d.noted.synced[i].At
 		}
 	}
-	d.synced, d.syncedNote = known, ""
+	d.syncedLocked(s, at)
+}
+
+// syncedLocked takes over the progress of the session's mappings, and when each progress was written.
+func (d *Destination) syncedLocked(s *session, at []time.Time) {
+	known := make([]ledger.MappingProgress, len(s.Held))
+	for i, id := range s.Held {
+		known[i] = ledger.MappingProgress{Name: d.mappings[i].Name, SequenceID: id, At: at[i]}
+	}
+	d.noted.synced, d.noted.syncedText = known, ""
 }
 
 // forgetRemovedLocked forgets the progress of mappings that the destination no longer has: the stream goes on without such mappings, so a mapping is
@@ -46,11 +51,11 @@ func (d *Destination) forgetRemovedLocked() {
 	if d.fault != nil {
 		return // the mappings are not known, and the stream does not go on without the mappings
 	}
-	rest := slices.DeleteFunc(slices.Clone(d.synced), func(s ledger.MappingProgress) bool {
+	rest := slices.DeleteFunc(slices.Clone(d.noted.synced), func(s ledger.MappingProgress) bool {
 		return !slices.ContainsFunc(d.mappings, func(m *mapping.Mapping) bool { return m.Name == s.Name })
 	})
-	if len(rest) < len(d.synced) {
-		d.synced, d.syncedNote = rest, ""
+	if len(rest) < len(d.noted.synced) {
+		d.noted.synced, d.noted.syncedText = rest, ""
 	}
 }
 
@@ -59,7 +64,7 @@ func (d *Destination) followed() map[string]bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	names := map[string]bool{}
-	for _, s := range d.synced {
+	for _, s := range d.noted.synced {
 		names[s.Name] = true
 	}
 	return names
@@ -67,8 +72,8 @@ func (d *Destination) followed() map[string]bool {
 
 // progressLocked is the progress of the mappings, for outflow.destination_state.
 func (d *Destination) progressLocked() string {
-	if d.syncedNote == "" {
-		d.syncedNote = ledger.FormatProgress(d.synced)
+	if d.noted.syncedText == "" {
+		d.noted.syncedText = ledger.FormatProgress(d.noted.synced)
 	}
-	return d.syncedNote
+	return d.noted.syncedText
 }

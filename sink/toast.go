@@ -195,8 +195,8 @@ func (d *Destination) fillAll(ctx context.Context, wanted []missing, read []tabl
 
 // current reads the tenant's rows of a table from the primary.
 func (d *Destination) current(ctx context.Context, rel *wal.Relation, look tableread.Look) (tableread.Found, error) {
-	d.lookups.Add(1) // the primary's time is not the destination's
-	defer d.lookups.Add(-1)
+	d.watched.lookups.Add(1) // the primary's time is not the destination's
+	defer d.watched.lookups.Add(-1)
 	if d.session.InTransaction() { // with locks on the tenant's tables
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, openPatience+time.Duration(look.Bytes>>20)*time.Second) // a large row comes at a megabyte a second at least

@@ -8,9 +8,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// traceLocked records a committed batch, from the receipt of the first transaction: the wait of the transaction in the queue, and the time of
+// trace records a committed batch, from the receipt of the first transaction: the wait of the transaction in the queue, and the time of
 // the external database.
-func (d *Destination) traceLocked(b *batch) {
+func (d *Destination) trace(b *batch) {
 	if d.router.Tracer == nil || len(b.transactions) == 0 {
 		return
 	}

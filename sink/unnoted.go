@@ -15,15 +15,15 @@ import (
 // setAside halts a destination whose note the primary refuses, and lets the stream go on without the destination.
 func (r *Router) setAside(d *Destination, refusal error) error {
 	d.mu.Lock()
-	d.unnoted = external.NewFault(external.ClassConfiguration, fmt.Errorf("the primary refuses the note of this destination: %w", refusal),
+	d.noted.refusal = external.NewFault(external.ClassConfiguration, fmt.Errorf("the primary refuses the note of this destination: %w", refusal),
 		"correct the cause in outflow.destination_state: a name that the primary's encoding lacks, a constraint or a trigger")
-	d.unnoted.SQLState = external.SQLState(refusal)
+	d.noted.refusal.SQLState = external.SQLState(refusal)
 	d.happensLocked(lifecycle.NoteRefused)
-	d.halt = &halt{err: d.unnoted, at: time.Now(), epoch: d.epoch, work: opening}
-	d.status.Err = d.unnoted
+	d.failures.halt = &halt{err: d.noted.refusal, at: time.Now(), epoch: d.noted.epoch, work: opening}
+	d.status.Err = d.noted.refusal
 	d.observeLocked()
 	d.mu.Unlock()
-	d.log.Error("halted: the primary takes no notes of this destination", zap.Error(d.unnoted))
+	d.log.Error("halted: the primary takes no notes of this destination", zap.Error(d.noted.refusal))
 	return r.park(d, unnotedReason)
 }
 
@@ -42,7 +42,7 @@ const unnotedReason = "the primary takes no notes of the destination"
 func (d *Destination) renote(ctx context.Context) error {
 	d.mu.Lock()
 	aside := d.life.Refused
-	d.unnoted = nil
+	d.noted.refusal = nil
 	d.happensLocked(lifecycle.NoteTriedAgain)
 	d.mu.Unlock()
 	if !aside {
@@ -58,8 +58,8 @@ func (d *Destination) renote(ctx context.Context) error {
 func (d *Destination) refusedNote() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.unnoted == nil {
+	if d.noted.refusal == nil {
 		return nil
 	}
-	return d.unnoted
+	return d.noted.refusal
 }

@@ -26,11 +26,11 @@ func (r *Router) visit(all []*Destination) {
 	for _, d := range all {
 		d.mu.Lock()
 		if d.life.Visiting {
-			if time.Since(d.visited) < visitPatience {
+			if time.Since(d.reach.visited) < visitPatience {
 				under++
 			}
-		} else if d.awaitsVisitLocked(r.Options.RetryMax) && (next == nil || d.visited.Before(oldest)) {
-			next, oldest = d, d.visited
+		} else if d.awaitsVisitLocked(r.Options.RetryMax) && (next == nil || d.reach.visited.Before(oldest)) {
+			next, oldest = d, d.reach.visited
 		}
 		d.mu.Unlock()
 	}
@@ -40,7 +40,7 @@ func (r *Router) visit(all []*Destination) {
 	next.mu.Lock()
 	defer next.mu.Unlock()
 	if next.awaitsVisitLocked(r.Options.RetryMax) {
-		next.visited = time.Now()
+		next.reach.visited = time.Now()
 		next.happensLocked(lifecycle.Visited)
 	}
 }
@@ -53,5 +53,5 @@ func (d *Destination) awaitsVisitLocked(pause time.Duration) bool {
 		pause = d.router.Options.VisitEvery
 	}
 	return (!l.Met || l.Current) && !l.Visiting && l.Work == lifecycle.Resting && l.Stream != lifecycle.Removed && l.Stream != lifecycle.Unread && !l.Unusable &&
-		!l.Paused && d.queue.Empty() && time.Since(d.visited) > pause
+		!l.Paused && d.queue.Empty() && time.Since(d.reach.visited) > pause
 }

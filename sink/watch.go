@@ -3,6 +3,7 @@ package sink
 import (
 	"errors"
 	"math"
+	"sync/atomic"
 	"time"
 
 	"outflow/internal/moment"
@@ -51,15 +52,15 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	w.suspects, w.accused = w.suspects[:0], w.accused[:0]
 	newest, second := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64) // since the last commits of two destinations
 	for _, d := range all {
-		o := d.observation(closed)
-		d.hold = d.hold.after(o, passed)
-		if commit := d.lastCommit.Ago(now); commit < newest {
+		o := d.observation(closed, now)
+		d.watched.hold = d.watched.hold.after(o, passed)
+		if commit := d.watched.lastCommit.Ago(now); commit < newest {
 			newest, second = commit, newest
 		} else if commit < second {
 			second = commit
 		}
 		if o.oldest >= 0 {
-			w.suspects = append(w.suspects, suspect{observation: o, hold: d.hold, index: len(w.accused)})
+			w.suspects = append(w.suspects, suspect{observation: o, hold: d.watched.hold, index: len(w.accused)})
 			w.accused = append(w.accused, d)
 		}
 	}
@@ -69,7 +70,7 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	s.jam = w.jam
 	for i, d := range w.accused {
 		w.suspects[i].others = newest
-		if d.lastCommit.Ago(now) <= newest {
+		if d.watched.lastCommit.Ago(now) <= newest {
 			w.suspects[i].others = second
 		}
 	}
@@ -87,8 +88,32 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	}
 }
 
+// watched is what the watch sees of a destination beside the queue and the lifecycle.
+type watched struct {
+	hold       hold          // the watch's: for how long the destination has held what it holds
+	lastCommit moment.Moment // safe for concurrent use, like lookups
+	lookups    atomic.Int32  // the worker waits for so many answers of the primary
+	awaits     awaited
+}
+
+// awaited is what a worker waits for that is not the external server's.
+type awaited int
+
+const (
+	nothing       awaited = iota
+	place                 // among the connections
+	changesToCome         // of a large transaction, in an open external transaction
+)
+
+// awaits notes what the worker waits for.
+func (d *Destination) awaits(a awaited) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.watched.awaits = a
+}
+
 // observation is the destination as the judge sees it. With closed set the reader waits, so large transactions whose end cannot come are work now.
-func (d *Destination) observation(closed bool) observation {
+func (d *Destination) observation(closed bool, now time.Time) observation {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if closed {
@@ -98,9 +123,9 @@ func (d *Destination) observation(closed bool) observation {
 		leaving: d.life.Noting || d.life.Stream == lifecycle.Detached}
 	o.oldest, o.open = d.queue.Oldest()
 	o.reached = d.queue.Reached()
-	answered := d.db.Answered.Ago(time.Now()) < parkGrace
-	o.unable = o.paused || d.doubts > 0 && d.session == nil || !d.failing.IsZero() && !answered
-	o.queued, o.starved = d.queued && d.doubts == 0, d.starved
-	o.waits = o.queued || d.lookups.Load() > 0 || d.life.Work == lifecycle.Waiting && errors.Is(d.status.Err, tableread.ErrNotVisible)
+	answered := d.db.Answered.Ago(now) < parkGrace
+	o.unable = o.paused || d.reach.doubts > 0 && d.session == nil || !d.failures.since.IsZero() && !answered
+	o.queued, o.starved = d.watched.awaits == place && d.reach.doubts == 0, d.watched.awaits == changesToCome
+	o.waits = o.queued || d.watched.lookups.Load() > 0 || d.life.Work == lifecycle.Waiting && errors.Is(d.status.Err, tableread.ErrNotVisible)
 	return o
 }

@@ -40,7 +40,7 @@ func figures(p *Pipeline, lags []time.Duration, others map[ledger.State]int) *Sn
 	}
 	for state, n := range others {
 		for i := range n {
-			add(fmt.Sprint(state, "-", i), sink.Status{State: state, Oldest: now.Add(-time.Hour)})
+			add(fmt.Sprint(state, "-", i), sink.Status{State: state, QueueStatus: sink.QueueStatus{Oldest: now.Add(-time.Hour)}})
 		}
 	}
 	snap.fromRows(now)

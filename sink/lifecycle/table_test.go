@@ -82,21 +82,25 @@ func transitions(e Event, in map[Life]bool) string {
 	}
 	slices.Sort(rest)
 	all = append(all, rest...)
-	text := strings.Join(all, ", ")
+	return strings.TrimPrefix(strings.Join(all, ", ")+actionsText(asked, len(in)), "; ")
+}
+
+// actionsText are the actions, each asked for in so many of n lives.
+func actionsText(asked []int, n int) string {
 	var acts []string
-	for i, n := range asked {
-		switch n {
+	for i, in := range asked {
+		switch in {
 		case 0:
-		case len(in):
+		case n:
 			acts = append(acts, actionNames[i])
 		default:
 			acts = append(acts, actionNames[i]+"?")
 		}
 	}
-	if len(acts) > 0 {
-		text += "; " + strings.Join(acts, " ")
+	if len(acts) == 0 {
+		return ""
 	}
-	return strings.TrimPrefix(text, "; ")
+	return "; " + strings.Join(acts, " ")
 }
 
 // The table in doc.go is made of the code: every event, its meaning, and its transitions.
