@@ -71,9 +71,9 @@ func (s *Step) fault(r reference, t *wal.Table, deleted Deleted) string {
 	rel, column := t.Relation, t.Relation.Column(r.name)
 	switch {
 	case slices.Contains(specials, r.name) && (column >= 0 || slices.Contains(t.Generated, r.name)):
-		return fmt.Sprintf("%s has a column %q of its own, and Outflow gives a column of that name: rename the column on the primary, or leave it out of the step", rel, r.name)
+		return fmt.Sprintf("%s has its own column %q, and Outflow adds a column of that name: rename the column on the primary, or remove it from the step", rel, r.name)
 	case r.sure && slices.Contains(t.Generated, r.name):
-		return fmt.Sprintf("column %q of %s is generated, and the stream does not have it: write its expression in its place", r.name, rel)
+		return fmt.Sprintf("column %q of %s is generated, so it is not in the stream: write its expression instead", r.name, rel)
 	case column >= 0 && r.name != deleted.Tenant && s.ofDeleted(r):
 		return s.unknown(r, rel, column, deleted)
 	}
@@ -97,13 +97,13 @@ func (s *Step) unknown(r reference, rel *wal.Relation, column int, deleted Delet
 	case key:
 		return ""
 	case r.finds: // the row may have had another value when the target was written last, and a changed value is no delete
-		return fmt.Sprintf("rows to delete are found by the key of %s (%s), and %q may have changed since the target has it: leave %q out of the condition%s",
+		return fmt.Sprintf("rows to delete are found by the key of %s (%s), and %q may have changed since the target got the row: remove %q from the condition%s",
 			rel, strings.Join(named(rel, rel.Key), ", "), r.name, r.name, steps)
 	case !identity && !deleted.Tombstones:
-		return fmt.Sprintf("a DELETE of %s brings only the replica identity's columns (%s), so %q is NULL here: let the step read those only%s, or ALTER TABLE %s REPLICA IDENTITY FULL",
+		return fmt.Sprintf("a DELETE of %s brings only the replica identity's columns (%s), so %q is NULL here: read only those columns in the step%s, or ALTER TABLE %s REPLICA IDENTITY FULL",
 			rel, strings.Join(identityOf(rel), ", "), r.name, steps, quote(rel.Schema)+"."+quote(rel.Name))
 	case deleted.Swept:
-		return fmt.Sprintf("a copy finds deleted rows of %s by keys: and knows only the columns of its key (%s) of them, so %q would be NULL here: let the step read those only%s",
+		return fmt.Sprintf("a copy finds deleted rows of %s by keys: and knows only their key columns (%s), so %q would be NULL here: read only those columns in the step%s",
 			rel, strings.Join(named(rel, rel.Key), ", "), r.name, steps)
 	}
 	return ""
@@ -137,7 +137,7 @@ func (m *Mapping) Disguised(step int, rel *wal.Relation) *Fault {
 	known := slices.Concat(m.Visible(s.From, rel.Names()), specials)
 	for _, r := range s.read {
 		if r.sure && !slices.Contains(known, r.name) {
-			return m.fragment(step).Fault(r.offset, "%q is no column of %s, and as a function of its row it would see only the columns that travel: name the columns", r.name, rel)
+			return m.fragment(step).Fault(r.offset, "%q is not a column of %s, and as a function of the row it would see only the columns that leave the primary: name the columns", r.name, rel)
 		}
 	}
 	return nil

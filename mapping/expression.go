@@ -61,7 +61,7 @@ func (r *reading) unqualified(i int, s *scope) {
 	t := r.at(i)
 	switch {
 	case s.is(t.text):
-		r.refuse(i, "%s is a whole row of %s, of which only the columns that the SQL names travel: name the columns; a column of that name is written %s.%s",
+		r.refuse(i, "%s is a whole row of %s, and only columns that the SQL names leave the primary: name the columns; write a column of that name as %s.%s",
 			quote(t.text), quote(r.relation), quote(t.text), quote(t.text))
 	case s.visible():
 		r.references = append(r.references, reference{name: t.text, offset: t.offset})

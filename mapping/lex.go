@@ -119,7 +119,7 @@ func (l *lexer) comment() error {
 			l.pos++
 		}
 	}
-	return &lexError{start, "a comment that does not end"}
+	return &lexError{start, "a comment does not end"}
 }
 
 // continued is the text between the parts of a string that goes on after a line break. The text matters for E'...', whose other parts have
@@ -142,7 +142,7 @@ func (l *lexer) str(start, open int, escapes bool) error {
 			return nil
 		}
 	}
-	return &lexError{start, "a string that does not end"}
+	return &lexError{start, "a string does not end"}
 }
 
 func (l *lexer) ident(start, open int) error {
@@ -158,7 +158,7 @@ func (l *lexer) ident(start, open int) error {
 		l.emit(quoted, identifier(strings.ReplaceAll(l.sql[open+1:i], `""`, `"`)), start)
 		return nil
 	}
-	return &lexError{start, "a quoted identifier that does not end"}
+	return &lexError{start, "a quoted identifier does not end"}
 }
 
 // dollar reads a parameter ($1), a dollar-quoted string ($tag$...$tag$), or a lone dollar sign.

@@ -58,8 +58,8 @@ func TestLexFaults(t *testing.T) {
 		offset       int
 	}{
 		{"a /* /* */", "comment", 2},
-		{"ab 'x", "string that does not end", 3},
-		{`ab E'x\'`, "string that does not end", 3},
+		{"ab 'x", "string does not end", 3},
+		{`ab E'x\'`, "string does not end", 3},
 		{`ab "x""`, "quoted identifier", 3},
 		{"ab $t$ x $T$", "begins with $t$", 3},
 		{`ab U&"x"`, "unicode escapes", 3},

@@ -108,7 +108,7 @@ func (m *Mapping) check(report reporter) {
 	case m.Name == "":
 		report(m.doc.Errorf("", `a mapping needs a "name"`))
 	case !nameRule.MatchString(m.Name):
-		report(m.doc.Errorf("name", "a mapping's name is a letter or _, then letters, digits, _ or -, 63 characters at the most"))
+		report(m.doc.Errorf("name", "a mapping's name is a letter or _, then letters, digits, _ or -, at most 63 characters"))
 	}
 	if m.Target == "" {
 		report(m.doc.Errorf("", `a mapping needs a "target", the table that it fills`))
@@ -161,7 +161,7 @@ func (m *Mapping) checkKeys(table string, report reporter) {
 			statement = tokens[i+1:] // written looks at INTO
 		}
 		if i > 0 && tokens[i-1].op("(") && written(statement).Table != "" {
-			report(f.Fault(t.offset, "keys only read what the target holds: found %s", strings.ToUpper(t.text)))
+			report(f.Fault(t.offset, "keys may only read what the target holds; found %s", strings.ToUpper(t.text)))
 			return
 		}
 	}
@@ -177,11 +177,11 @@ func (m *Mapping) checkSchema(report reporter) bool {
 	for _, s := range statements(tokens) {
 		first, last := s[0], s[len(s)-1]
 		if slices.Contains(forbiddenInSchema, first.text) && first.kind == word &&
-			!report(whole.Fault(first.offset, "%s is not allowed in a schema: it runs in a transaction of Outflow's", strings.ToUpper(first.text))) {
+			!report(whole.Fault(first.offset, "%s is not allowed in a schema, which runs in a transaction of Outflow", strings.ToUpper(first.text))) {
 			return false
 		}
 		if place, what, remedy := outsideTransactions(s); what != "" &&
-			!report(whole.Fault(place, "%s cannot run in a transaction, as a schema does: %s", what, remedy)) {
+			!report(whole.Fault(place, "%s cannot run in a transaction, but a schema runs in one: %s", what, remedy)) {
 			return false
 		}
 		m.ddl = append(m.ddl, Fragment{SQL: m.Schema[first.offset:last.end], mapping: m, path: "schema", offset: first.offset})
@@ -207,7 +207,7 @@ func outsideTransactions(statement []token) (place int, what, remedy string) {
 	}
 	for _, t := range statement { // the word is reserved; REFRESH MATERIALIZED VIEW may have it in a transaction
 		if t.is("concurrently") && slices.ContainsFunc([]string{"create", "drop", "reindex", "alter"}, first.is) {
-			return t.offset, "CONCURRENTLY", "leave the word out, or " + byHand
+			return t.offset, "CONCURRENTLY", "remove the word, or " + byHand
 		}
 	}
 	switch {
@@ -225,7 +225,7 @@ func (m *Mapping) checkStep(i int, report reporter) bool {
 	if s.From == "" {
 		report(m.doc.Errorf(path, `a step needs "from", a source table`))
 	} else if _, _, ok := wal.SplitTable(s.From); !ok {
-		report(m.doc.Errorf(path+".from", `"from" is name, schema.name, or "name" in double quotes where it has a dot; found %s`, s.From))
+		report(m.doc.Errorf(path+".from", `"from" is name, schema.name, or "name" in double quotes if it has a dot; found %s`, s.From))
 	}
 	switch s.When {
 	case Upsert, Delete, Any:
@@ -246,7 +246,7 @@ func (m *Mapping) checkStep(i int, report reporter) bool {
 		if t.kind == parameter && !report(f.Fault(t.offset, "%s: a mapping has no parameters; its rows are the relation %q", t.text, relationName(s.From))) {
 			return false
 		}
-		if t.op("*") && isStar(tokens[:i]) && !report(f.Fault(t.offset, "* is not allowed: name the columns, since only those that are named leave the primary")) {
+		if t.op("*") && isStar(tokens[:i]) && !report(f.Fault(t.offset, "* is not allowed: name the columns, because only named columns leave the primary")) {
 			return false
 		}
 	}
@@ -286,10 +286,10 @@ func (f Fragment) single(report reporter, allowed ...string) ([]token, bool) {
 	all := statements(tokens)
 	switch {
 	case len(all) == 0:
-		report(f.Fault(0, "there is no statement here"))
+		report(f.Fault(0, "there is no statement"))
 		return nil, false
 	case len(all) > 1:
-		report(f.Fault(all[1][0].offset, "a second statement: each step is one; put it into a step of its own"))
+		report(f.Fault(all[1][0].offset, "a second statement: put each statement into a step of its own"))
 		return nil, false
 	}
 	if first := all[0][0]; first.kind != word || !slices.Contains(allowed, first.text) {

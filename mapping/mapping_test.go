@@ -99,15 +99,15 @@ func TestLoadFaults(t *testing.T) {
 		{upsert, "DELETE FROM t RETURNING *", "14:31: * is not allowed"},
 		{upsert, "SELECT ALL * FROM item", "14:18: * is not allowed"},
 		{upsert, "SELECT $x$ never ends", "14:14: a string that begins with $x$ does not end"},
-		{upsert, "SELECT /* never ends", "14:14: a comment that does not end"},
-		{upsert, "-- nothing", "14:7: there is no statement here"},
+		{upsert, "SELECT /* never ends", "14:14: a comment does not end"},
+		{upsert, "-- nothing", "14:7: there is no statement"},
 		{"CREATE TABLE IF NOT EXISTS items_copy (id int PRIMARY KEY, note text);", "SELECT 1; COMMIT;", "5:13: COMMIT is not allowed in a schema"},
 		{"CREATE TABLE IF NOT EXISTS items_copy (id int PRIMARY KEY, note text);", "SET ROLE postgres;", "5:3: SET is not allowed in a schema"},
 		{"item: SELECT id FROM items_copy", "other: SELECT id FROM items_copy", `17:10: no step reads from "other"; the steps read from: item`},
 		{"item: SELECT id FROM items_copy", "item: SELECT id; SELECT id", "17:20: a second statement"},
 		{"item: SELECT id FROM items_copy", "item: DELETE FROM items_copy RETURNING id", `17:9: keys begin with SELECT or WITH; found "delete"`},
 		{"item: SELECT id FROM items_copy", "item: VALUES (1)", `keys begin with SELECT or WITH; found "values"`},
-		{"item: SELECT id FROM items_copy", "item: WITH x AS (DELETE FROM items_copy RETURNING id) SELECT id FROM x", `17:20: keys only read what the target holds: found DELETE`},
+		{"item: SELECT id FROM items_copy", "item: WITH x AS (DELETE FROM items_copy RETURNING id) SELECT id FROM x", `17:20: keys may only read what the target holds; found DELETE`},
 		{"item: SELECT id FROM items_copy", "item: SELECT id FROM items_copy WHERE id > $1", `17:46: $1: keys have no parameters`},
 		{"sql: DELETE FROM items_copy t USING item r WHERE t.id = r.id", `sql: "DELETE FROM t WHERE id = $1"`, "10:36: $1: "},
 		{"sql: DELETE FROM items_copy t USING item r WHERE t.id = r.id", "sql: >\n      DELETE FROM t\n      WHERE id = $1", "12:18: $1: "},
@@ -120,7 +120,7 @@ func TestLoadFaults(t *testing.T) {
 		}
 	}
 	for sql, want := range map[string]string{
-		"CREATE INDEX CONCURRENTLY i ON t (id)":                      "5:16: CONCURRENTLY cannot run in a transaction, as a schema does: leave the word out, or run it by hand",
+		"CREATE INDEX CONCURRENTLY i ON t (id)":                      "5:16: CONCURRENTLY cannot run in a transaction, but a schema runs in one: remove the word, or run it by hand",
 		"CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS i ON t (id)": "CONCURRENTLY",
 		"DROP INDEX CONCURRENTLY IF EXISTS i":                        "CONCURRENTLY",
 		"REINDEX INDEX CONCURRENTLY i":                               "CONCURRENTLY",
@@ -204,7 +204,7 @@ func TestOrder(t *testing.T) {
 		{"x y", "y x"},
 		{"x x", "x"},
 		{"", ""},
-		{"x y z", "mappings run after one another in a circle: x after y after z after x"},
+		{"x y z", "mappings depend on each other in a circle: x after y after z after x"},
 		{"a nothing", `there is no mapping "nothing"; there are: a, b, c, d, x, y, z`},
 	} {
 		ordered, err := set.Order(strings.Fields(c.names))

@@ -85,7 +85,7 @@ func read(tokens []token, relation string) *reading {
 			}
 		}
 		if len(open) > maxDepth {
-			r.refuse(i, "parentheses in more than %d others", maxDepth)
+			r.refuse(i, "parentheses are nested deeper than %d", maxDepth)
 			return r
 		}
 	}
@@ -224,7 +224,7 @@ func (r *reading) arm(i, end int, outer *scope) {
 			i++
 		}
 		if r.at(i+1).name() && r.at(i+1).text == r.relation && !r.at(i+2).op(".") {
-			r.refuse(i, "TABLE %s gives whatever columns travel: name the columns in a SELECT", quote(r.relation))
+			r.refuse(i, "TABLE %s would return only the columns that leave the primary: name the columns in a SELECT", quote(r.relation))
 		}
 		return
 	case !r.keyword(i, "select", "values"): // not understood: every name in the text may be the relation's

@@ -275,15 +275,15 @@ func TestWholeRowsAreRefused(t *testing.T) {
 		`INSERT INTO t (v) SELECT (e) FROM item e`:                            `"e" is a whole row`,
 		`UPDATE t SET a = e FROM item e`:                                      `"e" is a whole row`,
 		`TABLE "item"`:                                                        `a step begins with`,
-		`INSERT INTO t TABLE "item"`:                                          `TABLE "item" gives whatever columns travel`,
-		`WITH x AS (TABLE item) SELECT x.id FROM x`:                           `TABLE "item" gives whatever`,
-		`SELECT id FROM item NATURAL JOIN other`:                              `NATURAL JOIN joins by whatever columns`,
-		`SELECT other.id FROM other NATURAL LEFT JOIN item`:                   `NATURAL JOIN joins by whatever columns`,
-		`SELECT x FROM item AS e (x)`:                                         `columns of "item" cannot be renamed by their place`,
-		`SELECT x FROM item e (x, y)`:                                         `columns of "item" cannot be renamed by their place`,
+		`INSERT INTO t TABLE "item"`:                                          `TABLE "item" would return only the columns`,
+		`WITH x AS (TABLE item) SELECT x.id FROM x`:                           `TABLE "item" would return only`,
+		`SELECT id FROM item NATURAL JOIN other`:                              `NATURAL JOIN joins by all common columns`,
+		`SELECT other.id FROM other NATURAL LEFT JOIN item`:                   `NATURAL JOIN joins by all common columns`,
+		`SELECT x FROM item AS e (x)`:                                         `columns of "item" cannot be renamed by position`,
+		`SELECT x FROM item e (x, y)`:                                         `columns of "item" cannot be renamed by position`,
 		`DELETE FROM t USING item e WHERE t.id = e.id RETURNING e.*`:          `* is not allowed`,
 		`DELETE FROM t USING item e WHERE t.id = e.id RETURNING e`:            `"e" is a whole row`,
-		`SELECT ` + strings.Repeat("(", 300) + "1" + strings.Repeat(")", 300): `parentheses in more than`,
+		`SELECT ` + strings.Repeat("(", 300) + "1" + strings.Repeat(")", 300): `parentheses are nested deeper than`,
 	} {
 		_, err := oneStep(strings.ReplaceAll(sql, "6:31", ""))
 		var faults strictyaml.Errors

@@ -80,7 +80,7 @@ func (s Set) Order(names []string) ([]*Mapping, error) {
 			return nil
 		}
 		if state[name] == visiting {
-			return fmt.Errorf("mappings run after one another in a circle: %s", strings.Join(append(path, name), " after "))
+			return fmt.Errorf("mappings depend on each other in a circle: %s", strings.Join(append(path, name), " after "))
 		}
 		m, ok := s[name]
 		if !ok {

@@ -26,7 +26,7 @@ func (r *reading) tables(i, end int, s *scope) {
 		}
 	}
 	if natural >= 0 && s.reads {
-		r.refuse(natural, "NATURAL JOIN joins by whatever columns both sides have, and only those that the SQL names travel: use USING (...) or ON")
+		r.refuse(natural, "NATURAL JOIN joins by all common columns, and only columns that the SQL names leave the primary: use USING (...) or ON")
 	}
 }
 
@@ -135,7 +135,7 @@ func (r *reading) alias(i, end int, s *scope, name string, relation bool) int {
 	}
 	if i < end && r.at(i).op("(") { // names of columns
 		if relation {
-			r.refuse(i, "columns of %s cannot be renamed by their place, since only those that the SQL names travel: rename them with AS in a SELECT", quote(r.relation))
+			r.refuse(i, "columns of %s cannot be renamed by position, because only columns that the SQL names leave the primary: rename them with AS in a SELECT", quote(r.relation))
 		}
 		i = r.partner[i] + 1
 	}

@@ -126,7 +126,7 @@ func (l *loader) validateStatic() {
 			l.faultAt(path+".tenant", "%v", err)
 		}
 		if s.Name == "" {
-			l.faultAt(path+".name", "expected a name, or no such key for the name main")
+			l.faultAt(path+".name", "expected a name; without this key, the name is main")
 		} else if err := fit.Check(s.Name, fit.Name); err != nil {
 			l.faultAt(path+".name", "%v", err)
 		}
@@ -211,7 +211,7 @@ func (l *loader) identifier(path, name string) {
 func (l *loader) tableName(path, name string) {
 	schema, table := qualified(name)
 	if table == "" && name != "" {
-		l.faultAt(path, `expected name, schema.name, or "name" in double quotes where it has a dot, found %s`, l.show(path, name))
+		l.faultAt(path, `expected name, schema.name, or "name" in double quotes if it has a dot, found %s`, l.show(path, name))
 		return
 	}
 	for _, part := range []string{schema, table} {

@@ -196,7 +196,7 @@ func TestMappingsThatAreRefused(t *testing.T) {
 		{`DELETE FROM item_copy WHERE id = $1`, "a mapping has no parameters"},
 		{`INSERT INTO item_copy SELECT * FROM item`, "* is not allowed"},
 		{`INSERT INTO item_copy SELECT r.* FROM item r`, "* is not allowed"},
-		{`SELECT 'never ends`, "a string that does not end"},
+		{`SELECT 'never ends`, "a string does not end"},
 	} {
 		w.with(func(*config.Config) {}, func() {
 			file := w.mapping("bad", fmt.Sprintf("name: bad\ntarget: bad\nsteps:\n  - from: item\n    when: upsert\n    sql: |\n      -- a comment\n      %s\n", bad.sql))

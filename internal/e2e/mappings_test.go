@@ -105,14 +105,14 @@ func TestMappingsThatATableRefuses(t *testing.T) {
 	w.tables("items")
 	w.destination("t1", "one", "m")
 	for what, c := range map[string]struct{ step, fault, remedy string }{
-		"delete by another column":  {`items delete: DELETE FROM x t USING items c WHERE t.v = c.v`, `m.yaml:5:85: rows to delete are found by the key of public.items (tenant, id), and "v" may have changed`, `leave "v" out of the condition`},
+		"delete by another column":  {`items delete: DELETE FROM x t USING items c WHERE t.v = c.v`, `m.yaml:5:85: rows to delete are found by the key of public.items (tenant, id), and "v" may have changed`, `remove "v" from the condition`},
 		"a value of another column": {`items delete: INSERT INTO x SELECT c.id, c.v FROM items c`, `m.yaml:5:70: a DELETE of public.items brings only the replica identity's columns (tenant, id), so "v" is NULL here`, `ALTER TABLE "public"."items" REPLICA IDENTITY FULL`},
 		"a query of other columns":  {`items delete: WITH gone AS (SELECT c.v AS w FROM items c) DELETE FROM x t USING gone g WHERE t.v = g.w`, `found by the key of public.items`, `leave "v" out`},
 		"any row by another column": {`items any: DELETE FROM x t USING items c WHERE t.v = c.v AND c._op = 'delete'`, `found by the key of public.items`, `or write one step with when: delete and one with when: upsert`},
 		"a merge by another column": {`items any: MERGE INTO x t USING items c JOIN items d ON c.v = d.v ON c.v = t.v WHEN MATCHED AND c._op = 'delete' THEN DELETE`, `m.yaml:5:98: rows to delete are found by the key`, `leave "v" out`},
 		"any step":                  {`items any: UPDATE x t SET v = 'old' FROM items c WHERE t.v = c.v`, `"v" is NULL here`, `REPLICA IDENTITY FULL`},
 		"without a qualifier":       {`items delete: DELETE FROM x USING items WHERE x.v = v`, `"v" may have changed`, `leave "v" out`},
-		"a special name":            {`items upsert: INSERT INTO x SELECT c.id, c._op FROM items c`, `public.items has a column "_op" of its own`, `rename the column on the primary`},
+		"a special name":            {`items upsert: INSERT INTO x SELECT c.id, c._op FROM items c`, `public.items has its own column "_op"`, `rename the column on the primary`},
 		"a generated column":        {`items upsert: INSERT INTO x SELECT c.twice, c.v FROM items c`, `column "twice" of public.items is generated`, `write its expression`},
 		"a table that is not there": {`b.items upsert: INSERT INTO x SELECT c.id FROM items c`, `mapping "m" reads from "b.items", which is not in source.tables`, ``},
 	} {
@@ -143,7 +143,7 @@ func TestMappingsThatATableRefuses(t *testing.T) {
 		w.mapping("keys", stepped("keys", "", `items upsert: SELECT c.id FROM items c`)+"keys:\n  items: SELECT id FROM x\n")
 		w.mapping("m", steps)
 		w.addDestination("t1", "keys", w.cfg.Destinations.Static[0].DSN.Reveal(), "m", "keys")
-		w.refused("a value that a copy does not know", "t1/keys", `a copy finds deleted rows of public.items by keys: and knows only the columns of its key (tenant, id)`)
+		w.refused("a value that a copy does not know", "t1/keys", `a copy finds deleted rows of public.items by keys: and knows only their key columns (tenant, id)`)
 	})
 	w.mapping("m", steps)
 	w.checked(pipeline.Selection{}).says(t, "destination t1/one", primary.Passed, "mapping m", "3 steps", "")
@@ -193,7 +193,7 @@ func TestFunctionsInTheGuiseOfColumns(t *testing.T) {
 	w.tables("items")
 	w.mapping("m", stepped("m", `CREATE TABLE IF NOT EXISTS x (id int, doc jsonb)`, `items upsert: INSERT INTO x SELECT c.id, c.to_jsonb FROM items c`))
 	w.destination("t1", "one", "m")
-	w.checked(pipeline.Selection{}).says(t, "destination t1/one", primary.Failed, "mapping m", `"to_jsonb" is no column of public.items`, "")
+	w.checked(pipeline.Selection{}).says(t, "destination t1/one", primary.Failed, "mapping m", `"to_jsonb" is not a column of public.items`, "")
 }
 
 // What only the external server can tell of a mapping is told before a row is copied, with advice that works.

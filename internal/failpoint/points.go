@@ -147,7 +147,7 @@ func (p Point) describe() (name string, fails bool, where string) {
 	case ParkNoted:
 		return "sink/park-noted", false, "a parking is noted, the queue is not dropped"
 	case RequestTaken:
-		return "sink/request-taken", false, "a person's request is read, and not carried out"
+		return "sink/request-taken", false, "an operator's request is read, and not carried out"
 	case BackfillBegun:
 		return "sink/backfill-begun", true, "a backfill has a place, and has not read"
 	case ChunkRead:
@@ -159,7 +159,7 @@ func (p Point) describe() (name string, fails bool, where string) {
 	case PutOff:
 		return "sink/put-off", true, "a row of a chunk is refused, the cursor has not moved over the row"
 	case NextPass:
-		return "sink/next-pass", true, "a pass has ended with rows put off, and the cursor of the next pass is committed"
+		return "sink/next-pass", true, "a pass has ended with postponed rows, and the cursor of the next pass is committed"
 	case SweepPageRead:
 		return "sink/sweep-page-read", true, "a page of keys is read from the external database"
 	case SweepMissingFound:

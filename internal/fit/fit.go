@@ -100,7 +100,7 @@ func Check(name string, p Place) error {
 	case len(name) > int(p):
 		fault = fmt.Sprintf("is longer than %d bytes", int(p))
 	case !utf8.ValidString(name):
-		fault = "is no valid UTF-8"
+		fault = "is not valid UTF-8"
 	case strings.IndexFunc(name, IsControl) >= 0:
 		fault = "has a control character"
 	default:

@@ -94,7 +94,7 @@ func neutral() (*pgconn.Config, error) {
 		`sslkey='' sslcert='' sslrootcert='' sslpassword='' sslcertmode=disable sslnegotiation=postgres sslsni=1 application_name=outflow ` +
 		`connect_timeout=5 target_session_attrs=any channel_binding=prefer require_auth='' min_protocol_version=3.0 max_protocol_version=3.0`)
 	if err != nil {
-		return nil, fmt.Errorf("the environment of the process is in the way: %w", err)
+		return nil, fmt.Errorf("the environment of the process interferes: %w", err)
 	}
 	config.Fallbacks = nil
 	config.RuntimeParams = map[string]string{"application_name": "outflow", "client_encoding": "UTF8"}
@@ -125,7 +125,7 @@ func tlsOf(mode, host, ca string) (*tls.Config, error) {
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM([]byte(ca)) {
-			return nil, &Error{class: classConfiguration, text: "ca: expected certificates as PEM, -----BEGIN CERTIFICATE----- and so on"}
+			return nil, &Error{class: classConfiguration, text: "ca: expected PEM certificates, beginning with -----BEGIN CERTIFICATE-----"}
 		}
 	}
 	switch {

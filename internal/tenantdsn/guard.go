@@ -90,7 +90,7 @@ func (m *meter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-var errFlood = tooMuch("the server sends more than it was asked for")
+var errFlood = tooMuch("the server sends more than was requested")
 
 // guard stands between pgx and the messages, above TLS. guard follows the headers, and fails before pgx has the end of an oversized
 // message. Deadlines are the caller's: each operation of the caller has a deadline. A single goroutine calls guard.
@@ -145,7 +145,7 @@ func (g *guard) Read(p []byte) (int, error) {
 }
 
 func tooMuch(format string, args ...any) error {
-	return &Error{class: classProtocol, text: fmt.Sprintf(format, args...), remedy: "see what it is that answers there"}
+	return &Error{class: classProtocol, text: fmt.Sprintf(format, args...), remedy: "find out which program answers there"}
 }
 
 // follow walks over the messages in p, and leaves the bytes for pgx at the front of p: so many are passed on.
@@ -210,7 +210,7 @@ func limit(kind byte) int {
 func (g *guard) begin(whole bool) error {
 	kind, length := g.header[0], binary.BigEndian.Uint32(g.header[1:])
 	if length < 4 || int64(length)-4 > int64(limit(kind)) {
-		return tooMuch("a message of %d bytes; what answers is no Postgres, or a hostile one", length)
+		return tooMuch("a message of %d bytes; the server is not Postgres, or is hostile", length)
 	}
 	g.body = int(length) - 4
 	g.cut, g.pass = (kind == 'E' || kind == 'N') && g.body > textBytes, textBytes

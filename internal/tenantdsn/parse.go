@@ -47,7 +47,7 @@ func (s settings) add(key, value string) error {
 		return wrong("%q is not allowed; allowed are %s", shortened(key), allowedKeys())
 	}
 	if _, twice := s[key]; twice {
-		return wrong("%s is there twice", key)
+		return wrong("%s appears twice", key)
 	}
 	s[key] = value
 	return nil
@@ -66,7 +66,7 @@ func shortened(key string) string {
 func readURL(dsn string) (settings, error) {
 	u, err := url.Parse(dsn)
 	if err != nil || u.Opaque != "" || u.Fragment != "" || strings.Contains(dsn, "#") {
-		return nil, wrong("expected postgres://user:password@host:5432/database, with other characters than letters and digits escaped as %%XX")
+		return nil, wrong("expected postgres://user:password@host:5432/database, with characters other than letters and digits escaped as %%XX")
 	}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
@@ -153,7 +153,7 @@ func (s settings) check(p Policy) (port uint16, err error) {
 		return 0, wrong("host: an address with a zone is not allowed")
 	}
 	if len(host) > 253 {
-		return 0, wrong("host: longer than a name can be")
+		return 0, wrong("host: longer than a host name may be")
 	}
 	port = defaultPort
 	if text, given := s["port"]; given {

@@ -60,8 +60,8 @@ func (p Policy) CheckAddress(network, address string) error {
 	ip := to.Addr().WithZone("").Unmap()
 	within := func(n netip.Prefix) bool { return n.Contains(ip) }
 	if slices.ContainsFunc(denied, within) && !slices.ContainsFunc(p.AllowNetworks, within) {
-		return &Error{class: classBlocked, text: fmt.Sprintf("address %s is not a public one", ip),
-			remedy: "a database with a public address, or the operator's word in destinations.policy.allow_networks"}
+		return &Error{class: classBlocked, text: fmt.Sprintf("address %s is not public", ip),
+			remedy: "use a database with a public address, or ask the operator to extend destinations.policy.allow_networks"}
 	}
 	return p.checkPort(to.Port())
 }
@@ -75,7 +75,7 @@ func (p Policy) checkPort(port uint16) error {
 		allowed[i] = fmt.Sprint(n)
 	}
 	return &Error{class: classBlocked, text: fmt.Sprintf("port %d is not allowed; allowed are %s", port, strings.Join(allowed, ", ")),
-		remedy: "another port, or the operator's word in destinations.policy.ports"}
+		remedy: "use another port, or ask the operator to extend destinations.policy.ports"}
 }
 
 // control is the check in the form called by the dialer.
