@@ -33,7 +33,7 @@ matrix: postgres ## the tests that need Postgres, on Postgres 14 and 18
 	@set -e; for version in 14 18; do \
 		bin=$$(internal/pgcluster/version.sh $$version); echo "tests on $$bin"; \
 		OUTFLOW_TEST_PG_BIN=$$bin $(TEST) -short -race -count=1 -timeout 45m -parallel 3 \
-			./cmd/outflow ./internal/pgcluster ./internal/torture ./mapping ./replication ./sink; \
+			./internal/e2e ./internal/pipeline ./internal/demo ./internal/pgcluster ./internal/torture ./mapping ./replication/... ./sink/...; \
 	done
 
 # RUNS schedules of faults, from the seed SEED on, each for DURATION, against outflow as a process: see internal/torture/doc.go. A failure
@@ -47,12 +47,12 @@ torture: postgres ## seeded faults against outflow and its servers, under load: 
 # 200,000 rows of 20 tenants and 500 destinations, a fifth of them dead. A failure names its seed: OUTFLOW_TEST_SEED repeats it.
 load: postgres ## the tests of kills, faults and load at full size
 	OUTFLOW_TEST_KILLS=30 OUTFLOW_TEST_TENANTS=20 OUTFLOW_TEST_ROWS=10000 OUTFLOW_TEST_DESTINATIONS=500 \
-		$(TEST) -count=1 -timeout 60m -v -run 'Kill|Backfill|Memory|AnyHistory|SlowAndDead' ./cmd/outflow
+		$(TEST) -count=1 -timeout 60m -v -run 'Kill|Backfill|Memory|AnyHistory|SlowAndDead' ./internal/e2e
 
 # make test plays one point of each ordeal, chosen by a seed.
 failpoints: postgres ## kills, errors and panics at every failpoint (internal/failpoint)
 	$(TEST) -count=1 -timeout 20m ./internal/failpoint
-	OUTFLOW_TEST_FAILPOINTS=1000 $(TEST) -count=1 -timeout 30m -v -run Failpoint ./cmd/outflow
+	OUTFLOW_TEST_FAILPOINTS=1000 $(TEST) -count=1 -timeout 30m -v -run Failpoint ./internal/e2e
 
 # A failure prints its seed; the lies of a seed depend on the times of the connections too. With STRICT the good server's p99 must stay
 # within 1.2 of the p99 without liars, which wants a machine with nothing else to do.
@@ -61,17 +61,17 @@ hostile: LIARS ?= 24
 hostile: STRICT ?= 1
 hostile: postgres ## lying servers beside a good server, and the commands against them: SEED=1 DURATION=5m LIARS=24
 	OUTFLOW_TEST_SEED=$(SEED) OUTFLOW_TEST_DURATION=$(DURATION) OUTFLOW_TEST_LIARS=$(LIARS) OUTFLOW_TEST_STRICT=$(STRICT) \
-		$(TEST) -count=1 -timeout 0 -v -run 'HostileServers' ./cmd/outflow
+		$(TEST) -count=1 -timeout 0 -v -run 'HostileServers' ./internal/e2e
 
 soak: DURATION ?= 30m
 soak: postgres ## 300 destinations come and go: goroutines, memory, descriptors and connections stay flat: DURATION=30m
-	OUTFLOW_TEST_DURATION=$(DURATION) OUTFLOW_TEST_TENANTS=300 $(TEST) -count=1 -timeout 0 -v -run '^TestSoak$$' ./cmd/outflow
+	OUTFLOW_TEST_DURATION=$(DURATION) OUTFLOW_TEST_TENANTS=300 $(TEST) -count=1 -timeout 0 -v -run '^TestSoak$$' ./internal/e2e
 
 # The first history has the seed SEED, the next ones those that follow. A failure prints its own seed, and SEED=n RUNS=1 repeats it.
 SEED ?= 1
 RUNS ?= 20
 shapes: postgres ## RUNS histories over random tables, targets and rights, from the seed SEED on
-	OUTFLOW_TEST_SEED=$(SEED) OUTFLOW_TEST_SHAPES=$(RUNS) $(TEST) -race -count=1 -timeout 0 -v -run '^TestAnyShape$$' ./cmd/outflow
+	OUTFLOW_TEST_SEED=$(SEED) OUTFLOW_TEST_SHAPES=$(RUNS) $(TEST) -race -count=1 -timeout 0 -v -run '^TestAnyShape$$' ./internal/e2e
 
 # Servers are found as internal/pgcluster/doc.go says; install.sh does nothing where there is one.
 postgres: ## install a Postgres server for tests and demo, if there is none
@@ -79,7 +79,7 @@ postgres: ## install a Postgres server for tests and demo, if there is none
 
 # For the tests of the dashboard.
 chromium: ## install Chromium, if there is none
-	@cmd/outflow/testdata/chromium.sh
+	@internal/e2e/testdata/chromium.sh
 
 fuzz: ## each fuzz target for FUZZTIME (30s)
 	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n1 dirname | sort -u | while read -r dir; do \

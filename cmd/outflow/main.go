@@ -3,6 +3,7 @@ package main
 
 import (
 	"os"
+
 	"outflow/internal/command"
 )
 

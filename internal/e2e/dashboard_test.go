@@ -32,7 +32,7 @@ func newBrowser(tb testing.TB, url string) *browser {
 		if os.Getenv("CI") != "" {
 			tb.Fatal(err)
 		}
-		tb.Skip("there is no chromium: cmd/outflow/testdata/chromium.sh installs it")
+		tb.Skip("there is no chromium: internal/e2e/testdata/chromium.sh installs it")
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),

@@ -1,0 +1,10 @@
+package pipeline
+
+import (
+	"os"
+	"testing"
+
+	"outflow/internal/pgcluster/pgtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
