@@ -20,7 +20,7 @@ type observation struct {
 	bytes   int64          // in the queue
 	over    bool           // the queue is over its bound, and the reader waits
 	paused  bool
-	unable  bool          // failed, or was given another target, and does not work since; or paused
+	unable  bool          // failed, or was given another specification, and does not work since; or paused
 	waits   bool          // for others: for a connection that others have, or for the primary
 	queued  bool          // waits for a connection that others have
 	starved bool          // has a connection, and waits for the rest of a large transaction

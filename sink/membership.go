@@ -27,7 +27,7 @@ type membership struct {
 	begunAt wal.LSN     // where the primary's WAL ended when the reading began; guarded by mu
 }
 
-// Put adds a destination, or gives an existing destination another target. A new destination takes changes from the next
+// Put adds a destination, or gives an existing destination another specification. A new destination takes changes from the next
 // transaction on and is copied from the tables. A destination with another connection string goes on with its queue: on
 // connecting, the worker finds whether the database there can go on from the stream. Mappings with another fingerprint are filled
 // again from the start.
@@ -108,7 +108,7 @@ func (d *Destination) startAfter(id int64) {
 	d.queue.StartAfter(id)
 }
 
-// replace has the worker take another target, or takes the target itself while nothing has begun. Work in flight is rolled back,
+// replace has the worker take another specification, or takes the specification itself while nothing has begun. Work in flight is rolled back,
 // and done again there.
 func (d *Destination) replace(t external.DestinationSpec, begun bool) {
 	d.mu.Lock()
@@ -122,14 +122,14 @@ func (d *Destination) replace(t external.DestinationSpec, begun bool) {
 	d.happensLocked(lifecycle.Replaced)
 }
 
-// retargetLocked takes over the target left by replace. The worker calls retargetLocked without a session.
+// retargetLocked takes over the specification left by replace. The worker calls retargetLocked without a session.
 func (d *Destination) retargetLocked() {
 	if d.next == nil {
 		return
 	}
 	db, err := external.NewDatabase(d.Owner, *d.next, d.router.Options.Options, d.router.schemas, d.log)
 	if err != nil {
-		d.fault, d.next = external.AsError(err), nil // Put has tried the target
+		d.fault, d.next = external.AsError(err), nil // Put has tried the specification
 		d.happensLocked(lifecycle.RetargetedUnusable)
 		return
 	}

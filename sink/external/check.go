@@ -27,7 +27,7 @@ type Checker struct {
 // checkLocks is how long a check waits for a lock: the process that fills the database holds its locks for moments only.
 const checkLocks = 2 * time.Second
 
-// Check looks at one external database. The target's mappings may be empty where the primary could not be asked. server
+// Check looks at one external database. The specification's mappings may be empty where the primary could not be asked. server
 // identifies the database and its server, so that two destinations with one database are found; server is "" where the database
 // did not answer.
 func (c *Checker) Check(ctx context.Context, t DestinationSpec) (found primary.Findings, server string) {
