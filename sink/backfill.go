@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -16,6 +17,7 @@ import (
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink/external"
+	"outflow/sink/fold"
 	"outflow/sink/limits"
 	"outflow/sink/queue"
 )
@@ -86,10 +88,16 @@ const (
 // The order of steps makes the copy right: first keys are tracked, then snapshots are taken, then a chunk waits until the stream
 // has passed the chunk's horizon, and then the chunk is merged (see [fold.Merge]).
 type backfill struct {
-	d        *Destination
-	s        *session
+	shared   *copyShared
+	owner    copyOwner
+	s        *external.Session
+	tenant   string
 	mappings []*mapping.Mapping // the session's: the destination may be given others while a chunk is read
+	reads    map[string]bool    // source tables that the mappings read
 	group    []bool             // which of the mappings are being filled
+	slot     *limits.SlotUser
+	pace     *pace
+	log      *zap.Logger
 	cursor   cursor
 	stored   string // the cursor as the metadata has it
 
@@ -100,8 +108,52 @@ type backfill struct {
 	wait    wait                     // for a transaction on the primary
 }
 
-// hand is what a backfill has read, or reads. The lock of the destination guards the hand: a read puts its chunk there.
+// copyShared is what all backfills of a process share.
+type copyShared struct {
+	tables   *tableread.Tables // of the primary
+	schemas  external.Tables
+	relearn  func(ctx context.Context, table string) (*wal.Relation, error) // reads from the primary which columns a table has now
+	memory   *limits.Memory
+	xids     *fold.XIDs
+	intake   context.Context     // ends the wait for memory, and reads
+	start    func(func()) bool   // runs a read, unless no work begins any more
+	given    func(wal.LSN) int64 // the sequence id of a commit at a place
+	marked   func() string       // the id of the newest checkpoint
+	answer   time.Duration       // bounds a question to the primary beside a read
+	setAside bool                // a refused row goes to the quarantine
+}
+
+// appliedAt is the highest id possible below a horizon, when the stream has passed the horizon. The next commit record may begin
+// at the horizon itself.
+func (c *copyShared) appliedAt(horizon wal.LSN) int64 { return c.given(horizon) - 1 }
+
+// copyOwner is the destination that a backfill copies for.
+type copyOwner interface {
+	// Nudge wakes the worker.
+	Nudge()
+	// After runs f after a time; a panic of f is the destination's.
+	After(wait time.Duration, f func()) *time.Timer
+	// Panicked is the error of a panic beside the worker.
+	Panicked(cause any) *external.Error
+	// Passed reports whether the stream has passed a place in the WAL, and every transaction up to there was applied.
+	Passed(horizon wal.LSN) bool
+	// Exchange is one round trip of the session.
+	Exchange(ctx context.Context, fill func(context.Context, *external.Round) error) error
+	// AskFlush asks the external server, not too often, whether the last commits are flushed.
+	AskFlush(ctx context.Context) error
+	// Expects says how many rows there are to copy, by the planner's estimate.
+	Expects(rows int64)
+	// Waits says what the copy waits for, "" for nothing any more. said is whether that is known.
+	Waits(reason string) (said bool)
+	// ChunkCopied says how far a committed chunk has brought the copy, and CopyFinished that the chunk was the last.
+	ChunkCopied(at cursor)
+	CopyFinished(at cursor)
+}
+
+// hand is what a backfill has read, or reads: a read puts its chunk there, beside the worker. The lock of the hand comes after the
+// destination's.
 type hand struct {
+	mu      sync.Mutex
 	reading bool
 	ready   *chunk
 	ended   bool               // the session was closed: a chunk that comes now is given up
@@ -142,10 +194,11 @@ func (c *chunk) behind(rows *mapping.Rows, i int) []string {
 	return c.KeyOf(rows.Upserts[i].Tuple)
 }
 
-// newBackfill finds the incomplete mappings; nil where all are complete.
-func newBackfill(s *session, known external.Metadata) (*backfill, error) {
-	bf := &backfill{d: s.d, s: s, mappings: s.d.mappings, group: make([]bool, len(s.d.mappings))}
-	for i, m := range s.d.mappings {
+// newBackfill finds the incomplete mappings of a session's database; nil where all are complete.
+func newBackfill(shared *copyShared, owner copyOwner, s *external.Session, db *external.Database, slot *limits.SlotUser, p *pace, known external.Metadata) (*backfill, error) {
+	bf := &backfill{shared: shared, owner: owner, s: s, tenant: db.Tenant, mappings: db.Mappings, reads: mapping.Reads(db.Mappings),
+		group: make([]bool, len(db.Mappings)), slot: slot, pace: p, log: db.Log}
+	for i, m := range db.Mappings {
 		text := known[m.Name].Backfill
 		if text == "" {
 			continue
@@ -180,7 +233,7 @@ func (bf *backfill) trackChanges(xid uint32, changes []wal.Change) {
 		return
 	}
 	for i := range changes {
-		if !bf.d.reads[changes[i].Relation.Table] {
+		if !bf.reads[changes[i].Relation.Table] {
 			continue
 		}
 		if bf.tracker.add(xid, &changes[i]); bf.tracker.full() {
@@ -201,25 +254,32 @@ func (bf *backfill) standDown() {
 func (bf *backfill) trackAgain() {
 	bf.tracker.begin()
 	bf.goesOn()
-	bf.d.mu.Lock()
-	defer bf.d.mu.Unlock()
-	bf.giveUpLocked()
+	bf.hand.mu.Lock()
+	defer bf.hand.mu.Unlock()
+	bf.hand.giveUpLocked()
 }
 
-// giveUpLocked lets go of the chunk in hand. The lock is the destination's.
-func (bf *backfill) giveUpLocked() {
-	if bf.hand.ready != nil {
-		bf.hand.ready.held.Free()
-		bf.hand.ready = nil
+// giveUpLocked lets go of the chunk in hand.
+func (h *hand) giveUpLocked() {
+	if h.ready != nil {
+		h.ready.held.Free()
+		h.ready = nil
 	}
+}
+
+// busy reports whether a chunk is being read, or waits to be merged.
+func (bf *backfill) busy() bool {
+	bf.hand.mu.Lock()
+	defer bf.hand.mu.Unlock()
+	return bf.hand.reading || bf.hand.ready != nil
 }
 
 // end gives up the chunk in hand and the chunk being read: the session is closed.
 func (bf *backfill) end() {
-	bf.d.mu.Lock()
-	defer bf.d.mu.Unlock()
+	bf.hand.mu.Lock()
+	defer bf.hand.mu.Unlock()
 	bf.hand.ended = true
-	bf.giveUpLocked()
+	bf.hand.giveUpLocked()
 	if bf.hand.endRead != nil { // or reads would gather on the primary, of sessions that come and go
 		bf.hand.endRead()
 	}
@@ -228,66 +288,58 @@ func (bf *backfill) end() {
 // mergeable reports whether a chunk is here and the stream has passed the chunk's horizon: every transaction that committed
 // before the horizon was applied.
 func (bf *backfill) mergeable() bool {
-	d := bf.d
-	position := d.router.Reader.Position() // before the queue is looked at
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if bf.hand.ready == nil {
+	if !bf.active {
 		return false
 	}
-	if bf.hand.ready.err != nil {
-		return true
-	}
-	if position < bf.hand.ready.Horizon {
-		return false
-	}
-	return d.queue.Has(d.router.SequenceID(bf.hand.ready.Horizon))
+	bf.hand.mu.Lock()
+	c := bf.hand.ready
+	bf.hand.mu.Unlock()
+	return c != nil && (c.err != nil || bf.owner.Passed(c.Horizon))
 }
 
 // advance does the work possible without a chunk in hand: take a place among the backfills, or begin to read.
 func (bf *backfill) advance(ctx context.Context) error {
-	d := bf.d
-	if !d.slot.Take() {
+	if !bf.slot.Take() {
 		bf.standDown() // backfills were switched off
 		return nil     // the end of another backfill wakes us
 	}
 	if !bf.active {
 		bf.active = true
-		d.log.Info("copying rows from the primary", zap.String("cursor", bf.stored))
+		bf.log.Info("copying rows from the primary", zap.String("cursor", bf.stored))
 		if err := failpoint.Fail(failpoint.BackfillBegun); err != nil {
 			return err
 		}
 	}
-	d.mu.Lock()
+	bf.hand.mu.Lock()
 	waiting := bf.hand.ready != nil // for the stream
 	idle := !waiting && !bf.hand.reading
-	d.mu.Unlock()
+	bf.hand.mu.Unlock()
 	if waiting {
-		d.after(horizonPause, d.nudge)
+		bf.owner.After(horizonPause, bf.owner.Nudge)
 	}
 	if !idle || time.Now().Before(bf.wait.until) {
 		return nil
 	}
-	done := d.slot.Asks(false)
+	done := bf.slot.Asks(false)
 	page, err := bf.ask(ctx)
 	if done(); err != nil {
-		d.slot.ChunkDone()
-		if external.TimedOut(err) && bf.smaller(bf.size()) {
-			d.nudge()
+		bf.slot.ChunkDone()
+		if external.TimedOut(err) && bf.pace.smaller(bf.pace.size()) {
+			bf.owner.Nudge()
 			return nil
 		}
 		return err
 	}
-	read := &chunkRead{bf: bf, from: bf.cursor, page: page, limit: bf.size(), lane: limits.Quick, began: time.Now(), number: bf.tracker.number,
+	read := &chunkRead{bf: bf, from: bf.cursor, page: page, limit: bf.pace.size(), lane: limits.Quick, began: time.Now(), number: bf.tracker.number,
 		settle: bf.tracker.suspects == nil, awaited: bf.wait.xid}
-	if d.slot.Slow() {
+	if bf.slot.Slow() {
 		read.lane = limits.Slow
 	}
-	reading, end := context.WithCancel(d.router.workers.intake)
-	d.mu.Lock()
+	reading, end := context.WithCancel(bf.shared.intake)
+	bf.hand.mu.Lock()
 	bf.hand.reading, bf.hand.endRead = true, end
-	d.mu.Unlock()
-	if !d.router.workers.start(func() { read.run(reading) }) {
+	bf.hand.mu.Unlock()
+	if !bf.shared.start(func() { read.run(reading) }) {
 		end()
 	}
 	return nil
@@ -308,10 +360,10 @@ func (bf *backfill) ask(ctx context.Context) (*page, error) {
 
 // handOver puts a chunk into the hand, for the worker.
 func (bf *backfill) handOver(c *chunk) {
-	bf.d.mu.Lock()
-	defer bf.d.mu.Unlock()
+	bf.hand.mu.Lock()
+	defer bf.hand.mu.Unlock()
 	if bf.hand.reading, bf.hand.ready = false, c; bf.hand.ended {
-		bf.giveUpLocked()
+		bf.hand.giveUpLocked()
 	}
 }
 
@@ -320,16 +372,12 @@ func (bf *backfill) relation(table string) *wal.Relation {
 	if rel := bf.found[table]; rel != nil {
 		return rel
 	}
-	return bf.d.router.schemas.Relation(table)
+	return bf.shared.schemas.Relation(table)
 }
 
 func (bf *backfill) part(table string) tableread.Part {
-	return bf.d.part(bf.d.router.schemas.Relation(table))
-}
-
-// part are the rows of the destination's tenant.
-func (d *Destination) part(rel *wal.Relation) tableread.Part {
-	return tableread.Part{Relation: rel, Tenant: d.router.schemas.TenantColumn(rel), Value: d.Tenant}
+	rel := bf.shared.schemas.Relation(table)
+	return tableread.Part{Relation: rel, Tenant: bf.shared.schemas.TenantColumn(rel), Value: bf.tenant}
 }
 
 // tables are the source tables read by the group, in the order of copying.
@@ -361,8 +409,6 @@ func (bf *backfill) nextTable(at *cursor) (table string, place tableread.Place, 
 
 // finish ends the backfill: from here on the stream alone keeps the database up to date.
 func (bf *backfill) finish() {
-	d := bf.d
-	bf.s.backfill = nil
-	d.slot.Leave()
-	d.log.Info("all rows are copied; the stream alone continues", zap.Int64("rows", bf.cursor.Rows))
+	bf.slot.Leave()
+	bf.log.Info("all rows are copied; the stream alone continues", zap.Int64("rows", bf.cursor.Rows))
 }

@@ -10,7 +10,6 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/internal/pgerror"
 	"outflow/mapping"
-	"outflow/replication/wal"
 	"outflow/sink/external"
 )
 
@@ -30,8 +29,8 @@ const chunkPatience = 4 * chunkTime
 // applyChunk brings a chunk's rows and the cursor behind the rows into the external database. A refused chunk is halved until the
 // refused row is found or the rest is taken, and grows again behind the row.
 func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows) error {
-	d, total := bf.d, rows.Len(mapping.Any)
-	done := d.slot.Asks(true)
+	total := rows.Len(mapping.Any)
+	done := bf.slot.Asks(true)
 	for at, size, begun := 0, total, time.Now(); ; {
 		p := bf.portion(c, rows, at, min(size, total-at))
 		err := bf.apply(ctx, p)
@@ -39,37 +38,37 @@ func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 			if size = n / 2; bf.s.Usable() {
 				continue
 			}
-			d.chunkRows = size // the client's own limit ended the connection
+			bf.pace.rows = size // the client's own limit ended the connection
 		}
 		if err != nil {
 			done()
-			d.slot.ChunkDone()
+			bf.slot.ChunkDone()
 			return bf.nameRow(err, p.rows)
 		}
 		if at += p.rows.Len(mapping.Any); at >= total {
-			bf.resize(time.Since(c.read.began))
+			bf.pace.resize(time.Since(c.read.began))
 			break
 		}
 		if size *= 2; time.Since(begun) > chunkPatience && p.next.After != nil {
-			d.chunkRows = max(size, chunkMin)
+			bf.pace.rows = max(size, chunkMin)
 			break
 		}
 	}
 	done()
-	d.slot.ChunkDone()
+	bf.slot.ChunkDone()
 	switch {
 	case bf.stored == "":
 		if err := failpoint.Fail(failpoint.BackfillFinished); err != nil {
 			return err
 		}
 		bf.finish()
-	case d.slot.Yield():
+	case bf.slot.Yield():
 		bf.standDown()
 	}
 	if bf.stored == "" {
-		d.copyFinished(bf.cursor)
+		bf.owner.CopyFinished(bf.cursor)
 	} else {
-		d.chunkCopied(bf.cursor)
+		bf.owner.ChunkCopied(bf.cursor)
 	}
 	return nil
 }
@@ -125,7 +124,7 @@ func (bf *backfill) apply(ctx context.Context, p *portion) error {
 	switch {
 	case bf.mayPutOff(e):
 		return bf.putOff(ctx, p, e)
-	case bf.d.router.Options.quarantines():
+	case bf.shared.setAside:
 		refused := *p
 		refused.rows, refused.aside = &mapping.Rows{}, bf.setAside(p.rows, e)
 		return bf.transaction(ctx, &refused)
@@ -182,32 +181,35 @@ func (bf *backfill) takesAlong() bool {
 // saysPutOff logs the first row put off in a pass, the second, the fourth, and so on.
 func (bf *backfill) saysPutOff(e *external.Error) {
 	if n := bf.cursor.PutOff + 1; n&(n-1) == 0 {
-		bf.d.log.Warn("the external database refuses a row; another pass copies the row again", zap.Int64("rows", n),
+		bf.log.Warn("the external database refuses a row; another pass copies the row again", zap.Int64("rows", n),
 			zap.Int("pass", bf.cursor.Pass), zap.String("sqlstate", e.SQLState), zap.Error(e))
 	}
 }
 
 // putOffLive puts a live change off to the next pass of the copy, where a copy fills all the mappings of the change. The cursor
-// in the metadata says so in the same transaction, which leaves the change out.
-func (bf *backfill) putOffLive(ctx context.Context, b *batch, e *external.Error) (bool, error) {
+// in the metadata says so in the same transaction, which leaves the change out. behind are the mappings of the change; at is the cursor in the
+// open transaction, nil where the transaction has not moved the cursor. The result is the cursor in the transaction then, nil where the change
+// is not put off; committed takes the cursor over.
+func (bf *backfill) putOffLive(ctx context.Context, behind []bool, at *cursor, e *external.Error) (*cursor, error) {
 	if bf == nil || !bf.mayPutOff(e) {
-		return false, nil
+		return nil, nil
 	}
-	for i, behind := range b.mappings {
-		if behind && !bf.group[i] && (e.Table == "" || slices.Contains(bf.mappings[i].Tables(), e.Table)) {
-			return false, nil
+	for i := range behind {
+		if behind[i] && !bf.group[i] && (e.Table == "" || slices.Contains(bf.mappings[i].Tables(), e.Table)) {
+			return nil, nil
 		}
 	}
 	bf.saysPutOff(e)
 	before, now := bf.stored, bf.cursor
-	if b.cursor != nil {
-		before, now = b.cursor.String(), *b.cursor
+	if at != nil {
+		before, now = at.String(), *at
 	}
 	now.PutOff++
-	b.cursor = &now
-	err := bf.s.PutOffCursor(ctx, before, now.String())
-	return true, err
+	return &now, bf.s.PutOffCursor(ctx, before, now.String())
 }
+
+// committed takes over the cursor that a batch with changes put off has committed.
+func (bf *backfill) committed(at cursor) { bf.cursor, bf.stored = at, at.String() }
 
 // following is the cursor behind a portion, "" where the backfill is complete: rows put off take another pass.
 func (p *portion) following() (next cursor, text string) {
@@ -245,8 +247,8 @@ func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 		return err
 	}
 	next, text := p.following()
-	applied := bf.d.router.appliedAt(p.chunk.Horizon)
-	err = bf.d.exchange(ctx, func(ctx context.Context, r *external.Round) error {
+	applied := bf.shared.appliedAt(p.chunk.Horizon)
+	err = bf.owner.Exchange(ctx, func(ctx context.Context, r *external.Round) error {
 		if err := r.Begin(); err != nil {
 			return err
 		}
@@ -261,7 +263,7 @@ func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 				return err
 			}
 		}
-		return r.MoveCursor(bf.group, bf.stored, text, applied, bf.d.router.checkpointer.checkpointID())
+		return r.MoveCursor(bf.group, bf.stored, text, applied, bf.shared.marked())
 	})
 	if err == nil {
 		err = p.failpoints(text)
@@ -289,10 +291,6 @@ func (p *portion) failpoints(text string) error {
 	return failpoint.Fail(failpoint.ChunkMerged)
 }
 
-// appliedAt is the highest id possible below a horizon, when the stream has passed the horizon. The next commit record may begin
-// at the horizon itself.
-func (r *Router) appliedAt(horizon wal.LSN) int64 { return r.SequenceID(horizon) - 1 }
-
 // nameRow names the row of an error, where the error concerns a single row.
 func (bf *backfill) nameRow(err error, rows *mapping.Rows) error {
 	e := external.AsError(err)
@@ -306,5 +304,5 @@ func (bf *backfill) nameRow(err error, rows *mapping.Rows) error {
 		e = &named
 	}
 	row := slices.Concat(rows.Upserts, rows.Deletes)[0]
-	return ofRow(e, &wal.Change{Relation: rows.Relation, New: row.Tuple})
+	return ofRow(e, rows.Relation, row.Tuple)
 }

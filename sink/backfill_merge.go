@@ -15,13 +15,15 @@ import (
 	"outflow/sink/fold"
 )
 
-// merge applies the chunk in hand.
+// errCopyWaits says that the chunk in hand waits for a transaction on the primary.
+var errCopyWaits = errors.New("the copy waits")
+
+// merge applies the chunk in hand. The error is errCopyWaits where the chunk has to be read again later.
 func (bf *backfill) merge(ctx context.Context) error {
-	d := bf.d
-	d.mu.Lock()
+	bf.hand.mu.Lock()
 	c := bf.hand.ready
 	bf.hand.ready = nil
-	d.mu.Unlock()
+	bf.hand.mu.Unlock()
 	defer c.held.Free()
 	if c.Relation != nil {
 		if bf.found == nil {
@@ -43,10 +45,10 @@ func (bf *backfill) merge(ctx context.Context) error {
 	}
 	if xid, waits := bf.tracker.unseen(c.Snapshot, bf.wait.xid); waits {
 		bf.await(xid, c.holder)
-		if err := d.askFlushNowAndThen(ctx); err != nil {
+		if err := bf.owner.AskFlush(ctx); err != nil {
 			return err
 		}
-		return errNothing
+		return errCopyWaits
 	}
 	bf.goesOn()
 	if err := failpoint.Fail(failpoint.BeforeMerge); err != nil {
@@ -72,7 +74,7 @@ func (bf *backfill) unread(ctx context.Context, c *chunk) error {
 	if errors.Is(c.err, tableread.ErrAnotherKey) { // the next page gives the new key
 		return bf.advance(ctx)
 	}
-	if external.TimedOut(c.err) && bf.smaller(c.read.limit) {
+	if external.TimedOut(c.err) && bf.pace.smaller(c.read.limit) {
 		return bf.advance(ctx)
 	}
 	if e := (*external.Error)(nil); errors.As(c.err, &e) {
@@ -106,33 +108,10 @@ func sameKey(a, b *wal.Relation) bool {
 	})
 }
 
-// smaller makes the next chunks smaller than a chunk of so many rows; false means that there are no smaller chunks.
-func (bf *backfill) smaller(rows int) bool {
-	bf.d.chunkRows = max(rows/2, 1)
-	return rows > 1
-}
-
-// resize adapts the size of chunks to the time that a chunk took.
-func (bf *backfill) resize(took time.Duration) {
-	switch {
-	case took > 2*chunkTime:
-		bf.d.chunkRows = max(bf.size()/2, min(bf.size(), chunkMin))
-	case took < chunkTime:
-		bf.d.chunkRows = min(bf.size()*2, chunkMax)
-	}
-}
-
-func (bf *backfill) size() int {
-	if bf.d.chunkRows == 0 {
-		return chunkRows
-	}
-	return bf.d.chunkRows
-}
-
 // rowsOf gives a chunk's rows the id up to which the stream was applied: the rows are at least as new as the id.
 func (bf *backfill) rowsOf(c *chunk, tuples []wal.Tuple) []mapping.Row {
 	rows := make([]mapping.Row, len(tuples))
-	now, id := time.Now(), max(bf.s.Lowest(), bf.d.router.appliedAt(c.Horizon))
+	now, id := time.Now(), max(bf.s.Lowest(), bf.shared.appliedAt(c.Horizon))
 	for i, t := range tuples {
 		rows[i] = mapping.Row{Tuple: t, SequenceID: id, CommittedAt: now}
 	}

@@ -26,10 +26,9 @@ type chunkRead struct {
 
 // run reads the chunk and hands the chunk over to the worker. ctx ends with the session, and when the process stops.
 func (r *chunkRead) run(ctx context.Context) {
-	d := r.bf.d
-	held, err := r.takeMemory(ctx, d.router.copies.Piece)
+	held, err := r.takeMemory(ctx, r.bf.shared.memory.Piece)
 	var c *chunk
-	copier := &tableread.Copier{Tables: d.router.Primary}
+	copier := &tableread.Copier{Tables: r.bf.shared.tables}
 	defer copier.Close()
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -46,14 +45,14 @@ func (r *chunkRead) run(ctx context.Context) {
 		c.held.Free()
 	}
 	r.bf.handOver(c)
-	d.nudge()
+	r.bf.owner.Nudge()
 }
 
 // nextSafely turns a panic, which would end the process, into an error: the cursor comes from the external database.
 func (r *chunkRead) nextSafely(ctx context.Context, copier *tableread.Copier, held *limits.Grant) (c *chunk, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
-			err = r.bf.d.panicked(cause)
+			err = r.bf.owner.Panicked(cause)
 		}
 	}()
 	if c, err = r.awaits(ctx, copier); c != nil || err != nil {
@@ -62,8 +61,8 @@ func (r *chunkRead) nextSafely(ctx context.Context, copier *tableread.Copier, he
 	if c, err = r.next(ctx, copier, held); err == nil {
 		err = failpoint.Fail(failpoint.ChunkRead)
 	}
-	if router := r.bf.d.router; err == nil && c.Relation != nil && len(c.Relation.Columns) < len(router.schemas.Relation(c.table).Columns) { // a known column is gone
-		_, err = router.relearn(ctx, c.table)
+	if shared := r.bf.shared; err == nil && c.Relation != nil && len(c.Relation.Columns) < len(shared.schemas.Relation(c.table).Columns) { // a known column is gone
+		_, err = shared.relearn(ctx, c.table)
 	}
 	return c, err
 }
@@ -91,7 +90,7 @@ func (r *chunkRead) next(ctx context.Context, copier *tableread.Copier, held *li
 	if err != nil {
 		return nil, err
 	}
-	suspects := r.bf.d.router.xids.Unseen(now.Snapshot)
+	suspects := r.bf.shared.xids.Unseen(now.Snapshot)
 	if len(suspects) > 0 {
 		elsewhere, err := copier.Elsewhere(ctx)
 		if err != nil {
@@ -119,9 +118,7 @@ func (r *chunkRead) estimate(ctx context.Context, copier *tableread.Copier) {
 		}
 		total += n
 	}
-	bf.d.mu.Lock()
-	defer bf.d.mu.Unlock()
-	bf.d.status.CopyTotal = total
+	bf.owner.Expects(total)
 }
 
 // chunk reads the rows behind the cursor, as many as fit in the held memory.
@@ -171,7 +168,7 @@ func (r *chunkRead) rows(ctx context.Context, copier *tableread.Copier, held *li
 
 // takeMemory waits for memory of copies.
 func (r *chunkRead) takeMemory(ctx context.Context, rows int64) (limits.Grant, error) {
-	return r.bf.d.router.copies.Take(ctx, rows, r.lane)
+	return r.bf.shared.memory.Take(ctx, rows, r.lane)
 }
 
 // emptyChunk only moves the cursor.

@@ -1,11 +1,21 @@
 package sink
 
 import (
+	"strings"
 	"testing"
 
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
 )
+
+// tableItem is a table of a tenant's items.
+var tableItem = &wal.Relation{OID: 1, Schema: "public", Name: "item", Table: "item", Identity: 'd', Key: []int{0, 1},
+	Columns: []wal.Column{{Name: "tenant", Type: "text", Identity: true}, {Name: "id", Type: "text", Identity: true}}}
+
+func insertOf(tenant, id string) wal.Change {
+	return wal.Change{Kind: wal.Insert, Relation: tableItem, New: wal.NewTuple([]wal.Value{
+		{Presence: wal.Text, Text: []byte(tenant)}, {Presence: wal.Text, Text: []byte(id)}})}
+}
 
 func snapshotOf(t *testing.T, text string) wal.Snapshot {
 	t.Helper()
@@ -19,8 +29,8 @@ func snapshotOf(t *testing.T, text string) wal.Snapshot {
 func TestTracker(t *testing.T) {
 	var tr tracker
 	tr.begin()
-	insert, truncate := inserted("t", "1"), wal.Change{Kind: wal.Truncate, Relation: item}
-	moved := inserted("t", "2")
+	insert, truncate := insertOf("t", "1"), wal.Change{Kind: wal.Truncate, Relation: tableItem}
+	moved := insertOf("t", "2")
 	moved.Kind, moved.Old = wal.Update, insert.New
 	tr.add(5, &insert)
 	tr.add(6, &moved)
@@ -70,5 +80,34 @@ func TestSuspects(t *testing.T) {
 	// A transaction that was seen once is a suspect no longer.
 	if _, found := tr.unseen(snapshotOf(t, "5:20:5,9,12"), &twelve); found {
 		t.Error("a transaction that was visible is waited for")
+	}
+}
+
+// The keys that a copy tracks are bounded by their bytes: a key may be long.
+func TestTrackedKeysAreBounded(t *testing.T) {
+	t.Parallel()
+	bf := &backfill{reads: map[string]bool{"item": true}, active: true}
+	kept := func() (bytes int64) {
+		for _, k := range bf.tracker.changes {
+			bytes += int64(len(k.Key))
+		}
+		return bytes
+	}
+	most := int64(0)
+	for i := range 1000 {
+		c := insertOf("t", strings.Repeat("k", 200_000))
+		bf.trackChanges(uint32(i), []wal.Change{c})
+		most = max(most, kept())
+	}
+	if most > maxTracked || most < maxTracked/2 {
+		t.Errorf("the copy has kept %d bytes of keys; %d are allowed", most, maxTracked)
+	}
+	all, err := wal.ParseSnapshot("5000:5000:")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bf.tracker.seen(all)
+	if bf.tracker.bytes != 0 || len(bf.tracker.changes) > 0 {
+		t.Errorf("%d keys of %d bytes are left, all of transactions that the snapshot sees", len(bf.tracker.changes), bf.tracker.bytes)
 	}
 }

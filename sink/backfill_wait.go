@@ -22,24 +22,18 @@ const (
 
 // await has the next look at the transaction come after a pause. holder describes the transaction, "" where nothing is known yet.
 func (bf *backfill) await(xid uint32, holder string) {
-	d, w := bf.d, &bf.wait
+	w := &bf.wait
 	if w.xid == nil || *w.xid != xid {
 		*w = wait{xid: &xid}
 	}
 	w.pause = min(max(2*w.pause, waitMin), waitMax)
 	w.until = time.Now().Add(w.pause)
-	d.after(w.pause, d.nudge)
+	bf.owner.After(w.pause, bf.owner.Nudge)
 	if holder == "" {
 		return
 	}
-	reason := "the copy waits for the end of " + holder
-	d.mu.Lock()
-	said := d.status.Reason == reason
-	d.status.Reason = reason
-	d.observeLocked()
-	d.mu.Unlock()
-	if !said {
-		d.log.Warn("the copy waits for a transaction on the primary", zap.String("transaction", holder))
+	if said := bf.owner.Waits("the copy waits for the end of " + holder); !said {
+		bf.log.Warn("the copy waits for a transaction on the primary", zap.String("transaction", holder))
 	}
 }
 
@@ -49,9 +43,5 @@ func (bf *backfill) goesOn() {
 		return
 	}
 	bf.wait = wait{}
-	d := bf.d
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.status.Reason = ""
-	d.observeLocked()
+	bf.owner.Waits("")
 }

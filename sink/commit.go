@@ -9,7 +9,7 @@ import (
 func (d *Destination) committed(b *batch) {
 	d.session.Applied(b.mappings, b.last)
 	if bf := d.session.backfill; bf != nil && b.cursor != nil {
-		bf.cursor, bf.stored = *b.cursor, b.cursor.String()
+		bf.committed(*b.cursor)
 	}
 	d.session.backfill.track(b.transactions)
 	d.router.Acks.Release(d.count(b)...)
@@ -47,6 +47,7 @@ func (d *Destination) chunkCopied(c cursor) {
 }
 
 func (d *Destination) copyFinished(c cursor) {
+	d.session.backfill = nil
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.happensLocked(lifecycle.CopyFinished)

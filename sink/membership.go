@@ -137,7 +137,7 @@ func (d *Destination) retargetLocked() {
 	d.db, d.mappings, d.reads, d.fault = db, d.next.Mappings, mapping.Reads(d.next.Mappings), d.next.Fault
 	d.next = nil
 	d.forgetRemovedLocked()
-	d.reach.answers, d.conflicts, d.chunkRows = false, false, 0
+	d.reach.answers, d.conflicts, d.pace = false, false, pace{}
 	if d.fault == nil {
 		d.happensLocked(lifecycle.Retargeted)
 	} else {

@@ -56,7 +56,7 @@ func (s *session) open(ctx context.Context) error {
 	if err := s.PrepareSteps(ctx); err != nil {
 		return err
 	}
-	s.backfill, err = newBackfill(s, known)
+	s.backfill, err = newBackfill(s.d.router.copying, copyTarget{s.d}, s.Session, s.d.db, s.d.slot, &s.d.pace, known)
 	return err
 }
 

@@ -7,7 +7,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"outflow/internal/pgerror"
 	"outflow/replication/wal"
 	"outflow/sink/external"
 	"outflow/sink/fold"
@@ -215,9 +214,13 @@ func (d *Destination) settleDeferred(ctx context.Context, b *batch) error {
 func (d *Destination) refuse(ctx context.Context, b *batch, c *wal.Change, e *external.Error) error {
 	named := e
 	if c.Kind != wal.Truncate {
-		named = ofRow(e, c)
+		named = ofRow(e, c.Relation, rowOf(c))
 	}
-	if putOff, err := d.session.backfill.putOffLive(ctx, b, named); putOff || err != nil {
+	putOff, err := d.session.backfill.putOffLive(ctx, b.mappings, b.cursor, named)
+	if putOff != nil {
+		b.cursor = putOff
+	}
+	if putOff != nil || err != nil {
 		return err
 	}
 	if d.router.Options.quarantines() && c.Kind != wal.Truncate {
@@ -225,16 +228,3 @@ func (d *Destination) refuse(ctx context.Context, b *batch, c *wal.Change, e *ex
 	}
 	return named
 }
-
-// ofRow is the error with the name of the change's row.
-func ofRow(e *external.Error, c *wal.Change) *external.Error {
-	named := *e
-	named.Table, named.Key = c.Relation.Table, describeKey(c)
-	if named.Remedy == "" && slices.Contains(ofOtherRows, named.SQLState) {
-		named.Remedy = "correct the constraint, or the rows that violate it; outflow resync copies all rows in an order that suits the constraints"
-	}
-	return &named
-}
-
-// ofOtherRows are refusals that may come from other rows, and not from the row alone: another order may help.
-var ofOtherRows = []string{pgerror.ForeignKeyViolation, pgerror.UniqueViolation, pgerror.ExclusionViolation}

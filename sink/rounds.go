@@ -269,6 +269,3 @@ func rowOf(c *wal.Change) wal.Tuple {
 	}
 	return c.New
 }
-
-// describeKey names a row for an operator: key columns only, no other value.
-func describeKey(c *wal.Change) string { return external.DescribeRow(c.Relation, rowOf(c)) }

@@ -78,7 +78,7 @@ type Router struct {
 	workers       *workers
 	gate          *queue.Gate
 	lookups       *limits.Memory
-	copies        *limits.Memory
+	copying       *copyShared
 	connections   *external.Connections
 	backfillSlots *limits.Slots
 	xids          *fold.XIDs
@@ -102,10 +102,14 @@ type route struct {
 // NewRouter returns a router without destinations.
 func NewRouter(c Config) *Router {
 	r := &Router{Config: c, gate: &queue.Gate{Limit: c.Options.queuesBytes()},
-		lookups: limits.NewMemory(c.Options.lookupBytes()/2, 2, 2), copies: limits.NewMemory(c.Options.copyBytes()/2, 2, limits.ChunksPerSlot*max(c.Options.Backfills, 1)), connections: external.NewConnections(c.Options.MaxConnections),
+		lookups: limits.NewMemory(c.Options.lookupBytes()/2, 2, 2), connections: external.NewConnections(c.Options.MaxConnections),
 		backfillSlots: limits.NewSlots(c.Options.Backfills, c.Options.SlowAfter), xids: fold.NewXIDs(),
 		tenants: newTenants(), arrival: arrival{id: -1}, workers: newWorkers(), routes: map[*wal.Relation]*route{},
 		schemas: newSchemas(c.Tables)}
+	r.copying = &copyShared{tables: c.Primary, schemas: r.schemas, relearn: r.relearn, xids: r.xids,
+		memory: limits.NewMemory(c.Options.copyBytes()/2, 2, limits.ChunksPerSlot*max(c.Options.Backfills, 1)),
+		intake: r.workers.intake, start: r.workers.start, given: c.SequenceID, marked: r.checkpointer.checkpointID,
+		answer: c.Options.AnswerTimeout(), setAside: c.Options.quarantines()}
 	for _, t := range c.Tables {
 		r.counts.add(t.Relation)
 	}

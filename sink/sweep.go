@@ -146,7 +146,7 @@ func (bf *backfill) readPage(ctx context.Context) (p *page, err error) {
 	if current == nil {
 		return nil, nil
 	}
-	limit := bf.size()
+	limit := bf.pace.size()
 	err = bf.withKeys(ctx, current, func(q *external.KeysQuery) error {
 		p = &page{target: *current, following: following, query: q, since: len(bf.tracker.changes)}
 		var after []string
@@ -201,7 +201,7 @@ func (r *chunkRead) sweepPage(ctx context.Context, copier *tableread.Copier) (*c
 }
 
 func (bf *backfill) keysOf(q *external.KeysQuery, keys []external.Key) tableread.Keys {
-	k := tableread.Keys{Part: tableread.Part{Relation: q.Relation, Tenant: q.Tenant, Value: bf.d.Tenant}}
+	k := tableread.Keys{Part: tableread.Part{Relation: q.Relation, Tenant: q.Tenant, Value: bf.tenant}}
 	for _, one := range keys {
 		k.Tuples = append(k.Tuples, one.Tuple)
 	}
@@ -236,7 +236,7 @@ func (bf *backfill) sweep(ctx context.Context, c *chunk) (deletes []mapping.Row,
 		}
 		c.next.Keys[id] = t
 		judged := t
-		if bf.cursor.PutOff > 0 || bf.d.router.Options.quarantines() { // a delete of the stream may have been left out
+		if bf.cursor.PutOff > 0 || bf.shared.setAside { // a delete of the stream may have been left out
 			judged.Held = -1
 		}
 		if why := judged.fault(bf.cursor.Copied[p.target.table]); why != "" && p.last {
@@ -284,9 +284,9 @@ func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]external.Key, er
 	if len(others) == 0 {
 		return gone, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, bf.d.answerTimeout())
+	ctx, cancel := context.WithTimeout(ctx, bf.shared.answer)
 	defer cancel()
-	copier := &tableread.Copier{Tables: bf.d.router.Primary}
+	copier := &tableread.Copier{Tables: bf.shared.tables}
 	defer copier.Close()
 	equal, err := copier.Equal(ctx, bf.keysOf(c.swept.query, gone), others)
 	if err != nil {

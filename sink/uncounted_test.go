@@ -2,7 +2,6 @@ package sink
 
 import (
 	"runtime"
-	"strings"
 	"testing"
 
 	"go.uber.org/zap"
@@ -66,34 +65,5 @@ func TestSmallTransactionsAreCounted(t *testing.T) {
 	d.mu.Unlock()
 	if d.queue.Bytes != 0 || d.queue.Lagging != 0 || d.router.gate.Used != 0 {
 		t.Errorf("at the end %d bytes are queued, %d lag, and the gate counts %d", d.queue.Bytes, d.queue.Lagging, d.router.gate.Used)
-	}
-}
-
-// The keys that a copy tracks are bounded by their bytes: a key may be long.
-func TestTrackedKeysAreBounded(t *testing.T) {
-	t.Parallel()
-	bf := &backfill{d: queueOf(t), active: true}
-	kept := func() (bytes int64) {
-		for _, k := range bf.tracker.changes {
-			bytes += int64(len(k.Key))
-		}
-		return bytes
-	}
-	most := int64(0)
-	for i := range 1000 {
-		c := inserted("t", strings.Repeat("k", 200_000))
-		bf.trackChanges(uint32(i), []wal.Change{c})
-		most = max(most, kept())
-	}
-	if most > maxTracked || most < maxTracked/2 {
-		t.Errorf("the copy has kept %d bytes of keys; %d are allowed", most, maxTracked)
-	}
-	all, err := wal.ParseSnapshot("5000:5000:")
-	if err != nil {
-		t.Fatal(err)
-	}
-	bf.tracker.seen(all)
-	if bf.tracker.bytes != 0 || len(bf.tracker.changes) > 0 {
-		t.Errorf("%d keys of %d bytes are left, all of transactions that the snapshot sees", len(bf.tracker.changes), bf.tracker.bytes)
 	}
 }

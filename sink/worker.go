@@ -28,7 +28,7 @@ type worker struct {
 	careful   int64            // id of a large transaction with a refused row: see batch.careful
 	lookup    lookup           // what the look-ups have learnt
 	slot      *limits.SlotUser // of the backfill slots
-	chunkRows int              // rows a chunk of a backfill, 0 before the first
+	pace      pace             // of copies
 }
 
 // work is the worker's loop: take queued transactions and apply them until nothing is left or something fails.
@@ -76,7 +76,7 @@ func (d *Destination) step(ctx context.Context) error {
 // The worker calls turnOverLocked.
 func (d *Destination) turnOverLocked() bool {
 	s := d.session
-	if s == nil || s.backfill != nil && (s.backfill.hand.reading || s.backfill.hand.ready != nil) {
+	if s == nil || s.backfill != nil && s.backfill.busy() {
 		return false
 	}
 	return s.Place.TurnOver()
@@ -113,9 +113,12 @@ func (d *Destination) renew() (after aftermath, paused bool, err error) {
 // a copy. The result is errNothing where there is nothing to do.
 func (d *Destination) advance(ctx context.Context) error {
 	bf := d.session.backfill
-	if bf != nil && bf.active && bf.mergeable() {
+	if bf != nil && bf.mergeable() {
 		d.doing = copying
-		return bf.merge(ctx)
+		if err := bf.merge(ctx); !errors.Is(err, errCopyWaits) {
+			return err
+		}
+		return errNothing
 	}
 	d.doing = applying
 	if b := d.take(nil); b != nil {
