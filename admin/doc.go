@@ -6,7 +6,20 @@
 // works as well.
 //
 // The server lives as long as the process: before the primary is reachable, as a standby, and over restarts of the pipeline,
-// which is given to it by [Server.Attach].
+// which [Server.Attach] hands over.
+//
+// # What the package guarantees
+//
+//   - An answer never waits for a database, but for an action, which has actionTimeout to write to the primary. A dead primary or a hung
+//     external database delays neither /livez nor /readyz nor the dashboard.
+//   - An accepted action (202) is committed on the primary. The process that reads the slot carries it out, this process or another one, now or
+//     after the next start.
+//   - Memory and goroutines are bounded: maxConnections connections, maxEvents streams of events, headers of 16 KiB, bodies of one JSON
+//     value, pages of a list. A snapshot of all destinations serves every request of the next 200 ms.
+//   - [Server.Run] returns after the last goroutine has ended, shutdownTimeout after its context at the latest.
+//
+// A Server is safe for concurrent use. Four locks guard four things: mu the pipeline, lookMu the last snapshot, loginMu the count of failed
+// logins, notesMu the notes. The order is lookMu, then mu or notesMu (while a snapshot is taken), then the sampler's own lock.
 //
 // # Security
 //
@@ -40,7 +53,7 @@
 //	outflow_heartbeat_latency_seconds            from written on the primary to read here, last heartbeat
 //	outflow_heartbeat_timestamp_seconds          when the last heartbeat came
 //	outflow_outstanding_transactions             read and not acknowledged
-//	outflow_table_changes_total{table,operation} read from the stream: insert, update, delete, truncate; skipped: to nobody, on purpose
+//	outflow_table_changes_total{table,operation} read from the stream: insert, update, delete, truncate; skipped: without a destination, on purpose
 //	outflow_applied_rows_total                   net changes committed in external databases
 //	outflow_applied_transactions_total           source transactions committed there
 //	outflow_applied_batches_total                external transactions
@@ -74,5 +87,15 @@
 //	outflow_destination_attempts{tenant,destination}            failures in a row
 //	outflow_destination_applied_rows_total{tenant,destination}
 //
-// Beside them the usual go_ and process_ metrics.
+// In addition there are the usual go_ and process_ metrics.
+//
+// # Rejected
+//
+//   - A time series per destination by default: 10,000 destinations of 5 series would be the largest job of most Prometheus servers. The worst
+//     destinations are in the API and on the dashboard, by name.
+//   - Acting in this process without the primary: a standby could not act, and an action would be lost with the process.
+//   - A JavaScript framework: the pages are server-rendered and work without scripts; one small script replaces parts of a page.
+//   - Sessions in memory or in a database: the cookie is signed with the token, so every process accepts the cookie, and a changed token
+//     ends all sessions.
+//   - TLS in this server: certificates, their renewal and their reload belong to the proxy or ingress that every installation has already.
 package admin

@@ -1,14 +1,3 @@
-// Package config holds the configuration of Outflow: the values, the origin of
-// each value, and whether a value can be meant so.
-//
-// A value is taken from the command line's flag, else from the environment
-// (OUTFLOW_ and the path in upper case: OUTFLOW_SINK_BATCH_ROWS), else from the
-// file, else from the default. Every fault is reported, all at once, each with
-// the place to change.
-//
-// A new setting is a single field of its concern's options, with its key, default and range in the tag: the flag, the environment variable and
-// the line in Print follow from the field. The packages that do the work declare their own options ([sink.Options]); the configuration embeds the
-// options.
 package config
 
 import (

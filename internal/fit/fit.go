@@ -1,6 +1,3 @@
-// Package fit makes a foreign text fit for the place of the text. Tenants, servers of tenants, keys of rows, and configurations supply texts; a text
-// with a NUL, half a character, or a million bytes must not reach a statement, a log line or a page that all destinations share. Every
-// such text passes through this package where the text enters.
 package fit
 
 import (

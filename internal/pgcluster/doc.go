@@ -18,5 +18,19 @@
 // Every method of a Cluster may be called from many goroutines. Methods which stop and start the server wait for each
 // other; methods which only talk to the server fail while the server is down.
 //
+// # States
+//
+// A Cluster runs after [Start]. Stop and Crash end the server, Resume starts the server again, Close removes the server and its directory, and
+// every later method returns [ErrClosed]. Stopping a stopped server and starting a running one do nothing. The lock mu is held while the
+// server is stopped, started or configured, and no other lock is taken under mu.
+//
+// # Rejected
+//
+//   - Docker first: a container takes seconds to start and cannot be killed like a process; kill -9 of the postmaster and of single backends is
+//     what the tests are about.
+//   - pg_ctl start: the postmaster would be no child of the program, and would outlive a program that dies.
+//   - A shared server for everything: tests change wal_level, fsync and max_slot_wal_keep_size, and crash the server.
+//   - A mock of Postgres, or an embedded one: the guarantees are about the real server's WAL, locks and visibility.
+//
 // Tests use the package pgtest, which adds testing.TB and keeps package testing out of the program.
 package pgcluster

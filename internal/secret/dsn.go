@@ -10,11 +10,12 @@ import (
 // log; the values of all others are masked.
 var shown = []string{"host", "hostaddr", "port", "user", "dbname", "sslmode"}
 
+// masked stands for a hidden value. Five letters whatever the value is: the length of a password is a part of the secret.
 const masked = "xxxxx"
 
-// RedactDSN shows host, port, user, database and sslmode of a connection
-// string, a URL or keyword/value, and masks all other values. A string not
-// readable for sure is Redacted as a whole.
+// RedactDSN shows host, port, user, database and sslmode of a connection string, a URL or keyword/value pairs (the Postgres manual, 34.1.1),
+// and masks all other values, unknown ones included: a misspelled password= must not show the password. A string that RedactDSN cannot
+// read with certainty is [Redacted] as a whole. "" stays "".
 func RedactDSN(dsn string) string {
 	if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") {
 		return redactURL(dsn)
@@ -25,6 +26,7 @@ func RedactDSN(dsn string) string {
 	return redactKeywords(dsn)
 }
 
+// redactURL masks by the parts that net/url finds, and hides the whole URL if a password may have spilled into another part.
 func redactURL(dsn string) string {
 	u, err := url.Parse(dsn)
 	// A "@" not escaped in a password ends up in the host or the path, and a
@@ -62,8 +64,8 @@ func redactURL(dsn string) string {
 	return out.String()
 }
 
-// redactKeywords reads keyword = value pairs as libpq does: a value is a word
-// or quoted with ', and \ takes the next character literally.
+// redactKeywords reads keyword = value pairs as libpq does (the Postgres manual, 34.1.1.1): a value is a word or quoted with ', and \ takes
+// the next character literally.
 func redactKeywords(dsn string) string {
 	var out []string
 	for rest := strings.TrimLeft(dsn, space); rest != ""; rest = strings.TrimLeft(rest, space) {
@@ -85,10 +87,10 @@ func redactKeywords(dsn string) string {
 	return strings.Join(out, " ")
 }
 
+// space are the characters that separate pairs: those of isspace in libpq's conninfo_parse.
 const space = " \t\r\n\v\f"
 
-// word tells whether key can be a setting's name. Anything else may be a part
-// of an unquoted password.
+// word reports whether key can be a setting's name. Any other text may be a part of an unquoted password.
 func word(key string) bool {
 	for _, r := range key {
 		if r != '_' && (r < 'a' || r > 'z') {
@@ -98,8 +100,8 @@ func word(key string) bool {
 	return key != ""
 }
 
-// keywordValue cuts a value, as written, off text. ok is false where a quote is
-// not closed.
+// keywordValue cuts a value, as written, off text, and returns the rest of text. ok is false if a quote is not closed, or if text follows
+// directly after the closing quote.
 func keywordValue(text string) (value, rest string, ok bool) {
 	quoted := strings.HasPrefix(text, "'")
 	for i := 0; i < len(text); i++ {

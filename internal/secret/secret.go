@@ -1,5 +1,3 @@
-// Package secret holds text which must not reach a log, an error, an API answer
-// or a dump of a struct: connection strings, passwords and tokens.
 package secret
 
 import (
@@ -27,7 +25,7 @@ func New(text string) Text {
 	return Text{&text}
 }
 
-// Reveal gives the secret itself. Each use wants a reason.
+// Reveal returns the secret itself, "" for the zero value. Each use needs a reason.
 func (t Text) Reveal() string {
 	if t.text == nil {
 		return ""
@@ -35,7 +33,7 @@ func (t Text) Reveal() string {
 	return *t.text
 }
 
-// IsZero tells whether the secret is empty.
+// IsZero reports whether the secret is empty.
 func (t Text) IsZero() bool { return t.text == nil }
 
 // Equal compares two secrets. The time depends on the secrets: Equal is for

@@ -15,6 +15,21 @@
 //     and the slot never forgets a transaction before the external database has the transaction on disk.
 //   - The judge: when all faults are healed, both sides become equal within a bounded time.
 //
-// A fault impossible at the moment, because another fault is in the way, is logged as refused and is no failure. A fault without a
-// successful heal is a failure.
+// A fault that is impossible at the moment, because another fault is in the way, is logged as refused and is no failure. A fault that cannot be
+// healed is a failure.
+//
+// # What a green run shows
+//
+// During the run: no reader of an external database saw a state that the tenant's rows never had, no transaction took effect twice, no version
+// went back, and the slot never passed a transaction that an external database did not have on disk. At the end: both sides are equal, by
+// SQL that is independent of Outflow, and every destination streams. TestWitnessSeesFaults shows that the watch can fail: it feeds states
+// that never were.
+//
+// # Rejected
+//
+//   - Faults at fixed steps of the program: the failpoints do that (make failpoints); here the faults must also meet states that no author of a
+//     point thought of.
+//   - One lane of faults: the faults that were found needed two at once, such as a restored external database during a takeover.
+//   - A simulated clock and network: Postgres takes part, and cannot be simulated.
+//   - Comparing at the end only: two wrong states that cancel each other would pass.
 package torture
