@@ -66,9 +66,10 @@ func resync(ctx context.Context, state *ledger.Store, o resyncOptions, out, prog
 	if o.noWait {
 		return nil
 	}
-	w := &copyWatch{slot: state.Slot, patience: copyStuck, handOver: copyUnattended, silence: primary.Patience, look: func(ctx context.Context) ([]ledger.Destination, bool, error) {
+	look := func(ctx context.Context) ([]ledger.Destination, bool, error) {
 		return copies(ctx, state, o.Tenant, o.Name)
-	}}
+	}
+	w := &copyWatch{slot: state.Slot, patience: copyStuck, handOver: copyUnattended, silence: primary.Patience, look: look}
 	bar := newCopyProgress(progress)
 	defer bar.end()
 	return w.run(ctx, bar.show)

@@ -73,7 +73,7 @@ func compareDestinations(ctx context.Context, cfg *config.Config, chosen pipelin
 
 // verdict is the error whose exit code tells the result.
 func verdict(r *verification.Report) error {
-	count := map[string]int{}
+	count := map[verification.Result]int{}
 	for _, d := range r.Destinations {
 		count[d.Result]++
 	}

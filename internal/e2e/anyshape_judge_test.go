@@ -227,7 +227,7 @@ func (p *player) judge(last bool) bool {
 		}
 		switch now := time.Now(); {
 		case diff == "" && last:
-			return p.verified("equal") && p.judged("")
+			return p.verified(verification.Equal) && p.judged("")
 		case diff == "":
 			return p.judged("")
 		case why == "":
@@ -235,7 +235,7 @@ func (p *player) judge(last bool) bool {
 		case named == "":
 			named, since = why, now
 		case now.Sub(since) >= patience && last:
-			return p.verified("different") && p.judged(why)
+			return p.verified(verification.Different) && p.judged(why)
 		case now.Sub(since) >= patience:
 			return p.judged(why)
 		}
@@ -248,7 +248,7 @@ func (p *player) judge(last bool) bool {
 }
 
 // verified asks outflow verify, which may be unable to compare, but must not claim the contrary of what is so.
-func (p *player) verified(result string) bool {
+func (p *player) verified(result verification.Result) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.tb.Context()), 20*time.Second)
 	defer cancel()
 	report, err := compare(ctx, p.cfg, pipeline.Selection{}, verification.Options{})

@@ -43,7 +43,7 @@ func (w *world) compare(s pipeline.Selection, repair bool) (*verification.Report
 }
 
 // exitCodes are those of verify, by the result.
-var exitCodes = map[string]int{verification.Equal: 0, verification.Different: 1, verification.Unknown: 2}
+var exitCodes = map[verification.Result]int{verification.Equal: 0, verification.Different: 1, verification.Unknown: 2}
 
 // compare does what verify does.
 func compare(ctx context.Context, cfg *config.Config, s pipeline.Selection, how verification.Options) (*verification.Report, error) {

@@ -160,7 +160,8 @@ func (s sizes) fault(all int64) string {
 	for _, v := range []struct {
 		what        string
 		size, bound int64
-	}{{"dsn", s.dsn, tenantdsn.MaxDSN}, {"ca", s.ca, tenantdsn.MaxCA}, {"mappings", s.mappings, maxMappings}, {"the longest of definitions", s.longest, maxDefinition}} {
+	}{{"dsn", s.dsn, tenantdsn.MaxDSN}, {"ca", s.ca, tenantdsn.MaxCA}, {"mappings", s.mappings, maxMappings},
+		{"the longest of definitions", s.longest, maxDefinition}} {
 		if v.size > v.bound {
 			return fmt.Sprintf("%s has %d bytes; %d are allowed", v.what, v.size, v.bound)
 		}
@@ -169,7 +170,8 @@ func (s sizes) fault(all int64) string {
 	case s.count > maxDefinitions:
 		return fmt.Sprintf("the row has %d definitions; %d are allowed", s.count, maxDefinitions)
 	case !s.read:
-		return fmt.Sprintf("the row has %d bytes, and all rows of destinations.query together have more than %d: the largest rows are not read; the operator may raise sink.memory_bytes",
+		return fmt.Sprintf("the row has %d bytes, and all rows of destinations.query together have more than %d: the largest rows are not read; "+
+			"the operator may raise sink.memory_bytes",
 			s.dsn+s.ca+s.mappings+s.definitions, all)
 	}
 	return ""

@@ -51,7 +51,8 @@ type directory struct {
 func newDirectory(p *Plan, static []external.DestinationSpec, log *zap.Logger) *directory {
 	cfg := p.cfg
 	dir := &directory{plan: p, query: cfg.Destinations.Query, refresh: cfg.Destinations.Refresh, timeout: cfg.Sink.ConnectTimeout, log: log,
-		patience: unpackPatience, spared: sparedBytes, bound: max(int64(cfg.Sink.MemoryBytes)/8, 4<<20), own: newDefinitions(max(int64(cfg.Sink.MemoryBytes)/2, 32<<20)),
+		patience: unpackPatience, spared: sparedBytes,
+		bound: max(int64(cfg.Sink.MemoryBytes)/8, 4<<20), own: newDefinitions(max(int64(cfg.Sink.MemoryBytes)/2, 32<<20)),
 		policy:  cfg.Destinations.Policy.Policy,
 		offered: cfg.Destinations.Policy.Mappings, allowed: map[string][]string{}, static: map[destinationID]bool{}, rows: map[destinationID]destinationRow{}}
 	for _, t := range static {
@@ -146,7 +147,8 @@ const maxLeftOut = 20
 
 func (l *leftOut) add(s scanned, why string) {
 	if len(*l) < maxLeftOut {
-		*l = append(*l, fit.Text(fmt.Sprintf("destinations.query returns a row that is left out (tenant %q, name %q): %s", fit.Text(s.tenant, fit.Value), fit.Text(s.name, fit.Value), why), fit.Reason))
+		text := fmt.Sprintf("destinations.query returns a row that is left out (tenant %q, name %q): %s", fit.Text(s.tenant, fit.Value), fit.Text(s.name, fit.Value), why)
+		*l = append(*l, fit.Text(text, fit.Reason))
 	}
 }
 
@@ -176,7 +178,8 @@ func explainQuery(err error) error {
 	err = pgerror.WithoutValues(err)
 	switch state := sqlstateOf(err); {
 	case state == "42501":
-		return &primary.Problem{What: fmt.Sprintf("destinations.query: %v", err), Remedy: "GRANT SELECT to Outflow's role; for outflow.destination: outflow init --apply --role"}
+		return &primary.Problem{What: fmt.Sprintf("destinations.query: %v", err),
+			Remedy: "GRANT SELECT to Outflow's role; for outflow.destination: outflow init --apply --role"}
 	case strings.HasPrefix(state, "42") || strings.HasPrefix(state, "22") || state == "25006":
 		return config.Faultf("destinations.query: %w", err)
 	}

@@ -18,18 +18,19 @@ import (
 	"outflow/sql"
 )
 
-// Pipeline is everything between the slot and the external databases, wired together.
+// Pipeline is everything between the slot and the external databases, wired together. The exported parts may be changed before Run, and are
+// safe for concurrent use afterwards.
 type Pipeline struct {
-	primary *primary.Server
 	Reader  *replication.Reader
 	Router  *sink.Router
-	lookup  *tableread.Lookup
-	State   *ledger.Store
 	Watcher *primary.Watcher
-	log     *zap.Logger
+	State   *ledger.Store // the notes on the primary; Run closes the store
 	Acks    *replication.AckTracker
 
+	primary   *primary.Server
+	lookup    *tableread.Lookup
 	directory *directory
+	log       *zap.Logger
 }
 
 // Primary is the primary that the configuration names. The error is a [config.Fault].

@@ -102,7 +102,7 @@ func (r *reloading) stopped(ctx context.Context, err error, reading int64) error
 		fault = primary.Slot{Server: server, Name: r.cfg.Source.Slot}.Stop(context.WithoutCancel(ctx), err, reading)
 	}
 	if fault != nil && !errors.Is(fault, primary.ErrFenced) {
-		r.log.Warn("the reason the reason the reason why reading has ended could not be noted on the primary", zap.Error(fault))
+		r.log.Warn("the reason why reading has ended could not be noted on the primary", zap.Error(fault))
 	}
 	return err
 }

@@ -59,6 +59,7 @@ func (r *Reset) Run(ctx context.Context) error {
 	return nil
 }
 
+// Close ends the connection to the primary.
 func (r *Reset) Close() { primary.HangUp(r.conn) }
 
 func (r *Reset) connect(ctx context.Context) (err error) {

@@ -138,7 +138,8 @@ func (k *checking) checkTables(ctx context.Context) (found primary.Findings, com
 		for _, c := range t.Generated {
 			if at := slices.Index(missing, c); at >= 0 {
 				missing = slices.Delete(missing, at, at+1)
-				found.Fail("table "+t.Relation.String(), "remove the column from columns:, and write its expression in the mapping", "column %q is generated, so it is not in the stream", c)
+				found.Fail("table "+t.Relation.String(), "remove the column from columns:, and write its expression in the mapping",
+					"column %q is generated, so it is not in the stream", c)
 			}
 		}
 		if len(missing) > 0 {

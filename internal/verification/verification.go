@@ -19,16 +19,19 @@ import (
 	"outflow/sink/verify"
 )
 
-// The results of a destination, and of all together.
+// Result is the result of a destination, or of all together.
+type Result string
+
+// The results.
 const (
-	Equal     = "equal"
-	Different = "different"
-	Unknown   = "could not compare"
+	Equal     Result = "equal"
+	Different Result = "different"
+	Unknown   Result = "could not compare"
 )
 
 // Report is what was found of all chosen destinations; its JSON is the output of verify with -o json.
 type Report struct {
-	Result       string         `json:"result"`
+	Result       Result         `json:"result"`
 	Destinations []*Destination `json:"destinations"`
 }
 
@@ -36,11 +39,11 @@ type Report struct {
 type Destination struct {
 	Tenant  string  `json:"tenant"`
 	Name    string  `json:"name"`
-	Result  string  `json:"result"`
+	Result  Result  `json:"result"`
 	Tables  []Table `json:"tables"`
 	Looks   int     `json:"looks"` // number of recomputations
 	Seconds float64 `json:"seconds"`
-	Error   string  `json:"error,omitempty"` // why it could not be compared
+	Error   string  `json:"error,omitempty"` // the reason of Unknown
 	Remedy  string  `json:"remedy,omitempty"`
 }
 
@@ -105,16 +108,15 @@ func Prepare(ctx context.Context, cfg *config.Config, s pipeline.Selection) (*Co
 // Destinations is the number of destinations that are compared.
 func (c *Comparison) Destinations() int { return len(c.chosen) }
 
-// Options is how run goes about it, and what run tells meanwhile. A nil function is not called; the others are called by several
-// goroutines at once.
+// Options are the ways of a comparison, and the reports of its progress. A nil function is not called; several goroutines call the others at once.
 type Options struct {
 	Repair  bool               // rows that differ are given to their mappings again, and compared once more
 	Rows    func(n int)        // n rows more were recomputed
-	Waiting func(what string)  // what the comparison waits for
-	Done    func(*Destination) // one destination was compared
+	Waiting func(what string)  // a destination's comparison waits for the stream
+	Done    func(*Destination) // a destination was compared
 }
 
-// Run compares. A destination that cannot be compared is in the report, and no error; the error is that ctx is done.
+// Run compares all chosen destinations. A destination that cannot be compared has the result Unknown in the report; the error is ctx.Err().
 func (c *Comparison) Run(ctx context.Context, how Options) (*Report, error) {
 	c.verifier.Repair, c.verifier.Progress, c.verifier.Waiting = how.Repair, how.Rows, how.Waiting
 	report := &Report{Destinations: make([]*Destination, len(c.chosen))}
@@ -134,6 +136,7 @@ func (c *Comparison) Run(ctx context.Context, how Options) (*Report, error) {
 	return report, ctx.Err()
 }
 
+// Close closes the connections to the primary.
 func (c *Comparison) Close() { c.state.Close() }
 
 // chosenOf are the destinations of the selection.
