@@ -29,6 +29,8 @@ type refusal struct {
 	error
 }
 
+// refuse is the error of an action that was not carried out. The status tells a program what to do: 400 correct the request, 404 correct the name,
+// 409 confirm, 503 try again later.
 func refuse(status int, format string, args ...any) error {
 	return refusal{status, fmt.Errorf(format, args...)}
 }
@@ -38,6 +40,7 @@ const (
 	maxReason     = 500 // characters of a reason, and of a name
 )
 
+// check bounds the texts of a request, which go into the log, into notes on the primary and onto pages.
 func (o *order) check() error {
 	for what, text := range map[string]string{"reason": o.Reason, "by": o.By} {
 		if !utf8.ValidString(text) || utf8.RuneCountInString(text) > maxReason {
@@ -150,6 +153,7 @@ func (s *Server) who(r *http.Request, o order) string {
 	return fmt.Sprintf("%s from %s", orElse(o.By, "admin api"), remote(r))
 }
 
+// orElse is s, or the other text where s is empty.
 func orElse(s, other string) string {
 	if s == "" {
 		return other
@@ -157,6 +161,7 @@ func orElse(s, other string) string {
 	return s
 }
 
+// refused answers a request whose action failed. An error without a status is a fault of the program or of the primary: 500.
 func (s *Server) refused(w http.ResponseWriter, r *http.Request, err error) {
 	status := http.StatusInternalServerError
 	if no := (refusal{}); errors.As(err, &no) {
@@ -170,20 +175,24 @@ type accepted struct {
 	Accepted bool `json:"accepted"`
 }
 
+// postDestination handles POST /api/destinations/{tenant}/{name}/{action}.
 func (s *Server) postDestination(action string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		s.carryOut(w, r, func(o order) error { return s.act(r, r.PathValue("tenant"), r.PathValue("name"), action, o) })
 	}
 }
 
+// postSwitch handles POST /api/switches/{name}.
 func (s *Server) postSwitch(w http.ResponseWriter, r *http.Request) {
 	s.carryOut(w, r, func(o order) error { return s.turn(r, r.PathValue("name"), o) })
 }
 
+// postRetry handles POST /api/retry.
 func (s *Server) postRetry(w http.ResponseWriter, r *http.Request) {
 	s.carryOut(w, r, func(o order) error { return s.retryAll(r, o) })
 }
 
+// carryOut reads a request, acts, and answers 202: the request is committed on the primary, and not yet carried out.
 func (s *Server) carryOut(w http.ResponseWriter, r *http.Request, do func(order) error) {
 	var o order
 	if err := decode(r, &o); err != nil {

@@ -25,6 +25,7 @@ type Problem struct {
 	Detail string `json:"detail"`
 }
 
+// fail answers with an error: a page for a browser, a [Problem] for a program.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, status int, format string, args ...any) {
 	detail := fmt.Sprintf(format, args...)
 	if wantsPage(r) {
@@ -41,8 +42,10 @@ func wantsPage(r *http.Request) bool {
 	return !strings.HasPrefix(r.URL.Path, "/api/") && strings.Contains(r.Header.Get("Accept"), "text/html")
 }
 
+// answer answers 200 with the body as JSON.
 func (s *Server) answer(w http.ResponseWriter, body any) { s.answerWith(w, http.StatusOK, body) }
 
+// answerWith encodes the whole body before the first byte is sent: an error of the encoder is a 500, and not half an answer with 200.
 func (s *Server) answerWith(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	var b bytes.Buffer
@@ -57,6 +60,7 @@ func (s *Server) answerWith(w http.ResponseWriter, status int, body any) {
 	_, _ = w.Write(b.Bytes())
 }
 
+// noRoute answers for every path under /api/ that does not exist, so that a program gets a Problem and not the login page.
 func (s *Server) noRoute(w http.ResponseWriter, r *http.Request) {
 	s.fail(w, r, http.StatusNotFound, "there is no %s %s; see /api/openapi.json", r.Method, r.URL.Path)
 }
@@ -94,6 +98,7 @@ func filterOf(r *http.Request) (f monitor.Filter, err error) {
 	return f, nil
 }
 
+// stateNames are the states that the filter state= takes.
 func stateNames() []string {
 	names := make([]string, len(monitor.States))
 	for i, st := range monitor.States {

@@ -76,6 +76,8 @@ func (s *Server) valid(token string) bool {
 	return subtle.ConstantTimeCompare(digest[:], s.digest[:]) == 1
 }
 
+// bearer reports whether the request has the token in its Authorization header (RFC 6750). The scheme is compared without regard to case,
+// as RFC 9110, 11.1 demands.
 func (s *Server) bearer(r *http.Request) bool {
 	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
 	return ok && strings.EqualFold(scheme, "Bearer") && s.valid(token)
@@ -116,6 +118,8 @@ func (s *Server) sign(expires string) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
+// session reports whether the cookie is a session that this token signed, and whose time has not come. The signature is checked before the time
+// is parsed: an unsigned cookie is not worth parsing.
 func (s *Server) session(r *http.Request) bool {
 	c, err := r.Cookie(cookieName)
 	if err != nil {
@@ -135,6 +139,7 @@ type loginPage struct {
 	Failed bool
 }
 
+// login exchanges the token for a cookie. Without a token in the configuration there is nothing to log in to.
 func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	next := local(r.PostFormValue("next"))
 	if s.Token.IsZero() {
@@ -162,11 +167,13 @@ func (s *Server) loginFailed(r *http.Request) {
 	s.failedLogins, s.loginTold = 0, time.Now()
 }
 
+// logout removes the cookie from this browser. A copied cookie stays valid until its time: the server keeps no list of sessions.
 func (s *Server) logout(w http.ResponseWriter, r *http.Request) {
 	http.SetCookie(w, s.cookie(r, "", -1))
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }
 
+// cookie is HttpOnly, so that no script reads the cookie, and SameSite, so that no request of another site carries the cookie.
 func (s *Server) cookie(r *http.Request, value string, age int) *http.Cookie {
 	secure := r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https"
 	return &http.Cookie{Name: cookieName, Value: value, Path: "/", MaxAge: age, HttpOnly: true, Secure: secure, SameSite: http.SameSiteStrictMode}

@@ -19,10 +19,12 @@ type confirmPage struct {
 	Back     string
 }
 
+// destinationURL is the page of a destination. Names go into the query and not into the path: a name may have slashes and dots.
 func destinationURL(tenant, name string) string {
 	return "/destination?" + url.Values{"tenant": {tenant}, "name": {name}}.Encode()
 }
 
+// confirmDestination shows what pause or resync of a destination costs. GET, so nothing is done yet.
 func (s *Server) confirmDestination(w http.ResponseWriter, r *http.Request) {
 	tenant, name, action := r.URL.Query().Get("tenant"), r.URL.Query().Get("name"), r.PathValue("action")
 	found, ok := s.find(tenant, name)
@@ -52,6 +54,7 @@ func (s *Server) confirmDestination(w http.ResponseWriter, r *http.Request) {
 	s.render(w, http.StatusOK, "confirm", c)
 }
 
+// actOnDestination acts, and redirects with 303, so that a reload of the page does not act again.
 func (s *Server) actOnDestination(w http.ResponseWriter, r *http.Request) {
 	tenant, name := r.PostFormValue("tenant"), r.PostFormValue("name")
 	if err := s.act(r, tenant, name, r.PathValue("action"), orderOf(r)); err != nil {
@@ -67,6 +70,7 @@ func orderOf(r *http.Request) order {
 	return order{Off: &off, By: orElse(r.PostFormValue("by"), "dashboard"), Reason: r.PostFormValue("reason"), Confirm: r.PostFormValue("confirm") == "true"}
 }
 
+// confirmSwitch shows what switching off costs. Switching on costs nothing and asks nothing.
 func (s *Server) confirmSwitch(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
 	if monitor.SwitchTitle(name) == "" {
@@ -101,6 +105,7 @@ func (s *Server) costs(name string) []string {
 	return []string{"No destination gets changes until you switch reading on again.", "The primary retains all WAL from now on. " + safe}
 }
 
+// actOnSwitch sets a switch, and redirects as actOnDestination does.
 func (s *Server) actOnSwitch(w http.ResponseWriter, r *http.Request) {
 	if err := s.turn(r, r.PathValue("name"), orderOf(r)); err != nil {
 		s.refused(w, r, err)

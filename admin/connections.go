@@ -79,6 +79,7 @@ func (c *connections) closeOne(newest net.Conn) {
 	_ = victim.Close()
 }
 
+// hostOf is the address without the port: one client has many ports.
 func hostOf(a net.Addr) string {
 	host, _, err := net.SplitHostPort(a.String())
 	if err != nil {

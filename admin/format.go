@@ -75,11 +75,13 @@ var functions = template.FuncMap{
 	}, "base": path.Base, "add": func(a, b int) int { return a + b }, "clean": monitor.Clean,
 }
 
+// stamp shows words, with the exact time for a pointer or a screen reader. Both are escaped here, because template.HTML is not escaped again.
 func stamp(t time.Time, words string) template.HTML {
 	utc := t.UTC().Format(time.RFC3339)
 	return template.HTML(`<time datetime="` + utc + `" title="` + utc + `">` + template.HTMLEscapeString(words) + `</time>`)
 }
 
+// ago shows how long ago a time was; nil is not known.
 func ago(t *time.Time) template.HTML {
 	if t == nil {
 		return monitor.NoValue
@@ -91,6 +93,7 @@ func ago(t *time.Time) template.HTML {
 	return stamp(*t, monitor.WholeText(d)+" ago")
 }
 
+// until shows how far away a time is; a time that has passed is now.
 func until(t *time.Time) template.HTML {
 	if t == nil {
 		return monitor.NoValue
@@ -118,10 +121,12 @@ var icons = map[string]string{
 	"wait":  `<circle cx="8" cy="8" r="6.5"/><path d="M8 4.5V8l2.4 1.6"/>`,
 }
 
+// icon draws one of the icons, which say nothing to a screen reader: each stands beside its word.
 func icon(name string) template.HTML {
 	return template.HTML(`<svg class="icon" viewBox="0 0 16 16" aria-hidden="true">` + icons[name] + `</svg>`)
 }
 
+// stateIcon is the icon of a state, of a destination or of the whole.
 func stateIcon(state string) template.HTML {
 	return icon(map[string]string{string(ledger.Halted): "bad", string(ledger.Parked): "park", string(ledger.Retrying): "retry",
 		string(ledger.Paused): "pause", string(ledger.Backfilling): "copy", string(ledger.Streaming): "flow", string(monitor.Healthy): "ok",
@@ -140,6 +145,7 @@ func stateWords(state string) string {
 	}[state]
 }
 
+// title is a word with a capital letter.
 func title(s string) string {
 	if s == "" {
 		return s

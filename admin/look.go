@@ -22,6 +22,7 @@ func (s *Server) look() *monitor.Snapshot {
 	return s.looked
 }
 
+// take makes a snapshot. It locks each destination for a moment, so look shares a snapshot among requests.
 func (s *Server) take(now time.Time, p *monitor.Pipeline, problem error) *monitor.Snapshot {
 	return monitor.NewSnapshot(now, monitor.Process{Version: s.Version, Slot: s.Slot, Started: s.started}, p, problem, &s.sampler, s.notebook)
 }

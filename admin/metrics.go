@@ -19,6 +19,7 @@ type collector struct {
 	all    map[string]*prometheus.Desc
 }
 
+// newRegistry registers this server as one collector: every scrape reads all values from one snapshot, so that they fit together.
 func (s *Server) newRegistry() *prometheus.Registry {
 	c := &collector{s, map[string]*prometheus.Desc{}}
 	for _, m := range families {
@@ -110,10 +111,12 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	s.gauge("scrape_duration_seconds", time.Since(started).Seconds())
 }
 
+// gauge sends a value that may rise and fall.
 func (s *scrape) gauge(name string, value float64, labels ...string) {
 	s.out <- prometheus.MustNewConstMetric(s.all[name], prometheus.GaugeValue, value, labels...)
 }
 
+// counter sends a number that only rises while the pipeline lives.
 func (s *scrape) counter(name string, value int64, labels ...string) {
 	s.out <- prometheus.MustNewConstMetric(s.all[name], prometheus.CounterValue, float64(value), labels...)
 }
@@ -125,18 +128,21 @@ func (s *scrape) maybe(name string, value *float64) {
 	}
 }
 
+// maybeBytes sends nothing for nil: an unknown value that is sent as 0 would end an alert.
 func (s *scrape) maybeBytes(name string, value *int64) {
 	if value != nil {
 		s.gauge(name, float64(*value))
 	}
 }
 
+// maybeTime sends a time in seconds since 1970, or nothing for nil.
 func (s *scrape) maybeTime(name string, value *time.Time) {
 	if value != nil {
 		s.gauge(name, float64(value.UnixNano())/1e9)
 	}
 }
 
+// one is 1 for yes, as Prometheus has no booleans.
 func one(yes bool) float64 {
 	if yes {
 		return 1

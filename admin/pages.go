@@ -17,6 +17,8 @@ import (
 // templates are one set a page: the layout, the parts shared by several pages, and the page's own content.
 var templates = parseTemplates()
 
+// parseTemplates parses each page together with the layout and the common parts. A fault in a template is a fault of the program, and panics
+// at the start, not at the first visit.
 func parseTemplates() map[string]*template.Template {
 	base := template.Must(template.New("").Funcs(functions).ParseFS(files, "templates/layout.html", "templates/parts.html"))
 	all := map[string]*template.Template{}
@@ -45,6 +47,7 @@ func (s *Server) page(r *http.Request, title, active string) page {
 	return p
 }
 
+// render executes the template into memory before it answers: half a page would look like a whole one.
 func (s *Server) render(w http.ResponseWriter, status int, name string, data any) {
 	var b bytes.Buffer
 	if err := templates[name].ExecuteTemplate(&b, "layout", data); err != nil {

@@ -112,6 +112,7 @@ func (s *Server) Attach(p *monitor.Pipeline, problem error) {
 	s.pipeline, s.problem = p, problem
 }
 
+// current is the attached pipeline, or nil and the reason.
 func (s *Server) current() (*monitor.Pipeline, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -196,6 +197,8 @@ func (s *Server) notebook() monitor.Notebook {
 	return s.notes
 }
 
+// sampleUntil has the sampler look at all destinations once a second, also while no page is open: the sparklines and the recent errors go
+// five minutes back.
 func (s *Server) sampleUntil(ctx context.Context) error {
 	tick := time.NewTicker(monitor.SampleEvery)
 	defer tick.Stop()

@@ -109,6 +109,7 @@ func (s *Step) unknown(r reference, rel *wal.Relation, column int, deleted Delet
 	return ""
 }
 
+// named are the names of the columns at the indexes.
 func named(rel *wal.Relation, columns []int) []string {
 	var names []string
 	for _, i := range columns {
@@ -117,6 +118,8 @@ func named(rel *wal.Relation, columns []int) []string {
 	return names
 }
 
+// identityOf are the names of the columns of the replica identity: those that the old row of an UPDATE or DELETE has in the stream
+// (the Postgres manual, ALTER TABLE, REPLICA IDENTITY).
 func identityOf(rel *wal.Relation) []string {
 	var names []string
 	for _, c := range rel.Columns {

@@ -83,6 +83,8 @@ func (m *Mapping) Compile(step int, rel *wal.Relation, typeName func(string) str
 	return st
 }
 
+// preparedName is a name for a prepared statement that follows from the SQL: two steps with the same SQL share one statement of a session,
+// and a changed mapping never meets the plan of its old SQL. 8 bytes of SHA-256, because a name has at most 63 bytes.
 func preparedName(sql string) string {
 	sum := sha256.Sum256([]byte(sql))
 	return "outflow_" + hex.EncodeToString(sum[:8])
@@ -219,6 +221,7 @@ func relationName(table string) string {
 	return name
 }
 
+// quote makes an identifier of any name (the Postgres manual, 4.1.1). A name has no NUL: the lexer and the catalog refuse one.
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
 // ParameterOIDs are the types of the statement's parameters.

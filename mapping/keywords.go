@@ -2,6 +2,7 @@ package mapping
 
 import "strings"
 
+// words makes a set of words that white space separates.
 func words(text string) map[string]bool {
 	all := map[string]bool{}
 	for _, w := range strings.Fields(text) {

@@ -31,6 +31,7 @@ type token struct {
 // is reports whether the token is the keyword.
 func (t token) is(keyword string) bool { return t.kind == word && t.text == keyword }
 
+// op reports whether the token is the character of punctuation. An operator of several characters is several tokens.
 func (t token) op(c string) bool { return t.kind == operator && t.text == c }
 
 // name reports whether the token can be an identifier.
@@ -42,6 +43,7 @@ type lexError struct {
 	message string
 }
 
+// Error is the message without a place, which the [Fragment] adds.
 func (e *lexError) Error() string { return e.message }
 
 // lex splits SQL into tokens, leaving comments and white space out. lex follows the Postgres manual, section 4.1, with
@@ -56,16 +58,19 @@ func lex(sql string) ([]token, error) {
 	return l.tokens, nil
 }
 
+// lexer is the state of one call of lex. pos is the byte at which the next token begins.
 type lexer struct {
 	sql    string
 	pos    int
 	tokens []token
 }
 
+// emit adds a token from start to the present position.
 func (l *lexer) emit(k kind, text string, start int) {
 	l.tokens = append(l.tokens, token{kind: k, text: text, offset: start, end: l.pos})
 }
 
+// next reads one token, or skips white space or one comment. It always moves pos, or fails: lex ends.
 func (l *lexer) next() error {
 	start, c := l.pos, l.sql[l.pos]
 	rest := l.sql[l.pos:]
@@ -94,6 +99,7 @@ func (l *lexer) next() error {
 	return nil
 }
 
+// lineEnd is the length of the present line. A carriage return alone ends a line too, as for the server (scan.l: newline).
 func lineEnd(s string) int {
 	if i := strings.IndexAny(s, "\r\n"); i >= 0 {
 		return i
@@ -145,6 +151,7 @@ func (l *lexer) str(start, open int, escapes bool) error {
 	return &lexError{start, "a string does not end"}
 }
 
+// ident reads a quoted identifier whose opening quote is at open. Two quotes inside stand for one.
 func (l *lexer) ident(start, open int) error {
 	for i := open + 1; i < len(l.sql); i++ {
 		if l.sql[i] != '"' {
@@ -192,6 +199,8 @@ func (l *lexer) dollar() error {
 	return nil
 }
 
+// number reads a number, and takes letters and dots behind the digits along (0x1F, 1_000, 1.5e10): no rule here depends on the value, and
+// the server refuses junk after a number.
 func (l *lexer) number() {
 	start := l.pos
 	for l.pos < len(l.sql) && (isIdentPart(l.sql[l.pos]) || l.sql[l.pos] == '.') {
@@ -200,6 +209,8 @@ func (l *lexer) number() {
 	l.emit(number, l.sql[start:l.pos], start)
 }
 
+// word reads an unquoted identifier or keyword, or a string with a letter in front: E'...', B'...', X'...', N'...', U&'...'. In E'...' alone
+// a backslash escapes, so the lexer must know the letter to find the end of the string.
 func (l *lexer) word() error {
 	start := l.pos
 	for l.pos < len(l.sql) && (isIdentPart(l.sql[l.pos]) || l.sql[l.pos] == '$') {
@@ -234,6 +245,8 @@ func downcase(name string) string {
 // maxIdentifier is the length of the server's names in bytes (NAMEDATALEN less the terminator); longer ones are cut.
 const maxIdentifier = 63
 
+// identifier cuts a name as the server does, between two characters (truncate_identifier in scansup.c). Otherwise a long name would be another
+// name here than there.
 func identifier(name string) string {
 	if len(name) <= maxIdentifier {
 		return name
@@ -245,12 +258,16 @@ func identifier(name string) string {
 	return name[:end]
 }
 
+// isDigit reports whether the byte is a decimal digit of ASCII.
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
+// isIdentPart reports whether a byte may stand within an identifier. Every byte of a character beyond ASCII may (ident_cont in scan.l), so bytes
+// suffice. The callers add the dollar sign where the server takes one.
 func isIdentPart(c byte) bool {
 	return c == '_' || isDigit(c) || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= 0x80
 }
 
+// isIdentStart reports whether an identifier begins at the front of s.
 func isIdentStart(s string) bool {
 	r, _ := utf8.DecodeRuneInString(s)
 	return r == '_' || unicode.IsLetter(r) || r >= 0x80

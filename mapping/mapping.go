@@ -103,6 +103,7 @@ const maxFaults = 20
 // reporter takes a fault, and returns false when the reporter has enough.
 type reporter func(*strictyaml.Error) bool
 
+// check reports the faults of form, in the order name, target, schema, steps, keys, and stops when the reporter has enough.
 func (m *Mapping) check(report reporter) {
 	switch {
 	case m.Name == "":
@@ -219,6 +220,7 @@ func outsideTransactions(statement []token) (place int, what, remedy string) {
 	return 0, "", ""
 }
 
+// checkStep checks one step and keeps what later calls need: tokens, the tables written, and the names read. false: the reporter has enough.
 func (m *Mapping) checkStep(i int, report reporter) bool {
 	s := &m.Steps[i]
 	path := fmt.Sprintf("steps[%d]", i)
@@ -272,6 +274,7 @@ func isStar(before []token) bool {
 	return t.op(".") || t.op(",") || t.is("select") || t.is("all") || t.is("distinct") || t.is("returning")
 }
 
+// fragment is the SQL of a step with its place in the file.
 func (m *Mapping) fragment(step int) Fragment {
 	return Fragment{SQL: m.Steps[step].SQL, mapping: m, path: fmt.Sprintf("steps[%d].sql", step)}
 }
@@ -312,6 +315,7 @@ func (m *Mapping) KeysFault(table, format string, args ...any) *Fault {
 	return m.doc.Errorf("keys."+table, format, args...)
 }
 
+// lexFault gives an error of lex its file, line and column.
 func (f Fragment) lexFault(err error) *strictyaml.Error {
 	offset := 0
 	if e, ok := err.(*lexError); ok { //nolint:errorlint // lex returns it unwrapped
@@ -334,6 +338,7 @@ func (m *Mapping) Tables() []string {
 	return tables
 }
 
+// reads reports whether a step reads from the source table.
 func (m *Mapping) reads(table string) bool { return slices.Contains(m.Tables(), table) }
 
 // Fingerprint changes with every change of the mapping's work; layout and comments of the file do not count, comments within the SQL do.
@@ -342,6 +347,8 @@ func (m *Mapping) Fingerprint() string { return m.fingerprint }
 // Identity is the name and the fingerprint, as outflow.destination_state notes both.
 func (m *Mapping) Identity() string { return m.Name + ":" + m.fingerprint }
 
+// sum is the fingerprint: a hash of the decoded values, so that layout, quotes and comments of the YAML do not count. The SQL counts as written:
+// a comment inside it may be a hint for an extension. 8 bytes suffice, since the fingerprint tells versions of one mapping apart.
 func (m *Mapping) sum() string {
 	b, err := json.Marshal(struct {
 		Name, Target, Schema string

@@ -39,6 +39,7 @@ type scope struct {
 	names map[string]bool // by alias: whether the alias stands for the relation
 }
 
+// add makes a name visible; relation says whether the name stands for the relation of the step.
 func (s *scope) add(name string, relation bool) {
 	if s.names == nil {
 		s.names = map[string]bool{}
@@ -422,6 +423,7 @@ func (r *reading) merge(i, end int, outer *scope) {
 	}
 }
 
+// refuse notes a use that would see only the columns that leave the primary, at the token.
 func (r *reading) refuse(i int, format string, args ...any) {
 	r.refusals = append(r.refusals, refusal{r.at(i).offset, fmt.Sprintf(format, args...)})
 }

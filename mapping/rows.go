@@ -27,6 +27,7 @@ type Row struct {
 	CommittedAt time.Time
 }
 
+// encodedKey names an array that several statements share: the same column over the same rows.
 type encodedKey struct {
 	when   When
 	column parameterColumn
@@ -90,6 +91,7 @@ func (r *Rows) encode(when When, columns []parameterColumn) ([]textArray, error)
 	return e.arrays, err
 }
 
+// encoder fills one array per column in one pass over the rows. values and scratch are reused from row to row: the arrays hold copies.
 type encoder struct {
 	rows    *Rows
 	columns []parameterColumn
@@ -99,6 +101,7 @@ type encoder struct {
 	scratch []byte
 }
 
+// add appends the rows to every array. An unchanged TOAST value fails: NULL in its place would erase the value in the external database.
 func (e *encoder) add(rows []Row, op When) error {
 	for i := range rows {
 		e.values = rows[i].Tuple.Values(e.values[:0])
@@ -122,6 +125,8 @@ func (e *encoder) add(rows []Row, op When) error {
 	return nil
 }
 
+// special is the text of a column that Outflow adds. The result is valid until the next call. Times are in UTC with microseconds, the resolution
+// of timestamptz, whatever the TimeZone of the external session.
 func (e *encoder) special(name string, row *Row, op When) []byte {
 	switch name {
 	case sequenceColumn:
@@ -158,18 +163,21 @@ func (a *textArray) grow(total int) {
 	}
 }
 
+// append adds an element: its length and its bytes.
 func (a *textArray) append(text []byte) {
 	a.b = binary.BigEndian.AppendUint32(a.b, uint32(len(text)))
 	a.b = append(a.b, text...)
 	a.n++
 }
 
+// appendNull adds a NULL, which has the length -1 and no bytes.
 func (a *textArray) appendNull() {
 	a.b = append(a.b, 0xff, 0xff, 0xff, 0xff)
 	a.n++
 	a.nulls = true
 }
 
+// bytes is the finished array: one dimension, lower bound 1. The header is written last, when the number of elements is known.
 func (a *textArray) bytes() []byte {
 	if a.n == 0 {
 		return []byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, textOID} // an empty array has no dimensions

@@ -50,6 +50,7 @@ func (s Set) LoadPath(path string) error {
 	return s.add(path, src)
 }
 
+// add loads one file. A mapping with the name of another one takes its place.
 func (s Set) add(file string, src []byte) error {
 	m, err := Load(file, src)
 	if err != nil {

@@ -20,6 +20,7 @@ func (w Write) Name() string {
 // the mapping's own and is not to be changed.
 func (m *Mapping) StepWrites(step int) []Write { return m.Steps[step].writes }
 
+// writes finds every table that a statement writes, in a WITH too: the order of steps and of copies follows from these tables.
 func writes(tokens []token) []Write {
 	var all []Write
 	for i := range tokens {

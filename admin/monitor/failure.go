@@ -8,6 +8,7 @@ import (
 	"outflow/sink/external"
 )
 
+// failureOf describes an error for the API: class, place, row and remedy, each on its own, with texts made fit. nil for no error.
 func failureOf(err error) *Failure {
 	if err == nil {
 		return nil
@@ -54,6 +55,7 @@ func (f Failure) sameAs(o Failure) bool {
 	return f.Class == o.Class && words(f.Message) == words(o.Message)
 }
 
+// noDigit maps digits away, for comparing messages that differ only in numbers.
 func noDigit(r rune) rune {
 	if r >= '0' && r <= '9' {
 		return -1
@@ -81,6 +83,7 @@ func ClassOf(err error) string {
 	return classOfState(e.SQLState)
 }
 
+// classOfState is the class of a SQLSTATE, mostly by its first two characters (the Postgres manual, appendix A).
 func classOfState(state string) string {
 	switch state {
 	case "57014":

@@ -36,6 +36,7 @@ type Pipeline struct {
 // States are all states of a destination, the worst first.
 var States = []ledger.State{ledger.Halted, ledger.Parked, ledger.Retrying, ledger.Paused, ledger.Backfilling, ledger.Streaming}
 
+// rank orders states with the worst first, as lists show them.
 func rank(s ledger.State) int {
 	if i := slices.Index(States, s); i >= 0 {
 		return i
@@ -72,6 +73,7 @@ func worstFirst(a, b Row) int {
 	return cmp.Or(cmp.Compare(b.QueueBytes, a.QueueBytes), cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Name, b.Name))
 }
 
+// compareOldest orders by age; the zero time, nothing waits, comes last.
 func compareOldest(a, b time.Time) int {
 	switch {
 	case a.Equal(b):
@@ -92,6 +94,7 @@ type Filter struct {
 	Limit, Offset int
 }
 
+// matches reports whether a destination passes the filter. An empty filter passes all.
 func (f *Filter) matches(tenant, name, state string) bool {
 	return (len(f.States) == 0 || slices.Contains(f.States, state)) && (f.Tenant == "" || f.Tenant == tenant) &&
 		(f.Search == "" || strings.Contains(strings.ToLower(tenant+"/"+name), strings.ToLower(f.Search)))

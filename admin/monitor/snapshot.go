@@ -94,6 +94,7 @@ func (s *Snapshot) fromRows(now time.Time) {
 	}
 }
 
+// slot describes the slot as the watch last read it. Values that were never read stay nil.
 func (p *Pipeline) slot(name string) Slot {
 	s := Slot{Name: name, FlushLSN: newPosition(p.Acks.Flush()), ReadLSN: newPosition(p.Reader.Position())}
 	outstanding := p.Acks.Outstanding()
@@ -185,6 +186,7 @@ func (s *Snapshot) ended() string {
 	return ""
 }
 
+// judgeSlot adds reasons about the slot. The texts name the parameter to raise, because minutes may count.
 func (s *Snapshot) judgeSlot(add func(severity, format string, args ...any)) {
 	slot := &s.Slot
 	if slot.WALStatus == nil {
@@ -201,6 +203,7 @@ func (s *Snapshot) judgeSlot(add func(severity, format string, args ...any)) {
 	}
 }
 
+// judgeSwitches adds a warning for each switch that is off: a forgotten switch looks like a healthy process without work.
 func (s *Snapshot) judgeSwitches(add func(severity, format string, args ...any)) {
 	for _, sw := range s.Switches {
 		if !sw.Off || sw.Name == ledger.SwitchDestination {

@@ -31,6 +31,7 @@ type Position struct {
 	Integer uint64 `json:"integer"`
 }
 
+// newPosition shows an LSN; nil for 0, which is no position (pg_lsn 0/0).
 func newPosition(lsn wal.LSN) *Position {
 	if lsn == 0 {
 		return nil
@@ -246,6 +247,7 @@ func known[T comparable](v T) *T {
 	return &v
 }
 
+// knownTime is nil for the zero time.
 func knownTime(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
