@@ -1,6 +1,7 @@
 -- The rows of destinations.query with the sizes of their values. The primary measures: what is beyond its bound is not sent.
 --
--- {columns} and {query} are the operator's columns and query. The parameters:
+-- The operator's columns and query stand in the places in braces. The braces are named nowhere else: a query of several lines would end this comment.
+-- The parameters:
 --   $1  bytes of the values of all rows: where the rows together have more, the largest rows come without values
 --   $2  bytes in storage of the arrays that are unpacked, of all rows: the others are "late"
 --   $3  rows

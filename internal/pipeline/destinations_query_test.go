@@ -62,7 +62,8 @@ func TestDestinationsQuery(t *testing.T) {
 	put("packed", "postgres://", "", nil, []string{strings.Repeat("x", 20_000_000)}) // a hundredth of that in storage
 	put("name "+strings.Repeat("é", maxKey), "postgres://", "", nil, nil)
 	run(`INSERT INTO app VALUES ('t', 'null', 'postgres://', NULL, ARRAY['a', NULL], NULL)`)
-	dir := &directory{query: `SELECT tenant AS tenant_id, name, dsn, ca, mappings, definitions FROM app -- {columns} {query};`, bound: 1 << 30}
+	dir := &directory{query: `SELECT tenant AS tenant_id, name, dsn, ca, mappings, definitions FROM app -- {columns} {query}
+		WHERE true -- of several lines;`, bound: 1 << 30}
 	want := map[string]string{
 		"whole":    "11 2 2 1",
 		"bare":     "11 0 0 0",
