@@ -104,6 +104,7 @@ func TestReadmeStackAuth(t *testing.T) {
 	w := newWorld(t, pgtest.Shared(t))
 	w.openPolicy()
 	w.exec(`CREATE TABLE "Tenancy" ("id" uuid PRIMARY KEY, "projectId" text, "branchId" text);
+		CREATE TABLE "BranchConfigOverride" ("projectId" text, "branchId" text, "config" jsonb, PRIMARY KEY ("projectId", "branchId"));
 		CREATE TABLE "EnvironmentConfigOverride" ("projectId" text, "branchId" text, "config" jsonb, PRIMARY KEY ("projectId", "branchId"))`)
 	w.exec(`INSERT INTO "Tenancy" VALUES ($1, 'p1', 'main'), ($2, 'p2', 'main'), ($3, 'p3', 'main')`, tenant1, tenant2, tenant3)
 	nested, dotted := pgtest.Database(t, w.cluster), pgtest.Database(t, w.cluster)
@@ -119,7 +120,8 @@ func TestReadmeStackAuth(t *testing.T) {
 	r.caughtUp()
 	w.equal(tenant1, nested)
 	w.equal(tenant2, dotted)
-	w.exec(`UPDATE "EnvironmentConfigOverride" SET "config" = '{}' WHERE "projectId" = 'p2'`)
+	w.exec(`INSERT INTO "BranchConfigOverride" SELECT "projectId", "branchId", "config" FROM "EnvironmentConfigOverride" WHERE "projectId" = 'p2'`)
+	w.exec(`UPDATE "EnvironmentConfigOverride" SET "config" = '{"dbSync.externalDatabases.warehouse": null}' WHERE "projectId" = 'p2'`)
 	r.has(1)
 	r.destination("crm")
 }
