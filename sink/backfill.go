@@ -412,3 +412,9 @@ func (bf *backfill) finish() {
 	bf.slot.Leave()
 	bf.log.Info("all rows are copied; the stream alone continues", zap.Int64("rows", bf.cursor.Rows))
 }
+
+// holdsSlot reports whether the backfill has a slot: a chunk is read, or waits, or will be read. The worker calls holdsSlot.
+func (bf *backfill) holdsSlot() bool { return bf.active }
+
+// rows is how many rows are copied so far, by all sessions of the copy.
+func (bf *backfill) rows() int64 { return bf.cursor.Rows }

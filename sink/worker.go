@@ -172,7 +172,7 @@ func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	case s == nil || stopping:
 	case d.queue.Applied > 0:
 		d.idle = d.after(flushPause, d.confirmFlush)
-	case !paused && s.backfill != nil && s.backfill.active: // the backfill's chunk comes
+	case !paused && s.backfill != nil && s.backfill.holdsSlot(): // the backfill's chunk comes
 	case !paused && d.router.Options.IdleClose > 0 && !s.Heavy() && s.Place.Rest(d.closeIdle):
 		d.idle = d.after(d.router.Options.IdleClose, d.closeIdle)
 	default: // a backfill waiting for a place is woken without a connection
