@@ -128,7 +128,7 @@ func (r *Router) moved() (moved []ledger.Note, from, aside []*Destination) {
 	for _, d := range r.Destinations() {
 		d.mu.Lock()
 		status := d.statusLocked()
-		now := ledger.Note{Tenant: d.Tenant, Name: d.Name, Epoch: d.noted.epoch, RecordedID: max(d.noted.recordedID, d.queue.Released),
+		now := ledger.Note{Tenant: d.Tenant, Name: d.Name, Epoch: d.noted.epoch, RecordedID: max(d.noted.recordedID, d.queue.Released()),
 			Fingerprint: d.fingerprintLocked(), State: status.State, Detached: status.Detached, Reason: fit.Text(status.Reason, fit.Reason),
 			TakenEpoch: d.noted.epoch, Retried: d.noted.retried}
 		if status.Err != nil {

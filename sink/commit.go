@@ -34,7 +34,7 @@ func (d *Destination) count(b *batch) []wal.Ticket {
 	if b.async {
 		return nil
 	}
-	return d.queue.LetGo(d.queue.Applied)
+	return d.queue.LetGo(d.queue.Applied())
 }
 
 // chunkCopied notes a chunk of a copy that goes on, and copyFinished the last chunk.
@@ -60,7 +60,7 @@ func (d *Destination) countChunkLocked(c cursor) {
 	d.wellLocked(copying)
 	d.status.Copied = c.Rows
 	d.status.SequenceID = max(d.status.SequenceID, d.session.Lowest())
-	d.queue.Released = max(d.queue.Released, d.session.Lowest())
+	d.queue.Durable(d.session.Lowest())
 	d.syncedNowLocked(d.session)
 	d.observeLocked()
 }

@@ -123,7 +123,7 @@ func (d *Destination) enqueue(part *wal.Transaction, changes []wal.Change) bool 
 		d.router.Acks.Hold(part.Ticket)
 	}
 	if taken {
-		d.signal()
+		d.signalLocked()
 	}
 	return taken
 }
@@ -133,15 +133,15 @@ func (d *Destination) complete(id int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.queue.Complete(id) {
-		d.signal()
+		d.signalLocked()
 	}
 }
 
 // hasWorkLocked reports whether there is work for a worker.
 func (d *Destination) hasWorkLocked() bool { return d.life.Due || d.queue.Ready() }
 
-// signal wakes the worker waiting for more of a large transaction, or starts a worker.
-func (d *Destination) signal() {
+// signalLocked wakes the worker waiting for more of a large transaction, or starts a worker.
+func (d *Destination) signalLocked() {
 	select {
 	case d.more <- struct{}{}:
 	default:

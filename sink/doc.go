@@ -7,6 +7,16 @@
 // transactions from its queue, folds the transactions to net changes per key, and applies the changes in one external
 // transaction, which also moves last_synced_sequence_id. Only then is the transaction released in the ack tracker.
 //
+// The files follow a change: arrival.go (which tenant), destination.go (into the queue), worker.go (the worker's loop), batch.go (a run of transactions
+// becomes a batch), flight.go (one round trip; rounds.go for a large transaction, refused.go for a refused one), commit.go (what a commit
+// releases), durable.go (what a flush releases). A failure goes by way of failure.go.
+//
+// # States of a destination
+//
+// [lifecycle.Life] is the state of a destination: the package lifecycle has its phases, the table of all events and transitions, and a test of all
+// histories. A destination tells its life of an event with happensLocked (life.go), which carries out the actions that the event asks for; no
+// other line changes the life. The state that is shown follows from the life alone (stateOf).
+//
 // # Exactly once in effect
 //
 // The metadata update compares and sets: the update moves last_synced_sequence_id from the value held by the process, in the
@@ -41,9 +51,16 @@
 //  1. membership: one destination comes, goes or changes at a time; held while the primary notes the fact
 //  2. checkpointer: one checkpoint at a time; held while the primary writes the checkpoint
 //  3. backfillSlots
-//  4. Destination, with the queue
+//  4. Destination, with its queue, its life, and what its worker shares
 //  5. tenants, schemas, counts, switches, workers, gate, connections, xids, and the ack tracker: no other lock is taken under one of them
 //
 // A method that wants the lock of its receiver held ends in Locked. A backfill has no lock: the worker owns the backfill, and what a read hands
 // over is guarded by the destination's lock. Nothing waits for an external database, or for the primary, under a lock from 3 on.
+//
+// # Rejected designs
+//
+// A goroutine for each destination would cost ten thousand stacks for databases without work, and would need its own wake and stop; a worker that ends
+// when nothing is left needs neither. A state that each place sets as it sees fit was tried: eleven booleans told together what a destination was
+// doing, and the combinations that no line of the code named were the faults. A lifecycle that calls back into the destination would hide what an event
+// does: an event gives actions instead.
 package sink

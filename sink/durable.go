@@ -30,7 +30,7 @@ func (d *Destination) mayLag(b *batch) bool {
 	if d.session.Place.Crowded() { // the connection is for others, and must not wait for the flush
 		return false
 	}
-	return d.queue.Lagging+b.bytes <= d.router.Options.queueBytes() && !d.queue.Overdue(time.Now())
+	return d.queue.MayLag(b.bytes, time.Now())
 }
 
 // flushed takes the external server's WAL positions, as just reported by the server; zero positions are none.
@@ -58,7 +58,7 @@ func (d *Destination) confirmFlush() {
 // askFlushNowAndThen asks once every flushPause while commits wait to be flushed.
 func (d *Destination) askFlushNowAndThen(ctx context.Context) error {
 	d.mu.Lock()
-	waiting := d.queue.Applied > 0
+	waiting := d.queue.Applied() > 0
 	d.mu.Unlock()
 	if !waiting || time.Since(d.asked) < flushPause {
 		return nil
@@ -78,7 +78,7 @@ func (d *Destination) askFlush(ctx context.Context) error {
 		d.flushed(p)
 	}
 	d.mu.Lock()
-	force, n := d.queue.Overdue(time.Now()) || d.queue.Applied > 0 && !d.session.TellsPositions, d.queue.Applied // commits of an earlier session may lag
+	force, n := d.queue.Overdue(time.Now()) || d.queue.Applied() > 0 && !d.session.TellsPositions, d.queue.Applied() // commits of an earlier session may lag
 	d.mu.Unlock()
 	if !force {
 		return nil
@@ -102,7 +102,7 @@ func (d *Destination) settle() {
 	defer tick.Stop()
 	for {
 		d.mu.Lock()
-		waiting := d.queue.Applied > 0 && d.session != nil
+		waiting := d.queue.Applied() > 0 && d.session != nil
 		d.mu.Unlock()
 		if !waiting || d.askFlush(ctx) != nil {
 			return

@@ -90,7 +90,7 @@ func (d *Destination) failsLocked(event lifecycle.Event, e *external.Error) afte
 		pause = max(pause, d.router.Options.RetryMax)
 	}
 	d.status.NextRetry = time.Now().Add(pause)
-	d.logFailure(e, pause)
+	d.logFailureLocked(e, pause)
 	d.observeLocked()
 	return after
 }
@@ -132,8 +132,8 @@ func (d *Destination) recordLocked(e *external.Error) (pause time.Duration) {
 	return pause
 }
 
-// logFailure logs a failure once, and again with every doubling of the attempts.
-func (d *Destination) logFailure(e *external.Error, wait time.Duration) {
+// logFailureLocked logs a failure once, and again with every doubling of the attempts.
+func (d *Destination) logFailureLocked(e *external.Error, wait time.Duration) {
 	n := d.status.Attempts
 	if n&(n-1) != 0 {
 		return

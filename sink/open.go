@@ -101,7 +101,7 @@ func (d *Destination) wantedEpoch() int64 {
 func (s *session) remember() {
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()
-	s.Epoch, s.least = s.d.noted.epoch, max(s.d.noted.recordedID, s.d.queue.Released)
+	s.Epoch, s.least = s.d.noted.epoch, max(s.d.noted.recordedID, s.d.queue.Released())
 }
 
 // checkAhead refuses an external database with ids that the primary has not given yet: the primary went back, or the tenant changed a number.

@@ -72,7 +72,7 @@ func (d *Destination) hasAll(id int64) bool {
 	position := d.router.SequenceID(d.router.Reader.Position()) // before the queue is looked at
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if position < id || d.life.Stream == lifecycle.Detached || d.life.Stream == lifecycle.Removed || len(d.queue.Kept) > 0 {
+	if position < id || d.life.Stream == lifecycle.Detached || d.life.Stream == lifecycle.Removed || d.queue.AwaitsReplay() {
 		return false
 	}
 	return d.queue.Has(id)

@@ -81,7 +81,7 @@ func (d *Destination) Status() Status {
 	defer d.mu.Unlock()
 	s := d.statusLocked()
 	waiting := d.queue.Backlog()
-	s.Queued, s.QueuedChanges, s.Oldest, s.QueueBytes = waiting.Transactions, waiting.Changes, waiting.Oldest, d.queue.Bytes
+	s.Queued, s.QueuedChanges, s.Oldest, s.QueueBytes = waiting.Transactions, waiting.Changes, waiting.Oldest, d.queue.Bytes()
 	return s
 }
 

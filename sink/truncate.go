@@ -54,7 +54,7 @@ func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *wal.Relatio
 		return err
 	}
 	for {
-		keys, err := s.FetchKeys(ctx, q, min(d.queue.Limit, fetchedKeys))
+		keys, err := s.FetchKeys(ctx, q, min(d.queue.Limit(), fetchedKeys))
 		if err != nil {
 			return err
 		}

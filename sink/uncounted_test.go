@@ -52,18 +52,18 @@ func TestSmallTransactionsAreCounted(t *testing.T) {
 		d.router.Acks.Commit(ticket, wal.LSN(id))
 	}
 	grown := heap() - before
-	t.Logf("a transaction takes %d bytes, and counts %d", grown/n, d.queue.Bytes/n)
-	if grown > d.queue.Bytes {
-		t.Errorf("%d transactions take %d bytes, and %d are counted", n, grown, d.queue.Bytes)
+	t.Logf("a transaction takes %d bytes, and counts %d", grown/n, d.queue.Bytes()/n)
+	if grown > d.queue.Bytes() {
+		t.Errorf("%d transactions take %d bytes, and %d are counted", n, grown, d.queue.Bytes())
 	}
-	if d.router.gate.Used != d.queue.Bytes {
-		t.Errorf("the gate counts %d bytes, the queue %d", d.router.gate.Used, d.queue.Bytes)
+	if d.router.gate.Used != d.queue.Bytes() {
+		t.Errorf("the gate counts %d bytes, the queue %d", d.router.gate.Used, d.queue.Bytes())
 	}
 	d.mu.Lock()
 	d.queue.Take(queue.Progress{n}, d.reads, nil) // which passes over what the external database has
-	d.queue.LetGo(d.queue.Applied)
+	d.queue.LetGo(d.queue.Applied())
 	d.mu.Unlock()
-	if d.queue.Bytes != 0 || d.queue.Lagging != 0 || d.router.gate.Used != 0 {
-		t.Errorf("at the end %d bytes are queued, %d lag, and the gate counts %d", d.queue.Bytes, d.queue.Lagging, d.router.gate.Used)
+	if d.queue.Bytes() != 0 || d.router.gate.Used != 0 {
+		t.Errorf("at the end %d bytes are queued, and the gate counts %d", d.queue.Bytes(), d.router.gate.Used)
 	}
 }

@@ -119,7 +119,7 @@ func (d *Destination) observation(closed bool, now time.Time) observation {
 	if closed {
 		d.wakeLocked()
 	}
-	o := observation{bytes: d.queue.Bytes, over: d.queue.Over, paused: d.life.Paused, replays: d.queue.Replays,
+	o := observation{bytes: d.queue.Bytes(), over: d.queue.Over(), paused: d.life.Paused, replays: d.queue.Replays(),
 		leaving: d.life.Noting || d.life.Stream == lifecycle.Detached}
 	o.oldest, o.open = d.queue.Oldest()
 	o.reached = d.queue.Reached()

@@ -170,7 +170,7 @@ func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	}
 	switch {
 	case s == nil || stopping:
-	case d.queue.Applied > 0:
+	case d.queue.Applied() > 0:
 		d.idle = d.after(flushPause, d.confirmFlush)
 	case !paused && s.backfill != nil && s.backfill.holdsSlot(): // the backfill's chunk comes
 	case !paused && d.router.Options.IdleClose > 0 && !s.Heavy() && s.Place.Rest(d.closeIdle):

@@ -149,7 +149,7 @@ func (h *history) commit(transactions []*Transaction, changes []wal.Change, byte
 	h.q.Commit(len(transactions), bytes)
 	if sync {
 		h.safe = len(h.external)
-		h.release(h.q.LetGo(h.q.Applied), false)
+		h.release(h.q.LetGo(h.q.applied), false)
 	}
 }
 
@@ -178,7 +178,7 @@ func (h *history) apply() {
 }
 
 // rounds applies one transaction in rounds, while the stream goes on.
-func (h *history) rounds(run run) {
+func (h *history) rounds(run Run) {
 	var all []wal.Change
 	for t := run.Transactions[0]; ; {
 		changes, done, come := h.q.Next(t)
@@ -232,7 +232,7 @@ func (h *history) detach() {
 			h.t.Fatalf("ticket %d is still held behind a parking", ticket)
 		}
 	}
-	if !h.q.Empty() || h.q.Bytes != 0 || h.q.gate.Used != 0 || h.q.gate.over != 0 {
+	if !h.q.Empty() || h.q.bytes != 0 || h.q.gate.Used != 0 || h.q.gate.over != 0 {
 		h.t.Fatalf("a dropped queue is not empty: %+v", h.q)
 	}
 	h.detached, h.restart = true, false
@@ -252,8 +252,8 @@ func (h *history) check() {
 	for _, t := range h.q.transactions {
 		bytes += transactionOverhead + bytesOf(t.Changes)
 	}
-	if bytes != h.q.Bytes || bytes != h.q.gate.Used || h.q.inFlight < 0 || h.q.Lagging < 0 || (h.q.gate.over == 1) != h.q.Over {
-		h.t.Fatalf("%d bytes are queued; counted are %d, in the gate %d, in flight %d, lagging %d", bytes, h.q.Bytes, h.q.gate.Used, h.q.inFlight, h.q.Lagging)
+	if bytes != h.q.bytes || bytes != h.q.gate.Used || h.q.inFlight < 0 || h.q.lagging < 0 || (h.q.gate.over == 1) != h.q.over {
+		h.t.Fatalf("%d bytes are queued; counted are %d, in the gate %d, in flight %d, lagging %d", bytes, h.q.bytes, h.q.gate.Used, h.q.inFlight, h.q.lagging)
 	}
 	first := int64(-1)
 	for ticket, n := range h.tickets {
@@ -264,7 +264,7 @@ func (h *history) check() {
 	if oldest, _ := h.q.Oldest(); oldest != first {
 		h.t.Fatalf("the oldest transaction is said to be %d, and the oldest held ticket is %d", oldest, first)
 	}
-	b, waiting := h.q.Backlog(), h.q.transactions[h.q.Applied:]
+	b, waiting := h.q.Backlog(), h.q.transactions[h.q.applied:]
 	if b.Transactions != len(waiting) || h.q.Idle() != (len(waiting) == 0) || !h.q.Idle() && (h.q.Has(waiting[0].ID) || !h.q.Has(waiting[0].ID-1)) {
 		h.t.Fatalf("the backlog is said to be %+v, and %d transactions wait", b, len(waiting))
 	}
@@ -330,7 +330,7 @@ func (h *history) end(owed int) {
 			h.t.Fatalf("ticket %d is still held", ticket)
 		}
 	}
-	if id, _ := h.q.Oldest(); id != -1 || h.q.Bytes != 0 || h.q.Lagging != 0 || h.q.inFlight != 0 || h.q.gate.Used != 0 || h.q.gate.over != 0 {
+	if id, _ := h.q.Oldest(); id != -1 || h.q.bytes != 0 || h.q.lagging != 0 || h.q.inFlight != 0 || h.q.gate.Used != 0 || h.q.gate.over != 0 {
 		h.t.Fatalf("the queue is not empty at the end: %+v", h.q)
 	}
 }
@@ -374,7 +374,7 @@ func (h *history) play() {
 		case 9:
 			if h.detached { // whole transactions come from now on, and a copy brings all that came before
 				h.detached = false
-				owed = max(owed, int(max(h.q.Accepted.ID, h.open())/10))
+				owed = max(owed, int(max(h.q.accepted.ID, h.open())/10))
 			}
 		}
 		h.check()
@@ -392,14 +392,14 @@ func TestBatchLimit(t *testing.T) {
 	for range 12 {
 		q.Narrow()
 	}
-	if q.Limit != 1 {
-		t.Errorf("the limit is %d after many timeouts", q.Limit)
+	if q.limit != 1 {
+		t.Errorf("the limit is %d after many timeouts", q.limit)
 	}
 	for range 12 {
 		q.Widen()
 	}
-	if q.Limit != 1000 {
-		t.Errorf("the limit is %d after many successes", q.Limit)
+	if q.limit != 1000 {
+		t.Errorf("the limit is %d after many successes", q.limit)
 	}
 }
 
@@ -418,7 +418,7 @@ func TestOverdue(t *testing.T) {
 	if tickets := q.Flushed(200, 99, now); tickets != nil {
 		t.Errorf("tickets %v are released before the flush", tickets)
 	}
-	if tickets := q.Flushed(200, 100, now); len(tickets) != 1 || q.Overdue(now.Add(time.Hour)) || q.Released != 1 {
-		t.Errorf("tickets %v are released at the flush; released up to %d", tickets, q.Released)
+	if tickets := q.Flushed(200, 100, now); len(tickets) != 1 || q.Overdue(now.Add(time.Hour)) || q.released != 1 {
+		t.Errorf("tickets %v are released at the flush; released up to %d", tickets, q.released)
 	}
 }

@@ -17,7 +17,7 @@ func (q *Queue) Next(t *Transaction) (changes []wal.Change, done, come bool) {
 	if len(rest) == 0 && !t.complete {
 		return nil, false, false
 	}
-	n := sameShape(rest[:min(len(rest), q.Limit)])
+	n := sameShape(rest[:min(len(rest), q.limit)])
 	t.next += n
 	return rest[:n], t.complete && t.next == len(t.Changes), true
 }
@@ -40,7 +40,7 @@ func (q *Queue) Restart(t *Transaction) (whole bool) {
 // Shed lets go of applied changes when the queue is filling up and the transaction's end has not come. After the end the room would be
 // free at the commit anyway, and a failure would have the stream read again.
 func (q *Queue) Shed(t *Transaction) {
-	if t.next == 0 || t.complete || (q.Bytes <= q.bound/4 && !q.gate.Closed()) {
+	if t.next == 0 || t.complete || (q.bytes <= q.bound/4 && !q.gate.Closed()) {
 		return
 	}
 	freed := bytesOf(t.Changes[:t.next])
@@ -52,11 +52,11 @@ func (q *Queue) Shed(t *Transaction) {
 
 // Has reports whether the external database has every transaction of the queue up to an id, as far as the stream has brought them.
 func (q *Queue) Has(id int64) bool {
-	return q.Applied == len(q.transactions) || q.transactions[q.Applied].ID > id
+	return q.applied == len(q.transactions) || q.transactions[q.applied].ID > id
 }
 
 // Idle reports whether all transactions are applied.
-func (q *Queue) Idle() bool { return q.Applied == len(q.transactions) }
+func (q *Queue) Idle() bool { return q.applied == len(q.transactions) }
 
 // Empty reports whether the queue holds nothing.
 func (q *Queue) Empty() bool { return len(q.transactions) == 0 }
@@ -68,7 +68,7 @@ func (q *Queue) Oldest() (id int64, open bool) {
 	if len(q.transactions) > 0 {
 		id, open = q.transactions[0].ID, !q.transactions[0].complete
 	}
-	for kept := range q.Kept {
+	for kept := range q.kept {
 		if id < 0 || kept < id {
 			id, open = kept, false
 		}
@@ -79,12 +79,12 @@ func (q *Queue) Oldest() (id int64, open bool) {
 // Reached is how far the work on the queue has come, less the work that may have to be done again.
 func (q *Queue) Reached() Position {
 	if !q.Idle() {
-		if t := q.transactions[q.Applied]; t.next > 0 || t.Dropped {
+		if t := q.transactions[q.applied]; t.next > 0 || t.Dropped {
 			return Position{ID: t.ID, Ordinal: q.ordinal(t)}
 		}
 	}
-	if q.Applied > 0 {
-		return Position{ID: q.transactions[q.Applied-1].ID, Ordinal: math.MaxInt64}
+	if q.applied > 0 {
+		return Position{ID: q.transactions[q.applied-1].ID, Ordinal: math.MaxInt64}
 	}
 	return Position{}
 }
@@ -97,7 +97,7 @@ func (q *Queue) ordinal(t *Transaction) int64 {
 	case t.next > 0:
 		return int64(t.Changes[t.next-1].Ordinal) + 1
 	}
-	return q.Accepted.Ordinal // all changes that have come were let go of
+	return q.accepted.Ordinal // all changes that have come were let go of
 }
 
 // backlog is what waits in a queue.
@@ -108,7 +108,7 @@ type backlog struct {
 }
 
 func (q *Queue) Backlog() (b backlog) {
-	waiting := q.transactions[q.Applied:]
+	waiting := q.transactions[q.applied:]
 	for _, t := range waiting {
 		b.Changes += int64(len(t.Changes))
 	}
@@ -120,7 +120,7 @@ func (q *Queue) Backlog() (b backlog) {
 
 // BacklogOf counts the waiting changes of tables in transactions above an id, and the transactions that bring the changes.
 func (q *Queue) BacklogOf(tables []string, above int64) (b backlog) {
-	for _, t := range q.transactions[q.Applied:] {
+	for _, t := range q.transactions[q.applied:] {
 		if t.ID <= above {
 			continue
 		}
