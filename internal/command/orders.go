@@ -12,8 +12,8 @@ import (
 	"outflow/sink/ledger"
 )
 
-// order is what pause, resume, retry and resync have in common: they ask the process that reads the slot, or the next one, for something, by a note on
-// the primary.
+// order is common to pause, resume, retry and resync: a note on the primary with which the command asks something of the process that reads the
+// slot, or of the next process.
 type order struct {
 	settings
 	by, reason string // for the record

@@ -97,7 +97,7 @@ func Open(ctx context.Context, cfg *config.Config, log *zap.Logger) (*Pipeline, 
 	return reopen(ctx, cfg, "", log)
 }
 
-// reopen is openPipeline where every destination is to be copied again, because of the gap.
+// reopen is [Open] where every destination is to be copied again, because of the gap.
 func reopen(ctx context.Context, cfg *config.Config, gap string, log *zap.Logger) (*Pipeline, error) {
 	server, conn, p, err := prepare(ctx, cfg, log)
 	if err != nil {

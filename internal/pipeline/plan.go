@@ -19,7 +19,7 @@ import (
 	"outflow/sql"
 )
 
-// Plan is the configuration's demands on the primary, checked against the primary's catalog.
+// Plan is the configuration's demands on the primary, checked against the primary's catalog. One goroutine uses a Plan at a time.
 type Plan struct {
 	cfg        *config.Config
 	mappings   mapping.Set
@@ -38,13 +38,13 @@ func (p *Plan) Published() []primary.PublishedTable {
 	return all
 }
 
-// Selection chooses destinations. The zero value chooses all of them.
+// Selection chooses destinations. The zero value chooses every destination.
 type Selection struct {
 	Tenant string // "": every tenant
 	Name   string // "": every name
 }
 
-// Of are the chosen ones of all destinations.
+// Of gives the chosen destinations among all.
 func (s Selection) Of(all []external.DestinationSpec) (chosen []external.DestinationSpec) {
 	for _, d := range all {
 		if (s.Tenant == "" || d.Tenant == s.Tenant) && (s.Name == "" || d.Name == s.Name) {
@@ -73,11 +73,11 @@ func loadMappings(cfg *config.Config) (mapping.Set, error) {
 // defaultMappings are the mappings of a destination that names none.
 var defaultMappings = []string{"contact_channels", "users"}
 
-// checkFunc is one of replication's checks of the tables, or a part of the checks.
-type checkFunc func(context.Context, *pgx.Conn, []primary.TableRule) ([]*wal.Table, error)
+// TableCheck is [primary.Check], [primary.CheckTables] or a check made of them: it gives a table for each rule, in order, or an error.
+type TableCheck func(context.Context, *pgx.Conn, []primary.TableRule) ([]*wal.Table, error)
 
 // NewPlan reads the catalog of the primary after the check, with the mappings of the configuration. NewPlan changes nothing on the primary.
-func NewPlan(ctx context.Context, conn *pgx.Conn, cfg *config.Config, check checkFunc) (*Plan, error) {
+func NewPlan(ctx context.Context, conn *pgx.Conn, cfg *config.Config, check TableCheck) (*Plan, error) {
 	set, err := loadMappings(cfg)
 	if err != nil {
 		return nil, err
@@ -86,7 +86,7 @@ func NewPlan(ctx context.Context, conn *pgx.Conn, cfg *config.Config, check chec
 }
 
 // NewPlanWith is NewPlan with the given mappings.
-func NewPlanWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mapping.Set, check checkFunc) (*Plan, error) {
+func NewPlanWith(ctx context.Context, conn *pgx.Conn, cfg *config.Config, set mapping.Set, check TableCheck) (*Plan, error) {
 	rules := tableRules(cfg.Source)
 	tables, err := check(ctx, conn, rules)
 	if err != nil {

@@ -12,16 +12,15 @@ import (
 	"outflow/internal/config"
 )
 
-// Options are what run needs beside the configuration.
+// Options are the needs of [Run] beside the configuration; none may be nil.
 type Options struct {
-	Version string // of the program, for the log, the status API and traces
-	// Load reads the configuration again, after SIGHUP.
-	Load func() (*config.Config, error)
-	Log  *zap.Logger
+	Version string                         // of the program, for the log, the status API and traces
+	Load    func() (*config.Config, error) // reads the configuration again, after SIGHUP
+	Log     *zap.Logger
 }
 
 // Run is the whole of outflow run: the status API, and a pipeline that is opened again with each new configuration, after a gap in the stream,
-// and when another process has had the slot. run returns when ctx is done, without an error, or when a fault needs a person.
+// and when another process has had the slot. Run returns when ctx is done, without an error, or when a fault needs a person.
 func Run(ctx context.Context, cfg *config.Config, o Options) error {
 	o.Log.Info("outflow starts", zap.String("version", o.Version))
 	TuneMemory(cfg)
