@@ -9,8 +9,8 @@ import (
 )
 
 // NotConfigured is the reason noted of a destination no longer in the configuration; a returning destination is copied again whatever
-// happened meanwhile.
-const NotConfigured = "the destination is not in the configuration"
+// happened meanwhile. The text is compared with notes of older versions, so it never changes.
+const NotConfigured = "it is not in the configuration"
 
 // Ended begins the reason noted of every destination by [Slot.Stop].
 const Ended = "reading has ended: "
