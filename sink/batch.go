@@ -5,6 +5,7 @@ import (
 
 	"outflow/mapping"
 	"outflow/replication/wal"
+	"outflow/sink/backfill"
 	"outflow/sink/fold"
 	"outflow/sink/limits"
 	"outflow/sink/queue"
@@ -24,10 +25,10 @@ type batch struct {
 	taken    time.Time
 	async    bool // COMMIT does not wait for the disk of the external server
 
-	careful bool    // large: rounds stand behind savepoints, and constraints are checked after each statement
-	guarded bool    // the round stands behind a savepoint
-	refused refused // changes of a large transaction not yet taken by the external database
-	cursor  *cursor // of the backfill, where changes were put off to its next pass; nil mostly
+	careful bool             // large: rounds stand behind savepoints, and constraints are checked after each statement
+	guarded bool             // the round stands behind a savepoint
+	refused refused          // changes of a large transaction not yet taken by the external database
+	cursor  *backfill.Cursor // of the backfill, where changes were put off to its next pass; nil mostly
 }
 
 // take makes a batch of the transactions at the front of the queue, behind the batch before (nil: none) that is still in flight.

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"outflow/replication/wal"
+	"outflow/sink/backfill"
 	"outflow/sink/lifecycle"
 )
 
@@ -9,9 +10,9 @@ import (
 func (d *Destination) committed(b *batch) {
 	d.session.Applied(b.mappings, b.last)
 	if bf := d.session.backfill; bf != nil && b.cursor != nil {
-		bf.committed(*b.cursor)
+		bf.Committed(*b.cursor)
 	}
-	d.session.backfill.track(b.transactions)
+	d.session.backfill.TrackAll(b.transactions)
 	d.router.Acks.Release(d.count(b)...)
 	d.trace(b)
 }
@@ -38,7 +39,7 @@ func (d *Destination) count(b *batch) []wal.Ticket {
 }
 
 // chunkCopied notes a chunk of a copy that goes on, and copyFinished the last chunk.
-func (d *Destination) chunkCopied(c cursor) {
+func (d *Destination) chunkCopied(c backfill.Cursor) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.happensLocked(lifecycle.ChunkCopied)
@@ -46,7 +47,7 @@ func (d *Destination) chunkCopied(c cursor) {
 	d.status.CopyTable = c.Table
 }
 
-func (d *Destination) copyFinished(c cursor) {
+func (d *Destination) copyFinished(c backfill.Cursor) {
 	d.session.backfill = nil
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -56,7 +57,7 @@ func (d *Destination) copyFinished(c cursor) {
 }
 
 // countChunkLocked counts a committed chunk. A chunk's commit waits for the disk, so the primary may be told of the commit.
-func (d *Destination) countChunkLocked(c cursor) {
+func (d *Destination) countChunkLocked(c backfill.Cursor) {
 	d.wellLocked(copying)
 	d.status.Copied = c.Rows
 	d.status.SequenceID = max(d.status.SequenceID, d.session.Lowest())

@@ -39,7 +39,7 @@ func (d *Destination) connect(ctx context.Context) error {
 	d.status.SequenceID = s.Lowest()
 	d.syncedLocked(s, s.Written)
 	if s.backfill != nil {
-		d.status.Copied = s.backfill.rows()
+		d.status.Copied = s.backfill.Rows()
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/backfill"
 	"outflow/sink/external"
 )
 
@@ -16,8 +17,8 @@ func (t copyTarget) Nudge()                                         { t.d.nudge(
 func (t copyTarget) After(wait time.Duration, f func()) *time.Timer { return t.d.after(wait, f) }
 func (t copyTarget) Panicked(cause any) *external.Error             { return t.d.panicked(cause) }
 func (t copyTarget) AskFlush(ctx context.Context) error             { return t.d.askFlushNowAndThen(ctx) }
-func (t copyTarget) ChunkCopied(at cursor)                          { t.d.chunkCopied(at) }
-func (t copyTarget) CopyFinished(at cursor)                         { t.d.copyFinished(at) }
+func (t copyTarget) ChunkCopied(at backfill.Cursor)                 { t.d.chunkCopied(at) }
+func (t copyTarget) CopyFinished(at backfill.Cursor)                { t.d.copyFinished(at) }
 
 func (t copyTarget) Exchange(ctx context.Context, fill func(context.Context, *external.Round) error) error {
 	return t.d.exchange(ctx, fill)

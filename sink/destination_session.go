@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"outflow/sink/backfill"
 	"outflow/sink/external"
 )
 
@@ -9,10 +10,10 @@ import (
 type session struct {
 	*external.Session
 	d        *Destination
-	backfill *backfill       // nil: every mapping is complete
-	given    int64           // at the opening: no higher id was given
-	least    int64           // the id that the database had at the opening
-	followed map[string]bool // see [Destination.followed]
+	backfill *backfill.Backfill // nil: every mapping is complete
+	given    int64              // at the opening: no higher id was given
+	least    int64              // the id that the database had at the opening
+	followed map[string]bool    // see [Destination.followed]
 }
 
 // opened makes a session ready. Without success the connection is closed, and its place is free, after a panic too.
@@ -31,7 +32,7 @@ func (s *session) opened(ctx context.Context) error {
 // close gives up the copy's chunk in hand, ends the connection and gives the place of the connection back.
 func (s *session) close() {
 	if s.backfill != nil {
-		s.backfill.end()
+		s.backfill.End()
 	}
 	s.Session.Close()
 }

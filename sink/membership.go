@@ -11,6 +11,7 @@ import (
 	"outflow/mapping"
 	"outflow/replication/primary"
 	"outflow/replication/wal"
+	"outflow/sink/backfill"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
 	"outflow/sink/lifecycle"
@@ -137,7 +138,7 @@ func (d *Destination) retargetLocked() {
 	d.db, d.mappings, d.reads, d.fault = db, d.next.Mappings, mapping.Reads(d.next.Mappings), d.next.Fault
 	d.next = nil
 	d.forgetRemovedLocked()
-	d.reach.answers, d.conflicts, d.pace = false, false, pace{}
+	d.reach.answers, d.conflicts, d.pace = false, false, backfill.Pace{}
 	if d.fault == nil {
 		d.happensLocked(lifecycle.Retargeted)
 	} else {

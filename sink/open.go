@@ -10,6 +10,7 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/mapping"
 	"outflow/replication/tableread"
+	"outflow/sink/backfill"
 	"outflow/sink/external"
 )
 
@@ -56,7 +57,7 @@ func (s *session) open(ctx context.Context) error {
 	if err := s.PrepareSteps(ctx); err != nil {
 		return err
 	}
-	s.backfill, err = newBackfill(s.d.router.copying, copyTarget{s.d}, s.Session, s.d.db, s.d.slot, &s.d.pace, known)
+	s.backfill, err = backfill.New(s.d.router.copying, copyTarget{s.d}, s.Session, s.d.db, s.d.slot, &s.d.pace, known)
 	return err
 }
 
@@ -282,7 +283,7 @@ func (s *session) fillMapping(ctx context.Context, m *mapping.Mapping, known ext
 			return err
 		}
 	}
-	err := s.Fill(ctx, m, external.Fill{Epoch: s.Epoch, Cursor: firstCursor.String(), Least: s.least, Given: s.given, CheckpointID: s.d.router.checkpointer.checkpointID()})
+	err := s.Fill(ctx, m, external.Fill{Epoch: s.Epoch, Cursor: backfill.First.String(), Least: s.least, Given: s.given, CheckpointID: s.d.router.checkpointer.checkpointID()})
 	if err != nil {
 		return err
 	}

@@ -214,9 +214,9 @@ func (d *Destination) settleDeferred(ctx context.Context, b *batch) error {
 func (d *Destination) refuse(ctx context.Context, b *batch, c *wal.Change, e *external.Error) error {
 	named := e
 	if c.Kind != wal.Truncate {
-		named = ofRow(e, c.Relation, rowOf(c))
+		named = external.OfRow(e, c.Relation, rowOf(c))
 	}
-	putOff, err := d.session.backfill.putOffLive(ctx, b.mappings, b.cursor, named)
+	putOff, err := d.session.backfill.PutOffLive(ctx, b.mappings, b.cursor, named)
 	if putOff != nil {
 		b.cursor = putOff
 	}

@@ -65,7 +65,7 @@ func (d *Destination) rounds(ctx context.Context, b *batch) error {
 		if changes, done, err = d.nextChanges(ctx, b.large); err != nil {
 			return err
 		}
-		d.session.backfill.trackChanges(b.large.XID, changes)
+		d.session.backfill.Track(b.large.XID, changes)
 		if limit, err = d.applyPieces(ctx, b, changes, limit); err != nil {
 			return err
 		}

@@ -16,6 +16,7 @@ import (
 	"outflow/replication/primary"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/backfill"
 	"outflow/sink/external"
 	"outflow/sink/fold"
 	"outflow/sink/ledger"
@@ -78,7 +79,7 @@ type Router struct {
 	workers       *workers
 	gate          *queue.Gate
 	lookups       *limits.Memory
-	copying       *copyShared
+	copying       *backfill.Shared
 	connections   *external.Connections
 	backfillSlots *limits.Slots
 	xids          *fold.XIDs
@@ -106,10 +107,10 @@ func NewRouter(c Config) *Router {
 		backfillSlots: limits.NewSlots(c.Options.Backfills, c.Options.SlowAfter), xids: fold.NewXIDs(),
 		tenants: newTenants(), arrival: arrival{id: -1}, workers: newWorkers(), routes: map[*wal.Relation]*route{},
 		schemas: newSchemas(c.Tables)}
-	r.copying = &copyShared{tables: c.Primary, schemas: r.schemas, relearn: r.relearn, xids: r.xids,
-		memory: limits.NewMemory(c.Options.copyBytes()/2, 2, limits.ChunksPerSlot*max(c.Options.Backfills, 1)),
-		intake: r.workers.intake, start: r.workers.start, given: c.SequenceID, marked: r.checkpointer.checkpointID,
-		answer: c.Options.AnswerTimeout(), setAside: c.Options.quarantines()}
+	r.copying = &backfill.Shared{Tables: c.Primary, Schemas: r.schemas, Relearn: r.relearn, XIDs: r.xids,
+		Memory: limits.NewMemory(c.Options.copyBytes()/2, 2, limits.ChunksPerSlot*max(c.Options.Backfills, 1)),
+		Intake: r.workers.intake, Start: r.workers.start, SequenceID: c.SequenceID, CheckpointID: r.checkpointer.checkpointID,
+		AnswerTimeout: c.Options.AnswerTimeout(), Quarantine: c.Options.quarantines()}
 	for _, t := range c.Tables {
 		r.counts.add(t.Relation)
 	}

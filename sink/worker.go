@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"outflow/sink/backfill"
 	"outflow/sink/external"
 	"outflow/sink/lifecycle"
 	"outflow/sink/limits"
@@ -28,7 +29,7 @@ type worker struct {
 	careful   int64            // id of a large transaction with a refused row: see batch.careful
 	lookup    lookup           // what the look-ups have learnt
 	slot      *limits.SlotUser // of the backfill slots
-	pace      pace             // of copies
+	pace      backfill.Pace    // of copies
 }
 
 // work is the worker's loop: take queued transactions and apply them until nothing is left or something fails.
@@ -76,7 +77,7 @@ func (d *Destination) step(ctx context.Context) error {
 // The worker calls turnOverLocked.
 func (d *Destination) turnOverLocked() bool {
 	s := d.session
-	if s == nil || s.backfill != nil && s.backfill.busy() {
+	if s == nil || s.backfill != nil && s.backfill.Busy() {
 		return false
 	}
 	return s.Place.TurnOver()
@@ -113,9 +114,9 @@ func (d *Destination) renew() (after aftermath, paused bool, err error) {
 // a copy. The result is errNothing where there is nothing to do.
 func (d *Destination) advance(ctx context.Context) error {
 	bf := d.session.backfill
-	if bf != nil && bf.mergeable() {
+	if bf != nil && bf.Mergeable() {
 		d.doing = copying
-		if err := bf.merge(ctx); !errors.Is(err, errCopyWaits) {
+		if err := bf.Merge(ctx); !errors.Is(err, backfill.ErrWaits) {
 			return err
 		}
 		return errNothing
@@ -130,7 +131,7 @@ func (d *Destination) advance(ctx context.Context) error {
 	}
 	if bf != nil {
 		d.doing = copying
-		if err := bf.advance(ctx); err != nil {
+		if err := bf.Advance(ctx); err != nil {
 			return err
 		}
 		// The idle timer may never come to run out beside a waiting backfill.
@@ -172,7 +173,7 @@ func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	case s == nil || stopping:
 	case d.queue.Applied() > 0:
 		d.idle = d.after(flushPause, d.confirmFlush)
-	case !paused && s.backfill != nil && s.backfill.holdsSlot(): // the backfill's chunk comes
+	case !paused && s.backfill != nil && s.backfill.HoldsSlot(): // the backfill's chunk comes
 	case !paused && d.router.Options.IdleClose > 0 && !s.Heavy() && s.Place.Rest(d.closeIdle):
 		d.idle = d.after(d.router.Options.IdleClose, d.closeIdle)
 	default: // a backfill waiting for a place is woken without a connection

@@ -1,4 +1,4 @@
-package sink
+package backfill
 
 import (
 	"context"
@@ -23,8 +23,8 @@ type kept struct {
 
 // kept are the keys of tables other than the portion's. A delete that the stream or the sweep had to leave out makes smaller numbers
 // possible, and nothing is kept then; nor are keys kept that take too long to count.
-func (bf *backfill) kept(ctx context.Context, p *portion) ([]kept, error) {
-	if p.chunk.swept == nil || len(p.rows.Deletes) == 0 || bf.cursor.PutOff > 0 || bf.shared.setAside {
+func (bf *Backfill) kept(ctx context.Context, p *portion) ([]kept, error) {
+	if p.chunk.swept == nil || len(p.rows.Deletes) == 0 || bf.cursor.PutOff > 0 || bf.shared.Quarantine {
 		return nil, nil
 	}
 	var all []kept

@@ -1,4 +1,4 @@
-package sink
+package backfill
 
 import (
 	"testing"
@@ -45,7 +45,7 @@ func TestChangesDuringASweep(t *testing.T) {
 	before := &wal.Relation{Table: "t", Columns: []wal.Column{{Name: "note"}, {Name: "id"}}, Key: []int{1}}
 	now := &wal.Relation{Table: "t", Columns: []wal.Column{{Name: "id"}}, Key: []int{0}}
 	c := &chunk{table: "t", relation: now, swept: &page{}, gone: []external.Key{{Tuple: text("1")}}}
-	bf := &backfill{tracker: tracker{changes: []fold.Tracked{{XID: 5, Table: "t", Key: new(fold.Keyer).Key(before, text("n", "2")), Relation: before}}}}
+	bf := &Backfill{tracker: tracker{changes: []fold.Tracked{{XID: 5, Table: "t", Key: new(fold.Keyer).Key(before, text("n", "2")), Relation: before}}}}
 	if keys := bf.changes(c); len(keys) != 1 || keys[0].Len() != 1 || string(keys[0].Value(0).Text) != "2" {
 		t.Errorf("changed keys: %v", keys)
 	}

@@ -1,4 +1,4 @@
-package sink
+package backfill
 
 import (
 	"context"
@@ -15,11 +15,11 @@ import (
 	"outflow/sink/fold"
 )
 
-// errCopyWaits says that the chunk in hand waits for a transaction on the primary.
-var errCopyWaits = errors.New("the copy waits")
+// ErrWaits says that the chunk in hand waits for a transaction on the primary.
+var ErrWaits = errors.New("the copy waits")
 
-// merge applies the chunk in hand. The error is errCopyWaits where the chunk has to be read again later.
-func (bf *backfill) merge(ctx context.Context) error {
+// Merge applies the chunk in hand. The error is ErrWaits where the chunk has to be read again later.
+func (bf *Backfill) Merge(ctx context.Context) error {
 	bf.hand.mu.Lock()
 	c := bf.hand.ready
 	bf.hand.ready = nil
@@ -35,10 +35,10 @@ func (bf *backfill) merge(ctx context.Context) error {
 	case c.err != nil:
 		return bf.unread(ctx, c)
 	case c.read.number != bf.tracker.number:
-		return bf.advance(ctx)
+		return bf.Advance(ctx)
 	case bf.anotherKey(c):
 		bf.trackAgain()
-		return bf.advance(ctx)
+		return bf.Advance(ctx)
 	}
 	if c.suspects != nil {
 		bf.tracker.suspects = c.suspects
@@ -48,7 +48,7 @@ func (bf *backfill) merge(ctx context.Context) error {
 		if err := bf.owner.AskFlush(ctx); err != nil {
 			return err
 		}
-		return errCopyWaits
+		return ErrWaits
 	}
 	bf.goesOn()
 	if err := failpoint.Fail(failpoint.BeforeMerge); err != nil {
@@ -70,12 +70,12 @@ func (bf *backfill) merge(ctx context.Context) error {
 }
 
 // unread follows a failed read. A read that took too long is tried again with fewer rows.
-func (bf *backfill) unread(ctx context.Context, c *chunk) error {
+func (bf *Backfill) unread(ctx context.Context, c *chunk) error {
 	if errors.Is(c.err, tableread.ErrAnotherKey) { // the next page gives the new key
-		return bf.advance(ctx)
+		return bf.Advance(ctx)
 	}
 	if external.TimedOut(c.err) && bf.pace.smaller(c.read.limit) {
-		return bf.advance(ctx)
+		return bf.Advance(ctx)
 	}
 	if e := (*external.Error)(nil); errors.As(c.err, &e) {
 		return e
@@ -89,7 +89,7 @@ func (bf *backfill) unread(ctx context.Context, c *chunk) error {
 }
 
 // anotherKey reports whether a change that counts for the chunk came when the table had another key.
-func (bf *backfill) anotherKey(c *chunk) bool {
+func (bf *Backfill) anotherKey(c *chunk) bool {
 	if c.relation == nil {
 		return false
 	}
@@ -109,7 +109,7 @@ func sameKey(a, b *wal.Relation) bool {
 }
 
 // rowsOf gives a chunk's rows the id up to which the stream was applied: the rows are at least as new as the id.
-func (bf *backfill) rowsOf(c *chunk, tuples []wal.Tuple) []mapping.Row {
+func (bf *Backfill) rowsOf(c *chunk, tuples []wal.Tuple) []mapping.Row {
 	rows := make([]mapping.Row, len(tuples))
 	now, id := time.Now(), max(bf.s.Lowest(), bf.shared.appliedAt(c.Horizon))
 	for i, t := range tuples {

@@ -1,4 +1,4 @@
-package sink
+package backfill
 
 import (
 	"strings"
@@ -86,7 +86,7 @@ func TestSuspects(t *testing.T) {
 // The keys that a copy tracks are bounded by their bytes: a key may be long.
 func TestTrackedKeysAreBounded(t *testing.T) {
 	t.Parallel()
-	bf := &backfill{reads: map[string]bool{"item": true}, active: true}
+	bf := &Backfill{reads: map[string]bool{"item": true}, active: true}
 	kept := func() (bytes int64) {
 		for _, k := range bf.tracker.changes {
 			bytes += int64(len(k.Key))
@@ -96,7 +96,7 @@ func TestTrackedKeysAreBounded(t *testing.T) {
 	most := int64(0)
 	for i := range 1000 {
 		c := insertOf("t", strings.Repeat("k", 200_000))
-		bf.trackChanges(uint32(i), []wal.Change{c})
+		bf.Track(uint32(i), []wal.Change{c})
 		most = max(most, kept())
 	}
 	if most > maxTracked || most < maxTracked/2 {

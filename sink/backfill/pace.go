@@ -1,15 +1,15 @@
-package sink
+package backfill
 
 import "time"
 
-// pace is the size of a destination's chunks, which outlives the session: chunks adapt so that a chunk takes about chunkTime. The worker owns
+// Pace is the size of a destination's chunks, which outlives the session: chunks adapt so that a chunk takes about chunkTime. The worker owns
 // the pace. The zero pace begins with chunkRows.
-type pace struct {
+type Pace struct {
 	rows int // of the next chunk; 0 before the first
 }
 
 // size is the number of rows of the next chunk.
-func (p *pace) size() int {
+func (p *Pace) size() int {
 	if p.rows == 0 {
 		return chunkRows
 	}
@@ -17,13 +17,13 @@ func (p *pace) size() int {
 }
 
 // smaller makes the next chunks smaller than a chunk of so many rows; false means that there are no smaller chunks.
-func (p *pace) smaller(rows int) bool {
+func (p *Pace) smaller(rows int) bool {
 	p.rows = max(rows/2, 1)
 	return rows > 1
 }
 
 // resize adapts the size of chunks to the time that a chunk took.
-func (p *pace) resize(took time.Duration) {
+func (p *Pace) resize(took time.Duration) {
 	switch {
 	case took > 2*chunkTime:
 		p.rows = max(p.size()/2, min(p.size(), chunkMin))

@@ -1,4 +1,4 @@
-package sink
+package backfill
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 // chunkRead is the reading of one chunk from the primary. The reading runs beside the worker, which goes on with live changes: what the
 // reading goes by is fixed at the beginning.
 type chunkRead struct {
-	bf      *backfill
-	from    cursor      // live changes move PutOff of the backfill's cursor meanwhile
+	bf      *Backfill
+	from    Cursor      // live changes move PutOff of the backfill's cursor meanwhile
 	page    *page       // to be swept; nil where rows are copied, and behind the last page
 	limit   int         // rows
 	lane    limits.Lane // of the memory
@@ -26,9 +26,9 @@ type chunkRead struct {
 
 // run reads the chunk and hands the chunk over to the worker. ctx ends with the session, and when the process stops.
 func (r *chunkRead) run(ctx context.Context) {
-	held, err := r.takeMemory(ctx, r.bf.shared.memory.Piece)
+	held, err := r.takeMemory(ctx, r.bf.shared.Memory.Piece)
 	var c *chunk
-	copier := &tableread.Copier{Tables: r.bf.shared.tables}
+	copier := &tableread.Copier{Tables: r.bf.shared.Tables}
 	defer copier.Close()
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -61,8 +61,8 @@ func (r *chunkRead) nextSafely(ctx context.Context, copier *tableread.Copier, he
 	if c, err = r.next(ctx, copier, held); err == nil {
 		err = failpoint.Fail(failpoint.ChunkRead)
 	}
-	if shared := r.bf.shared; err == nil && c.Relation != nil && len(c.Relation.Columns) < len(shared.schemas.Relation(c.table).Columns) { // a known column is gone
-		_, err = shared.relearn(ctx, c.table)
+	if shared := r.bf.shared; err == nil && c.Relation != nil && len(c.Relation.Columns) < len(shared.Schemas.Relation(c.table).Columns) { // a known column is gone
+		_, err = shared.Relearn(ctx, c.table)
 	}
 	return c, err
 }
@@ -90,7 +90,7 @@ func (r *chunkRead) next(ctx context.Context, copier *tableread.Copier, held *li
 	if err != nil {
 		return nil, err
 	}
-	suspects := r.bf.shared.xids.Unseen(now.Snapshot)
+	suspects := r.bf.shared.XIDs.Unseen(now.Snapshot)
 	if len(suspects) > 0 {
 		elsewhere, err := copier.Elsewhere(ctx)
 		if err != nil {
@@ -168,11 +168,11 @@ func (r *chunkRead) rows(ctx context.Context, copier *tableread.Copier, held *li
 
 // takeMemory waits for memory of copies.
 func (r *chunkRead) takeMemory(ctx context.Context, rows int64) (limits.Grant, error) {
-	return r.bf.shared.memory.Take(ctx, rows, r.lane)
+	return r.bf.shared.Memory.Take(ctx, rows, r.lane)
 }
 
 // emptyChunk only moves the cursor.
-func emptyChunk(ctx context.Context, copier *tableread.Copier, next cursor, done bool) (*chunk, error) {
+func emptyChunk(ctx context.Context, copier *tableread.Copier, next Cursor, done bool) (*chunk, error) {
 	now, err := copier.Now(ctx)
 	return &chunk{Chunk: now, next: next, done: done}, err
 }

@@ -1,4 +1,4 @@
-package sink
+package backfill
 
 import (
 	"iter"

@@ -1,4 +1,4 @@
-package sink
+package backfill
 
 import (
 	"time"
@@ -21,7 +21,7 @@ const (
 )
 
 // await has the next look at the transaction come after a pause. holder describes the transaction, "" where nothing is known yet.
-func (bf *backfill) await(xid uint32, holder string) {
+func (bf *Backfill) await(xid uint32, holder string) {
 	w := &bf.wait
 	if w.xid == nil || *w.xid != xid {
 		*w = wait{xid: &xid}
@@ -38,7 +38,7 @@ func (bf *backfill) await(xid uint32, holder string) {
 }
 
 // goesOn ends the wait.
-func (bf *backfill) goesOn() {
+func (bf *Backfill) goesOn() {
 	if bf.wait.xid == nil {
 		return
 	}

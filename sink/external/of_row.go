@@ -1,17 +1,16 @@
-package sink
+package external
 
 import (
 	"slices"
 
 	"outflow/internal/pgerror"
 	"outflow/replication/wal"
-	"outflow/sink/external"
 )
 
-// ofRow is the error with the name of a row: key columns only, no other value.
-func ofRow(e *external.Error, rel *wal.Relation, row wal.Tuple) *external.Error {
+// OfRow is the error with the name of a row: key columns only, no other value.
+func OfRow(e *Error, rel *wal.Relation, row wal.Tuple) *Error {
 	named := *e
-	named.Table, named.Key = rel.Table, external.DescribeRow(rel, row)
+	named.Table, named.Key = rel.Table, DescribeRow(rel, row)
 	if named.Remedy == "" && slices.Contains(ofOtherRows, named.SQLState) {
 		named.Remedy = "correct the constraint, or the rows that violate it; outflow resync copies all rows in an order that suits the constraints"
 	}

@@ -1,4 +1,4 @@
-package sink
+package backfill
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 type portion struct {
 	chunk *chunk
 	rows  *mapping.Rows
-	next  cursor
+	next  Cursor
 	done  bool                  // nothing is left after the portion
 	aside *external.Quarantined // the portion's single row, which goes to the quarantine instead; nil mostly
 }
@@ -28,7 +28,7 @@ const chunkPatience = 4 * chunkTime
 
 // applyChunk brings a chunk's rows and the cursor behind the rows into the external database. A refused chunk is halved until the
 // refused row is found or the rest is taken, and grows again behind the row.
-func (bf *backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows) error {
+func (bf *Backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows) error {
 	total := rows.Len(mapping.Any)
 	done := bf.slot.Asks(true)
 	for at, size, begun := 0, total, time.Now(); ; {
@@ -83,7 +83,7 @@ func tooMuch(err error) bool {
 
 // portion is n rows of a chunk, starting at a given row. The cursor behind the rows is the chunk's own where the portion ends the
 // chunk.
-func (bf *backfill) portion(c *chunk, rows *mapping.Rows, at, n int) *portion {
+func (bf *Backfill) portion(c *chunk, rows *mapping.Rows, at, n int) *portion {
 	p := &portion{chunk: c, rows: rows, next: c.next, done: c.done}
 	if n < rows.Len(mapping.Any) {
 		p.rows = &mapping.Rows{Relation: rows.Relation}
@@ -115,7 +115,7 @@ func (bf *backfill) portion(c *chunk, rows *mapping.Rows, at, n int) *portion {
 }
 
 // apply applies a portion. A single refused row is put off or set aside.
-func (bf *backfill) apply(ctx context.Context, p *portion) error {
+func (bf *Backfill) apply(ctx context.Context, p *portion) error {
 	err := bf.transaction(ctx, p)
 	if err == nil || p.rows.Len(mapping.Any) != 1 || external.AsError(err).Verdict != external.RowFault || !bf.s.Usable() {
 		return err
@@ -124,7 +124,7 @@ func (bf *backfill) apply(ctx context.Context, p *portion) error {
 	switch {
 	case bf.mayPutOff(e):
 		return bf.putOff(ctx, p, e)
-	case bf.shared.setAside:
+	case bf.shared.Quarantine:
 		refused := *p
 		refused.rows, refused.aside = &mapping.Rows{}, bf.setAside(p.rows, e)
 		return bf.transaction(ctx, &refused)
@@ -136,7 +136,7 @@ func (bf *backfill) apply(ctx context.Context, p *portion) error {
 // next pass. The sweep removes rows that are gone from the primary and may hold a unique value, so there is no such row to wait
 // for after the first pass; rows that refer to others of their table may take several passes. A pass that does not help is
 // followed by a strict pass.
-func (bf *backfill) mayPutOff(e *external.Error) bool {
+func (bf *Backfill) mayPutOff(e *external.Error) bool {
 	switch e.SQLState {
 	case pgerror.ForeignKeyViolation:
 		return !bf.cursor.Strict
@@ -149,7 +149,7 @@ func (bf *backfill) mayPutOff(e *external.Error) bool {
 // putOff moves the cursor over one row that the next pass copies. The external database's version of the row is old, and may hold
 // a value that another row has now. So the version is deleted, unless the delete takes along rows that the copy does not bring
 // again.
-func (bf *backfill) putOff(ctx context.Context, p *portion, e *external.Error) error {
+func (bf *Backfill) putOff(ctx context.Context, p *portion, e *external.Error) error {
 	bf.saysPutOff(e)
 	if err := failpoint.Fail(failpoint.PutOff); err != nil {
 		return err
@@ -168,7 +168,7 @@ func (bf *backfill) putOff(ctx context.Context, p *portion, e *external.Error) e
 }
 
 // takesAlong reports whether a delete of rows filled by the copy deletes or changes rows of tables outside the copy.
-func (bf *backfill) takesAlong() bool {
+func (bf *Backfill) takesAlong() bool {
 	var group []*mapping.Mapping
 	for i, m := range bf.mappings {
 		if bf.group[i] {
@@ -179,18 +179,18 @@ func (bf *backfill) takesAlong() bool {
 }
 
 // saysPutOff logs the first row put off in a pass, the second, the fourth, and so on.
-func (bf *backfill) saysPutOff(e *external.Error) {
+func (bf *Backfill) saysPutOff(e *external.Error) {
 	if n := bf.cursor.PutOff + 1; n&(n-1) == 0 {
 		bf.log.Warn("the external database refuses a row; another pass copies the row again", zap.Int64("rows", n),
 			zap.Int("pass", bf.cursor.Pass), zap.String("sqlstate", e.SQLState), zap.Error(e))
 	}
 }
 
-// putOffLive puts a live change off to the next pass of the copy, where a copy fills all the mappings of the change. The cursor
+// PutOffLive puts a live change off to the next pass of the copy, where a copy fills all the mappings of the change. The cursor
 // in the metadata says so in the same transaction, which leaves the change out. behind are the mappings of the change; at is the cursor in the
 // open transaction, nil where the transaction has not moved the cursor. The result is the cursor in the transaction then, nil where the change
 // is not put off; committed takes the cursor over.
-func (bf *backfill) putOffLive(ctx context.Context, behind []bool, at *cursor, e *external.Error) (*cursor, error) {
+func (bf *Backfill) PutOffLive(ctx context.Context, behind []bool, at *Cursor, e *external.Error) (*Cursor, error) {
 	if bf == nil || !bf.mayPutOff(e) {
 		return nil, nil
 	}
@@ -208,11 +208,11 @@ func (bf *backfill) putOffLive(ctx context.Context, behind []bool, at *cursor, e
 	return &now, bf.s.PutOffCursor(ctx, before, now.String())
 }
 
-// committed takes over the cursor that a batch with changes put off has committed.
-func (bf *backfill) committed(at cursor) { bf.cursor, bf.stored = at, at.String() }
+// Committed takes over the cursor that a batch with changes put off has committed.
+func (bf *Backfill) Committed(at Cursor) { bf.cursor, bf.stored = at, at.String() }
 
 // following is the cursor behind a portion, "" where the backfill is complete: rows put off take another pass.
-func (p *portion) following() (next cursor, text string) {
+func (p *portion) following() (next Cursor, text string) {
 	next = p.next
 	if !p.done {
 		return next, next.String()
@@ -220,13 +220,13 @@ func (p *portion) following() (next cursor, text string) {
 	if next.PutOff == 0 {
 		return next, ""
 	}
-	next = cursor{Phase: phaseCopy, Pass: p.next.Pass + 1, Before: p.next.PutOff, Order: p.next.Order,
+	next = Cursor{Phase: phaseCopy, Pass: p.next.Pass + 1, Before: p.next.PutOff, Order: p.next.Order,
 		Strict: p.next.Pass > 0 && p.next.PutOff >= p.next.Before}
 	return next, next.String()
 }
 
 // setAside is a portion's single row, refused by the external database, for its quarantine.
-func (bf *backfill) setAside(rows *mapping.Rows, e *external.Error) *external.Quarantined {
+func (bf *Backfill) setAside(rows *mapping.Rows, e *external.Error) *external.Quarantined {
 	row, op := slices.Concat(rows.Upserts, rows.Deletes)[0], string(mapping.Upsert)
 	if len(rows.Deletes) > 0 {
 		op = string(mapping.Delete)
@@ -235,7 +235,7 @@ func (bf *backfill) setAside(rows *mapping.Rows, e *external.Error) *external.Qu
 }
 
 // transaction is one round trip: steps, a row for the quarantine if there is any, cursor, COMMIT.
-func (bf *backfill) transaction(ctx context.Context, p *portion) error {
+func (bf *Backfill) transaction(ctx context.Context, p *portion) error {
 	all := map[string]*mapping.Rows{p.chunk.table: p.rows}
 	if p.rows.Relation != nil {
 		if err := bf.s.Compile(ctx, all); err != nil {
@@ -263,7 +263,7 @@ func (bf *backfill) transaction(ctx context.Context, p *portion) error {
 				return err
 			}
 		}
-		return r.MoveCursor(bf.group, bf.stored, text, applied, bf.shared.marked())
+		return r.MoveCursor(bf.group, bf.stored, text, applied, bf.shared.CheckpointID())
 	})
 	if err == nil {
 		err = p.failpoints(text)
@@ -292,7 +292,7 @@ func (p *portion) failpoints(text string) error {
 }
 
 // nameRow names the row of an error, where the error concerns a single row.
-func (bf *backfill) nameRow(err error, rows *mapping.Rows) error {
+func (bf *Backfill) nameRow(err error, rows *mapping.Rows) error {
 	e := external.AsError(err)
 	slow := external.TimedOut(err)
 	if e.Verdict != external.RowFault && !slow || rows.Len(mapping.Any) != 1 {
@@ -304,5 +304,5 @@ func (bf *backfill) nameRow(err error, rows *mapping.Rows) error {
 		e = &named
 	}
 	row := slices.Concat(rows.Upserts, rows.Deletes)[0]
-	return ofRow(e, rows.Relation, row.Tuple)
+	return external.OfRow(e, rows.Relation, row.Tuple)
 }

@@ -1,4 +1,4 @@
-package sink
+package backfill
 
 import (
 	"context"
@@ -22,9 +22,9 @@ import (
 	"outflow/sink/queue"
 )
 
-// cursor is the progress of a backfill. The external database keeps the cursor in the metadata of each mapping being filled, and
+// Cursor is the progress of a backfill. The external database keeps the cursor in the metadata of each mapping being filled, and
 // the cursor moves in the transaction that applies a chunk.
-type cursor struct {
+type Cursor struct {
 	Phase   string   `json:"phase"`             // copy, then sweep
 	Table   string   `json:"table,omitempty"`   // "" is before the first table
 	Mapping string   `json:"mapping,omitempty"` // whose keys are swept
@@ -50,9 +50,9 @@ const (
 	phaseSweep = "sweep"
 )
 
-var firstCursor = cursor{Phase: phaseCopy}
+var First = Cursor{Phase: phaseCopy}
 
-func (c cursor) String() string {
+func (c Cursor) String() string {
 	b, err := json.Marshal(c)
 	if err != nil {
 		panic(err) // strings and numbers only
@@ -61,7 +61,7 @@ func (c cursor) String() string {
 }
 
 // copied is how many rows of each table are copied with so many more rows of a single table.
-func (c cursor) copied(table string, rows int) map[string]int64 {
+func (c Cursor) copied(table string, rows int) map[string]int64 {
 	all := maps.Clone(c.Copied)
 	if all == nil {
 		all = map[string]int64{}
@@ -82,23 +82,23 @@ const (
 	horizonPause = 5 * time.Millisecond // between looks at whether the stream has passed a chunk's horizon
 )
 
-// backfill copies the tenant's rows from the tables into mappings that are new, changed or cannot go on from the stream, while
+// Backfill copies the tenant's rows from the tables into mappings that are new, changed or cannot go on from the stream, while
 // live changes keep flowing through the same worker. A backfill belongs to the session's worker.
 //
 // The order of steps makes the copy right: first keys are tracked, then snapshots are taken, then a chunk waits until the stream
 // has passed the chunk's horizon, and then the chunk is merged (see [fold.Merge]).
-type backfill struct {
-	shared   *copyShared
-	owner    copyOwner
+type Backfill struct {
+	shared   *Shared
+	owner    Destination
 	s        *external.Session
 	tenant   string
 	mappings []*mapping.Mapping // the session's: the destination may be given others while a chunk is read
 	reads    map[string]bool    // source tables that the mappings read
 	group    []bool             // which of the mappings are being filled
 	slot     *limits.SlotUser
-	pace     *pace
+	pace     *Pace
 	log      *zap.Logger
-	cursor   cursor
+	cursor   Cursor
 	stored   string // the cursor as the metadata has it
 
 	active  bool // the backfill has a slot, and tracks keys
@@ -108,27 +108,27 @@ type backfill struct {
 	wait    wait                     // for a transaction on the primary
 }
 
-// copyShared is what all backfills of a process share.
-type copyShared struct {
-	tables   *tableread.Tables // of the primary
-	schemas  external.Tables
-	relearn  func(ctx context.Context, table string) (*wal.Relation, error) // reads from the primary which columns a table has now
-	memory   *limits.Memory
-	xids     *fold.XIDs
-	intake   context.Context     // ends the wait for memory, and reads
-	start    func(func()) bool   // runs a read, unless no work begins any more
-	given    func(wal.LSN) int64 // the sequence id of a commit at a place
-	marked   func() string       // the id of the newest checkpoint
-	answer   time.Duration       // bounds a question to the primary beside a read
-	setAside bool                // a refused row goes to the quarantine
+// Shared is what all backfills of a process share.
+type Shared struct {
+	Tables        *tableread.Tables // of the primary
+	Schemas       external.Tables
+	Relearn       func(ctx context.Context, table string) (*wal.Relation, error) // reads from the primary which columns a table has now
+	Memory        *limits.Memory
+	XIDs          *fold.XIDs
+	Intake        context.Context     // ends the wait for memory, and reads
+	Start         func(func()) bool   // runs a read, unless no work begins any more
+	SequenceID    func(wal.LSN) int64 // the sequence id of a commit at a place
+	CheckpointID  func() string       // the id of the newest checkpoint
+	AnswerTimeout time.Duration       // bounds a question to the primary beside a read
+	Quarantine    bool                // a refused row goes to the quarantine
 }
 
 // appliedAt is the highest id possible below a horizon, when the stream has passed the horizon. The next commit record may begin
 // at the horizon itself.
-func (c *copyShared) appliedAt(horizon wal.LSN) int64 { return c.given(horizon) - 1 }
+func (c *Shared) appliedAt(horizon wal.LSN) int64 { return c.SequenceID(horizon) - 1 }
 
-// copyOwner is the destination that a backfill copies for.
-type copyOwner interface {
+// Destination is the destination that a backfill copies for.
+type Destination interface {
 	// Nudge wakes the worker.
 	Nudge()
 	// After runs f after a time; a panic of f is the destination's.
@@ -146,8 +146,8 @@ type copyOwner interface {
 	// Waits says what the copy waits for, "" for nothing any more. said is whether that is known.
 	Waits(reason string) (said bool)
 	// ChunkCopied says how far a committed chunk has brought the copy, and CopyFinished that the chunk was the last.
-	ChunkCopied(at cursor)
-	CopyFinished(at cursor)
+	ChunkCopied(at Cursor)
+	CopyFinished(at Cursor)
 }
 
 // hand is what a backfill has read, or reads: a read puts its chunk there, beside the worker. The lock of the hand comes after the
@@ -168,7 +168,7 @@ type chunk struct {
 	swept    *page          // the page whose keys are not on the primary; nil: the rows are
 	gone     []external.Key // those of the page
 	removed  []external.Key // the keys of gone that rows.Deletes are
-	next     cursor
+	next     Cursor
 	done     bool // nothing is left after the chunk
 	err      error
 
@@ -194,9 +194,9 @@ func (c *chunk) behind(rows *mapping.Rows, i int) []string {
 	return c.KeyOf(rows.Upserts[i].Tuple)
 }
 
-// newBackfill finds the incomplete mappings of a session's database; nil where all are complete.
-func newBackfill(shared *copyShared, owner copyOwner, s *external.Session, db *external.Database, slot *limits.SlotUser, p *pace, known external.Metadata) (*backfill, error) {
-	bf := &backfill{shared: shared, owner: owner, s: s, tenant: db.Tenant, mappings: db.Mappings, reads: mapping.Reads(db.Mappings),
+// New finds the incomplete mappings of a session's database; nil where all are complete.
+func New(shared *Shared, owner Destination, s *external.Session, db *external.Database, slot *limits.SlotUser, p *Pace, known external.Metadata) (*Backfill, error) {
+	bf := &Backfill{shared: shared, owner: owner, s: s, tenant: db.Tenant, mappings: db.Mappings, reads: mapping.Reads(db.Mappings),
 		group: make([]bool, len(db.Mappings)), slot: slot, pace: p, log: db.Log}
 	for i, m := range db.Mappings {
 		text := known[m.Name].Backfill
@@ -213,22 +213,22 @@ func newBackfill(shared *copyShared, owner copyOwner, s *external.Session, db *e
 		return nil, nil
 	}
 	if bf.cursor.Order != s.Order.Fingerprint { // the cursor's place says nothing of another order
-		bf.cursor = cursor{Phase: phaseCopy, Pass: bf.cursor.Pass, PutOff: bf.cursor.PutOff, Before: bf.cursor.Before, Strict: bf.cursor.Strict, Order: s.Order.Fingerprint}
+		bf.cursor = Cursor{Phase: phaseCopy, Pass: bf.cursor.Pass, PutOff: bf.cursor.PutOff, Before: bf.cursor.Before, Strict: bf.cursor.Strict, Order: s.Order.Fingerprint}
 	}
 	return bf, nil
 }
 
-// track notes the keys changed by a committed batch.
-func (bf *backfill) track(transactions []*queue.Transaction) {
+// TrackAll notes the keys changed by a committed batch.
+func (bf *Backfill) TrackAll(transactions []*queue.Transaction) {
 	if bf == nil || !bf.active {
 		return
 	}
 	for _, t := range transactions {
-		bf.trackChanges(t.XID, t.Changes)
+		bf.Track(t.XID, t.Changes)
 	}
 }
 
-func (bf *backfill) trackChanges(xid uint32, changes []wal.Change) {
+func (bf *Backfill) Track(xid uint32, changes []wal.Change) {
 	if bf == nil || !bf.active {
 		return
 	}
@@ -243,7 +243,7 @@ func (bf *backfill) trackChanges(xid uint32, changes []wal.Change) {
 }
 
 // standDown ends the work reserved to a backfill with a place; the cursor stays.
-func (bf *backfill) standDown() {
+func (bf *Backfill) standDown() {
 	if bf.active {
 		bf.active = false
 		bf.trackAgain()
@@ -251,7 +251,7 @@ func (bf *backfill) standDown() {
 }
 
 // trackAgain begins tracking again, as if the backfill had just been taken up at its cursor: the chunks read so far are of no use.
-func (bf *backfill) trackAgain() {
+func (bf *Backfill) trackAgain() {
 	bf.tracker.begin()
 	bf.goesOn()
 	bf.hand.mu.Lock()
@@ -267,15 +267,15 @@ func (h *hand) giveUpLocked() {
 	}
 }
 
-// busy reports whether a chunk is being read, or waits to be merged.
-func (bf *backfill) busy() bool {
+// Busy reports whether a chunk is being read, or waits to be merged.
+func (bf *Backfill) Busy() bool {
 	bf.hand.mu.Lock()
 	defer bf.hand.mu.Unlock()
 	return bf.hand.reading || bf.hand.ready != nil
 }
 
-// end gives up the chunk in hand and the chunk being read: the session is closed.
-func (bf *backfill) end() {
+// End gives up the chunk in hand and the chunk being read: the session is closed.
+func (bf *Backfill) End() {
 	bf.hand.mu.Lock()
 	defer bf.hand.mu.Unlock()
 	bf.hand.ended = true
@@ -285,9 +285,9 @@ func (bf *backfill) end() {
 	}
 }
 
-// mergeable reports whether a chunk is here and the stream has passed the chunk's horizon: every transaction that committed
+// Mergeable reports whether a chunk is here and the stream has passed the chunk's horizon: every transaction that committed
 // before the horizon was applied.
-func (bf *backfill) mergeable() bool {
+func (bf *Backfill) Mergeable() bool {
 	if !bf.active {
 		return false
 	}
@@ -297,8 +297,8 @@ func (bf *backfill) mergeable() bool {
 	return c != nil && (c.err != nil || bf.owner.Passed(c.Horizon))
 }
 
-// advance does the work possible without a chunk in hand: take a place among the backfills, or begin to read.
-func (bf *backfill) advance(ctx context.Context) error {
+// Advance does the work possible without a chunk in hand: take a place among the backfills, or begin to read.
+func (bf *Backfill) Advance(ctx context.Context) error {
 	if !bf.slot.Take() {
 		bf.standDown() // backfills were switched off
 		return nil     // the end of another backfill wakes us
@@ -335,11 +335,11 @@ func (bf *backfill) advance(ctx context.Context) error {
 	if bf.slot.Slow() {
 		read.lane = limits.Slow
 	}
-	reading, end := context.WithCancel(bf.shared.intake)
+	reading, end := context.WithCancel(bf.shared.Intake)
 	bf.hand.mu.Lock()
 	bf.hand.reading, bf.hand.endRead = true, end
 	bf.hand.mu.Unlock()
-	if !bf.shared.start(func() { read.run(reading) }) {
+	if !bf.shared.Start(func() { read.run(reading) }) {
 		end()
 	}
 	return nil
@@ -347,7 +347,7 @@ func (bf *backfill) advance(ctx context.Context) error {
 
 // ask is the worker's question to the external database before a chunk is read: the connection belongs to the worker. The page is nil where
 // rows are copied.
-func (bf *backfill) ask(ctx context.Context) (*page, error) {
+func (bf *Backfill) ask(ctx context.Context) (*page, error) {
 	if bf.cursor.Phase != phaseSweep {
 		return nil, bf.countHeld(ctx)
 	}
@@ -359,7 +359,7 @@ func (bf *backfill) ask(ctx context.Context) (*page, error) {
 }
 
 // handOver puts a chunk into the hand, for the worker.
-func (bf *backfill) handOver(c *chunk) {
+func (bf *Backfill) handOver(c *chunk) {
 	bf.hand.mu.Lock()
 	defer bf.hand.mu.Unlock()
 	if bf.hand.reading, bf.hand.ready = false, c; bf.hand.ended {
@@ -368,20 +368,20 @@ func (bf *backfill) handOver(c *chunk) {
 }
 
 // relation is the table as the last chunk found the table, or as described by the stream.
-func (bf *backfill) relation(table string) *wal.Relation {
+func (bf *Backfill) relation(table string) *wal.Relation {
 	if rel := bf.found[table]; rel != nil {
 		return rel
 	}
-	return bf.shared.schemas.Relation(table)
+	return bf.shared.Schemas.Relation(table)
 }
 
-func (bf *backfill) part(table string) tableread.Part {
-	rel := bf.shared.schemas.Relation(table)
-	return tableread.Part{Relation: rel, Tenant: bf.shared.schemas.TenantColumn(rel), Value: bf.tenant}
+func (bf *Backfill) part(table string) tableread.Part {
+	rel := bf.shared.Schemas.Relation(table)
+	return tableread.Part{Relation: rel, Tenant: bf.shared.Schemas.TenantColumn(rel), Value: bf.tenant}
 }
 
 // tables are the source tables read by the group, in the order of copying.
-func (bf *backfill) tables() []string {
+func (bf *Backfill) tables() []string {
 	var tables []string
 	for _, table := range bf.s.Order.Tables {
 		for i, m := range bf.mappings {
@@ -395,7 +395,7 @@ func (bf *backfill) tables() []string {
 }
 
 // nextTable is the table that the cursor is in; not ok when all tables are copied.
-func (bf *backfill) nextTable(at *cursor) (table string, place tableread.Place, ok bool) {
+func (bf *Backfill) nextTable(at *Cursor) (table string, place tableread.Place, ok bool) {
 	tables := bf.tables()
 	i := slices.Index(tables, at.Table)
 	if i >= 0 && !at.Done {
@@ -408,13 +408,13 @@ func (bf *backfill) nextTable(at *cursor) (table string, place tableread.Place, 
 }
 
 // finish ends the backfill: from here on the stream alone keeps the database up to date.
-func (bf *backfill) finish() {
+func (bf *Backfill) finish() {
 	bf.slot.Leave()
 	bf.log.Info("all rows are copied; the stream alone continues", zap.Int64("rows", bf.cursor.Rows))
 }
 
-// holdsSlot reports whether the backfill has a slot: a chunk is read, or waits, or will be read. The worker calls holdsSlot.
-func (bf *backfill) holdsSlot() bool { return bf.active }
+// HoldsSlot reports whether the backfill has a slot: a chunk is read, or waits, or will be read. The worker calls HoldsSlot.
+func (bf *Backfill) HoldsSlot() bool { return bf.active }
 
-// rows is how many rows are copied so far, by all sessions of the copy.
-func (bf *backfill) rows() int64 { return bf.cursor.Rows }
+// Rows is how many rows are copied so far, by all sessions of the copy.
+func (bf *Backfill) Rows() int64 { return bf.cursor.Rows }

@@ -1,4 +1,4 @@
-package sink
+package backfill
 
 import (
 	"context"
@@ -28,7 +28,7 @@ type sweepTarget struct {
 }
 
 // sweepTargets are the group's keys, in the reverse order of the copy: referring rows go before the rows that they refer to.
-func (bf *backfill) sweepTargets() []sweepTarget {
+func (bf *Backfill) sweepTargets() []sweepTarget {
 	var targets []sweepTarget
 	for _, i := range slices.Backward(bf.s.Order.Mappings) {
 		m := bf.mappings[i]
@@ -45,7 +45,7 @@ func (bf *backfill) sweepTargets() []sweepTarget {
 }
 
 // nextTarget is the target of the cursor, and the target after; nil where there is none.
-func (bf *backfill) nextTarget() (current, following *sweepTarget) {
+func (bf *Backfill) nextTarget() (current, following *sweepTarget) {
 	targets := bf.sweepTargets()
 	i := slices.IndexFunc(targets, func(t sweepTarget) bool {
 		return t.mapping.Name == bf.cursor.Mapping && t.table == bf.cursor.Table
@@ -91,7 +91,7 @@ func (t tally) fault(copied int64) string {
 
 // countHeld notes how many keys the external database holds before the first row is copied. Where the count takes too long the number is
 // not known.
-func (bf *backfill) countHeld(ctx context.Context) error {
+func (bf *Backfill) countHeld(ctx context.Context) error {
 	if bf.cursor.Phase != phaseCopy || bf.cursor.Table != "" || bf.cursor.Keys != nil {
 		return nil
 	}
@@ -117,7 +117,7 @@ func (bf *backfill) countHeld(ctx context.Context) error {
 func (t sweepTarget) id() string { return t.mapping.Name + " " + t.table }
 
 // withKeys opens a transaction, for the settings of the transaction, and ends the transaction.
-func (bf *backfill) withKeys(ctx context.Context, t *sweepTarget, f func(*external.KeysQuery) error) error {
+func (bf *Backfill) withKeys(ctx context.Context, t *sweepTarget, f func(*external.KeysQuery) error) error {
 	if err := bf.s.Begin(ctx); err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ type page struct {
 }
 
 // readPage reads the next page of keys from the external database. The worker calls readPage: the connection belongs to the worker.
-func (bf *backfill) readPage(ctx context.Context) (p *page, err error) {
+func (bf *Backfill) readPage(ctx context.Context) (p *page, err error) {
 	current, following := bf.nextTarget()
 	if current == nil {
 		return nil, nil
@@ -171,7 +171,7 @@ func (bf *backfill) readPage(ctx context.Context) (p *page, err error) {
 func (r *chunkRead) sweepPage(ctx context.Context, copier *tableread.Copier) (*chunk, error) {
 	p := r.page
 	if p == nil {
-		return emptyChunk(ctx, copier, cursor{Phase: phaseSweep, Rows: r.from.Rows}, true)
+		return emptyChunk(ctx, copier, Cursor{Phase: phaseSweep, Rows: r.from.Rows}, true)
 	}
 	present, found, err := copier.Present(ctx, r.bf.keysOf(p.query, p.keys))
 	c := &chunk{Chunk: found, table: p.target.table, relation: p.query.Relation, swept: p}
@@ -200,7 +200,7 @@ func (r *chunkRead) sweepPage(ctx context.Context, copier *tableread.Copier) (*c
 	return c, nil
 }
 
-func (bf *backfill) keysOf(q *external.KeysQuery, keys []external.Key) tableread.Keys {
+func (bf *Backfill) keysOf(q *external.KeysQuery, keys []external.Key) tableread.Keys {
 	k := tableread.Keys{Part: tableread.Part{Relation: q.Relation, Tenant: q.Tenant, Value: bf.tenant}}
 	for _, one := range keys {
 		k.Tuples = append(k.Tuples, one.Tuple)
@@ -210,7 +210,7 @@ func (bf *backfill) keysOf(q *external.KeysQuery, keys []external.Key) tableread
 
 // sweep finds the keys of a page to remove: keys without a change since, and still held. At the end of the counting sweep says whether the
 // keys may be removed.
-func (bf *backfill) sweep(ctx context.Context, c *chunk) (deletes []mapping.Row, err error) {
+func (bf *Backfill) sweep(ctx context.Context, c *chunk) (deletes []mapping.Row, err error) {
 	gone, err := bf.unchanged(ctx, c)
 	if err == nil && len(gone) > 0 {
 		gone, err = bf.held(ctx, c, gone)
@@ -236,7 +236,7 @@ func (bf *backfill) sweep(ctx context.Context, c *chunk) (deletes []mapping.Row,
 		}
 		c.next.Keys[id] = t
 		judged := t
-		if bf.cursor.PutOff > 0 || bf.shared.setAside { // a delete of the stream may have been left out
+		if bf.cursor.PutOff > 0 || bf.shared.Quarantine { // a delete of the stream may have been left out
 			judged.Held = -1
 		}
 		if why := judged.fault(bf.cursor.Copied[p.target.table]); why != "" && p.last {
@@ -274,7 +274,7 @@ func refusedSweep(p *page, t tally, why string) error {
 
 // unchanged are the gone keys of a chunk, less the keys that a change concerns. Where the texts of two keys differ, the primary says
 // whether the keys are equal.
-func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]external.Key, error) {
+func (bf *Backfill) unchanged(ctx context.Context, c *chunk) ([]external.Key, error) {
 	var texts fold.Keyer
 	gone := fold.Merge(c.gone, func(k external.Key) string { return texts.Key(c.relation, k.Tuple) }, c.table, c.Snapshot, bf.tracker.changes, c.swept.since)
 	if len(gone) == 0 { // for one reason, after a TRUNCATE: that concerns every key
@@ -284,9 +284,9 @@ func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]external.Key, er
 	if len(others) == 0 {
 		return gone, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, bf.shared.answer)
+	ctx, cancel := context.WithTimeout(ctx, bf.shared.AnswerTimeout)
 	defer cancel()
-	copier := &tableread.Copier{Tables: bf.shared.tables}
+	copier := &tableread.Copier{Tables: bf.shared.Tables}
 	defer copier.Close()
 	equal, err := copier.Equal(ctx, bf.keysOf(c.swept.query, gone), others)
 	if err != nil {
@@ -303,7 +303,7 @@ func (bf *backfill) unchanged(ctx context.Context, c *chunk) ([]external.Key, er
 
 // changes are the keys that changed since the chunk was read, as rows of the chunk's relation: a column that has nothing to do with the key
 // may have come or gone since. No TRUNCATE counts for the chunk.
-func (bf *backfill) changes(c *chunk) (keys []wal.Tuple) {
+func (bf *Backfill) changes(c *chunk) (keys []wal.Tuple) {
 	seen := map[string]bool{}
 	for t := range bf.tracker.concerning(c) {
 		if !seen[t.Key] {
@@ -315,7 +315,7 @@ func (bf *backfill) changes(c *chunk) (keys []wal.Tuple) {
 }
 
 // held are the keys that the external database still holds. A key that the primary has counts only where another form of the key is held.
-func (bf *backfill) held(ctx context.Context, c *chunk, keys []external.Key) ([]external.Key, error) {
+func (bf *Backfill) held(ctx context.Context, c *chunk, keys []external.Key) ([]external.Key, error) {
 	if err := bf.s.Begin(ctx); err != nil {
 		return nil, err
 	}
