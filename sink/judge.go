@@ -3,14 +3,28 @@ package sink
 import (
 	"cmp"
 	"fmt"
-	"outflow/sink/queue"
 	"slices"
 	"time"
+
+	"outflow/internal/strictyaml"
+	"outflow/sink/queue"
 )
 
 // A destination is parked because of the transactions which the destination holds: for how long without progress, and how much WAL the
 // slot keeps because of the transactions. The state of the destination does not count, nor the number of changes of its configuration. A destination
 // which waits for others is not at fault: the time of the destination does not run.
+
+// judgeLimits are the limits of what a destination may cost the others. The zero limits are not valid.
+type judgeLimits struct {
+	ParkAfter time.Duration `yaml:"park_after" default:"5m" range:"1ms..168h"` // a destination that fails for so long is parked
+	// SlowAfter: a destination that keeps all others waiting for so long is parked; a backfill lets others go first.
+	SlowAfter   time.Duration       `yaml:"slow_after" default:"10s" range:"1ms..168h"`
+	RetainedWAL strictyaml.ByteSize `yaml:"retained_wal" default:"1GiB" range:"1MiB..1048576GiB"` // WAL that the slot may retain before the destination holding the slot back is parked
+}
+
+// parkGrace is how long a destination that fails with a full queue may keep the reader waiting: a restart of its server, or one broken
+// connection, is over sooner than a copy of all its rows.
+const parkGrace = 2 * time.Second
 
 // observation is a destination at one look.
 type observation struct {
@@ -138,7 +152,7 @@ type sentence struct {
 // judge names the destinations to park now. Destinations parked for their own standstill go at once: no others depend on them. Where the
 // slot retains too much WAL, or memory is used up, the destination that holds the oldest transaction goes first, and the next when more
 // is needed.
-func judge(all []suspect, now situation, limit Options) []sentence {
+func judge(all []suspect, now situation, limit judgeLimits) []sentence {
 	slices.SortStableFunc(all, func(a, b suspect) int { return cmp.Compare(a.observation.oldest, b.observation.oldest) })
 	var parked []sentence
 	short, leaving := now.excess > 0, false
@@ -175,7 +189,7 @@ func judge(all []suspect, now situation, limit Options) []sentence {
 const maxReplays = 3
 
 // standstill is the reason to park a destination for its own doing; "" is none.
-func (s suspect) standstill(limit Options) string {
+func (s suspect) standstill(limit judgeLimits) string {
 	switch {
 	case s.paused && s.observation.over:
 		return "the destination is paused and its queue is full"
@@ -204,7 +218,7 @@ func (s suspect) blocks(now situation) string {
 }
 
 // hoards is the reason to park an idle destination while all others wait for memory; "" is none.
-func (s suspect) hoards(limit Options) string {
+func (s suspect) hoards(limit judgeLimits) string {
 	switch {
 	case s.bytes == 0:
 	case s.paused:
@@ -219,7 +233,7 @@ func (s suspect) hoards(limit Options) string {
 
 // retains is the reason to park a destination because of the WAL that the slot keeps for it; "" is none. Unread WAL is kept
 // for a destination only where the reader waits for the destination.
-func (s suspect) retains(now situation, short bool, limit Options) string {
+func (s suspect) retains(now situation, short bool, limit judgeLimits) string {
 	end := now.read
 	if s.observation.over || short {
 		end = max(now.written, end)

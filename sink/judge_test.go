@@ -9,15 +9,18 @@ import (
 	"time"
 )
 
-var judged = Options{ParkAfter: time.Minute, SlowAfter: 10 * time.Second, RetainedWAL: 1000}
+// lookEvery is the time between two looks.
+const lookEvery = 100 * time.Millisecond
+
+var judged = judgeLimits{ParkAfter: time.Minute, SlowAfter: 10 * time.Second, RetainedWAL: 1000}
 
 // lookFor shows a destination to the judge for a time, and returns the reason of the sentence and the time until then; "" is none.
 func lookFor(d time.Duration, at func(time.Duration) (observation, situation)) (string, time.Duration) {
 	h, trend := hold{}, retention{}
-	for t := time.Duration(0); t <= d; t += watchEvery {
+	for t := time.Duration(0); t <= d; t += lookEvery {
 		o, s := at(t)
-		h = h.after(o, watchEvery)
-		trend = trend.after(s.written-o.oldest, int64(judged.RetainedWAL), watchEvery)
+		h = h.after(o, lookEvery)
+		trend = trend.after(s.written-o.oldest, int64(judged.RetainedWAL), lookEvery)
 		s.still = trend.still
 		if found := judge([]suspect{{observation: o, hold: h}}, s, judged); len(found) > 0 {
 			return found[0].reason, t
@@ -152,10 +155,10 @@ func TestNothingHoldsTheSlotForLong(t *testing.T) {
 				o.reached = queue.Position{ID: 100, Ordinal: rnd.Int64N(5)} // work that is done again
 			}
 			if end += rate; !o.waits {
-				stood += watchEvery
+				stood += lookEvery
 			}
 			if end-o.oldest > int64(judged.RetainedWAL) {
-				most += watchEvery
+				most += lookEvery
 			}
 			return o, situation{read: end, written: end, excess: int64(rnd.IntN(2))}
 		})
@@ -218,7 +221,7 @@ func TestWhoMakesRoomInAJam(t *testing.T) {
 		if got := judge(slices.Clone(c.all), s, judged); len(got) > 0 {
 			t.Errorf("%s: at once %v", name, got)
 		}
-		if s.jam = jamGrace + watchEvery; !c.jammed {
+		if s.jam = jamGrace + lookEvery; !c.jammed {
 			s.jam = 0
 		}
 		if got := judge(slices.Clone(c.all), s, judged); len(got) != c.parked {

@@ -18,13 +18,10 @@ type Options struct {
 	RetryMax        time.Duration `yaml:"retry_max" default:"5m" range:"1ms..24h"`        // longest pause
 	VisitEvery      time.Duration `yaml:"visit_every" default:"1h" range:"1s..168h"`      // after so long without a new connection, an external database without work is looked at
 	ShutdownTimeout time.Duration `yaml:"shutdown_timeout" default:"10s" range:"1ms..1h"` // time for a batch in flight when the process stops
-	ParkAfter       time.Duration `yaml:"park_after" default:"5m" range:"1ms..168h"`      // a destination that fails for so long is parked
-	// SlowAfter: a destination that keeps all others waiting for so long is parked; a backfill lets others go first.
-	SlowAfter   time.Duration       `yaml:"slow_after" default:"10s" range:"1ms..168h"`
-	RetainedWAL strictyaml.ByteSize `yaml:"retained_wal" default:"1GiB" range:"1MiB..1048576GiB"` // WAL that the slot may retain before the destination holding the slot back is parked
-	Checkpoint  time.Duration       `yaml:"checkpoint" default:"2s" range:"10ms..1m"`             // between checkpoints on the primary, before which nothing is acknowledged
-	OnError     OnError             `yaml:"on_error" default:"halt" oneof:"halt,quarantine"`      // of a row's data
-	Backfills   int                 `yaml:"backfills" default:"2" range:"1..1000"`                // destinations that copy rows from the primary at the same time
+	judgeLimits
+	Checkpoint time.Duration `yaml:"checkpoint" default:"2s" range:"10ms..1m"`        // between checkpoints on the primary, before which nothing is acknowledged
+	OnError    OnError       `yaml:"on_error" default:"halt" oneof:"halt,quarantine"` // of a row's data
+	Backfills  int           `yaml:"backfills" default:"2" range:"1..1000"`           // destinations that copy rows from the primary at the same time
 }
 
 // OnError is the fate of a destination with a row that the external database refuses.

@@ -80,10 +80,6 @@ func (d *Destination) adoptAgainLocked(s ledger.Note) {
 	}
 }
 
-// parkGrace is how long a destination that fails with a full queue may keep the reader waiting: a restart of its server, or one broken
-// connection, is over sooner than a copy of all its rows.
-const parkGrace = 2 * time.Second
-
 // parkMemory is how long a parking counts: a destination parked again and again within parkMemory stays away longer each time, since each
 // return of a slow destination costs the others a wait.
 const parkMemory = 10 * time.Minute

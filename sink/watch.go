@@ -77,7 +77,7 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	if !answers || w.failed.Ago(now) < parkAgain {
 		return
 	}
-	for _, found := range judge(w.suspects, s, limit) {
+	for _, found := range judge(w.suspects, s, limit.judgeLimits) {
 		d := w.accused[found.index]
 		r.workers.start(func() {
 			defer d.contained()
