@@ -8,14 +8,14 @@ GOLANGCI_LINT := v2.15.0
 # v1.9.0 requires a golang.org/x/telemetry that not every module proxy serves.
 GOVULNCHECK := v1.8.0
 
-# The tag docker: servers may run in Docker where there are no binaries. The released program holds no client of Docker's.
+# The tag docker lets tests use Docker if there are no server binaries. The released program is built without the tag, and without Docker's client.
 TEST  := go test -tags docker
 build  = CGO_ENABLED=0 go build -tags '$(TAGS)' -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/outflow ./cmd/outflow
 
 .DEFAULT_GOAL := help
 .PHONY: help build test test/race matrix torture load failpoints shapes postgres chromium fuzz lint vuln bench demo docker clean
 
-help: ## show this
+help: ## show this list
 	@awk -F ':.*## ' '/^[a-z\/]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## the static binary bin/outflow
@@ -28,7 +28,7 @@ test: postgres chromium ## vet, and all tests with the race detector
 test/race: postgres chromium ## all tests with the race detector, without the test cache
 	$(TEST) -race -count=1 -timeout 45m -parallel 3 ./...
 
-# The oldest and the newest major version that Outflow supports; make test has the machine's own. -short leaves out what no version changes.
+# The oldest and the newest major version that Outflow supports; make test uses the machine's own. -short skips tests that no version affects.
 matrix: postgres ## the tests that need Postgres, on Postgres 14 and 18
 	@set -e; for version in 14 18; do \
 		bin=$$(internal/pgcluster/version.sh $$version); echo "tests on $$bin"; \
@@ -37,14 +37,14 @@ matrix: postgres ## the tests that need Postgres, on Postgres 14 and 18
 	done
 
 # RUNS schedules of faults, from the seed SEED on, each for DURATION, against outflow as a process: see internal/torture/doc.go. A failure
-# prints its seed and keeps its logs; SEED=n with the same DURATION plays the same schedule again. One line a run is added to RESULTS.
+# prints its seed and keeps its logs; SEED=n with the same DURATION plays the same schedule again. Each run adds a line to RESULTS.
 torture: DURATION ?= 60s
 torture: RUNS = 1
 torture: postgres ## seeded faults against outflow and its servers, under load: SEED=1 DURATION=60s RUNS=1
 	OUTFLOW_TORTURE_SEED=$(SEED) OUTFLOW_TORTURE_DURATION=$(DURATION) OUTFLOW_TORTURE_RUNS=$(RUNS) OUTFLOW_TORTURE_RESULTS=$(RESULTS) \
 		$(TEST) -race -count=1 -timeout 0 -v -run '^TestTorture$$' ./internal/torture
 
-# 200,000 rows of 20 tenants and 500 destinations, a fifth of them dead. A failure names its seed: OUTFLOW_TEST_SEED repeats it.
+# 200,000 rows of 20 tenants and 500 destinations, a fifth of them dead. A failure names its seed; OUTFLOW_TEST_SEED repeats the run.
 load: postgres ## the tests of kills, faults and load at full size
 	OUTFLOW_TEST_KILLS=30 OUTFLOW_TEST_TENANTS=20 OUTFLOW_TEST_ROWS=10000 OUTFLOW_TEST_DESTINATIONS=500 \
 		$(TEST) -count=1 -timeout 60m -v -run 'Kill|Backfill|Memory|AnyHistory|SlowAndDead' ./internal/e2e
@@ -54,12 +54,12 @@ failpoints: postgres ## kills, errors and panics at every failpoint (internal/fa
 	$(TEST) -count=1 -timeout 20m ./internal/failpoint
 	OUTFLOW_TEST_FAILPOINTS=1000 $(TEST) -count=1 -timeout 30m -v -run Failpoint ./internal/e2e
 
-# A failure prints its seed; the lies of a seed depend on the times of the connections too. With STRICT the good server's p99 must stay
-# within 1.2 of the p99 without liars, which wants a machine with nothing else to do.
+# A failure prints its seed; the lies also depend on the timing of the connections. With STRICT, the good server's p99 must stay
+# within 1.2 of the p99 without liars, which needs an otherwise idle machine.
 hostile: DURATION ?= 5m
 hostile: LIARS ?= 24
 hostile: STRICT ?= 1
-hostile: postgres ## lying servers beside a good server, and the commands against them: SEED=1 DURATION=5m LIARS=24
+hostile: postgres ## lying servers next to a good server, and the commands against them: SEED=1 DURATION=5m LIARS=24
 	OUTFLOW_TEST_SEED=$(SEED) OUTFLOW_TEST_DURATION=$(DURATION) OUTFLOW_TEST_LIARS=$(LIARS) OUTFLOW_TEST_STRICT=$(STRICT) \
 		$(TEST) -count=1 -timeout 0 -v -run 'HostileServers' ./internal/e2e
 
@@ -67,13 +67,13 @@ soak: DURATION ?= 30m
 soak: postgres ## 300 destinations come and go: goroutines, memory, descriptors and connections stay flat: DURATION=30m
 	OUTFLOW_TEST_DURATION=$(DURATION) OUTFLOW_TEST_TENANTS=300 $(TEST) -count=1 -timeout 0 -v -run '^TestSoak$$' ./internal/e2e
 
-# The first history has the seed SEED, the next ones those that follow. A failure prints its own seed, and SEED=n RUNS=1 repeats it.
+# The first history has the seed SEED, the next SEED+1, and so on. A failure prints its seed, and SEED=n RUNS=1 repeats the history.
 SEED ?= 1
 RUNS ?= 20
 shapes: postgres ## RUNS histories over random tables, targets and rights, from the seed SEED on
 	OUTFLOW_TEST_SEED=$(SEED) OUTFLOW_TEST_SHAPES=$(RUNS) $(TEST) -race -count=1 -timeout 0 -v -run '^TestAnyShape$$' ./internal/e2e
 
-# Servers are found as internal/pgcluster/doc.go says; install.sh does nothing where there is one.
+# internal/pgcluster/doc.go says how servers are found; install.sh does nothing if there is one.
 postgres: ## install a Postgres server for tests and demo, if there is none
 	@internal/pgcluster/install.sh
 
@@ -91,13 +91,13 @@ fuzz: ## each fuzz target for FUZZTIME (30s)
 lint: bin/golangci-lint-$(GOLANGCI_LINT) vuln ## golangci-lint (.golangci.yml) and govulncheck
 	$< run ./...
 
-# The database of vulnerabilities is on the network. Not reaching it is shown, but only a finding (exit code 3) fails.
+# The vulnerability database is on the network. If it cannot be reached, make warns; only a finding (exit code 3) fails.
 vuln: bin/govulncheck-$(GOVULNCHECK) ## govulncheck
 	@code=0; $< ./... || code=$$?; \
 	if [ $$code = 3 ]; then exit 3; elif [ $$code != 0 ]; then \
 		echo "WARNING: govulncheck did not run (exit code $$code); vulnerabilities were NOT checked" >&2; fi
 
-# The version is in the name, so that a new one is installed where an old one is there.
+# The version is in the name, so that a new version is installed even if an old one is there.
 bin/golangci-lint-%:
 	GOBIN=$(CURDIR)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$*
 	mv bin/golangci-lint $@

@@ -443,7 +443,7 @@ func TestTenThousandDestinations(t *testing.T) {
 	}
 }
 
-// Everybody who reaches the port may fail to log in, and the log stays short.
+// Any client that reaches the port may fail to log in, and the log stays short.
 func TestFailedLoginsAreCounted(t *testing.T) {
 	core, lines := observer.New(zap.WarnLevel)
 	s := newServer(t, token, func(o *Config) { o.Log = zap.New(core) })

@@ -156,7 +156,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, next, http.StatusSeeOther)
 }
 
-// loginFailed puts failed logins on record, at most one line a second: everybody who reaches the port may try, and the log has an end.
+// loginFailed logs failed logins, at most one line a second: any client that reaches the port may try, and must not fill the disk with log.
 func (s *Server) loginFailed(r *http.Request) {
 	s.loginMu.Lock()
 	defer s.loginMu.Unlock()

@@ -11,11 +11,12 @@ import (
 // descriptors of a process (1024 by default), of which the external databases take up to sink.max_connections.
 const maxConnections = 256
 
-// connections bounds the open connections of a server. A connection too many is not made to wait, as a limit on accepting would do: the
-// probes of an orchestrator would wait too, and the process would be ended for the sake of somebody else's idle connections. Another
-// connection is closed instead: of the address with the most connections, and there a connection without a request, the longest quiet
-// first. So an address with very many connections takes its own places, and behind a reverse proxy, which has a single address, idle
-// connections go first. Safe for concurrent use.
+// connections bounds the open connections of a server. One connection too many closes another connection: one of the address with the most
+// connections, and there one without a request, the longest quiet first. So an address with very many connections takes its own places, and
+// behind a reverse proxy, which has a single address, idle connections go first. Safe for concurrent use.
+//
+// Rejected: a limit on accepting (netutil.LimitListener). The probes of an orchestrator would wait behind idle connections, and the orchestrator
+// would kill the process.
 type connections struct {
 	most int
 
@@ -29,7 +30,7 @@ type connection struct {
 	since   time.Time
 }
 
-// note is the server's ConnState. A connection whose request has not come whole yet counts as quiet: slow headers take no place for long.
+// note is the server's ConnState. A connection counts as quiet until its request has arrived as a whole, so slow headers do not keep a place.
 func (c *connections) note(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

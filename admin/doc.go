@@ -23,15 +23,15 @@
 //
 // # Security
 //
-// Without a token the server listens on loopback only. With a token, everything but /livez and /readyz wants the token: as
-// "Authorization: Bearer" or, for the dashboard, as a cookie set by a login form. The cookie is no entry to the API. GET
-// changes nothing; every other method is refused to another site's page. A Host header with a name must be known, or a page of a
-// stranger whose name resolves to the server's address could read everything. Server texts and tenants' names are hostile:
-// they are escaped, cut, and never a metric's label, except a tenant's name where admin.tenant_metrics asks for the label.
+// Without a token the server listens on loopback only. With a token, everything but /livez and /readyz needs the token: as
+// "Authorization: Bearer" or, for the dashboard, as a cookie that a login form sets. The API does not accept the cookie. GET
+// changes nothing; pages of other sites may use no other method. A Host header with a name must be known; otherwise a page on a foreign
+// name that resolves to the server's address could read everything (DNS rebinding). Texts of servers and tenants' names are hostile:
+// they are escaped, truncated, and never a metric's label, except a tenant's name with admin.tenant_metrics.
 //
 // # Metrics
 //
-// All are read at the time of the scrape; metrics of one pipeline start at 0 with the pipeline. Unknown values are left
+// The server reads all values at the time of the scrape; the counters of a pipeline start at 0 with the pipeline. Unknown values are left
 // out. A standby has outflow_destinations, _in_sync, _detached and outflow_destination_state as noted on the primary by the
 // process that reads the slot, and leaves out values that only the reading process knows: lag, queues, and the numbers read,
 // applied and copied.

@@ -120,7 +120,7 @@ func TestQueriesFindMetrics(t *testing.T) {
 	}
 }
 
-// Alerts follow the figures of the headline, and an alert about destinations does not resolve because nobody reads the slot: a standby has
+// Alerts follow the figures of the headline, and an alert about destinations does not resolve because no process reads the slot: a standby has
 // the figures too.
 func TestAlertsFollowTheFigures(t *testing.T) {
 	asked := map[string]bool{}
@@ -142,7 +142,7 @@ func TestAlertsFollowTheFigures(t *testing.T) {
 	}
 }
 
-// Whoever is woken finds what the alert means and what to do, and nothing is described that never fires.
+// The guide says for each alert what the alert means and what to do, and describes no alert that never fires.
 func TestAlertsAreDescribed(t *testing.T) {
 	guide := anchors(read(t, "../docs/operating.md"))
 	var described []string

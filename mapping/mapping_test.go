@@ -159,7 +159,7 @@ func TestStarsThatAreAllowed(t *testing.T) {
 }
 
 func TestFingerprint(t *testing.T) {
-	const known = "dd971469921f2d40" // a change of it has every external database run its schemas anew
+	const known = "dd971469921f2d40" // a change of the fingerprint makes every external database run its schemas again
 	first := load(t, sound).Fingerprint()
 	if first != known {
 		t.Errorf("the fingerprint of the same mapping has become %s", first)

@@ -124,7 +124,7 @@ func TestNotesOfAnEnd(t *testing.T) {
 	if words := Words(d); words[1] != "halted" || words[6] != primary.Ended+"table public.x has no key" {
 		t.Errorf("%q", words)
 	}
-	book.Reader = &ledger.Reader{Host: "box", Process: 7} // somebody has seen to it, and the copies begin
+	book.Reader = &ledger.Reader{Host: "box", Process: 7} // the cause is corrected, and the copies begin
 	if st := Noted("test", "outflow", primary.SlotStatus{}, book); st.Destinations["backfilling"] != 1 || st.Reasons[0].Severity == Critical {
 		t.Errorf("%+v", st)
 	}

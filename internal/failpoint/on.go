@@ -14,7 +14,7 @@ import (
 // plans and log are set once, before main.
 var (
 	plans map[Point]plan
-	log   *os.File // nil: nobody asks for the hits
+	log   *os.File // nil: OUTFLOW_FAILPOINTS_HITS is not set
 	hits  [points]atomic.Int64
 )
 

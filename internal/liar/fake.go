@@ -12,7 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// improvise is a server without a database: it logs everybody in and makes up the answers.
+// improvise is a server without a database: it accepts every login and makes up the answers.
 func (m *mouth) improvise(conn net.Conn) error {
 	b := pgproto3.NewBackend(conn, io.Discard)
 	b.SetMaxBodyLen(64 << 20)

@@ -8,8 +8,8 @@
 //     connection string with an unescaped "@" or "/" in the password is such a text.
 //   - [Mask] finds likely passwords in any other text. Mask may miss a password, so Mask is the second line of defence only.
 //
-// Everything here is a value or a pure function and safe for concurrent use. The secret stays in memory in the clear: whoever can read the
-// process' memory is outside of what the package protects from (SECURITY.md).
+// Everything here is a value or a pure function and safe for concurrent use. The secret stays in memory in the clear: a person who can
+// read the process' memory can read the secret (SECURITY.md).
 //
 // # Rejected
 //

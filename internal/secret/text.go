@@ -41,7 +41,7 @@ var (
 )
 
 // Mask masks the likely passwords of a text: in a URL, and in key = value. Mask is the second line of
-// defence, for texts in which nobody expects a secret.
+// defence, for texts that should have no secret.
 func Mask(text string) string {
 	text = userinfo.ReplaceAllStringFunc(text, func(found string) string {
 		parts := userinfo.FindStringSubmatch(found)

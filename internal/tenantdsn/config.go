@@ -56,8 +56,8 @@ func Parse(dsn, ca string, p Policy, connectTimeout time.Duration) (*pgconn.Conf
 	return config, nil
 }
 
-// Bound has a configuration's connections bound the memory and the work that a server can cause, whoever wrote the connection string:
-// an operator's own string may lead to a tenant's server.
+// Bound limits the memory and the work that a server can cause through the configuration's connections. Bound is for operators' connection
+// strings too, which may lead to a tenant's server.
 func Bound(config *pgconn.Config) {
 	dial := config.DialFunc
 	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {

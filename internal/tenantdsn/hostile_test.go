@@ -150,7 +150,7 @@ func TestHostileHandshake(t *testing.T) {
 	if _, err := hostile(t, nil, authOK); err == nil || time.Since(began) > 2*time.Second { // then silence
 		t.Errorf("a server that falls silent: %v after %s", err, time.Since(began))
 	}
-	// A login with as many iterations as anybody sets is computed: it fails only since the server does not know the password.
+	// A login with as many iterations as real servers use is computed: the login fails only because the server does not know the password.
 	if _, err := hostile(t, nil, sasl, []byte("scram:r=NONCEserver,s=c2FsdHNhbHRzYWx0c2FsdA==,i=100000"), message('E', "SFATAL\x00C28P01\x00Mno\x00\x00")); err == nil || !strings.Contains(err.Error(), "28P01") {
 		t.Errorf("a hundred thousand iterations: %v", err)
 	}
