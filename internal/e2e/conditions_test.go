@@ -235,7 +235,7 @@ func TestConditionsStopTheReading(t *testing.T) {
 					t.Errorf("the state is %s", reason)
 				}
 				status := exits(t, 0, "status", "--config", w.file, "--set", "admin.listen=127.0.0.1:1")
-				if contains(t, status, "Nobody reads the slot, and a person is needed: reading has ended: ", "halted"); strings.Contains(status, "gone/gone") {
+				if contains(t, status, "No process reads the slot, and an operator must act: reading has ended: ", "halted"); strings.Contains(status, "gone/gone") {
 					t.Errorf("the status has what the configuration no longer has:\n%s", status)
 				}
 				if c.correct == "" {
