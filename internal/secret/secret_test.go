@@ -85,23 +85,24 @@ func TestRedactDSN(t *testing.T) {
 	for dsn, want := range map[string]string{
 		"":                                     "",
 		"postgres://u:kanarienvogel@h:5432/db": "postgres://u:xxxxx@h:5432/db",
-		"postgresql://u@h/db?sslmode=require&password=kanarienvogel": "postgresql://u@h/db?sslmode=require&password=xxxxx",
-		"postgres://h/db?options=-c%20x%3Dkanarienvogel":             "postgres://h/db?options=xxxxx",
-		"postgres://u:p%40kanarienvogel@[::1]:5432/db":               "postgres://u:xxxxx@[::1]:5432/db",
-		"postgres://u:a@kanarienvogel@h/db":                          "postgres://u:xxxxx@h/db",
-		"postgres://u:a/kanarienvogel@h/db":                          secret.Redacted,
-		"postgres://u:a#kanarienvogel@h/db":                          secret.Redacted,
-		"postgres://u:a?kanarienvogel@h/db":                          secret.Redacted,
-		"postgres://u:%zzkanarienvogel@h/db":                         secret.Redacted,
-		"postgres:u:kanarienvogel@h":                                 secret.Redacted,
-		"mysql://u:kanarienvogel@h":                                  secret.Redacted,
-		"host=h port=5432 user=u password=kanarienvogel dbname=d":    "host=h port=5432 user=u password=xxxxx dbname=d",
-		"host = h password = 'a \\' kanarienvogel' user=u":           "host=h password=xxxxx user=u",
-		"password=a\\ kanarienvogel user='u v'":                      "password=xxxxx user='u v'",
-		"host=h password=a kanarienvogel":                            secret.Redacted,
-		"host=h password='a kanarienvogel":                           secret.Redacted,
-		"host=h password='a'kanarienvogel user=u":                    secret.Redacted,
-		"host=h passwrod=kanarienvogel sslkey=/k sslmode=disable":    "host=h passwrod=xxxxx sslkey=xxxxx sslmode=disable",
+		"postgresql://u:kanarienvogel@h/db?options=endpoint%3Dkanarienvogel&ssl=true": "postgresql://u:xxxxx@h/db?options=xxxxx&ssl=xxxxx",
+		"postgresql://u@h/db?sslmode=require&password=kanarienvogel":                  "postgresql://u@h/db?sslmode=require&password=xxxxx",
+		"postgres://h/db?options=-c%20x%3Dkanarienvogel":                              "postgres://h/db?options=xxxxx",
+		"postgres://u:p%40kanarienvogel@[::1]:5432/db":                                "postgres://u:xxxxx@[::1]:5432/db",
+		"postgres://u:a@kanarienvogel@h/db":                                           "postgres://u:xxxxx@h/db",
+		"postgres://u:a/kanarienvogel@h/db":                                           secret.Redacted,
+		"postgres://u:a#kanarienvogel@h/db":                                           secret.Redacted,
+		"postgres://u:a?kanarienvogel@h/db":                                           secret.Redacted,
+		"postgres://u:%zzkanarienvogel@h/db":                                          secret.Redacted,
+		"postgres:u:kanarienvogel@h":                                                  secret.Redacted,
+		"mysql://u:kanarienvogel@h":                                                   secret.Redacted,
+		"host=h port=5432 user=u password=kanarienvogel dbname=d":                     "host=h port=5432 user=u password=xxxxx dbname=d",
+		"host = h password = 'a \\' kanarienvogel' user=u":                            "host=h password=xxxxx user=u",
+		"password=a\\ kanarienvogel user='u v'":                                       "password=xxxxx user='u v'",
+		"host=h password=a kanarienvogel":                                             secret.Redacted,
+		"host=h password='a kanarienvogel":                                            secret.Redacted,
+		"host=h password='a'kanarienvogel user=u":                                     secret.Redacted,
+		"host=h passwrod=kanarienvogel sslkey=/k sslmode=disable":                     "host=h passwrod=xxxxx sslkey=xxxxx sslmode=disable",
 		"kanarienvogel": secret.Redacted,
 	} {
 		if got := secret.RedactDSN(dsn); got != want {
@@ -114,6 +115,8 @@ func FuzzRedactDSN(f *testing.F) {
 	f.Add("host=h user=u", "x")
 	f.Add("host=h user='u", "' dbname=d")
 	f.Add("postgres://u", "@h/db?x=")
+	f.Add("postgresql://u:p", "@ep-a-1.neon.tech/d?sslmode=require&channel_binding=require&options=endpoint%3Dep-a-1")
+	f.Add("host=h ssl=true options='endpoint=ep-a-1", "' application_name=x pgbouncer=true")
 	f.Fuzz(func(t *testing.T, before, after string) {
 		// The password is where libpq's own grammar has it; whatever stands
 		// around it, it must not be shown.
