@@ -234,7 +234,7 @@ func (w world) moves() (all []move) {
 	w.notingMoves(add)
 	w.personMoves(add)
 	to := w
-	to.stopped = true
+	to.stopped, to.noting, to.asked = true, nothing, false // what others wrote is the next process' to find
 	add(outside, "the process ends", to)
 	return all
 }
@@ -293,7 +293,7 @@ func (w world) notingMoves(add func(by mover, what string, to world)) {
 		to.noting = nothing
 		add(process, "the parking is given up for the new reading", to.happens(NotingFailed, false))
 	case removingNoted:
-		to.noting = nothing
+		to.noting, to.asked = nothing, false
 		add(process, "the destination is removed", to.happens(Leaving, false))
 	}
 	if w.noting != nothing {
