@@ -443,7 +443,7 @@ func (w world) sessionMoves(add func(by mover, what string, to world)) {
 		to := w
 		to.queued, to.unflushed = false, true
 		add(healthy, "a batch is committed", to)
-		add(healthy, "a batch is committed, and that mends", to.happens(Succeeded, true))
+		add(healthy, "a batch is committed, which ends a time of failures", to.happens(Succeeded, true))
 	}
 	if w.unflushed {
 		to := w
