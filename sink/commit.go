@@ -12,7 +12,9 @@ func (d *Destination) committed(b *batch) {
 	if bf := d.session.backfill; bf != nil && b.cursor != nil {
 		bf.Committed(*b.cursor)
 	}
-	d.session.backfill.TrackAll(b.transactions)
+	for _, t := range b.transactions {
+		d.session.backfill.Track(t.XID, t.Changes)
+	}
 	d.router.Acks.Release(d.count(b)...)
 	d.trace(b)
 }

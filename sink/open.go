@@ -25,57 +25,57 @@ func (s *session) open(ctx context.Context) error {
 	if err := failpoint.Fail(failpoint.Connected); err != nil {
 		return err
 	}
-	known, err := s.metadata(ctx)
+	metadata, err := s.metadata(ctx)
 	if err != nil {
 		return err
 	}
-	if err := s.takeOver(ctx, known); err != nil {
+	if err := s.takeOver(ctx, metadata); err != nil {
 		return err
 	}
-	if err := s.checkContinuity(ctx, known); err != nil {
+	if err := s.checkContinuity(ctx, metadata); err != nil {
 		return err
 	}
 	if err := s.d.announce(ctx); err != nil {
 		return err
 	}
 	s.followed = s.d.followed()
-	if owned := known.Owned(s.d.Name); !owned || !s.ready(known) || (s.d.router.Options.quarantines() && !s.HasQuarantine(ctx)) {
+	if owned := metadata.Owned(s.d.Name); !owned || !s.ready(metadata) || (s.d.router.Options.quarantines() && !s.HasQuarantine(ctx)) {
 		if err := s.install(ctx, !owned); err != nil {
 			return err
 		}
 		for _, m := range s.d.mappings {
 			s.followed[m.Name] = true
 		}
-		if known, err = s.metadata(ctx); err != nil {
+		if metadata, err = s.metadata(ctx); err != nil {
 			return err
 		}
 	}
-	s.Know(known)
+	s.Know(metadata)
 	if err := s.checkGiven(); err != nil {
 		return err
 	}
 	if err := s.PrepareSteps(ctx); err != nil {
 		return err
 	}
-	s.backfill, err = backfill.New(s.d.router.copying, copyTarget{s.d}, s.Session, s.d.db, s.d.slot, &s.d.pace, known)
+	s.backfill, err = backfill.New(s.d.router.copying, copyTarget{s.d}, s.Session, s.d.db, s.d.slot, &s.d.pace, metadata)
 	return err
 }
 
 // checkContinuity compares the external database's ids with the ids noted on the primary. Lower ids mean that the external
 // database was restored from a backup, emptied or swapped: the stream cannot fill the gap, so a new epoch has the database copied
 // again.
-func (s *session) checkContinuity(ctx context.Context, known external.Metadata) error {
+func (s *session) checkContinuity(ctx context.Context, metadata external.Metadata) error {
 	d := s.d
-	if err := s.checkAhead(ctx, known); err != nil {
+	if err := s.checkAhead(ctx, metadata); err != nil {
 		return err
 	}
 	s.remember()
 	if s.least < 0 {
 		return nil // the primary knows nothing of the database: the database is new
 	}
-	gap := known == nil
+	gap := metadata == nil
 	for _, m := range d.mappings {
-		if row, ok := known[m.Name]; ok && row.Epoch == s.Epoch && row.SequenceID < s.least {
+		if row, ok := metadata[m.Name]; ok && row.Epoch == s.Epoch && row.SequenceID < s.least {
 			gap = true
 		}
 	}
@@ -107,10 +107,10 @@ func (s *session) remember() {
 
 // checkAhead refuses an external database with ids that the primary has not given yet: the primary went back, or the tenant changed a number.
 // Changes with lower ids would be taken for old changes and skipped. A mapping of an earlier epoch is filled again, whatever its id.
-func (s *session) checkAhead(ctx context.Context, known external.Metadata) error {
+func (s *session) checkAhead(ctx context.Context, metadata external.Metadata) error {
 	r := s.d.router
 	highest, wanted := int64(-1), s.d.wantedEpoch()
-	for _, m := range known {
+	for _, m := range metadata {
 		if m.Epoch >= wanted {
 			highest = max(highest, m.SequenceID)
 		}
@@ -124,7 +124,7 @@ func (s *session) checkAhead(ctx context.Context, known external.Metadata) error
 				"does not know: the primary was restored from a backup", m.CheckpointID), Remedy: resetRemedy}
 		}
 	}
-	if s.given = r.SequenceID(r.Reader.Position()); highest > s.given || s.replaces(known, wanted) {
+	if s.given = r.SequenceID(r.Reader.Position()); highest > s.given || s.replaces(metadata, wanted) {
 		now, err := (&tableread.Copier{Tables: r.Primary}).Once(ctx) // the stream may only be behind
 		if err != nil {
 			return err
@@ -140,8 +140,8 @@ func (s *session) checkAhead(ctx context.Context, known external.Metadata) error
 }
 
 // replaces reports whether a row of an earlier epoch has an id beyond the stream's place.
-func (s *session) replaces(known external.Metadata, wanted int64) bool {
-	for _, m := range known {
+func (s *session) replaces(metadata external.Metadata, wanted int64) bool {
+	for _, m := range metadata {
 		if m.Epoch < wanted && m.SequenceID > s.given {
 			return true
 		}
@@ -159,12 +159,12 @@ func (s *session) checkGiven() error {
 
 // metadata reads the metadata, and refuses a database of another destination of the configuration.
 func (s *session) metadata(ctx context.Context) (external.Metadata, error) {
-	known, err := s.Session.Metadata(ctx)
+	metadata, err := s.Session.Metadata(ctx)
 	if err != nil {
 		return nil, err
 	}
 	wanted := s.d.wantedEpoch()
-	for name, m := range known {
+	for name, m := range metadata {
 		if m.Source != "" && m.Destination != "" && m.Destination != s.d.Name && s.d.router.tenants.find(s.d.Tenant, m.Destination) != nil {
 			return nil, external.RefuseDestination(m.Destination)
 		}
@@ -172,7 +172,7 @@ func (s *session) metadata(ctx context.Context) (external.Metadata, error) {
 			return nil, external.RefuseCursor(name)
 		}
 	}
-	return known, nil
+	return metadata, nil
 }
 
 // announce makes sure that the primary has noted the destination and its mappings before rows are copied for the mappings: where
@@ -191,17 +191,17 @@ func (d *Destination) announce(ctx context.Context) error {
 }
 
 // ready reports whether every mapping has its row, its tables and the stream's continuity.
-func (s *session) ready(known external.Metadata) bool {
+func (s *session) ready(metadata external.Metadata) bool {
 	for _, m := range s.d.mappings {
-		if !s.readyFor(m, known) {
+		if !s.readyFor(m, metadata) {
 			return false
 		}
 	}
 	return true
 }
 
-func (s *session) readyFor(m *mapping.Mapping, known external.Metadata) bool {
-	row, ok := known[m.Name]
+func (s *session) readyFor(m *mapping.Mapping, metadata external.Metadata) bool {
+	row, ok := metadata[m.Name]
 	return ok && row.Source != "" && row.Fingerprint == m.Fingerprint() && row.Epoch == s.Epoch && s.followed[m.Name]
 }
 
@@ -249,18 +249,18 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 	if err := s.Adopt(ctx); err != nil {
 		return err
 	}
-	known, err := s.metadata(ctx)
+	metadata, err := s.metadata(ctx)
 	if err != nil {
 		return err
 	}
 	filled := map[string]bool{}
 	for _, m := range s.d.mappings { // each after the mappings whose tables it reads
 		reads := slices.ContainsFunc(m.After, func(name string) bool { return filled[name] })
-		if s.readyFor(m, known) && !reads {
+		if s.readyFor(m, metadata) && !reads {
 			continue
 		}
 		filled[m.Name] = true
-		if err := s.fillMapping(ctx, m, known); err != nil {
+		if err := s.fillMapping(ctx, m, metadata); err != nil {
 			return err
 		}
 	}
@@ -268,8 +268,8 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 }
 
 // fillMapping runs a mapping's schema and has the mapping filled from the start.
-func (s *session) fillMapping(ctx context.Context, m *mapping.Mapping, known external.Metadata) error {
-	row, ok := known[m.Name]
+func (s *session) fillMapping(ctx context.Context, m *mapping.Mapping, metadata external.Metadata) error {
+	row, ok := metadata[m.Name]
 	if row.Epoch > s.Epoch {
 		if err := s.unknownEpoch(ctx, row.Epoch); err != nil {
 			return err
@@ -307,8 +307,8 @@ func (s *session) unknownEpoch(ctx context.Context, epoch int64) error {
 
 // takeOver has a database copied that was another destination's: nothing is known of the changes since. The epoch must be later than the
 // other destination's.
-func (s *session) takeOver(ctx context.Context, known external.Metadata) error {
-	for _, m := range known {
+func (s *session) takeOver(ctx context.Context, metadata external.Metadata) error {
+	for _, m := range metadata {
 		if m.Source != "" && m.Destination != "" && m.Destination != s.d.Name && m.Epoch >= s.d.wantedEpoch() {
 			return s.d.raiseEpoch(ctx, fmt.Sprintf("the database was that of destination %q", m.Destination))
 		}

@@ -94,11 +94,11 @@ func (r *Router) takeOverNotes(ctx context.Context) error {
 
 // beginReading takes a new mark. A primary that no longer knows the last mark was restored while this process ran.
 func (r *Router) beginReading(ctx context.Context) error {
-	known, err := r.Ledger.HasCheckpoint(ctx, r.checkpointer.checkpointID())
+	has, err := r.Ledger.HasCheckpoint(ctx, r.checkpointer.checkpointID())
 	if err != nil {
 		return err
 	}
-	if !known {
+	if !has {
 		return &primary.Problem{What: "the primary lacks notes of this process: it was restored from a backup", Remedy: resetRemedy}
 	}
 	id, err := r.Ledger.BeginReading(ctx)

@@ -38,11 +38,11 @@ func (d *Destination) syncedNowLocked(s *session) {
 
 // syncedLocked takes over the progress of the session's mappings, and when each progress was written.
 func (d *Destination) syncedLocked(s *session, at []time.Time) {
-	known := make([]ledger.MappingProgress, len(s.Held))
+	progress := make([]ledger.MappingProgress, len(s.Held))
 	for i, id := range s.Held {
-		known[i] = ledger.MappingProgress{Name: d.mappings[i].Name, SequenceID: id, At: at[i]}
+		progress[i] = ledger.MappingProgress{Name: d.mappings[i].Name, SequenceID: id, At: at[i]}
 	}
-	d.noted.synced, d.noted.syncedText = known, ""
+	d.noted.synced, d.noted.syncedText = progress, ""
 }
 
 // forgetRemovedLocked forgets the progress of mappings that the destination no longer has: the stream goes on without such mappings, so a mapping is

@@ -19,7 +19,6 @@ import (
 	"outflow/sink/external"
 	"outflow/sink/fold"
 	"outflow/sink/limits"
-	"outflow/sink/queue"
 )
 
 // Cursor is the progress of a backfill. The external database keeps the cursor in the metadata of each mapping being filled, and
@@ -73,7 +72,7 @@ func (c Cursor) copied(table string, rows int) map[string]int64 {
 	return all
 }
 
-// Chunks adapt in size so that a chunk takes about chunkTime to read and apply.
+// Chunks adapt in size so that a chunk takes about chunkTime to read and apply: see [Pace].
 const (
 	chunkRows    = 1000 // the first
 	chunkMin     = 50
@@ -218,16 +217,7 @@ func New(shared *Shared, owner Destination, s *external.Session, db *external.Da
 	return bf, nil
 }
 
-// TrackAll notes the keys changed by a committed batch.
-func (bf *Backfill) TrackAll(transactions []*queue.Transaction) {
-	if bf == nil || !bf.active {
-		return
-	}
-	for _, t := range transactions {
-		bf.Track(t.XID, t.Changes)
-	}
-}
-
+// Track tracks the keys of changes that the external database has committed, or is about to commit. A nil backfill tracks nothing.
 func (bf *Backfill) Track(xid uint32, changes []wal.Change) {
 	if bf == nil || !bf.active {
 		return
