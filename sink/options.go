@@ -6,6 +6,7 @@ import (
 
 	"outflow/internal/strictyaml"
 	"outflow/sink/external"
+	"outflow/sink/judge"
 )
 
 // Options bound the resources of the sink. [DefaultOptions] gives the defaults; the zero Options are not valid. Sizes are in bytes.
@@ -18,7 +19,7 @@ type Options struct {
 	RetryMax        time.Duration `yaml:"retry_max" default:"5m" range:"1ms..24h"`        // longest pause
 	VisitEvery      time.Duration `yaml:"visit_every" default:"1h" range:"1s..168h"`      // after so long without a new connection, an external database without work is looked at
 	ShutdownTimeout time.Duration `yaml:"shutdown_timeout" default:"10s" range:"1ms..1h"` // time for a batch in flight when the process stops
-	judgeLimits
+	judge.Limits
 	Checkpoint time.Duration `yaml:"checkpoint" default:"2s" range:"10ms..1m"`        // between checkpoints on the primary, before which nothing is acknowledged
 	OnError    OnError       `yaml:"on_error" default:"halt" oneof:"halt,quarantine"` // of a row's data
 	Backfills  int           `yaml:"backfills" default:"2" range:"1..1000"`           // destinations that copy rows from the primary at the same time

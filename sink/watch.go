@@ -9,6 +9,7 @@ import (
 	"outflow/internal/moment"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/judge"
 	"outflow/sink/lifecycle"
 )
 
@@ -17,9 +18,9 @@ type watch struct {
 	router   *Router
 	last     time.Time     // of the last look; zero before the first
 	failed   moment.Moment // when a parking failed last
-	wal      retention
+	wal      judge.Retention
 	jam      time.Duration // see situation
-	suspects []suspect
+	suspects []judge.Suspect
 	accused  []*Destination // by the index of a suspect
 }
 
@@ -44,44 +45,44 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	r := w.router
 	limit, closed := r.Options, r.gate.Closed()
 	written := r.checkpointer.walEnd.Load()
-	w.wal = w.wal.after(written-int64(r.Acks.Flush()), int64(limit.RetainedWAL), passed)
-	s := situation{read: r.SequenceID(r.Reader.Position()), still: w.wal.still, excess: r.gate.Excess()}
+	w.wal = w.wal.After(written-int64(r.Acks.Flush()), int64(limit.RetainedWAL), passed)
+	s := judge.Situation{Read: r.SequenceID(r.Reader.Position()), Still: w.wal.Still, Excess: r.gate.Excess()}
 	if written > 0 {
-		s.written = r.SequenceID(wal.LSN(written))
+		s.Written = r.SequenceID(wal.LSN(written))
 	}
 	w.suspects, w.accused = w.suspects[:0], w.accused[:0]
 	newest, second := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64) // since the last commits of two destinations
 	for _, d := range all {
 		o := d.observation(closed, now)
-		d.watched.hold = d.watched.hold.after(o, passed)
+		d.watched.hold = d.watched.hold.After(o, passed)
 		if commit := d.watched.lastCommit.Ago(now); commit < newest {
 			newest, second = commit, newest
 		} else if commit < second {
 			second = commit
 		}
-		if o.oldest >= 0 {
-			w.suspects = append(w.suspects, suspect{observation: o, hold: d.watched.hold, index: len(w.accused)})
+		if o.Oldest >= 0 {
+			w.suspects = append(w.suspects, judge.Suspect{Observation: o, Hold: d.watched.hold, Index: len(w.accused)})
 			w.accused = append(w.accused, d)
 		}
 	}
-	if w.jam += passed; !closed || !jammed(w.suspects) {
+	if w.jam += passed; !closed || !judge.Jammed(w.suspects) {
 		w.jam = 0
 	}
-	s.jam = w.jam
+	s.Jam = w.jam
 	for i, d := range w.accused {
-		w.suspects[i].others = newest
+		w.suspects[i].Others = newest
 		if d.watched.lastCommit.Ago(now) <= newest {
-			w.suspects[i].others = second
+			w.suspects[i].Others = second
 		}
 	}
 	if !answers || w.failed.Ago(now) < parkAgain {
 		return
 	}
-	for _, found := range judge(w.suspects, s, limit.judgeLimits) {
-		d := w.accused[found.index]
+	for _, found := range judge.Judge(w.suspects, s, limit.Limits) {
+		d := w.accused[found.Index]
 		r.workers.start(func() {
 			defer d.contained()
-			if err := r.park(d, found.reason); err != nil { // which is logged
+			if err := r.park(d, found.Reason); err != nil { // which is logged
 				w.failed.Set(time.Now())
 			}
 		})
@@ -90,7 +91,7 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 
 // watched is what the watch sees of a destination beside the queue and the lifecycle.
 type watched struct {
-	hold       hold          // the watch's: for how long the destination has held what it holds
+	hold       judge.Hold    // the watch's: for how long the destination has held what it holds
 	lastCommit moment.Moment // safe for concurrent use, like lookups
 	lookups    atomic.Int32  // the worker waits for so many answers of the primary
 	awaits     awaited
@@ -113,19 +114,19 @@ func (d *Destination) awaits(a awaited) {
 }
 
 // observation is the destination as the judge sees it. With closed set the reader waits, so large transactions whose end cannot come are work now.
-func (d *Destination) observation(closed bool, now time.Time) observation {
+func (d *Destination) observation(closed bool, now time.Time) judge.Observation {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if closed {
 		d.wakeLocked()
 	}
-	o := observation{bytes: d.queue.Bytes(), over: d.queue.Over(), paused: d.life.Paused, replays: d.queue.Replays(),
-		leaving: d.life.Noting || d.life.Stream == lifecycle.Detached}
-	o.oldest, o.open = d.queue.Oldest()
-	o.reached = d.queue.Reached()
-	answered := d.db.Answered.Ago(now) < parkGrace
-	o.unable = o.paused || d.reach.doubts > 0 && d.session == nil || !d.failures.since.IsZero() && !answered
-	o.queued, o.starved = d.watched.awaits == place && d.reach.doubts == 0, d.watched.awaits == changesToCome
-	o.waits = o.queued || d.watched.lookups.Load() > 0 || d.life.Work == lifecycle.Waiting && errors.Is(d.status.Err, tableread.ErrNotVisible)
+	o := judge.Observation{Bytes: d.queue.Bytes(), Over: d.queue.Over(), Paused: d.life.Paused, Replays: d.queue.Replays(),
+		Leaving: d.life.Noting || d.life.Stream == lifecycle.Detached}
+	o.Oldest, o.Open = d.queue.Oldest()
+	o.Reached = d.queue.Reached()
+	answered := d.db.Answered.Ago(now) < judge.ParkGrace
+	o.Unable = o.Paused || d.reach.doubts > 0 && d.session == nil || !d.failures.since.IsZero() && !answered
+	o.Queued, o.Starved = d.watched.awaits == place && d.reach.doubts == 0, d.watched.awaits == changesToCome
+	o.Waits = o.Queued || d.watched.lookups.Load() > 0 || d.life.Work == lifecycle.Waiting && errors.Is(d.status.Err, tableread.ErrNotVisible)
 	return o
 }
