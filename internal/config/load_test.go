@@ -238,16 +238,16 @@ func TestFaultsOutsideTheFile(t *testing.T) {
 			t.Errorf("%s: %s", name, diff)
 		}
 		var one *config.Error
-		if !errors.As(err, &one) {
+		if !errors.As(err, &one) || !config.IsFault(err) {
 			t.Errorf("%s: %T", name, err)
 		}
 	}
-	if _, err := load("testdata/none.yaml", nil, nil); err == nil || err.Error() != "flag --config: open testdata/none.yaml: no such file or directory" {
+	if _, err := load("testdata/none.yaml", nil, nil); !config.IsFault(err) || err.Error() != "flag --config: open testdata/none.yaml: no such file or directory" {
 		t.Error(err)
 	}
 	_, err := load("testdata/unknown_key.yaml", nil, nil)
 	var one *strictyaml.Error
-	if !errors.As(err, &one) || one.Line != 3 {
+	if !errors.As(err, &one) || one.Line != 3 || !config.IsFault(err) {
 		t.Error(err)
 	}
 }
