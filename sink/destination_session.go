@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+
 	"outflow/sink/backfill"
 	"outflow/sink/external"
 )

@@ -1,11 +1,12 @@
 package sink
 
 import (
+	"slices"
+	"testing"
+
 	"outflow/replication/wal"
 	"outflow/sink/external"
 	"outflow/sink/queue"
-	"slices"
-	"testing"
 )
 
 // takes reports whether a destination's queue takes a transaction.

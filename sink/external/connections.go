@@ -2,10 +2,11 @@ package external
 
 import (
 	"context"
-	"outflow/internal/moment"
 	"slices"
 	"sync"
 	"time"
+
+	"outflow/internal/moment"
 )
 
 // dialsAtOnce bounds how many connections are being made at the same time, so that five hundred databases that come back together

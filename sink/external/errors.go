@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"outflow/internal/fit"
 	"outflow/internal/pgerror"
 	"outflow/mapping"
 	"outflow/replication/wal"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Verdict is the action that an error of an external database asks for.

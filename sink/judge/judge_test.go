@@ -2,11 +2,12 @@ package judge
 
 import (
 	"math/rand/v2"
-	"outflow/sink/queue"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"outflow/sink/queue"
 )
 
 // lookEvery is the time between two looks.
