@@ -232,7 +232,7 @@ func TestPrepareStepsOfAnUnknownTable(t *testing.T) {
 	w := newWorld(t, strings.NewReplacer("from: item", "from: other", "item r", "other r", "  item:", "  other:").Replace(itemsYAML))
 	s := w.dial()
 	w.exec(`CREATE TABLE items (id integer PRIMARY KEY, v text)`)
-	e := w.failed(s.PrepareSteps(t.Context()), NeedsHuman, `reads from "other", which is not a table of source.tables`, "add the table to source.tables")
+	e := w.failed(s.PrepareSteps(t.Context()), NeedsHuman, `reads from "other", which is not in source.tables`, "add the table to source.tables")
 	if e.Table != "other" || !s.Usable() {
 		t.Errorf("the table is %q, the session is usable: %v", e.Table, s.Usable())
 	}

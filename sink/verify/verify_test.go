@@ -262,13 +262,13 @@ func TestDifferencesThatProveNothing(t *testing.T) {
 		primary, external string
 		parts             []string
 	}{
-		"copied":          {`UPDATE outflow.destination_state SET state = 'backfilling'`, ``, []string{"it is being copied from the primary", "wait until its state is streaming"}},
-		"copied by now":   {``, `UPDATE _stack_sync_metadata SET backfill = '{"phase": "copy"}'`, []string{"it is being copied from the primary"}},
+		"copied":          {`UPDATE outflow.destination_state SET state = 'backfilling'`, ``, []string{"the destination is being copied from the primary", "wait until its state is streaming"}},
+		"copied by now":   {``, `UPDATE _stack_sync_metadata SET backfill = '{"phase": "copy"}'`, []string{"the destination is being copied from the primary"}},
 		"halted":          {`UPDATE outflow.destination_state SET state = 'halted', reason = 'a cause'`, ``, []string{"it is halted: a cause", "remove that cause first"}},
 		"no process":      {``, `UPDATE _stack_sync_metadata SET last_synced_sequence_id = 5`, []string{"rows differ, and no process reads the slot", "start outflow run"}},
 		"another owner":   {``, `UPDATE _stack_sync_metadata SET tenant = 't2'`, []string{"the database holds the rows of tenant"}},
-		"never filled":    {``, `DELETE FROM _stack_sync_metadata`, []string{"mapping items: it was never filled here, or has changed since"}},
-		"another mapping": {``, `UPDATE _stack_sync_metadata SET fingerprint = 'x'`, []string{"it was never filled here, or has changed since"}},
+		"never filled":    {``, `DELETE FROM _stack_sync_metadata`, []string{"mapping items: the mapping was never filled here, or has changed since"}},
+		"another mapping": {``, `UPDATE _stack_sync_metadata SET fingerprint = 'x'`, []string{"the mapping was never filled here, or has changed since"}},
 		"no table":        {``, `DROP TABLE items`, []string{"making a temporary table like items", "outflow resync"}},
 		"a refused row":   {`UPDATE item SET v = 'refused' WHERE tenant = 't1' AND id = 7`, ``, []string{"row of item with tenant=t1, id=7", "correct the row on the primary"}},
 	} {
@@ -292,7 +292,7 @@ func TestDifferencesThatProveNothing(t *testing.T) {
 func TestMappingThatDependsOnTheChange(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, strings.Replace(itemsYAML, "SELECT r.id, r.v FROM", "SELECT r.id, r._sequence_id::text FROM", 1))
-	w.fails("its rows depend on _sequence_id, which the primary's rows do not tell")
+	w.fails("the rows depend on _sequence_id, which does not follow from the primary's rows")
 }
 
 // A step that writes elsewhere than to the mapping's tables writes nothing during a comparison.
