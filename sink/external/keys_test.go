@@ -171,7 +171,7 @@ func TestFaultsOfKeys(t *testing.T) {
 		parts   []string
 		reading bool // the fault shows when keys are read
 	}{
-		"no such column":       {"SELECT id AS other FROM items", []string{"make the query return the columns of the key of item with their names there: id"}, false},
+		"no such column":       {"SELECT id AS other FROM items", []string{"make the query return the columns of the key of item, with their names there: id"}, false},
 		"no such table":        {"SELECT id FROM absent", []string{"absent"}, false},
 		"a column of no order": {"SELECT '{}'::json AS id FROM items", []string{"json", "no order"}, false},
 		"NULL":                 {"SELECT CASE WHEN id = 2 THEN NULL ELSE id END AS id FROM items", []string{"the query returns NULL for id"}, true},

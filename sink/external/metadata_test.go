@@ -58,7 +58,7 @@ func TestMetadataOfAnotherOwner(t *testing.T) {
 			s := w.ready()
 			w.exec(change)
 			_, err := s.Metadata(t.Context())
-			w.failed(err, NeedsHuman, "the database holds the rows of tenant", "the rows of two tenants would mix", "empty this one")
+			w.failed(err, NeedsHuman, "the database holds the rows of tenant", "the rows of two tenants would mix", "empty this database")
 		})
 	}
 	e := RefuseDestination("second")

@@ -97,7 +97,7 @@ func TestSweepable(t *testing.T) {
 	m := w.db.Mappings[0]
 	w.must(s.Sweepable(t.Context(), m))
 	w.exec(`INSERT INTO items VALUES (1)`)
-	e := w.failed(s.Sweepable(t.Context(), m), NeedsHuman, "no mapping says in keys: which of its rows the external database holds", "add keys:")
+	e := w.failed(s.Sweepable(t.Context(), m), NeedsHuman, "no mapping says in keys: which of the rows the external database holds", "add keys:")
 	if e.Table != "item" {
 		t.Errorf("the table is %q", e.Table)
 	}

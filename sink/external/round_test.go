@@ -52,7 +52,7 @@ func TestRoundComparesTheMetadata(t *testing.T) {
 			w := newWorld(t, itemsYAML)
 			s := w.ready()
 			w.exec(change)
-			e := w.failed(w.batch(s, upserts(row(tenant, 1, "a")), 20), Conflict, "the the metadata has changed")
+			e := w.failed(w.batch(s, upserts(row(tenant, 1, "a")), 20), Conflict, "the metadata has changed")
 			if e.Class() != ClassConflict {
 				t.Errorf("the class is %s", e.Class())
 			}

@@ -72,7 +72,7 @@ func TestAnswersOfAnotherShape(t *testing.T) {
 		"no row": func() error { _, err := s.AskRow(t.Context(), 1, `SELECT 1 WHERE false`); return err },
 		"rows":   func() error { _, err := s.AskRow(t.Context(), 1, `SELECT 1 UNION SELECT 2`); return err },
 	} {
-		e := w.failed(ask(), Retry, "it is no Postgres, or a hostile one", w.db.host())
+		e := w.failed(ask(), Retry, "the server is not Postgres, or is hostile", w.db.host())
 		if e.Class() != ClassProtocol {
 			t.Errorf("%s: the class is %s", name, e.Class())
 		}
@@ -200,9 +200,9 @@ func TestPrepareSteps(t *testing.T) {
 		"no source table": {func(s string) string { return strings.ReplaceAll(s, "item r", "absent r") }, "", NeedsHuman, []string{"absent"}},
 		"no target":       {nil, `DROP TABLE items`, NeedsHuman, []string{"m.yaml:8", `relation "items" does not exist`}},
 		"no column": {func(s string) string { return strings.Replace(s, "r.v FROM", "r.w FROM", 1) }, "", NeedsHuman,
-			[]string{"r.w", "item has the columns tenant, id, v; a column that is not published"}},
-		"a generated column": {nil, `ALTER TABLE items DROP v, ADD v text GENERATED ALWAYS AS ('x') STORED`, NeedsHuman, []string{"leave the column out of the step"}},
-		"keys":               {func(s string) string { return strings.Replace(s, "SELECT id FROM items", "SELECT v FROM items", 1) }, "", NeedsHuman, []string{"let the query give the columns"}},
+			[]string{"r.w", "item has the columns tenant, id, v; to publish another column"}},
+		"a generated column": {nil, `ALTER TABLE items DROP v, ADD v text GENERATED ALWAYS AS ('x') STORED`, NeedsHuman, []string{"remove the column from the step"}},
+		"keys":               {func(s string) string { return strings.Replace(s, "SELECT id FROM items", "SELECT v FROM items", 1) }, "", NeedsHuman, []string{"make the query return the columns"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

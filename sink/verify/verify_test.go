@@ -264,7 +264,7 @@ func TestDifferencesThatProveNothing(t *testing.T) {
 	}{
 		"copied":          {`UPDATE outflow.destination_state SET state = 'backfilling'`, ``, []string{"the destination is being copied from the primary", "wait until its state is streaming"}},
 		"copied by now":   {``, `UPDATE _stack_sync_metadata SET backfill = '{"phase": "copy"}'`, []string{"the destination is being copied from the primary"}},
-		"halted":          {`UPDATE outflow.destination_state SET state = 'halted', reason = 'a cause'`, ``, []string{"it is halted: a cause", "remove that cause first"}},
+		"halted":          {`UPDATE outflow.destination_state SET state = 'halted', reason = 'a cause'`, ``, []string{"the destination is halted: a cause", "remove that cause first"}},
 		"no process":      {``, `UPDATE _stack_sync_metadata SET last_synced_sequence_id = 5`, []string{"rows differ, and no process reads the slot", "start outflow run"}},
 		"another owner":   {``, `UPDATE _stack_sync_metadata SET tenant = 't2'`, []string{"the database holds the rows of tenant"}},
 		"never filled":    {``, `DELETE FROM _stack_sync_metadata`, []string{"mapping items: the mapping was never filled here, or has changed since"}},
@@ -301,7 +301,7 @@ func TestStepThatDrawsFromASequence(t *testing.T) {
 	yaml := strings.NewReplacer("CREATE TABLE IF NOT EXISTS items", "CREATE SEQUENCE IF NOT EXISTS drawn; CREATE TABLE IF NOT EXISTS items",
 		"SELECT r.id, r.v FROM", "SELECT r.id, nextval(''drawn'')::text FROM").Replace(itemsYAML)
 	w := newWorld(t, yaml)
-	w.fails("draw nothing from sequences")
+	w.fails("use no sequences")
 	if called := w.text(w.external, `SELECT is_called::text FROM drawn`); called != "false" {
 		t.Error("a number was drawn")
 	}
