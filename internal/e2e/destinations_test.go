@@ -155,7 +155,7 @@ func TestBrokenDestinations(t *testing.T) {
 	for name, want := range map[string][2]string{
 		"no string": {"configuration", "it is empty"},
 		"file":      {"configuration", `"sslrootcert" is not allowed; allowed are host`},
-		"network":   {"blocked", "address 10.0.0.1 is not a public one"},
+		"network":   {"blocked", "address 10.0.0.1 is not public"},
 		"port":      {"blocked", "port 22 is not allowed; allowed are 5432"},
 		"mapping":   {"configuration", `there is no mapping "nonsense"; there are: contact_channels, users`},
 		"own":       {"configuration", `definitions[1]:6:10: `},
