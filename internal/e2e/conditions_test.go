@@ -283,7 +283,7 @@ func TestPublicationAwayForAMoment(t *testing.T) {
 			w.exec(`DELETE FROM items WHERE id = 2`)
 			w.exec(damage[1])
 			w.exec(`COMMIT`)
-			p.fails(1, `publication "outflow" is gone or was for a time`, "remedy: ", "--slot-reset")
+			p.fails(1, `publication "outflow" is gone, or was gone for a time`, "remedy: ", "--slot-reset")
 			reason := query(t, w.source, `SELECT state, reason FROM outflow.destination_state WHERE slot = $1 AND name = 'one'`, w.cfg.Source.Slot)[0]
 			if strings.HasPrefix(reason, `"streaming"`) || !strings.Contains(reason, "reading has ended: ") || !strings.Contains(reason, "publication") {
 				t.Errorf("the state is %s", reason)
@@ -428,7 +428,7 @@ func TestPublicationOfAnotherRole(t *testing.T) {
 	r.end()
 	file := w.configFile()
 	w.exec(`ALTER PUBLICATION outflow SET TABLE extra`)
-	launch(t, "run", "--config", file).fails(1, "does not publish public.items", "as postgres, who owns the publication", `ALTER PUBLICATION "outflow" SET TABLE "public"."items"`)
+	launch(t, "run", "--config", file).fails(1, "does not publish public.items", "as postgres, the owner of the publication", `ALTER PUBLICATION "outflow" SET TABLE "public"."items"`)
 	w.exec(`DROP PUBLICATION outflow; CREATE PUBLICATION outflow FOR ALL TABLES`)
 	launch(t, "run", "--config", file).fails(1, "FOR ALL TABLES", "source.publication", "DROP PUBLICATION")
 }
@@ -509,7 +509,7 @@ func TestServerTooOld(t *testing.T) {
 		t.Skip("there is no PostgreSQL 13 here")
 	}
 	w := newItems(t, pgtest.New(t, pgcluster.Options{Version: 13, Settings: map[string]string{"fsync": "off"}}), "")
-	launch(t, "run", "--config", w.file).fails(1, "too old", "14 is the first", "remedy: upgrade")
+	launch(t, "run", "--config", w.file).fails(1, "too old", "Outflow needs version 14 or newer", "remedy: upgrade")
 	err := install.Apply(t.Context(), &strings.Builder{}, w.cfg, "outflow")
 	if err == nil || !strings.Contains(err.Error(), "too old") {
 		t.Errorf("init: %v", err)
