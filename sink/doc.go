@@ -40,7 +40,7 @@
 //
 // # Parts of the router
 //
-// [Router] is its parts: tenants and schemas say where a change goes; gate, budget, connections and backfillSlots bound what destinations take;
+// [Router] is its parts: tenants and schemas say where a change goes; gate, lookups, connections and backfillSlots bound what destinations take;
 // workers runs and ends their goroutines; xids remembers the transactions of the stream, for copies; checkpointer and switches are this
 // process' side of the ledger on the primary. Each part is a type with a lock of its own, in a file of its own.
 //
@@ -52,10 +52,10 @@
 //  2. checkpointer: one checkpoint at a time; held while the primary writes the checkpoint
 //  3. backfillSlots
 //  4. Destination, with its queue, its life, and what its worker shares
-//  5. tenants, schemas, counts, switches, workers, gate, connections, xids, and the ack tracker: no other lock is taken under one of them
+//  5. tenants, schemas, counts, switches, workers, gate, connections, xids, a backfill's chunk in hand, and the ack tracker: no other lock is taken under one of them
 //
-// A method that wants the lock of its receiver held ends in Locked. A backfill has no lock: the worker owns the backfill, and what a read hands
-// over is guarded by the destination's lock. Nothing waits for an external database, or for the primary, under a lock from 3 on.
+// A method that wants the lock of its receiver held ends in Locked. The worker owns its session and the backfill; only the backfill's
+// chunk in hand is guarded by a lock. Nothing waits for an external database, or for the primary, under a lock from 3 on.
 //
 // # Rejected designs
 //
