@@ -171,9 +171,11 @@ func (q *Queue) flying(n int64) {
 // Grounded says that nothing is in flight.
 func (q *Queue) Grounded() { q.flying(-q.inFlight) }
 
-// Narrow halves the size of batches, and widen doubles the size up to the configured one.
+// Narrow halves the size of batches.
 func (q *Queue) Narrow() { q.limit = max(q.limit/2, 1) }
-func (q *Queue) Widen()  { q.limit = min(q.limit*2, q.most) }
+
+// Widen doubles the size of batches, up to the configured size.
+func (q *Queue) Widen() { q.limit = min(q.limit*2, q.most) }
 
 // Ready reports whether the first waiting transaction can be applied.
 func (q *Queue) Ready() bool {

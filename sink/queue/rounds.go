@@ -100,14 +100,15 @@ func (q *Queue) ordinal(t *Transaction) int64 {
 	return q.accepted.Ordinal // all changes that have come were let go of
 }
 
-// backlog is what waits in a queue.
-type backlog struct {
+// Waiting is what waits in a queue.
+type Waiting struct {
 	Transactions int
 	Changes      int64
 	Oldest       time.Time // commit of the first transaction on the primary; zero where none waits
 }
 
-func (q *Queue) Backlog() (b backlog) {
+// Backlog is all that waits, less what is applied.
+func (q *Queue) Backlog() (b Waiting) {
 	waiting := q.transactions[q.applied:]
 	for _, t := range waiting {
 		b.Changes += int64(len(t.Changes))
@@ -119,7 +120,7 @@ func (q *Queue) Backlog() (b backlog) {
 }
 
 // BacklogOf counts the waiting changes of tables in transactions above an id, and the transactions that bring the changes.
-func (q *Queue) BacklogOf(tables []string, above int64) (b backlog) {
+func (q *Queue) BacklogOf(tables []string, above int64) (b Waiting) {
 	for _, t := range q.transactions[q.applied:] {
 		if t.ID <= above {
 			continue
