@@ -195,7 +195,7 @@ func (r *Router) Write(part *wal.Transaction) error {
 // sameRun reports whether the change goes unchanged to the tenant.
 func (r *Router) sameRun(c *wal.Change, tenant []byte) bool {
 	rt := r.route(c.Relation)
-	return rt.table != "" && !rt.tombstone && c.Kind != wal.Truncate && rt.unclear(c) == "" && !rt.nobody(c) &&
+	return rt.table != "" && !rt.tombstone && c.Kind != wal.Truncate && rt.unclear(c) == "" && !rt.withoutTenant(c) &&
 		(c.Kind != wal.Update || !r.tenantMoved(c, rt)) && string(tenantOf(c, rt)) == string(tenant)
 }
 

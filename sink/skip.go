@@ -14,7 +14,7 @@ import (
 // change not understood is a [*primary.Gap]: such a change is never skipped.
 func (r *Router) skip(part *wal.Transaction, c *wal.Change, rt *route) (bool, error) {
 	switch reason := rt.unclear(c); {
-	case rt.table == "", reason == "" && rt.nobody(c):
+	case rt.table == "", reason == "" && rt.withoutTenant(c):
 	case reason == "":
 		return false, nil
 	case part.CommitLSN >= r.Covered:
@@ -54,8 +54,8 @@ func (rt *route) lacks(t wal.Tuple) bool {
 	return v.Presence != wal.Text && (!rt.nullable || v.Presence != wal.Null)
 }
 
-// nobody reports whether a row has no tenant, before the change and after the change.
-func (rt *route) nobody(c *wal.Change) bool {
+// withoutTenant reports whether a row has no tenant, before the change and after the change.
+func (rt *route) withoutTenant(c *wal.Change) bool {
 	if !rt.nullable || c.Kind == wal.Truncate || rt.tombstone {
 		return false
 	}

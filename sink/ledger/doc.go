@@ -9,8 +9,8 @@
 //   - reading: one row each time a process began to read the slot, with the number of the reading's checkpoints.
 //   - switch: one [Switch] for each thing that a person has switched off at some time.
 //
-// Of the table source, which belongs to package replication, the ledger writes two columns: the newest reading and the flush LSN. Package
-// replication raises epochs of destination_state in two transactions that change source too: the reset of a slot, and the change of a fact
+// Of the table source, which belongs to package primary, the ledger writes two columns: the newest reading and the flush LSN. Package
+// primary raises epochs of destination_state in two transactions that change source too: the reset of a slot, and the change of a fact
 // that Outflow relies on.
 //
 // # Guarantees
