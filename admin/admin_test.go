@@ -73,8 +73,7 @@ func attach(t testing.TB, s *Server, names ...[2]string) *sink.Router {
 	t.Helper()
 	acks := replication.NewAckTracker(1)
 	reader := &still{state: replication.Streaming}
-	router := sink.NewRouter(sink.Config{Options: sink.Options{QueueBytes: 1 << 20, MemoryBytes: 1 << 30, BatchRows: 1000, Options: external.Options{MaxConnections: 10},
-		RetryMin: time.Second, RetryMax: time.Minute, Backfills: 1}, Acks: acks, Reader: reader, Log: zap.NewNop()})
+	router := sink.NewRouter(sink.Config{Options: sink.DefaultOptions(), Acks: acks, Reader: reader, Log: zap.NewNop()})
 	for _, n := range names {
 		if _, err := router.Add(external.DestinationSpec{Tenant: n[0], Name: n[1], DSN: "postgres://u:canary-password@h/db"}); err != nil {
 			t.Fatal(err)

@@ -8,11 +8,8 @@ import (
 	"time"
 
 	"outflow/internal/failpoint"
-	"outflow/internal/fit"
 	"outflow/replication/wal"
-	"outflow/sink/external"
 	"outflow/sink/ledger"
-	"outflow/sink/lifecycle"
 )
 
 // checkpointer writes checkpoints one at a time: an older state must not be written over a newer one. Safe for concurrent use.
@@ -90,7 +87,7 @@ func (r *Router) checkpointAfter(ctx context.Context, idle time.Duration) error 
 func (r *Router) writeCheckpointLocked(ctx context.Context, flush wal.LSN, moved []ledger.Note, from []*Destination) error {
 	done, err := r.Ledger.Checkpoint(ctx, flush, moved)
 	for i, refusal := range done.Refused {
-		err = errors.Join(err, r.setAside(from[i], refusal))
+		err = errors.Join(err, from[i].setAside(refusal))
 	}
 	if err == nil && done.CheckpointID == "" { // the slot does without the refused destinations from now on
 		done.CheckpointID, err = r.Ledger.CheckpointFlush(ctx, flush)
@@ -107,17 +104,12 @@ func (r *Router) writeCheckpointLocked(ctx context.Context, flush wal.LSN, moved
 			continue
 		}
 		if !done.Written[i] {
-			if _, err := r.readAgain(ctx, d); err != nil {
+			if _, err := d.readAgain(ctx); err != nil {
 				return err
 			}
 			continue
 		}
-		d.mu.Lock()
-		d.noted.last = moved[i]
-		if moved[i].Epoch == d.noted.epoch {
-			d.noted.recordedID = max(d.noted.recordedID, moved[i].RecordedID)
-		}
-		d.mu.Unlock()
+		d.wrote(moved[i])
 	}
 	return nil
 }
@@ -126,37 +118,23 @@ func (r *Router) writeCheckpointLocked(ctx context.Context, flush wal.LSN, moved
 // slot still waits for.
 func (r *Router) moved() (moved []ledger.Note, from, aside []*Destination) {
 	for _, d := range r.Destinations() {
-		d.mu.Lock()
-		status := d.statusLocked()
-		now := ledger.Note{Tenant: d.Tenant, Name: d.Name, Epoch: d.noted.epoch, RecordedID: max(d.noted.recordedID, d.queue.Released()),
-			Fingerprint: d.fingerprintLocked(), State: status.State, Detached: status.Detached, Reason: fit.Text(status.Reason, fit.Reason),
-			TakenEpoch: d.noted.epoch, Retried: d.noted.retried}
-		if status.Err != nil {
-			now.Class = external.AsError(status.Err).Class()
-		}
-		now.Mappings = d.progressLocked()
-		if now.Copied = d.status.Copied; !d.life.Current {
-			now.CopyTotal = max(d.status.CopyTotal, 0)
-		}
-		// A destination without an epoch is one that an unfinished Begin has not come to: the primary's note is better than what is known here.
-		if now != d.noted.last && !d.life.Noting && !d.life.Refused && d.life.Stream != lifecycle.Unread {
+		now, differs, waits := d.note()
+		if differs {
 			moved = append(moved, now)
 			from = append(from, d)
 		}
-		if d.life.Refused && d.life.Stream != lifecycle.Detached {
+		if waits {
 			aside = append(aside, d)
 		}
-		d.mu.Unlock()
 	}
 	return moved, from, aside
 }
 
-// readAgain reads the note of a destination whose epoch is found to be later than the destination's own: a person asked for a copy, or the
-// answer to this process' own note was lost. The next checkpoint notes the destination. The result is the noted epoch, 0 where there is no note.
-func (r *Router) readAgain(ctx context.Context, d *Destination) (epoch int64, err error) {
-	s, err := r.Ledger.Note(ctx, d.Tenant, d.Name)
-	if err == nil {
-		d.carryOut(ledger.Request{Note: s})
+// release lets the stream go on without destinations that were set aside, where that has failed before.
+func (r *Router) release(aside []*Destination) error {
+	var faults []error
+	for _, d := range aside {
+		faults = append(faults, d.parkUnnoted())
 	}
-	return s.Epoch, err
+	return errors.Join(faults...)
 }

@@ -15,7 +15,7 @@ func (d *Destination) committed(b *batch) {
 	for _, t := range b.transactions {
 		d.session.backfill.Track(t.XID, t.Changes)
 	}
-	d.router.Acks.Release(d.count(b)...)
+	d.shared.Acks.Release(d.count(b)...)
 	d.trace(b)
 }
 

@@ -64,12 +64,12 @@ func (d *Destination) openedLocked(s *session) {
 
 // dial waits for a place among the connections, and connects.
 func (d *Destination) dial(ctx context.Context) (*session, error) {
-	c := d.router.connections
+	c := d.shared.connections
 	d.awaits(place)
 	d.mu.Lock()
 	p := external.NewPlace(d.reach.doubts, d.reach.doubts > 0 || !d.reach.answers, d.endTurn)
 	d.mu.Unlock()
-	err := c.Take(ctx, d.router.workers.intake.Done(), p)
+	err := c.Take(ctx, d.shared.workers.intake.Done(), p)
 	d.awaits(nothing)
 	if err != nil {
 		return nil, err

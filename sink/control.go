@@ -6,8 +6,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"outflow/internal/failpoint"
 	"outflow/sink/ledger"
-	"outflow/sink/lifecycle"
 )
 
 // switchEvery is how often the switches are looked at.
@@ -26,14 +26,12 @@ func (r *Router) loadSwitches(ctx context.Context) error {
 	off, on := flips(before, all)
 	r.logSwitches("switched off", off)
 	r.logSwitches("switched on", on)
-	r.gate.Hold(isOff(all, ledger.SwitchReading))
-	r.backfillSlots.Hold(isOff(all, ledger.SwitchBackfills))
+	r.shared.gate.Hold(isOff(all, ledger.SwitchReading))
+	r.shared.backfillSlots.Hold(isOff(all, ledger.SwitchBackfills))
 	for _, d := range r.Destinations() {
 		d.pause(r.switches.pausing(d.Tenant, d.Name))
 		if isOff(before, ledger.SwitchReading) != isOff(all, ledger.SwitchReading) {
-			d.mu.Lock()
-			d.observeLocked()
-			d.mu.Unlock()
+			d.observe()
 		}
 	}
 	return nil
@@ -46,21 +44,30 @@ func (r *Router) logSwitches(text string, flipped []ledger.Switch) {
 	}
 }
 
-// pause stops the destination's work after the batch in flight, or lets the work go on where sw is nil. The queue fills
-// meanwhile: see mustPark.
-func (d *Destination) pause(sw *ledger.Switch) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	was := d.paused
-	d.paused = sw
-	switch {
-	case (was == nil) == (sw == nil):
-	case sw != nil:
-		d.log.Info("paused", zap.String("by", sw.By), zap.String("reason", sw.Reason))
-		d.happensLocked(lifecycle.PausedByPerson)
-	default:
-		d.log.Info("resumed")
-		d.happensLocked(lifecycle.Resumed)
+// takeRequests carries out the requests on the primary.
+func (r *Router) takeRequests(ctx context.Context) error {
+	requests, err := r.Ledger.Requests(ctx)
+	if err != nil || len(requests) == 0 {
+		return err
 	}
-	d.observeLocked()
+	failpoint.Hit(failpoint.RequestTaken)
+	all := map[[2]string]*Destination{}
+	for _, d := range r.Destinations() {
+		all[[2]string{d.Tenant, d.Name}] = d
+	}
+	var reached []ledger.Request
+	for _, q := range requests {
+		d := all[[2]string{q.Note.Tenant, q.Note.Name}]
+		if d == nil {
+			continue
+		}
+		d.carryOut(q)
+		if q.Until >= 0 && d.hasAll(q.Until) {
+			reached = append(reached, q)
+		}
+	}
+	if len(reached) == 0 {
+		return nil
+	}
+	return r.Ledger.AnswerSync(ctx, reached)
 }

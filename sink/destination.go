@@ -18,7 +18,7 @@ import (
 // there are some. Safe for concurrent use.
 type Destination struct {
 	*external.Owner
-	router *Router
+	shared *shared
 	log    *zap.Logger
 
 	mu sync.Mutex // guards all below, less what is the worker's alone
@@ -72,14 +72,14 @@ type parkings struct {
 	reason string    // of the last
 }
 
-func newDestination(r *Router, t external.DestinationSpec) (*Destination, error) {
+func newDestination(r *shared, t external.DestinationSpec) (*Destination, error) {
 	log := r.Log.With(zap.String("tenant", t.Tenant), zap.String("destination", t.Name))
 	owner := &external.Owner{SourceID: r.SourceID, Tenant: t.Tenant, Name: t.Name}
 	db, err := external.NewDatabase(owner, t, r.Options.Options, r.schemas, log)
 	if err != nil {
 		return nil, err
 	}
-	d := &Destination{Owner: owner, router: r, log: log,
+	d := &Destination{Owner: owner, shared: r, log: log,
 		target:   target{db: db, mappings: t.Mappings, reads: mapping.Reads(t.Mappings), fault: t.Fault},
 		queue:    queue.New(r.gate, r.Options.queueBytes(), r.Options.BatchRows),
 		life:     lifecycle.Life{Unusable: t.Fault != nil},
@@ -120,7 +120,7 @@ func (d *Destination) enqueue(part *wal.Transaction, changes []wal.Change) bool 
 	}
 	taken, hold := d.queue.Accept(part, changes)
 	if hold {
-		d.router.Acks.Hold(part.Ticket)
+		d.shared.Acks.Hold(part.Ticket)
 	}
 	if taken {
 		d.signalLocked()

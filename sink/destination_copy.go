@@ -27,12 +27,12 @@ func (t copyTarget) Exchange(ctx context.Context, fill func(context.Context, *ex
 // Passed reports whether the stream has passed a place in the WAL, and every transaction up to there was applied.
 func (t copyTarget) Passed(horizon wal.LSN) bool {
 	d := t.d
-	if d.router.Reader.Position() < horizon { // before the queue is looked at
+	if d.shared.Reader.Position() < horizon { // before the queue is looked at
 		return false
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.queue.Has(d.router.SequenceID(horizon))
+	return d.queue.Has(d.shared.SequenceID(horizon))
 }
 
 func (t copyTarget) Expects(rows int64) {
@@ -52,5 +52,5 @@ func (t copyTarget) Waits(reason string) (said bool) {
 
 // part are the rows of the destination's tenant.
 func (d *Destination) part(rel *wal.Relation) tableread.Part {
-	return tableread.Part{Relation: rel, Tenant: d.router.schemas.TenantColumn(rel), Value: d.Tenant}
+	return tableread.Part{Relation: rel, Tenant: d.shared.schemas.TenantColumn(rel), Value: d.Tenant}
 }

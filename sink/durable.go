@@ -44,7 +44,7 @@ func (d *Destination) flushed(p external.Positions) {
 	if len(tickets) > 0 {
 		failpoint.Hit(failpoint.Flushed)
 	}
-	d.router.Acks.Release(tickets...)
+	d.shared.Acks.Release(tickets...)
 }
 
 // confirmFlush runs when a destination is idle and its last commits may not be flushed yet.
@@ -68,7 +68,7 @@ func (d *Destination) askFlushNowAndThen(ctx context.Context) error {
 }
 
 func (d *Destination) askFlush(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, d.router.Options.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, d.shared.Options.ConnectTimeout)
 	defer cancel()
 	if d.session.TellsPositions {
 		p, err := d.session.AskPositions(ctx)
@@ -89,7 +89,7 @@ func (d *Destination) askFlush(ctx context.Context) error {
 	d.mu.Lock()
 	tickets := d.queue.LetGo(n)
 	d.mu.Unlock()
-	d.router.Acks.Release(tickets...)
+	d.shared.Acks.Release(tickets...)
 	return nil
 }
 

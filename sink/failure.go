@@ -23,7 +23,7 @@ type failures struct {
 // failed ends the worker's work after a failure, and decides on the time and the state of the next try. The connection is not kept.
 func (d *Destination) failed(e *external.Error) {
 	if foreign := (*external.ForeignRowsError)(nil); errors.As(e, &foreign) {
-		d.router.foreignRows.Add(int64(foreign.Rows))
+		d.shared.foreignRows.Add(int64(foreign.Rows))
 	}
 	e = e.Kept()
 	d.slot.Leave()
@@ -53,7 +53,7 @@ func (d *Destination) giveUp(e *external.Error) aftermath {
 // failureLocked is what an error of the worker's means for the lifecycle.
 func (d *Destination) failureLocked(e *external.Error) lifecycle.Event {
 	switch {
-	case external.IsCanceled(e) && d.router.workers.stopping():
+	case external.IsCanceled(e) && d.shared.workers.stopping():
 		return lifecycle.Interrupted
 	case errors.Is(e, errPostponed):
 		return lifecycle.Postponed
@@ -87,7 +87,7 @@ func (d *Destination) failsLocked(event lifecycle.Event, e *external.Error) afte
 	if after.has(lifecycle.Wait) {
 		d.waitLocked(pause)
 	} else {
-		pause = max(pause, d.router.Options.RetryMax)
+		pause = max(pause, d.shared.Options.RetryMax)
 	}
 	d.status.NextRetry = time.Now().Add(pause)
 	d.logFailureLocked(e, pause)
@@ -113,9 +113,9 @@ func (d *Destination) recordLocked(e *external.Error) (pause time.Duration) {
 	pause = d.failures.backoff.next()
 	switch e.Verdict {
 	case external.NeedsHuman, external.RowFault:
-		pause = spread(d.router.Options.RetryMax)
+		pause = spread(d.shared.Options.RetryMax)
 	case external.RetryLong:
-		pause = max(pause, spread(min(20*time.Second, d.router.Options.RetryMax)))
+		pause = max(pause, spread(min(20*time.Second, d.shared.Options.RetryMax)))
 	case external.Conflict:
 		if now := time.Now(); now.Sub(d.failures.conflictAt) > conflictPause {
 			d.failures.conflictAt, pause = now, 0 // the metadata is read again
@@ -127,7 +127,7 @@ func (d *Destination) recordLocked(e *external.Error) (pause time.Duration) {
 		pause = min(pause, spread(visibleAgain))
 	}
 	if parked {
-		pause = max(pause, spread(min(time.Second<<min(max(d.parkings.lately-1, 0), 20), d.router.Options.RetryMax)))
+		pause = max(pause, spread(min(time.Second<<min(max(d.parkings.lately-1, 0), 20), d.shared.Options.RetryMax)))
 	}
 	return pause
 }

@@ -36,7 +36,7 @@ func (d *Destination) takeOff(ctx context.Context) *flight {
 
 // answerTimeout is how long the answer to a batch may take.
 func (d *Destination) answerTimeout() time.Duration {
-	return d.router.Options.AnswerTimeout()
+	return d.shared.Options.AnswerTimeout()
 }
 
 // land ends the pipeline. Answers not yet read are read and passed over.
@@ -125,7 +125,7 @@ func (f *flight) send(b *batch) (*external.Round, error) {
 	if err := r.Steps(f.ctx, b.mappings, b.rows); err != nil {
 		return nil, err
 	}
-	if err := r.Advance(b.mappings, b.last, f.d.router.checkpointer.checkpointID()); err != nil {
+	if err := r.Advance(b.mappings, b.last, f.d.shared.router.CheckpointID()); err != nil {
 		return nil, err
 	}
 	f.d.session.Expect(b.mappings, b.last)
@@ -144,7 +144,7 @@ const prefetchChanges = 1000
 
 // prefetch takes the batch behind b, which is in flight, where enough changes wait; nil where not.
 func (d *Destination) prefetch(b *batch) *batch {
-	if d.session.backfill != nil || d.router.workers.stopping() {
+	if d.session.backfill != nil || d.shared.workers.stopping() {
 		return nil // chunks are merged between batches
 	}
 	d.mu.Lock()

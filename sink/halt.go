@@ -48,7 +48,7 @@ func (d *Destination) adoptHaltLocked(s ledger.Note) {
 	}
 	e := external.NewFault(class, errors.New(s.Reason), "")
 	e.SQLState = state
-	d.failures.halt = &halt{err: e, at: s.Since, epoch: -1, work: applying, until: d.router.membership.begunAt}
+	d.failures.halt = &halt{err: e, at: s.Since, epoch: -1, work: applying, until: d.shared.router.BegunAt()}
 }
 
 // endsHaltLocked reports whether a success shows that no person is needed any more.
@@ -63,7 +63,7 @@ func (d *Destination) settledLocked() bool {
 	if d.session == nil || !d.life.Current || d.life.Stream == lifecycle.Detached || !d.queue.Idle() || d.failures.halt == nil && d.status.Err == nil {
 		return true
 	}
-	if d.failures.halt != nil && d.router.Reader.Position() < d.failures.halt.until {
+	if d.failures.halt != nil && d.shared.Reader.Position() < d.failures.halt.until {
 		return false
 	}
 	d.wellLocked(applying)

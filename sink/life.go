@@ -21,13 +21,13 @@ func (a aftermath) has(acts lifecycle.Actions) bool { return a.acts.Has(acts) }
 // settleUp does what an event has left to do.
 func (d *Destination) settleUp(a aftermath) {
 	if len(a.tickets) > 0 {
-		d.router.Acks.Release(a.tickets...)
+		d.shared.Acks.Release(a.tickets...)
 	}
 	if a.closing != nil {
 		a.closing.close()
 	}
 	if a.replay {
-		d.router.Reader.Restart()
+		d.shared.Reader.Restart()
 	}
 }
 
@@ -52,7 +52,7 @@ func (d *Destination) happensLocked(e lifecycle.Event) aftermath {
 		after.replay = d.queue.Rewind()
 	}
 	if acts.Has(lifecycle.Drop) { // what was dropped is not to be read again
-		after.replay, after.tickets = false, d.queue.Drop(d.router.tenants.arrivingID())
+		after.replay, after.tickets = false, d.queue.Drop(d.shared.router.Arriving())
 	}
 	if acts.Has(lifecycle.Retarget) {
 		d.retargetLocked()
@@ -68,9 +68,9 @@ func (d *Destination) happensLocked(e lifecycle.Event) aftermath {
 
 // startLocked starts the worker, and takes the connection back from the idle ones.
 func (d *Destination) startLocked() {
-	ctx, cancel := context.WithCancel(d.router.workers.ctx)
+	ctx, cancel := context.WithCancel(d.shared.workers.ctx)
 	d.turnEnded = false
-	started := d.router.workers.start(func() {
+	started := d.shared.workers.start(func() {
 		defer cancel()
 		defer d.recovered()
 		d.work(ctx)

@@ -15,7 +15,7 @@ import (
 func begunWithoutWorkers(t *testing.T, note ledger.Note) *Destination {
 	t.Helper()
 	d := queueOf(t)
-	d.router.workers.drain(time.Second)
+	d.shared.workers.drain(time.Second)
 	note.Fingerprint = d.fingerprintLocked()
 	d.begin(note)
 	return d
@@ -24,13 +24,13 @@ func begunWithoutWorkers(t *testing.T, note ledger.Note) *Destination {
 // receive has the stream bring one whole transaction, of which the ticket is held by the queue alone then.
 func (d *Destination) receive(t *testing.T, id int64) {
 	t.Helper()
-	ticket, ok := d.router.Acks.Begin(wal.LSN(id))
+	ticket, ok := d.shared.Acks.Begin(wal.LSN(id))
 	if !ok {
 		t.Fatalf("transaction %d is acknowledged", id)
 	}
 	d.enqueue(&wal.Transaction{SequenceID: id, Ticket: ticket, Last: true, Session: 1}, []wal.Change{inserted("t", "1")})
 	d.complete(id)
-	d.router.Acks.Commit(ticket, wal.LSN(id)+1)
+	d.shared.Acks.Commit(ticket, wal.LSN(id)+1)
 }
 
 // The shown state follows from the life: the first line of the table in lifecycle/doc.go that holds.
@@ -86,7 +86,7 @@ func TestParkedWithoutAWorker(t *testing.T) {
 	t.Parallel()
 	d := begunWithoutWorkers(t, ledger.Note{Epoch: 5, State: ledger.Streaming})
 	d.receive(t, 10)
-	if flush := d.router.Acks.Flush(); flush != 0 {
+	if flush := d.shared.Acks.Flush(); flush != 0 {
 		t.Fatalf("acknowledged up to %s while the queue holds a transaction", flush)
 	}
 	if note, err := d.beginParking("it fails"); note == nil || err != nil {
@@ -100,7 +100,7 @@ func TestParkedWithoutAWorker(t *testing.T) {
 		t.Fatalf("tickets %v are released, and %d bytes are left", after.tickets, d.queue.Bytes())
 	}
 	d.settleUp(after)
-	if flush := d.router.Acks.Flush(); flush != 11 {
+	if flush := d.shared.Acks.Flush(); flush != 11 {
 		t.Errorf("acknowledged up to %s behind the parking", flush)
 	}
 	s := d.Status()
@@ -111,7 +111,7 @@ func TestParkedWithoutAWorker(t *testing.T) {
 		t.Errorf("nothing tries again: %+v", d.life)
 	}
 	d.receive(t, 20)
-	if d.queue.Bytes() != 0 || d.router.Acks.Flush() != 21 {
+	if d.queue.Bytes() != 0 || d.shared.Acks.Flush() != 21 {
 		t.Error("a parked destination holds a change")
 	}
 	d.begin(ledger.Note{Epoch: 6})

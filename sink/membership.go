@@ -11,10 +11,8 @@ import (
 	"outflow/mapping"
 	"outflow/replication/primary"
 	"outflow/replication/wal"
-	"outflow/sink/backfill"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
-	"outflow/sink/lifecycle"
 )
 
 // Destinations come, go and change while the router runs. Put and Remove write to the primary the facts that must be known there,
@@ -56,18 +54,12 @@ func (r *Router) Put(ctx context.Context, t external.DestinationSpec) error {
 			return err
 		}
 	}
-	d, err := newDestination(r, t)
+	d, err := newDestination(r.shared, t)
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	r.tenants.insert(d) // before a worker can read a snapshot: later commits must come through the queue
-	if d.paused = r.switches.pausing(t.Tenant, t.Name); d.paused != nil {
-		d.happensLocked(lifecycle.PausedByPerson)
-	}
-	d.beginLocked(noted)
-	d.log.Info("the destination is new in the configuration", zap.Strings("mappings", mapping.Names(t.Mappings)))
+	d.join(noted, r.switches.pausing(t.Tenant, t.Name), func() { r.tenants.insert(d) })
+	r.Log.Info("the destination is new in the configuration", zap.String("tenant", t.Tenant), zap.String("destination", t.Name), zap.Strings("mappings", mapping.Names(t.Mappings)))
 	return nil
 }
 
@@ -82,17 +74,11 @@ func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 		return nil
 	}
 	if r.membership.begun.Load() {
-		d.mu.Lock()
-		if d.life.Noting {
-			d.mu.Unlock()
+		if !d.beginRemoval() {
 			return fmt.Errorf("destination %s is being parked", d)
 		}
-		d.happensLocked(lifecycle.NotingBegun) // no other goroutine writes about the destination meanwhile
-		d.mu.Unlock()
 		if _, err := r.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: tenant, Name: name, State: ledger.Parked, Reason: primary.NotConfigured}); err != nil {
-			d.mu.Lock()
-			d.happensLocked(lifecycle.NotingFailed)
-			d.mu.Unlock()
+			d.endParking()
 			return err
 		}
 	}
@@ -103,64 +89,3 @@ func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 
 // Begun reports whether this process has had the slot: from then on added and removed destinations are written to the primary.
 func (r *Router) Begun() bool { return r.membership.begun.Load() }
-
-// startAfter has the destination pass over everything up to a transaction.
-func (d *Destination) startAfter(id int64) {
-	d.queue.StartAfter(id)
-}
-
-// replace has the worker take another specification, or takes the specification itself while nothing has begun. Work in flight is rolled back,
-// and done again there.
-func (d *Destination) replace(t external.DestinationSpec, begun bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.next = &t
-	if !begun {
-		d.retargetLocked()
-		return
-	}
-	d.reach.doubts++
-	d.happensLocked(lifecycle.Replaced)
-}
-
-// retargetLocked takes over the specification left by replace. The worker calls retargetLocked without a session.
-func (d *Destination) retargetLocked() {
-	if d.next == nil {
-		return
-	}
-	db, err := external.NewDatabase(d.Owner, *d.next, d.router.Options.Options, d.router.schemas, d.log)
-	if err != nil {
-		d.fault, d.next = external.AsError(err), nil // Put has tried the specification
-		d.happensLocked(lifecycle.RetargetedUnusable)
-		return
-	}
-	db.Answered = d.db.Answered
-	d.db, d.mappings, d.reads, d.fault = db, d.next.Mappings, mapping.Reads(d.next.Mappings), d.next.Fault
-	d.next = nil
-	d.forgetRemovedLocked()
-	d.reach.answers, d.conflicts, d.pace = false, false, backfill.Pace{}
-	if d.fault == nil {
-		d.happensLocked(lifecycle.Retargeted)
-	} else {
-		d.happensLocked(lifecycle.RetargetedUnusable)
-	}
-	d.status.Attempts, d.status.Err = 0, nil // not failing: a stream of new targets must not hold the slot
-	d.failures.backoff.reset()
-	d.log.Info("the destination has another database", zap.Strings("mappings", mapping.Names(d.mappings)))
-}
-
-// leave ends a destination that no caller gives changes to any more.
-func (d *Destination) leave() {
-	d.slot.Leave()
-	d.mu.Lock()
-	after := d.happensLocked(lifecycle.Leaving)
-	working := d.life.Work == lifecycle.Working
-	d.mu.Unlock()
-	if working { // which ends the rest
-		return
-	}
-	d.slot.Leave() // the worker may have taken a place meanwhile
-	d.settleUp(after)
-	d.stop()
-	d.log.Info("the destination is no longer in the configuration")
-}

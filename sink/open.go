@@ -20,7 +20,7 @@ import (
 
 // open reads the metadata and makes ready all missing parts: the metadata table, each mapping's row and tables.
 func (s *session) open(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.d.router.Options.StatementTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.d.shared.Options.StatementTimeout)
 	defer cancel()
 	if err := failpoint.Fail(failpoint.Connected); err != nil {
 		return err
@@ -39,7 +39,7 @@ func (s *session) open(ctx context.Context) error {
 		return err
 	}
 	s.followed = s.d.followed()
-	if owned := metadata.Owned(s.d.Name); !owned || !s.ready(metadata) || (s.d.router.Options.quarantines() && !s.HasQuarantine(ctx)) {
+	if owned := metadata.Owned(s.d.Name); !owned || !s.ready(metadata) || (s.d.shared.Options.quarantines() && !s.HasQuarantine(ctx)) {
 		if err := s.install(ctx, !owned); err != nil {
 			return err
 		}
@@ -57,7 +57,7 @@ func (s *session) open(ctx context.Context) error {
 	if err := s.PrepareSteps(ctx); err != nil {
 		return err
 	}
-	s.backfill, err = backfill.New(s.d.router.copying, copyTarget{s.d}, s.Session, s.d.db, s.d.slot, &s.d.pace, metadata)
+	s.backfill, err = backfill.New(s.d.shared.copying, copyTarget{s.d}, s.Session, s.d.db, s.d.slot, &s.d.pace, metadata)
 	return err
 }
 
@@ -108,7 +108,7 @@ func (s *session) remember() {
 // checkAhead refuses an external database with ids that the primary has not given yet: the primary went back, or the tenant changed a number.
 // Changes with lower ids would be taken for old changes and skipped. A mapping of an earlier epoch is filled again, whatever its id.
 func (s *session) checkAhead(ctx context.Context, metadata external.Metadata) error {
-	r := s.d.router
+	r := s.d.shared
 	highest, wanted := int64(-1), s.d.wantedEpoch()
 	for _, m := range metadata {
 		if m.Epoch >= wanted {
@@ -125,7 +125,7 @@ func (s *session) checkAhead(ctx context.Context, metadata external.Metadata) er
 		}
 	}
 	if s.given = r.SequenceID(r.Reader.Position()); highest > s.given || s.replaces(metadata, wanted) {
-		now, err := (&tableread.Copier{Tables: r.Primary}).Once(ctx) // the stream may only be behind
+		now, err := (&tableread.Copier{Tables: r.copying.Tables}).Once(ctx) // the stream may only be behind
 		if err != nil {
 			return err
 		}
@@ -151,7 +151,7 @@ func (s *session) replaces(metadata external.Metadata, wanted int64) bool {
 
 // checkGiven refuses ids above all given ids in what was read last: the tenant may have written since checkAhead.
 func (s *session) checkGiven() error {
-	if given := max(s.given, s.d.router.SequenceID(s.d.router.Reader.Position())); len(s.Held) > 0 && slices.Max(s.Held) > given {
+	if given := max(s.given, s.d.shared.SequenceID(s.d.shared.Reader.Position())); len(s.Held) > 0 && slices.Max(s.Held) > given {
 		return &external.Error{Verdict: external.Conflict, Err: fmt.Errorf("another program changed _stack_sync_metadata: Outflow has not given sequence id %d yet", slices.Max(s.Held))}
 	}
 	return nil
@@ -165,7 +165,7 @@ func (s *session) metadata(ctx context.Context) (external.Metadata, error) {
 	}
 	wanted := s.d.wantedEpoch()
 	for name, m := range metadata {
-		if m.Source != "" && m.Destination != "" && m.Destination != s.d.Name && s.d.router.tenants.find(s.d.Tenant, m.Destination) != nil {
+		if m.Source != "" && m.Destination != "" && m.Destination != s.d.Name && s.d.shared.router.Configured(s.d.Tenant, m.Destination) {
 			return nil, external.RefuseDestination(m.Destination)
 		}
 		if m.CursorTooLarge && m.Epoch == wanted {
@@ -184,7 +184,7 @@ func (d *Destination) announce(ctx context.Context) error {
 	if noted {
 		return nil
 	}
-	if err := d.router.checkpoint(ctx); err != nil {
+	if err := d.shared.router.Checkpoint(ctx); err != nil {
 		return err
 	}
 	return d.refusedNote()
@@ -238,10 +238,10 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 		return err
 	}
 	// Behind the lock: the process that reads the slot by now finds what is written here, or this process finds the reading of that process.
-	if err := s.d.router.Ledger.CheckReading(ctx); err != nil {
+	if err := s.d.shared.Ledger.CheckReading(ctx); err != nil {
 		return err
 	}
-	if s.d.router.Options.quarantines() {
+	if s.d.shared.Options.quarantines() {
 		if err := s.CreateQuarantine(ctx); err != nil {
 			return err
 		}
@@ -283,7 +283,7 @@ func (s *session) fillMapping(ctx context.Context, m *mapping.Mapping, metadata 
 			return err
 		}
 	}
-	err := s.Fill(ctx, m, external.Fill{Epoch: s.Epoch, Cursor: backfill.First.String(), Least: s.least, Given: s.given, CheckpointID: s.d.router.checkpointer.checkpointID()})
+	err := s.Fill(ctx, m, external.Fill{Epoch: s.Epoch, Cursor: backfill.First.String(), Least: s.least, Given: s.given, CheckpointID: s.d.shared.router.CheckpointID()})
 	if err != nil {
 		return err
 	}
@@ -294,7 +294,7 @@ func (s *session) fillMapping(ctx context.Context, m *mapping.Mapping, metadata 
 // unknownEpoch refuses to go below an epoch that the primary has noted: another process has begun the epoch. Epochs are noted on the primary
 // before they are written anywhere else, so an epoch without a note is the tenant's number, or from a time when the primary's clock was ahead.
 func (s *session) unknownEpoch(ctx context.Context, epoch int64) error {
-	noted, err := s.d.router.readAgain(ctx, s.d)
+	noted, err := s.d.readAgain(ctx)
 	if err != nil {
 		return err
 	}

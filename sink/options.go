@@ -5,34 +5,18 @@ import (
 	"time"
 
 	"outflow/internal/strictyaml"
-	"outflow/sink/external"
 	"outflow/sink/judge"
 )
 
 // Options bound the resources of the sink. [DefaultOptions] gives the defaults; the zero Options are not valid. Sizes are in bytes.
 type Options struct {
-	QueueBytes  strictyaml.ByteSize `yaml:"queue_bytes" default:"8MiB" range:"64KiB..64GiB"`     // of each destination's queue
-	MemoryBytes strictyaml.ByteSize `yaml:"memory_bytes" default:"512MiB" range:"1MiB..1024GiB"` // of all destinations together: queues, look-ups and copies; see queuesBytes
-	BatchRows   int                 `yaml:"batch_rows" default:"10000" range:"1..1000000"`       // net changes in one round of statements
-	external.Options
-	RetryMin        time.Duration `yaml:"retry_min" default:"100ms" range:"1ms..1h"`      // first pause after a failure; the pause doubles, with jitter, up to RetryMax
-	RetryMax        time.Duration `yaml:"retry_max" default:"5m" range:"1ms..24h"`        // longest pause
-	VisitEvery      time.Duration `yaml:"visit_every" default:"1h" range:"1s..168h"`      // after so long without a new connection, an external database without work is looked at
-	ShutdownTimeout time.Duration `yaml:"shutdown_timeout" default:"10s" range:"1ms..1h"` // time for a batch in flight when the process stops
+	destinationOptions
+	MemoryBytes     strictyaml.ByteSize `yaml:"memory_bytes" default:"512MiB" range:"1MiB..1024GiB"` // of all destinations together: queues, look-ups and copies; see queuesBytes
+	ShutdownTimeout time.Duration       `yaml:"shutdown_timeout" default:"10s" range:"1ms..1h"`      // time for a batch in flight when the process stops
 	judge.Limits
-	Checkpoint time.Duration `yaml:"checkpoint" default:"2s" range:"10ms..1m"`        // between checkpoints on the primary, before which nothing is acknowledged
-	OnError    OnError       `yaml:"on_error" default:"halt" oneof:"halt,quarantine"` // of a row's data
-	Backfills  int           `yaml:"backfills" default:"2" range:"1..1000"`           // destinations that copy rows from the primary at the same time
+	Checkpoint time.Duration `yaml:"checkpoint" default:"2s" range:"10ms..1m"` // between checkpoints on the primary, before which nothing is acknowledged
+	Backfills  int           `yaml:"backfills" default:"2" range:"1..1000"`    // destinations that copy rows from the primary at the same time
 }
-
-// OnError is the fate of a destination with a row that the external database refuses.
-type OnError string
-
-// Halt halts the destination; Quarantine sets the row aside, and the rest goes on.
-const (
-	Halt       OnError = "halt"
-	Quarantine OnError = "quarantine"
-)
 
 // DefaultOptions are the options of an empty configuration.
 func DefaultOptions() Options {
@@ -66,7 +50,3 @@ func (o *Options) Validate() []strictyaml.Invalid {
 func (o *Options) lookupBytes() int64 { return int64(o.MemoryBytes) / 4 }
 func (o *Options) copyBytes() int64   { return int64(o.MemoryBytes) / 8 }
 func (o *Options) queuesBytes() int64 { return int64(o.MemoryBytes) - o.lookupBytes() - o.copyBytes() }
-
-func (o *Options) quarantines() bool { return o.OnError == Quarantine }
-
-func (o *Options) queueBytes() int64 { return int64(o.QueueBytes) }

@@ -1,7 +1,6 @@
 package sink
 
 import (
-	"context"
 	"slices"
 
 	"go.uber.org/zap"
@@ -24,7 +23,7 @@ func (d *Destination) outdate(e *external.Error) {
 		return
 	}
 	reason := fit.Text("queued changes no longer fit: "+e.Error(), fit.Reason)
-	if err := d.raiseEpoch(d.router.workers.ctx, reason); err != nil {
+	if err := d.raiseEpoch(d.shared.workers.ctx, reason); err != nil {
 		d.log.Warn("the destination cannot be copied again", zap.Error(err))
 		return
 	}
@@ -41,32 +40,17 @@ func (d *Destination) misfits(e *external.Error) bool {
 	if e.SQLState != pgerror.UndefinedColumn || e.Table == "" {
 		return false
 	}
-	now, err := d.router.relearn(d.router.workers.ctx, e.Table)
+	now, err := d.shared.schemas.relearn(d.shared.workers.ctx, e.Table)
 	if err != nil {
 		d.log.Warn("the primary's table cannot be inspected", zap.String("table", e.Table), zap.Error(err))
 		return false
 	}
-	d.router.schemas.doubt(e.Table, now)
+	d.shared.schemas.doubt(e.Table, now)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return now != nil && d.queue.Contains(func(c *wal.Change) bool {
 		return c.Relation.Table == e.Table && slices.ContainsFunc(c.Relation.Columns, func(column wal.Column) bool { return now.Column(column.Name) < 0 })
 	})
-}
-
-// lookAgain looks at the tables that lacked a column. Where a table has other columns now, the waiting destinations try again at once.
-func (r *Router) lookAgain(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
-	defer cancel()
-	for _, table := range r.schemas.inDoubt() {
-		now, err := r.relearn(ctx, table)
-		if err != nil || !r.schemas.resolve(table, now) {
-			continue // where the primary is away, the checkpoint says so
-		}
-		for _, d := range r.Destinations() {
-			d.tryForTable(table)
-		}
-	}
 }
 
 // tryForTable ends the pause after a failure about a column of a table.

@@ -84,9 +84,6 @@ func (d *Destination) adoptAgainLocked(s ledger.Note) {
 // return of a slow destination costs the others a wait.
 const parkMemory = 10 * time.Minute
 
-// watchEvery is how often destinations are looked at for parking.
-const watchEvery = 100 * time.Millisecond
-
 // fingerprintLocked changes when one of the destination's mappings does. The mappings of an unusable destination are not known: the note keeps
 // the earlier fingerprint.
 func (d *Destination) fingerprintLocked() string {
@@ -103,7 +100,7 @@ func (d *Destination) fingerprintLocked() string {
 // park lets the stream go on without a destination. The parking is written to the primary first; then the destination's queue is dropped
 // and the queued transactions are acknowledged. When the destination answers again the destination is copied again. An error says that
 // the destination is not parked.
-func (r *Router) park(d *Destination, reason string) error {
+func (d *Destination) park(reason string) error {
 	note, err := d.beginParking(reason)
 	if note == nil {
 		return err
@@ -114,7 +111,7 @@ func (r *Router) park(d *Destination, reason string) error {
 			d.endParking()
 		}
 	}()
-	epoch, err := r.Ledger.RaiseEpoch(r.workers.ctx, *note)
+	epoch, err := d.shared.Ledger.RaiseEpoch(d.shared.workers.ctx, *note)
 	failpoint.Hit(failpoint.ParkNoted)
 	if err != nil {
 		if !errors.Is(err, primary.ErrFenced) { // else another process decides over the destination
@@ -185,7 +182,7 @@ func (d *Destination) detach(epoch int64, reason string) aftermath {
 
 // raiseEpoch has the external database copied again: the metadata's epoch no longer fits.
 func (d *Destination) raiseEpoch(ctx context.Context, reason string) error {
-	epoch, err := d.router.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: d.Tenant, Name: d.Name, State: ledger.Backfilling, Reason: reason})
+	epoch, err := d.shared.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: d.Tenant, Name: d.Name, State: ledger.Backfilling, Reason: reason})
 	if err != nil {
 		return err
 	}
@@ -203,7 +200,7 @@ func (d *Destination) raisedLocked(epoch int64) {
 
 // Resync has the external database copied again while live changes go on.
 func (d *Destination) Resync(ctx context.Context, reason string) error {
-	epoch, err := d.router.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: d.Tenant, Name: d.Name, State: ledger.Backfilling, Reason: reason})
+	epoch, err := d.shared.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: d.Tenant, Name: d.Name, State: ledger.Backfilling, Reason: reason})
 	if err != nil {
 		return err
 	}

@@ -96,9 +96,9 @@ func (d *Destination) applyGuarded(ctx context.Context, b *batch, changes []wal.
 			}
 		}
 	}
-	if len(b.refused.changes) > d.router.Options.BatchRows {
+	if len(b.refused.changes) > d.shared.Options.BatchRows {
 		return &external.Error{Verdict: external.Outdated, Err: fmt.Errorf("the external database refuses more than %d changes of a transaction in the primary's order",
-			d.router.Options.BatchRows)}
+			d.shared.Options.BatchRows)}
 	}
 	return nil
 }
@@ -223,7 +223,7 @@ func (d *Destination) refuse(ctx context.Context, b *batch, c *wal.Change, e *ex
 	if putOff != nil || err != nil {
 		return err
 	}
-	if d.router.Options.quarantines() && c.Kind != wal.Truncate {
+	if d.shared.Options.quarantines() && c.Kind != wal.Truncate {
 		return d.session.Quarantine(ctx, external.Quarantined{Relation: c.Relation, Op: c.Kind.String(), Row: rowOf(c), SequenceID: b.last, Err: named})
 	}
 	return named

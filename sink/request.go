@@ -2,42 +2,12 @@ package sink
 
 import (
 	"cmp"
-	"context"
 
 	"go.uber.org/zap"
 
-	"outflow/internal/failpoint"
 	"outflow/sink/ledger"
 	"outflow/sink/lifecycle"
 )
-
-// takeRequests carries out the requests on the primary.
-func (r *Router) takeRequests(ctx context.Context) error {
-	requests, err := r.Ledger.Requests(ctx)
-	if err != nil || len(requests) == 0 {
-		return err
-	}
-	failpoint.Hit(failpoint.RequestTaken)
-	all := map[[2]string]*Destination{}
-	for _, d := range r.Destinations() {
-		all[[2]string{d.Tenant, d.Name}] = d
-	}
-	var reached []ledger.Request
-	for _, q := range requests {
-		d := all[[2]string{q.Note.Tenant, q.Note.Name}]
-		if d == nil {
-			continue
-		}
-		d.carryOut(q)
-		if q.Until >= 0 && d.hasAll(q.Until) {
-			reached = append(reached, q)
-		}
-	}
-	if len(reached) == 0 {
-		return nil
-	}
-	return r.Ledger.AnswerSync(ctx, reached)
-}
 
 // carryOut carries out a request unless the destination has done so already. The next checkpoint notes the request as carried out.
 func (d *Destination) carryOut(q ledger.Request) {
@@ -69,7 +39,7 @@ func (d *Destination) tryNowLocked() {
 
 // hasAll reports whether the stream has brought the destination every change up to the sequence id.
 func (d *Destination) hasAll(id int64) bool {
-	position := d.router.SequenceID(d.router.Reader.Position()) // before the queue is looked at
+	position := d.shared.SequenceID(d.shared.Reader.Position()) // before the queue is looked at
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if position < id || d.life.Stream == lifecycle.Detached || d.life.Stream == lifecycle.Removed || d.queue.AwaitsReplay() {

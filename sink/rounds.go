@@ -10,7 +10,6 @@ import (
 
 	"outflow/internal/failpoint"
 	"outflow/mapping"
-	"outflow/replication"
 	"outflow/replication/wal"
 	"outflow/sink/external"
 	"outflow/sink/fold"
@@ -58,7 +57,7 @@ func (d *Destination) rounds(ctx context.Context, b *batch) error {
 	if err := d.open(ctx, b); err != nil {
 		return err
 	}
-	limit := d.router.Options.BatchRows
+	limit := d.shared.Options.BatchRows
 	for done := false; !done; {
 		var changes []wal.Change
 		var err error
@@ -91,7 +90,7 @@ func (d *Destination) applyPieces(ctx context.Context, b *batch, changes []wal.C
 		if err != nil {
 			return limit, err
 		}
-		if changes = changes[n:]; n == limit && d.lookup.used < d.router.lookups.Piece/2 {
+		if changes = changes[n:]; n == limit && d.lookup.used < d.shared.lookups.Piece/2 {
 			limit *= 2
 		}
 	}
@@ -115,7 +114,7 @@ func (d *Destination) open(ctx context.Context, b *batch) error {
 // close ends the external transaction: metadata and COMMIT.
 func (d *Destination) close(ctx context.Context, b *batch) error {
 	err := d.exchange(ctx, func(_ context.Context, r *external.Round) error {
-		return r.Advance(b.mappings, b.last, d.router.checkpointer.checkpointID())
+		return r.Advance(b.mappings, b.last, d.shared.router.CheckpointID())
 	})
 	if err == nil {
 		d.committed(b)
@@ -137,7 +136,7 @@ const openPatience = 5 * time.Second
 // that the changes are the last of t.
 func (d *Destination) nextChanges(ctx context.Context, t *queue.Transaction) (changes []wal.Change, done bool, err error) {
 	// The open external transaction is kept alive: the server ends an idle transaction, in order to notice a dead client.
-	alive, look := time.NewTicker(d.router.Options.LockTimeout/2), time.NewTicker(openPatience/10)
+	alive, look := time.NewTicker(d.shared.Options.LockTimeout/2), time.NewTicker(openPatience/10)
 	defer alive.Stop()
 	defer look.Stop()
 	defer d.awaits(nothing)
@@ -156,10 +155,10 @@ func (d *Destination) nextChanges(ctx context.Context, t *queue.Transaction) (ch
 				return nil, false, err
 			}
 		case <-look.C:
-			if d.router.stalled(began) {
+			if d.shared.stalled(began) {
 				return nil, false, d.postpone(t)
 			}
-		case <-d.router.workers.intake.Done(): // the rest will not come
+		case <-d.shared.workers.intake.Done(): // the rest will not come
 			return nil, false, context.Canceled
 		case <-ctx.Done():
 			return nil, false, ctx.Err()
@@ -178,13 +177,6 @@ func (d *Destination) postpone(t *queue.Transaction) error {
 	t.Dropped = true
 	d.log.Warn("rolled back: the rest of a large transaction does not arrive; the stream brings the transaction again", zap.Int64("sequence_id", t.ID))
 	return errPostponed
-}
-
-// stalled reports whether the stream has brought nothing for a while, since the given time at the earliest, and not because the reader waits
-// for room: the judge ends such a wait.
-func (r *Router) stalled(since time.Time) bool {
-	now := time.Now()
-	return min(now.Sub(since), r.lastPart.Ago(now)) > openPatience && (r.Reader.State() != replication.Streaming || !r.gate.Closed())
 }
 
 // shed makes room in the queue where the queue needs room.

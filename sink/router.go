@@ -5,13 +5,11 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
-	"outflow/internal/moment"
 	"outflow/replication"
 	"outflow/replication/primary"
 	"outflow/replication/tableread"
@@ -51,16 +49,6 @@ type Config struct {
 	Tracer     trace.Tracer // of batches; nil: none
 }
 
-// Reader is the router's view of the reader of the stream.
-type Reader interface {
-	// Position is how far the stream was read: every transaction committed before Position was given to Write.
-	Position() wal.LSN
-	// Restart has the stream read again from the flush LSN.
-	Restart()
-	// State says whether this process has the slot.
-	State() replication.State
-}
-
 // Router hands every change to the destinations of its tenant. Router implements [replication.Sink]; the reader's goroutine calls Write,
 // everything else is safe for concurrent use.
 type Router struct {
@@ -68,22 +56,14 @@ type Router struct {
 
 	// What is routed, and where to. The reader's goroutine owns routes and arrival.
 	tenants    *tenants
-	schemas    *schemas
 	counts     tableCounts
 	routes     map[*wal.Relation]*route
 	arrival    arrival
-	lastPart   moment.Moment // when the stream last brought something
 	membership membership
 
 	// What all destinations share.
-	workers       *workers
-	gate          *queue.Gate
-	lookups       *limits.Memory
-	copying       *backfill.Shared
-	connections   *external.Connections
-	backfillSlots *limits.Slots
-	xids          *fold.XIDs
-	foreignRows   atomic.Int64 // see ForeignRows
+	shared *shared
+	xids   *fold.XIDs
 
 	// What is noted on the primary.
 	checkpointer checkpointer
@@ -102,15 +82,16 @@ type route struct {
 
 // NewRouter returns a router without destinations.
 func NewRouter(c Config) *Router {
-	r := &Router{Config: c, gate: &queue.Gate{Limit: c.Options.queuesBytes()},
+	r := &Router{Config: c, tenants: newTenants(), arrival: arrival{id: -1}, routes: map[*wal.Relation]*route{}, xids: fold.NewXIDs()}
+	schemas, workers := newSchemas(c.Tables, c.Primary, c.Log), newWorkers()
+	r.shared = &shared{Options: c.Options.destinationOptions, SourceID: c.SourceID, Log: c.Log, Tracer: c.Tracer, Acks: c.Acks, Ledger: c.Ledger, Reader: c.Reader,
+		Rows: c.Rows, SequenceID: c.SequenceID, workers: workers, gate: &queue.Gate{Limit: c.Options.queuesBytes()},
 		lookups: limits.NewMemory(c.Options.lookupBytes()/2, 2, 2), connections: external.NewConnections(c.Options.MaxConnections),
-		backfillSlots: limits.NewSlots(c.Options.Backfills, c.Options.SlowAfter), xids: fold.NewXIDs(),
-		tenants: newTenants(), arrival: arrival{id: -1}, workers: newWorkers(), routes: map[*wal.Relation]*route{},
-		schemas: newSchemas(c.Tables)}
-	r.copying = &backfill.Shared{Tables: c.Primary, Schemas: r.schemas, Relearn: r.relearn, XIDs: r.xids,
-		Memory: limits.NewMemory(c.Options.copyBytes()/2, 2, limits.ChunksPerSlot*max(c.Options.Backfills, 1)),
-		Intake: r.workers.intake, Start: r.workers.start, SequenceID: c.SequenceID, CheckpointID: r.checkpointer.checkpointID,
-		AnswerTimeout: c.Options.AnswerTimeout(), Quarantine: c.Options.quarantines()}
+		backfillSlots: limits.NewSlots(c.Options.Backfills, c.Options.SlowAfter), schemas: schemas, router: asRouter{r},
+		copying: &backfill.Shared{Tables: c.Primary, Schemas: schemas, Relearn: schemas.relearn, XIDs: r.xids,
+			Memory: limits.NewMemory(c.Options.copyBytes()/2, 2, limits.ChunksPerSlot*max(c.Options.Backfills, 1)),
+			Intake: workers.intake, Start: workers.start, SequenceID: c.SequenceID, CheckpointID: r.checkpointer.checkpointID,
+			AnswerTimeout: c.Options.AnswerTimeout(), Quarantine: c.Options.quarantines()}}
 	for _, t := range c.Tables {
 		r.counts.add(t.Relation)
 	}
@@ -122,7 +103,7 @@ func NewRouter(c Config) *Router {
 
 // Add adds a destination before the router begins; afterwards, see Put.
 func (r *Router) Add(t external.DestinationSpec) (*Destination, error) {
-	d, err := newDestination(r, t)
+	d, err := newDestination(r.shared, t)
 	if err != nil {
 		return nil, err
 	}
@@ -138,15 +119,15 @@ func (r *Router) Destinations() []*Destination {
 // Full implements [replication.Sink]. A reading switched off stops between transactions: the end of an open transaction must come, or the
 // transaction would keep locks in external databases.
 func (r *Router) Full() <-chan struct{} {
-	if held := r.gate.Held(); held != nil && !r.arrival.inside {
+	if held := r.shared.gate.Held(); held != nil && !r.arrival.inside {
 		return held
 	}
-	return r.gate.Full()
+	return r.shared.gate.Full()
 }
 
 // Write implements [replication.Sink]: it queues the changes of one part at the destinations of their tenants.
 func (r *Router) Write(part *wal.Transaction) error {
-	r.lastPart.Set(time.Now())
+	r.shared.lastPart.Set(time.Now())
 	if part.SequenceID != r.arrival.id {
 		r.xids.Add(part.XID) // before the arrival of a destination that does not get the transaction
 		r.tenants.arrive(part.SequenceID)
@@ -250,10 +231,10 @@ func (r *Router) route(rel *wal.Relation) *route {
 	if rt.count = r.counts.of(rel); rt.count == nil {
 		rt.count = r.unconfigured(rel)
 	}
-	if t := r.schemas.configured(rel); t != nil {
+	if t := r.shared.schemas.configured(rel); t != nil {
 		rt.table, rt.tenant, rt.nullable = rel.Table, rel.Column(t.Tenant), t.Nullable
 		if rt.fault = rt.faultOf(rel, t.Tenant); rt.fault == "" {
-			r.schemas.learn(rel)
+			r.shared.schemas.learn(rel)
 		}
 	}
 	if ts := r.Tombstones; ts != nil && ts.Table.Relation.OID == rel.OID {
@@ -267,9 +248,9 @@ func (r *Router) route(rel *wal.Relation) *route {
 // Settle implements [replication.Sink]: no batch begins any more; batches in flight have ShutdownTimeout to commit and are then rolled
 // back. Connections are closed. Settle may be called again.
 func (r *Router) Settle() {
-	if !r.workers.drain(r.Options.ShutdownTimeout) {
+	if !r.shared.workers.drain(r.Options.ShutdownTimeout) {
 		r.Log.Warn("batches in flight did not finish in time and are rolled back")
-		r.workers.rollBack()
+		r.shared.workers.rollBack()
 	}
 	var last sync.WaitGroup
 	for _, d := range r.Destinations() {
@@ -280,7 +261,7 @@ func (r *Router) Settle() {
 		})
 	}
 	last.Wait()
-	r.workers.cancel()
+	r.shared.workers.cancel()
 	if err := r.checkpoint(context.Background()); err != nil && !errors.Is(err, primary.ErrFenced) {
 		r.Log.Warn("the last checkpoint failed; unacknowledged changes are read again and skipped", zap.Error(err))
 	}
@@ -288,4 +269,14 @@ func (r *Router) Settle() {
 
 // ForeignRows counts the rows of other tenants that were about to be sent to external databases since the process started, and were refused.
 // Any other number than 0 is a fault of Outflow's. Safe for concurrent use.
-func (r *Router) ForeignRows() int64 { return r.foreignRows.Load() }
+func (r *Router) ForeignRows() int64 { return r.shared.foreignRows.Load() }
+
+// asRouter is the router in the eyes of a destination.
+type asRouter struct{ r *Router }
+
+func (a asRouter) CheckpointID() string                 { return a.r.checkpointer.checkpointID() }
+func (a asRouter) Checkpoint(ctx context.Context) error { return a.r.checkpoint(ctx) }
+func (a asRouter) Arriving() int64                      { return a.r.tenants.arrivingID() }
+func (a asRouter) Configured(tenant, name string) bool  { return a.r.tenants.find(tenant, name) != nil }
+func (a asRouter) BegunAt() wal.LSN                     { return a.r.membership.begunAt }
+func (a asRouter) ReadingOff() *ledger.Switch           { return a.r.switches.notReading() }

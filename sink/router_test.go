@@ -22,12 +22,12 @@ type routed struct {
 
 func newRouted(t *testing.T) *routed {
 	t.Helper()
-	table := relationOf(1, "t", "tenant", "id")
+	table := tableOf(1, "t", "tenant", "id")
 	table.Identity, table.Key = 'f', []int{0, 1}
 	for i := range table.Columns {
 		table.Columns[i].Identity = true
 	}
-	r := &routed{t: t, table: table, Router: NewRouter(Config{Options: Options{QueueBytes: 1 << 30, MemoryBytes: 1 << 32, BatchRows: 100, Options: external.Options{MaxConnections: 1}},
+	r := &routed{t: t, table: table, Router: NewRouter(Config{Options: DefaultOptions(),
 		Tables: external.SourceTables{{Relation: table, Tenant: "tenant", Nullable: true}}, Acks: replication.NewAckTracker(0), Log: zap.NewNop(), Covered: 5})}
 	for _, tenant := range []string{"a", "b", "c"} {
 		if _, err := r.Add(external.DestinationSpec{Tenant: tenant, Name: "main", DSN: "postgres://u@127.0.0.1:1/none"}); err != nil {
@@ -87,7 +87,7 @@ func TestRouting(t *testing.T) {
 		{"a TRUNCATE goes to every queue", []wal.Change{{Kind: wal.Truncate, Relation: r.table}}, [3]int64{3, 4, 3}, 0},
 		{"a row without a tenant", []wal.Change{insert("")}, [3]int64{3, 4, 3}, 1},
 		{"a row that gets a tenant", []wal.Change{update("", "a")}, [3]int64{4, 4, 3}, 1},
-		{"a table that is not configured", []wal.Change{{Kind: wal.Insert, Relation: relationOf(9, "other", "tenant", "id"), New: row("a", "1")}}, [3]int64{4, 4, 3}, 1},
+		{"a table that is not configured", []wal.Change{{Kind: wal.Insert, Relation: tableOf(9, "other", "tenant", "id"), New: row("a", "1")}}, [3]int64{4, 4, 3}, 1},
 	} {
 		if err := r.write(step.changes...); err != nil {
 			t.Fatalf("%s: %v", step.name, err)
@@ -124,7 +124,7 @@ func TestChangesNotUnderstood(t *testing.T) {
 // Reading that is switched off stops between transactions, and not within one.
 func TestFull(t *testing.T) {
 	r := newRouted(t)
-	r.gate.Hold(true)
+	r.shared.gate.Hold(true)
 	if r.Full() == nil {
 		t.Error("the reader goes on")
 	}

@@ -108,9 +108,6 @@ func (r *Router) beginReading(ctx context.Context) error {
 	return err
 }
 
-// resetRemedy heals the damage of a restored primary.
-const resetRemedy = "run: outflow run --slot-reset, which raises the ids and copies every destination again"
-
 // Run notes checkpoints, parks destinations, and carries out requests, until ctx is done. Begin comes before Run. Run ends with
 // [primary.ErrFenced] where another process reads the slot and this process finds out by a refused note.
 func (r *Router) Run(ctx context.Context) error {
@@ -171,4 +168,19 @@ func (r *Router) visitPrimary(ctx context.Context) (answers bool, err error) {
 	}
 	r.lookAgain(ctx)
 	return failed == nil, err
+}
+
+// lookAgain looks at the tables that lacked a column. Where a table has other columns now, the waiting destinations try again at once.
+func (r *Router) lookAgain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
+	defer cancel()
+	for _, table := range r.shared.schemas.inDoubt() {
+		now, err := r.shared.schemas.relearn(ctx, table)
+		if err != nil || !r.shared.schemas.resolve(table, now) {
+			continue // where the primary is away, the checkpoint says so
+		}
+		for _, d := range r.Destinations() {
+			d.tryForTable(table)
+		}
+	}
 }

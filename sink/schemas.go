@@ -1,12 +1,17 @@
 package sink
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
+
+	"outflow/replication/primary"
+	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink/external"
 )
@@ -19,6 +24,8 @@ const catalogTimeout = 10 * time.Second
 // concurrent use.
 type schemas struct {
 	tables external.SourceTables // as configured
+	server *tableread.Tables     // the primary
+	log    *zap.Logger
 
 	mu       sync.RWMutex
 	latest   map[string]*wal.Relation        // by table, with all known columns
@@ -26,8 +33,8 @@ type schemas struct {
 	doubtful map[string]string               // the columns of tables in which a step missed a column: see doubt
 }
 
-func newSchemas(tables external.SourceTables) *schemas {
-	s := &schemas{tables: tables, latest: map[string]*wal.Relation{}, wide: map[*wal.Relation]*wal.Relation{},
+func newSchemas(tables external.SourceTables, server *tableread.Tables, log *zap.Logger) *schemas {
+	s := &schemas{tables: tables, server: server, log: log, latest: map[string]*wal.Relation{}, wide: map[*wal.Relation]*wal.Relation{},
 		doubtful: map[string]string{}}
 	for _, t := range tables {
 		s.latest[t.Relation.Table] = t.Relation
@@ -135,3 +142,31 @@ func (s *schemas) TenantColumn(rel *wal.Relation) int { return s.tables.TenantCo
 
 // Names are the source tables in the configuration's order.
 func (s *schemas) Names() []string { return s.tables.Names() }
+
+// relearn reads from the primary which columns a table has now: the known or configured columns that exist. A column may have been renamed
+// or dropped, and may have come back. relearn returns nil where there is no such table.
+func (s *schemas) relearn(ctx context.Context, table string) (*wal.Relation, error) {
+	rel := s.Relation(table)
+	i := slices.IndexFunc(s.tables, func(t external.SourceTable) bool { return t.Relation.Table == table })
+	if rel == nil || i < 0 {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
+	defer cancel()
+	conn, err := s.server.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	now, err := primary.LoadTable(ctx, conn, rel.Schema, rel.Name)
+	if err != nil || now == nil {
+		return nil, err
+	}
+	now.Relation.Table = table
+	now.Relation = now.Relation.Project(append(rel.Names(), s.tables[i].Relation.Names()...))
+	if !slices.Equal(rel.Names(), now.Relation.Names()) {
+		s.log.Warn("a table has different columns on the primary", zap.Stringer("table", rel), zap.Strings("columns", now.Relation.Names()))
+	}
+	s.replace(now.Relation)
+	return now.Relation, nil
+}

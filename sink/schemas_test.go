@@ -6,6 +6,8 @@ import (
 
 	"outflow/replication/wal"
 	"outflow/sink/external"
+
+	"go.uber.org/zap"
 )
 
 // relationOf is a relation of public.table; the first column is the tenant's, and the key.
@@ -19,7 +21,7 @@ func relationOf(oid uint32, table string, columns ...string) *wal.Relation {
 
 func TestSchemas(t *testing.T) {
 	first := relationOf(1, "t", "tenant", "a")
-	s := newSchemas(external.SourceTables{{Relation: first, Tenant: "tenant"}, {Relation: relationOf(2, "u", "id", "owner"), Tenant: "owner"}})
+	s := newSchemas(external.SourceTables{{Relation: first, Tenant: "tenant"}, {Relation: relationOf(2, "u", "id", "owner"), Tenant: "owner"}}, nil, zap.NewNop())
 	names := func(rel *wal.Relation) []string { return rel.Names() }
 	if s.widened(first) != first || s.Relation("t") != first || s.Relation("v") != nil {
 		t.Error("the configured relations are not the latest")
@@ -57,7 +59,7 @@ func TestSchemas(t *testing.T) {
 }
 
 func TestDoubtfulTables(t *testing.T) {
-	s := newSchemas(nil)
+	s := newSchemas(nil, nil, zap.NewNop())
 	rel := relationOf(1, "t", "tenant")
 	s.doubt("t", rel)
 	s.doubt("gone", nil)

@@ -102,7 +102,7 @@ func (d *Destination) statusLocked() Status {
 	if d.life.Stream == lifecycle.Detached {
 		s.Detached, s.DetachedWhy = true, d.parkings.reason
 	}
-	unread := d.router.switches.notReading()
+	unread := d.shared.router.ReadingOff()
 	s.State = stateOf(d.life, unread != nil)
 	switch l := d.life; {
 	case l.Unusable:

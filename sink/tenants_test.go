@@ -4,31 +4,38 @@ import (
 	"slices"
 	"testing"
 
+	"go.uber.org/zap"
+
+	"outflow/replication"
 	"outflow/replication/wal"
 	"outflow/sink/external"
-	"outflow/sink/queue"
 )
 
-// takes reports whether a destination's queue takes a transaction.
-func takes(d *Destination, id int64) bool {
-	taken, _ := d.queue.Accept(&wal.Transaction{SequenceID: id, Session: 1}, nil)
-	return taken
+// takes reports whether a destination takes a transaction.
+func takes(r *Router, d *Destination, id int64) bool {
+	ticket, _ := r.Acks.Begin(wal.LSN(id + 1))
+	return d.enqueue(&wal.Transaction{SequenceID: id, Session: 1, Ticket: ticket}, nil)
 }
 
 func TestTenants(t *testing.T) {
 	all := newTenants()
-	destination := func(tenant, name string) *Destination {
-		return &Destination{Owner: &external.Owner{Tenant: tenant, Name: name}, queue: queue.New(&queue.Gate{Limit: 1 << 20}, 1<<20, 1)}
+	r := NewRouter(Config{Options: DefaultOptions(), Acks: replication.NewAckTracker(0), Log: zap.NewNop()})
+	add := func(tenant, name string) *Destination {
+		d, err := newDestination(r.shared, external.DestinationSpec{Tenant: tenant, Name: name, DSN: "postgres://u@127.0.0.1:1/none"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
 	}
-	a, b, c := destination("1", "a"), destination("1", "b"), destination("2", "a")
+	a, b, c := add("1", "a"), add("1", "b"), add("2", "a")
 	all.insert(a)
-	if !takes(a, 0) {
+	if !takes(r, a, 0) {
 		t.Error("a destination inserted before the stream begins misses changes")
 	}
 	all.arrive(7)
 	all.insert(b)
 	all.insert(c)
-	if takes(b, 7) || !takes(b, 8) || all.arrivingID() != 7 {
+	if takes(r, b, 7) || !takes(r, b, 8) || all.arrivingID() != 7 {
 		t.Error("a destination inserted in the middle of a transaction takes the rest of the transaction, or misses the next")
 	}
 	if !slices.Equal(all.list(), []*Destination{a, b, c}) || !slices.Equal(all.of("1"), []*Destination{a, b}) {

@@ -52,8 +52,8 @@ func (d *Destination) fetchToast(ctx context.Context, b *batch, rows map[string]
 				d.lookup.piece /= 2
 			}
 			return d.fillAll(ctx, wanted, read)
-		case b.fetched.Rows < d.router.lookups.Piece:
-			piece = min(2*b.fetched.Rows, d.router.lookups.Piece)
+		case b.fetched.Rows < d.shared.lookups.Piece:
+			piece = min(2*b.fetched.Rows, d.shared.lookups.Piece)
 		case keys > 1:
 			d.freeFetched(b)
 			return &tooWide{fit: fit, keys: keys}
@@ -88,7 +88,7 @@ func (d *Destination) holdFetched(ctx context.Context, b *batch) (err error) {
 		return nil
 	}
 	d.freeFetched(b)
-	b.fetched, err = d.router.lookups.Take(ctx, d.lookup.piece, d.lookup.lane)
+	b.fetched, err = d.shared.lookups.Take(ctx, d.lookup.piece, d.lookup.lane)
 	return err
 }
 
@@ -100,7 +100,7 @@ func (d *Destination) freeFetched(b *batch) {
 	if d.lookup.lane = limits.Quick; time.Since(b.fetched.Taken) > limits.SlowRound {
 		d.lookup.lane = limits.Slow
 	}
-	d.lookup.piece = min(d.lookup.piece, d.router.lookups.Piece)
+	d.lookup.piece = min(d.lookup.piece, d.shared.lookups.Piece)
 	b.fetched.Free()
 }
 
@@ -224,13 +224,13 @@ const (
 
 func (d *Destination) lookUp(ctx context.Context, look tableread.Look) (tableread.Found, error) {
 	for pause := visiblePause; ; pause *= 2 {
-		found, err := d.router.Rows(ctx, look)
+		found, err := d.shared.Rows(ctx, look)
 		if !errors.Is(err, tableread.ErrNotVisible) || pause > visibleWait/2 {
 			return found, err
 		}
 		select {
 		case <-time.After(pause):
-		case <-d.router.workers.intake.Done():
+		case <-d.shared.workers.intake.Done():
 			return found, context.Canceled
 		case <-ctx.Done():
 			return found, ctx.Err()
@@ -266,7 +266,7 @@ func (d *Destination) fillToast(ctx context.Context, m *missing, found []wal.Tup
 
 // outdated follows a look-up that finds another table than the known table, for example when a widened column is gone again.
 func (d *Destination) outdated(ctx context.Context, rel *wal.Relation, cause error) error {
-	if _, err := d.router.relearn(ctx, rel.Table); err != nil {
+	if _, err := d.shared.schemas.relearn(ctx, rel.Table); err != nil {
 		return err
 	}
 	return &external.Error{Verdict: external.Outdated, Table: rel.Table, SQLState: external.SQLState(cause), Err: fmt.Errorf("%s has changed on the primary: %w", rel, cause)}

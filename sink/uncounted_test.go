@@ -1,14 +1,18 @@
 package sink
 
 import (
+	"context"
 	"runtime"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 
 	"outflow/replication"
 	"outflow/replication/wal"
 	"outflow/sink/external"
+	"outflow/sink/ledger"
+	"outflow/sink/limits"
 	"outflow/sink/queue"
 )
 
@@ -21,10 +25,23 @@ func inserted(tenant, id string) wal.Change {
 		{Presence: wal.Text, Text: []byte(tenant)}, {Presence: wal.Text, Text: []byte(id)}})}
 }
 
+// alone is the router of a single destination, whose stream brings nothing.
+type alone struct{}
+
+func (alone) CheckpointID() string             { return "" }
+func (alone) Checkpoint(context.Context) error { return nil }
+func (alone) Arriving() int64                  { return -1 }
+func (alone) Configured(string, string) bool   { return false }
+func (alone) BegunAt() wal.LSN                 { return 0 }
+func (alone) ReadingOff() *ledger.Switch       { return nil }
+
+// queueOf is a destination without a server, by its queue.
 func queueOf(t *testing.T) *Destination {
 	t.Helper()
-	r := NewRouter(Config{Options: Options{QueueBytes: 1 << 40, MemoryBytes: 1 << 42, BatchRows: 10_000, Options: external.Options{MaxConnections: 1}}, Acks: replication.NewAckTracker(0), Log: zap.NewNop()})
-	d, err := r.Add(external.DestinationSpec{Tenant: "t", Name: "main", DSN: "postgres://u@127.0.0.1:1/none"})
+	options := destinationOptions{QueueBytes: 1 << 40, BatchRows: 10_000, RetryMin: time.Second, RetryMax: time.Minute}
+	d, err := newDestination(&shared{Options: options, Log: zap.NewNop(), Acks: replication.NewAckTracker(0), workers: newWorkers(),
+		gate: &queue.Gate{Limit: 1 << 42}, backfillSlots: limits.NewSlots(1, time.Second), schemas: newSchemas(nil, nil, zap.NewNop()), router: alone{}},
+		external.DestinationSpec{Tenant: "t", Name: "main", DSN: "postgres://u@127.0.0.1:1/none"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,26 +61,26 @@ func TestSmallTransactionsAreCounted(t *testing.T) {
 	before := heap()
 	const n = 200_000
 	for id := int64(1); id <= n; id++ {
-		ticket, _ := d.router.Acks.Begin(wal.LSN(id))
+		ticket, _ := d.shared.Acks.Begin(wal.LSN(id))
 		part := &wal.Transaction{SequenceID: id, Ticket: ticket, Last: true, Session: 1}
 		part.Changes = append(part.Changes, inserted("t", "1"))
 		d.enqueue(part, part.Changes)
 		d.complete(id)
-		d.router.Acks.Commit(ticket, wal.LSN(id))
+		d.shared.Acks.Commit(ticket, wal.LSN(id))
 	}
 	grown := heap() - before
 	t.Logf("a transaction takes %d bytes, and counts %d", grown/n, d.queue.Bytes()/n)
 	if grown > d.queue.Bytes() {
 		t.Errorf("%d transactions take %d bytes, and %d are counted", n, grown, d.queue.Bytes())
 	}
-	if d.router.gate.Used != d.queue.Bytes() {
-		t.Errorf("the gate counts %d bytes, the queue %d", d.router.gate.Used, d.queue.Bytes())
+	if d.shared.gate.Used != d.queue.Bytes() {
+		t.Errorf("the gate counts %d bytes, the queue %d", d.shared.gate.Used, d.queue.Bytes())
 	}
 	d.mu.Lock()
 	d.queue.Take(queue.Progress{n}, d.reads, nil) // which passes over what the external database has
 	d.queue.LetGo(d.queue.Applied())
 	d.mu.Unlock()
-	if d.queue.Bytes() != 0 || d.router.gate.Used != 0 {
-		t.Errorf("at the end %d bytes are queued, and the gate counts %d", d.queue.Bytes(), d.router.gate.Used)
+	if d.queue.Bytes() != 0 || d.shared.gate.Used != 0 {
+		t.Errorf("at the end %d bytes are queued, and the gate counts %d", d.queue.Bytes(), d.shared.gate.Used)
 	}
 }

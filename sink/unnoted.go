@@ -2,7 +2,6 @@ package sink
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -13,7 +12,7 @@ import (
 )
 
 // setAside halts a destination whose note the primary refuses, and lets the stream go on without the destination.
-func (r *Router) setAside(d *Destination, refusal error) error {
+func (d *Destination) setAside(refusal error) error {
 	d.mu.Lock()
 	d.noted.refusal = external.NewFault(external.ClassConfiguration, fmt.Errorf("the primary refuses the note of this destination: %w", refusal),
 		"correct the cause in outflow.destination_state: a name that the primary's encoding lacks, a constraint or a trigger")
@@ -24,16 +23,7 @@ func (r *Router) setAside(d *Destination, refusal error) error {
 	d.observeLocked()
 	d.mu.Unlock()
 	d.log.Error("halted: the primary takes no notes of this destination", zap.Error(d.noted.refusal))
-	return r.park(d, unnotedReason)
-}
-
-// release lets the stream go on without destinations that were set aside, where that has failed before.
-func (r *Router) release(aside []*Destination) error {
-	var faults []error
-	for _, d := range aside {
-		faults = append(faults, r.park(d, unnotedReason))
-	}
-	return errors.Join(faults...)
+	return d.park(unnotedReason)
 }
 
 const unnotedReason = "the primary takes no notes of the destination"
@@ -48,7 +38,7 @@ func (d *Destination) renote(ctx context.Context) error {
 	if !aside {
 		return nil
 	}
-	if err := d.router.checkpoint(ctx); err != nil {
+	if err := d.shared.router.Checkpoint(ctx); err != nil {
 		return err
 	}
 	return d.refusedNote()
@@ -63,3 +53,6 @@ func (d *Destination) refusedNote() error {
 	}
 	return d.noted.refusal
 }
+
+// parkUnnoted lets the stream go on without a destination that was set aside, where that has failed before.
+func (d *Destination) parkUnnoted() error { return d.park(unnotedReason) }

@@ -2,8 +2,6 @@ package sink
 
 import (
 	"time"
-
-	"outflow/sink/lifecycle"
 )
 
 // A destination without work has no connection, so an external database emptied, replaced or gone would show at the tenant's next change
@@ -24,34 +22,15 @@ func (r *Router) visit(all []*Destination) {
 	var oldest time.Time
 	under := 0
 	for _, d := range all {
-		d.mu.Lock()
-		if d.life.Visiting {
-			if time.Since(d.reach.visited) < visitPatience {
-				under++
-			}
-		} else if d.awaitsVisitLocked(r.Options.RetryMax) && (next == nil || d.reach.visited.Before(oldest)) {
-			next, oldest = d, d.reach.visited
+		switch visited, waits, due := d.visits(); {
+		case waits && time.Since(visited) < visitPatience:
+			under++
+		case due && (next == nil || visited.Before(oldest)):
+			next, oldest = d, visited
 		}
-		d.mu.Unlock()
 	}
 	if next == nil || under >= visitsAtOnce {
 		return
 	}
-	next.mu.Lock()
-	defer next.mu.Unlock()
-	if next.awaitsVisitLocked(r.Options.RetryMax) {
-		next.reach.visited = time.Now()
-		next.happensLocked(lifecycle.Visited)
-	}
-}
-
-// awaitsVisitLocked reports whether the external database was not reached since the start, or for long, and nothing else is about to reach the
-// database.
-func (d *Destination) awaitsVisitLocked(pause time.Duration) bool {
-	l := &d.life
-	if l.Met {
-		pause = d.router.Options.VisitEvery
-	}
-	return (!l.Met || l.Current) && !l.Visiting && l.Work == lifecycle.Resting && l.Stream != lifecycle.Removed && l.Stream != lifecycle.Unread && !l.Unusable &&
-		!l.Paused && d.queue.Empty() && time.Since(d.reach.visited) > pause
+	next.visit()
 }

@@ -1,17 +1,16 @@
 package sink
 
 import (
-	"errors"
 	"math"
-	"sync/atomic"
 	"time"
 
 	"outflow/internal/moment"
-	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink/judge"
-	"outflow/sink/lifecycle"
 )
+
+// watchEvery is how often destinations are looked at for parking.
+const watchEvery = 100 * time.Millisecond
 
 // watch looks at the destinations every watchEvery, and has the destinations named by judge parked. One goroutine owns a watch.
 type watch struct {
@@ -43,25 +42,24 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	}
 	w.last = now
 	r := w.router
-	limit, closed := r.Options, r.gate.Closed()
+	limit, closed := r.Options, r.shared.gate.Closed()
 	written := r.checkpointer.walEnd.Load()
 	w.wal = w.wal.After(written-int64(r.Acks.Flush()), int64(limit.RetainedWAL), passed)
-	s := judge.Situation{Read: r.SequenceID(r.Reader.Position()), Still: w.wal.Still, Excess: r.gate.Excess()}
+	s := judge.Situation{Read: r.SequenceID(r.Reader.Position()), Still: w.wal.Still, Excess: r.shared.gate.Excess()}
 	if written > 0 {
 		s.Written = r.SequenceID(wal.LSN(written))
 	}
 	w.suspects, w.accused = w.suspects[:0], w.accused[:0]
 	newest, second := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64) // since the last commits of two destinations
 	for _, d := range all {
-		o := d.observation(closed, now)
-		d.watched.hold = d.watched.hold.After(o, passed)
-		if commit := d.watched.lastCommit.Ago(now); commit < newest {
+		o, hold := d.look(closed, now, passed)
+		if commit := d.sinceCommit(now); commit < newest {
 			newest, second = commit, newest
 		} else if commit < second {
 			second = commit
 		}
 		if o.Oldest >= 0 {
-			w.suspects = append(w.suspects, judge.Suspect{Observation: o, Hold: d.watched.hold, Index: len(w.accused)})
+			w.suspects = append(w.suspects, judge.Suspect{Observation: o, Hold: hold, Index: len(w.accused)})
 			w.accused = append(w.accused, d)
 		}
 	}
@@ -71,7 +69,7 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	s.Jam = w.jam
 	for i, d := range w.accused {
 		w.suspects[i].Others = newest
-		if d.watched.lastCommit.Ago(now) <= newest {
+		if d.sinceCommit(now) <= newest {
 			w.suspects[i].Others = second
 		}
 	}
@@ -80,53 +78,11 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	}
 	for _, found := range judge.Judge(w.suspects, s, limit.Limits) {
 		d := w.accused[found.Index]
-		r.workers.start(func() {
+		r.shared.workers.start(func() {
 			defer d.contained()
-			if err := r.park(d, found.Reason); err != nil { // which is logged
+			if err := d.park(found.Reason); err != nil { // which is logged
 				w.failed.Set(time.Now())
 			}
 		})
 	}
-}
-
-// watched is what the watch sees of a destination beside the queue and the lifecycle.
-type watched struct {
-	hold       judge.Hold    // the watch's: for how long the destination has held what it holds
-	lastCommit moment.Moment // safe for concurrent use, like lookups
-	lookups    atomic.Int32  // the worker waits for so many answers of the primary
-	awaits     awaited
-}
-
-// awaited is what a worker waits for that is not the external server's.
-type awaited int
-
-const (
-	nothing       awaited = iota
-	place                 // among the connections
-	changesToCome         // of a large transaction, in an open external transaction
-)
-
-// awaits notes what the worker waits for.
-func (d *Destination) awaits(a awaited) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.watched.awaits = a
-}
-
-// observation is the destination as the judge sees it. With closed set the reader waits, so large transactions whose end cannot come are work now.
-func (d *Destination) observation(closed bool, now time.Time) judge.Observation {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if closed {
-		d.wakeLocked()
-	}
-	o := judge.Observation{Bytes: d.queue.Bytes(), Over: d.queue.Over(), Paused: d.life.Paused, Replays: d.queue.Replays(),
-		Leaving: d.life.Noting || d.life.Stream == lifecycle.Detached}
-	o.Oldest, o.Open = d.queue.Oldest()
-	o.Reached = d.queue.Reached()
-	answered := d.db.Answered.Ago(now) < judge.ParkGrace
-	o.Unable = o.Paused || d.reach.doubts > 0 && d.session == nil || !d.failures.since.IsZero() && !answered
-	o.Queued, o.Starved = d.watched.awaits == place && d.reach.doubts == 0, d.watched.awaits == changesToCome
-	o.Waits = o.Queued || d.watched.lookups.Load() > 0 || d.life.Work == lifecycle.Waiting && errors.Is(d.status.Err, tableread.ErrNotVisible)
-	return o
 }

@@ -1,15 +1,8 @@
 package sink
 
 import (
-	"context"
-	"slices"
-
-	"go.uber.org/zap"
-
 	"outflow/mapping"
-	"outflow/replication/primary"
 	"outflow/replication/wal"
-	"outflow/sink/external"
 	"outflow/sink/fold"
 )
 
@@ -21,7 +14,7 @@ import (
 func (d *Destination) net(f *fold.Fold) map[string]*mapping.Rows {
 	all := f.Rows()
 	for _, rows := range all {
-		wide := d.router.schemas.widened(rows.Relation)
+		wide := d.shared.schemas.widened(rows.Relation)
 		if more := len(wide.Columns) - len(rows.Relation.Columns); more > 0 {
 			widen(rows.Upserts, more, wal.Unchanged)
 			widen(rows.Deletes, more, wal.Null) // the value of a deleted row can no longer be found
@@ -39,32 +32,4 @@ func widen(rows []mapping.Row, more int, presence wal.Presence) {
 		}
 		rows[i].Tuple = wal.NewTuple(values)
 	}
-}
-
-// relearn reads from the primary which columns a table has now: the known or configured columns that exist. A column may have been renamed
-// or dropped, and may have come back. relearn returns nil where there is no such table.
-func (r *Router) relearn(ctx context.Context, table string) (*wal.Relation, error) {
-	rel := r.schemas.Relation(table)
-	i := slices.IndexFunc(r.Tables, func(t external.SourceTable) bool { return t.Relation.Table == table })
-	if rel == nil || i < 0 {
-		return nil, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
-	defer cancel()
-	conn, err := r.Primary.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	now, err := primary.LoadTable(ctx, conn, rel.Schema, rel.Name)
-	if err != nil || now == nil {
-		return nil, err
-	}
-	now.Relation.Table = table
-	now.Relation = now.Relation.Project(append(rel.Names(), r.Tables[i].Relation.Names()...))
-	if !slices.Equal(rel.Names(), now.Relation.Names()) {
-		r.Log.Warn("a table has different columns on the primary", zap.Stringer("table", rel), zap.Strings("columns", now.Relation.Names()))
-	}
-	r.schemas.replace(now.Relation)
-	return now.Relation, nil
 }

@@ -61,7 +61,7 @@ func (d *Destination) step(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d.router.workers.stopping() || ctx.Err() != nil || paused {
+	if d.shared.workers.stopping() || ctx.Err() != nil || paused {
 		return cmp.Or(ctx.Err(), errNothing)
 	}
 	if d.session == nil {
@@ -158,7 +158,7 @@ func (d *Destination) rest() bool {
 func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	stopping := d.router.workers.stopping()
+	stopping := d.shared.workers.stopping()
 	if !d.life.MayRest(d.queue.Ready(), stopping) {
 		return false, nil, false
 	}
@@ -174,8 +174,8 @@ func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	case d.queue.Applied() > 0:
 		d.idle = d.after(flushPause, d.confirmFlush)
 	case !paused && s.backfill != nil && s.backfill.HoldsSlot(): // the backfill's chunk comes
-	case !paused && d.router.Options.IdleClose > 0 && !s.Heavy() && s.Place.Rest(d.closeIdle):
-		d.idle = d.after(d.router.Options.IdleClose, d.closeIdle)
+	case !paused && d.shared.Options.IdleClose > 0 && !s.Heavy() && s.Place.Rest(d.closeIdle):
+		d.idle = d.after(d.shared.Options.IdleClose, d.closeIdle)
 	default: // a backfill waiting for a place is woken without a connection
 		d.session, closed = nil, s
 	}
