@@ -16,8 +16,12 @@ import (
 	"outflow/replication/primary"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/backfill"
 	"outflow/sink/external"
+	"outflow/sink/fold"
 	"outflow/sink/ledger"
+	"outflow/sink/limits"
+	"outflow/sink/queue"
 	"outflow/sql"
 )
 
@@ -40,12 +44,28 @@ keys:
   item: SELECT id FROM items
 `
 
-// openTest is a destination whose router has begun, and whose worker is paused: the test opens the sessions.
+// openTest is a destination that has begun, and whose worker is paused: the test opens the sessions.
 type openTest struct {
 	t        *testing.T
-	router   *Router
+	store    *ledger.Store
+	other    string // the tenant's other destination
 	d        *Destination
 	external *pgx.Conn
+}
+
+// openRouter is the router of the destination.
+type openRouter struct {
+	alone
+	o *openTest
+}
+
+func (r openRouter) Configured(_, name string) bool { return name == r.o.other }
+
+func (r openRouter) Checkpoint(ctx context.Context) error {
+	note, _, _ := r.o.d.note()
+	_, err := r.o.store.Checkpoint(ctx, 1, []ledger.Note{note})
+	r.o.d.wrote(note)
+	return err
 }
 
 func newOpenTest(t *testing.T) *openTest {
@@ -62,17 +82,22 @@ func newOpenTest(t *testing.T) *openTest {
 	o.must(err)
 	store := &ledger.Store{Slot: "one", Connect: server.Connect}
 	t.Cleanup(store.Close)
-	options := DefaultOptions()
-	options.ConnectTimeout, options.StatementTimeout, options.LockTimeout = 5*time.Second, 10*time.Second, 5*time.Second
-	r := NewRouter(Config{Options: options, SourceID: "source", Tables: external.SourceTables{{Relation: table.Relation, Tenant: "tenant"}}, Acks: replication.NewAckTracker(0),
-		Primary: tableread.NewTables(server), Ledger: store, Reader: idleReader{}, SequenceID: func(lsn wal.LSN) int64 { return int64(lsn) }, Log: zap.NewNop()})
+	_, err = store.BeginReading(t.Context())
+	o.must(err)
 	m, err := mapping.Load("m.yaml", []byte(openedYAML))
 	o.must(err)
-	o.router = r
-	o.d, err = r.Add(external.DestinationSpec{Tenant: "t", Name: "main", DSN: target, Mappings: []*mapping.Mapping{m}})
+	o.store, o.other = store, "none"
+	schemas, workers, tables := newSchemas(external.SourceTables{{Relation: table.Relation, Tenant: "tenant"}}, nil, zap.NewNop()), newWorkers(), tableread.NewTables(server)
+	id := func(lsn wal.LSN) int64 { return int64(lsn) }
+	options := destinationOptions{QueueBytes: 1 << 20, BatchRows: 100, RetryMin: time.Second, RetryMax: time.Minute, OnError: Halt}
+	options.MaxConnections, options.ConnectTimeout, options.StatementTimeout, options.LockTimeout = 1, 5*time.Second, 10*time.Second, 5*time.Second
+	o.d, err = newDestination(&shared{Options: options, SourceID: "source", Log: zap.NewNop(), Acks: replication.NewAckTracker(0), Ledger: store, Reader: idleReader{},
+		SequenceID: id, workers: workers, gate: &queue.Gate{Limit: 1 << 30}, connections: external.NewConnections(1), backfillSlots: limits.NewSlots(1, time.Second),
+		schemas: schemas, router: openRouter{alone{}, o}, copying: &backfill.Shared{Tables: tables, Schemas: schemas, XIDs: fold.NewXIDs(), Intake: workers.intake,
+			Start: workers.start, SequenceID: id, CheckpointID: alone{}.CheckpointID, AnswerTimeout: time.Second}},
+		external.DestinationSpec{Tenant: "t", Name: "main", DSN: target, Mappings: []*mapping.Mapping{m}})
 	o.must(err)
-	o.must(store.SetSwitch(t.Context(), ledger.Switch{Kind: ledger.SwitchDestination, Tenant: "t", Name: "main", Off: true, By: "test"}))
-	o.must(r.Begin(t.Context()))
+	o.d.join(ledger.Note{}, &ledger.Switch{Kind: ledger.SwitchDestination, Off: true}, func() {})
 	o.external = o.connect(target)
 	return o
 }
@@ -204,10 +229,9 @@ func TestOpenADatabaseOfTwo(t *testing.T) {
 	t.Parallel()
 	o := newOpenTest(t)
 	o.must(o.opens())
-	_, err := o.router.Add(external.DestinationSpec{Tenant: "t", Name: "second", DSN: "postgres://u@127.0.0.1:1/none", Mappings: o.d.mappings})
-	o.must(err)
+	o.other = "second"
 	o.on(o.external, `UPDATE _stack_sync_metadata SET destination = 'second'`)
-	err = o.opens()
+	err := o.opens()
 	if err == nil || !strings.Contains(err.Error(), `destination "second" of the same tenant`) || external.AsError(err).Verdict != external.NeedsHuman {
 		t.Errorf("%v", err)
 	}
