@@ -34,7 +34,7 @@ func (r *Router) Put(ctx context.Context, t external.DestinationSpec) error {
 	r.membership.mu.Lock()
 	defer r.membership.mu.Unlock()
 	if d := r.tenants.find(t.Tenant, t.Name); d != nil {
-		if _, err := t.Config(r.Options.Options); err != nil {
+		if _, err := t.Config(r.shared.Options.Options); err != nil {
 			return err
 		}
 		d.replace(t, r.membership.begun.Load())
