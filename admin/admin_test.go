@@ -28,6 +28,7 @@ import (
 	"outflow/replication"
 	"outflow/replication/primary"
 	"outflow/sink"
+	"outflow/sink/destination"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
 )
@@ -322,8 +323,8 @@ func TestOpenAPI(t *testing.T) {
 		"/api/tables": "Tables", "/api/errors": "Errors", "/api/switches": "Switches", "/api/destinations/t/none": "Problem", "/api/none": "Problem"} {
 		check(path, schema)
 	}
-	d := monitor.Row{Destination: s.pipeline.Router.Destinations()[0], Status: sink.Status{State: ledger.Backfilling, Err: &external.Error{SQLState: "22012", Err: errDown},
-		CopyStatus: sink.CopyStatus{Copying: true, CopyTotal: 10}, QueueStatus: sink.QueueStatus{Oldest: time.Now()}}, Stream: 0}
+	d := monitor.Row{Destination: s.pipeline.Router.Destinations()[0], Status: destination.Status{State: ledger.Backfilling, Err: &external.Error{SQLState: "22012", Err: errDown},
+		CopyStatus: destination.CopyStatus{Copying: true, CopyTotal: 10}, QueueStatus: destination.QueueStatus{Oldest: time.Now()}}, Stream: 0}
 	b, _ := json.Marshal(d.Describe(time.Now(), monitor.Rate{}))
 	answer, _ := jsonschema.UnmarshalJSON(strings.NewReader(string(b)))
 	if err := c.MustCompile("openapi.json#/components/schemas/Destination").Validate(answer); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"outflow/internal/failpoint"
 	"outflow/replication/wal"
+	"outflow/sink/destination"
 	"outflow/sink/ledger"
 )
 
@@ -84,10 +85,10 @@ func (r *Router) checkpointAfter(ctx context.Context, idle time.Duration) error 
 }
 
 // writeCheckpointLocked notes the flush LSN and the destinations that moved. The caller holds the checkpointer's lock.
-func (r *Router) writeCheckpointLocked(ctx context.Context, flush wal.LSN, moved []ledger.Note, from []*Destination) error {
+func (r *Router) writeCheckpointLocked(ctx context.Context, flush wal.LSN, moved []ledger.Note, from []*destination.Destination) error {
 	done, err := r.Ledger.Checkpoint(ctx, flush, moved)
 	for i, refusal := range done.Refused {
-		err = errors.Join(err, from[i].setAside(refusal))
+		err = errors.Join(err, from[i].SetAside(refusal))
 	}
 	if err == nil && done.CheckpointID == "" { // the slot does without the refused destinations from now on
 		done.CheckpointID, err = r.Ledger.CheckpointFlush(ctx, flush)
@@ -104,21 +105,21 @@ func (r *Router) writeCheckpointLocked(ctx context.Context, flush wal.LSN, moved
 			continue
 		}
 		if !done.Written[i] {
-			if _, err := d.readAgain(ctx); err != nil {
+			if _, err := d.ReadAgain(ctx); err != nil {
 				return err
 			}
 			continue
 		}
-		d.wrote(moved[i])
+		d.Wrote(moved[i])
 	}
 	return nil
 }
 
 // moved are the notes of the destinations that are not as noted, and their destinations; aside are destinations without a note that the
 // slot still waits for.
-func (r *Router) moved() (moved []ledger.Note, from, aside []*Destination) {
+func (r *Router) moved() (moved []ledger.Note, from, aside []*destination.Destination) {
 	for _, d := range r.Destinations() {
-		now, differs, waits := d.note()
+		now, differs, waits := d.Note()
 		if differs {
 			moved = append(moved, now)
 			from = append(from, d)
@@ -131,10 +132,10 @@ func (r *Router) moved() (moved []ledger.Note, from, aside []*Destination) {
 }
 
 // release lets the stream go on without destinations that were set aside, where that has failed before.
-func (r *Router) release(aside []*Destination) error {
+func (r *Router) release(aside []*destination.Destination) error {
 	var faults []error
 	for _, d := range aside {
-		faults = append(faults, d.parkUnnoted())
+		faults = append(faults, d.ParkUnnoted())
 	}
 	return errors.Join(faults...)
 }

@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/failpoint"
+	"outflow/sink/destination"
 	"outflow/sink/ledger"
 )
 
@@ -26,12 +27,12 @@ func (r *Router) loadSwitches(ctx context.Context) error {
 	off, on := flips(before, all)
 	r.logSwitches("switched off", off)
 	r.logSwitches("switched on", on)
-	r.shared.gate.Hold(isOff(all, ledger.SwitchReading))
-	r.shared.backfillSlots.Hold(isOff(all, ledger.SwitchBackfills))
+	r.shared.Gate.Hold(isOff(all, ledger.SwitchReading))
+	r.shared.BackfillSlots.Hold(isOff(all, ledger.SwitchBackfills))
 	for _, d := range r.Destinations() {
-		d.pause(r.switches.pausing(d.Tenant, d.Name))
+		d.Pause(r.switches.pausing(d.Tenant, d.Name))
 		if isOff(before, ledger.SwitchReading) != isOff(all, ledger.SwitchReading) {
-			d.observe()
+			d.Observe()
 		}
 	}
 	return nil
@@ -51,7 +52,7 @@ func (r *Router) takeRequests(ctx context.Context) error {
 		return err
 	}
 	failpoint.Hit(failpoint.RequestTaken)
-	all := map[[2]string]*Destination{}
+	all := map[[2]string]*destination.Destination{}
 	for _, d := range r.Destinations() {
 		all[[2]string{d.Tenant, d.Name}] = d
 	}
@@ -61,8 +62,8 @@ func (r *Router) takeRequests(ctx context.Context) error {
 		if d == nil {
 			continue
 		}
-		d.carryOut(q)
-		if q.Until >= 0 && d.hasAll(q.Until) {
+		d.CarryOut(q)
+		if q.Until >= 0 && d.HasAll(q.Until) {
 			reached = append(reached, q)
 		}
 	}

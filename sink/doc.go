@@ -3,7 +3,7 @@
 //
 // # Path of a change
 //
-// [Router.Write] finds the change's tenant and queues the change at the tenant's destinations. A [Destination] takes whole
+// [Router.Write] finds the change's tenant and queues the change at the tenant's destinations. A [destination.Destination] takes whole
 // transactions from its queue, folds the transactions to net changes per key, and applies the changes in one external
 // transaction, which also moves last_synced_sequence_id. Only then is the transaction released in the ack tracker.
 //
@@ -40,7 +40,7 @@
 //
 // # Parts of the router
 //
-// [Router] is its parts: tenants and schemas say where a change goes; gate, lookups, connections and backfillSlots bound what destinations take;
+// [Router] is its parts: tenants and schemas say where a change goes; gate, lookups, connections and BackfillSlots bound what destinations take;
 // workers runs and ends their goroutines; xids remembers the transactions of the stream, for copies; checkpointer and switches are this
 // process' side of the ledger on the primary. Each part is a type with a lock of its own, in a file of its own.
 //
@@ -50,7 +50,7 @@
 //
 //  1. membership: one destination comes, goes or changes at a time; held while the primary notes the fact
 //  2. checkpointer: one checkpoint at a time; held while the primary writes the checkpoint
-//  3. backfillSlots
+//  3. BackfillSlots
 //  4. Destination, with its queue, its life, and what its worker shares
 //  5. tenants, schemas, counts, switches, workers, gate, connections, xids, a backfill's chunk in hand, and the ack tracker: no other lock is taken under one of them
 //

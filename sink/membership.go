@@ -11,6 +11,7 @@ import (
 	"outflow/mapping"
 	"outflow/replication/primary"
 	"outflow/replication/wal"
+	"outflow/sink/destination"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
 )
@@ -37,7 +38,7 @@ func (r *Router) Put(ctx context.Context, t external.DestinationSpec) error {
 		if _, err := t.Config(r.shared.Options.Options); err != nil {
 			return err
 		}
-		d.replace(t, r.membership.begun.Load())
+		d.Replace(t, r.membership.begun.Load())
 		return nil
 	}
 	if !r.membership.begun.Load() {
@@ -54,11 +55,11 @@ func (r *Router) Put(ctx context.Context, t external.DestinationSpec) error {
 			return err
 		}
 	}
-	d, err := newDestination(r.shared, t)
+	d, err := destination.New(r.shared, t)
 	if err != nil {
 		return err
 	}
-	d.join(noted, r.switches.pausing(t.Tenant, t.Name), func() { r.tenants.insert(d) })
+	d.Join(noted, r.switches.pausing(t.Tenant, t.Name), func() { r.tenants.insert(d) })
 	r.Log.Info("the destination is new in the configuration", zap.String("tenant", t.Tenant), zap.String("destination", t.Name), zap.Strings("mappings", mapping.Names(t.Mappings)))
 	return nil
 }
@@ -74,16 +75,16 @@ func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 		return nil
 	}
 	if r.membership.begun.Load() {
-		if !d.beginRemoval() {
+		if !d.BeginRemoval() {
 			return fmt.Errorf("destination %s is being parked", d)
 		}
 		if _, err := r.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: tenant, Name: name, State: ledger.Parked, Reason: primary.NotConfigured}); err != nil {
-			d.endParking()
+			d.EndParking()
 			return err
 		}
 	}
 	r.tenants.remove(d)
-	d.leave()
+	d.Leave()
 	return nil
 }
 

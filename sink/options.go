@@ -5,12 +5,13 @@ import (
 	"time"
 
 	"outflow/internal/strictyaml"
+	"outflow/sink/destination"
 	"outflow/sink/judge"
 )
 
 // Options bound the resources of the sink. [DefaultOptions] gives the defaults; the zero Options are not valid. Sizes are in bytes.
 type Options struct {
-	destinationOptions
+	destination.WorkOptions
 	MemoryBytes     strictyaml.ByteSize `yaml:"memory_bytes" default:"512MiB" range:"1MiB..1024GiB"` // of all destinations together: queues, look-ups and copies; see queuesBytes
 	ShutdownTimeout time.Duration       `yaml:"shutdown_timeout" default:"10s" range:"1ms..1h"`      // time for a batch in flight when the process stops
 	judge.Limits

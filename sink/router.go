@@ -15,11 +15,13 @@ import (
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink/backfill"
+	"outflow/sink/destination"
 	"outflow/sink/external"
 	"outflow/sink/fold"
 	"outflow/sink/ledger"
 	"outflow/sink/limits"
 	"outflow/sink/queue"
+	"outflow/sink/schema"
 )
 
 // Tombstones is a table whose inserted rows name deleted rows of other tables.
@@ -39,7 +41,7 @@ type Config struct {
 	Rows    func(context.Context, tableread.Look) (tableread.Found, error)
 	Primary *tableread.Tables // where backfills read
 	Ledger  *ledger.Store
-	Reader  Reader
+	Reader  destination.Reader
 	// Covered is a place in the WAL: every destination is copied from the tables after Covered, so that earlier changes need not be
 	// understood.
 	Covered wal.LSN
@@ -62,7 +64,7 @@ type Router struct {
 	membership membership
 
 	// What all destinations share.
-	shared *shared
+	shared *destination.Shared
 	xids   *fold.XIDs
 
 	// What is noted on the primary.
@@ -83,15 +85,15 @@ type route struct {
 // NewRouter returns a router without destinations.
 func NewRouter(c Config) *Router {
 	r := &Router{Config: c, tenants: newTenants(), arrival: arrival{id: -1}, routes: map[*wal.Relation]*route{}, xids: fold.NewXIDs()}
-	schemas, workers := newSchemas(c.Tables, c.Primary, c.Log), newWorkers()
-	r.shared = &shared{Options: c.Options.destinationOptions, SourceID: c.SourceID, Log: c.Log, Tracer: c.Tracer, Acks: c.Acks, Ledger: c.Ledger, Reader: c.Reader,
-		Rows: c.Rows, SequenceID: c.SequenceID, workers: workers, gate: &queue.Gate{Limit: c.Options.queuesBytes()},
-		lookups: limits.NewMemory(c.Options.lookupBytes()/2, 2, 2), connections: external.NewConnections(c.Options.MaxConnections),
-		backfillSlots: limits.NewSlots(c.Options.Backfills, c.Options.SlowAfter), schemas: schemas, router: asRouter{r},
-		copying: &backfill.Shared{Tables: c.Primary, Schemas: schemas, Relearn: schemas.relearn, XIDs: r.xids,
+	schemas, workers := schema.New(c.Tables, c.Primary, c.Log), destination.NewWorkers()
+	r.shared = &destination.Shared{Options: c.Options.WorkOptions, SourceID: c.SourceID, Log: c.Log, Tracer: c.Tracer, Acks: c.Acks, Ledger: c.Ledger, Reader: c.Reader,
+		Rows: c.Rows, SequenceID: c.SequenceID, Workers: workers, Gate: &queue.Gate{Limit: c.Options.queuesBytes()},
+		Lookups: limits.NewMemory(c.Options.lookupBytes()/2, 2, 2), Connections: external.NewConnections(c.Options.MaxConnections),
+		BackfillSlots: limits.NewSlots(c.Options.Backfills, c.Options.SlowAfter), Schemas: schemas, Router: asRouter{r},
+		Copying: &backfill.Shared{Tables: c.Primary, Schemas: schemas, Relearn: schemas.Relearn, XIDs: r.xids,
 			Memory: limits.NewMemory(c.Options.copyBytes()/2, 2, limits.ChunksPerSlot*max(c.Options.Backfills, 1)),
-			Intake: workers.intake, Start: workers.start, SequenceID: c.SequenceID, CheckpointID: r.checkpointer.checkpointID,
-			AnswerTimeout: c.Options.AnswerTimeout(), Quarantine: c.Options.quarantines()}}
+			Intake: workers.Intake, Start: workers.Start, SequenceID: c.SequenceID, CheckpointID: r.checkpointer.checkpointID,
+			AnswerTimeout: c.Options.AnswerTimeout(), Quarantine: c.Options.Quarantines()}}
 	for _, t := range c.Tables {
 		r.counts.add(t.Relation)
 	}
@@ -102,8 +104,8 @@ func NewRouter(c Config) *Router {
 }
 
 // Add adds a destination before the router begins; afterwards, see Put.
-func (r *Router) Add(t external.DestinationSpec) (*Destination, error) {
-	d, err := newDestination(r.shared, t)
+func (r *Router) Add(t external.DestinationSpec) (*destination.Destination, error) {
+	d, err := destination.New(r.shared, t)
 	if err != nil {
 		return nil, err
 	}
@@ -112,22 +114,22 @@ func (r *Router) Add(t external.DestinationSpec) (*Destination, error) {
 }
 
 // Destinations are all destinations, in the order of their addition.
-func (r *Router) Destinations() []*Destination {
+func (r *Router) Destinations() []*destination.Destination {
 	return r.tenants.list()
 }
 
 // Full implements [replication.Sink]. A reading switched off stops between transactions: the end of an open transaction must come, or the
 // transaction would keep locks in external databases.
 func (r *Router) Full() <-chan struct{} {
-	if held := r.shared.gate.Held(); held != nil && !r.arrival.inside {
+	if held := r.shared.Gate.Held(); held != nil && !r.arrival.inside {
 		return held
 	}
-	return r.shared.gate.Full()
+	return r.shared.Gate.Full()
 }
 
 // Write implements [replication.Sink]: it queues the changes of one part at the destinations of their tenants.
 func (r *Router) Write(part *wal.Transaction) error {
-	r.shared.lastPart.Set(time.Now())
+	r.shared.LastPart.Set(time.Now())
 	if part.SequenceID != r.arrival.id {
 		r.xids.Add(part.XID) // before the arrival of a destination that does not get the transaction
 		r.tenants.arrive(part.SequenceID)
@@ -167,7 +169,7 @@ func (r *Router) Write(part *wal.Transaction) error {
 	}
 	if part.Last {
 		for _, d := range r.arrival.touched {
-			d.complete(part.SequenceID)
+			d.Complete(part.SequenceID)
 		}
 	}
 	return nil
@@ -216,8 +218,8 @@ func (r *Router) toAll(part *wal.Transaction, changes []wal.Change) {
 	}
 }
 
-func (r *Router) enqueue(d *Destination, part *wal.Transaction, changes []wal.Change) {
-	if d.enqueue(part, changes) {
+func (r *Router) enqueue(d *destination.Destination, part *wal.Transaction, changes []wal.Change) {
+	if d.Enqueue(part, changes) {
 		r.arrival.touch(d)
 	}
 }
@@ -231,10 +233,10 @@ func (r *Router) route(rel *wal.Relation) *route {
 	if rt.count = r.counts.of(rel); rt.count == nil {
 		rt.count = r.unconfigured(rel)
 	}
-	if t := r.shared.schemas.configured(rel); t != nil {
+	if t := r.shared.Schemas.Configured(rel); t != nil {
 		rt.table, rt.tenant, rt.nullable = rel.Table, rel.Column(t.Tenant), t.Nullable
 		if rt.fault = rt.faultOf(rel, t.Tenant); rt.fault == "" {
-			r.shared.schemas.learn(rel)
+			r.shared.Schemas.Learn(rel)
 		}
 	}
 	if ts := r.Tombstones; ts != nil && ts.Table.Relation.OID == rel.OID {
@@ -248,20 +250,20 @@ func (r *Router) route(rel *wal.Relation) *route {
 // Settle implements [replication.Sink]: no batch begins any more; batches in flight have ShutdownTimeout to commit and are then rolled
 // back. Connections are closed. Settle may be called again.
 func (r *Router) Settle() {
-	if !r.shared.workers.drain(r.Options.ShutdownTimeout) {
+	if !r.shared.Workers.Drain(r.Options.ShutdownTimeout) {
 		r.Log.Warn("batches in flight did not finish in time and are rolled back")
-		r.shared.workers.rollBack()
+		r.shared.Workers.RollBack()
 	}
 	var last sync.WaitGroup
 	for _, d := range r.Destinations() {
 		last.Go(func() {
-			defer d.contained()
-			d.settle()
-			d.stop()
+			defer d.Contained()
+			d.Settle()
+			d.Stop()
 		})
 	}
 	last.Wait()
-	r.shared.workers.cancel()
+	r.shared.Workers.Cancel()
 	if err := r.checkpoint(context.Background()); err != nil && !errors.Is(err, primary.ErrFenced) {
 		r.Log.Warn("the last checkpoint failed; unacknowledged changes are read again and skipped", zap.Error(err))
 	}
@@ -269,7 +271,7 @@ func (r *Router) Settle() {
 
 // ForeignRows counts the rows of other tenants that were about to be sent to external databases since the process started, and were refused.
 // Any other number than 0 is a fault of Outflow's. Safe for concurrent use.
-func (r *Router) ForeignRows() int64 { return r.shared.foreignRows.Load() }
+func (r *Router) ForeignRows() int64 { return r.shared.ForeignRows.Load() }
 
 // asRouter is the router in the eyes of a destination.
 type asRouter struct{ r *Router }

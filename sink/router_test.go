@@ -124,7 +124,7 @@ func TestChangesNotUnderstood(t *testing.T) {
 // Reading that is switched off stops between transactions, and not within one.
 func TestFull(t *testing.T) {
 	r := newRouted(t)
-	r.shared.gate.Hold(true)
+	r.shared.Gate.Hold(true)
 	if r.Full() == nil {
 		t.Error("the reader goes on")
 	}

@@ -11,7 +11,9 @@ import (
 	"outflow/replication/primary"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/destination"
 	"outflow/sink/ledger"
+	"outflow/sink/schema"
 )
 
 // Begin implements [replication.Sink]. Begin reads the primary's notes of the destinations, which another process may have changed since,
@@ -48,7 +50,7 @@ func (r *Router) Begin(ctx context.Context) error {
 func (r *Router) findUnfinished(ctx context.Context) error {
 	copier := &tableread.Copier{Tables: r.Primary}
 	defer copier.Close()
-	ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
+	ctx, cancel := context.WithTimeout(ctx, schema.CatalogTimeout)
 	defer cancel()
 	unfinished, err := copier.Unfinished(ctx)
 	if err == nil {
@@ -77,7 +79,7 @@ func (r *Router) takeOverNotes(ctx context.Context) error {
 				return err
 			}
 		}
-		d.begin(s)
+		d.Begin(s)
 		delete(byName, name)
 	}
 	for _, s := range byName { // not in the configuration any more
@@ -99,7 +101,7 @@ func (r *Router) beginReading(ctx context.Context) error {
 		return err
 	}
 	if !has {
-		return &primary.Problem{What: "the primary lacks notes of this process: it was restored from a backup", Remedy: resetRemedy}
+		return &primary.Problem{What: "the primary lacks notes of this process: it was restored from a backup", Remedy: destination.ResetRemedy}
 	}
 	id, err := r.Ledger.BeginReading(ctx)
 	if err == nil {
@@ -172,15 +174,15 @@ func (r *Router) visitPrimary(ctx context.Context) (answers bool, err error) {
 
 // lookAgain looks at the tables that lacked a column. Where a table has other columns now, the waiting destinations try again at once.
 func (r *Router) lookAgain(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
+	ctx, cancel := context.WithTimeout(ctx, schema.CatalogTimeout)
 	defer cancel()
-	for _, table := range r.shared.schemas.inDoubt() {
-		now, err := r.shared.schemas.relearn(ctx, table)
-		if err != nil || !r.shared.schemas.resolve(table, now) {
+	for _, table := range r.shared.Schemas.InDoubt() {
+		now, err := r.shared.Schemas.Relearn(ctx, table)
+		if err != nil || !r.shared.Schemas.Resolve(table, now) {
 			continue // where the primary is away, the checkpoint says so
 		}
 		for _, d := range r.Destinations() {
-			d.tryForTable(table)
+			d.TryForTable(table)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"outflow/sink/destination"
 	"slices"
 	"sync"
 )
@@ -8,31 +9,31 @@ import (
 // tenants are the destinations by tenant. Safe for concurrent use.
 type tenants struct {
 	mu       sync.RWMutex
-	byTenant map[string][]*Destination
-	all      []*Destination // in the order of their addition
-	arriving int64          // sequence id of the arriving transaction, -1 before the first
+	byTenant map[string][]*destination.Destination
+	all      []*destination.Destination // in the order of their addition
+	arriving int64                      // sequence id of the arriving transaction, -1 before the first
 }
 
 func newTenants() *tenants {
-	return &tenants{byTenant: map[string][]*Destination{}, arriving: -1}
+	return &tenants{byTenant: map[string][]*destination.Destination{}, arriving: -1}
 }
 
 // of are the destinations of a tenant. The caller must not change the list.
-func (t *tenants) of(tenant string) []*Destination {
+func (t *tenants) of(tenant string) []*destination.Destination {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.byTenant[tenant]
 }
 
 // list is a copy of the list of all destinations.
-func (t *tenants) list() []*Destination {
+func (t *tenants) list() []*destination.Destination {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return slices.Clone(t.all)
 }
 
 // find is a tenant's destination of that name, nil where there is none.
-func (t *tenants) find(tenant, name string) *Destination {
+func (t *tenants) find(tenant, name string) *destination.Destination {
 	for _, d := range t.of(tenant) {
 		if d.Name == name {
 			return d
@@ -42,16 +43,16 @@ func (t *tenants) find(tenant, name string) *Destination {
 }
 
 // insert adds a destination. The transaction whose parts are arriving passes the destination by: only the rest of the transaction would come.
-func (t *tenants) insert(d *Destination) {
+func (t *tenants) insert(d *destination.Destination) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	d.startAfter(t.arriving)
+	d.StartAfter(t.arriving)
 	t.byTenant[d.Tenant] = append(t.byTenant[d.Tenant], d)
 	t.all = append(t.all, d)
 }
 
 // remove takes a destination out. Other goroutines may still hold the lists as before.
-func (t *tenants) remove(d *Destination) {
+func (t *tenants) remove(d *destination.Destination) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.byTenant[d.Tenant] = without(t.byTenant[d.Tenant], d); len(t.byTenant[d.Tenant]) == 0 {
@@ -60,8 +61,8 @@ func (t *tenants) remove(d *Destination) {
 	t.all = without(t.all, d)
 }
 
-func without(list []*Destination, d *Destination) []*Destination {
-	rest := make([]*Destination, 0, len(list))
+func without(list []*destination.Destination, d *destination.Destination) []*destination.Destination {
+	rest := make([]*destination.Destination, 0, len(list))
 	for _, o := range list {
 		if o != d {
 			rest = append(rest, o)

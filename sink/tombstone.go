@@ -23,16 +23,16 @@ func (r *Router) tombstone(part *wal.Transaction, c *wal.Change, rt *route) erro
 		return nil
 	}
 	name := string(text(r.Tombstones.TableName))
-	rel := r.shared.schemas.Relation(name)
+	rel := r.shared.Schemas.Relation(name)
 	if rel == nil {
-		rel = r.shared.schemas.Relation(wal.JoinTable("", name)) // the configuration quotes some names
+		rel = r.shared.Schemas.Relation(wal.JoinTable("", name)) // the configuration quotes some names
 	}
 	if rel == nil || r.route(rel).table == "" {
 		rt.count.skip()
 		return nil // of a table that is not synced
 	}
 	tenant := c.New.Value(rt.tenant)
-	old, err := deletedRow(rel, r.shared.schemas.TenantColumn(rel), tenant, text(r.Tombstones.Key), text(r.Tombstones.Row))
+	old, err := deletedRow(rel, r.shared.Schemas.TenantColumn(rel), tenant, text(r.Tombstones.Key), text(r.Tombstones.Row))
 	if err != nil {
 		// The row itself cannot be named, so there is nothing to delete; the real DELETE is in the stream too.
 		rt.count.skip()

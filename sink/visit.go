@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"outflow/sink/destination"
 	"time"
 )
 
@@ -17,12 +18,12 @@ const (
 )
 
 // visit begins the next visit, if there are a next destination and a place for the visit.
-func (r *Router) visit(all []*Destination) {
-	var next *Destination
+func (r *Router) visit(all []*destination.Destination) {
+	var next *destination.Destination
 	var oldest time.Time
 	under := 0
 	for _, d := range all {
-		switch visited, waits, due := d.visits(); {
+		switch visited, waits, due := d.Visits(); {
 		case waits && time.Since(visited) < visitPatience:
 			under++
 		case due && (next == nil || visited.Before(oldest)):
@@ -32,5 +33,5 @@ func (r *Router) visit(all []*Destination) {
 	if next == nil || under >= visitsAtOnce {
 		return
 	}
-	next.visit()
+	next.Visit()
 }

@@ -6,6 +6,7 @@ import (
 
 	"outflow/internal/moment"
 	"outflow/replication/wal"
+	"outflow/sink/destination"
 	"outflow/sink/judge"
 )
 
@@ -20,7 +21,7 @@ type watch struct {
 	wal      judge.Retention
 	jam      time.Duration // see situation
 	suspects []judge.Suspect
-	accused  []*Destination // by the index of a suspect
+	accused  []*destination.Destination // by the index of a suspect
 }
 
 // longestLook bounds the counted time between two looks: no destination is at fault for the time in which the process was stopped, or the
@@ -35,25 +36,25 @@ func (w *watch) pass(now time.Time) { w.last = now }
 
 // look judges the destinations. No time counts while the primary does not answer: no destination could be parked, and the destinations which ask the
 // primary wait.
-func (w *watch) look(all []*Destination, now time.Time, answers bool) {
+func (w *watch) look(all []*destination.Destination, now time.Time, answers bool) {
 	passed := min(now.Sub(w.last), longestLook)
 	if w.last.IsZero() || !answers {
 		passed = 0
 	}
 	w.last = now
 	r := w.router
-	limit, closed := r.Options, r.shared.gate.Closed()
+	limit, closed := r.Options, r.shared.Gate.Closed()
 	written := r.checkpointer.walEnd.Load()
 	w.wal = w.wal.After(written-int64(r.Acks.Flush()), int64(limit.RetainedWAL), passed)
-	s := judge.Situation{Read: r.SequenceID(r.Reader.Position()), Still: w.wal.Still, Excess: r.shared.gate.Excess()}
+	s := judge.Situation{Read: r.SequenceID(r.Reader.Position()), Still: w.wal.Still, Excess: r.shared.Gate.Excess()}
 	if written > 0 {
 		s.Written = r.SequenceID(wal.LSN(written))
 	}
 	w.suspects, w.accused = w.suspects[:0], w.accused[:0]
 	newest, second := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64) // since the last commits of two destinations
 	for _, d := range all {
-		o, hold := d.look(closed, now, passed)
-		if commit := d.sinceCommit(now); commit < newest {
+		o, hold := d.Look(closed, now, passed)
+		if commit := d.SinceCommit(now); commit < newest {
 			newest, second = commit, newest
 		} else if commit < second {
 			second = commit
@@ -69,7 +70,7 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	s.Jam = w.jam
 	for i, d := range w.accused {
 		w.suspects[i].Others = newest
-		if d.sinceCommit(now) <= newest {
+		if d.SinceCommit(now) <= newest {
 			w.suspects[i].Others = second
 		}
 	}
@@ -78,9 +79,9 @@ func (w *watch) look(all []*Destination, now time.Time, answers bool) {
 	}
 	for _, found := range judge.Judge(w.suspects, s, limit.Limits) {
 		d := w.accused[found.Index]
-		r.shared.workers.start(func() {
-			defer d.contained()
-			if err := d.park(found.Reason); err != nil { // which is logged
+		r.shared.Workers.Start(func() {
+			defer d.Contained()
+			if err := d.Park(found.Reason); err != nil { // which is logged
 				w.failed.Set(time.Now())
 			}
 		})

@@ -12,6 +12,7 @@ import (
 	"outflow/replication/primary"
 	"outflow/replication/wal"
 	"outflow/sink"
+	"outflow/sink/destination"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
 )
@@ -28,11 +29,11 @@ func (reading) Behind(time.Time) time.Duration      { return 0 }
 func figures(p *Pipeline, lags []time.Duration, others map[ledger.State]int) *Snapshot {
 	now := time.Now()
 	snap := &Snapshot{Status: Status{Role: "streaming", Destinations: map[string]int{}}}
-	add := func(name string, st sink.Status) {
-		snap.Rows = append(snap.Rows, Row{&sink.Destination{Owner: &external.Owner{Tenant: "t", Name: name}}, st, 0})
+	add := func(name string, st destination.Status) {
+		snap.Rows = append(snap.Rows, Row{&destination.Destination{Owner: &external.Owner{Tenant: "t", Name: name}}, st, 0})
 	}
 	for i, lag := range lags {
-		st := sink.Status{State: ledger.Streaming}
+		st := destination.Status{State: ledger.Streaming}
 		if lag > 0 {
 			st.Oldest = now.Add(-lag)
 		}
@@ -40,7 +41,7 @@ func figures(p *Pipeline, lags []time.Duration, others map[ledger.State]int) *Sn
 	}
 	for state, n := range others {
 		for i := range n {
-			add(fmt.Sprint(state, "-", i), sink.Status{State: state, QueueStatus: sink.QueueStatus{Oldest: now.Add(-time.Hour)}})
+			add(fmt.Sprint(state, "-", i), destination.Status{State: state, QueueStatus: destination.QueueStatus{Oldest: now.Add(-time.Hour)}})
 		}
 	}
 	snap.fromRows(now)

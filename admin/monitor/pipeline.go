@@ -10,6 +10,7 @@ import (
 	"outflow/replication/primary"
 	"outflow/replication/wal"
 	"outflow/sink"
+	"outflow/sink/destination"
 	"outflow/sink/ledger"
 )
 
@@ -46,8 +47,8 @@ func rank(s ledger.State) int {
 
 // Row is a destination with its collected status.
 type Row struct {
-	*sink.Destination
-	sink.Status
+	*destination.Destination
+	destination.Status
 
 	Stream time.Duration // the whole stream is at least as far behind
 }
@@ -202,7 +203,7 @@ func (r *Row) Detail(now time.Time, speed Rate) Detail {
 
 // Has reports whether the configuration of this process has the destination.
 func (p *Pipeline) Has(tenant, name string) bool {
-	return slices.ContainsFunc(p.Router.Destinations(), func(d *sink.Destination) bool { return d.Tenant == tenant && d.Name == name })
+	return slices.ContainsFunc(p.Router.Destinations(), func(d *destination.Destination) bool { return d.Tenant == tenant && d.Name == name })
 }
 
 // Tables counts the changes read from the stream, by table.

@@ -8,7 +8,7 @@ import (
 
 	"outflow/replication"
 	"outflow/replication/primary"
-	"outflow/sink"
+	"outflow/sink/destination"
 	"outflow/sink/ledger"
 )
 
@@ -62,7 +62,7 @@ type Sampler struct {
 	txns       [window + 1]int64
 	n          int
 	throughput Throughput
-	tracks     map[*sink.Destination]*track
+	tracks     map[*destination.Destination]*track
 	points     []Point // oldest first
 	recent     []*Incident
 	buffer     []Row // the sampling goroutine's
@@ -72,7 +72,7 @@ type Sampler struct {
 func (s *Sampler) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.n, s.tracks, s.throughput = 0, map[*sink.Destination]*track{}, Throughput{}
+	s.n, s.tracks, s.throughput = 0, map[*destination.Destination]*track{}, Throughput{}
 }
 
 // Sample takes one look. Nothing is locked while the destinations are asked, except one destination at a time.
@@ -179,7 +179,7 @@ func (s *Sampler) push(p Point) {
 }
 
 // RateOf is the rate of one destination, empty where the rate is not known.
-func (s *Sampler) RateOf(d *sink.Destination) Rate {
+func (s *Sampler) RateOf(d *destination.Destination) Rate {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t := s.tracks[d]; t != nil {

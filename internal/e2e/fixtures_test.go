@@ -16,7 +16,7 @@ import (
 	"outflow/internal/faultproxy"
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/mapping"
-	"outflow/sink"
+	"outflow/sink/destination"
 	"outflow/sink/ledger"
 	"outflow/sql"
 )
@@ -41,7 +41,7 @@ func (w *world) gated(tenant, name string, mappings ...string) *gated {
 }
 
 // open lets the destination be reached when n transactions wait for it.
-func (g *gated) open(r *running, d *sink.Destination, n int) {
+func (g *gated) open(r *running, d *destination.Destination, n int) {
 	r.tb.Helper()
 	waitFor(r.tb, fmt.Sprintf("%d transactions to be queued", n), func() error {
 		if queued := d.Status().Queued; queued != n {
@@ -53,10 +53,10 @@ func (g *gated) open(r *running, d *sink.Destination, n int) {
 }
 
 // destination finds one by its name.
-func (r *running) destination(name string) *sink.Destination {
+func (r *running) destination(name string) *destination.Destination {
 	r.tb.Helper()
 	all := r.Router.Destinations()
-	i := slices.IndexFunc(all, func(d *sink.Destination) bool { return d.Name == name })
+	i := slices.IndexFunc(all, func(d *destination.Destination) bool { return d.Name == name })
 	if i < 0 {
 		r.tb.Fatalf("there is no destination %s", name)
 	}
@@ -64,7 +64,7 @@ func (r *running) destination(name string) *sink.Destination {
 }
 
 // becomes waits for a state and returns the error that goes with it, "" for none.
-func becomes(tb testing.TB, d *sink.Destination, state ledger.State) string {
+func becomes(tb testing.TB, d *destination.Destination, state ledger.State) string {
 	tb.Helper()
 	var text string
 	waitFor(tb, fmt.Sprintf("%s to be %s", d, state), func() error {

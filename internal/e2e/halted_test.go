@@ -8,12 +8,12 @@ import (
 	"time"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/destination"
 	"outflow/sink/ledger"
 )
 
 // poisoned has a destination halt over one row, and returns the destination.
-func poisoned(t *testing.T, w *world, r *running, dsn string) *sink.Destination {
+func poisoned(t *testing.T, w *world, r *running, dsn string) *destination.Destination {
 	t.Helper()
 	r.caughtUp()
 	exec(t, connect(t, dsn), `ALTER TABLE users ADD CONSTRAINT nobad CHECK (display_name <> 'bad')`)
@@ -68,7 +68,7 @@ func TestHaltedStaysHalted(t *testing.T) {
 		if s := d.Status(); s.State != ledger.Halted || s.Since.Sub(since).Abs() > 2*time.Second || !strings.Contains(s.Reason, "nobad") || s.Err == nil {
 			t.Errorf("it is %+v", s)
 		}
-		for _, e := range d.History()[slices.IndexFunc(d.History(), func(e sink.Event) bool { return e.State == ledger.Halted }):] {
+		for _, e := range d.History()[slices.IndexFunc(d.History(), func(e destination.Event) bool { return e.State == ledger.Halted }):] {
 			if e.State != ledger.Halted {
 				t.Errorf("its history is %+v", d.History())
 			}

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/destination"
 	"outflow/sink/ledger"
 )
 
@@ -58,7 +58,7 @@ func TestCopyWithTheTypesOfItsMoment(t *testing.T) {
 	w.mirrored(tenant1, dsn, "item", names)
 }
 
-func resynced(t *testing.T, r *running) *sink.Destination {
+func resynced(t *testing.T, r *running) *destination.Destination {
 	t.Helper()
 	d := r.destination("main")
 	must(t, d.Resync(t.Context(), "the test asked for it"))

@@ -10,12 +10,12 @@ import (
 
 	"outflow/internal/faultproxy"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/destination"
 	"outflow/sink/ledger"
 )
 
 // wasParked reports whether a destination was ever parked.
-func wasParked(d *sink.Destination) bool {
+func wasParked(d *destination.Destination) bool {
 	for _, e := range d.History() {
 		if e.State == ledger.Parked {
 			return true
@@ -92,7 +92,7 @@ func TestWhoEditsTheStringInALargeTransaction(t *testing.T) {
 		n++
 		w.exec(`UPDATE outflow.destination SET dsn = regexp_replace(dsn, 'u\d+@', $1)`, fmt.Sprintf("u%d@", n))
 		w.exec(`SELECT pg_sleep(0.8)`)
-		if !slices.ContainsFunc(d.History(), func(e sink.Event) bool { return e.State == ledger.Parked }) {
+		if !slices.ContainsFunc(d.History(), func(e destination.Event) bool { return e.State == ledger.Parked }) {
 			return fmt.Errorf("after %d edits its states were %v", n, d.History())
 		}
 		return nil

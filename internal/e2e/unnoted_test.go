@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/destination"
 	"outflow/sink/ledger"
 )
 
@@ -99,7 +99,7 @@ func TestTextsThatThePrimaryLacks(t *testing.T) {
 }
 
 // reasonOf waits for a state, and returns the reason of the state.
-func reasonOf(t *testing.T, d *sink.Destination, state ledger.State) (reason string) {
+func reasonOf(t *testing.T, d *destination.Destination, state ledger.State) (reason string) {
 	t.Helper()
 	waitFor(t, fmt.Sprintf("%s to be %s", d, state), func() error {
 		s := d.Status()

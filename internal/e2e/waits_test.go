@@ -8,7 +8,7 @@ import (
 
 	"outflow/internal/pgcluster"
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/sink"
+	"outflow/sink/destination"
 	"outflow/sink/ledger"
 )
 
@@ -25,7 +25,7 @@ func TestCopyWaitsForPreparedTransaction(t *testing.T) {
 	r.end()
 	other := connect(t, pgtest.Database(t, w.cluster))
 	exec(t, other, `CREATE TABLE busy (n int); BEGIN; INSERT INTO busy VALUES (1); PREPARE TRANSACTION 'elsewhere'`)
-	resync := func() (*running, *sink.Destination) {
+	resync := func() (*running, *destination.Destination) {
 		w.exec(`UPDATE outflow.destination_state SET epoch = epoch + 1`)
 		r := w.start()
 		return r, r.destination("main")

@@ -1,0 +1,287 @@
+package destination
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"outflow/internal/failpoint"
+	"outflow/internal/pgerror"
+	"outflow/mapping"
+	"outflow/replication/tableread"
+	"outflow/replication/wal"
+	"outflow/sink/external"
+	"outflow/sink/fold"
+	"outflow/sink/limits"
+)
+
+// fetchToast fills values that an UPDATE left in TOAST and that a step names, where the batch itself did not have the values: from the
+// primary, by key. The values count in b.fetched until the batch is done with. Where the batch needs more than a piece of the memory, the
+// error is a [*tooWide], and nothing was changed; a batch with one such row is given the memory that the row needs.
+//
+// The primary may be ahead of the batch. A newer value is then applied a little early, and again in its turn. The delete of a missing row
+// is still to come, so the upsert of the row is left out: the value no longer exists anywhere, cannot be written, and must not be written
+// as NULL. Both hold only if the primary shows at least the transaction that made the row: else the value would be an older one, and a row
+// whose key has changed would pass for deleted.
+func (d *Destination) fetchToast(ctx context.Context, b *batch, rows map[string]*mapping.Rows) error {
+	wanted, keys := d.incomplete(b, rows)
+	if keys == 0 {
+		return nil
+	}
+	for {
+		if err := d.holdFetched(ctx, b); err != nil {
+			return err
+		}
+		read, large, err := d.fetch(ctx, wanted, b.fetched.Rows)
+		if err != nil {
+			return err
+		}
+		used, fit := int64(0), 0
+		for _, f := range read {
+			for _, t := range f.Rows {
+				used += int64(t.Bytes())
+			}
+			fit += len(f.Rows)
+		}
+		piece := int64(0)
+		switch {
+		case fit == keys:
+			if d.lookup.used = used; used < b.fetched.Rows/4 {
+				d.lookup.piece /= 2
+			}
+			return d.fillAll(ctx, wanted, read)
+		case b.fetched.Rows < d.shared.Lookups.Piece:
+			piece = min(2*b.fetched.Rows, d.shared.Lookups.Piece)
+		case keys > 1:
+			d.freeFetched(b)
+			return &tooWide{fit: fit, keys: keys}
+		default:
+			piece = tableread.Enough(large)
+		}
+		d.freeFetched(b)
+		d.lookup.piece = piece
+	}
+}
+
+// tooWide tells of a batch whose missing values are more than may be in memory at a time: of so many rows only the first ones fit.
+type tooWide struct{ fit, keys int }
+
+func (e *tooWide) Error() string {
+	return fmt.Sprintf("the values of %d of %d rows fit in the memory of look-ups", e.fit, e.keys)
+}
+
+// part is how many of n changes may fit.
+func (e *tooWide) part(n int) int { return max(1, min(n-1, n*e.fit/e.keys)) }
+
+// lookup is what a destination's look-ups have learnt. It belongs to the worker.
+type lookup struct {
+	piece int64 // bytes of rows that the next one takes
+	used  int64 // bytes of rows of the last one
+	lane  limits.Lane
+}
+
+// holdFetched takes the memory of the next look-up, unless the batch has it.
+func (d *Destination) holdFetched(ctx context.Context, b *batch) (err error) {
+	if d.lookup.piece = max(d.lookup.piece, limits.PieceMin); b.fetched.Rows >= d.lookup.piece {
+		return nil
+	}
+	d.freeFetched(b)
+	b.fetched, err = d.shared.Lookups.Take(ctx, d.lookup.piece, d.lookup.lane)
+	return err
+}
+
+// freeFetched gives the memory of the batch's fetched values back.
+func (d *Destination) freeFetched(b *batch) {
+	if !b.fetched.Held() {
+		return
+	}
+	if d.lookup.lane = limits.Quick; time.Since(b.fetched.Taken) > limits.SlowRound {
+		d.lookup.lane = limits.Slow
+	}
+	d.lookup.piece = min(d.lookup.piece, d.shared.Lookups.Piece)
+	b.fetched.Free()
+}
+
+// missing is what a table's rows lack in a batch.
+type missing struct {
+	rows    *mapping.Rows
+	named   []int // the columns that a step names
+	columns []string
+	keys    []wal.Tuple // of the incomplete rows, in the order of the rows
+	xids    []uint32    // of their transactions
+}
+
+// incomplete finds the rows of a batch that lack a value which a step names, and their number.
+func (d *Destination) incomplete(b *batch, rows map[string]*mapping.Rows) (all []missing, keys int) {
+	for table, r := range rows {
+		m := missing{rows: r}
+		from, lacks := map[int64]bool{}, map[int]bool{}
+		for i := range r.Upserts {
+			t := r.Upserts[i].Tuple
+			if !t.HasUnchanged() {
+				continue
+			}
+			if m.named == nil {
+				m.named = d.named(table, r.Relation)
+			}
+			if n := len(lacks); m.lacks(t, lacks) || len(lacks) > n {
+				m.keys = append(m.keys, t)
+				from[r.Upserts[i].SequenceID] = true
+			}
+		}
+		if len(m.keys) == 0 {
+			continue
+		}
+		for i := range lacks {
+			m.columns = append(m.columns, r.Relation.Columns[i].Name)
+		}
+		slices.Sort(m.columns)
+		for _, t := range b.transactions {
+			if from[t.ID] {
+				m.xids = append(m.xids, t.XID)
+			}
+		}
+		all, keys = append(all, m), keys+len(m.keys)
+	}
+	return all, keys
+}
+
+// lacks reports whether the row lacks a named column, and adds the columns to which, which may be nil.
+func (m *missing) lacks(t wal.Tuple, which map[int]bool) (any bool) {
+	for _, i := range m.named {
+		if t.Value(i).Presence == wal.Unchanged {
+			if any = true; which != nil {
+				which[i] = true
+			}
+		}
+	}
+	return any
+}
+
+// fetch reads the missing values, bound bytes at the most. The last answer may have the first rows only; large is the size of the row
+// behind where it does not fit alone.
+func (d *Destination) fetch(ctx context.Context, wanted []missing, bound int64) (read []tableread.Found, large int64, err error) {
+	for _, m := range wanted {
+		found, err := d.current(ctx, m.rows.Relation, tableread.Look{Keys: tableread.Keys{Tuples: m.keys}, Columns: m.columns, After: m.xids, Bytes: bound})
+		if err != nil {
+			return nil, 0, err
+		}
+		read = append(read, found)
+		if len(found.Rows) < len(m.keys) {
+			return read, found.Large, nil
+		}
+		for _, t := range found.Rows {
+			bound -= int64(t.Bytes())
+		}
+		bound = max(bound, 0)
+	}
+	return read, 0, nil
+}
+
+// fillAll takes the missing values from the answers to all look-ups.
+func (d *Destination) fillAll(ctx context.Context, wanted []missing, read []tableread.Found) error {
+	if err := failpoint.Fail(failpoint.LookedUp); err != nil {
+		return err
+	}
+	for i := range wanted {
+		if err := d.fillToast(ctx, &wanted[i], read[i].Rows, read[i].Relation); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// current reads the tenant's rows of a table from the primary.
+func (d *Destination) current(ctx context.Context, rel *wal.Relation, look tableread.Look) (tableread.Found, error) {
+	d.watched.lookups.Add(1) // the primary's time is not the destination's
+	defer d.watched.lookups.Add(-1)
+	if d.session.InTransaction() { // with locks on the tenant's tables
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, openPatience+time.Duration(look.Bytes>>20)*time.Second) // a large row comes at a megabyte a second at least
+		defer cancel()
+	}
+	look.Part = d.part(rel)
+	found, err := d.lookUp(ctx, look)
+	switch {
+	case errors.Is(err, tableread.ErrNotVisible):
+		return found, &external.Error{Table: rel.Table, Err: err, Remedy: "if this lasts: find the synchronous standby that the primary waits for"}
+	case external.SQLState(err) == pgerror.UndefinedTable:
+		return found, d.outdated(ctx, rel, err)
+	case err != nil:
+		return found, &external.Error{Verdict: external.RetryLong, SQLState: external.SQLState(err), Err: fmt.Errorf("reading rows of %s from the primary: %w", rel, err)}
+	}
+	return found, nil
+}
+
+// The wait for a commit that is not visible yet: usually a matter of microseconds.
+const (
+	visiblePause = time.Millisecond // doubles
+	visibleWait  = time.Second      // in all, about; then the batch is tried again later
+	visibleAgain = 2 * time.Second  // then
+)
+
+func (d *Destination) lookUp(ctx context.Context, look tableread.Look) (tableread.Found, error) {
+	for pause := visiblePause; ; pause *= 2 {
+		found, err := d.shared.Rows(ctx, look)
+		if !errors.Is(err, tableread.ErrNotVisible) || pause > visibleWait/2 {
+			return found, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-d.shared.Workers.Intake.Done():
+			return found, context.Canceled
+		case <-ctx.Done():
+			return found, ctx.Err()
+		}
+	}
+}
+
+// fillToast takes the missing values of a table's rows from the found rows: a found row for each incomplete row, zero where the row is gone.
+// now is the table as the found rows describe the table: where a column has another type by now all rows of the batch get the new type.
+func (d *Destination) fillToast(ctx context.Context, m *missing, found []wal.Tuple, now *wal.Relation) error {
+	r := m.rows
+	at, typed := fold.Places(r.Relation, now)
+	kept := r.Upserts[:0]
+	for _, row := range r.Upserts {
+		if row.Tuple.HasUnchanged() && m.lacks(row.Tuple, nil) {
+			current := found[0]
+			found = found[1:]
+			if current.IsZero() {
+				continue
+			}
+			for _, i := range m.named {
+				if at[i] < 0 && row.Tuple.Value(i).Presence == wal.Unchanged {
+					return d.outdated(ctx, r.Relation, fmt.Errorf("the column %q is gone", r.Relation.Columns[i].Name))
+				}
+			}
+			row.Tuple = row.Tuple.Complete(fold.Arrange(current, at))
+		}
+		kept = append(kept, row)
+	}
+	r.Upserts, r.Relation = kept, typed
+	return nil
+}
+
+// outdated follows a look-up that finds another table than the known table, for example when a widened column is gone again.
+func (d *Destination) outdated(ctx context.Context, rel *wal.Relation, cause error) error {
+	if _, err := d.shared.Schemas.Relearn(ctx, rel.Table); err != nil {
+		return err
+	}
+	return &external.Error{Verdict: external.Outdated, Table: rel.Table, SQLState: external.SQLState(cause), Err: fmt.Errorf("%s has changed on the primary: %w", rel, cause)}
+}
+
+// named are the indexes of the relation's columns that a step names.
+func (d *Destination) named(table string, rel *wal.Relation) []int {
+	named := []int{}
+	for _, m := range d.mappings {
+		names, _ := m.Columns(table, rel.Names())
+		for _, name := range names {
+			if i := rel.Column(name); !slices.Contains(named, i) {
+				named = append(named, i)
+			}
+		}
+	}
+	return named
+}
