@@ -55,7 +55,8 @@ func (d *Destination) take(before *batch) *batch {
 	for _, t := range run.Transactions { // whole transactions: their changes change no more
 		d.fold(&f, t, t.Changes)
 	}
-	b.rows = d.net(&f)
+	b.rows = f.Rows()
+	d.shared.Schemas.Widen(b.rows)
 	for _, r := range b.rows {
 		b.changes += r.Len(mapping.Any)
 	}
@@ -69,4 +70,14 @@ func (d *Destination) fold(f *fold.Fold, t *queue.Transaction, changes []wal.Cha
 			f.Add(name, &changes[i], t.ID, t.Committed)
 		}
 	}
+}
+
+// xidsOf are the transaction ids of the batch's transactions with the given sequence ids.
+func (b *batch) xidsOf(ids map[int64]bool) (xids []uint32) {
+	for _, t := range b.transactions {
+		if ids[t.ID] {
+			xids = append(xids, t.XID)
+		}
+	}
+	return xids
 }

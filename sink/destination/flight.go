@@ -110,7 +110,7 @@ func (d *Destination) prepareBatch(ctx context.Context, b *batch) error {
 
 // whole reports whether a batch needs no look-up: a batch that does waits until the batch in flight has given its memory back.
 func (d *Destination) whole(b *batch) bool {
-	_, keys := d.incomplete(b, b.rows)
+	_, keys := findMissing(b.rows, d.mappings)
 	return keys == 0
 }
 

@@ -197,7 +197,8 @@ func (d *Destination) applyRound(ctx context.Context, b *batch, changes []wal.Ch
 	}
 	var f fold.Fold
 	d.fold(&f, b.large, changes)
-	rows := d.net(&f)
+	rows := f.Rows()
+	d.shared.Schemas.Widen(rows)
 	if err := d.applyRows(ctx, b, rows); err != nil {
 		return err
 	}
@@ -252,12 +253,4 @@ func (d *Destination) oneByOne(ctx context.Context, b *batch) error {
 		}
 	}
 	return nil
-}
-
-// rowOf is the row of a change.
-func rowOf(c *wal.Change) wal.Tuple {
-	if c.New.IsZero() {
-		return c.Old
-	}
-	return c.New
 }

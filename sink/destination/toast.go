@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"outflow/internal/failpoint"
@@ -13,7 +12,6 @@ import (
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink/external"
-	"outflow/sink/fold"
 	"outflow/sink/limits"
 )
 
@@ -26,7 +24,7 @@ import (
 // as NULL. Both hold only if the primary shows at least the transaction that made the row: else the value would be an older one, and a row
 // whose key has changed would pass for deleted.
 func (d *Destination) fetchToast(ctx context.Context, b *batch, rows map[string]*mapping.Rows) error {
-	wanted, keys := d.incomplete(b, rows)
+	wanted, keys := findMissing(rows, d.mappings)
 	if keys == 0 {
 		return nil
 	}
@@ -34,7 +32,7 @@ func (d *Destination) fetchToast(ctx context.Context, b *batch, rows map[string]
 		if err := d.holdFetched(ctx, b); err != nil {
 			return err
 		}
-		read, large, err := d.fetch(ctx, wanted, b.fetched.Rows)
+		read, large, err := d.fetch(ctx, b, wanted, b.fetched.Rows)
 		if err != nil {
 			return err
 		}
@@ -104,67 +102,11 @@ func (d *Destination) freeFetched(b *batch) {
 	b.fetched.Free()
 }
 
-// missing is what a table's rows lack in a batch.
-type missing struct {
-	rows    *mapping.Rows
-	named   []int // the columns that a step names
-	columns []string
-	keys    []wal.Tuple // of the incomplete rows, in the order of the rows
-	xids    []uint32    // of their transactions
-}
-
-// incomplete finds the rows of a batch that lack a value which a step names, and their number.
-func (d *Destination) incomplete(b *batch, rows map[string]*mapping.Rows) (all []missing, keys int) {
-	for table, r := range rows {
-		m := missing{rows: r}
-		from, lacks := map[int64]bool{}, map[int]bool{}
-		for i := range r.Upserts {
-			t := r.Upserts[i].Tuple
-			if !t.HasUnchanged() {
-				continue
-			}
-			if m.named == nil {
-				m.named = d.named(table, r.Relation)
-			}
-			if n := len(lacks); m.lacks(t, lacks) || len(lacks) > n {
-				m.keys = append(m.keys, t)
-				from[r.Upserts[i].SequenceID] = true
-			}
-		}
-		if len(m.keys) == 0 {
-			continue
-		}
-		for i := range lacks {
-			m.columns = append(m.columns, r.Relation.Columns[i].Name)
-		}
-		slices.Sort(m.columns)
-		for _, t := range b.transactions {
-			if from[t.ID] {
-				m.xids = append(m.xids, t.XID)
-			}
-		}
-		all, keys = append(all, m), keys+len(m.keys)
-	}
-	return all, keys
-}
-
-// lacks reports whether the row lacks a named column, and adds the columns to which, which may be nil.
-func (m *missing) lacks(t wal.Tuple, which map[int]bool) (any bool) {
-	for _, i := range m.named {
-		if t.Value(i).Presence == wal.Unchanged {
-			if any = true; which != nil {
-				which[i] = true
-			}
-		}
-	}
-	return any
-}
-
 // fetch reads the missing values, bound bytes at the most. The last answer may have the first rows only; large is the size of the row
 // behind where it does not fit alone.
-func (d *Destination) fetch(ctx context.Context, wanted []missing, bound int64) (read []tableread.Found, large int64, err error) {
+func (d *Destination) fetch(ctx context.Context, b *batch, wanted []missing, bound int64) (read []tableread.Found, large int64, err error) {
 	for _, m := range wanted {
-		found, err := d.current(ctx, m.rows.Relation, tableread.Look{Keys: tableread.Keys{Tuples: m.keys}, Columns: m.columns, After: m.xids, Bytes: bound})
+		found, err := d.current(ctx, m.rows.Relation, tableread.Look{Keys: tableread.Keys{Tuples: m.keys}, Columns: m.columns, After: b.xidsOf(m.from), Bytes: bound})
 		if err != nil {
 			return nil, 0, err
 		}
@@ -186,8 +128,9 @@ func (d *Destination) fillAll(ctx context.Context, wanted []missing, read []tabl
 		return err
 	}
 	for i := range wanted {
-		if err := d.fillToast(ctx, &wanted[i], read[i].Rows, read[i].Relation); err != nil {
-			return err
+		rel := wanted[i].rows.Relation
+		if gone := wanted[i].fill(read[i].Rows, read[i].Relation); gone != "" {
+			return d.outdated(ctx, rel, fmt.Errorf("the column %q is gone", gone))
 		}
 	}
 	return nil
@@ -238,50 +181,10 @@ func (d *Destination) lookUp(ctx context.Context, look tableread.Look) (tablerea
 	}
 }
 
-// fillToast takes the missing values of a table's rows from the found rows: a found row for each incomplete row, zero where the row is gone.
-// now is the table as the found rows describe the table: where a column has another type by now all rows of the batch get the new type.
-func (d *Destination) fillToast(ctx context.Context, m *missing, found []wal.Tuple, now *wal.Relation) error {
-	r := m.rows
-	at, typed := fold.Places(r.Relation, now)
-	kept := r.Upserts[:0]
-	for _, row := range r.Upserts {
-		if row.Tuple.HasUnchanged() && m.lacks(row.Tuple, nil) {
-			current := found[0]
-			found = found[1:]
-			if current.IsZero() {
-				continue
-			}
-			for _, i := range m.named {
-				if at[i] < 0 && row.Tuple.Value(i).Presence == wal.Unchanged {
-					return d.outdated(ctx, r.Relation, fmt.Errorf("the column %q is gone", r.Relation.Columns[i].Name))
-				}
-			}
-			row.Tuple = row.Tuple.Complete(fold.Arrange(current, at))
-		}
-		kept = append(kept, row)
-	}
-	r.Upserts, r.Relation = kept, typed
-	return nil
-}
-
 // outdated follows a look-up that finds another table than the known table, for example when a widened column is gone again.
 func (d *Destination) outdated(ctx context.Context, rel *wal.Relation, cause error) error {
 	if _, err := d.shared.Schemas.Relearn(ctx, rel.Table); err != nil {
 		return err
 	}
 	return &external.Error{Verdict: external.Outdated, Table: rel.Table, SQLState: external.SQLState(cause), Err: fmt.Errorf("%s has changed on the primary: %w", rel, cause)}
-}
-
-// named are the indexes of the relation's columns that a step names.
-func (d *Destination) named(table string, rel *wal.Relation) []int {
-	named := []int{}
-	for _, m := range d.mappings {
-		names, _ := m.Columns(table, rel.Names())
-		for _, name := range names {
-			if i := rel.Column(name); !slices.Contains(named, i) {
-				named = append(named, i)
-			}
-		}
-	}
-	return named
 }

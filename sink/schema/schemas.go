@@ -65,9 +65,9 @@ func (s *Schemas) replace(rel *wal.Relation) {
 	clear(s.wide)
 }
 
-// Widened is the relation with all known columns of the table; often widened is rel itself. The same relation gives the same pointer until
+// widened is the relation with all known columns of the table; often widened is rel itself. The same relation gives the same pointer until
 // a description changes.
-func (s *Schemas) Widened(rel *wal.Relation) *wal.Relation {
+func (s *Schemas) widened(rel *wal.Relation) *wal.Relation {
 	s.mu.RLock()
 	w := s.wide[rel]
 	s.mu.RUnlock()

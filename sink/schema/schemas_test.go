@@ -23,28 +23,28 @@ func TestSchemas(t *testing.T) {
 	first := relationOf(1, "t", "tenant", "a")
 	s := New(external.SourceTables{{Relation: first, Tenant: "tenant"}, {Relation: relationOf(2, "u", "id", "owner"), Tenant: "owner"}}, nil, zap.NewNop())
 	names := func(rel *wal.Relation) []string { return rel.Names() }
-	if s.Widened(first) != first || s.Relation("t") != first || s.Relation("v") != nil {
+	if s.widened(first) != first || s.Relation("t") != first || s.Relation("v") != nil {
 		t.Error("the configured relations are not the latest")
 	}
 
 	// A change from before a column came is widened by the column, and a later change has the column of its own.
 	s.Learn(relationOf(1, "t", "tenant", "a", "b"))
-	wide := s.Widened(first)
+	wide := s.widened(first)
 	if want := []string{"tenant", "a", "b"}; !slices.Equal(names(wide), want) || !slices.Equal(names(s.Relation("t")), want) {
 		t.Errorf("widened to %v, the latest is %v; expected %v", names(wide), names(s.Relation("t")), want)
 	}
-	if s.Widened(first) != wide {
+	if s.widened(first) != wide {
 		t.Error("the same relation is widened to two relations")
 	}
 	// A stream that is read again describes the table as it was; the column stays known.
 	s.Learn(first)
-	if again := s.Widened(first); again == wide || len(again.Columns) != 3 {
+	if again := s.widened(first); again == wide || len(again.Columns) != 3 {
 		t.Errorf("after the table was learnt: %v", names(again))
 	}
 	// Only the catalog says that a column is gone.
 	s.replace(relationOf(1, "t", "tenant", "c"))
-	if want := []string{"tenant", "a", "c"}; !slices.Equal(names(s.Widened(first)), want) || len(s.Relation("t").Columns) != 2 {
-		t.Errorf("after the replacement: widened to %v, the latest is %v", names(s.Widened(first)), names(s.Relation("t")))
+	if want := []string{"tenant", "a", "c"}; !slices.Equal(names(s.widened(first)), want) || len(s.Relation("t").Columns) != 2 {
+		t.Errorf("after the replacement: widened to %v, the latest is %v", names(s.widened(first)), names(s.Relation("t")))
 	}
 
 	if got := s.TenantColumn(relationOf(2, "u", "x", "owner")); got != 1 {

@@ -1,27 +1,24 @@
-package destination
+package schema
 
 import (
 	"outflow/mapping"
 	"outflow/replication/wal"
-	"outflow/sink/fold"
 )
 
 // The stream describes a table as published at the time of a change. Changes from before the publication got a column lack the column, and
 // a mapping that names the column could not take such changes. The changes are widened: the column is Unchanged, like a value left in
 // TOAST, and comes from the primary in the same way.
 
-// net are a fold's net changes per table, widened.
-func (d *Destination) net(f *fold.Fold) map[string]*mapping.Rows {
-	all := f.Rows()
+// Widen widens the rows of each table.
+func (s *Schemas) Widen(all map[string]*mapping.Rows) {
 	for _, rows := range all {
-		wide := d.shared.Schemas.Widened(rows.Relation)
+		wide := s.widened(rows.Relation)
 		if more := len(wide.Columns) - len(rows.Relation.Columns); more > 0 {
 			widen(rows.Upserts, more, wal.Unchanged)
 			widen(rows.Deletes, more, wal.Null) // the value of a deleted row can no longer be found
 			rows.Relation = wide
 		}
 	}
-	return all
 }
 
 func widen(rows []mapping.Row, more int, presence wal.Presence) {
