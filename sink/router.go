@@ -85,7 +85,7 @@ type route struct {
 // NewRouter returns a router without destinations.
 func NewRouter(c Config) *Router {
 	r := &Router{Config: c, tenants: newTenants(), arrival: arrival{id: -1}, routes: map[*wal.Relation]*route{}, xids: fold.NewXIDs()}
-	schemas, workers := schema.New(c.Tables, c.Primary, c.Log), destination.NewWorkers()
+	schemas, workers := schema.New(c.Tables, c.Primary, c.Log), limits.NewWorkers()
 	r.shared = &destination.Shared{Options: c.Options.WorkOptions, SourceID: c.SourceID, Log: c.Log, Tracer: c.Tracer, Acks: c.Acks, Ledger: c.Ledger, Reader: c.Reader,
 		Rows: c.Rows, SequenceID: c.SequenceID, Workers: workers, Gate: &queue.Gate{Limit: c.Options.queuesBytes()},
 		Lookups: limits.NewMemory(c.Options.lookupBytes()/2, 2, 2), Connections: external.NewConnections(c.Options.MaxConnections),

@@ -27,7 +27,7 @@ type batch struct {
 
 	careful bool             // large: rounds stand behind savepoints, and constraints are checked after each statement
 	guarded bool             // the round stands behind a savepoint
-	refused refused          // changes of a large transaction not yet taken by the external database
+	refused fold.Waiting     // changes of a large transaction not yet taken by the external database
 	cursor  *backfill.Cursor // of the backfill, where changes were put off to its next pass; nil mostly
 }
 

@@ -11,6 +11,7 @@ import (
 	"outflow/sink/external"
 	"outflow/sink/ledger"
 	"outflow/sink/lifecycle"
+	"outflow/sink/limits"
 	"outflow/sink/queue"
 )
 
@@ -83,7 +84,7 @@ func New(r *Shared, t external.DestinationSpec) (*Destination, error) {
 		target:   target{db: db, mappings: t.Mappings, reads: mapping.Reads(t.Mappings), fault: t.Fault},
 		queue:    queue.New(r.Gate, r.Options.queueBytes(), r.Options.BatchRows),
 		life:     lifecycle.Life{Unusable: t.Fault != nil},
-		failures: failures{backoff: pauses{least: r.Options.RetryMin, most: r.Options.RetryMax}},
+		failures: failures{backoff: limits.Pauses{Least: r.Options.RetryMin, Most: r.Options.RetryMax}},
 		status:   Status{SequenceID: -1, CopyStatus: CopyStatus{CopyTotal: -1}},
 		worker:   worker{more: make(chan struct{}, 1)}}
 	d.slot = r.BackfillSlots.User(d.nudge, d.after)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
+	"outflow/sink/fold"
 	"outflow/sink/limits"
 	"outflow/sink/queue"
 	"slices"
@@ -22,13 +23,13 @@ func (d *Destination) withoutEarlierLives(ctx context.Context, t *queue.Transact
 	}
 	for i := range changes {
 		if c := &changes[i]; c.Kind == wal.Delete && !c.Tombstone {
-			deleted[rowName(c)] = true
+			deleted[fold.RowName(c)] = true
 		}
 	}
 	asked := map[*wal.Relation][]wal.Tuple{}
 	for i := range changes {
-		gone := &splitKeyChange(&changes[i])[0]
-		if table := gone.Relation.Table; gone.Kind == wal.Delete && d.reads[table] && (acts[table] || gone.Tombstone && !deleted[rowName(gone)]) {
+		gone := &fold.SplitKeyChange(&changes[i])[0]
+		if table := gone.Relation.Table; gone.Kind == wal.Delete && d.reads[table] && (acts[table] || gone.Tombstone && !deleted[fold.RowName(gone)]) {
 			asked[gone.Relation] = append(asked[gone.Relation], gone.Old)
 		}
 	}
@@ -43,8 +44,8 @@ func (d *Destination) withoutEarlierLives(ctx context.Context, t *queue.Transact
 	}
 	var left []wal.Change
 	for i := range changes {
-		parts := splitKeyChange(&changes[i])
-		if live[rowName(&parts[0])] && parts[0].Kind == wal.Delete && (parts[0].Tombstone || acts[parts[0].Relation.Table]) {
+		parts := fold.SplitKeyChange(&changes[i])
+		if live[fold.RowName(&parts[0])] && parts[0].Kind == wal.Delete && (parts[0].Tombstone || acts[parts[0].Relation.Table]) {
 			left = append(left, parts[1:]...)
 		} else {
 			left = append(left, changes[i])
@@ -62,7 +63,7 @@ func (d *Destination) findLive(ctx context.Context, t *queue.Transaction, rel *w
 	}
 	for i, key := range keys {
 		if !found.Rows[i].IsZero() { // of no column, and so of no bytes: the answer is whole
-			live[rowName(&wal.Change{Relation: rel, Old: key})] = true
+			live[fold.RowName(&wal.Change{Relation: rel, Old: key})] = true
 		}
 	}
 	return nil

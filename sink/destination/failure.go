@@ -10,6 +10,7 @@ import (
 	"outflow/replication/tableread"
 	"outflow/sink/external"
 	"outflow/sink/lifecycle"
+	"outflow/sink/limits"
 )
 
 // failures are the failures of a destination since its last success. The errors and the numbers that are shown are in the status.
@@ -17,7 +18,7 @@ type failures struct {
 	since      time.Time // of the first failure, zero while all is well
 	conflictAt time.Time // when the metadata was last read again at once, zero before the first time
 	halt       *halt     // nil: no person is needed
-	backoff    pauses
+	backoff    limits.Pauses
 }
 
 // failed ends the worker's work after a failure, and decides on the time and the state of the next try. The connection is not kept.
@@ -53,7 +54,7 @@ func (d *Destination) giveUp(e *external.Error) aftermath {
 // failureLocked is what an error of the worker's means for the lifecycle.
 func (d *Destination) failureLocked(e *external.Error) lifecycle.Event {
 	switch {
-	case external.IsCanceled(e) && d.shared.Workers.stopping():
+	case external.IsCanceled(e) && d.shared.Workers.Stopping():
 		return lifecycle.Interrupted
 	case errors.Is(e, errPostponed):
 		return lifecycle.Postponed
@@ -110,24 +111,24 @@ func (d *Destination) recordLocked(e *external.Error) (pause time.Duration) {
 	if !parked || !external.IsCanceled(e) { // parking ended the work; the reason of the parking says more
 		d.status.Err = e
 	}
-	pause = d.failures.backoff.next()
+	pause = d.failures.backoff.Next()
 	switch e.Verdict {
 	case external.NeedsHuman, external.RowFault:
-		pause = spread(d.shared.Options.RetryMax)
+		pause = limits.Spread(d.shared.Options.RetryMax)
 	case external.RetryLong:
-		pause = max(pause, spread(min(20*time.Second, d.shared.Options.RetryMax)))
+		pause = max(pause, limits.Spread(min(20*time.Second, d.shared.Options.RetryMax)))
 	case external.Conflict:
 		if now := time.Now(); now.Sub(d.failures.conflictAt) > conflictPause {
 			d.failures.conflictAt, pause = now, 0 // the metadata is read again
 		} else { // an external database that changes the metadata again and again would be copied again and again
-			pause = max(pause, spread(conflictPause))
+			pause = max(pause, limits.Spread(conflictPause))
 		}
 	}
 	if errors.Is(e, tableread.ErrNotVisible) {
-		pause = min(pause, spread(visibleAgain))
+		pause = min(pause, limits.Spread(visibleAgain))
 	}
 	if parked {
-		pause = max(pause, spread(min(time.Second<<min(max(d.parkings.lately-1, 0), 20), d.shared.Options.RetryMax)))
+		pause = max(pause, limits.Spread(min(time.Second<<min(max(d.parkings.lately-1, 0), 20), d.shared.Options.RetryMax)))
 	}
 	return pause
 }
@@ -159,6 +160,6 @@ func (d *Destination) wellLocked(done work) {
 		d.session.Place.Trust()
 	}
 	d.queue.Widen()
-	d.failures.backoff.reset()
+	d.failures.backoff.Reset()
 	d.observeLocked()
 }

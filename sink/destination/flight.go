@@ -8,6 +8,7 @@ import (
 
 	"outflow/internal/pgerror"
 	"outflow/sink/external"
+	"outflow/sink/fold"
 	"outflow/sink/lifecycle"
 )
 
@@ -110,7 +111,7 @@ func (d *Destination) prepareBatch(ctx context.Context, b *batch) error {
 
 // whole reports whether a batch needs no look-up: a batch that does waits until the batch in flight has given its memory back.
 func (d *Destination) whole(b *batch) bool {
-	_, keys := findMissing(b.rows, d.mappings)
+	_, keys := fold.FindMissing(b.rows, d.mappings)
 	return keys == 0
 }
 
@@ -144,7 +145,7 @@ const prefetchChanges = 1000
 
 // prefetch takes the batch behind b, which is in flight, where enough changes wait; nil where not.
 func (d *Destination) prefetch(b *batch) *batch {
-	if d.session.backfill != nil || d.shared.Workers.stopping() {
+	if d.session.backfill != nil || d.shared.Workers.Stopping() {
 		return nil // chunks are merged between batches
 	}
 	d.mu.Lock()

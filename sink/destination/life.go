@@ -68,7 +68,7 @@ func (d *Destination) happensLocked(e lifecycle.Event) aftermath {
 
 // startLocked starts the worker, and takes the connection back from the idle ones.
 func (d *Destination) startLocked() {
-	ctx, cancel := context.WithCancel(d.shared.Workers.ctx)
+	ctx, cancel := context.WithCancel(d.shared.Workers.Ctx)
 	d.turnEnded = false
 	started := d.shared.Workers.Start(func() {
 		defer cancel()

@@ -88,7 +88,7 @@ func newOpenTest(t *testing.T) *openTest {
 	m, err := mapping.Load("m.yaml", []byte(openedYAML))
 	o.must(err)
 	o.store, o.other = store, "none"
-	schemas, workers, tables := schema.New(external.SourceTables{{Relation: table.Relation, Tenant: "tenant"}}, nil, zap.NewNop()), NewWorkers(), tableread.NewTables(server)
+	schemas, workers, tables := schema.New(external.SourceTables{{Relation: table.Relation, Tenant: "tenant"}}, nil, zap.NewNop()), limits.NewWorkers(), tableread.NewTables(server)
 	id := func(lsn wal.LSN) int64 { return int64(lsn) }
 	options := WorkOptions{QueueBytes: 1 << 20, BatchRows: 100, RetryMin: time.Second, RetryMax: time.Minute, OnError: Halt}
 	options.MaxConnections, options.ConnectTimeout, options.StatementTimeout, options.LockTimeout = 1, 5*time.Second, 10*time.Second, 5*time.Second

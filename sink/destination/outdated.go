@@ -23,7 +23,7 @@ func (d *Destination) outdate(e *external.Error) {
 		return
 	}
 	reason := fit.Text("queued changes no longer fit: "+e.Error(), fit.Reason)
-	if err := d.raiseEpoch(d.shared.Workers.ctx, reason); err != nil {
+	if err := d.raiseEpoch(d.shared.Workers.Ctx, reason); err != nil {
 		d.log.Warn("the destination cannot be copied again", zap.Error(err))
 		return
 	}
@@ -40,7 +40,7 @@ func (d *Destination) misfits(e *external.Error) bool {
 	if e.SQLState != pgerror.UndefinedColumn || e.Table == "" {
 		return false
 	}
-	now, err := d.shared.Schemas.Relearn(d.shared.Workers.ctx, e.Table)
+	now, err := d.shared.Schemas.Relearn(d.shared.Workers.Ctx, e.Table)
 	if err != nil {
 		d.log.Warn("the primary's table cannot be inspected", zap.String("table", e.Table), zap.Error(err))
 		return false

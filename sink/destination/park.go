@@ -111,7 +111,7 @@ func (d *Destination) Park(reason string) error {
 			d.EndParking()
 		}
 	}()
-	epoch, err := d.shared.Ledger.RaiseEpoch(d.shared.Workers.ctx, *note)
+	epoch, err := d.shared.Ledger.RaiseEpoch(d.shared.Workers.Ctx, *note)
 	failpoint.Hit(failpoint.ParkNoted)
 	if err != nil {
 		if !errors.Is(err, primary.ErrFenced) { // else another process decides over the destination

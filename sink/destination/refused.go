@@ -8,6 +8,7 @@ import (
 
 	"outflow/replication/wal"
 	"outflow/sink/external"
+	"outflow/sink/fold"
 )
 
 // A round of a careful transaction that the external database refuses goes change by change, in source order. A refused change then waits
@@ -20,7 +21,7 @@ func (d *Destination) applyGuarded(ctx context.Context, b *batch, changes []wal.
 	if !b.careful {
 		return d.applyRound(ctx, b, changes)
 	}
-	if !b.refused.concern(changes) {
+	if !b.refused.Concern(changes) {
 		refusal, err := d.attempt(ctx, b, changes)
 		if err == nil && refusal == nil && len(changes) > 0 && changes[0].Kind == wal.Truncate {
 			err = d.retryRefused(ctx, b) // perhaps a table refers to the truncated table: the referring table must be empty before rows come
@@ -34,13 +35,13 @@ func (d *Destination) applyGuarded(ctx context.Context, b *batch, changes []wal.
 		if !d.reads[changes[i].Relation.Table] {
 			continue
 		}
-		for _, c := range splitKeyChange(&changes[i]) {
+		for _, c := range fold.SplitKeyChange(&changes[i]) {
 			if err := d.applyOne(ctx, b, &b.refused, &c); err != nil {
 				return err
 			}
 		}
 	}
-	if len(b.refused.changes) > d.shared.Options.BatchRows {
+	if len(b.refused.Changes) > d.shared.Options.BatchRows {
 		return &external.Error{Verdict: external.Outdated, Err: fmt.Errorf("the external database refuses more than %d changes of a transaction in the primary's order",
 			d.shared.Options.BatchRows)}
 	}
@@ -48,14 +49,14 @@ func (d *Destination) applyGuarded(ctx context.Context, b *batch, changes []wal.
 }
 
 // applyOne applies one change, unless the change has to wait.
-func (d *Destination) applyOne(ctx context.Context, b *batch, waiting *refused, c *wal.Change) error {
-	if waiting.waits(c) {
-		waiting.add(c)
+func (d *Destination) applyOne(ctx context.Context, b *batch, waiting *fold.Waiting, c *wal.Change) error {
+	if waiting.Waits(c) {
+		waiting.Add(c)
 		return nil
 	}
 	refusal, err := d.attempt(ctx, b, []wal.Change{*c})
 	if refusal != nil {
-		waiting.add(c)
+		waiting.Add(c)
 	}
 	return err
 }
@@ -91,11 +92,11 @@ func (d *Destination) attempt(ctx context.Context, b *batch, changes []wal.Chang
 
 // retryRefused applies the waiting changes that the external database takes now.
 func (d *Destination) retryRefused(ctx context.Context, b *batch) error {
-	for before := 0; len(b.refused.changes) > 0 && len(b.refused.changes) != before; {
-		before = len(b.refused.changes)
-		var left refused
-		for i := range b.refused.changes {
-			if err := d.applyOne(ctx, b, &left, &b.refused.changes[i]); err != nil {
+	for before := 0; len(b.refused.Changes) > 0 && len(b.refused.Changes) != before; {
+		before = len(b.refused.Changes)
+		var left fold.Waiting
+		for i := range b.refused.Changes {
+			if err := d.applyOne(ctx, b, &left, &b.refused.Changes[i]); err != nil {
 				return err
 			}
 		}
@@ -112,7 +113,7 @@ func (d *Destination) settleRefused(ctx context.Context, b *batch) error {
 	if err := d.settleDeferred(ctx, b); err != nil {
 		return err
 	}
-	changes := b.refused.changes
+	changes := b.refused.Changes
 	for i := range changes {
 		c := &changes[i]
 		refusal, err := d.attempt(ctx, b, changes[i:i+1])
@@ -128,7 +129,7 @@ func (d *Destination) settleRefused(ctx context.Context, b *batch) error {
 
 // settleDeferred tries the waiting changes with deferrable constraints deferred to the end: rows may refer to each other in a circle.
 func (d *Destination) settleDeferred(ctx context.Context, b *batch) error {
-	if len(b.refused.changes) < 2 {
+	if len(b.refused.Changes) < 2 {
 		return nil
 	}
 	for _, sql := range []string{"SAVEPOINT outflow_settle", "SET CONSTRAINTS ALL DEFERRED"} {
@@ -136,9 +137,9 @@ func (d *Destination) settleDeferred(ctx context.Context, b *batch) error {
 			return fmt.Errorf("%s: %w", sql, err)
 		}
 	}
-	var left refused
-	for i := range b.refused.changes {
-		if err := d.applyOne(ctx, b, &left, &b.refused.changes[i]); err != nil {
+	var left fold.Waiting
+	for i := range b.refused.Changes {
+		if err := d.applyOne(ctx, b, &left, &b.refused.Changes[i]); err != nil {
 			return err
 		}
 	}
@@ -158,7 +159,7 @@ func (d *Destination) settleDeferred(ctx context.Context, b *batch) error {
 func (d *Destination) refuse(ctx context.Context, b *batch, c *wal.Change, e *external.Error) error {
 	named := e
 	if c.Kind != wal.Truncate {
-		named = external.OfRow(e, c.Relation, rowOf(c))
+		named = external.OfRow(e, c.Relation, fold.RowOf(c))
 	}
 	putOff, err := d.session.backfill.PutOffLive(ctx, b.mappings, b.cursor, named)
 	if putOff != nil {
@@ -168,7 +169,7 @@ func (d *Destination) refuse(ctx context.Context, b *batch, c *wal.Change, e *ex
 		return err
 	}
 	if d.shared.Options.Quarantines() && c.Kind != wal.Truncate {
-		return d.session.Quarantine(ctx, external.Quarantined{Relation: c.Relation, Op: c.Kind.String(), Row: rowOf(c), SequenceID: b.last, Err: named})
+		return d.session.Quarantine(ctx, external.Quarantined{Relation: c.Relation, Op: c.Kind.String(), Row: fold.RowOf(c), SequenceID: b.last, Err: named})
 	}
 	return named
 }

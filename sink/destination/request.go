@@ -33,7 +33,7 @@ func (d *Destination) CarryOut(q ledger.Request) {
 
 // tryNowLocked ends the pause after a failure.
 func (d *Destination) tryNowLocked() {
-	d.failures.backoff.reset()
+	d.failures.backoff.Reset()
 	d.happensLocked(lifecycle.TryAsked)
 }
 

@@ -34,7 +34,7 @@ type Shared struct {
 	// SequenceID is the id of a transaction that committed at the given place.
 	SequenceID func(wal.LSN) int64
 
-	Workers       *workers
+	Workers       *limits.Workers
 	Gate          *queue.Gate
 	Lookups       *limits.Memory
 	Connections   *external.Connections

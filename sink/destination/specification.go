@@ -51,7 +51,7 @@ func (d *Destination) retargetLocked() {
 		d.happensLocked(lifecycle.RetargetedUnusable)
 	}
 	d.status.Attempts, d.status.Err = 0, nil // not failing: a stream of new targets must not hold the slot
-	d.failures.backoff.reset()
+	d.failures.backoff.Reset()
 	d.log.Info("the destination has another database", zap.Strings("mappings", mapping.Names(d.mappings)))
 }
 

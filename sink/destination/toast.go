@@ -12,6 +12,7 @@ import (
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink/external"
+	"outflow/sink/fold"
 	"outflow/sink/limits"
 )
 
@@ -24,7 +25,7 @@ import (
 // as NULL. Both hold only if the primary shows at least the transaction that made the row: else the value would be an older one, and a row
 // whose key has changed would pass for deleted.
 func (d *Destination) fetchToast(ctx context.Context, b *batch, rows map[string]*mapping.Rows) error {
-	wanted, keys := findMissing(rows, d.mappings)
+	wanted, keys := fold.FindMissing(rows, d.mappings)
 	if keys == 0 {
 		return nil
 	}
@@ -104,14 +105,14 @@ func (d *Destination) freeFetched(b *batch) {
 
 // fetch reads the missing values, bound bytes at the most. The last answer may have the first rows only; large is the size of the row
 // behind where it does not fit alone.
-func (d *Destination) fetch(ctx context.Context, b *batch, wanted []missing, bound int64) (read []tableread.Found, large int64, err error) {
+func (d *Destination) fetch(ctx context.Context, b *batch, wanted []fold.Missing, bound int64) (read []tableread.Found, large int64, err error) {
 	for _, m := range wanted {
-		found, err := d.current(ctx, m.rows.Relation, tableread.Look{Keys: tableread.Keys{Tuples: m.keys}, Columns: m.columns, After: b.xidsOf(m.from), Bytes: bound})
+		found, err := d.current(ctx, m.Rows.Relation, tableread.Look{Keys: tableread.Keys{Tuples: m.Keys}, Columns: m.Columns, After: b.xidsOf(m.From), Bytes: bound})
 		if err != nil {
 			return nil, 0, err
 		}
 		read = append(read, found)
-		if len(found.Rows) < len(m.keys) {
+		if len(found.Rows) < len(m.Keys) {
 			return read, found.Large, nil
 		}
 		for _, t := range found.Rows {
@@ -123,13 +124,13 @@ func (d *Destination) fetch(ctx context.Context, b *batch, wanted []missing, bou
 }
 
 // fillAll takes the missing values from the answers to all look-ups.
-func (d *Destination) fillAll(ctx context.Context, wanted []missing, read []tableread.Found) error {
+func (d *Destination) fillAll(ctx context.Context, wanted []fold.Missing, read []tableread.Found) error {
 	if err := failpoint.Fail(failpoint.LookedUp); err != nil {
 		return err
 	}
 	for i := range wanted {
-		rel := wanted[i].rows.Relation
-		if gone := wanted[i].fill(read[i].Rows, read[i].Relation); gone != "" {
+		rel := wanted[i].Rows.Relation
+		if gone := wanted[i].Fill(read[i].Rows, read[i].Relation); gone != "" {
 			return d.outdated(ctx, rel, fmt.Errorf("the column %q is gone", gone))
 		}
 	}

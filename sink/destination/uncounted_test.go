@@ -40,7 +40,7 @@ func (alone) ReadingOff() *ledger.Switch       { return nil }
 func queueOf(t *testing.T) *Destination {
 	t.Helper()
 	options := WorkOptions{QueueBytes: 1 << 40, BatchRows: 10_000, RetryMin: time.Second, RetryMax: time.Minute}
-	d, err := New(&Shared{Options: options, Log: zap.NewNop(), Acks: replication.NewAckTracker(0), Workers: NewWorkers(),
+	d, err := New(&Shared{Options: options, Log: zap.NewNop(), Acks: replication.NewAckTracker(0), Workers: limits.NewWorkers(),
 		Gate: &queue.Gate{Limit: 1 << 42}, BackfillSlots: limits.NewSlots(1, time.Second), Schemas: schema.New(nil, nil, zap.NewNop()), Router: alone{}},
 		external.DestinationSpec{Tenant: "t", Name: "main", DSN: "postgres://u@127.0.0.1:1/none"})
 	if err != nil {

@@ -61,7 +61,7 @@ func (d *Destination) step(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d.shared.Workers.stopping() || ctx.Err() != nil || paused {
+	if d.shared.Workers.Stopping() || ctx.Err() != nil || paused {
 		return cmp.Or(ctx.Err(), errNothing)
 	}
 	if d.session == nil {
@@ -158,7 +158,7 @@ func (d *Destination) rest() bool {
 func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	stopping := d.shared.Workers.stopping()
+	stopping := d.shared.Workers.Stopping()
 	if !d.life.MayRest(d.queue.Ready(), stopping) {
 		return false, nil, false
 	}

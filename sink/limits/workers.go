@@ -1,4 +1,4 @@
-package destination
+package limits
 
 import (
 	"context"
@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// workers runs the goroutines that work for destinations, and ends the goroutines in two stages: first no work begins any more, then the work
+// Workers runs the goroutines that work for destinations, and ends the goroutines in two stages: first no work begins any more, then the work
 // in flight is cancelled. Safe for concurrent use.
-type workers struct {
-	ctx    context.Context // of the work in flight: done when the work is to be rolled back
+type Workers struct {
+	Ctx    context.Context // of the work in flight: done when the work is to be rolled back
 	Cancel context.CancelFunc
 	Intake context.Context // done when no work begins any more: ends waits for memory, connections and changes
 	close  context.CancelFunc
@@ -19,15 +19,15 @@ type workers struct {
 	running sync.WaitGroup
 }
 
-func NewWorkers() *workers {
-	w := &workers{}
-	w.ctx, w.Cancel = context.WithCancel(context.Background())
-	w.Intake, w.close = context.WithCancel(w.ctx)
+func NewWorkers() *Workers {
+	w := &Workers{}
+	w.Ctx, w.Cancel = context.WithCancel(context.Background())
+	w.Intake, w.close = context.WithCancel(w.Ctx)
 	return w
 }
 
 // Start runs f in a goroutine, unless no work begins any more.
-func (w *workers) Start(f func()) bool {
+func (w *Workers) Start(f func()) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
@@ -37,8 +37,8 @@ func (w *workers) Start(f func()) bool {
 	return true
 }
 
-// stopping reports whether no work begins any more.
-func (w *workers) stopping() bool {
+// Stopping reports whether no work begins any more.
+func (w *Workers) Stopping() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.closed
@@ -46,7 +46,7 @@ func (w *workers) stopping() bool {
 
 // Drain ends the intake and waits until every goroutine has returned, for patience at the most; false means that some goroutine still runs.
 // drain may be called again.
-func (w *workers) Drain(patience time.Duration) (inTime bool) {
+func (w *Workers) Drain(patience time.Duration) (inTime bool) {
 	w.mu.Lock()
 	w.closed = true
 	w.close()
@@ -67,7 +67,7 @@ func (w *workers) Drain(patience time.Duration) (inTime bool) {
 }
 
 // RollBack cancels the work in flight and waits until every goroutine has returned. No goroutine may begin any more: see drain.
-func (w *workers) RollBack() {
+func (w *Workers) RollBack() {
 	w.Cancel()
 	w.running.Wait()
 }

@@ -1,4 +1,4 @@
-package destination
+package limits
 
 import (
 	"testing"
@@ -15,7 +15,7 @@ func TestWorkersDrain(t *testing.T) {
 	drained := make(chan bool)
 	go func() { drained <- w.Drain(time.Minute) }()
 	<-w.Intake.Done() // waits end at once
-	if !w.stopping() || w.ctx.Err() != nil {
+	if !w.Stopping() || w.Ctx.Err() != nil {
 		t.Error("the work in flight is cancelled before its time is over")
 	}
 	if w.Start(func() { t.Error("a worker began after the end of the intake") }) {
@@ -32,7 +32,7 @@ func TestWorkersDrain(t *testing.T) {
 
 func TestWorkersDrainCancels(t *testing.T) {
 	w := NewWorkers()
-	w.Start(func() { <-w.ctx.Done() })
+	w.Start(func() { <-w.Ctx.Done() })
 	if w.Drain(0) {
 		t.Error("a worker that waits for its cancellation ended in time")
 	}

@@ -1,25 +1,24 @@
-package destination
+package fold
 
 import (
 	"outflow/mapping"
 	"outflow/replication/wal"
-	"outflow/sink/fold"
 	"slices"
 )
 
-// missing is what a table's rows lack in a batch.
-type missing struct {
-	rows    *mapping.Rows
+// Missing is what a table's rows lack in a batch.
+type Missing struct {
+	Rows    *mapping.Rows
 	named   []int // the columns that a step names
-	columns []string
-	keys    []wal.Tuple    // of the incomplete rows, in the order of the rows
-	from    map[int64]bool // sequence ids of their transactions
+	Columns []string
+	Keys    []wal.Tuple    // of the incomplete rows, in the order of the rows
+	From    map[int64]bool // sequence ids of their transactions
 }
 
-// findMissing finds the rows that lack a value which a step of the mappings names, and their number.
-func findMissing(rows map[string]*mapping.Rows, mappings []*mapping.Mapping) (all []missing, keys int) {
+// FindMissing finds the rows that lack a value which a step of the mappings names, and their number.
+func FindMissing(rows map[string]*mapping.Rows, mappings []*mapping.Mapping) (all []Missing, keys int) {
 	for table, r := range rows {
-		m, lacks := missing{rows: r, from: map[int64]bool{}}, map[int]bool{}
+		m, lacks := Missing{Rows: r, From: map[int64]bool{}}, map[int]bool{}
 		for i := range r.Upserts {
 			t := r.Upserts[i].Tuple
 			if !t.HasUnchanged() {
@@ -29,24 +28,24 @@ func findMissing(rows map[string]*mapping.Rows, mappings []*mapping.Mapping) (al
 				m.named = namedColumns(mappings, table, r.Relation)
 			}
 			if n := len(lacks); m.lacks(t, lacks) || len(lacks) > n {
-				m.keys = append(m.keys, t)
-				m.from[r.Upserts[i].SequenceID] = true
+				m.Keys = append(m.Keys, t)
+				m.From[r.Upserts[i].SequenceID] = true
 			}
 		}
-		if len(m.keys) == 0 {
+		if len(m.Keys) == 0 {
 			continue
 		}
 		for i := range lacks {
-			m.columns = append(m.columns, r.Relation.Columns[i].Name)
+			m.Columns = append(m.Columns, r.Relation.Columns[i].Name)
 		}
-		slices.Sort(m.columns)
-		all, keys = append(all, m), keys+len(m.keys)
+		slices.Sort(m.Columns)
+		all, keys = append(all, m), keys+len(m.Keys)
 	}
 	return all, keys
 }
 
 // lacks reports whether the row lacks a named column, and adds the columns to which, which may be nil.
-func (m *missing) lacks(t wal.Tuple, which map[int]bool) (any bool) {
+func (m *Missing) lacks(t wal.Tuple, which map[int]bool) (any bool) {
 	for _, i := range m.named {
 		if t.Value(i).Presence == wal.Unchanged {
 			if any = true; which != nil {
@@ -57,12 +56,12 @@ func (m *missing) lacks(t wal.Tuple, which map[int]bool) (any bool) {
 	return any
 }
 
-// fill takes the missing values from the found rows: a found row for each incomplete row, zero where the row is gone. now is the table as the found
+// Fill takes the missing values from the found rows: a found row for each incomplete row, zero where the row is gone. now is the table as the found
 // rows describe the table: where a column has another type by now all rows of the batch get the new type. gone is a column that the table no longer
 // has, "" where there is none: the rows are as before then.
-func (m *missing) fill(found []wal.Tuple, now *wal.Relation) (gone string) {
-	r := m.rows
-	at, typed := fold.Places(r.Relation, now)
+func (m *Missing) Fill(found []wal.Tuple, now *wal.Relation) (gone string) {
+	r := m.Rows
+	at, typed := Places(r.Relation, now)
 	kept := make([]mapping.Row, 0, len(r.Upserts))
 	for _, row := range r.Upserts {
 		if row.Tuple.HasUnchanged() && m.lacks(row.Tuple, nil) {
@@ -76,7 +75,7 @@ func (m *missing) fill(found []wal.Tuple, now *wal.Relation) (gone string) {
 					return r.Relation.Columns[i].Name
 				}
 			}
-			row.Tuple = row.Tuple.Complete(fold.Arrange(current, at))
+			row.Tuple = row.Tuple.Complete(Arrange(current, at))
 		}
 		kept = append(kept, row)
 	}
