@@ -7,16 +7,6 @@
 // transactions from its queue, folds the transactions to net changes per key, and applies the changes in one external
 // transaction, which also moves last_synced_sequence_id. Only then is the transaction released in the ack tracker.
 //
-// The files follow a change: arrival.go (which tenant), destination.go (into the queue), worker.go (the worker's loop), batch.go (a run of transactions
-// becomes a batch), flight.go (one round trip; rounds.go for a large transaction, refused.go for a refused one), commit.go (what a commit
-// releases), durable.go (what a flush releases). A failure goes by way of failure.go.
-//
-// # States of a destination
-//
-// [lifecycle.Life] is the state of a destination: the package lifecycle has its phases, the table of all events and transitions, and a test of all
-// histories. A destination tells its life of an event with happensLocked (life.go), which carries out the actions that the event asks for; no
-// other line changes the life. The state that is shown follows from the life alone (stateOf).
-//
 // # Exactly once in effect
 //
 // The metadata update compares and sets: the update moves last_synced_sequence_id from the value held by the process, in the
@@ -30,13 +20,6 @@
 // Its failures stay its own: the destination retries with growing pauses while its queue has room. Past the bound the destination
 // is parked: the primary notes the parking, the queue is dropped, and the rows are copied again from the tables when the external
 // database answers. A merely slow destination makes the reader wait for a while before the parking.
-//
-// # A failed batch
-//
-// One place, classify, decides the meaning of an error. A row error in a folded batch sends the same transactions again one by
-// one, then change by change. The failing row is then known, and the destination halts with the row named. A refused change waits for
-// the others of its transaction first, and a refused row of a copy for another pass: an external database has constraints of its
-// own, which may demand another order.
 //
 // # Parts of the router
 //
@@ -59,8 +42,6 @@
 //
 // # Rejected designs
 //
-// A goroutine for each destination would cost ten thousand stacks for databases without work, and would need its own wake and stop; a worker that ends
-// when nothing is left needs neither. A state that each place sets as it sees fit was tried: eleven booleans told together what a destination was
-// doing, and the combinations that no line of the code named were the faults. A lifecycle that calls back into the destination would hide what an event
-// does: an event gives actions instead.
+// One lock for the router and all destinations held up the reader whenever one destination was slow in a step under the lock. A destination that
+// reads the router's fields made every change of the router one of the destination: a destination asks by an interface of six methods.
 package sink
