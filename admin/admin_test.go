@@ -28,9 +28,9 @@ import (
 	"outflow/replication"
 	"outflow/replication/primary"
 	"outflow/sink"
-	"outflow/sink/destination"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
+	"outflow/sink/status"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -323,8 +323,8 @@ func TestOpenAPI(t *testing.T) {
 		"/api/tables": "Tables", "/api/errors": "Errors", "/api/switches": "Switches", "/api/destinations/t/none": "Problem", "/api/none": "Problem"} {
 		check(path, schema)
 	}
-	d := monitor.Row{Destination: s.pipeline.Router.Destinations()[0], Status: destination.Status{State: ledger.Backfilling, Err: &external.Error{SQLState: "22012", Err: errDown},
-		CopyStatus: destination.CopyStatus{Copying: true, CopyTotal: 10}, QueueStatus: destination.QueueStatus{Oldest: time.Now()}}, Stream: 0}
+	d := monitor.Row{Destination: s.pipeline.Router.Destinations()[0], Status: status.Status{State: ledger.Backfilling, Err: &external.Error{SQLState: "22012", Err: errDown},
+		CopyStatus: status.CopyStatus{Copying: true, CopyTotal: 10}, QueueStatus: status.QueueStatus{Oldest: time.Now()}}, Stream: 0}
 	b, _ := json.Marshal(d.Describe(time.Now(), monitor.Rate{}))
 	answer, _ := jsonschema.UnmarshalJSON(strings.NewReader(string(b)))
 	if err := c.MustCompile("openapi.json#/components/schemas/Destination").Validate(answer); err != nil {

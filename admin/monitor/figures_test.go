@@ -15,6 +15,7 @@ import (
 	"outflow/sink/destination"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
+	"outflow/sink/status"
 )
 
 // reading is a reader that has read everything.
@@ -29,11 +30,11 @@ func (reading) Behind(time.Time) time.Duration      { return 0 }
 func figures(p *Pipeline, lags []time.Duration, others map[ledger.State]int) *Snapshot {
 	now := time.Now()
 	snap := &Snapshot{Status: Status{Role: "streaming", Destinations: map[string]int{}}}
-	add := func(name string, st destination.Status) {
+	add := func(name string, st status.Status) {
 		snap.Rows = append(snap.Rows, Row{&destination.Destination{Owner: &external.Owner{Tenant: "t", Name: name}}, st, 0})
 	}
 	for i, lag := range lags {
-		st := destination.Status{State: ledger.Streaming}
+		st := status.Status{State: ledger.Streaming}
 		if lag > 0 {
 			st.Oldest = now.Add(-lag)
 		}
@@ -41,7 +42,7 @@ func figures(p *Pipeline, lags []time.Duration, others map[ledger.State]int) *Sn
 	}
 	for state, n := range others {
 		for i := range n {
-			add(fmt.Sprint(state, "-", i), destination.Status{State: state, QueueStatus: destination.QueueStatus{Oldest: now.Add(-time.Hour)}})
+			add(fmt.Sprint(state, "-", i), status.Status{State: state, QueueStatus: status.QueueStatus{Oldest: now.Add(-time.Hour)}})
 		}
 	}
 	snap.fromRows(now)

@@ -12,6 +12,7 @@ import (
 	"outflow/sink"
 	"outflow/sink/destination"
 	"outflow/sink/ledger"
+	"outflow/sink/status"
 )
 
 // reader is the part of [replication.Reader] that the server asks.
@@ -48,7 +49,7 @@ func rank(s ledger.State) int {
 // Row is a destination with its collected status.
 type Row struct {
 	*destination.Destination
-	destination.Status
+	status.Status
 
 	Stream time.Duration // the whole stream is at least as far behind
 }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/vbauerster/mpb/v8/cwriter"
 
-	"outflow/sink/destination"
+	"outflow/sink/status"
 )
 
 // How often the table is redrawn on a terminal, and lines are printed elsewhere.
@@ -112,7 +112,7 @@ func (t *table) draw(now time.Time, loading bool) string {
 
 // lag is the age of the newest transaction in the external database: how far the database's rows are behind, at the most.
 // lag is nothing when there is nothing to come.
-func lag(s destination.Status, now time.Time, idle bool) string {
+func lag(s status.Status, now time.Time, idle bool) string {
 	switch {
 	case idle && s.Queued == 0:
 		return "0s"

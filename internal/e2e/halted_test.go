@@ -10,6 +10,7 @@ import (
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/sink/destination"
 	"outflow/sink/ledger"
+	"outflow/sink/status"
 )
 
 // poisoned has a destination halt over one row, and returns the destination.
@@ -68,7 +69,7 @@ func TestHaltedStaysHalted(t *testing.T) {
 		if s := d.Status(); s.State != ledger.Halted || s.Since.Sub(since).Abs() > 2*time.Second || !strings.Contains(s.Reason, "nobad") || s.Err == nil {
 			t.Errorf("it is %+v", s)
 		}
-		for _, e := range d.History()[slices.IndexFunc(d.History(), func(e destination.Event) bool { return e.State == ledger.Halted }):] {
+		for _, e := range d.History()[slices.IndexFunc(d.History(), func(e status.Event) bool { return e.State == ledger.Halted }):] {
 			if e.State != ledger.Halted {
 				t.Errorf("its history is %+v", d.History())
 			}

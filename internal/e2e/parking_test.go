@@ -12,6 +12,7 @@ import (
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/sink/destination"
 	"outflow/sink/ledger"
+	"outflow/sink/status"
 )
 
 // wasParked reports whether a destination was ever parked.
@@ -92,7 +93,7 @@ func TestWhoEditsTheStringInALargeTransaction(t *testing.T) {
 		n++
 		w.exec(`UPDATE outflow.destination SET dsn = regexp_replace(dsn, 'u\d+@', $1)`, fmt.Sprintf("u%d@", n))
 		w.exec(`SELECT pg_sleep(0.8)`)
-		if !slices.ContainsFunc(d.History(), func(e destination.Event) bool { return e.State == ledger.Parked }) {
+		if !slices.ContainsFunc(d.History(), func(e status.Event) bool { return e.State == ledger.Parked }) {
 			return fmt.Errorf("after %d edits its states were %v", n, d.History())
 		}
 		return nil

@@ -13,6 +13,7 @@ import (
 	"outflow/sink/lifecycle"
 	"outflow/sink/limits"
 	"outflow/sink/queue"
+	"outflow/sink/status"
 )
 
 // Destination is one external database of one tenant: the target, the queue of changes, the lifecycle, and the worker that applies the changes while
@@ -31,8 +32,8 @@ type Destination struct {
 	reach    reach
 	parkings parkings
 	paused   *ledger.Switch // who has paused the destination; nil: not paused
-	status   Status         // figures and the last failure; statusLocked fills in the rest
-	history  []Event        // of the states, newest last
+	status   status.Status  // figures and the last failure; statusLocked fills in the rest
+	history  []status.Event // of the states, newest last
 	watched  watched
 	worker
 
@@ -85,7 +86,7 @@ func New(r *Shared, t external.DestinationSpec) (*Destination, error) {
 		queue:    queue.New(r.Gate, r.Options.queueBytes(), r.Options.BatchRows),
 		life:     lifecycle.Life{Unusable: t.Fault != nil},
 		failures: failures{backoff: limits.Pauses{Least: r.Options.RetryMin, Most: r.Options.RetryMax}},
-		status:   Status{SequenceID: -1, CopyStatus: CopyStatus{CopyTotal: -1}},
+		status:   status.Status{SequenceID: -1, CopyStatus: status.CopyStatus{CopyTotal: -1}},
 		worker:   worker{more: make(chan struct{}, 1)}}
 	d.slot = r.BackfillSlots.User(d.nudge, d.after)
 	return d, nil

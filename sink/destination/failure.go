@@ -11,6 +11,7 @@ import (
 	"outflow/sink/external"
 	"outflow/sink/lifecycle"
 	"outflow/sink/limits"
+	"outflow/sink/status"
 )
 
 // failures are the failures of a destination since its last success. The errors and the numbers that are shown are in the status.
@@ -139,7 +140,7 @@ func (d *Destination) logFailureLocked(e *external.Error, wait time.Duration) {
 	if n&(n-1) != 0 {
 		return
 	}
-	d.log.Warn("the external database does not take the changes", zap.String("state", string(stateOf(d.life, false))),
+	d.log.Warn("the external database does not take the changes", zap.String("state", string(status.StateOf(d.life, false))),
 		zap.Int("attempt", n), zap.String("sqlstate", e.SQLState), zap.String("mapping", e.Mapping),
 		zap.String("table", e.Table), zap.Error(e),
 		zap.Duration("next_try_ms", wait))

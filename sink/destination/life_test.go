@@ -9,6 +9,7 @@ import (
 	"outflow/sink/external"
 	"outflow/sink/ledger"
 	"outflow/sink/lifecycle"
+	"outflow/sink/status"
 )
 
 // begunWithoutWorkers is a destination that has begun and starts no worker: the tests play its events.
@@ -51,8 +52,8 @@ func TestStateOf(t *testing.T) {
 		{func() { l.Paused = true }, false, ledger.Paused},
 		{func() { l.Unusable = true }, false, ledger.Halted},
 	} {
-		if c.change(); stateOf(l, c.unread) != c.state {
-			t.Errorf("%+v is shown as %s; expected %s", l, stateOf(l, c.unread), c.state)
+		if c.change(); status.StateOf(l, c.unread) != c.state {
+			t.Errorf("%+v is shown as %s; expected %s", l, status.StateOf(l, c.unread), c.state)
 		}
 	}
 }
@@ -159,7 +160,7 @@ func TestRequestedCopy(t *testing.T) {
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	d := begunWithoutWorkers(t, ledger.Note{Epoch: 5, State: ledger.Streaming})
-	fail := func(e *external.Error) Status {
+	fail := func(e *external.Error) status.Status {
 		d.life.Work = lifecycle.Working // as if a worker ran, which fails
 		d.settleUp(d.giveUp(e))
 		return d.Status()

@@ -6,13 +6,14 @@ import (
 	"outflow/internal/fit"
 	"outflow/sink/ledger"
 	"outflow/sink/lifecycle"
+	"outflow/sink/status"
 )
 
 // historyEvents is how many changes of state a destination remembers.
 const historyEvents = 50
 
 // Status returns the status of the destination.
-func (d *Destination) Status() Status {
+func (d *Destination) Status() status.Status {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.statusLocked()
@@ -22,14 +23,14 @@ func (d *Destination) Status() Status {
 }
 
 // History are the changes of the destination's state since the process started, newest last: the last 50.
-func (d *Destination) History() []Event {
+func (d *Destination) History() []status.Event {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return append([]Event(nil), d.history...)
+	return append([]status.Event(nil), d.history...)
 }
 
 // statusLocked is the status without the queue.
-func (d *Destination) statusLocked() Status {
+func (d *Destination) statusLocked() status.Status {
 	s := d.status
 	if n := len(d.history); n > 0 {
 		s.Since = d.history[n-1].At
@@ -39,7 +40,7 @@ func (d *Destination) statusLocked() Status {
 		s.Detached, s.DetachedWhy = true, d.parkings.reason
 	}
 	unread := d.shared.Router.ReadingOff()
-	s.State = stateOf(d.life, unread != nil)
+	s.State = status.StateOf(d.life, unread != nil)
 	switch l := d.life; {
 	case l.Unusable:
 		s.Err, s.Reason = d.fault, fit.Text(d.fault.Error(), fit.Reason)
@@ -76,5 +77,5 @@ func (d *Destination) observeLocked() {
 	if len(d.history) == historyEvents {
 		d.history = append(d.history[:0], d.history[1:]...)
 	}
-	d.history = append(d.history, Event{At: time.Now(), State: s.State, Reason: s.Reason})
+	d.history = append(d.history, status.Event{At: time.Now(), State: s.State, Reason: s.Reason})
 }

@@ -1,4 +1,4 @@
-package destination
+package status
 
 import (
 	"outflow/sink/ledger"
@@ -42,8 +42,8 @@ type CopyStatus struct {
 	CopyTable string // the copied or swept source table; "" where there is none
 }
 
-// stateOf is the state as it is shown. unread says that a person has switched off the reading of the slot.
-func stateOf(l lifecycle.Life, unread bool) ledger.State {
+// StateOf is the state as it is shown. unread says that a person has switched off the reading of the slot.
+func StateOf(l lifecycle.Life, unread bool) ledger.State {
 	switch {
 	case l.Unusable:
 		return ledger.Halted
