@@ -10,10 +10,6 @@ import (
 	"outflow/sink/queue"
 )
 
-// A destination is parked because of the transactions which the destination holds: for how long without progress, and how much WAL the
-// slot keeps because of the transactions. The state of the destination does not count, nor the number of changes of its configuration. A destination
-// which waits for others is not at fault: the time of the destination does not run.
-
 // Limits are the limits of what a destination may cost the others. The zero limits are not valid.
 type Limits struct {
 	ParkAfter time.Duration `yaml:"park_after" default:"5m" range:"1ms..168h"` // a destination that fails for so long is parked
