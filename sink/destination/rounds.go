@@ -90,7 +90,7 @@ func (d *Destination) applyPieces(ctx context.Context, b *batch, changes []wal.C
 		if err != nil {
 			return limit, err
 		}
-		if changes = changes[n:]; n == limit && d.lookup.used < d.shared.Lookups.Piece/2 {
+		if changes = changes[n:]; n == limit && d.lookup.spare(d.shared.Lookups) {
 			limit *= 2
 		}
 	}
@@ -209,7 +209,7 @@ func (d *Destination) applyRound(ctx context.Context, b *batch, changes []wal.Ch
 }
 
 func (d *Destination) applyRows(ctx context.Context, b *batch, rows map[string]*mapping.Rows) error {
-	defer d.freeFetched(b)
+	defer d.lookup.free(d.shared.Lookups, &b.fetched)
 	if err := d.fetchToast(ctx, b, rows); err != nil {
 		return err
 	}

@@ -13,7 +13,6 @@ import (
 	"outflow/replication/wal"
 	"outflow/sink/external"
 	"outflow/sink/fold"
-	"outflow/sink/limits"
 )
 
 // fetchToast fills values that an UPDATE left in TOAST and that a step names, where the batch itself did not have the values: from the
@@ -30,7 +29,7 @@ func (d *Destination) fetchToast(ctx context.Context, b *batch, rows map[string]
 		return nil
 	}
 	for {
-		if err := d.holdFetched(ctx, b); err != nil {
+		if err := d.lookup.hold(ctx, d.shared.Lookups, &b.fetched); err != nil {
 			return err
 		}
 		read, large, err := d.fetch(ctx, b, wanted, b.fetched.Rows)
@@ -47,19 +46,17 @@ func (d *Destination) fetchToast(ctx context.Context, b *batch, rows map[string]
 		piece := int64(0)
 		switch {
 		case fit == keys:
-			if d.lookup.used = used; used < b.fetched.Rows/4 {
-				d.lookup.piece /= 2
-			}
+			d.lookup.has(used, &b.fetched)
 			return d.fillAll(ctx, wanted, read)
 		case b.fetched.Rows < d.shared.Lookups.Piece:
 			piece = min(2*b.fetched.Rows, d.shared.Lookups.Piece)
 		case keys > 1:
-			d.freeFetched(b)
+			d.lookup.free(d.shared.Lookups, &b.fetched)
 			return &tooWide{fit: fit, keys: keys}
 		default:
 			piece = tableread.Enough(large)
 		}
-		d.freeFetched(b)
+		d.lookup.free(d.shared.Lookups, &b.fetched)
 		d.lookup.piece = piece
 	}
 }
@@ -73,35 +70,6 @@ func (e *tooWide) Error() string {
 
 // part is how many of n changes may fit.
 func (e *tooWide) part(n int) int { return max(1, min(n-1, n*e.fit/e.keys)) }
-
-// lookup is what a destination's look-ups have learnt. It belongs to the worker.
-type lookup struct {
-	piece int64 // bytes of rows that the next one takes
-	used  int64 // bytes of rows of the last one
-	lane  limits.Lane
-}
-
-// holdFetched takes the memory of the next look-up, unless the batch has it.
-func (d *Destination) holdFetched(ctx context.Context, b *batch) (err error) {
-	if d.lookup.piece = max(d.lookup.piece, limits.PieceMin); b.fetched.Rows >= d.lookup.piece {
-		return nil
-	}
-	d.freeFetched(b)
-	b.fetched, err = d.shared.Lookups.Take(ctx, d.lookup.piece, d.lookup.lane)
-	return err
-}
-
-// freeFetched gives the memory of the batch's fetched values back.
-func (d *Destination) freeFetched(b *batch) {
-	if !b.fetched.Held() {
-		return
-	}
-	if d.lookup.lane = limits.Quick; time.Since(b.fetched.Taken) > limits.SlowRound {
-		d.lookup.lane = limits.Slow
-	}
-	d.lookup.piece = min(d.lookup.piece, d.shared.Lookups.Piece)
-	b.fetched.Free()
-}
 
 // fetch reads the missing values, bound bytes at the most. The last answer may have the first rows only; large is the size of the row
 // behind where it does not fit alone.
