@@ -50,7 +50,7 @@ func (f *flight) land() error {
 
 // apply brings batches into the external database, the given one first, each in one external transaction.
 func (d *Destination) apply(ctx context.Context, b *batch) error {
-	defer func() { d.lookup.free(d.shared.Lookups, &b.fetched) }()
+	defer func() { d.lookup.Free(d.shared.Lookups, &b.fetched) }()
 	if err := d.prepareBatch(ctx, b); err != nil {
 		if wide := (*tooWide)(nil); errors.As(err, &wide) {
 			return d.oneByOne(ctx, b)
@@ -76,10 +76,10 @@ func (d *Destination) apply(ctx context.Context, b *batch) error {
 				d.conflicts = true
 				return d.reconnect(ctx)
 			}
-			d.lookup.free(d.shared.Lookups, &b.fetched)
+			d.lookup.Free(d.shared.Lookups, &b.fetched)
 			return d.recover(ctx, b, failed)
 		}
-		d.lookup.free(d.shared.Lookups, &b.fetched)
+		d.lookup.Free(d.shared.Lookups, &b.fetched)
 		d.committed(b)
 		if ahead == nil {
 			return f.land()

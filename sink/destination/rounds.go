@@ -81,7 +81,7 @@ func (d *Destination) rounds(ctx context.Context, b *batch) error {
 func (d *Destination) applyPieces(ctx context.Context, b *batch, changes []wal.Change, limit int) (next int, err error) {
 	for len(changes) > 0 {
 		n := min(len(changes), limit)
-		d.lookup.used = 0
+		d.lookup.Used = 0
 		err := d.applyGuarded(ctx, b, changes[:n])
 		if wide := (*tooWide)(nil); errors.As(err, &wide) {
 			limit = wide.part(n)
@@ -90,7 +90,7 @@ func (d *Destination) applyPieces(ctx context.Context, b *batch, changes []wal.C
 		if err != nil {
 			return limit, err
 		}
-		if changes = changes[n:]; n == limit && d.lookup.spare(d.shared.Lookups) {
+		if changes = changes[n:]; n == limit && d.lookup.Spare(d.shared.Lookups) {
 			limit *= 2
 		}
 	}
@@ -209,7 +209,7 @@ func (d *Destination) applyRound(ctx context.Context, b *batch, changes []wal.Ch
 }
 
 func (d *Destination) applyRows(ctx context.Context, b *batch, rows map[string]*mapping.Rows) error {
-	defer d.lookup.free(d.shared.Lookups, &b.fetched)
+	defer d.lookup.Free(d.shared.Lookups, &b.fetched)
 	if err := d.fetchToast(ctx, b, rows); err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ func (d *Destination) fetchToast(ctx context.Context, b *batch, rows map[string]
 		return nil
 	}
 	for {
-		if err := d.lookup.hold(ctx, d.shared.Lookups, &b.fetched); err != nil {
+		if err := d.lookup.Hold(ctx, d.shared.Lookups, &b.fetched); err != nil {
 			return err
 		}
 		read, large, err := d.fetch(ctx, b, wanted, b.fetched.Rows)
@@ -46,18 +46,18 @@ func (d *Destination) fetchToast(ctx context.Context, b *batch, rows map[string]
 		piece := int64(0)
 		switch {
 		case fit == keys:
-			d.lookup.has(used, &b.fetched)
+			d.lookup.Has(used, &b.fetched)
 			return d.fillAll(ctx, wanted, read)
 		case b.fetched.Rows < d.shared.Lookups.Piece:
 			piece = min(2*b.fetched.Rows, d.shared.Lookups.Piece)
 		case keys > 1:
-			d.lookup.free(d.shared.Lookups, &b.fetched)
+			d.lookup.Free(d.shared.Lookups, &b.fetched)
 			return &tooWide{fit: fit, keys: keys}
 		default:
 			piece = tableread.Enough(large)
 		}
-		d.lookup.free(d.shared.Lookups, &b.fetched)
-		d.lookup.piece = piece
+		d.lookup.Free(d.shared.Lookups, &b.fetched)
+		d.lookup.Piece = piece
 	}
 }
 

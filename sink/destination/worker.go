@@ -27,7 +27,7 @@ type worker struct {
 	asked     time.Time        // when askFlush was last called beside a backfill
 	conflicts bool             // rows new on the source were there already: from then on ON CONFLICT is kept
 	careful   int64            // id of a large transaction with a refused row: see batch.careful
-	lookup    appetite         // what the look-ups have learnt
+	lookup    limits.Appetite  // what the look-ups have learnt
 	slot      *limits.SlotUser // of the backfill slots
 	pace      backfill.Pace    // of copies
 }
