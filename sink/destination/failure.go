@@ -59,17 +59,12 @@ func (d *Destination) failureLocked(e *external.Error) lifecycle.Event {
 		return lifecycle.Interrupted
 	case errors.Is(e, errPostponed):
 		return lifecycle.Postponed
-	case needsPerson(e):
+	case e.NeedsPerson():
 		return lifecycle.FailedForGood
 	case d.queue.Empty():
 		return lifecycle.FailedIdle
 	}
 	return lifecycle.Failed
-}
-
-// needsPerson reports whether no further try helps before a person has done something.
-func needsPerson(e *external.Error) bool {
-	return e.Verdict == external.NeedsHuman || e.Verdict == external.RowFault
 }
 
 // failsLocked is happensLocked for an event that may be a failure: the failure is recorded, and the timer of the next try is started.
@@ -82,7 +77,7 @@ func (d *Destination) failsLocked(event lifecycle.Event, e *external.Error) afte
 	if d.failures.since.IsZero() && !idle { // later work has its own time to succeed
 		d.failures.since = time.Now()
 	}
-	if needsPerson(e) {
+	if e.NeedsPerson() {
 		d.haltLocked(e)
 	}
 	pause := d.recordLocked(e)

@@ -28,16 +28,11 @@ type flight struct {
 func (d *Destination) takeOff(ctx context.Context) *flight {
 	f := &flight{d: d}
 	f.ctx, f.cancel = context.WithCancelCause(ctx)
-	f.timeout = d.after(d.answerTimeout(), func() {
-		f.cancel(fmt.Errorf("the external server has not answered for %s", d.answerTimeout()))
+	f.timeout = d.after(d.shared.Options.AnswerTimeout(), func() {
+		f.cancel(fmt.Errorf("the external server has not answered for %s", d.shared.Options.AnswerTimeout()))
 	})
 	f.p = d.session.Pipeline(f.ctx)
 	return f
-}
-
-// answerTimeout is how long the answer to a batch may take.
-func (d *Destination) answerTimeout() time.Duration {
-	return d.shared.Options.AnswerTimeout()
 }
 
 // land ends the pipeline. Answers not yet read are read and passed over.
@@ -92,7 +87,7 @@ func (d *Destination) apply(ctx context.Context, b *batch) error {
 
 // receive reads a batch's answers.
 func (f *flight) receive(r *external.Round) error {
-	f.timeout.Reset(f.d.answerTimeout())
+	f.timeout.Reset(f.d.shared.Options.AnswerTimeout())
 	err := r.Read()
 	f.d.flushed(r.Positions)
 	if cause := context.Cause(f.ctx); err != nil && cause != nil {

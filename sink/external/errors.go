@@ -145,3 +145,6 @@ func DescribeRow(rel *wal.Relation, row wal.Tuple) string {
 
 // IsCanceled reports whether an error comes from a context that was canceled: the work was ended, and did not fail.
 func IsCanceled(err error) bool { return errors.Is(err, context.Canceled) }
+
+// NeedsPerson reports whether no further try helps before a person has done something.
+func (e *Error) NeedsPerson() bool { return e.Verdict == NeedsHuman || e.Verdict == RowFault }
