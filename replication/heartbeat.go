@@ -44,7 +44,7 @@ func (h *Heartbeat) Latency() (time.Duration, time.Time) {
 	return h.latency, h.at
 }
 
-// Behind is the age of the oldest heartbeat that was written and has not come back, at the most one heartbeat more; 0 where all have come
+// Behind is the age of the oldest heartbeat that was written and has not come back, at most one heartbeat more; 0 where all have come
 // back. The stream is at least as far behind the primary, whatever keeps the stream: a reading switched off, queues without room, a large
 // transaction that the primary decodes.
 func (h *Heartbeat) Behind(now time.Time) time.Duration {

@@ -78,7 +78,7 @@ func (r *Reader) State() State { return State(r.state.Load()) }
 // Latency is the duration of the newest heartbeat from the primary through the stream, and the time of arrival; see [Heartbeat.Latency].
 func (r *Reader) Latency() (time.Duration, time.Time) { return r.Heartbeat.Latency() }
 
-// Behind is how far the stream is behind the primary at the least; see [Heartbeat.Behind].
+// Behind is how far the stream is behind the primary at least; see [Heartbeat.Behind].
 func (r *Reader) Behind(now time.Time) time.Duration { return r.Heartbeat.Behind(now) }
 
 // Position is how far the stream was read: the sink has every transaction committed before Position. Position is 0

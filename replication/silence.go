@@ -22,7 +22,7 @@ const patience = 30 * time.Second
 // silence is the longest allowed silence of the server in a session; 0 is any. A walsender in the middle of a large transaction with nothing
 // to send, on unpublished tables for example, looks at the connection and sends a keepalive only when half of wal_sender_timeout has
 // passed (WalSndUpdateProgress in the server's walsender.c), and never where the timeout is 0. The limit is therefore the server's own. Where
-// the server stays silent for longer all the same, ending the session would begin the same transaction again, for ever: each session
+// the server stays silent for longer all the same, ending the session would begin the same transaction again, forever: each session
 // ended by silence doubles the limit of the next, until a transaction comes.
 //
 // The limit finds a hanging server process, or a middlebox keeping a dead connection. A connection without the other end is found by

@@ -17,7 +17,7 @@ type TableStatus struct {
 	MinSequenceID, MaxSequenceID int64 // of the first and the newest change; -1 where there was none
 }
 
-// tableCount counts the changes of a table: the reader's goroutine adds, anybody reads.
+// tableCount counts the changes of a table: the reader's goroutine adds, any goroutine reads.
 type tableCount struct {
 	oid                                  uint32
 	name                                 string

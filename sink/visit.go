@@ -11,7 +11,7 @@ import (
 // again after all others: ten thousand dead databases must not take the places of databases with work.
 
 // visitsAtOnce bounds how many visits have waited for an answer for less than visitPatience: a silent database does not keep the others from
-// being visited. Each tick of the watch begins one visit at the most.
+// being visited. Each tick of the watch begins one visit at most.
 const (
 	visitsAtOnce  = 2
 	visitPatience = time.Second

@@ -110,7 +110,7 @@ func (t *table) draw(now time.Time, loading bool) string {
 	return b.String()
 }
 
-// lag is the age of the newest transaction in the external database: how far the database's rows are behind, at the most.
+// lag is the age of the newest transaction in the external database: how far the database's rows are behind, at most.
 // lag is nothing when there is nothing to come.
 func lag(s status.Status, now time.Time, idle bool) string {
 	switch {

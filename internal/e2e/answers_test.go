@@ -33,7 +33,7 @@ type garbler struct {
 
 type lie struct {
 	from   int64                   // number of the first garbled row
-	garble func(row []byte) []byte // makes other messages of a message of type D; nil is silence for ever
+	garble func(row []byte) []byte // makes other messages of a message of type D; nil is silence forever
 }
 
 func newGarbler(t *testing.T, dsn string) *garbler {

@@ -119,7 +119,7 @@ func TestColumnRenamed(t *testing.T) {
 	w.exec(`CREATE TABLE item (tenant uuid, id int, note text, PRIMARY KEY (tenant, id)); CREATE TABLE other (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
 	w.table("item", 1, "id int", "note text")
 	w.table("other", 1, "id int", "note text")
-	w.cfg.Sink.ParkAfter = 3 * time.Second // what is queued in the shape that fits no mapping goes then, and the rows are copied anew
+	w.cfg.Sink.ParkAfter = 3 * time.Second // what is queued in the shape that fits no mapping goes then, and the rows are copied again
 	names := w.destination(tenant1, "names it", "item")
 	other := w.destination(tenant1, "other mapping", "other")
 	neighbour := w.destination(tenant2, "other tenant", "other")

@@ -20,7 +20,7 @@ import (
 // fails waits for the end of a process that must exit with that code after saying what it has to.
 func (p *process) fails(code int, parts ...string) {
 	p.tb.Helper()
-	stop := time.AfterFunc(time.Minute, func() { _ = p.cmd.Process.Kill() }) // else a process that goes on keeps the test for ever
+	stop := time.AfterFunc(time.Minute, func() { _ = p.cmd.Process.Kill() }) // else a process that goes on keeps the test forever
 	defer stop.Stop()
 	if _ = p.cmd.Wait(); p.cmd.ProcessState.ExitCode() != code {
 		p.tb.Errorf("exit code %d; expected %d:\n%.4000s", p.cmd.ProcessState.ExitCode(), code, p.out)

@@ -146,7 +146,7 @@ func TestParkedAndBack(t *testing.T) {
 	w.equal(tenant2, healthy)
 }
 
-// A target that was restored to an older state, emptied, or lost its metadata is noticed and copied anew.
+// A target that was restored to an older state, emptied, or lost its metadata is noticed and copied again.
 func TestTargetWentBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))

@@ -85,7 +85,7 @@ func TestPausedDestination(t *testing.T) {
 	}
 }
 
-// A paused destination never holds the slot back for long: it is parked, and copied anew when it is resumed.
+// A paused destination never holds the slot back for long: it is parked, and copied again when it is resumed.
 func TestPausedForLong(t *testing.T) {
 	t.Parallel()
 	for name, set := range map[string]func(*world){

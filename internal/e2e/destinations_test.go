@@ -62,7 +62,7 @@ func TestDestinationsOfTheApplication(t *testing.T) {
 	w.synced()
 	w.equal(tenant1, dsn)
 
-	// Another password or host is the same database: nothing is copied anew.
+	// Another password or host is the same database: nothing is copied again.
 	epoch := w.epoch(tenant1, "main")
 	w.exec(`UPDATE outflow.destination SET dsn = dsn || '&port=' || $1`, portOf(dsn))
 	w.exec(`UPDATE outflow.destination SET dsn = replace(dsn, '&port=' || $1, '')`, portOf(dsn))
@@ -340,7 +340,7 @@ func TestDestinationsComeAndGoUnderLoad(t *testing.T) {
 	w.synced()
 }
 
-// A process that waits as standby knows the destinations when it takes over, and copies none of them anew.
+// A process that waits as standby knows the destinations when it takes over, and copies none of them again.
 func TestStandbyKnowsTheDestinations(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))

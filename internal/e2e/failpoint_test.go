@@ -25,7 +25,7 @@ type ordeal struct {
 	args   []string // of outflow, behind "run --config FILE"
 	// begin makes the world ready for the first process.
 	begin func(f *failing)
-	// anew makes the world as it was after begin, before each action; nil: nothing is to be done.
+	// again makes the world as it was after begin, before each action; nil: nothing is to be done.
 	anew func(f *failing)
 	// stir has the points reached; the ordeal calls stir again and again. nil: the start of the process is enough.
 	stir func(f *failing, n int)

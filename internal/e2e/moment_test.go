@@ -65,7 +65,7 @@ func resynced(t *testing.T, r *running) *destination.Destination {
 	return d
 }
 
-// A table is altered, and so written anew, between the keys of a sweep and the snapshot: an older snapshot finds it empty.
+// A table is altered, and so written again, between the keys of a sweep and the snapshot: an older snapshot finds it empty.
 func TestTableWrittenAnewDuringASweep(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pgtest.Shared(t))

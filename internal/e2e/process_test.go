@@ -166,7 +166,7 @@ func (w *world) addMapping(name, text string) {
 	w.cfg.Mappings = append(w.cfg.Mappings, file)
 }
 
-// journalFromHere waits until every destination has copied what was there and begins the journals anew. A copy applies rows
+// journalFromHere waits until every destination has copied what was there and begins the journals again. A copy applies rows
 // that the stream has brought as well, which is no fault: an upsert that changes nothing.
 func (w *world) journalFromHere() {
 	w.tb.Helper()

@@ -9,7 +9,7 @@ import (
 	"outflow/internal/pgcluster/pgtest"
 )
 
-// handOverLimit is what "within seconds" means: a standby asks for the slot once a second at the least.
+// handOverLimit is what "within seconds" means: a standby asks for the slot once a second at least.
 const handOverLimit = 10 * time.Second
 
 // A rolling update, as deploy/kubernetes has it: a new process stands by, the old one gets SIGTERM, and the new one has the

@@ -27,13 +27,13 @@ func (w *world) family() (dsn string) {
 	return dsn
 }
 
-// copyAnew has a destination whose process does not run copied anew by the next one.
+// copyAnew has a destination whose process does not run copied again by the next one.
 func copyAnew(tb testing.TB, dsn string) {
 	tb.Helper()
 	exec(tb, connect(tb, dsn), `UPDATE _stack_sync_metadata SET epoch = 1`)
 }
 
-// copied waits until a destination is copied anew.
+// copied waits until a destination is copied again.
 func copied(tb testing.TB, dsn string) {
 	tb.Helper()
 	waitFor(tb, "the copy to end", func() error {
@@ -218,7 +218,7 @@ func TestACopyMovesTheSequenceID(t *testing.T) {
 	same(t, dsn, `SELECT count(DISTINCT xmin::text) FROM users WHERE display_name LIKE 'user %'`, writers...) // it was not copied again
 }
 
-// Live changes go on while a target with foreign keys is filled, and filled anew over old rows: what refers to rows that are still to
+// Live changes go on while a target with foreign keys is filled, and filled again over old rows: what refers to rows that are still to
 // come, or to rows that are still to be swept, waits for another pass.
 func TestLiveChangesDuringCopiesWithForeignKeys(t *testing.T) {
 	t.Parallel()

@@ -32,7 +32,7 @@ var (
 	started = concat(authOK, message('K', "\x00\x00\x00\x01\x00\x00\x00\x02"), ready)
 )
 
-// hostile is a server that answers each message of the client with the next of these, then repeats flood for ever.
+// hostile is a server that answers each message of the client with the next of these, then repeats flood forever.
 func hostile(t *testing.T, flood []byte, answers ...[]byte) (*pgconn.PgConn, error) {
 	t.Helper()
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")

@@ -25,7 +25,7 @@ func wrong(format string, args ...any) error {
 	return &Error{class: classConfiguration, text: "the connection string: " + fmt.Sprintf(format, args...)}
 }
 
-// read takes a connection string apart: a URL, or keyword = value pairs. Each key is there once at the most, also the keys without effect.
+// read takes a connection string apart: a URL, or keyword = value pairs. Each key is there once at most, also the keys without effect.
 func read(dsn string) (settings, error) {
 	switch {
 	case strings.TrimSpace(dsn) == "":

@@ -53,7 +53,7 @@ func New(dsn string) (*Server, error) {
 	}
 	config.RuntimeParams = maps.Clone(sessionSettings)
 	if config.ConnectTimeout == 0 {
-		config.ConnectTimeout = 10 * time.Second // pgx waits for ever by default
+		config.ConnectTimeout = 10 * time.Second // pgx waits forever by default
 	}
 	dial := config.DialFunc
 	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -131,5 +131,5 @@ func ServerVersion(conn *pgconn.PgConn) int {
 	return major
 }
 
-// LookupConnections is how many connections to the primary the look-ups of a process have at the most.
+// LookupConnections is how many connections to the primary the look-ups of a process have at most.
 const LookupConnections = 4

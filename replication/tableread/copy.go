@@ -48,8 +48,8 @@ type Place struct {
 type Range struct {
 	Part
 	Place
-	Limit int   // rows at the most
-	Bytes int64 // of the rows at the most: rows may be megabytes wide, and a chunk ends before the row that does not fit
+	Limit int   // rows at most
+	Bytes int64 // of the rows at most: rows may be megabytes wide, and a chunk ends before the row that does not fit
 }
 
 // Copier reads pieces of tables on a connection of its own, each in a short read-only transaction, describing and reading the table in the

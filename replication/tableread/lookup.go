@@ -18,7 +18,7 @@ import (
 	"outflow/replication/wal"
 )
 
-// Lookup reads current rows of the primary by key, for many destinations: over [primary.LookupConnections] connections at the most, so that look-ups are
+// Lookup reads current rows of the primary by key, for many destinations: over [primary.LookupConnections] connections at most, so that look-ups are
 // no load on the primary, and a long look-up does not keep the others waiting. A connection without work for a minute is closed. Safe for
 // concurrent use.
 type Lookup struct {
@@ -50,7 +50,7 @@ type Look struct {
 	Keys
 	Columns []string // the wanted columns, as far as the table still has them; nil asks only whether the rows exist
 	After   []uint32 // transactions: the rows are at least as new as the transactions leave the rows
-	Bytes   int64    // of all rows at the most; see Found
+	Bytes   int64    // of all rows at most; see Found
 }
 
 // Found is the answer to a [Look].

@@ -11,7 +11,7 @@ import (
 	"outflow/replication/wal"
 )
 
-// A value may be a gigabyte, and the driver takes in a row whole before anybody can look at the row. So the primary measures each row, and
+// A value may be a gigabyte, and the driver takes in a row whole before a caller can look at the row. So the primary measures each row, and
 // leaves out the values of a row larger than asked for: a [piece] is read with a bound in bytes, counted by the caller before the read.
 
 // typesMeasured are the types whose text has the length told by octet_length, without the value being read from TOAST: text, varchar.
@@ -102,7 +102,7 @@ const (
 	fetchMost  = 2000
 )
 
-// fetch adds n rows at the most, and bytes at the most, and returns the size of the added rows. more says that there may be more rows.
+// fetch adds n rows at most, and bytes at most, and returns the size of the added rows. more says that there may be more rows.
 func (p *piece) fetch(ctx context.Context, conn *pgx.Conn, n, left int64) (size int64, more bool, err error) {
 	rows, err := conn.Query(ctx, fmt.Sprintf("FETCH %d FROM %s", n, cursorName), pgx.QueryResultFormats{pgx.TextFormatCode})
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"outflow/sink/fold"
 )
 
-// maxTracked is how many bytes the tracked keys may have at the most, see [fold.Tracked.Bytes]. A transaction that changes more has the chunk
+// maxTracked is how many bytes the tracked keys may have at most, see [fold.Tracked.Bytes]. A transaction that changes more has the chunk
 // in hand read again, when the transaction is visible.
 const maxTracked = 48 << 20
 

@@ -71,7 +71,7 @@ func (e *tooWide) Error() string {
 // part is how many of n changes may fit.
 func (e *tooWide) part(n int) int { return max(1, min(n-1, n*e.fit/e.keys)) }
 
-// fetch reads the missing values, bound bytes at the most. The last answer may have the first rows only; large is the size of the row
+// fetch reads the missing values, bound bytes at most. The last answer may have the first rows only; large is the size of the row
 // behind where it does not fit alone.
 func (d *Destination) fetch(ctx context.Context, b *batch, wanted []fold.Missing, bound int64) (read []tableread.Found, large int64, err error) {
 	for _, m := range wanted {

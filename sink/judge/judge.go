@@ -89,7 +89,7 @@ func (h Hold) After(o Observation, d time.Duration) Hold {
 	return h
 }
 
-// Retention is how long the slot has retained more WAL than allowed, without a new least: while a backlog shrinks, nobody is at fault.
+// Retention is how long the slot has retained more WAL than allowed, without a new least: while a backlog shrinks, no destination is at fault.
 type Retention struct {
 	least int64
 	Still time.Duration
@@ -115,7 +115,7 @@ type Situation struct {
 	Jam     time.Duration // for how long the reader, the connections, and the queues have waited for one another: see jammed
 }
 
-// jamGrace is how long a jam lasts at the least before a destination is parked: a jam does not end by itself.
+// jamGrace is how long a jam lasts at least before a destination is parked: a jam does not end by itself.
 const jamGrace = time.Second
 
 // Jammed reports whether the reader waits for the queues, the queues for connections, and those who have the connections for the reader: a

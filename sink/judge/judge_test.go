@@ -163,7 +163,7 @@ func TestNothingHoldsTheSlotForLong(t *testing.T) {
 			}
 			return o, Situation{Read: end, Written: end, Excess: int64(rnd.IntN(2))}
 		})
-		// The ordinals give progress four times at the most.
+		// The ordinals give progress four times at most.
 		if why == "" && stood > 5*judged.ParkAfter || most > 5*judged.ParkAfter+time.Second {
 			t.Fatalf("seed %d: after %s, %s of them standing and %s over the limit: %q", seed, took, stood, most, why)
 		}

@@ -26,7 +26,7 @@
 //
 // # Lock order
 //
-// [Store] has one lock, which is held while a statement runs: calls wait for one another, each for 10 seconds at the most. No caller holds
+// [Store] has one lock, which is held while a statement runs: calls wait for one another, each for 10 seconds at most. No caller holds
 // the lock of a destination meanwhile.
 //
 // # Rejected designs

@@ -2,7 +2,7 @@
 //
 // # Guarantees
 //
-//   - No destination waits for ever while others finish their work: waits are in lines, and a request for more memory than there is gets all
+//   - No destination waits forever while others finish their work: waits are in lines, and a request for more memory than there is gets all
 //     of the memory.
 //   - A slow external database keeps nothing from the others for longer than a second: its memory is in a lane of its own, and a slot of a
 //     database that owes an answer is given to another destination too.

@@ -45,7 +45,7 @@ type waiter struct {
 }
 
 const (
-	copyTurn      = 2 * time.Second        // at the most
+	copyTurn      = 2 * time.Second        // at most
 	copyLate      = time.Second            // a database that takes longer than that for a chunk is slow
 	copyCall      = 200 * time.Millisecond // a nudged user that has not come by then keeps no slot free
 	ChunksPerSlot = 4                      // times the number of slots: so many chunks there may be in memory, the late ones included

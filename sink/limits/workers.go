@@ -44,7 +44,7 @@ func (w *Workers) Stopping() bool {
 	return w.closed
 }
 
-// Drain ends the intake and waits until every goroutine has returned, for patience at the most; false means that some goroutine still runs.
+// Drain ends the intake and waits until every goroutine has returned, for patience at most; false means that some goroutine still runs.
 // drain may be called again.
 func (w *Workers) Drain(patience time.Duration) (inTime bool) {
 	w.mu.Lock()

@@ -42,7 +42,7 @@ type Queue struct {
 	replays  int                  // how often the stream was read again for the destination since its last commit
 }
 
-// New is an empty queue for so many bytes, from which a batch takes so many changes at the most.
+// New is an empty queue for so many bytes, from which a batch takes so many changes at most.
 func New(g *Gate, bound int64, limit int) Queue {
 	return Queue{gate: g, bound: bound, limit: limit, most: limit, accepted: Position{ID: -1}, holding: -1, released: -1,
 		kept: map[int64]wal.Ticket{}}
@@ -54,7 +54,7 @@ func (q *Queue) Bytes() int64 { return q.bytes }
 // Over reports whether more bytes wait than the bound.
 func (q *Queue) Over() bool { return q.over }
 
-// Limit is how many changes a batch takes at the most.
+// Limit is how many changes a batch takes at most.
 func (q *Queue) Limit() int { return q.limit }
 
 // Applied is how many transactions the external database has committed and may not have flushed.
