@@ -27,6 +27,7 @@ const (
 	Quarantine OnError = "quarantine"
 )
 
+// Quarantines reports whether a refused row is set aside.
 func (o *WorkOptions) Quarantines() bool { return o.OnError == Quarantine }
 
 func (o *WorkOptions) queueBytes() int64 { return int64(o.QueueBytes) }

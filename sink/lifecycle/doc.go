@@ -28,7 +28,7 @@
 //
 // # What is shown
 //
-// The state in the API, in the metrics and on the primary is derived from the life alone (StateOf in package sink), the first line that holds:
+// The state in the API, in the metrics and on the primary is derived from the life alone (StateOf in package status), the first line that holds:
 //
 //	unusable           halted
 //	paused             paused
