@@ -54,23 +54,23 @@ func (r *Router) checkpoint(ctx context.Context) error { return r.checkpointAfte
 
 // checkpointInTurn is checkpoint, but seldom on an idle primary: see dueLocked.
 func (r *Router) checkpointInTurn(ctx context.Context) error {
-	return r.checkpointAfter(ctx, idleCheckpoints*r.Options.Checkpoint)
+	return r.checkpointAfter(ctx, idleCheckpoints*r.config.Options.Checkpoint)
 }
 
 func (r *Router) checkpointAfter(ctx context.Context, idle time.Duration) error {
-	if r.Ledger.OwnReading() == 0 {
+	if r.config.Ledger.OwnReading() == 0 {
 		return nil // a standby has nothing to note
 	}
 	c := &r.checkpointer
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	flush := r.Acks.Flush()
+	flush := r.config.Acks.Flush()
 	moved, from, aside := r.moved()
 	if err := r.release(aside); err != nil {
 		return err
 	}
 	now := time.Now()
-	if !c.dueLocked(len(moved), int64(flush)-int64(r.Acks.Noted()), idle, now) {
+	if !c.dueLocked(len(moved), int64(flush)-int64(r.config.Acks.Noted()), idle, now) {
 		return nil
 	}
 	c.last = now
@@ -80,18 +80,18 @@ func (r *Router) checkpointAfter(ctx context.Context, idle time.Duration) error 
 	if err := r.writeCheckpointLocked(ctx, flush, moved, from); err != nil {
 		return err
 	}
-	r.Acks.Note(flush)
+	r.config.Acks.Note(flush)
 	return nil
 }
 
 // writeCheckpointLocked notes the flush LSN and the destinations that moved. The caller holds the checkpointer's lock.
 func (r *Router) writeCheckpointLocked(ctx context.Context, flush wal.LSN, moved []ledger.Note, from []*destination.Destination) error {
-	done, err := r.Ledger.Checkpoint(ctx, flush, moved)
+	done, err := r.config.Ledger.Checkpoint(ctx, flush, moved)
 	for i, refusal := range done.Refused {
 		err = errors.Join(err, from[i].SetAside(refusal))
 	}
 	if err == nil && done.CheckpointID == "" { // the slot does without the refused destinations from now on
-		done.CheckpointID, err = r.Ledger.CheckpointFlush(ctx, flush)
+		done.CheckpointID, err = r.config.Ledger.CheckpointFlush(ctx, flush)
 	}
 	if err != nil {
 		return err

@@ -19,7 +19,7 @@ func (r *Router) Switches() []ledger.Switch { return r.switches.list() }
 
 // loadSwitches reads the switches and puts changes into effect. Changes by any person, from any machine, are logged.
 func (r *Router) loadSwitches(ctx context.Context) error {
-	all, err := r.Ledger.Switches(ctx)
+	all, err := r.config.Ledger.Switches(ctx)
 	if err != nil {
 		return err
 	}
@@ -40,14 +40,14 @@ func (r *Router) loadSwitches(ctx context.Context) error {
 
 func (r *Router) logSwitches(text string, flipped []ledger.Switch) {
 	for _, sw := range flipped {
-		r.Log.Info(text, zap.String("switch", sw.Kind), zap.String("tenant", sw.Tenant), zap.String("destination", sw.Name),
+		r.config.Log.Info(text, zap.String("switch", sw.Kind), zap.String("tenant", sw.Tenant), zap.String("destination", sw.Name),
 			zap.String("by", sw.By), zap.String("reason", sw.Reason), zap.Time("at", sw.At))
 	}
 }
 
 // takeRequests carries out the requests on the primary.
 func (r *Router) takeRequests(ctx context.Context) error {
-	requests, err := r.Ledger.Requests(ctx)
+	requests, err := r.config.Ledger.Requests(ctx)
 	if err != nil || len(requests) == 0 {
 		return err
 	}
@@ -70,5 +70,5 @@ func (r *Router) takeRequests(ctx context.Context) error {
 	if len(reached) == 0 {
 		return nil
 	}
-	return r.Ledger.AnswerSync(ctx, reached)
+	return r.config.Ledger.AnswerSync(ctx, reached)
 }

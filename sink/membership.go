@@ -45,13 +45,13 @@ func (r *Router) Put(ctx context.Context, t external.DestinationSpec) error {
 		_, err := r.Add(t)
 		return err
 	}
-	noted, err := r.Ledger.Note(ctx, t.Tenant, t.Name)
+	noted, err := r.config.Ledger.Note(ctx, t.Tenant, t.Name)
 	if err != nil {
 		return err
 	}
 	if noted.Epoch != 0 { // the stream went on without the destination
 		noted.State, noted.Reason = ledger.Backfilling, "the destination is in the configuration again"
-		if noted.Epoch, err = r.Ledger.RaiseEpoch(ctx, noted); err != nil {
+		if noted.Epoch, err = r.config.Ledger.RaiseEpoch(ctx, noted); err != nil {
 			return err
 		}
 	}
@@ -60,7 +60,7 @@ func (r *Router) Put(ctx context.Context, t external.DestinationSpec) error {
 		return err
 	}
 	d.Join(noted, r.switches.pausing(t.Tenant, t.Name), func() { r.tenants.insert(d) })
-	r.Log.Info("the destination is new in the configuration", zap.String("tenant", t.Tenant), zap.String("destination", t.Name), zap.Strings("mappings", mapping.Names(t.Mappings)))
+	r.config.Log.Info("the destination is new in the configuration", zap.String("tenant", t.Tenant), zap.String("destination", t.Name), zap.Strings("mappings", mapping.Names(t.Mappings)))
 	return nil
 }
 
@@ -78,7 +78,7 @@ func (r *Router) Remove(ctx context.Context, tenant, name string) error {
 		if !d.BeginRemoval() {
 			return fmt.Errorf("destination %s is being parked", d)
 		}
-		if _, err := r.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: tenant, Name: name, State: ledger.Parked, Reason: primary.NotConfigured}); err != nil {
+		if _, err := r.config.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: tenant, Name: name, State: ledger.Parked, Reason: primary.NotConfigured}); err != nil {
 			d.EndParking()
 			return err
 		}

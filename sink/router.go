@@ -54,7 +54,7 @@ type Config struct {
 // Router hands every change to the destinations of its tenant. Router implements [replication.Sink]; the reader's goroutine calls Write,
 // everything else is safe for concurrent use.
 type Router struct {
-	Config
+	config Config
 
 	// What is routed, and where to. The reader's goroutine owns routes and arrival.
 	tenants    *tenants
@@ -84,7 +84,7 @@ type route struct {
 
 // NewRouter returns a router without destinations.
 func NewRouter(c Config) *Router {
-	r := &Router{Config: c, tenants: newTenants(), arrival: arrival{id: -1}, routes: map[*wal.Relation]*route{}, xids: fold.NewXIDs()}
+	r := &Router{config: c, tenants: newTenants(), arrival: arrival{id: -1}, routes: map[*wal.Relation]*route{}, xids: fold.NewXIDs()}
 	schemas, workers := schema.New(c.Tables, c.Primary, c.Log), limits.NewWorkers()
 	r.shared = &destination.Shared{Options: c.Options.WorkOptions, SourceID: c.SourceID, Log: c.Log, Tracer: c.Tracer, Acks: c.Acks, Ledger: c.Ledger, Reader: c.Reader,
 		Rows: c.Rows, SequenceID: c.SequenceID, Workers: workers, Gate: &queue.Gate{Limit: c.Options.queuesBytes()},
@@ -112,6 +112,9 @@ func (r *Router) Add(t external.DestinationSpec) (*destination.Destination, erro
 	r.tenants.insert(d)
 	return d, nil
 }
+
+// Options are the options that the router was made with.
+func (r *Router) Options() Options { return r.config.Options }
 
 // Destinations are all destinations, in the order of their addition.
 func (r *Router) Destinations() []*destination.Destination {
@@ -239,7 +242,7 @@ func (r *Router) route(rel *wal.Relation) *route {
 			r.shared.Schemas.Learn(rel)
 		}
 	}
-	if ts := r.Tombstones; ts != nil && ts.Table.Relation.OID == rel.OID {
+	if ts := r.config.Tombstones; ts != nil && ts.Table.Relation.OID == rel.OID {
 		rt.table, rt.tenant, rt.tombstone = rel.Table, rel.Column(ts.Table.Tenant), true
 		rt.fault = rt.faultOf(rel, ts.Table.Tenant)
 	}
@@ -250,8 +253,8 @@ func (r *Router) route(rel *wal.Relation) *route {
 // Settle implements [replication.Sink]: no batch begins any more; batches in flight have ShutdownTimeout to commit and are then rolled
 // back. Connections are closed. Settle may be called again.
 func (r *Router) Settle() {
-	if !r.shared.Workers.Drain(r.Options.ShutdownTimeout) {
-		r.Log.Warn("batches in flight did not finish in time and are rolled back")
+	if !r.shared.Workers.Drain(r.config.Options.ShutdownTimeout) {
+		r.config.Log.Warn("batches in flight did not finish in time and are rolled back")
 		r.shared.Workers.RollBack()
 	}
 	var last sync.WaitGroup
@@ -265,7 +268,7 @@ func (r *Router) Settle() {
 	last.Wait()
 	r.shared.Workers.Cancel()
 	if err := r.checkpoint(context.Background()); err != nil && !errors.Is(err, primary.ErrFenced) {
-		r.Log.Warn("the last checkpoint failed; unacknowledged changes are read again and skipped", zap.Error(err))
+		r.config.Log.Warn("the last checkpoint failed; unacknowledged changes are read again and skipped", zap.Error(err))
 	}
 }
 

@@ -41,7 +41,7 @@ func newRouted(t *testing.T) *routed {
 func (r *routed) write(changes ...wal.Change) error {
 	r.t.Helper()
 	r.next++
-	ticket, _ := r.Acks.Begin(wal.LSN(r.next))
+	ticket, _ := r.config.Acks.Begin(wal.LSN(r.next))
 	for i := range changes {
 		changes[i].Ordinal = uint32(i)
 	}

@@ -35,7 +35,7 @@ func (r *Router) Begin(ctx context.Context) error {
 	if err := failpoint.Fail(failpoint.ReadingBegun); err != nil {
 		return err
 	}
-	end, err := r.Ledger.WALEnd(ctx)
+	end, err := r.config.Ledger.WALEnd(ctx)
 	if err != nil {
 		return err
 	}
@@ -48,7 +48,7 @@ func (r *Router) Begin(ctx context.Context) error {
 
 // findUnfinished finds the transactions in progress, which an earlier process may have applied.
 func (r *Router) findUnfinished(ctx context.Context) error {
-	copier := &tableread.Copier{Tables: r.Primary}
+	copier := &tableread.Copier{Tables: r.config.Primary}
 	defer copier.Close()
 	ctx, cancel := context.WithTimeout(ctx, schema.CatalogTimeout)
 	defer cancel()
@@ -62,7 +62,7 @@ func (r *Router) findUnfinished(ctx context.Context) error {
 // takeOverNotes gives each destination its note. A destination that left the configuration, or is back, is copied again should it run again:
 // acknowledgements have passed the destination by.
 func (r *Router) takeOverNotes(ctx context.Context) error {
-	states, err := r.Ledger.Notes(ctx)
+	states, err := r.config.Ledger.Notes(ctx)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func (r *Router) takeOverNotes(ctx context.Context) error {
 		s := byName[name]
 		if s.Reason == primary.NotConfigured { // back; its database may have been filled under another name meanwhile, in a later epoch
 			s.State, s.Reason = ledger.Backfilling, "the destination is in the configuration again"
-			if s.Epoch, err = r.Ledger.RaiseEpoch(ctx, s); err != nil {
+			if s.Epoch, err = r.config.Ledger.RaiseEpoch(ctx, s); err != nil {
 				return err
 			}
 		}
@@ -87,7 +87,7 @@ func (r *Router) takeOverNotes(ctx context.Context) error {
 			continue
 		}
 		s.State, s.Reason = ledger.Parked, primary.NotConfigured
-		if _, err := r.Ledger.RaiseEpoch(ctx, s); err != nil {
+		if _, err := r.config.Ledger.RaiseEpoch(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -96,14 +96,14 @@ func (r *Router) takeOverNotes(ctx context.Context) error {
 
 // beginReading takes a new mark. A primary that no longer knows the last mark was restored while this process ran.
 func (r *Router) beginReading(ctx context.Context) error {
-	has, err := r.Ledger.HasCheckpoint(ctx, r.checkpointer.checkpointID())
+	has, err := r.config.Ledger.HasCheckpoint(ctx, r.checkpointer.checkpointID())
 	if err != nil {
 		return err
 	}
 	if !has {
 		return &primary.Problem{What: "the primary lacks notes of this process: it was restored from a backup", Remedy: destination.ResetRemedy}
 	}
-	id, err := r.Ledger.BeginReading(ctx)
+	id, err := r.config.Ledger.BeginReading(ctx)
 	if err == nil {
 		r.checkpointer.id.Store(&id)
 	}
@@ -113,13 +113,13 @@ func (r *Router) beginReading(ctx context.Context) error {
 // Run notes checkpoints, parks destinations, and carries out requests, until ctx is done. Begin comes before Run. Run ends with
 // [primary.ErrFenced] where another process reads the slot and this process finds out by a refused note.
 func (r *Router) Run(ctx context.Context) error {
-	checkpoint, looks, switches := time.NewTicker(r.Options.Checkpoint), time.NewTicker(watchEvery), time.NewTicker(switchEvery)
+	checkpoint, looks, switches := time.NewTicker(r.config.Options.Checkpoint), time.NewTicker(watchEvery), time.NewTicker(switchEvery)
 	defer checkpoint.Stop()
 	defer looks.Stop()
 	defer switches.Stop()
 	failures, answers, watched := 0, true, &watch{router: r}
 	for {
-		if r.Ledger.Fenced() {
+		if r.config.Ledger.Fenced() {
 			return primary.ErrFenced
 		}
 		select {
@@ -128,7 +128,7 @@ func (r *Router) Run(ctx context.Context) error {
 		case <-switches.C:
 			r.takeOrders(ctx)
 		case <-looks.C:
-			if r.Reader.State() != replication.Streaming {
+			if r.config.Reader.State() != replication.Streaming {
 				watched.pass(time.Now())
 				continue // another process may have the slot
 			}
@@ -136,14 +136,14 @@ func (r *Router) Run(ctx context.Context) error {
 			r.visit(all)
 			watched.look(all, time.Now(), answers)
 		case <-checkpoint.C:
-			if r.Reader.State() != replication.Streaming {
+			if r.config.Reader.State() != replication.Streaming {
 				continue
 			}
 			var err error
 			if answers, err = r.visitPrimary(ctx); err == nil {
 				failures = 0
 			} else if failures++; failures&(failures-1) == 0 && ctx.Err() == nil {
-				r.Log.Warn("nothing is acknowledged to the slot while checkpoints fail", zap.Error(err), zap.Int("attempt", failures))
+				r.config.Log.Warn("nothing is acknowledged to the slot while checkpoints fail", zap.Error(err), zap.Int("attempt", failures))
 			}
 		}
 	}
@@ -152,11 +152,11 @@ func (r *Router) Run(ctx context.Context) error {
 // takeOrders puts into effect what persons have written on the primary: switches and, while this process has the slot, requests.
 func (r *Router) takeOrders(ctx context.Context) {
 	err := r.loadSwitches(ctx)
-	if err == nil && r.Reader.State() == replication.Streaming {
+	if err == nil && r.config.Reader.State() == replication.Streaming {
 		err = r.takeRequests(ctx)
 	}
 	if err != nil && ctx.Err() == nil {
-		r.Log.Debug("switches and requests cannot be read", zap.Error(err)) // the checkpoint says that the primary is away
+		r.config.Log.Debug("switches and requests cannot be read", zap.Error(err)) // the checkpoint says that the primary is away
 	}
 }
 
@@ -164,7 +164,7 @@ func (r *Router) takeOrders(ctx context.Context) {
 // the primary answers; err is the checkpoint's.
 func (r *Router) visitPrimary(ctx context.Context) (answers bool, err error) {
 	err = r.checkpointInTurn(ctx)
-	end, failed := r.Ledger.WALEnd(ctx)
+	end, failed := r.config.Ledger.WALEnd(ctx)
 	if failed == nil {
 		r.checkpointer.walEnd.Store(end)
 	}

@@ -17,10 +17,10 @@ func (r *Router) skip(part *wal.Transaction, c *wal.Change, rt *route) (bool, er
 	case rt.table == "", reason == "" && rt.withoutTenant(c):
 	case reason == "":
 		return false, nil
-	case part.CommitLSN >= r.Covered:
+	case part.CommitLSN >= r.config.Covered:
 		return false, &primary.Gap{Reason: reason, Unseen: true}
 	case rt.count.skipped.Load() == 0:
-		r.Log.Warn("changes that cannot be decoded are skipped: every destination is copied from a later state of the tables",
+		r.config.Log.Warn("changes that cannot be decoded are skipped: every destination is copied from a later state of the tables",
 			zap.Stringer("table", c.Relation), zap.String("reason", reason), zap.Stringer("lsn", part.CommitLSN))
 	}
 	rt.count.skipped.Add(1)
@@ -82,7 +82,7 @@ func (rt *route) faultOf(rel *wal.Relation, tenant string) string {
 
 // unconfigured notes a published table that is not configured.
 func (r *Router) unconfigured(rel *wal.Relation) *tableCount {
-	r.Log.Warn("a published table is not in source.tables; its changes are skipped. Remove the table from the publication, or add it to source.tables",
+	r.config.Log.Warn("a published table is not in source.tables; its changes are skipped. Remove the table from the publication, or add it to source.tables",
 		zap.Stringer("table", rel))
 	return r.counts.add(rel)
 }

@@ -14,7 +14,7 @@ import (
 
 // takes reports whether a destination takes a transaction.
 func takes(r *Router, d *destination.Destination, id int64) bool {
-	ticket, _ := r.Acks.Begin(wal.LSN(id + 1))
+	ticket, _ := r.config.Acks.Begin(wal.LSN(id + 1))
 	return d.Enqueue(&wal.Transaction{SequenceID: id, Session: 1, Ticket: ticket}, nil)
 }
 

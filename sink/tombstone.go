@@ -22,7 +22,7 @@ func (r *Router) tombstone(part *wal.Transaction, c *wal.Change, rt *route) erro
 		}
 		return nil
 	}
-	name := string(text(r.Tombstones.TableName))
+	name := string(text(r.config.Tombstones.TableName))
 	rel := r.shared.Schemas.Relation(name)
 	if rel == nil {
 		rel = r.shared.Schemas.Relation(wal.JoinTable("", name)) // the configuration quotes some names
@@ -32,11 +32,11 @@ func (r *Router) tombstone(part *wal.Transaction, c *wal.Change, rt *route) erro
 		return nil // of a table that is not synced
 	}
 	tenant := c.New.Value(rt.tenant)
-	old, err := deletedRow(rel, r.shared.Schemas.TenantColumn(rel), tenant, text(r.Tombstones.Key), text(r.Tombstones.Row))
+	old, err := deletedRow(rel, r.shared.Schemas.TenantColumn(rel), tenant, text(r.config.Tombstones.Key), text(r.config.Tombstones.Row))
 	if err != nil {
 		// The row itself cannot be named, so there is nothing to delete; the real DELETE is in the stream too.
 		rt.count.skip()
-		r.Log.Error("a tombstone does not name a row; the tombstone is counted as skipped", zap.Stringer("table", rel),
+		r.config.Log.Error("a tombstone does not name a row; the tombstone is counted as skipped", zap.Stringer("table", rel),
 			zap.Stringer("lsn", part.CommitLSN), zap.Error(err))
 		return nil
 	}

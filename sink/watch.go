@@ -43,12 +43,12 @@ func (w *watch) look(all []*destination.Destination, now time.Time, answers bool
 	}
 	w.last = now
 	r := w.router
-	limit, closed := r.Options, r.shared.Gate.Closed()
+	limit, closed := r.config.Options, r.shared.Gate.Closed()
 	written := r.checkpointer.walEnd.Load()
-	w.wal = w.wal.After(written-int64(r.Acks.Flush()), int64(limit.RetainedWAL), passed)
-	s := judge.Situation{Read: r.SequenceID(r.Reader.Position()), Still: w.wal.Still, Excess: r.shared.Gate.Excess()}
+	w.wal = w.wal.After(written-int64(r.config.Acks.Flush()), int64(limit.RetainedWAL), passed)
+	s := judge.Situation{Read: r.config.SequenceID(r.config.Reader.Position()), Still: w.wal.Still, Excess: r.shared.Gate.Excess()}
 	if written > 0 {
-		s.Written = r.SequenceID(wal.LSN(written))
+		s.Written = r.config.SequenceID(wal.LSN(written))
 	}
 	w.suspects, w.accused = w.suspects[:0], w.accused[:0]
 	newest, second := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64) // since the last commits of two destinations

@@ -52,7 +52,7 @@ func NewSnapshot(now time.Time, me Process, p *Pipeline, problem error, seen *Sa
 		snap.Throughput, snap.Slot.Outstanding, snap.Slot.FlushLSN, snap.Slot.ReadLSN = Throughput{}, nil, nil, nil
 	}
 	snap.Lag = p.lag(now, snap.Rows)
-	limit := int64(p.Router.Options.MemoryBytes)
+	limit := int64(p.Router.Options().MemoryBytes)
 	snap.Queue.LimitBytes = &limit
 	snap.judge(problem)
 	return snap

@@ -21,6 +21,7 @@ import (
 	"outflow/internal/pgcluster/pgtest"
 	"outflow/internal/pipeline"
 	"outflow/internal/secret"
+	"outflow/sink"
 	"outflow/sink/ledger"
 )
 
@@ -64,7 +65,8 @@ type world struct {
 	// unwatched is for tests that alter tables under a pipeline in this process: the watch would end the pipeline for another one to be
 	// opened, as `outflow run` does.
 	unwatched bool
-	runs      []*running // that were started, the ended ones too
+	parts     []func(*sink.Config) // change the parts of the routers
+	runs      []*running           // that were started, the ended ones too
 }
 
 var slots atomic.Int64
@@ -166,7 +168,7 @@ func (w *world) startWith(change func(*pipeline.Pipeline)) *running {
 	w.tb.Helper()
 	log := zaptest.NewLogger(w.tb, zaptest.Level(zap.InfoLevel))
 	ctx, cancel := context.WithCancel(context.Background())
-	pl, err := pipeline.Open(ctx, w.cfg, log)
+	pl, err := pipeline.Open(ctx, w.cfg, log, w.parts...)
 	if err != nil {
 		cancel()
 		w.tb.Fatal(err)

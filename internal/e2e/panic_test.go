@@ -11,8 +11,8 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"outflow/internal/pgcluster/pgtest"
-	"outflow/internal/pipeline"
 	"outflow/replication/tableread"
+	"outflow/sink"
 	"outflow/sink/ledger"
 )
 
@@ -27,16 +27,17 @@ func TestPanicIsOneDestinationsFault(t *testing.T) {
 	one, two := w.destination(tenant1, "one"), w.destination(tenant2, "two")
 	var broken atomic.Bool
 	tracer := &brokenTracer{Tracer: noop.NewTracerProvider().Tracer("test")}
-	r := w.startWith(func(pl *pipeline.Pipeline) {
-		rows := pl.Router.Rows
-		pl.Router.Rows = func(ctx context.Context, look tableread.Look) (tableread.Found, error) {
+	w.parts = append(w.parts, func(parts *sink.Config) {
+		rows := parts.Rows
+		parts.Rows = func(ctx context.Context, look tableread.Look) (tableread.Found, error) {
 			if broken.Load() && look.Value == tenant1 {
 				panic("a look-up")
 			}
 			return rows(ctx, look)
 		}
-		pl.Router.Tracer = tracer
+		parts.Tracer = tracer
 	})
+	r := w.start()
 	r.caughtUp()
 	w.synced()
 	broken.Store(true)

@@ -92,13 +92,14 @@ func prepare(ctx context.Context, cfg *config.Config, log *zap.Logger) (*primary
 	return server, conn, o, nil
 }
 
-// Open connects to the primary, prepares the primary, and builds the pipeline. Nothing runs until run is called.
-func Open(ctx context.Context, cfg *config.Config, log *zap.Logger) (*Pipeline, error) {
-	return reopen(ctx, cfg, "", log)
+// Open connects to the primary, prepares the primary, and builds the pipeline. Each change alters the router's parts before the router is made from
+// the parts. Nothing runs until Run is called.
+func Open(ctx context.Context, cfg *config.Config, log *zap.Logger, change ...func(*sink.Config)) (*Pipeline, error) {
+	return reopen(ctx, cfg, "", log, change...)
 }
 
 // reopen is [Open] where every destination is to be copied again, because of the gap.
-func reopen(ctx context.Context, cfg *config.Config, gap string, log *zap.Logger) (*Pipeline, error) {
+func reopen(ctx context.Context, cfg *config.Config, gap string, log *zap.Logger, change ...func(*sink.Config)) (*Pipeline, error) {
 	server, conn, p, err := prepare(ctx, cfg, log)
 	if err != nil {
 		return nil, err
@@ -134,9 +135,13 @@ func reopen(ctx context.Context, cfg *config.Config, gap string, log *zap.Logger
 	if cfg.Source.Heartbeat > 0 {
 		pl.Reader.Heartbeat = &replication.Heartbeat{Every: cfg.Source.Heartbeat}
 	}
-	pl.Router = sink.NewRouter(sink.Config{Options: cfg.Sink, SourceID: source.ID, Tables: p.SinkTables(),
+	parts := sink.Config{Options: cfg.Sink, SourceID: source.ID, Tables: p.SinkTables(),
 		Tombstones: p.sinkTombstones(), Acks: pl.Acks, Rows: pl.lookup.Rows, Log: log,
-		Primary: tables, Ledger: pl.State, Reader: pl.Reader, SequenceID: source.SequenceID, Covered: source.Covered})
+		Primary: tables, Ledger: pl.State, Reader: pl.Reader, SequenceID: source.SequenceID, Covered: source.Covered}
+	for _, f := range change {
+		f(&parts)
+	}
+	pl.Router = sink.NewRouter(parts)
 	pl.Reader.Sink = pl.Router
 	for _, t := range p.static {
 		if _, err := pl.Router.Add(t); err != nil {

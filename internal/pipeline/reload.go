@@ -18,6 +18,7 @@ import (
 	"outflow/internal/config"
 	"outflow/replication"
 	"outflow/replication/primary"
+	"outflow/sink"
 )
 
 // reloading runs one pipeline after the other: another one when the configuration was read again.
@@ -52,7 +53,7 @@ func (r *reloading) run(ctx context.Context, front *Front) error {
 	var before *config.Config // the configuration that took effect last, while cfg has not
 	gap := ""                 // why every destination is to be copied again
 	for {
-		pl, err := openWhenReachable(ctx, r.cfg, gap, front, r.log)
+		pl, err := openWhenReachable(ctx, r.cfg, gap, front, r.log, func(parts *sink.Config) { parts.Tracer = r.tracer })
 		switch {
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // a wanted stop is not an error
@@ -65,7 +66,6 @@ func (r *reloading) run(ctx context.Context, front *Front) error {
 			return r.stopped(ctx, err, 0)
 		}
 		before, gap = nil, ""
-		pl.Router.Tracer = r.tracer
 		front.Attach(pl, r.fault)
 		next, err := r.until(ctx, pl, hangup)
 		front.detach(err)

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/config"
+	"outflow/sink"
 )
 
 // Options are the needs of [Run] beside the configuration; none may be nil.
@@ -56,10 +57,10 @@ func TuneMemory(cfg *config.Config) {
 }
 
 // openWhenReachable waits for a primary that does not answer yet. A fault for a person to correct is an error at once.
-func openWhenReachable(ctx context.Context, cfg *config.Config, gap string, front *Front, log *zap.Logger) (*Pipeline, error) {
+func openWhenReachable(ctx context.Context, cfg *config.Config, gap string, front *Front, log *zap.Logger, change func(*sink.Config)) (*Pipeline, error) {
 	pause := primaryPause()
 	for {
-		pl, err := reopen(ctx, cfg, gap, log)
+		pl, err := reopen(ctx, cfg, gap, log, change)
 		if err == nil || ctx.Err() != nil || !Unreachable(err) {
 			return pl, err
 		}
