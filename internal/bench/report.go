@@ -134,12 +134,12 @@ func (r *report) text(out io.Writer) error {
 
 // throughput prints two tables: rows/s, and the CPU time behind them.
 func (r *report) throughput(t io.Writer) {
-	fmt.Fprintf(t, "\n%-36s\tsubscription\toutflow\tratio\t\n", fmt.Sprintf("rows/s, %d changes", r.Changes))
+	fmt.Fprintf(t, "\n%-37s\tsubscription\toutflow\tratio\t\n", fmt.Sprintf("rows/s, %d changes", r.Changes))
 	for _, w := range r.Throughput {
-		fmt.Fprintf(t, "%-5s %-30s\t%.0f\t%.0f\t%.2f\t\n", w.Workload, w.What,
+		fmt.Fprintf(t, "%-5s %-31s\t%.0f\t%.0f\t%.2f\t\n", w.Workload, w.What,
 			w.Median[nativeName].RowsPerSec, w.Median[oursName].RowsPerSec, w.Ratio)
 	}
-	fmt.Fprintf(t, "\n%-36s\twalsender\ttarget backend\toutflow\twall\t\n", "CPU seconds")
+	fmt.Fprintf(t, "\n%-37s\twalsender\ttarget backend\toutflow\twall\t\n", "CPU seconds")
 	for _, w := range r.Throughput {
 		for _, name := range []string{nativeName, oursName} {
 			d := w.Median[name]

@@ -49,6 +49,7 @@ const (
 	phaseSweep = "sweep"
 )
 
+// First is the cursor of a copy that has not begun.
 var First = Cursor{Phase: phaseCopy}
 
 func (c Cursor) String() string {

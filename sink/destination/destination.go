@@ -74,6 +74,7 @@ type parkings struct {
 	reason string    // of the last
 }
 
+// New makes a destination that has not begun: see [Destination.Begin]. The error is of a connection string that cannot be read.
 func New(r *Shared, t external.DestinationSpec) (*Destination, error) {
 	log := r.Log.With(zap.String("tenant", t.Tenant), zap.String("destination", t.Name))
 	owner := &external.Owner{SourceID: r.SourceID, Tenant: t.Tenant, Name: t.Name}

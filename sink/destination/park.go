@@ -146,6 +146,7 @@ func (d *Destination) beginParking(reason string) (*ledger.Note, error) {
 	return note, nil
 }
 
+// EndParking says that the primary has not noted the parking, or the removal, that was begun.
 func (d *Destination) EndParking() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -11,6 +11,7 @@ type Waiting struct {
 	rows    map[string]bool // their tables and keys; of a TRUNCATE the table alone
 }
 
+// Add has a change wait.
 func (f *Waiting) Add(c *wal.Change) {
 	if f.rows == nil {
 		f.rows = map[string]bool{}

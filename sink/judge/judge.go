@@ -95,6 +95,7 @@ type Retention struct {
 	Still time.Duration
 }
 
+// After is the retention a while (d) after the last look. retained and limit are bytes.
 func (t Retention) After(retained, limit int64, d time.Duration) Retention {
 	switch {
 	case retained <= limit:

@@ -12,11 +12,13 @@ type Pauses struct {
 	bound       time.Duration // of the last pause, 0 before the first
 }
 
+// Next is the next pause.
 func (p *Pauses) Next() time.Duration {
 	p.bound = min(max(2*p.bound, p.Least), p.Most)
 	return rand.N(p.bound + 1)
 }
 
+// Reset begins with the shortest bound again.
 func (p *Pauses) Reset() { p.bound = 0 }
 
 // Spread is between half of a fixed pause and the whole.

@@ -44,13 +44,15 @@ type waiter struct {
 	called bool      // the user was nudged to take a slot, and has not come yet
 }
 
+// The measures of the slots. ChunksPerSlot times the number of slots is how many chunks there may be in memory, the late ones included.
 const (
 	copyTurn      = 2 * time.Second        // at most
 	copyLate      = time.Second            // a database that takes longer than that for a chunk is slow
 	copyCall      = 200 * time.Millisecond // a nudged user that has not come by then keeps no slot free
-	ChunksPerSlot = 4                      // times the number of slots: so many chunks there may be in memory, the late ones included
+	ChunksPerSlot = 4
 )
 
+// NewSlots makes n slots. turn is how long a user keeps a slot while others wait, at most copyTurn.
 func NewSlots(n int, turn time.Duration) *Slots {
 	return &Slots{n: n, turn: min(turn, copyTurn), holders: map[*SlotUser]*slot{}}
 }

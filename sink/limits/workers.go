@@ -19,6 +19,7 @@ type Workers struct {
 	running sync.WaitGroup
 }
 
+// NewWorkers makes the context of work, and runs nothing yet.
 func NewWorkers() *Workers {
 	w := &Workers{}
 	w.Ctx, w.Cancel = context.WithCancel(context.Background())

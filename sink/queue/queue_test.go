@@ -187,7 +187,7 @@ func (h *history) rounds(run Run) {
 		case h.r.IntN(12) == 0:
 			h.fail()
 			return
-		case h.r.IntN(12) == 0:
+		case h.r.IntN(11) == 0:
 			if !h.q.Restart(t) {
 				h.fail()
 				return

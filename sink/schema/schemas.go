@@ -33,6 +33,7 @@ type Schemas struct {
 	doubtful map[string]string               // the columns of tables in which a step missed a column: see doubt
 }
 
+// New knows the tables as configured. server is where [Schemas.Relearn] asks.
 func New(tables external.SourceTables, server *tableread.Tables, log *zap.Logger) *Schemas {
 	s := &Schemas{tables: tables, server: server, log: log, latest: map[string]*wal.Relation{}, wide: map[*wal.Relation]*wal.Relation{},
 		doubtful: map[string]string{}}
