@@ -156,15 +156,17 @@ func (s *Session) Exchange(ctx context.Context, fill func(context.Context, *Roun
 // queue queues a statement. Prepared statements save the parsing and planning of each batch; where a pooler does not keep prepared
 // statements (pgbouncer before 1.21 in transaction mode), statements go unnamed.
 func (r *Round) queue(q command) {
+	params := q.params
+	q.params = nil // the send buffer has a copy: a round in flight does not keep its rows twice
 	if q.name == "" || r.s.db.Unnamed {
-		r.p.SendQueryParams(q.sql, q.params, q.oids, q.formats, nil)
+		r.p.SendQueryParams(q.sql, params, q.oids, q.formats, nil)
 	} else {
 		if !r.s.prepared[q.name] {
 			r.p.SendPrepare(q.name, q.sql, q.oids)
 			r.sent = append(r.sent, sent{q, true})
 			r.s.prepared[q.name] = true
 		}
-		r.p.SendQueryPrepared(q.name, q.params, q.formats, nil)
+		r.p.SendQueryPrepared(q.name, params, q.formats, nil)
 	}
 	r.sent = append(r.sent, sent{q, false})
 }

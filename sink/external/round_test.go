@@ -3,6 +3,7 @@ package external
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -105,6 +106,9 @@ func TestPipeline(t *testing.T) {
 	p := s.Pipeline(t.Context())
 	first := send(p, 20, upserts(row(tenant, 1, "a")))
 	second := send(p, 21, upserts(row(tenant, 2, "b")))
+	if slices.ContainsFunc(second.sent, func(q sent) bool { return q.params != nil }) {
+		t.Error("a round in flight keeps its parameters")
+	}
 	w.must(first.Read())
 	s.Applied(w.every(), 20)
 	w.must(second.Read())
