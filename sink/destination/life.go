@@ -32,8 +32,7 @@ func (d *Destination) settleUp(a aftermath) {
 }
 
 // happensLocked tells the lifecycle of an event, and carries out the actions that the event asks for, but for Record and Wait: see failsLocked and
-// waitLocked. The caller settles up the
-// aftermath when the lock is free.
+// waitLocked. The caller settles up the aftermath when the lock is free.
 func (d *Destination) happensLocked(e lifecycle.Event) aftermath {
 	life, acts := d.life.Next(e)
 	d.life = life
@@ -46,6 +45,7 @@ func (d *Destination) happensLocked(e lifecycle.Event) aftermath {
 		d.retryAt = nil
 	}
 	if acts.Has(lifecycle.HangUp) {
+		d.stirLocked()
 		after.closing, d.session = d.session, nil
 	}
 	if acts.Has(lifecycle.Rewind) {
@@ -81,6 +81,11 @@ func (d *Destination) startLocked() {
 		return
 	}
 	d.cancelWork = cancel
+	d.stirLocked()
+}
+
+// stirLocked takes an idle connection back: no timer closes the connection, and no other destination has it closed.
+func (d *Destination) stirLocked() {
 	if d.idle != nil {
 		d.idle.Stop()
 		d.idle = nil

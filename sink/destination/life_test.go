@@ -197,3 +197,24 @@ func (d *Destination) tryForTest() {
 	defer d.mu.Unlock()
 	d.tryNowLocked()
 }
+
+// A session that is given up is no idle session any more: neither its timer nor another destination that waits for a connection closes the session.
+func TestSessionGivenUpWhileIdle(t *testing.T) {
+	t.Parallel()
+	d := begunWithoutWorkers(t, ledger.Note{Epoch: 5, State: ledger.Streaming})
+	p := external.NewPlace(0, false, nil)
+	if err := external.NewConnections(1).Take(t.Context(), nil, p); err != nil || !p.Rest(d.closeIdle) {
+		t.Fatalf("no place: %v", err)
+	}
+	s := &session{Session: &external.Session{Place: p}, d: d}
+	d.session, d.idle = s, d.after(time.Hour, d.closeIdle)
+	d.mu.Lock()
+	after := d.happensLocked(lifecycle.Leaving)
+	d.mu.Unlock()
+	if after.closing != s || d.session != nil || d.idle != nil {
+		t.Errorf("given up %v, kept %v and the timer %v", after.closing, d.session, d.idle)
+	}
+	if rest := d.takeIdle(); rest != nil {
+		t.Errorf("the session is closed a second time: %v", rest)
+	}
+}

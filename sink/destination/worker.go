@@ -197,10 +197,8 @@ func (d *Destination) takeIdle() (s *session) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.life.Work != lifecycle.Working && d.idle != nil {
-		d.idle.Stop()
-		d.idle = nil
+		d.stirLocked()
 		s, d.session = d.session, nil
-		s.Place.Busy()
 	}
 	return s
 }
@@ -209,10 +207,6 @@ func (d *Destination) takeIdle() (s *session) {
 func (d *Destination) Stop() {
 	d.mu.Lock()
 	after := d.happensLocked(lifecycle.Ended)
-	if d.idle != nil {
-		d.idle.Stop()
-		d.idle = nil
-	}
 	d.mu.Unlock()
 	d.settleUp(after)
 }
