@@ -139,7 +139,7 @@ func (d *Destination) beginParking(reason string) (*ledger.Note, error) {
 		return nil, fmt.Errorf("destination %s is being parked, or removed", d)
 	}
 	d.happensLocked(lifecycle.NotingBegun)
-	note := &ledger.Note{Tenant: d.Tenant, Name: d.Name, State: ledger.Parked, Reason: d.whyParkedLocked(reason), Detached: true}
+	note := &ledger.Note{Tenant: d.Tenant, Name: d.Name, Epoch: d.noted.epoch, State: ledger.Parked, Reason: d.whyParkedLocked(reason), Detached: true}
 	if s := d.statusLocked(); s.State == ledger.Halted {
 		note.State, note.Reason = ledger.Halted, s.Reason
 	}
@@ -183,7 +183,7 @@ func (d *Destination) detach(epoch int64, reason string) aftermath {
 
 // raiseEpoch has the external database copied again: the metadata's epoch no longer fits.
 func (d *Destination) raiseEpoch(ctx context.Context, reason string) error {
-	epoch, err := d.shared.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: d.Tenant, Name: d.Name, State: ledger.Backfilling, Reason: reason})
+	epoch, err := d.shared.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: d.Tenant, Name: d.Name, Epoch: d.wantedEpoch(), State: ledger.Backfilling, Reason: reason})
 	if err != nil {
 		return err
 	}
@@ -201,7 +201,7 @@ func (d *Destination) raisedLocked(epoch int64) {
 
 // Resync has the external database copied again while live changes go on.
 func (d *Destination) Resync(ctx context.Context, reason string) error {
-	epoch, err := d.shared.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: d.Tenant, Name: d.Name, State: ledger.Backfilling, Reason: reason})
+	epoch, err := d.shared.Ledger.RaiseEpoch(ctx, ledger.Note{Tenant: d.Tenant, Name: d.Name, Epoch: d.wantedEpoch(), State: ledger.Backfilling, Reason: reason})
 	if err != nil {
 		return err
 	}

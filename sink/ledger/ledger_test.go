@@ -234,6 +234,22 @@ func TestRaiseEpoch(t *testing.T) {
 	}
 }
 
+// The epoch of a destination without a note on the primary comes from the clock of the process, which may be ahead of the primary's clock.
+func TestRaiseEpochAboveTheNote(t *testing.T) {
+	p := newPrimary(t)
+	s := p.reader()
+	ahead := time.Now().Add(time.Hour).UnixMicro()
+	raise := func(what, name string) {
+		t.Helper()
+		if epoch, err := s.RaiseEpoch(t.Context(), Note{Tenant: "t", Name: name, Epoch: ahead, State: Parked}); err != nil || epoch != ahead+1 {
+			t.Errorf("%s: the epoch after %d is %d: %v", what, ahead, epoch, err)
+		}
+	}
+	raise("no note", "a")
+	p.exec(`ALTER TABLE outflow.destination_state ADD CHECK (name <> 'b')`)
+	raise("a refused note", "b")
+}
+
 // A process that another process has replaced writes nothing.
 func TestFence(t *testing.T) {
 	p := newPrimary(t)
