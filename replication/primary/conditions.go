@@ -401,7 +401,7 @@ func Conditions(ctx context.Context, conn *pgx.Conn, rel *wal.Relation) error {
 	case t.Kind == "":
 		found.add("create it, or correct source.tables", "table %s is gone from the primary", name)
 	case t.Schema != rel.Schema || t.Name != rel.Name:
-		found.add("rerename the column back, or correct source.tables and the mappings", "table %s was renamed to %s.%s", name, t.Schema, t.Name)
+		found.add("rename the table back, or correct source.tables and the mappings", "table %s was renamed to %s.%s", name, t.Schema, t.Name)
 	default:
 		if len(t.Children) > 0 {
 			found.add("ALTER TABLE "+t.Children[0]+" NO INHERIT "+name, "table %s has children that inherit from it (%s)", name, strings.Join(t.Children, ", "))
