@@ -107,8 +107,8 @@ func writeCompared(w io.Writer, d *verification.Destination) {
 		if t.Missing+t.Extra+t.Changed > 0 {
 			fmt.Fprintf(w, "; %d missing, %d extra, %d changed", t.Missing, t.Extra, t.Changed)
 		}
-		if t.Mended > 0 {
-			fmt.Fprintf(w, "; %d repaired", t.Mended)
+		if t.Repaired > 0 {
+			fmt.Fprintf(w, "; %d repaired", t.Repaired)
 		}
 		fmt.Fprintln(w)
 		for _, row := range t.First {

@@ -59,7 +59,7 @@ func compare(ctx context.Context, cfg *config.Config, s pipeline.Selection, how 
 func countsOf(d *verification.Destination) map[string][5]int {
 	all := map[string][5]int{}
 	for _, t := range d.Tables {
-		all[t.Table] = [5]int{int(t.Rows), t.Missing, t.Extra, t.Changed, t.Mended}
+		all[t.Table] = [5]int{int(t.Rows), t.Missing, t.Extra, t.Changed, t.Repaired}
 	}
 	return all
 }

@@ -49,14 +49,14 @@ type Destination struct {
 
 // Table is what was found of a table of a mapping.
 type Table struct {
-	Mapping string `json:"mapping"`
-	Table   string `json:"table"`
-	Rows    int64  `json:"rows"` // as computed from the primary's rows
-	Missing int    `json:"missing"`
-	Extra   int    `json:"extra"`
-	Changed int    `json:"changed"`
-	Mended  int    `json:"repaired"`
-	First   []Row  `json:"first,omitempty"`
+	Mapping  string `json:"mapping"`
+	Table    string `json:"table"`
+	Rows     int64  `json:"rows"` // as computed from the primary's rows
+	Missing  int    `json:"missing"`
+	Extra    int    `json:"extra"`
+	Changed  int    `json:"changed"`
+	Repaired int    `json:"repaired"`
+	First    []Row  `json:"first,omitempty"`
 }
 
 // Row is a row that is missing, extra or changed.
@@ -164,7 +164,7 @@ func compareOne(ctx context.Context, v *verify.Verifier, d external.DestinationS
 	r := &Destination{Tenant: d.Tenant, Name: d.Name, Result: Equal, Tables: []Table{}, Looks: found.Looks,
 		Seconds: time.Since(began).Seconds()}
 	for _, t := range found.Tables {
-		table := Table{Mapping: t.Mapping, Table: t.Table, Rows: t.Rows, Missing: t.Missing, Extra: t.Extra, Changed: t.Changed, Mended: t.Repaired}
+		table := Table{Mapping: t.Mapping, Table: t.Table, Rows: t.Rows, Missing: t.Missing, Extra: t.Extra, Changed: t.Changed, Repaired: t.Repaired}
 		for _, f := range t.First {
 			table.First = append(table.First, Row{f.Kind, f.Key})
 		}
