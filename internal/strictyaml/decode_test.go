@@ -222,3 +222,16 @@ func TestByteSize(t *testing.T) {
 		}
 	}
 }
+
+// A number without a sign says which numbers fit: a port, say.
+func TestDecodeUnsigned(t *testing.T) {
+	for text, found := range map[string]string{"70000": `"70000"`, "-1": `"-1"`, "http": `"http"`} {
+		var got struct {
+			Port uint16 `yaml:"port"`
+		}
+		want := "f.yaml:1:7: expected an integer from 0 to 65535, found " + found
+		if _, err := strictyaml.Decode("f.yaml", []byte("port: "+text), &got); err == nil || err.Error() != want {
+			t.Errorf("%s: %v; expected %s", text, err, want)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"encoding"
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"strconv"
 	"strings"
@@ -99,11 +100,11 @@ func setBasic(v reflect.Value, text string) error {
 }
 
 func numberError(err error, v reflect.Value) error {
+	if v.CanUint() {
+		return errUnexpected(fmt.Sprintf("expected an integer from 0 to %d", uint64(math.MaxUint64)>>(64-v.Type().Bits())))
+	}
 	if errors.Is(err, strconv.ErrRange) {
 		return errUnexpected(fmt.Sprintf("expected an integer that fits %d bits", v.Type().Bits()))
-	}
-	if v.CanUint() {
-		return errUnexpected("expected an integer such as 100, not negative")
 	}
 	return errUnexpected("expected an integer such as 100")
 }
