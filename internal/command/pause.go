@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -24,7 +25,7 @@ func newPause(off bool) *cobra.Command {
 				return err
 			}
 			defer state.Close()
-			switches, err := findSwitches(c.Context(), state, targets)
+			switches, err := o.findSwitches(c.Context(), state, targets)
 			if err != nil {
 				return err
 			}
@@ -68,24 +69,28 @@ var questions = map[string]string{
 	ledger.SwitchApplying: "While applying is off, no destination gets changes, and after a while all destinations must be copied again. Continue?",
 }
 
-// findSwitches makes a switch of each target. A destination must have run on the slot once: a misspelt name would pause no
+// globalSwitches are the switches over everything.
+var globalSwitches = []string{ledger.SwitchReading, ledger.SwitchApplying, ledger.SwitchBackfills}
+
+// findSwitches makes a switch of each target. A destination must have run on the slot once, or be configured: a misspelt name would pause no
 // destination.
-func findSwitches(ctx context.Context, state *ledger.Store, targets []string) ([]ledger.Switch, error) {
-	known, err := state.Destinations(ctx, "", "")
+func (o *order) findSwitches(ctx context.Context, state *ledger.Store, targets []string) ([]ledger.Switch, error) {
+	names := slices.DeleteFunc(slices.Clone(targets), func(target string) bool { return slices.Contains(globalSwitches, target) })
+	known, err := o.find(ctx, state, func(ledger.Destination) bool { return true }, names)
 	if err != nil {
 		return nil, err
 	}
 	var faults []error
 	switches := make([]ledger.Switch, len(targets))
 	for i, target := range targets {
-		switch target {
-		case ledger.SwitchReading, ledger.SwitchApplying, ledger.SwitchBackfills:
+		if slices.Contains(globalSwitches, target) {
 			switches[i] = ledger.Switch{Kind: target}
 			continue
 		}
-		d, ok := named(known, target)
+		d, _, ok := known.named(target)
 		if !ok {
-			faults = append(faults, fmt.Errorf("no destination %q has ever run on slot %q; expected TENANT/NAME, reading, applying or backfills", target, state.Slot))
+			faults = append(faults, fmt.Errorf("no destination %q has ever run on slot %q%s; expected TENANT/NAME, reading, applying or backfills",
+				target, state.Slot, known.hint(target, globalSwitches...)))
 			continue
 		}
 		switches[i] = ledger.Switch{Kind: ledger.SwitchDestination, Tenant: d.Tenant, Name: d.Name}

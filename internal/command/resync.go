@@ -54,25 +54,49 @@ Exit codes: 0 all are filled (with --no-wait: asked), 1 a destination needs an o
 	return c
 }
 
+// among are the chosen destinations.
+func (o resyncOptions) among(configured []pipeline.Selection) []pipeline.Selection {
+	return slices.DeleteFunc(configured, func(s pipeline.Selection) bool {
+		return o.Tenant != "" && o.Tenant != s.Tenant || o.Name != "" && o.Name != s.Name
+	})
+}
+
 func resync(ctx context.Context, state *ledger.Store, o resyncOptions, out, progress io.Writer) error {
 	n, err := state.RequestResync(ctx, o.Tenant, o.Name, o.by, o.reason)
 	if err != nil {
 		return err
 	}
-	if n == 0 {
-		return fmt.Errorf("no such destination has ever run on slot %q", state.Slot)
+	var early []pipeline.Selection
+	if n > 0 {
+		fmt.Fprintf(out, "%d destinations are being copied again\n", n)
+	} else {
+		configured, fault := pipeline.Named(ctx, o.cfg)
+		if early = o.among(configured); len(early) == 0 {
+			return errors.Join(fmt.Errorf("no such destination has ever run on slot %q", state.Slot), fault)
+		}
+		fmt.Fprintf(out, "%d destinations have not begun yet, and are copied when they begin\n", len(early))
 	}
-	fmt.Fprintf(out, "%d destinations are being copied again\n", n)
 	if o.noWait {
 		return nil
 	}
 	look := func(ctx context.Context) ([]ledger.Destination, bool, error) {
-		return copies(ctx, state, o.Tenant, o.Name)
+		all, attended, err := copies(ctx, state, o.Tenant, o.Name)
+		return withEarly(all, early), attended, err
 	}
 	w := &copyWatch{slot: state.Slot, patience: copyStuck, handOver: copyUnattended, silence: primary.Patience, look: look}
 	bar := newCopyProgress(progress)
 	defer bar.end()
 	return w.run(ctx, bar.show)
+}
+
+// withEarly adds the destinations without a note, which are to be copied too.
+func withEarly(noted []ledger.Destination, early []pipeline.Selection) []ledger.Destination {
+	for _, s := range early {
+		if !slices.ContainsFunc(noted, func(n ledger.Destination) bool { return n.Tenant == s.Tenant && n.Name == s.Name }) {
+			noted = append(noted, ledger.Destination{Tenant: s.Tenant, Name: s.Name, State: ledger.Backfilling, CopyTotal: -1})
+		}
+	}
+	return noted
 }
 
 const (

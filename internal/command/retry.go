@@ -46,13 +46,13 @@ Exit codes: 0 asked, 1 there is no such destination, 2 usage or configuration.`,
 }
 
 func retry(c *cobra.Command, state *ledger.Store, targets []string, o retryOptions) error {
-	chosen := []pipeline.Selection{{}} // all
+	chosen, early := []pipeline.Selection{{}}, []string(nil) // all
 	if len(targets) > 0 {
-		known, err := state.Destinations(c.Context(), "", "")
+		known, err := o.find(c.Context(), state, ledger.Destination.Configured, targets)
 		if err != nil {
 			return err
 		}
-		if chosen, err = configured(known, targets, state.Slot); err != nil {
+		if chosen, early, err = configured(known, targets, state.Slot); err != nil {
 			return err
 		}
 	}
@@ -75,23 +75,30 @@ func retry(c *cobra.Command, state *ledger.Store, targets []string, o retryOptio
 	if !attended {
 		when = "are retried when outflow run starts: no process reads slot " + state.Slot
 	}
-	fmt.Fprintf(c.OutOrStdout(), "%d destinations %s\n", asked, when)
+	for _, target := range early {
+		fmt.Fprintf(c.OutOrStdout(), "%s has not begun yet, so there is nothing to try again\n", target)
+	}
+	if len(early) == 0 || len(chosen) > 0 {
+		fmt.Fprintf(c.OutOrStdout(), "%d destinations %s\n", asked, when)
+	}
 	return nil
 }
 
-// configured finds destinations by TENANT/NAME among the destinations that have run, less destinations removed from the configuration.
-func configured(known []ledger.Destination, targets []string, slot string) (found []pipeline.Selection, err error) {
+// configured finds destinations by TENANT/NAME. early are those that have not begun yet.
+func configured(known directory, targets []string, slot string) (found []pipeline.Selection, early []string, err error) {
 	var missing []string
 	for _, target := range targets {
-		d, ok := named(known, target)
-		if !ok || !d.Configured() {
-			missing = append(missing, fmt.Sprintf("%q", target))
-			continue
+		switch d, begun, ok := known.named(target); {
+		case !ok:
+			missing = append(missing, fmt.Sprintf("%q", target)+known.hint(target))
+		case !begun:
+			early = append(early, target)
+		default:
+			found = append(found, d)
 		}
-		found = append(found, pipeline.Selection{Tenant: d.Tenant, Name: d.Name})
 	}
 	if len(missing) > 0 {
-		return nil, fmt.Errorf("no destination %s of the configuration has ever run on slot %q; expected TENANT/NAME", strings.Join(missing, ", "), slot)
+		return nil, nil, fmt.Errorf("no destination %s of the configuration has ever run on slot %q; expected TENANT/NAME", strings.Join(missing, ", "), slot)
 	}
-	return found, nil
+	return found, early, nil
 }

@@ -28,6 +28,43 @@ type statusAnswer struct {
 	Total        int
 }
 
+// Orders about a destination in its first seconds, before the primary has a note on it: pause holds before the destination begins, and retry and
+// resync say that it has not begun. A name that is not configured stays unknown.
+func TestOrdersBeforeTheFirstNote(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Shared(t))
+	w.openPolicy()
+	w.existing(5, tenant1)
+	dsn := w.destination(tenant1, "main")
+	r := w.start()
+	r.caughtUp()
+	r.end()
+	w.addDestination(tenant1, "early", pgtest.Database(t, w.cluster))
+	file := w.configFile()
+	with := func(args ...string) []string { return append(args, "--config", file) }
+	w.writes(tenant2, "own", pgtest.Database(t, w.cluster))
+	for _, d := range []string{tenant1 + "/early", tenant2 + "/own"} {
+		contains(t, exits(t, 0, with("pause", d, "--reason", "too early")...), d+" is paused")
+		contains(t, exits(t, 0, with("retry", d)...), d+" has not begun yet")
+	}
+	contains(t, exits(t, 0, with("retry", tenant1+"/early", tenant1+"/main")...), tenant1+"/early has not begun yet", "1 destinations are retried")
+	contains(t, exits(t, 0, with("resync", "--no-wait", "--name", "own")...), "1 destinations have not begun yet")
+	contains(t, exits(t, 1, with("resync", "--no-wait", "--name", "owl")...), "no such destination has ever run")
+	contains(t, exits(t, 1, with("pause", tenant2+"/owm")...), `no destination "`+tenant2+`/owm" has ever run`, "did you mean "+tenant2+"/own?")
+	contains(t, exits(t, 1, with("resume", "raeding")...), "did you mean reading?")
+	contains(t, exits(t, 1, with("retry", tenant1+"/eraly")...), "did you mean "+tenant1+"/early?")
+
+	r = w.start()
+	r.has(3)
+	becomes(t, r.destination("early"), ledger.Paused)
+	becomes(t, r.destination("own"), ledger.Paused)
+	contains(t, r.destination("own").Status().Reason, "too early")
+	contains(t, exits(t, 0, with("resume", tenant1+"/early", tenant2+"/own")...), "is resumed")
+	becomes(t, r.destination("early"), ledger.Streaming)
+	w.synced()
+	w.equal(tenant1, dsn)
+}
+
 // status, pause and resume work through the process, and where none runs through what the primary has noted.
 func TestStatusPauseAndResume(t *testing.T) {
 	t.Parallel()

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"outflow/internal/config"
+	"outflow/replication/primary"
 	"outflow/sink/external"
 )
 
@@ -27,6 +28,30 @@ func (p *Plan) Destinations(ctx context.Context, conn *pgx.Conn) ([]external.Des
 		all = append(all, dir.target(id, found[id]))
 	}
 	return all, errors.Join(err, failed)
+}
+
+// Named names all configured destinations. Destinations without a fault are returned beside an error.
+func Named(ctx context.Context, cfg *config.Config) (all []Selection, err error) {
+	server, err := Primary(cfg)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, primary.Patience)
+	defer cancel()
+	conn, err := server.Connect(ctx)
+	if err != nil {
+		return nil, primary.ExplainConnect(server, err)
+	}
+	defer primary.HangUp(conn)
+	p, err := NewPlan(ctx, conn, cfg, primary.CheckTables)
+	if err != nil {
+		return nil, err
+	}
+	specs, err := p.Destinations(ctx, conn)
+	for _, d := range specs {
+		all = append(all, Selection{Tenant: d.Tenant, Name: d.Name})
+	}
+	return all, err
 }
 
 func destinationFault(tenant, name string, err error) error {
