@@ -177,6 +177,10 @@ func (p *Plan) Setup(server *primary.Server, log *zap.Logger) primary.Setup {
 			log.Info("creating the slot; the primary waits for older transactions to end", zap.Int("transactions", n), zap.String("oldest", oldest))
 		}},
 		Publication: primary.Publication{Name: p.cfg.Source.Publication, Tables: p.Published()},
+		Wider: func(excess, statement string) {
+			log.Warn("the publication has more than is configured: the primary sends it, and Outflow skips it. This role may not change the publication",
+				zap.String("publication", p.cfg.Source.Publication), zap.String("more", excess), zap.String("remedy", "as the owner of the publication and of the tables run: "+statement))
+		},
 	}
 }
 

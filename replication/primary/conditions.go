@@ -165,22 +165,31 @@ func sameNames(a, b []string) bool {
 	return slices.Equal(a, b)
 }
 
-// judgePublication finds the gaps of the publication, and whether the publication has more than is wanted.
-func judgePublication(name string, p *publicationFacts, tables []PublishedTable, lists bool) (found violations, excess bool) {
+// judgePublication finds the gaps of the publication, and what the publication has beyond the wanted tables and columns. The excess is no
+// violation: changes of other tables are skipped and counted, and other columns are dropped as soon as they are read. FOR ALL TABLES is a
+// violation, because such a publication also concerns tables that are made later, and UPDATE and DELETE fail on every table without a key.
+func judgePublication(name string, p *publicationFacts, tables []PublishedTable, lists bool) (found violations, excess []string) {
 	quoted := quoteIdentifier(name)
 	switch {
 	case p == nil:
 		found.heal("", "publication %q does not exist", name)
-		return found, false
+		return found, nil
 	case p.AllTables:
 		found.add("name another publication in source.publication, or DROP PUBLICATION "+quoted+" (outflow run creates another one)",
 			"publication %q is FOR ALL TABLES: it would send every column of every table", name)
-		return found, false
+		return found, nil
 	case !p.Kinds:
 		found.heal("ALTER PUBLICATION "+quoted+" SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)",
 			"publication %q does not publish all kinds of changes", name)
 	}
-	excess = len(p.Schemas) > 0
+	for _, s := range p.Schemas {
+		excess = append(excess, "all tables of schema "+s.Schema)
+	}
+	for _, m := range p.Members {
+		if !slices.ContainsFunc(tables, func(t PublishedTable) bool { return t.Relation.OID == m.Table }) {
+			excess = append(excess, "table "+m.Name)
+		}
+	}
 	for _, t := range tables {
 		i := slices.IndexFunc(p.Members, func(m membershipFacts) bool { return m.Table == t.Relation.OID })
 		whole := slices.ContainsFunc(p.Schemas, func(s publishedSchemas) bool { return s.Schema == t.Relation.Schema })
@@ -201,26 +210,46 @@ func judgePublication(name string, p *publicationFacts, tables []PublishedTable,
 		}
 		judgeColumns(name, m, t, lists, &found, &excess)
 	}
-	excess = excess || len(p.Members) > len(tables)
 	return found, excess
 }
 
 // judgeColumns compares the column list of a table. With REPLICA IDENTITY FULL there is none: see [PublishedTable.published].
-func judgeColumns(publication string, m membershipFacts, t PublishedTable, lists bool, found *violations, excess *bool) {
+func judgeColumns(publication string, m membershipFacts, t PublishedTable, lists bool, found *violations, excess *[]string) {
 	whole := !lists || t.Relation.Identity == 'f'
 	if m.Columns == nil {
-		*excess = *excess || !whole
+		if !whole {
+			*excess = append(*excess, fmt.Sprintf("all columns of %s", t.Relation))
+		}
 		return
 	}
 	if whole {
 		found.heal("", "publication %q has a column list for %s, whose replica identity is FULL: the application's UPDATE and DELETE fail", publication, t.Relation)
 		return
 	}
-	missing := slices.DeleteFunc(slices.Clone(t.Columns), func(c string) bool { return slices.Contains(m.Columns, c) })
+	missing := missingOf(m.Columns, t.Columns)
 	if len(missing) > 0 {
 		found.heal("", "publication %q does not publish %s of %s", publication, strings.Join(missing, ", "), t.Relation)
 	}
-	*excess = *excess || len(m.Columns) > len(t.Columns)
+	if more := missingOf(t.Columns, m.Columns); len(more) > 0 {
+		*excess = append(*excess, fmt.Sprintf("column %s of %s", strings.Join(more, ", "), t.Relation))
+	}
+}
+
+// missingOf are the wanted names that are not among the given names.
+func missingOf(given, wanted []string) []string {
+	return slices.DeleteFunc(slices.Clone(wanted), func(name string) bool { return slices.Contains(given, name) })
+}
+
+// namedExcess is how many parts of an excess are named.
+const namedExcess = 5
+
+// describeExcess tells people what the publication has beyond the wanted tables and columns.
+func describeExcess(excess []string) string {
+	text := strings.Join(excess[:min(len(excess), namedExcess)], "; ")
+	if more := len(excess) - namedExcess; more > 0 {
+		text += fmt.Sprintf("; and %d more", more)
+	}
+	return text
 }
 
 // gap tells why the stream does not show everything between two looks; the zero value means a complete stream.

@@ -14,6 +14,25 @@ import (
 type facts struct {
 	Publication *publicationFacts `json:"publication"` // nil: there is none
 	Tables      []tableFacts      `json:"tables"`      // in the order of the request
+	// Former are tables that an earlier look found in the publication, and that are not configured: the stream may still have their changes. By OID.
+	Former []uint32 `json:"former,omitempty"`
+}
+
+// formerly takes over the tables of the publication that earlier looks found, less the configured tables.
+func (f *facts) formerly(looks ...*facts) {
+	for _, look := range looks {
+		if look == nil {
+			continue
+		}
+		f.Former = append(f.Former, look.Former...)
+		if look.Publication != nil {
+			for _, m := range look.Publication.Members {
+				f.Former = append(f.Former, m.Table)
+			}
+		}
+	}
+	slices.Sort(f.Former)
+	f.Former = slices.DeleteFunc(slices.Compact(f.Former), f.has)
 }
 
 type publicationFacts struct {

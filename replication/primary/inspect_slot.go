@@ -41,9 +41,9 @@ func (s Setup) InspectPublication(ctx context.Context, conn *pgx.Conn) (found Fi
 		return found
 	}
 	switch {
-	case len(wrong) == 0 && excess && !may:
-		found.Warn(check, "as the tables' owner run: "+statement, "the publication has more tables or columns than needed: the primary sends their changes, and outflow skips them")
-	case len(wrong) == 0 && !excess:
+	case len(wrong) == 0 && len(excess) > 0 && !may:
+		found.Warn(check, "as the tables' owner run: "+statement, "the publication has more than is configured (%s): the primary sends it, and outflow skips it", describeExcess(excess))
+	case len(wrong) == 0 && len(excess) == 0:
 		found.Pass(check, "publishes exactly the configured tables and columns")
 	case may && now.Publication == nil:
 		found.Pass(check, "the publication does not exist; outflow run creates it")

@@ -25,8 +25,8 @@ func (p Publication) facts(ctx context.Context, db rowQuerier, version int) (fac
 	return loadFacts(ctx, db, version, p.Name, tables)
 }
 
-// judge finds the broken conditions. excess: the publication has more than is wanted, which is no violation.
-func (p Publication) judge(f facts, role string, version int) (found violations, excess bool) {
+// judge finds the broken conditions, and what the publication has beyond the wanted tables and columns.
+func (p Publication) judge(f facts, role string, version int) (found violations, excess []string) {
 	for i, t := range p.Tables {
 		columns := t.Columns
 		if t.Rule.InsertsOnly {
@@ -65,7 +65,7 @@ func (p Publication) alter(ctx context.Context, tx pgx.Tx, now facts, version in
 	if fatal := slices.DeleteFunc(slices.Clone(found), func(v violation) bool { return v.heals }); len(fatal) > 0 {
 		return now, errors.Join(fatal.errors()...)
 	}
-	if len(found) == 0 && !excess {
+	if len(found) == 0 && len(excess) == 0 {
 		return now, nil
 	}
 	statement := p.sql(now.Publication, version)
@@ -128,7 +128,7 @@ func (p Publication) statement(ctx context.Context, conn *pgx.Conn) (Statement, 
 	}
 	found, excess := p.judge(now, conn.Config().User, version)
 	healed := slices.ContainsFunc(found, func(v violation) bool { return v.heals })
-	return Statement{What: fmt.Sprintf("publication %q", p.Name), SQL: p.sql(now.Publication, version), Done: !healed && !excess}, nil
+	return Statement{What: fmt.Sprintf("publication %q", p.Name), SQL: p.sql(now.Publication, version), Done: !healed && len(excess) == 0}, nil
 }
 
 // sql makes or alters the publication. From 15 on the publication has column lists, so columns without a mapping never leave the

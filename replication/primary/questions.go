@@ -89,9 +89,11 @@ func (s Slot) Stray(publication string, rel *wal.Relation) error {
 	}
 	defer conn.Close(ctx)
 	var known bool
-	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM (SELECT $1::oid AS oid UNION SELECT relid FROM pg_partition_ancestors($1::oid::regclass)) a JOIN pg_class c ON c.oid = a.oid
+	err = conn.QueryRow(ctx, `WITH a AS (SELECT $1::oid AS oid UNION SELECT relid FROM pg_partition_ancestors($1::oid::regclass))
+		SELECT EXISTS (SELECT FROM a JOIN pg_class c ON c.oid = a.oid
 			JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_publication_tables p ON p.pubname = $2 AND p.schemaname = n.nspname AND p.tablename = c.relname)
-		OR EXISTS (SELECT FROM outflow.source s, jsonb_path_query(s.relied, '$.tables[*].storage[*].oid') o WHERE s.slot = $3 AND o = to_jsonb($1::oid::bigint))`,
+		OR EXISTS (SELECT FROM outflow.source s, jsonb_path_query(s.relied, '$.tables[*].storage[*].oid') o WHERE s.slot = $3 AND o = to_jsonb($1::oid::bigint))
+		OR EXISTS (SELECT FROM a, outflow.source s WHERE s.slot = $3 AND s.relied -> 'former' @> to_jsonb(a.oid::bigint))`,
 		rel.OID, publication, s.Name).Scan(&known)
 	switch {
 	case err != nil:

@@ -17,6 +17,8 @@ type Setup struct {
 	Slot        Slot
 	Publication Publication
 	Gap         string // why every destination is to be copied again; "" is no reason beyond the primary's own
+
+	Wider func(excess, statement string) // is told of an excess of the publication that the role may not remove; nil: nobody is told
 }
 
 // Ensure creates missing objects and returns the source and the slot's confirmed flush LSN. Ensure is safe to run
@@ -25,6 +27,12 @@ func (s Setup) Ensure(ctx context.Context, conn *pgx.Conn) (Source, wal.LSN, err
 	now, err := s.ensureRelied(ctx, conn)
 	if err != nil {
 		return Source{}, 0, err
+	}
+	if s.Wider != nil {
+		version := ServerVersion(conn.PgConn())
+		if _, excess := s.Publication.judge(now, conn.Config().User, version); len(excess) > 0 {
+			s.Wider(describeExcess(excess), s.Publication.sql(now.Publication, version))
+		}
 	}
 	source, confirmed, err := s.ensureSlot(ctx, conn, now)
 	source.relied = now
@@ -103,9 +111,11 @@ func (s Setup) ensureIn(ctx context.Context, tx pgx.Tx) (now facts, err error) {
 	case known:
 		since = s.Publication.since(before, now)
 	}
+	found := now
 	if now, err = s.Publication.alter(ctx, tx, now, version); err != nil || !known {
 		return now, err
 	}
+	now.formerly(before, &found)
 	return now, s.Slot.source().note(ctx, tx, now, since, 0)
 }
 
@@ -141,6 +151,7 @@ func (s Setup) watchRelied(ctx context.Context, conn *pgx.Conn, began facts, rea
 			return errors.Join(fatal...)
 		}
 		since = s.Publication.since(noted, now)
+		now.formerly(noted)
 		return s.Slot.source().note(ctx, tx, now, since, reading) // without a gap too: a partition or a label noted now may go before the next look
 	})
 	if err == nil {

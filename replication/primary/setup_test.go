@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -169,6 +170,41 @@ func TestGapsRaiseEpochs(t *testing.T) {
 	p.ensure()
 	if got := p.states()["apart"]; got != "backfilling asked by a test" {
 		t.Errorf("a gap of the caller: %s", got)
+	}
+}
+
+// Changes of a table that was taken out of the configuration, and so out of the publication, are still in the stream: they are no reason to copy.
+func TestFormerTablesAreNoStrays(t *testing.T) {
+	t.Parallel()
+	p := newPrepared(t)
+	p.exec(`CREATE TABLE public.others (tenant text, id int, PRIMARY KEY (tenant, id)); CREATE TABLE public.never (LIKE public.others INCLUDING ALL)`)
+	others, never := TableRule{Schema: "public", Name: "others", Tenant: "tenant"}, TableRule{Schema: "public", Name: "never", Tenant: "tenant"}
+	tables, err := Check(t.Context(), p.conn, []TableRule{others, never})
+	if err != nil {
+		t.Fatal(err)
+	}
+	few := p.setup.Publication.Tables
+	p.setup.Publication.Tables = append(slices.Clone(few), others.Publish(tables[0], nil))
+	p.setup.Wider = func(excess, _ string) { t.Errorf("the publication of its owner has more: %s", excess) }
+	p.ensure()
+	p.setup.Publication.Tables = few
+	for look := range 3 {
+		source, _ := p.ensure()
+		if look == 2 {
+			if gap, err := p.setup.watchRelied(t.Context(), p.conn, source.relied, 0); err != nil || len(gap.reasons) > 0 {
+				t.Errorf("the watch: %v, %v", &gap, err)
+			}
+		}
+		if err := p.setup.Slot.Stray("outflow", tables[0].Relation); err != nil || source.Knows(tables[0].Relation.OID) {
+			t.Errorf("look %d: %v", look, err)
+		}
+	}
+	if err := p.setup.Slot.Stray("outflow", tables[1].Relation); !isGap(err) {
+		t.Errorf("a table that was never published: %v", err)
+	}
+	p.setup.Publication.Tables = append(slices.Clone(few), others.Publish(tables[0], nil))
+	if source, _ := p.ensure(); !source.Knows(tables[0].Relation.OID) || len(source.relied.Former) > 0 {
+		t.Errorf("a table that is configured again is a former one: %v", source.relied.Former)
 	}
 }
 
