@@ -25,37 +25,22 @@ func begunWithoutWorkers(t *testing.T, note ledger.Note) *Destination {
 // receive has the stream bring one whole transaction, of which the ticket is held by the queue alone then.
 func (d *Destination) receive(t *testing.T, id int64) {
 	t.Helper()
+	d.bring(t, id, inserted("t", "1"))
+}
+
+// bring is receive with changes.
+func (d *Destination) bring(t *testing.T, id int64, changes ...wal.Change) {
+	t.Helper()
 	ticket, ok := d.shared.Acks.Begin(wal.LSN(id))
 	if !ok {
 		t.Fatalf("transaction %d is acknowledged", id)
 	}
-	d.Enqueue(&wal.Transaction{SequenceID: id, Ticket: ticket, Last: true, Session: 1}, []wal.Change{inserted("t", "1")})
+	for i := range changes {
+		changes[i].Ordinal = uint32(i)
+	}
+	d.Enqueue(&wal.Transaction{SequenceID: id, XID: uint32(id), CommitTime: time.Unix(id, 0), Ticket: ticket, Last: true, Session: 1}, changes)
 	d.Complete(id)
 	d.shared.Acks.Commit(ticket, wal.LSN(id)+1)
-}
-
-// The shown state follows from the life: the first line of the table in lifecycle/doc.go that holds.
-func TestStateOf(t *testing.T) {
-	t.Parallel()
-	l := lifecycle.Life{Stream: lifecycle.Attached, Current: true}
-	for _, c := range []struct {
-		change func()
-		unread bool
-		state  ledger.State
-	}{
-		{func() {}, false, ledger.Streaming},
-		{func() {}, true, ledger.Paused},
-		{func() { l.Current = false }, true, ledger.Backfilling},
-		{func() { l.Health = lifecycle.Failing }, true, ledger.Retrying},
-		{func() { l.Stream = lifecycle.Detached }, true, ledger.Parked},
-		{func() { l.Health = lifecycle.Halted }, true, ledger.Halted},
-		{func() { l.Paused = true }, false, ledger.Paused},
-		{func() { l.Unusable = true }, false, ledger.Halted},
-	} {
-		if c.change(); status.StateOf(l, c.unread) != c.state {
-			t.Errorf("%+v is shown as %s; expected %s", l, status.StateOf(l, c.unread), c.state)
-		}
-	}
 }
 
 // A destination takes over what the primary has noted of it, and becomes current only by a note of the same mappings.
