@@ -37,7 +37,7 @@ func (idleReader) State() replication.State { return replication.Streaming }
 
 const openedYAML = `name: items
 target: items
-schema: CREATE TABLE IF NOT EXISTS items (id integer PRIMARY KEY, v text)
+schema: CREATE TABLE IF NOT EXISTS items (id integer PRIMARY KEY, v text CHECK (v <> 'refused'))
 steps:
   - {from: item, when: delete, sql: 'DELETE FROM items t USING item r WHERE t.id = r.id'}
   - {from: item, when: upsert, sql: 'INSERT INTO items (id, v) SELECT r.id, r.v FROM item r ON CONFLICT (id) DO UPDATE SET v = excluded.v'}
@@ -49,6 +49,7 @@ keys:
 type openTest struct {
 	t        *testing.T
 	store    *ledger.Store
+	source   string // the primary
 	other    string // the tenant's other destination
 	d        *Destination
 	external *pgx.Conn
@@ -87,14 +88,14 @@ func newOpenTest(t *testing.T) *openTest {
 	o.must(err)
 	m, err := mapping.Load("m.yaml", []byte(openedYAML))
 	o.must(err)
-	o.store, o.other = store, "none"
+	o.source, o.store, o.other = source, store, "none"
 	schemas, workers, tables := schema.New(external.SourceTables{{Relation: table.Relation, Tenant: "tenant"}}, nil, zap.NewNop()), limits.NewWorkers(), tableread.NewTables(server)
 	id := func(lsn wal.LSN) int64 { return int64(lsn) }
 	options := WorkOptions{QueueBytes: 1 << 20, BatchRows: 100, RetryMin: time.Second, RetryMax: time.Minute, OnError: Halt}
 	options.MaxConnections, options.ConnectTimeout, options.StatementTimeout, options.LockTimeout = 1, 5*time.Second, 10*time.Second, 5*time.Second
 	o.d, err = New(&Shared{Options: options, SourceID: "source", Log: zap.NewNop(), Acks: replication.NewAckTracker(0), Ledger: store, Reader: idleReader{},
-		SequenceID: id, Workers: workers, Gate: &queue.Gate{Limit: 1 << 30}, Connections: external.NewConnections(1), BackfillSlots: limits.NewSlots(1, time.Second),
-		Schemas: schemas, Router: openRouter{alone{}, o}, Copying: &backfill.Shared{Tables: tables, Schemas: schemas, XIDs: fold.NewXIDs(), Intake: workers.Intake,
+		SequenceID: id, Workers: workers, Gate: &queue.Gate{Limit: 1 << 30}, Connections: external.NewConnections(1), Lookups: limits.NewMemory(1<<20, 2, 4), BackfillSlots: limits.NewSlots(1, time.Second),
+		Schemas: schemas, Router: openRouter{alone{}, o}, Copying: &backfill.Shared{Tables: tables, Schemas: schemas, XIDs: fold.NewXIDs(), Memory: limits.NewMemory(1<<20, 2, 4), Intake: workers.Intake,
 			Start: workers.Start, SequenceID: id, CheckpointID: alone{}.CheckpointID, AnswerTimeout: time.Second}},
 		external.DestinationSpec{Tenant: "t", Name: "main", DSN: target, Mappings: []*mapping.Mapping{m}})
 	o.must(err)
