@@ -285,7 +285,7 @@ func TestPausedBackfillMakesRoom(t *testing.T) {
 	w := newWorld(t, pgtest.Shared(t))
 	for _, table := range []string{"slow", "fast"} {
 		w.exec(`CREATE TABLE ` + table + ` (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
-		w.exec(`INSERT INTO `+table+` SELECT $1, n, 'x' FROM generate_series(1, 100) n`, tenant1)
+		w.exec(`INSERT INTO `+table+` SELECT $1, n, 'x' FROM generate_series(1, 2500) n`, tenant1) // small copies pass beside
 		w.table(table, 1, "id int", "note text")
 	}
 	w.cfg.Sink.Backfills = 1

@@ -47,7 +47,7 @@ func (w *world) lined(names ...string) (r *running, on func()) {
 	w.cfg.Sink.Backfills = 1
 	w.cfg.Sink.IdleClose = 0 // who waits in the line has no connection
 	w.exec(`CREATE TABLE items (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)
-	w.exec(`INSERT INTO items SELECT $1, n, 'x' FROM generate_series(1, 50) n`, tenant1)
+	w.exec(`INSERT INTO items SELECT $1, n, 'x' FROM generate_series(1, 2500) n`, tenant1) // small copies pass beside the line
 	w.table("items", 1, "id int", "note text")
 	w.table("others", 1, "id int", "note text")
 	w.exec(`CREATE TABLE others (tenant uuid, id int, note text, PRIMARY KEY (tenant, id))`)

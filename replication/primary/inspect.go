@@ -185,8 +185,8 @@ func (f serverFacts) inspectLimits(found *Findings) {
 }
 
 // spareConnections are the connections of a process to the primary beside the walsender: notes, the watch, NOTIFY, the status API's orders, a
-// question of a moment, look-ups, and two copies.
-const spareConnections = 5 + LookupConnections + 2
+// question of a moment, look-ups, and two copies with the small copies beside them.
+const spareConnections = 5 + LookupConnections + 2*4
 
 // InspectClock compares a server's clock, read between asked and answered, with the clock of the machine.
 func InspectClock(server, asked, answered time.Time, found *Findings) {

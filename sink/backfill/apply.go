@@ -62,7 +62,7 @@ func (bf *Backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows
 			return err
 		}
 		bf.finish()
-	case bf.slot.Yield():
+	case bf.slot.Yield(len(bf.cursor.After) > 0):
 		bf.standDown()
 	}
 	if bf.stored == "" {

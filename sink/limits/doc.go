@@ -6,6 +6,7 @@
 //     of the memory.
 //   - A slow external database keeps nothing from the others for longer than a second: its memory is in a lane of its own, and a slot of a
 //     database that owes an answer is given to another destination too.
+//   - A small copy waits for no large copy, unless as many chunks as there may be are in memory.
 //   - A destination that was nudged to take a slot and does not come keeps no slot free.
 //
 // # Lock order
@@ -16,5 +17,6 @@
 // # Rejected designs
 //
 //   - One memory for queues, look-ups and copies: a copy that waits for the stream would hold the memory that the stream waits for.
+//   - An estimate of a copy's size before the copy has a slot: the estimate is a question to the primary, and is wrong for an unknown table.
 //   - Slots in the order of arrival alone: one tenant with a huge table would keep every small tenant behind it from being filled.
 package limits

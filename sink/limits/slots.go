@@ -9,7 +9,11 @@ import (
 // Slots bounds how many destinations copy rows from the primary at the same time: each has one short read at a time. The other
 // destinations wait. A destination that has had a slot for a turn lets the waiting destinations go first, and destinations without a turn
 // yet go before all others, so that neither huge copies nor slow databases keep a small database from being filled. Databases which are slow in
-// a chunk share a part of the slots; while a database owes an answer for long, another destination has the slot. Safe for concurrent use.
+// a chunk share a part of the slots; while a database owes an answer for long, another destination has the slot.
+//
+// Small copies pass beside the slots: a destination begins without a slot, and goes on as long as each chunk reads its table to the end. With
+// the first larger table the destination gets into the line. The number of chunks in memory bounds the copies beside the slots. Safe for
+// concurrent use.
 type Slots struct {
 	n    int
 	turn time.Duration
@@ -26,15 +30,18 @@ type SlotUser struct {
 	nudge func()                                  // tells the destination that there may be a slot; is called with the slots' lock held
 	after func(time.Duration, func()) *time.Timer // [time.AfterFunc], or a kind that contains panics
 
-	slow bool // the external database was slow in the last chunk; the slots' lock guards the field
+	// The slots' lock guards both fields.
+	slow  bool // the external database was slow in the last chunk
+	large bool // a table of a copy was larger than a chunk
 }
 
 // slot is a slot that a user has.
 type slot struct {
-	since time.Time
-	asked time.Time     // since when the external database works for the user; zero: does not
-	chunk bool          // with a chunk in hand, which is in memory
-	took  time.Duration // what the database took so far for the chunk in hand
+	beside bool // does not count among the slots
+	since  time.Time
+	asked  time.Time     // since when the external database works for the user; zero: does not
+	chunk  bool          // with a chunk in hand, which is in memory
+	took   time.Duration // what the database took so far for the chunk in hand
 }
 
 type waiter struct {
@@ -73,12 +80,15 @@ func (s *Slots) Hold(off bool) {
 	s.nudgeNextLocked()
 }
 
-// hasRoomLocked reports whether there is a slot for a user.
-func (s *Slots) hasRoomLocked(slow bool) bool {
-	now, timely, chunks, slows := time.Now(), 0, 0, 0
+// roomLocked reports whether there is a slot for a user, or, beside the slots, room for a small copy.
+func (s *Slots) roomLocked(u *SlotUser) (room, beside bool) {
+	now, timely, chunks, slows, holders := time.Now(), 0, 0, 0, 0
 	for u, h := range s.holders {
 		late := !h.asked.IsZero() && now.Sub(h.asked) >= copyLate
-		if !late {
+		if !h.beside {
+			holders++
+		}
+		if !late && !h.beside {
 			timely++
 		}
 		if !late || h.chunk {
@@ -88,10 +98,17 @@ func (s *Slots) hasRoomLocked(slow bool) bool {
 			slows++
 		}
 	}
-	if slow {
-		return len(s.holders) < s.n && slows < max(1, s.n/2)
+	if u.slow {
+		return holders < s.n && slows < max(1, s.n/2), false
 	}
-	return timely < s.n && chunks < ChunksPerSlot*s.n
+	all := ChunksPerSlot * s.n
+	beside = !u.large && chunks+max(s.n-timely, 0) < all // a free slot keeps its chunk
+	return beside || timely < s.n && chunks < all, beside
+}
+
+func (s *Slots) hasRoomLocked(u *SlotUser) bool {
+	room, _ := s.roomLocked(u)
+	return room
 }
 
 func (s *Slots) nudgeNext() {
@@ -112,7 +129,7 @@ func (s *Slots) nudgeNextLocked() {
 		func(w waiter) bool { return !now.Before(w.after) },
 		func(waiter) bool { return true },
 	} {
-		next := slices.IndexFunc(s.waiting, func(w waiter) bool { return !w.called && goes(w) && s.hasRoomLocked(w.slow) })
+		next := slices.IndexFunc(s.waiting, func(w waiter) bool { return !w.called && goes(w) && s.hasRoomLocked(w.user) })
 		if next < 0 {
 			continue
 		}
@@ -134,7 +151,8 @@ func (u *SlotUser) Take() bool {
 	}
 	delete(s.holders, u)
 	at := slices.IndexFunc(s.waiting, func(w waiter) bool { return w.user == u })
-	if !s.hasRoomLocked(u.slow) || s.off || (at >= 0 && len(s.waiting) > 1 && time.Now().Before(s.waiting[at].after)) {
+	room, beside := s.roomLocked(u)
+	if !room || s.off || (at >= 0 && len(s.waiting) > 1 && time.Now().Before(s.waiting[at].after)) {
 		if at < 0 {
 			s.waiting = append(s.waiting, waiter{user: u, slow: u.slow})
 		} else {
@@ -143,7 +161,7 @@ func (u *SlotUser) Take() bool {
 		return false
 	}
 	u.stopWaitingLocked()
-	s.holders[u] = &slot{since: time.Now()}
+	s.holders[u] = &slot{since: time.Now(), beside: beside}
 	s.nudgeNextLocked()
 	return true
 }
@@ -186,16 +204,29 @@ func (u *SlotUser) Slow() bool {
 	return u.slow
 }
 
-// Yield gives up the slot after a turn while others wait, and puts the user at the end of the line.
-func (u *SlotUser) Yield() bool {
+// Yield gives up the slot after a turn while others wait, and puts the user at the end of the line. within says that the copy is within a table,
+// so that the copy is large: a user beside the slots then takes a slot, or yields at once, and so does a user whose database was slow.
+func (u *SlotUser) Yield(within bool) bool {
 	s := u.slots
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	u.large = u.large || within
 	h := s.holders[u]
-	if h == nil || len(s.waiting) == 0 || time.Since(h.since) < s.turn {
+	switch {
+	case h == nil:
 		return false
+	case h.beside && (u.large || u.slow):
+		delete(s.holders, u)
+		if s.hasRoomLocked(u) {
+			s.holders[u] = h
+			h.beside, h.since = false, time.Now()
+			return false
+		}
+	case len(s.waiting) == 0 || time.Since(h.since) < s.turn:
+		return false
+	default:
+		delete(s.holders, u)
 	}
-	delete(s.holders, u)
 	s.waiting = append(s.waiting, waiter{user: u, slow: u.slow, after: time.Now().Add(s.turn)})
 	u.after(s.turn, u.nudge) // the users ahead in the line may never come
 	s.nudgeNextLocked()

@@ -15,12 +15,21 @@ type line struct {
 	nudged []int
 }
 
+// newLine has users with large copies.
 func newLine(n, users int) *line {
 	l := &line{slots: NewSlots(n, time.Second)}
 	for i := range users {
 		l.users = append(l.users, l.slots.User(func() { l.nudged = append(l.nudged, i) }, time.AfterFunc))
+		l.users[i].large = true
 	}
 	return l
+}
+
+// small makes users unknown ones, whose copies may be small.
+func (l *line) small(users ...int) {
+	for _, i := range users {
+		l.users[i].large = false
+	}
 }
 
 // take has users ask for a slot, in this order, and returns the users that got one.
@@ -78,11 +87,11 @@ func TestBackfillSlotsYield(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLine(1, 3)
 		want(t, "the first", l.take(0, 1), 0)
-		if l.users[0].Yield() {
+		if l.users[0].Yield(false) {
 			t.Error("a slot is given up before the end of a turn")
 		}
 		time.Sleep(time.Second)
-		if !l.users[0].Yield() {
+		if !l.users[0].Yield(false) {
 			t.Error("a slot is kept after a turn, and another user waits")
 		}
 		want(t, "the waiting user", l.calls(), 1)
@@ -90,7 +99,7 @@ func TestBackfillSlotsYield(t *testing.T) {
 		want(t, "a user without a turn waits behind", l.take(2))
 		l.users[1].Leave()
 		want(t, "users without a turn go first", l.calls(), 2)
-		if l.users[2].Yield() {
+		if l.users[2].Yield(false) {
 			t.Error("a user without a slot yields")
 		}
 		time.Sleep(time.Minute)
@@ -155,6 +164,62 @@ func TestBackfillsSwitchedOff(t *testing.T) {
 		l.users[0].ChunkDone()
 		l.slots.Hold(false)
 		want(t, "on", l.calls(), 0)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+	})
+}
+
+// Small copies pass beside large ones, as many as there may be chunks in memory. A copy that proves large gets into the line behind the others, or
+// takes a free slot, and never passes again.
+func TestSmallBackfillsPass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const users = ChunksPerSlot + 3
+		l := newLine(1, users)
+		l.small(2, 3, 4, 5, 6)
+		want(t, "the slot", l.take(0, 1), 0)
+		want(t, "beside the slot", l.take(2, 3, 4, 5, 6), 2, 3, 4)
+		time.Sleep(time.Second)
+		want(t, "large copies wait for a slot", l.take(1))
+		if l.users[2].Yield(false) != true {
+			t.Error("a copy keeps its place for longer than a turn, and others wait")
+		}
+		want(t, "a small copy without a turn goes first", l.calls(), 5)
+		want(t, "it comes", l.take(5), 5)
+		if !l.users[3].Yield(true) {
+			t.Error("a copy that proves large stays beside the slot")
+		}
+		want(t, "the next small copy", l.calls(), 6)
+		want(t, "the large one waits now", l.take(3))
+		l.users[0].Leave()
+		want(t, "the slot goes to a large copy without a turn", l.calls(), 1)
+		want(t, "it comes", l.take(6, 3, 1), 6, 1)
+		l.users[1].Leave()
+		if l.users[4].Yield(true) {
+			t.Error("a copy that proves large does not take the free slot")
+		}
+		want(t, "the slot is taken", l.take(3, 1))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+	})
+}
+
+// A database that was slow in a chunk passes no others, and chunks that wait for late databases bound the copies beside the slots.
+func TestSlowSmallBackfills(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLine(1, ChunksPerSlot+2)
+		l.small(1, 2, 3, 4, 5)
+		l.users[1].slow = true
+		want(t, "the slot, and beside the slot", l.take(0, 1, 2, 3), 0, 2, 3)
+		for _, i := range []int{0, 2, 3} {
+			l.users[i].Asks(true)
+		}
+		time.Sleep(copyLate)
+		synctest.Wait()
+		want(t, "the last chunk is for the free slot", l.take(4, 5), 4)
+		l.users[3].slow = true
+		if !l.users[3].Yield(false) {
+			t.Error("a database that was slow stays beside the slots")
+		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
 	})
