@@ -1,9 +1,10 @@
 package sink
 
 import (
-	"outflow/sink/destination"
 	"slices"
 	"sync"
+
+	"outflow/sink/destination"
 )
 
 // tenants are the destinations by tenant. Safe for concurrent use.

@@ -1,8 +1,9 @@
 package sink
 
 import (
-	"outflow/sink/destination"
 	"time"
+
+	"outflow/sink/destination"
 )
 
 // A destination without work has no connection, so an external database emptied, replaced or gone would show at the tenant's next change

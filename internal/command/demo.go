@@ -2,6 +2,7 @@ package command
 
 import (
 	"github.com/spf13/cobra"
+
 	"outflow/internal/demo"
 )
 

@@ -2,9 +2,10 @@ package command
 
 import (
 	"fmt"
-	"outflow/internal/install"
 
 	"github.com/spf13/cobra"
+
+	"outflow/internal/install"
 )
 
 func newInit() *cobra.Command {

@@ -3,12 +3,13 @@ package command
 import (
 	"fmt"
 	"io"
-	"outflow/internal/verification"
 	"sync"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
+
+	"outflow/internal/verification"
 )
 
 // verifyProgress shows the progress of verify: a line that moves at a terminal, a line now and then elsewhere. The number of

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"outflow/internal/pipeline"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
+
+	"outflow/internal/pipeline"
 )
 
 // Options say what is shown.

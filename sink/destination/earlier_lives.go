@@ -2,12 +2,13 @@ package destination
 
 import (
 	"context"
+	"slices"
+
 	"outflow/replication/tableread"
 	"outflow/replication/wal"
 	"outflow/sink/fold"
 	"outflow/sink/limits"
 	"outflow/sink/queue"
-	"slices"
 )
 
 // withoutEarlierLives leaves out changes of the earlier life of rows that the primary has: of a transaction applied in rounds, or change

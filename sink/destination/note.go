@@ -2,12 +2,13 @@ package destination
 
 import (
 	"context"
+
+	"go.uber.org/zap"
+
 	"outflow/internal/fit"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
 	"outflow/sink/lifecycle"
-
-	"go.uber.org/zap"
 )
 
 // Note is what the primary is to note of the destination. differs reports whether the primary has not noted that already; waits reports whether the

@@ -2,12 +2,13 @@ package destination
 
 import (
 	"errors"
+	"sync/atomic"
+	"time"
+
 	"outflow/internal/moment"
 	"outflow/replication/tableread"
 	"outflow/sink/judge"
 	"outflow/sink/lifecycle"
-	"sync/atomic"
-	"time"
 )
 
 // watched is what the watch sees of a destination beside the queue and the lifecycle.

@@ -1,13 +1,13 @@
 package destination
 
 import (
+	"go.uber.org/zap"
+
 	"outflow/mapping"
 	"outflow/sink/backfill"
 	"outflow/sink/external"
 	"outflow/sink/ledger"
 	"outflow/sink/lifecycle"
-
-	"go.uber.org/zap"
 )
 
 // StartAfter has the destination pass over everything up to a transaction.

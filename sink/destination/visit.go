@@ -1,8 +1,9 @@
 package destination
 
 import (
-	"outflow/sink/lifecycle"
 	"time"
+
+	"outflow/sink/lifecycle"
 )
 
 // Visits says when the last visit began, whether the visit waits for an answer, and whether a visit is due.

@@ -1,9 +1,10 @@
 package fold
 
 import (
+	"slices"
+
 	"outflow/mapping"
 	"outflow/replication/wal"
-	"slices"
 )
 
 // Missing is what a table's rows lack in a batch.

@@ -1,8 +1,9 @@
 package fold
 
 import (
-	"outflow/replication/wal"
 	"slices"
+
+	"outflow/replication/wal"
 )
 
 // Waiting are waiting changes of a transaction.

@@ -4,10 +4,10 @@ import (
 	"slices"
 	"testing"
 
+	"go.uber.org/zap"
+
 	"outflow/replication/wal"
 	"outflow/sink/external"
-
-	"go.uber.org/zap"
 )
 
 // relationOf is a relation of public.table; the first column is the tenant's, and the key.

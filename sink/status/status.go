@@ -1,9 +1,10 @@
 package status
 
 import (
+	"time"
+
 	"outflow/sink/ledger"
 	"outflow/sink/lifecycle"
-	"time"
 )
 
 // Status is a destination at one moment.
