@@ -16,15 +16,15 @@ import (
 	"outflow/sink/status"
 )
 
-// Destination is one external database of one tenant: the target, the queue of changes, the lifecycle, and the worker that applies the changes while
-// there are some. Safe for concurrent use.
+// Destination is one external database of one tenant: the specification in effect, the queue of changes, the lifecycle, and the worker that applies
+// the changes while there are some. Safe for concurrent use.
 type Destination struct {
 	*external.Owner
 	shared *Shared
 	log    *zap.Logger
 
 	mu sync.Mutex // guards all below, less what is the worker's alone
-	target
+	configured
 	queue    queue.Queue
 	life     lifecycle.Life // changed by happensLocked only
 	noted    noted
@@ -37,16 +37,15 @@ type Destination struct {
 	watched  watched
 	worker
 
-	Touched uint64 // the router's begins when the destination was added to touched; the reader's
+	Touched uint64 // the number of the newest transaction, by the router's count, that has changes for the destination; the reader's goroutine owns the field
 }
 
-// target is where the changes go, and by which mappings.
-type target struct {
-	db       *external.Database // another one when the worker takes over another target
-	mappings []*mapping.Mapping
-	reads    map[string]bool           // source tables that the mappings read
-	fault    *external.Error           // why the configured destination cannot be used, nil mostly
-	next     *external.DestinationSpec // the target from then on, nil: unchanged
+// configured is the specification in effect: where the changes go, and by which mappings; and the specification to come.
+type configured struct {
+	db    *external.Database        // with the mappings; another one when the worker takes over another specification
+	reads map[string]bool           // source tables that the mappings read
+	fault *external.Error           // why the configured destination cannot be used, nil mostly
+	next  *external.DestinationSpec // the specification that the worker takes over next; nil: none
 }
 
 // noted is what the primary has noted of a destination, and what is to be noted.
@@ -63,8 +62,8 @@ type noted struct {
 // reach is whether the external database can be reached.
 type reach struct {
 	answers bool      // has answered since the start, and since its last change of address
-	doubts  int       // failures and changes of the target since the last success
-	visited time.Time // when the last visit began, zero before the first one: see visit
+	doubts  int       // failures and changes of the specification since the last success
+	visited time.Time // when the last visit began, zero before the first one
 }
 
 // parkings are the times that a destination was parked.
@@ -83,12 +82,12 @@ func New(r *Shared, t external.DestinationSpec) (*Destination, error) {
 		return nil, err
 	}
 	d := &Destination{Owner: owner, shared: r, log: log,
-		target:   target{db: db, mappings: t.Mappings, reads: mapping.Reads(t.Mappings), fault: t.Fault},
-		queue:    queue.New(r.Gate, r.Options.queueBytes(), r.Options.BatchRows),
-		life:     lifecycle.Life{Unusable: t.Fault != nil},
-		failures: failures{backoff: limits.Pauses{Least: r.Options.RetryMin, Most: r.Options.RetryMax}},
-		status:   status.Status{SequenceID: -1, CopyStatus: status.CopyStatus{CopyTotal: -1}},
-		worker:   worker{more: make(chan struct{}, 1)}}
+		configured: configured{db: db, reads: mapping.Reads(t.Mappings), fault: t.Fault},
+		queue:      queue.New(r.Gate, r.Options.queueBytes(), r.Options.BatchRows),
+		life:       lifecycle.Life{Unusable: t.Fault != nil},
+		failures:   failures{backoff: limits.Pauses{Least: r.Options.RetryMin, Most: r.Options.RetryMax}},
+		status:     status.Status{SequenceID: -1, CopyStatus: status.CopyStatus{CopyTotal: -1}},
+		worker:     worker{more: make(chan struct{}, 1)}}
 	d.slot = r.BackfillSlots.User(d.nudge, d.after)
 	return d, nil
 }
@@ -107,10 +106,10 @@ func (d *Destination) Address() string {
 func (d *Destination) Mappings() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return mapping.Names(d.mappings)
+	return mapping.Names(d.db.Mappings)
 }
 
-// Enqueue queues changes of a part, less the changes accepted before. enqueue returns false when the whole transaction was accepted before.
+// Enqueue queues changes of a part, less the changes accepted before. The result is false when the whole transaction was accepted before.
 func (d *Destination) Enqueue(part *wal.Transaction, changes []wal.Change) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -17,7 +17,7 @@ import (
 func (d *Destination) withoutEarlierLives(ctx context.Context, t *queue.Transaction, changes []wal.Change) ([]wal.Change, error) {
 	acts, deleted := map[string]bool{}, map[string]bool{}
 	for table := range d.reads {
-		acts[table] = d.session.Order.Acts(d.mappings, table)
+		acts[table] = d.session.Order.Acts(d.db.Mappings, table)
 	}
 	if !slices.ContainsFunc(changes, func(c wal.Change) bool { return c.Tombstone || acts[c.Relation.Table] }) {
 		return changes, nil

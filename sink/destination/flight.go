@@ -106,7 +106,7 @@ func (d *Destination) prepareBatch(ctx context.Context, b *batch) error {
 
 // whole reports whether a batch needs no look-up: a batch that does waits until the batch in flight has given its memory back.
 func (d *Destination) whole(b *batch) bool {
-	_, keys := fold.FindMissing(b.rows, d.mappings)
+	_, keys := fold.FindMissing(b.rows, d.db.Mappings)
 	return keys == 0
 }
 

@@ -54,8 +54,8 @@ func (d *Destination) happensLocked(e lifecycle.Event) aftermath {
 	if acts.Has(lifecycle.Drop) { // what was dropped is not to be read again
 		after.replay, after.tickets = false, d.queue.Drop(d.shared.Router.Arriving())
 	}
-	if acts.Has(lifecycle.Retarget) {
-		d.retargetLocked()
+	if acts.Has(lifecycle.Respecify) {
+		d.respecifyLocked()
 	}
 	if acts.Has(lifecycle.Cancel) {
 		d.cancelWork()

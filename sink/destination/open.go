@@ -43,7 +43,7 @@ func (s *session) open(ctx context.Context) error {
 		if err := s.install(ctx, !owned); err != nil {
 			return err
 		}
-		for _, m := range s.d.mappings {
+		for _, m := range s.d.db.Mappings {
 			s.followed[m.Name] = true
 		}
 		if metadata, err = s.metadata(ctx); err != nil {
@@ -74,7 +74,7 @@ func (s *session) checkContinuity(ctx context.Context, metadata external.Metadat
 		return nil // the primary knows nothing of the database: the database is new
 	}
 	gap := metadata == nil
-	for _, m := range d.mappings {
+	for _, m := range d.db.Mappings {
 		if row, ok := metadata[m.Name]; ok && row.Epoch == s.Epoch && row.SequenceID < s.least {
 			gap = true
 		}
@@ -192,7 +192,7 @@ func (d *Destination) announce(ctx context.Context) error {
 
 // ready reports whether every mapping has its row, its tables and the stream's continuity.
 func (s *session) ready(metadata external.Metadata) bool {
-	for _, m := range s.d.mappings {
+	for _, m := range s.d.db.Mappings {
 		if !s.readyFor(m, metadata) {
 			return false
 		}
@@ -254,7 +254,7 @@ func (s *session) installAll(ctx context.Context, fresh bool) error {
 		return err
 	}
 	filled := map[string]bool{}
-	for _, m := range s.d.mappings { // each after the mappings whose tables it reads
+	for _, m := range s.d.db.Mappings { // each after the mappings whose tables it reads
 		reads := slices.ContainsFunc(m.After, func(name string) bool { return filled[name] })
 		if s.readyFor(m, metadata) && !reads {
 			continue

@@ -87,11 +87,11 @@ const parkMemory = 10 * time.Minute
 // fingerprintLocked changes when one of the destination's mappings does. The mappings of an unusable destination are not known: the note keeps
 // the earlier fingerprint.
 func (d *Destination) fingerprintLocked() string {
-	if d.fault != nil && len(d.mappings) == 0 {
+	if d.fault != nil && len(d.db.Mappings) == 0 {
 		return d.noted.last.Fingerprint
 	}
-	prints := make([]string, len(d.mappings))
-	for i, m := range d.mappings {
+	prints := make([]string, len(d.db.Mappings))
+	for i, m := range d.db.Mappings {
 		prints[i] = m.Identity()
 	}
 	return strings.Join(prints, " ")

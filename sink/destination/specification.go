@@ -15,44 +15,44 @@ func (d *Destination) StartAfter(id int64) {
 	d.queue.StartAfter(id)
 }
 
-// Replace has the worker take another specification, or takes the specification itself while nothing has begun. Work in flight is rolled back,
-// and done again there.
+// Replace has the worker take another specification, or takes the specification itself while the router has not begun. Work in flight is rolled
+// back, and done again with the other specification.
 func (d *Destination) Replace(t external.DestinationSpec, begun bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.next = &t
 	if !begun {
-		d.retargetLocked()
+		d.respecifyLocked()
 		return
 	}
 	d.reach.doubts++
 	d.happensLocked(lifecycle.Replaced)
 }
 
-// retargetLocked takes over the specification left by replace. The worker calls retargetLocked without a session.
-func (d *Destination) retargetLocked() {
+// respecifyLocked takes over the specification left by Replace. The worker calls respecifyLocked without a session.
+func (d *Destination) respecifyLocked() {
 	if d.next == nil {
 		return
 	}
 	db, err := external.NewDatabase(d.Owner, *d.next, d.shared.Options.Options, d.shared.Schemas, d.log)
 	if err != nil {
 		d.fault, d.next = external.AsError(err), nil // Put has tried the specification
-		d.happensLocked(lifecycle.RetargetedUnusable)
+		d.happensLocked(lifecycle.RespecifiedUnusable)
 		return
 	}
 	db.Answered = d.db.Answered
-	d.db, d.mappings, d.reads, d.fault = db, d.next.Mappings, mapping.Reads(d.next.Mappings), d.next.Fault
+	d.db, d.reads, d.fault = db, mapping.Reads(db.Mappings), d.next.Fault
 	d.next = nil
 	d.forgetRemovedLocked()
 	d.reach.answers, d.conflicts, d.pace = false, false, backfill.Pace{}
 	if d.fault == nil {
-		d.happensLocked(lifecycle.Retargeted)
+		d.happensLocked(lifecycle.Respecified)
 	} else {
-		d.happensLocked(lifecycle.RetargetedUnusable)
+		d.happensLocked(lifecycle.RespecifiedUnusable)
 	}
-	d.status.Attempts, d.status.Err = 0, nil // not failing: a stream of new targets must not hold the slot
+	d.status.Attempts, d.status.Err = 0, nil // not failing: a stream of new specifications must not hold the slot
 	d.failures.backoff.Reset()
-	d.log.Info("the destination has another database", zap.Strings("mappings", mapping.Names(d.mappings)))
+	d.log.Info("the destination has another database", zap.Strings("mappings", mapping.Names(d.db.Mappings)))
 }
 
 // Leave ends a destination that no caller gives changes to any more.
@@ -65,7 +65,7 @@ func (d *Destination) Leave() {
 	if working { // which ends the rest
 		return
 	}
-	d.slot.Leave() // the worker may have taken a place meanwhile
+	d.slot.Leave() // the worker may have taken a backfill slot meanwhile
 	d.settleUp(after)
 	d.Stop()
 	d.log.Info("the destination is no longer in the configuration")

@@ -12,8 +12,8 @@ import (
 func (d *Destination) MappingStatus() []ledger.MappingProgress {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	all := make([]ledger.MappingProgress, len(d.mappings))
-	for i, m := range d.mappings {
+	all := make([]ledger.MappingProgress, len(d.db.Mappings))
+	for i, m := range d.db.Mappings {
 		all[i] = ledger.MappingProgress{Name: m.Name, SequenceID: -1}
 		if at := slices.IndexFunc(d.noted.synced, func(s ledger.MappingProgress) bool { return s.Name == m.Name }); at >= 0 {
 			all[i] = d.noted.synced[at]
@@ -29,7 +29,7 @@ func (d *Destination) syncedNowLocked(s *session) {
 	at := make([]time.Time, len(s.Held))
 	for i, id := range s.Held {
 		at[i] = time.Now()
-		if i < len(d.noted.synced) && d.noted.synced[i].Name == d.mappings[i].Name && d.noted.synced[i].SequenceID == id {
+		if i < len(d.noted.synced) && d.noted.synced[i].Name == d.db.Mappings[i].Name && d.noted.synced[i].SequenceID == id {
 			at[i] = d.noted.synced[i].At
 		}
 	}
@@ -40,7 +40,7 @@ func (d *Destination) syncedNowLocked(s *session) {
 func (d *Destination) syncedLocked(s *session, at []time.Time) {
 	progress := make([]ledger.MappingProgress, len(s.Held))
 	for i, id := range s.Held {
-		progress[i] = ledger.MappingProgress{Name: d.mappings[i].Name, SequenceID: id, At: at[i]}
+		progress[i] = ledger.MappingProgress{Name: d.db.Mappings[i].Name, SequenceID: id, At: at[i]}
 	}
 	d.noted.synced, d.noted.syncedText = progress, ""
 }
@@ -52,7 +52,7 @@ func (d *Destination) forgetRemovedLocked() {
 		return // the mappings are not known, and the stream does not go on without the mappings
 	}
 	rest := slices.DeleteFunc(slices.Clone(d.noted.synced), func(s ledger.MappingProgress) bool {
-		return !slices.ContainsFunc(d.mappings, func(m *mapping.Mapping) bool { return m.Name == s.Name })
+		return !slices.ContainsFunc(d.db.Mappings, func(m *mapping.Mapping) bool { return m.Name == s.Name })
 	})
 	if len(rest) < len(d.noted.synced) {
 		d.noted.synced, d.noted.syncedText = rest, ""

@@ -24,7 +24,7 @@ import (
 // as NULL. Both hold only if the primary shows at least the transaction that made the row: else the value would be an older one, and a row
 // whose key has changed would pass for deleted.
 func (d *Destination) fetchToast(ctx context.Context, b *batch, rows map[string]*mapping.Rows) error {
-	wanted, keys := fold.FindMissing(rows, d.mappings)
+	wanted, keys := fold.FindMissing(rows, d.db.Mappings)
 	if keys == 0 {
 		return nil
 	}

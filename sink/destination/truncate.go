@@ -17,7 +17,7 @@ func (d *Destination) truncate(ctx context.Context, b *batch, rel *wal.Relation)
 	if !d.reads[table] {
 		return nil
 	}
-	for mi, m := range d.mappings {
+	for mi, m := range d.db.Mappings {
 		if m.Keys[table] == "" || !b.mappings[mi] {
 			continue
 		}
@@ -25,7 +25,7 @@ func (d *Destination) truncate(ctx context.Context, b *batch, rel *wal.Relation)
 			return err
 		}
 	}
-	for mi, m := range d.mappings {
+	for mi, m := range d.db.Mappings {
 		if !b.mappings[mi] {
 			continue
 		}

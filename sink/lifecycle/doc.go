@@ -87,7 +87,7 @@
 //	unstarted: the process ends, and no worker starts any more
 //		working→resting
 //	stepped: the worker begins the next piece of work
-//		reconnect→keep, discard→keep, not due; hangUp? rewind? drop? retarget?
+//		reconnect→keep, discard→keep, not due; hangUp? rewind? drop? respecify?
 //	turnedOver: the worker's connection is for another destination
 //		keep→reconnect
 //	opened: the worker has connected, in the noted epoch; every mapping is complete
@@ -132,11 +132,11 @@
 //		resting→working, paused; start?
 //	resumed: the person lets the destination go on
 //		resting→working, due, not paused; start?
-//	replaced: the configuration has another target for the destination
+//	replaced: the configuration has another specification for the destination
 //		resting→working, waiting→resting, waiting→working, keep→reconnect, again, due; stopWait? cancel? start?
-//	retargeted: the destination has taken over its other target: the next connection shows the new state
+//	respecified: the destination has taken over its other specification: the next connection shows the new state
 //		halted→well, not current, not unusable
-//	retargetedUnusable: the same, and the other target cannot be used
+//	respecifiedUnusable: the same, and the other specification cannot be used
 //		halted→well, not current, unusable
 //	notingBegun: a goroutine begins to write to the primary that the stream goes on without the destination
 //		noting

@@ -40,8 +40,8 @@ const (
 	PausedByPerson
 	Resumed
 	Replaced
-	Retargeted
-	RetargetedUnusable
+	Respecified
+	RespecifiedUnusable
 	NotingBegun
 	NotingFailed
 	Parked
@@ -182,13 +182,13 @@ var rules = [events]rule{
 			l.Paused, l.Due = false, true
 			return l.wake()
 		}},
-	Replaced: {"replaced", "the configuration has another target for the destination", Life.replaced},
-	Retargeted: {"retargeted", "the destination has taken over its other target: the next connection shows the new state",
+	Replaced: {"replaced", "the configuration has another specification for the destination", Life.replaced},
+	Respecified: {"respecified", "the destination has taken over its other specification: the next connection shows the new state",
 		func(l Life) (Life, Actions) {
 			l.Current, l.Unusable = false, false
 			return l.unhalted(), 0
 		}},
-	RetargetedUnusable: {"retargetedUnusable", "the same, and the other target cannot be used",
+	RespecifiedUnusable: {"respecifiedUnusable", "the same, and the other specification cannot be used",
 		func(l Life) (Life, Actions) {
 			l.Current, l.Unusable = false, true
 			return l.unhalted(), 0
@@ -261,7 +261,7 @@ func (l Life) stepped() (Life, Actions) {
 	if l.Renew == Keep {
 		return l, 0
 	}
-	acts := HangUp | Rewind | Retarget
+	acts := HangUp | Rewind | Respecify
 	if l.Stream == Detached || l.Renew == Discard {
 		acts |= Drop
 	}
@@ -287,7 +287,7 @@ func (l Life) unhalted() Life {
 	return l
 }
 
-// replaced has the worker take another target. Work in flight is rolled back, and done again there.
+// replaced has the worker take another specification. Work in flight is rolled back, and done again there.
 func (l Life) replaced() (Life, Actions) {
 	l.Renew = max(l.Renew, Reconnect)
 	if l.Work == Working {

@@ -15,7 +15,7 @@ type Life struct {
 	Paused   bool // by a person
 	Current  bool // as far as is known, the stream alone keeps the external database up to date; else rows are copied
 	Noting   bool // a goroutine writes to the primary that the stream goes on without the destination
-	Again    bool // the worker was stopped to take another target, and goes on at once
+	Again    bool // the worker was stopped to take another specification, and goes on at once
 	Met      bool // the external database was reached since the process started, or since the last visit began
 	Visiting bool // a visit waits for an answer
 	Refused  bool // the primary refuses the note of the destination
@@ -59,7 +59,7 @@ type Renewal uint8
 // The renewals, in the order of their weight.
 const (
 	Keep      Renewal = iota // nothing
-	Reconnect                // the session is given up: its epoch, its target or its connection is out of date
+	Reconnect                // the session is given up: its epoch, its specification or its connection is out of date
 	Discard                  // the queue is dropped too: all rows are copied in an epoch that the primary has noted
 )
 
@@ -68,15 +68,15 @@ type Actions uint16
 
 // The actions. They are carried out in this order.
 const (
-	StopWait Actions = 1 << iota // stop the timer of the next try
-	HangUp                       // give up the session
-	Rewind                       // take the queue from its front again
-	Drop                         // drop the queue, and release its tickets
-	Retarget                     // take over the target that was set meanwhile
-	Record                       // record the failure: the error, the number of failures, the length of the pause
-	Wait                         // start the timer of the next try
-	Cancel                       // cancel the worker's work: the worker then fails, and goes on from there
-	Start                        // start the worker
+	StopWait  Actions = 1 << iota // stop the timer of the next try
+	HangUp                        // give up the session
+	Rewind                        // take the queue from its front again
+	Drop                          // drop the queue, and release its tickets
+	Respecify                     // take over the specification that was set meanwhile
+	Record                        // record the failure: the error, the number of failures, the length of the pause
+	Wait                          // start the timer of the next try
+	Cancel                        // cancel the worker's work: the worker then fails, and goes on from there
+	Start                         // start the worker
 )
 
 // Has reports whether one of some actions is asked for.
@@ -140,7 +140,7 @@ func (l Life) fails(to HealthPhase, empty bool) (Life, Actions) {
 	switch {
 	case l.Stream == Removed:
 		return l, acts
-	case l.Again: // no failure: the destination goes on with its other target
+	case l.Again: // no failure: the destination goes on with its other specification
 		l.Again = false
 		l, more := l.hurry()
 		return l, acts | more

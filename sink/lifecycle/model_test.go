@@ -21,7 +21,7 @@ type world struct {
 	noting    noting
 	asked     bool // the primary has noted a higher epoch, of which the destination does not know
 	late      bool // the destination's epoch was raised since the worker began to connect
-	target    target
+	spec      spec
 	stopped   bool // the process ends
 }
 
@@ -57,10 +57,10 @@ const (
 	removingNoted
 )
 
-type target uint8
+type spec uint8
 
 const (
-	unchanged target = iota
+	unchanged spec = iota
 	usable
 	unusable
 )
@@ -83,7 +83,7 @@ func (w world) happens(e Event, byWorker bool) world {
 		}
 		w.timer = false
 	}
-	if acts.Has(HangUp|Rewind|Drop|Retarget) && w.worker && !byWorker {
+	if acts.Has(HangUp|Rewind|Drop|Respecify) && w.worker && !byWorker {
 		broken("the session and the queue of a running worker are touched")
 	}
 	if acts.Has(HangUp) {
@@ -98,8 +98,8 @@ func (w world) happens(e Event, byWorker bool) world {
 		}
 		w.queued, w.unflushed = false, false
 	}
-	if acts.Has(Retarget) {
-		w = w.retarget()
+	if acts.Has(Respecify) {
+		w = w.respecify()
 	}
 	switch e {
 	case Rested, RestedUnsettled, Failed, FailedIdle, FailedForGood, Postponed, Interrupted:
@@ -126,15 +126,15 @@ func (w world) happens(e Event, byWorker bool) world {
 	return w
 }
 
-func (w world) retarget() world {
-	if w.target == unchanged {
+func (w world) respecify() world {
+	if w.spec == unchanged {
 		return w
 	}
-	e := Retargeted
-	if w.target == unusable {
-		e = RetargetedUnusable
+	e := Respecified
+	if w.spec == unusable {
+		e = RespecifiedUnusable
 	}
-	w.target = unchanged
+	w.spec = unchanged
 	if w.database != lacking {
 		w.database = swapped
 	}
@@ -166,7 +166,7 @@ func (w world) String() string {
 			s += " " + fact.name
 		}
 	}
-	return fmt.Sprintf("%s session=%d database=%d noting=%d target=%d", s, w.session, w.database, w.noting, w.target)
+	return fmt.Sprintf("%s session=%d database=%d noting=%d spec=%d", s, w.session, w.database, w.noting, w.spec)
 }
 
 // check finds a broken invariant.
@@ -320,10 +320,10 @@ func (w world) personMoves(add func(by mover, what string, to world)) {
 		add(outside, "paused", w.happens(PausedByPerson, false))
 	}
 	to = w
-	to.target = usable
-	add(person, "another target", to.happens(Replaced, false))
-	to.target = unusable
-	add(outside, "an unusable target", to.happens(Replaced, false))
+	to.spec = usable
+	add(person, "another specification", to.happens(Replaced, false))
+	to.spec = unusable
+	add(outside, "an unusable specification", to.happens(Replaced, false))
 	if w.noting == nothing {
 		to := w
 		to.noting = removing
@@ -604,7 +604,7 @@ func TestAllHistories(t *testing.T) {
 		{"holds the slot forever, where neither the external database nor a person does anything", func(w *world) bool { return holds(w) && !ends(w) },
 			func(w *world) bool { return !holds(w) }, func(by mover) bool { return by == process }},
 		{"does not become well where the external database is", func(w *world) bool {
-			return !ends(w) && !w.life.Paused && !w.life.Unusable && w.target != unusable && !w.life.Refused && w.noting < removing
+			return !ends(w) && !w.life.Paused && !w.life.Unusable && w.spec != unusable && !w.life.Refused && w.noting < removing
 		}, allWell, func(by mover) bool { return by == process || by == healthy }},
 		{"never becomes well again, whatever a person does", func(w *world) bool { return !ends(w) }, allWell, func(by mover) bool { return by != outside }},
 		{"leaves a worker, a timer or a session behind", ends,

@@ -32,7 +32,7 @@ var (
 	streamNames = []string{"unread", "attached", "detached", "removed"}
 	healthNames = []string{"well", "failing", "halted"}
 	renewNames  = []string{"keep", "reconnect", "discard"}
-	actionNames = []string{"stopWait", "hangUp", "rewind", "drop", "retarget", "record", "wait", "cancel", "start"}
+	actionNames = []string{"stopWait", "hangUp", "rewind", "drop", "respecify", "record", "wait", "cancel", "start"}
 )
 
 // transitions are the changes that an event makes in some life or other: of the phases, of the facts, and the actions, with "?" where the event
