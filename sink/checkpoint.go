@@ -52,7 +52,7 @@ func (c *checkpointer) dueLocked(moved int, ahead int64, idle time.Duration, now
 // position. The flush LSN is taken first: a destination has at least the changes up to the flush LSN.
 func (r *Router) checkpoint(ctx context.Context) error { return r.checkpointAfter(ctx, 0) }
 
-// checkpointInTurn is checkpoint, but seldom on an idle primary: see dueLocked.
+// checkpointInTurn is checkpoint, but seldom on an idle primary: see [checkpointer.dueLocked].
 func (r *Router) checkpointInTurn(ctx context.Context) error {
 	return r.checkpointAfter(ctx, idleCheckpoints*r.config.Options.Checkpoint)
 }
@@ -66,7 +66,7 @@ func (r *Router) checkpointAfter(ctx context.Context, idle time.Duration) error 
 	defer c.mu.Unlock()
 	flush := r.config.Acks.Flush()
 	moved, from, aside := r.moved()
-	if err := r.release(aside); err != nil {
+	if err := r.parkUnnoted(aside); err != nil {
 		return err
 	}
 	now := time.Now()
@@ -131,8 +131,8 @@ func (r *Router) moved() (moved []ledger.Note, from, aside []*destination.Destin
 	return moved, from, aside
 }
 
-// release lets the stream go on without destinations that were set aside, where that has failed before.
-func (r *Router) release(aside []*destination.Destination) error {
+// parkUnnoted lets the stream go on without destinations that were set aside, where that has failed before.
+func (r *Router) parkUnnoted(aside []*destination.Destination) error {
 	var faults []error
 	for _, d := range aside {
 		faults = append(faults, d.ParkUnnoted())

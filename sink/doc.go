@@ -23,9 +23,11 @@
 //
 // # Parts of the router
 //
-// [Router] is its parts: tenants and schemas say where a change goes; gate, lookups, connections and BackfillSlots bound what destinations take;
-// workers runs and ends their goroutines; xids remembers the transactions of the stream, for copies; checkpointer and switches are this
-// process' side of the ledger on the primary. Each part is a type with a lock of its own, in a file of its own.
+// [Router] is its parts, and each part is a type with a lock of its own. Of this package: tenants says where a change goes, membership lets one
+// destination at a time come or go, checkpointer and switches are this process' side of the ledger on the primary, and counts is the traffic of each
+// table. Of other packages, and shared by all destinations ([destination.Shared]): the gate, the memory of look-ups, the connections and the backfill
+// slots bound what destinations take; [limits.Workers] runs and ends their goroutines; [schema.Schemas] has the newest description of each source table;
+// [fold.XIDs] remembers the transactions of the stream, for copies.
 //
 // # Lock order
 //
@@ -33,15 +35,17 @@
 //
 //  1. membership: one destination comes, goes or changes at a time; held while the primary notes the fact
 //  2. checkpointer: one checkpoint at a time; held while the primary writes the checkpoint
-//  3. BackfillSlots
-//  4. Destination, with its queue, its life, and what its worker shares
-//  5. tenants, schemas, counts, switches, workers, gate, connections, xids, a backfill's chunk in hand, and the ack tracker: no other lock is taken under one of them
+//  3. [ledger.Store]: one statement at a time; held while the primary answers
+//  4. [limits.Slots], the backfill slots: the slots nudge a destination with the lock held
+//  5. [destination.Destination], with its queue, its life, and what its worker shares
+//  6. tenants, switches, counts, [schema.Schemas], [limits.Workers], [queue.Gate], [external.Connections], [fold.XIDs], a backfill's chunk in hand, and
+//     [replication.AckTracker]: no other lock is taken under one of them
 //
 // A method that wants the lock of its receiver held ends in Locked. The worker owns its session and the backfill; only the backfill's
-// chunk in hand is guarded by a lock. Nothing waits for an external database, or for the primary, under a lock from 3 on.
+// chunk in hand is guarded by a lock. Nothing waits for an external database, or for the primary, under a lock from 4 on.
 //
 // # Rejected designs
 //
 // One lock for the router and all destinations held up the reader whenever one destination was slow in a step under the lock. A destination that
-// reads the router's fields made every change of the router one of the destination: a destination asks by an interface of six methods.
+// reads the router's fields made every change of the router one of the destination: a destination asks by an interface of six methods, and has the rest in [destination.Shared].
 package sink

@@ -33,7 +33,7 @@ type Tombstones struct {
 // Config is the parts of a Router.
 type Config struct {
 	Options    Options
-	SourceID   string // the owner mark in external databases, with the tenant
+	SourceID   string // the source as the metadata of external databases names the source: with tenant and name, the owner
 	Tables     external.SourceTables
 	Tombstones *Tombstones // nil: none
 	Acks       *replication.AckTracker
@@ -103,7 +103,7 @@ func NewRouter(c Config) *Router {
 	return r
 }
 
-// Add adds a destination before the router begins; afterwards, see Put.
+// Add adds a destination before the router begins. Afterwards, [Router.Put] adds destinations.
 func (r *Router) Add(t external.DestinationSpec) (*destination.Destination, error) {
 	d, err := destination.New(r.shared, t)
 	if err != nil {

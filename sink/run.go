@@ -94,7 +94,7 @@ func (r *Router) takeOverNotes(ctx context.Context) error {
 	return nil
 }
 
-// beginReading takes a new mark. A primary that no longer knows the last mark was restored while this process ran.
+// beginReading begins a reading in the ledger. A primary that no longer has this process' newest checkpoint was restored while this process ran.
 func (r *Router) beginReading(ctx context.Context) error {
 	has, err := r.config.Ledger.HasCheckpoint(ctx, r.checkpointer.checkpointID())
 	if err != nil {

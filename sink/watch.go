@@ -19,7 +19,7 @@ type watch struct {
 	last     time.Time     // of the last look; zero before the first
 	failed   moment.Moment // when a parking failed last
 	wal      judge.Retention
-	jam      time.Duration // see situation
+	jam      time.Duration // see [judge.Situation]
 	suspects []judge.Suspect
 	accused  []*destination.Destination // by the index of a suspect
 }

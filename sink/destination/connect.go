@@ -25,7 +25,7 @@ func (d *Destination) connect(ctx context.Context) error {
 	if err := s.opened(ctx); err != nil {
 		return err
 	}
-	if s.backfill == nil { // nor is there anything to copy any more where a place was held, or waited for
+	if s.backfill == nil { // nothing is left to copy: the backfill slot is given back, or not waited for any more
 		d.slot.Leave()
 	}
 	d.mu.Lock()

@@ -1,10 +1,11 @@
 // Package destination is one external database of one tenant as the stream sees it: a queue of changes, a lifecycle, and the worker that applies the
 // changes, exactly once in effect and in the order of the source's transactions. The package knows no router: what destinations share is a [Shared],
-// and what a destination asks of the router is the interface [Router].
+// and what a destination asks of the router is the interface router, in Shared.Router.
 //
-// The files follow a change: destination.go (into the queue), worker.go (the worker's loop), batch.go (a run of transactions
-// becomes a batch), flight.go (one round trip; rounds.go for a large transaction, refused.go for a refused one), commit.go (what a commit
-// releases), durable.go (what a flush releases). A failure goes by way of failure.go.
+// The files follow a change: destination.go (into the queue), worker.go (the worker's loop), connect.go and open.go (a session, and what is missing in
+// the database), batch.go (a run of transactions becomes a batch), toast.go (values that the batch lacks), flight.go (one round trip; rounds.go for a
+// large transaction, refused.go for a refused one), commit.go (what a commit releases), durable.go (what a flush releases). A failure goes by way of
+// failure.go, a parking by way of park.go.
 //
 // # States of a destination
 //

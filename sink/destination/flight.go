@@ -72,7 +72,7 @@ func (d *Destination) apply(ctx context.Context, b *batch) error {
 				return d.reconnect(ctx)
 			}
 			d.lookup.Free(d.shared.Lookups, &b.fetched)
-			return d.recover(ctx, b, failed)
+			return d.applyAgain(ctx, b, failed)
 		}
 		d.lookup.Free(d.shared.Lookups, &b.fetched)
 		d.committed(b)

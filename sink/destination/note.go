@@ -27,7 +27,7 @@ func (d *Destination) Note() (now ledger.Note, differs, waits bool) {
 	if now.Copied = d.status.Copied; !d.life.Current {
 		now.CopyTotal = max(d.status.CopyTotal, 0)
 	}
-	// A destination without an epoch is one that an unfinished Begin has not come to: the primary's note is better than what is known here.
+	// A destination without an epoch is a destination to which a Begin of the router that is under way has not come: the primary's note is better than what is known here.
 	differs = now != d.noted.last && !d.life.Noting && !d.life.Refused && d.life.Stream != lifecycle.Unread
 	return now, differs, d.life.Refused && d.life.Stream != lifecycle.Detached
 }
@@ -53,7 +53,7 @@ func (d *Destination) ReadAgain(ctx context.Context) (epoch int64, err error) {
 }
 
 // Pause stops the destination's work after the batch in flight, or lets the work go on where sw is nil. The queue fills
-// meanwhile: see mustPark.
+// meanwhile; a destination whose queue is full, or that holds the slot back for long, is parked: see [judge.Judge].
 func (d *Destination) Pause(sw *ledger.Switch) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

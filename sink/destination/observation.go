@@ -36,7 +36,7 @@ func (d *Destination) awaits(a awaited) {
 }
 
 // Look is the destination as the judge sees it, and how long the destination has held what it holds, with the time passed since the last look.
-// The watch's goroutine calls look.
+// The watch's goroutine calls Look.
 func (d *Destination) Look(closed bool, now time.Time, passed time.Duration) (judge.Observation, judge.Hold) {
 	o := d.observation(closed, now)
 	d.watched.hold = d.watched.hold.After(o, passed)

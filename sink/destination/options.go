@@ -18,7 +18,7 @@ type WorkOptions struct {
 	OnError    OnError       `yaml:"on_error" default:"halt" oneof:"halt,quarantine"` // of a row's data
 }
 
-// OnError is the fate of a destination with a row that the external database refuses.
+// OnError is what becomes of a destination with a row that the external database refuses.
 type OnError string
 
 // Halt halts the destination; Quarantine sets the row aside, and the rest goes on.
@@ -27,7 +27,7 @@ const (
 	Quarantine OnError = "quarantine"
 )
 
-// Quarantines reports whether a refused row is set aside.
+// Quarantines reports whether a refused row goes to the quarantine.
 func (o *WorkOptions) Quarantines() bool { return o.OnError == Quarantine }
 
 func (o *WorkOptions) queueBytes() int64 { return int64(o.QueueBytes) }

@@ -35,7 +35,7 @@ func (d *Destination) outdate(e *external.Error) {
 }
 
 // misfits reports whether a step failed for a missing column, and a queued change has another set of columns than the table has now. Else
-// the mapping is at fault, until the table changes: see lookAgain.
+// the mapping is at fault, until the table changes: see TryForTable.
 func (d *Destination) misfits(e *external.Error) bool {
 	if e.SQLState != pgerror.UndefinedColumn || e.Table == "" {
 		return false

@@ -25,7 +25,7 @@ func (d *Destination) Begin(s ledger.Note) {
 	d.beginLocked(s)
 }
 
-// beginLocked is begin under the lock.
+// beginLocked is Begin under the lock.
 func (d *Destination) beginLocked(s ledger.Note) {
 	defer d.observeLocked()
 	switch {

@@ -20,12 +20,12 @@ import (
 // arriving; applied changes are let go of when the queue needs the room, and then a failure means reading the stream again.
 //
 // Where the external database refuses a row, the transaction is applied again carefully: each round stands behind a savepoint, and a
-// refused round goes change by change (see refused).
+// refused round goes change by change (see refused.go).
 func (d *Destination) applyLarge(ctx context.Context, b *batch) error {
 	b.careful = b.careful || d.careful == b.large.ID
-	err := d.rounds(ctx, b)
+	err := d.applyInRounds(ctx, b)
 	if err == nil {
-		err = d.close(ctx, b)
+		err = d.commitRounds(ctx, b)
 	}
 	if err == nil {
 		return nil
@@ -52,9 +52,9 @@ func (d *Destination) restarted(t *queue.Transaction) bool {
 	return d.queue.Restart(t)
 }
 
-// rounds applies all changes of a transaction within an external transaction, and leaves the external transaction open.
-func (d *Destination) rounds(ctx context.Context, b *batch) error {
-	if err := d.open(ctx, b); err != nil {
+// applyInRounds applies all changes of a transaction within an external transaction, and leaves the external transaction open.
+func (d *Destination) applyInRounds(ctx context.Context, b *batch) error {
+	if err := d.beginRounds(ctx, b); err != nil {
 		return err
 	}
 	limit := d.shared.Options.BatchRows
@@ -97,9 +97,9 @@ func (d *Destination) applyPieces(ctx context.Context, b *batch, changes []wal.C
 	return limit, nil
 }
 
-// open begins an external transaction with several rounds. A careful one has its deferred constraints checked after each statement, so
+// beginRounds begins an external transaction with several rounds. A careful one has its deferred constraints checked after each statement, so
 // that a refusal has a row.
-func (d *Destination) open(ctx context.Context, b *batch) error {
+func (d *Destination) beginRounds(ctx context.Context, b *batch) error {
 	return d.exchange(ctx, func(_ context.Context, r *external.Round) error {
 		if err := r.Begin(); err != nil {
 			return err
@@ -111,8 +111,8 @@ func (d *Destination) open(ctx context.Context, b *batch) error {
 	})
 }
 
-// close ends the external transaction: metadata and COMMIT.
-func (d *Destination) close(ctx context.Context, b *batch) error {
+// commitRounds ends the external transaction: metadata and COMMIT.
+func (d *Destination) commitRounds(ctx context.Context, b *batch) error {
 	err := d.exchange(ctx, func(_ context.Context, r *external.Round) error {
 		return r.Advance(b.mappings, b.last, d.shared.Router.CheckpointID())
 	})
@@ -230,8 +230,8 @@ func (d *Destination) applyRows(ctx context.Context, b *batch, rows map[string]*
 	})
 }
 
-// recover follows a failed batch. A row error sends the transactions of the batch again one by one, in source order.
-func (d *Destination) recover(ctx context.Context, b *batch, err error) error {
+// applyAgain follows a failed batch. A row error sends the transactions of the batch again one by one, in source order.
+func (d *Destination) applyAgain(ctx context.Context, b *batch, err error) error {
 	if external.AsError(err).Verdict != external.RowFault {
 		return err
 	}

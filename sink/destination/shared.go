@@ -23,7 +23,7 @@ import (
 // Shared is what all destinations of a process share. The fields are set before the first destination is made, and safe for concurrent use.
 type Shared struct {
 	Options  WorkOptions
-	SourceID string // the owner mark in external databases, with the tenant
+	SourceID string // the source as the metadata of external databases names the source: with tenant and name, the owner
 	Log      *zap.Logger
 	Tracer   trace.Tracer // of batches; nil: none
 	Acks     *replication.AckTracker
@@ -65,7 +65,7 @@ type router interface {
 
 // Reader is a destination's view of the reader of the stream.
 type Reader interface {
-	// Position is how far the stream was read: every transaction committed before Position was given to Write.
+	// Position is how far the stream was read: every transaction committed before Position was given to the router.
 	Position() wal.LSN
 	// Restart has the stream read again from the flush LSN.
 	Restart()

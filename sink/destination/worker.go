@@ -176,7 +176,7 @@ func (d *Destination) endWork() (ended bool, closed *session, paused bool) {
 	case !paused && s.backfill != nil && s.backfill.HoldsSlot(): // the backfill's chunk comes
 	case !paused && d.shared.Options.IdleClose > 0 && !s.Heavy() && s.Place.Rest(d.closeIdle):
 		d.idle = d.after(d.shared.Options.IdleClose, d.closeIdle)
-	default: // a backfill waiting for a place is woken without a connection
+	default: // a backfill that waits for a slot is woken without a connection
 		d.session, closed = nil, s
 	}
 	return true, closed, paused

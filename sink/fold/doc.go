@@ -19,6 +19,12 @@
 // read did not see. [XIDs] tells which transactions the stream may have shown before keys were tracked. A model of all interleavings of two
 // transactions, a copy and a sweep tests the rule (merge_model_test.go).
 //
+// # Missing values, waiting changes
+//
+// [FindMissing] names the values that an update left in TOAST, that a step of a mapping needs, and that the batch does not have; [Missing.Fill] takes
+// the values from the rows that a look-up has found. [Waiting] keeps the changes that an external database refuses in the order of the source, with all
+// later changes of the same rows.
+//
 // # Rejected designs
 //
 //   - Watermarks, which compare positions in the WAL: a commit can be in the WAL, and decoded, before the commit is visible to a snapshot.

@@ -6,35 +6,36 @@ import (
 	"outflow/replication/wal"
 )
 
-// Waiting are waiting changes of a transaction.
+// Waiting are the changes of a transaction that the external database refuses for now, in the order of the source. The zero Waiting has none. A
+// Waiting belongs to one goroutine at a time.
 type Waiting struct {
 	Changes []wal.Change
 	rows    map[string]bool // their tables and keys; of a TRUNCATE the table alone
 }
 
 // Add has a change wait.
-func (f *Waiting) Add(c *wal.Change) {
-	if f.rows == nil {
-		f.rows = map[string]bool{}
+func (w *Waiting) Add(c *wal.Change) {
+	if w.rows == nil {
+		w.rows = map[string]bool{}
 	}
-	f.rows[RowName(c)] = true
-	f.Changes = append(f.Changes, *c)
+	w.rows[RowName(c)] = true
+	w.Changes = append(w.Changes, *c)
 }
 
 // Concern reports whether one of the changes has to wait.
-func (f *Waiting) Concern(changes []wal.Change) bool {
-	return len(f.rows) > 0 && slices.ContainsFunc(changes, func(c wal.Change) bool {
-		return slices.ContainsFunc(SplitKeyChange(&c), func(c wal.Change) bool { return f.Waits(&c) })
+func (w *Waiting) Concern(changes []wal.Change) bool {
+	return len(w.rows) > 0 && slices.ContainsFunc(changes, func(c wal.Change) bool {
+		return slices.ContainsFunc(SplitKeyChange(&c), func(c wal.Change) bool { return w.Waits(&c) })
 	})
 }
 
 // Waits reports whether a change has to wait because an earlier change of the same row, or of the whole table, waits. A TRUNCATE has to
 // wait for every row of the table.
-func (f *Waiting) Waits(c *wal.Change) bool {
+func (w *Waiting) Waits(c *wal.Change) bool {
 	if c.Kind == wal.Truncate {
-		return slices.ContainsFunc(f.Changes, func(o wal.Change) bool { return o.Relation.OID == c.Relation.OID })
+		return slices.ContainsFunc(w.Changes, func(o wal.Change) bool { return o.Relation.OID == c.Relation.OID })
 	}
-	return f.rows[RowName(c)] || f.rows[c.Relation.String()]
+	return w.rows[RowName(c)] || w.rows[c.Relation.String()]
 }
 
 // RowName names a change's row: table and key.

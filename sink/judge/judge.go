@@ -111,9 +111,9 @@ func (t Retention) After(retained, limit int64, d time.Duration) Retention {
 type Situation struct {
 	Read    int64         // sequence id up to which the stream was read
 	Written int64         // sequence id at the end of the primary's WAL, as last known
-	Still   time.Duration // the slot has retained too much WAL, and never less: see retention
+	Still   time.Duration // the slot has retained too much WAL, and never less: see [Retention]
 	Excess  int64         // bytes to be freed until the reader goes on, where the memory for all queues is used up; else 0
-	Jam     time.Duration // for how long the reader, the connections, and the queues have waited for one another: see jammed
+	Jam     time.Duration // for how long the reader, the connections, and the queues have waited for one another: see [Jammed]
 }
 
 // jamGrace is how long a jam lasts at least before a destination is parked: a jam does not end by itself.

@@ -1,6 +1,6 @@
 // Package lifecycle is the state machine of a destination: its phases, the events that move it, and what each event asks of the destination. The
-// package is pure: no lock, no clock, no server. The sink holds one [Life] for each destination, tells [Life.Next] of every event, and carries out
-// the [Actions]; so every order of events can be played without a server, and is (model_test.go).
+// package is pure: no lock, no clock, no server. A destination holds one [Life], tells [Life.Next] of every event, and carries out the [Actions];
+// so every order of events can be played without a server, and is (model_test.go).
 //
 // # Phases
 //
@@ -28,7 +28,7 @@
 //
 // # What is shown
 //
-// The state in the API, in the metrics and on the primary is derived from the life alone (StateOf in package status), the first line that holds:
+// The state in the API, in the metrics and on the primary is derived from the life alone (StateOf in package status); the first line that holds counts:
 //
 //	unusable           halted
 //	paused             paused

@@ -1,4 +1,6 @@
-// Package limits bounds what the destinations of a process take together: memory for rows of the primary, and slots for copies.
+// Package limits bounds what the destinations of a process take together: memory for rows of the primary ([Memory], and how much of the memory a
+// destination asks for: [Appetite]), slots for copies ([Slots]), and goroutines ([Workers]). [Pauses] are the waits between tries, spread so that
+// destinations which failed together do not come again together.
 //
 // # Guarantees
 //
@@ -11,7 +13,7 @@
 //
 // # Lock order
 //
-// [Slots] has one lock. A user's nudge is called with the lock held, and may take the lock of its destination: a holder of a destination's lock calls
+// [Workers] has one lock, under which no other lock is taken. [Slots] has one lock. A user's nudge is called with the lock held, and may take the lock of its destination: a holder of a destination's lock calls
 // no method of [Slots] or [SlotUser].
 //
 // # Rejected designs

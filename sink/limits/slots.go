@@ -167,7 +167,7 @@ func (u *SlotUser) Take() bool {
 }
 
 // Asks says that the external database begins to work: takes a chunk, answers a question about the copy, or takes live changes between the
-// chunks. chunk says that a chunk may be in hand. The caller calls done when the work has ended. A user without a slot may call asks too.
+// chunks. chunk says that a chunk may be in hand. The caller calls done when the work has ended. A user without a slot may call Asks too.
 func (u *SlotUser) Asks(chunk bool) (done func()) {
 	s := u.slots
 	s.mu.Lock()

@@ -46,7 +46,7 @@ func (w *Workers) Stopping() bool {
 }
 
 // Drain ends the intake and waits until every goroutine has returned, for patience at most; false means that some goroutine still runs.
-// drain may be called again.
+// Drain may be called again.
 func (w *Workers) Drain(patience time.Duration) (inTime bool) {
 	w.mu.Lock()
 	w.closed = true
@@ -67,7 +67,7 @@ func (w *Workers) Drain(patience time.Duration) (inTime bool) {
 	}
 }
 
-// RollBack cancels the work in flight and waits until every goroutine has returned. No goroutine may begin any more: see drain.
+// RollBack cancels the work in flight and waits until every goroutine has returned. No goroutine may begin any more: see Drain.
 func (w *Workers) RollBack() {
 	w.Cancel()
 	w.running.Wait()

@@ -18,7 +18,7 @@ import (
 // counts the bytes of all queues. The lock of the destination guards the queue; the queue has none.
 //
 // A transaction may be too large for the queue. The transaction is then applied in rounds while its rest arrives, and its applied changes
-// are let go of (shed). After a failure such a transaction cannot be applied from the queue: the stream has to be read again (rewind), and
+// are let go of (Shed). After a failure such a transaction cannot be applied from the queue: the stream has to be read again (Rewind), and
 // the tickets are kept until the transactions come again.
 type Queue struct {
 	gate  *Gate
@@ -36,9 +36,9 @@ type Queue struct {
 
 	accepted Position
 	holding  int64                // the newest transaction whose ticket is held; reading again does not hold the ticket twice
-	kept     map[int64]wal.Ticket // of transactions that must be read again, by id; see rewind
+	kept     map[int64]wal.Ticket // of transactions that must be read again, by id; see Rewind
 	reading  int                  // the reading of the stream that the newest part came from
-	unwanted int                  // parts of readings up to and including unwanted are not taken: see rewind
+	unwanted int                  // parts of readings up to and including unwanted are not taken: see Rewind
 	replays  int                  // how often the stream was read again for the destination since its last commit
 }
 
@@ -351,7 +351,7 @@ func (q *Queue) Drop(open int64) []wal.Ticket {
 	for _, t := range q.transactions {
 		tickets = append(tickets, t.ticket)
 	}
-	// rewind may have put accepted back, to read again: the second read will not happen.
+	// Rewind may have put accepted back, to read again: the second read will not happen.
 	q.StartAfter(max(q.holding, q.accepted.ID, open))
 	q.unwanted, q.replays = 0, 0
 	q.transactions, q.applied, q.inFlight, q.lagging = nil, 0, 0, 0

@@ -20,7 +20,7 @@ import (
 const CatalogTimeout = 10 * time.Second
 
 // Schemas are the source tables as the stream, and the primary's catalog, have described the tables last. The stream describes a table as
-// published at the time of a change: schemas has every column that any description had, until the catalog says that a column is gone. Safe for
+// published at the time of a change: Schemas has every column that any description had, until the catalog says that a column is gone. Safe for
 // concurrent use.
 type Schemas struct {
 	tables external.SourceTables // as configured
@@ -30,7 +30,7 @@ type Schemas struct {
 	mu       sync.RWMutex
 	latest   map[string]*wal.Relation        // by table, with all known columns
 	wide     map[*wal.Relation]*wal.Relation // see widened
-	doubtful map[string]string               // the columns of tables in which a step missed a column: see doubt
+	doubtful map[string]string               // the columns of tables in which a step missed a column: see Doubt
 }
 
 // New knows the tables as configured. server is where [Schemas.Relearn] asks.
@@ -145,7 +145,7 @@ func (s *Schemas) TenantColumn(rel *wal.Relation) int { return s.tables.TenantCo
 func (s *Schemas) Names() []string { return s.tables.Names() }
 
 // Relearn reads from the primary which columns a table has now: the known or configured columns that exist. A column may have been renamed
-// or dropped, and may have come back. relearn returns nil where there is no such table.
+// or dropped, and may have come back. The result is nil where there is no such table.
 func (s *Schemas) Relearn(ctx context.Context, table string) (*wal.Relation, error) {
 	rel := s.Relation(table)
 	i := slices.IndexFunc(s.tables, func(t external.SourceTable) bool { return t.Relation.Table == table })
