@@ -76,7 +76,7 @@ type piece struct {
 
 const cursorName = "outflow_piece"
 
-// open declares the cursor of a query made by measured. The rows are those of the moment of open.
+// openPiece declares the cursor of a query made by measured. The rows are those of the moment of the declaration.
 func openPiece(ctx context.Context, conn *pgx.Conn, sql string, args ...any) error {
 	_, err := conn.Exec(ctx, "DECLARE "+cursorName+" NO SCROLL CURSOR FOR "+sql, args...)
 	return err

@@ -41,20 +41,20 @@ func (n tableName) String() string { return pgx.Identifier{n.schema, n.name}.San
 // use.
 type shapes struct {
 	mu    sync.Mutex
-	found map[*wal.Relation]markedShape
+	found map[*wal.Relation]describedShape
 }
 
-type markedShape struct {
-	mark  string
-	shape *shape
+type describedShape struct {
+	description string
+	shape       *shape
 }
 
 // lockSQL keeps a table from being altered during a read, as LOCK TABLE would if the role had the right to the whole table. The statement
 // comes before the snapshot: a snapshot from before a rewriting ALTER TABLE finds the table empty (the Postgres manual, 13.6, "Caveats").
 const lockSQL = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SELECT FROM %s LIMIT 0"
 
-// markSQL begins with the snapshot, and gives the values a shape depends on.
-const markSQL = `SELECT pg_current_snapshot()::text, n.nspname::text, c.relname::text, concat_ws(E'\n', c.relreplident, row_security_active(c.oid),
+// descriptionSQL begins with the snapshot, and gives the values a shape depends on.
+const descriptionSQL = `SELECT pg_current_snapshot()::text, n.nspname::text, c.relname::text, concat_ws(E'\n', c.relreplident, row_security_active(c.oid),
 	(SELECT string_agg(i.inhrelid::text, ',') FROM pg_inherits i WHERE i.inhparent = c.oid AND c.relkind <> 'p'),
 	(SELECT string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated, format_type(a.atttypid, -1)), ',' ORDER BY a.attnum)
 		FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
@@ -69,8 +69,8 @@ var errRenamed = errors.New("the table was renamed meanwhile")
 // commits of snapshot: a commit seen by a later statement and not by snapshot counts as not seen.
 func (s *shapes) find(ctx context.Context, conn *pgx.Conn, part Part, locked tableName) (found *shape, snapshot string, err error) {
 	var name tableName
-	var mark string
-	err = conn.QueryRow(ctx, markSQL, part.Relation.OID).Scan(&snapshot, &name.schema, &name.name, &mark)
+	var description string
+	err = conn.QueryRow(ctx, descriptionSQL, part.Relation.OID).Scan(&snapshot, &name.schema, &name.name, &description)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, "", &primary.Problem{What: fmt.Sprintf("table %s was dropped", part.Relation), Remedy: "restart outflow if another table has its name"}
@@ -82,7 +82,7 @@ func (s *shapes) find(ctx context.Context, conn *pgx.Conn, part Part, locked tab
 	s.mu.Lock()
 	known, ok := s.found[part.Relation]
 	s.mu.Unlock()
-	if ok && known.mark == mark && known.shape.name == name && known.shape.Table.Columns[known.shape.tenant].Name == part.Relation.Columns[part.Tenant].Name {
+	if ok && known.description == description && known.shape.name == name && known.shape.Table.Columns[known.shape.tenant].Name == part.Relation.Columns[part.Tenant].Name {
 		return known.shape, snapshot, nil
 	}
 	if found, err = loadShape(ctx, conn, part, name); err != nil {
@@ -94,9 +94,9 @@ func (s *shapes) find(ctx context.Context, conn *pgx.Conn, part Part, locked tab
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.found == nil {
-		s.found = map[*wal.Relation]markedShape{}
+		s.found = map[*wal.Relation]describedShape{}
 	}
-	s.found[part.Relation] = markedShape{mark, found}
+	s.found[part.Relation] = describedShape{description, found}
 	return found, snapshot, nil
 }
 

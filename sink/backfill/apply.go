@@ -30,7 +30,7 @@ const chunkPatience = 4 * chunkTime
 // refused row is found or the rest is taken, and grows again behind the row.
 func (bf *Backfill) applyChunk(ctx context.Context, c *chunk, rows *mapping.Rows) error {
 	total := rows.Len(mapping.Any)
-	done := bf.slot.Asks(true)
+	done := bf.slot.AsksWithChunk()
 	for at, size, begun := 0, total, time.Now(); ; {
 		p := bf.portion(c, rows, at, min(size, total-at))
 		err := bf.apply(ctx, p)
@@ -189,7 +189,7 @@ func (bf *Backfill) saysPutOff(e *external.Error) {
 // PutOffLive puts a live change off to the next pass of the copy, where a copy fills all the mappings of the change. The cursor
 // in the metadata says so in the same transaction, which leaves the change out. behind are the mappings of the change; at is the cursor in the
 // open transaction, nil where the transaction has not moved the cursor. The result is the cursor in the transaction then, nil where the change
-// is not put off; committed takes the cursor over.
+// is not put off; Committed takes the cursor over.
 func (bf *Backfill) PutOffLive(ctx context.Context, behind []bool, at *Cursor, e *external.Error) (*Cursor, error) {
 	if bf == nil || !bf.mayPutOff(e) {
 		return nil, nil

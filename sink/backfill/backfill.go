@@ -52,6 +52,7 @@ const (
 // First is the cursor of a copy that has not begun.
 var First = Cursor{Phase: phaseCopy}
 
+// String is the form of the cursor in the metadata.
 func (c Cursor) String() string {
 	b, err := json.Marshal(c)
 	if err != nil {
@@ -143,7 +144,7 @@ type Destination interface {
 	AskFlush(ctx context.Context) error
 	// Expects says how many rows there are to copy, by the planner's estimate.
 	Expects(rows int64)
-	// Waits says what the copy waits for, "" for nothing any more. said is whether that is known.
+	// Waits says what the copy waits for, "" for nothing any more. said reports whether the reason was the same before.
 	Waits(reason string) (said bool)
 	// ChunkCopied says how far a committed chunk has brought the copy, and CopyFinished that the chunk was the last.
 	ChunkCopied(at Cursor)
@@ -233,7 +234,7 @@ func (bf *Backfill) Track(xid uint32, changes []wal.Change) {
 	}
 }
 
-// standDown ends the work reserved to a backfill with a place; the cursor stays.
+// standDown ends the work reserved to a backfill with a slot; the cursor stays.
 func (bf *Backfill) standDown() {
 	if bf.active {
 		bf.active = false
@@ -288,11 +289,11 @@ func (bf *Backfill) Mergeable() bool {
 	return c != nil && (c.err != nil || bf.owner.Passed(c.Horizon))
 }
 
-// Advance does the work possible without a chunk in hand: take a place among the backfills, or begin to read.
+// Advance does the work possible without a chunk in hand: take a backfill slot, or begin to read.
 func (bf *Backfill) Advance(ctx context.Context) error {
 	if !bf.slot.Take() {
 		bf.standDown() // backfills were switched off
-		return nil     // the end of another backfill wakes us
+		return nil     // a free slot wakes the worker
 	}
 	if !bf.active {
 		bf.active = true
@@ -311,7 +312,7 @@ func (bf *Backfill) Advance(ctx context.Context) error {
 	if !idle || time.Now().Before(bf.wait.until) {
 		return nil
 	}
-	done := bf.slot.Asks(false)
+	done := bf.slot.Asks()
 	page, err := bf.ask(ctx)
 	if done(); err != nil {
 		bf.slot.ChunkDone()

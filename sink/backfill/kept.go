@@ -10,7 +10,7 @@ import (
 	"outflow/sink/external"
 )
 
-// A sweep removes rows by the delete steps of all mappings. Where two mappings fill one target table, and the keys of one mapping give the
+// A sweep removes rows by the delete steps of all mappings. Where two mappings fill one target, and the keys of one mapping give the
 // rows of the other too, the sweep would remove rows that the primary has in another table. The transaction that removes rows of a table
 // therefore counts the keys of all other tables behind the delete steps, and fails where there are fewer than before: referring rows
 // are swept first, so the rows that a foreign key takes along are gone already.
@@ -33,7 +33,7 @@ func (bf *Backfill) kept(ctx context.Context, p *portion) ([]kept, error) {
 			if table == p.chunk.table || bf.relation(table) == nil {
 				continue
 			}
-			err := bf.withKeys(ctx, &sweepTarget{m, table, m.Keys[table]}, func(q *external.KeysQuery) error {
+			err := bf.withKeys(ctx, &sweepItem{m, table, m.Keys[table]}, func(q *external.KeysQuery) error {
 				held, err := bf.s.Count(ctx, q)
 				all = append(all, kept{q, held})
 				return err
@@ -59,7 +59,7 @@ func keep(r *external.Round, all []kept, removed *page) {
 
 // lostKept says that the keys of two tables are mixed.
 func lostKept(removed *page, kept *external.KeysQuery) *external.Error {
-	m, table := removed.target.mapping, removed.target.table
+	m, table := removed.item.mapping, removed.item.table
 	return &external.Error{Mapping: m.Name, Table: table, Verdict: external.NeedsHuman,
 		Err: m.KeysFault(table, "the query returns keys such as %s, which the primary does not have, and the delete steps for them remove rows that %s returns as keys of %s. Nothing was removed",
 			external.DescribeRow(removed.query.Relation, removed.keys[0].Tuple), ownKeys(m, kept.Mapping), kept.Table),

@@ -130,7 +130,7 @@ func (r *chunkRead) chunk(ctx context.Context, copier *tableread.Copier, held *l
 	if !ok {
 		next := r.from
 		next.Phase, next.Table, next.Done, next.After, next.Sort = phaseSweep, "", false, nil, ""
-		return emptyChunk(ctx, copier, next, false)
+		return emptyChunk(ctx, copier, next)
 	}
 	read, err := r.rows(ctx, copier, held, tableread.Range{Part: r.bf.part(table), Place: place, Limit: r.limit})
 	if err != nil {
@@ -172,7 +172,7 @@ func (r *chunkRead) takeMemory(ctx context.Context, rows int64) (limits.Grant, e
 }
 
 // emptyChunk only moves the cursor.
-func emptyChunk(ctx context.Context, copier *tableread.Copier, next Cursor, done bool) (*chunk, error) {
+func emptyChunk(ctx context.Context, copier *tableread.Copier, next Cursor) (*chunk, error) {
 	now, err := copier.Now(ctx)
-	return &chunk{Chunk: now, next: next, done: done}, err
+	return &chunk{Chunk: now, next: next}, err
 }

@@ -20,16 +20,16 @@ import (
 // mapping's keys list the held rows, page by page; the primary says which rows exist; the missing rows go through the mappings' delete
 // steps, merged like any other chunk.
 
-// sweepTarget is one query of a mapping's keys.
-type sweepTarget struct {
+// sweepItem is one query of a mapping's keys, for one source table.
+type sweepItem struct {
 	mapping *mapping.Mapping
 	table   string
 	query   string
 }
 
-// sweepTargets are the group's keys, in the reverse order of the copy: referring rows go before the rows that they refer to.
-func (bf *Backfill) sweepTargets() []sweepTarget {
-	var targets []sweepTarget
+// sweepItems are the queries of the group's keys, in the reverse order of the copy: referring rows go before the rows that they refer to.
+func (bf *Backfill) sweepItems() []sweepItem {
+	var items []sweepItem
 	for _, i := range slices.Backward(bf.s.Order.Mappings) {
 		m := bf.mappings[i]
 		if !bf.group[i] {
@@ -37,27 +37,27 @@ func (bf *Backfill) sweepTargets() []sweepTarget {
 		}
 		for _, table := range slices.Backward(bf.s.Order.Tables) {
 			if query, ok := m.Keys[table]; ok {
-				targets = append(targets, sweepTarget{m, table, query})
+				items = append(items, sweepItem{m, table, query})
 			}
 		}
 	}
-	return targets
+	return items
 }
 
-// nextTarget is the target of the cursor, and the target after; nil where there is none.
-func (bf *Backfill) nextTarget() (current, following *sweepTarget) {
-	targets := bf.sweepTargets()
-	i := slices.IndexFunc(targets, func(t sweepTarget) bool {
+// nextItem is the item of the cursor, and the item after; nil where there is none.
+func (bf *Backfill) nextItem() (current, following *sweepItem) {
+	items := bf.sweepItems()
+	i := slices.IndexFunc(items, func(t sweepItem) bool {
 		return t.mapping.Name == bf.cursor.Mapping && t.table == bf.cursor.Table
 	})
 	if bf.cursor.Mapping == "" {
 		i = 0
 	}
-	if i >= 0 && i < len(targets) {
-		current = &targets[i]
+	if i >= 0 && i < len(items) {
+		current = &items[i]
 	}
-	if i >= 0 && i+1 < len(targets) {
-		following = &targets[i+1]
+	if i >= 0 && i+1 < len(items) {
+		following = &items[i+1]
 	}
 	return current, following
 }
@@ -96,7 +96,7 @@ func (bf *Backfill) countHeld(ctx context.Context) error {
 		return nil
 	}
 	bf.cursor.Keys = map[string]tally{}
-	for _, t := range bf.sweepTargets() {
+	for _, t := range bf.sweepItems() {
 		held := int64(-1)
 		err := bf.withKeys(ctx, &t, func(q *external.KeysQuery) error {
 			n, err := bf.s.Count(ctx, q)
@@ -114,10 +114,10 @@ func (bf *Backfill) countHeld(ctx context.Context) error {
 	return nil
 }
 
-func (t sweepTarget) id() string { return t.mapping.Name + " " + t.table }
+func (t sweepItem) id() string { return t.mapping.Name + " " + t.table }
 
 // withKeys opens a transaction, for the settings of the transaction, and ends the transaction.
-func (bf *Backfill) withKeys(ctx context.Context, t *sweepTarget, f func(*external.KeysQuery) error) error {
+func (bf *Backfill) withKeys(ctx context.Context, t *sweepItem, f func(*external.KeysQuery) error) error {
 	if err := bf.s.Begin(ctx); err != nil {
 		return err
 	}
@@ -131,8 +131,8 @@ func (bf *Backfill) withKeys(ctx context.Context, t *sweepTarget, f func(*extern
 
 // page is a page of a mapping's keys that the worker has read, for a question to the primary.
 type page struct {
-	target    sweepTarget
-	following *sweepTarget
+	item      sweepItem
+	following *sweepItem
 	query     *external.KeysQuery
 	keys      []external.Key
 	last      bool
@@ -142,13 +142,13 @@ type page struct {
 
 // readPage reads the next page of keys from the external database. The worker calls readPage: the connection belongs to the worker.
 func (bf *Backfill) readPage(ctx context.Context) (p *page, err error) {
-	current, following := bf.nextTarget()
+	current, following := bf.nextItem()
 	if current == nil {
 		return nil, nil
 	}
 	limit := bf.pace.size()
 	err = bf.withKeys(ctx, current, func(q *external.KeysQuery) error {
-		p = &page{target: *current, following: following, query: q, since: len(bf.tracker.changes)}
+		p = &page{item: *current, following: following, query: q, since: len(bf.tracker.changes)}
 		var after []string
 		p.next.Order = q.Signature()
 		if bf.cursor.Mapping == current.mapping.Name && bf.cursor.Sort == p.next.Order {
@@ -171,12 +171,14 @@ func (bf *Backfill) readPage(ctx context.Context) (p *page, err error) {
 func (r *chunkRead) sweepPage(ctx context.Context, copier *tableread.Copier) (*chunk, error) {
 	p := r.page
 	if p == nil {
-		return emptyChunk(ctx, copier, Cursor{Phase: phaseSweep, Rows: r.from.Rows}, true)
+		c, err := emptyChunk(ctx, copier, Cursor{Phase: phaseSweep, Rows: r.from.Rows})
+		c.done = true
+		return c, err
 	}
 	present, found, err := copier.Present(ctx, r.bf.keysOf(p.query, p.keys))
-	c := &chunk{Chunk: found, table: p.target.table, relation: p.query.Relation, swept: p}
+	c := &chunk{Chunk: found, table: p.item.table, relation: p.query.Relation, swept: p}
 	if bad := (*tableread.KeyError)(nil); errors.As(err, &bad) {
-		return nil, p.query.Fault(fmt.Errorf("the query returns %s, which is not a key of %s: %w", external.DescribeRow(p.query.Relation, p.keys[bad.Key].Tuple), p.target.table, bad.Err))
+		return nil, p.query.Fault(fmt.Errorf("the query returns %s, which is not a key of %s: %w", external.DescribeRow(p.query.Relation, p.keys[bad.Key].Tuple), p.item.table, bad.Err))
 	}
 	if err == nil {
 		err = failpoint.Fail(failpoint.SweepMissingFound)
@@ -196,7 +198,7 @@ func (r *chunkRead) sweepPage(ctx context.Context, copier *tableread.Copier) (*c
 		c.gone = append(c.gone, k)
 	}
 	c.next = r.from
-	c.next.Table, c.next.Mapping, c.next.After, c.next.Sort = p.target.table, p.target.mapping.Name, p.next.After, p.next.Order
+	c.next.Table, c.next.Mapping, c.next.After, c.next.Sort = p.item.table, p.item.mapping.Name, p.next.After, p.next.Order
 	return c, nil
 }
 
@@ -219,7 +221,7 @@ func (bf *Backfill) sweep(ctx context.Context, c *chunk) (deletes []mapping.Row,
 		return nil, err
 	}
 	p := c.swept
-	id := p.target.id()
+	id := p.item.id()
 	t, ok := bf.cursor.Keys[id]
 	if !ok {
 		t.Held = -1
@@ -239,7 +241,7 @@ func (bf *Backfill) sweep(ctx context.Context, c *chunk) (deletes []mapping.Row,
 		if bf.cursor.PutOff > 0 || bf.shared.Quarantine { // a delete of the stream may have been left out
 			judged.Held = -1
 		}
-		if why := judged.fault(bf.cursor.Copied[p.target.table]); why != "" && p.last {
+		if why := judged.fault(bf.cursor.Copied[p.item.table]); why != "" && p.last {
 			return nil, refusedSweep(p, t, why)
 		}
 	}
@@ -265,11 +267,11 @@ func (bf *Backfill) sweep(ctx context.Context, c *chunk) (deletes []mapping.Row,
 }
 
 func refusedSweep(p *page, t tally, why string) error {
-	return &external.Error{Mapping: p.target.mapping.Name, Table: p.target.table, Verdict: external.NeedsHuman,
-		Err: p.target.mapping.KeysFault(p.target.table, "the query returns %d keys that the primary does not have, such as %s, and %d that it has; %s. Nothing was removed",
+	return &external.Error{Mapping: p.item.mapping.Name, Table: p.item.table, Verdict: external.NeedsHuman,
+		Err: p.item.mapping.KeysFault(p.item.table, "the query returns %d keys that the primary does not have, such as %s, and %d that it has; %s. Nothing was removed",
 			t.Gone, t.First, t.Found, why),
 		Remedy: fmt.Sprintf("correct the mapping: the query must return the keys of %s in the form that the primary has; if the primary really deleted the rows, delete them in the external database and resync",
-			p.target.table)}
+			p.item.table)}
 }
 
 // unchanged are the gone keys of a chunk, less the keys that a change concerns. Where the texts of two keys differ, the primary says
@@ -343,8 +345,8 @@ func (bf *Backfill) held(ctx context.Context, c *chunk, keys []external.Key) ([]
 
 // doubled says that no delete step can remove one of two rows.
 func doubled(p *page, k external.Key) error {
-	return &external.Error{Mapping: p.target.mapping.Name, Table: p.target.table, Verdict: external.NeedsHuman,
-		Err: p.target.mapping.KeysFault(p.target.table, "the query returns both %q and %q, which are one key of %s for the primary, and the delete steps do not remove the first one",
-			k.External, k.Primary, p.target.table),
+	return &external.Error{Mapping: p.item.mapping.Name, Table: p.item.table, Verdict: external.NeedsHuman,
+		Err: p.item.mapping.KeysFault(p.item.table, "the query returns both %q and %q, which are one key of %s for the primary, and the delete steps do not remove the first one",
+			k.External, k.Primary, p.item.table),
 		Remedy: "delete the first one in the external database and resync; give the key the same type as on the primary"}
 }

@@ -10,23 +10,23 @@ import (
 	"outflow/sink/external"
 )
 
-// copyTarget is a destination in the eyes of its copy, which runs in the destination's worker.
-type copyTarget struct{ d *Destination }
+// copyOwner is a destination in the eyes of its copy, which runs in the destination's worker.
+type copyOwner struct{ d *Destination }
 
-func (t copyTarget) Nudge()                                         { t.d.nudge() }
-func (t copyTarget) After(wait time.Duration, f func()) *time.Timer { return t.d.after(wait, f) }
-func (t copyTarget) Panicked(cause any) *external.Error             { return t.d.panicked(cause) }
-func (t copyTarget) AskFlush(ctx context.Context) error             { return t.d.askFlushNowAndThen(ctx) }
-func (t copyTarget) ChunkCopied(at backfill.Cursor)                 { t.d.chunkCopied(at) }
-func (t copyTarget) CopyFinished(at backfill.Cursor)                { t.d.copyFinished(at) }
+func (o copyOwner) Nudge()                                         { o.d.nudge() }
+func (o copyOwner) After(wait time.Duration, f func()) *time.Timer { return o.d.after(wait, f) }
+func (o copyOwner) Panicked(cause any) *external.Error             { return o.d.panicked(cause) }
+func (o copyOwner) AskFlush(ctx context.Context) error             { return o.d.askFlushNowAndThen(ctx) }
+func (o copyOwner) ChunkCopied(at backfill.Cursor)                 { o.d.chunkCopied(at) }
+func (o copyOwner) CopyFinished(at backfill.Cursor)                { o.d.copyFinished(at) }
 
-func (t copyTarget) Exchange(ctx context.Context, fill func(context.Context, *external.Round) error) error {
-	return t.d.exchange(ctx, fill)
+func (o copyOwner) Exchange(ctx context.Context, fill func(context.Context, *external.Round) error) error {
+	return o.d.exchange(ctx, fill)
 }
 
 // Passed reports whether the stream has passed a place in the WAL, and every transaction up to there was applied.
-func (t copyTarget) Passed(horizon wal.LSN) bool {
-	d := t.d
+func (o copyOwner) Passed(horizon wal.LSN) bool {
+	d := o.d
 	if d.shared.Reader.Position() < horizon { // before the queue is looked at
 		return false
 	}
@@ -35,18 +35,18 @@ func (t copyTarget) Passed(horizon wal.LSN) bool {
 	return d.queue.Has(d.shared.SequenceID(horizon))
 }
 
-func (t copyTarget) Expects(rows int64) {
-	t.d.mu.Lock()
-	defer t.d.mu.Unlock()
-	t.d.status.CopyTotal = rows
+func (o copyOwner) Expects(rows int64) {
+	o.d.mu.Lock()
+	defer o.d.mu.Unlock()
+	o.d.status.CopyTotal = rows
 }
 
-func (t copyTarget) Waits(reason string) (said bool) {
-	t.d.mu.Lock()
-	defer t.d.mu.Unlock()
-	said = t.d.status.Reason == reason
-	t.d.status.Reason = reason
-	t.d.observeLocked()
+func (o copyOwner) Waits(reason string) (said bool) {
+	o.d.mu.Lock()
+	defer o.d.mu.Unlock()
+	said = o.d.status.Reason == reason
+	o.d.status.Reason = reason
+	o.d.observeLocked()
 	return said
 }
 

@@ -57,7 +57,7 @@ func (s *session) open(ctx context.Context) error {
 	if err := s.PrepareSteps(ctx); err != nil {
 		return err
 	}
-	s.backfill, err = backfill.New(s.d.shared.Copying, copyTarget{s.d}, s.Session, s.d.db, s.d.slot, &s.d.pace, metadata)
+	s.backfill, err = backfill.New(s.d.shared.Copying, copyOwner{s.d}, s.Session, s.d.db, s.d.slot, &s.d.pace, metadata)
 	return err
 }
 

@@ -123,7 +123,7 @@ func (d *Destination) advance(ctx context.Context) error {
 	}
 	d.doing = applying
 	if b := d.take(nil); b != nil {
-		defer d.slot.Asks(true)()
+		defer d.slot.AsksWithChunk()()
 		if b.large != nil {
 			return d.applyLarge(ctx, b)
 		}

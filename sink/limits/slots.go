@@ -166,9 +166,14 @@ func (u *SlotUser) Take() bool {
 	return true
 }
 
-// Asks says that the external database begins to work: takes a chunk, answers a question about the copy, or takes live changes between the
-// chunks. chunk says that a chunk may be in hand. The caller calls done when the work has ended. A user without a slot may call Asks too.
-func (u *SlotUser) Asks(chunk bool) (done func()) {
+// Asks says that the external database begins to answer a question about the copy, with no chunk in hand. The caller calls done when the database
+// has answered. A user without a slot may call Asks too.
+func (u *SlotUser) Asks() (done func()) { return u.asks(false) }
+
+// AsksWithChunk is Asks where a chunk may be in hand: the external database takes the chunk, or live changes between the chunks.
+func (u *SlotUser) AsksWithChunk() (done func()) { return u.asks(true) }
+
+func (u *SlotUser) asks(chunk bool) (done func()) {
 	s := u.slots
 	s.mu.Lock()
 	defer s.mu.Unlock()

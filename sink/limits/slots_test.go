@@ -114,7 +114,7 @@ func TestLateBackfills(t *testing.T) {
 		l := newLine(1, users)
 		for i := range ChunksPerSlot {
 			want(t, fmt.Sprintf("slot %d", i), l.take(i), i)
-			l.users[i].Asks(true)
+			l.users[i].AsksWithChunk()
 			want(t, "the slot is taken", l.take(i+1))
 			time.Sleep(copyLate)
 			synctest.Wait()
@@ -133,7 +133,7 @@ func TestSlowBackfills(t *testing.T) {
 			if !u.Take() {
 				t.Fatal("there is no slot")
 			}
-			done := u.Asks(true)
+			done := u.AsksWithChunk()
 			time.Sleep(copyLate + 1)
 			done()
 			if u.ChunkDone(); !u.Slow() {
@@ -144,7 +144,7 @@ func TestSlowBackfills(t *testing.T) {
 		want(t, "one slot of two is for slow databases", l.take(0, 1, 2, 3), 0, 3)
 		l.users[0].Leave()
 		want(t, "the slot goes to the next slow database", l.take(1), 1)
-		done := l.users[1].Asks(true)
+		done := l.users[1].AsksWithChunk()
 		done()
 		if l.users[1].ChunkDone(); l.users[1].Slow() {
 			t.Error("a database stays slow for good")
@@ -160,7 +160,7 @@ func TestBackfillsSwitchedOff(t *testing.T) {
 		want(t, "the first", l.take(0), 0)
 		l.slots.Hold(true)
 		want(t, "off", l.take(0, 1))
-		l.users[0].Asks(false)()
+		l.users[0].Asks()()
 		l.users[0].ChunkDone()
 		l.slots.Hold(false)
 		want(t, "on", l.calls(), 0)
