@@ -16,7 +16,7 @@ import (
 	"outflow/replication/primary"
 )
 
-// heartbeatPrefix marks our logical messages; others' are passed over.
+// heartbeatPrefix is the prefix of Outflow's logical messages; messages of other programs are passed over.
 const heartbeatPrefix = "outflow.heartbeat"
 
 // Heartbeat measures how long a commit on the primary takes to come through the stream: Heartbeat writes a logical message there now and
@@ -25,7 +25,7 @@ type Heartbeat struct {
 	Every time.Duration // between heartbeats, more than 0
 
 	mu      sync.Mutex
-	process string // tells our messages from messages of an earlier or other process; "" before the first
+	process string // tells messages of this process from messages of an earlier or other process; "" before the first
 	latency time.Duration
 	at      time.Time
 

@@ -103,7 +103,7 @@ func (r *Reader) Run(ctx context.Context) error {
 	pause.InitialInterval, pause.MaxInterval = 100*time.Millisecond, 5*time.Second
 	for {
 		started := time.Now()
-		err := r.session(ctx)
+		err := r.readSession(ctx)
 		if ctx.Err() != nil {
 			r.Sink.Settle()
 			return nil //nolint:nilerr // a wanted stop is not an error

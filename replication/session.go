@@ -26,7 +26,7 @@ const (
 	partBytes   = 1 << 20
 )
 
-// session is the state of a connection's reading.
+// session is one connection with the state of its reading.
 type session struct {
 	*Reader
 	conn    *pgconn.PgConn
@@ -39,8 +39,8 @@ type session struct {
 	silence time.Duration    // the longest allowed silence of the server, 0 is any
 }
 
-// session is a single connection: session starts the stream and reads until the stream breaks or ctx is done.
-func (r *Reader) session(ctx context.Context) error {
+// readSession is one session: readSession connects, starts the stream, and reads until the stream breaks or ctx is done.
+func (r *Reader) readSession(ctx context.Context) error {
 	conn, s, limit, err := r.start(ctx)
 	if err != nil {
 		return err

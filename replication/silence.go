@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// errSilent ends a session in which the server has said nothing for too long, though asked to: see silence.
+// errSilent ends a session in which the server has said nothing for too long, though asked to: see [Reader.silence].
 var errSilent = errors.New("the primary has gone silent")
 
 // askAfter is the silence of the server after which every status update asks for a sign of life.
@@ -26,7 +26,7 @@ const patience = 30 * time.Second
 // ended by silence doubles the limit of the next, until a transaction comes.
 //
 // The limit finds a hanging server process, or a middlebox keeping a dead connection. A connection without the other end is found by
-// the kernel: see keepAlive.
+// the kernel: see keepAlive in package primary.
 func (r *Reader) silence(senderTimeout time.Duration) time.Duration {
 	if senderTimeout == 0 {
 		return 0

@@ -25,7 +25,7 @@ func (p *Plan) Destinations(ctx context.Context, conn *pgx.Conn) ([]external.Des
 		failed = nil
 	}
 	for _, id := range sorted(found) {
-		all = append(all, dir.target(id, found[id]))
+		all = append(all, dir.specification(id, found[id]))
 	}
 	return all, errors.Join(err, failed)
 }

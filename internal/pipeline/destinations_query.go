@@ -73,7 +73,7 @@ func (dir *directory) scanInTime(ctx context.Context, conn *pgx.Conn) ([]scanned
 		if sqlstateOf(err) != "57014" { // query_canceled
 			return list, err
 		}
-		dir.log.Warn("destinations.query needs long to unpack mappings and definitions; the largest ones are skipped for a while")
+		dir.log.Warn("destinations.query takes long to unpack mappings and definitions; the largest ones are skipped for a while")
 		dir.sparing = time.Now()
 	}
 	return dir.scan(ctx, conn, dir.spared, queryTimeout)

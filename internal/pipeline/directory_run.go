@@ -33,7 +33,7 @@ func (dir *directory) apply(ctx context.Context, router *sink.Router, found map[
 		if ctx.Err() != nil {
 			return
 		}
-		if err := router.Put(ctx, dir.target(id, found[id])); err != nil {
+		if err := router.Put(ctx, dir.specification(id, found[id])); err != nil {
 			dir.log.Warn("a destination cannot be added or changed", zap.String("tenant", id.tenant), zap.String("destination", id.name), zap.Error(err))
 			continue
 		}

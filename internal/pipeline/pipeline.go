@@ -157,7 +157,7 @@ func reopen(ctx context.Context, cfg *config.Config, gap string, log *zap.Logger
 // Safe for concurrent use.
 func (pl *Pipeline) DestinationsFault() error { return pl.directory.fault() }
 
-// Run reads the slot until ctx is done; then run finishes or rolls back the work in flight and reports for the last time.
+// Run reads the slot until ctx is done; then Run finishes or rolls back the work in flight and reports for the last time.
 func (pl *Pipeline) Run(ctx context.Context) error {
 	defer pl.State.Close()
 	defer pl.lookup.Close()

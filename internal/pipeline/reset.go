@@ -21,7 +21,7 @@ type Reset struct {
 	conn    *pgx.Conn
 	plan    *Plan
 	setup   primary.Setup
-	targets []external.DestinationSpec
+	specs   []external.DestinationSpec
 }
 
 // PrepareReset finds out about everything, and brings the schema outflow to this version; the slot stays as it is. The caller closes the reset.
@@ -46,11 +46,11 @@ func PrepareReset(ctx context.Context, cfg *config.Config, log *zap.Logger) (*Re
 }
 
 // Destinations is the number of destinations that are copied after the reset.
-func (r *Reset) Destinations() int { return len(r.targets) }
+func (r *Reset) Destinations() int { return len(r.specs) }
 
-// Run resets the slot. run may be killed at any moment, and the reset be run again.
+// Run resets the slot. Run may be killed at any moment, and the reset be run again.
 func (r *Reset) Run(ctx context.Context) error {
-	ids := external.SequenceIDs(ctx, r.targets, r.cfg.Sink.Options)
+	ids := external.SequenceIDs(ctx, r.specs, r.cfg.Sink.Options)
 	err := primary.WhileAnswering(ctx, r.primary, primary.Patience, func(ctx context.Context) error { return r.setup.Reset(ctx, r.conn, ids) })
 	if err != nil {
 		return err
@@ -73,7 +73,7 @@ func (r *Reset) connect(ctx context.Context) (err error) {
 }
 
 func (r *Reset) look(ctx context.Context) (err error) {
-	if r.targets, err = r.plan.Destinations(ctx, r.conn); err != nil {
+	if r.specs, err = r.plan.Destinations(ctx, r.conn); err != nil {
 		return err
 	}
 	r.setup = r.plan.Setup(r.primary, r.log)

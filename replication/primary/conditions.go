@@ -13,7 +13,7 @@ import (
 	"outflow/replication/wal"
 )
 
-// The conditions Outflow relies on are in a single list, in conditions.go. The list serves `outflow check`, the start of `outflow run`, the
+// The conditions that Outflow relies on are in a single list, in this file. The list serves `outflow check`, the start of `outflow run`, the
 // watch, and through [Conditions] each read of a table. The list has two parts. judgeTable and judgePublication find present violations: a
 // violation stops the reading, or altering the publication heals the violation. between finds differences from the earlier notes: the
 // stream does not show how a difference came about, so every destination is copied again.

@@ -24,7 +24,7 @@
 //
 // # Tables on the primary
 //
-// The package owns outflow.source; the sink's ledger writes flush_lsn and reading there. In outflow.destination_state the package raises epochs,
+// The package owns outflow.source; package ledger writes flush_lsn and reading there. In outflow.destination_state the package raises epochs,
 // in the transaction that notes the reason. With two transactions a process that is killed between the two would leave destinations that
 // nothing copies again. A note is fenced by the number of the reading ([ErrFenced]).
 //

@@ -19,7 +19,7 @@ const baseMargin = 1 << 40
 
 // idReach is how far above the primary's own notes an external database's id counts: 64 tebibytes of WAL, far more than lies between a
 // backup and the moment of its restore. A database belongs to a tenant, who can write any number there. A number beyond the reach was not
-// given by this installation, moves nothing, and is put right when its database is copied: see the sink's fillMapping. A number within the
+// given by this installation, moves nothing, and is put right when its database is copied: see fillMapping in package external. A number within the
 // reach raises the base, and costs the others nothing but numbers: there is room for a hundred thousand such resets.
 const idReach = 1 << 46
 

@@ -33,7 +33,7 @@ var sessionSettings = map[string]string{
 	"idle_in_transaction_session_timeout": "30s",
 	// A tenant's name stands as a literal in EXPLAIN, which takes no parameter: off, a backslash would end the literal early.
 	"standard_conforming_strings": "on",
-	// Our own few writes (checkpoints, epochs) need not outlive the primary's disk: on a promoted standby the slot is reset and everything
+	// Outflow's own few writes (checkpoints, epochs) need not outlive the primary's disk: on a promoted standby the slot is reset and everything
 	// is copied again. Waiting for an absent synchronous standby would only keep the slot from moving.
 	"synchronous_commit": "local",
 }

@@ -12,7 +12,7 @@ import (
 	"outflow/replication/wal"
 )
 
-// Setup is the Reader's needs on the primary: the publication and the slot. The schema outflow exists already.
+// Setup is the slot and the publication, which a reader needs on the primary. The schema outflow exists already.
 type Setup struct {
 	Slot        Slot
 	Publication Publication

@@ -13,11 +13,9 @@ import (
 // transactions stay in the queue, and their tickets held, until the server reports its WAL flushed beyond the transactions. If
 // the server crashes before, rows and metadata go back together, and the same transactions are taken from the queue again.
 
-const (
-	// flushPause is how often an idle destination asks whether its last commits are flushed. The server's WAL writer needs at
-	// most three of its rounds, 200 ms each by default (the Postgres manual, "Asynchronous Commit").
-	flushPause = 100 * time.Millisecond
-)
+// flushPause is how often an idle destination asks whether its last commits are flushed. The server's WAL writer needs at
+// most three of its rounds, 200 ms each by default (the Postgres manual, "Asynchronous Commit").
+const flushPause = 100 * time.Millisecond
 
 // mayLag decides whether a batch commits without waiting for the disk. A batch that would leave too many bytes waiting for the
 // flush does wait for the disk, and flushes all commits before.

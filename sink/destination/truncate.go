@@ -2,7 +2,6 @@ package destination
 
 import (
 	"context"
-	"time"
 
 	"outflow/mapping"
 	"outflow/replication/wal"
@@ -61,9 +60,9 @@ func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *wal.Relatio
 		if len(keys) == 0 {
 			return s.CloseKeys(ctx)
 		}
-		rows := &mapping.Rows{Relation: rel}
+		rows, last := &mapping.Rows{Relation: rel}, b.transactions[len(b.transactions)-1]
 		for _, k := range keys {
-			rows.Deletes = append(rows.Deletes, mapping.Row{Tuple: k.Tuple, SequenceID: b.last, CommittedAt: committedAt(b)})
+			rows.Deletes = append(rows.Deletes, mapping.Row{Tuple: k.Tuple, SequenceID: b.last, CommittedAt: last.Committed})
 		}
 		b.changes += len(rows.Deletes)
 		if err := d.applyRows(ctx, b, map[string]*mapping.Rows{rel.Table: rows}); err != nil {
@@ -71,5 +70,3 @@ func (d *Destination) deleteKeys(ctx context.Context, b *batch, rel *wal.Relatio
 		}
 	}
 }
-
-func committedAt(b *batch) time.Time { return b.transactions[len(b.transactions)-1].Committed }

@@ -10,14 +10,14 @@ import (
 func (d *Destination) Visits() (last time.Time, waits, due bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.reach.visited, d.life.Visiting, d.awaitsVisitLocked(d.shared.Options.RetryMax)
+	return d.reach.visited, d.life.Visiting, d.awaitsVisitLocked()
 }
 
 // Visit has the worker connect, where a visit is still due.
 func (d *Destination) Visit() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.awaitsVisitLocked(d.shared.Options.RetryMax) {
+	if d.awaitsVisitLocked() {
 		d.reach.visited = time.Now()
 		d.happensLocked(lifecycle.Visited)
 	}
@@ -25,8 +25,8 @@ func (d *Destination) Visit() {
 
 // awaitsVisitLocked reports whether the external database was not reached since the start, or for long, and nothing else is about to reach the
 // database.
-func (d *Destination) awaitsVisitLocked(pause time.Duration) bool {
-	l := &d.life
+func (d *Destination) awaitsVisitLocked() bool {
+	l, pause := &d.life, d.shared.Options.RetryMax
 	if l.Met {
 		pause = d.shared.Options.VisitEvery
 	}

@@ -19,7 +19,7 @@ import (
 // end in a rollback, and leaves nothing behind. Safe for concurrent use.
 type Checker struct {
 	Options  Options
-	SourceID string       // the owner mark in external databases, "" where nothing ever ran
+	SourceID string       // the source as the metadata of external databases names the source, "" where nothing ever ran
 	Tables   SourceTables // the primary's tables that are in order
 	Highest  int64        // the highest id that the primary can have given, -1 where the id is not known
 }

@@ -83,7 +83,7 @@ func (db *Database) Address() string {
 // host is the server's address for messages.
 func (db *Database) host() string { return fmt.Sprintf("%s:%d", db.Config.Host, db.Config.Port) }
 
-// dialConfig reads an operator's connection string: any host and any sslmode, but nothing that could override our settings. The process
+// dialConfig reads an operator's connection string: any host and any sslmode, but nothing that could override Outflow's settings. The process
 // has no PG* variables any more when dialConfig is called.
 func dialConfig(dsn string, o Options) (*pgconn.Config, error) {
 	config, err := pgconn.ParseConfig(dsn)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -98,7 +99,7 @@ func classify(err error) Verdict {
 		return NeedsHuman // a statement that cannot run in a transaction never will
 	}
 	switch class := codeOf(pgErr)[:2]; class {
-	case "08", "25", "55", "57": // also a target that became a standby or is starting
+	case "08", "25", "55", "57": // also a server that became a standby or is starting
 		return Retry
 	case "28":
 		return RetryLong // a failed login again and again may lock the account
@@ -142,6 +143,19 @@ func DescribeRow(rel *wal.Relation, row wal.Tuple) string {
 	}
 	return fit.Cut(s, fit.Reason)
 }
+
+// OfRow is the error with the name of a row: key columns only, no other value.
+func OfRow(e *Error, rel *wal.Relation, row wal.Tuple) *Error {
+	named := *e
+	named.Table, named.Key = rel.Table, DescribeRow(rel, row)
+	if named.Remedy == "" && slices.Contains(ofOtherRows, named.SQLState) {
+		named.Remedy = "correct the constraint, or the rows that violate it; outflow resync copies all rows in an order that suits the constraints"
+	}
+	return &named
+}
+
+// ofOtherRows are refusals that may come from other rows, and not from the row alone: another order may help.
+var ofOtherRows = []string{pgerror.ForeignKeyViolation, pgerror.UniqueViolation, pgerror.ExclusionViolation}
 
 // IsCanceled reports whether an error comes from a context that was canceled: the work was ended, and did not fail.
 func IsCanceled(err error) bool { return errors.Is(err, context.Canceled) }

@@ -12,11 +12,11 @@ import (
 
 // SequenceIDs asks external databases for the highest id of each. The databases belong to tenants, so the numbers may be any numbers.
 // Silent databases are left out: the process that settles a sequence base leaves a margin for such databases.
-func SequenceIDs(ctx context.Context, targets []DestinationSpec, o Options) (ids []int64) {
+func SequenceIDs(ctx context.Context, specs []DestinationSpec, o Options) (ids []int64) {
 	var mu sync.Mutex
 	var all sync.WaitGroup
 	places := make(chan struct{}, dialsAtOnce)
-	for _, t := range targets {
+	for _, t := range specs {
 		all.Go(func() {
 			places <- struct{}{}
 			defer func() { <-places }()

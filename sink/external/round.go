@@ -76,8 +76,8 @@ func (o *Options) settings(positions string) string {
 // Round is the statements of one round trip, in order, so that an error finds its statement. The zero fields are those of a durable batch. A
 // Round belongs to its session's goroutine.
 type Round struct {
-	Async       bool // set before begin: COMMIT does not wait for the disk of the external server
-	PlainInsert bool // set before steps: rows new on the source are inserted without ON CONFLICT
+	Async       bool // set before Begin: COMMIT does not wait for the disk of the external server
+	PlainInsert bool // set before Steps: rows new on the source are inserted without ON CONFLICT
 
 	s         *Session
 	p         *pgconn.Pipeline
@@ -214,7 +214,7 @@ func (r *Round) planFor(st *mapping.Statement, rows int) {
 	}
 }
 
-// Steps queues the steps of the chosen mappings for the changed tables: see order. The statements were compiled before.
+// Steps queues the steps of the chosen mappings for the changed tables, in the order of [Order]. The statements were compiled before.
 func (r *Round) Steps(ctx context.Context, chosen []bool, rows map[string]*mapping.Rows) error {
 	if err := r.s.refuseForeign(rows); err != nil {
 		return err

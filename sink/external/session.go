@@ -24,9 +24,9 @@ type Session struct {
 	Place *Place // among the connections
 
 	Epoch    int64       // of the metadata as the session's user expects the metadata; 0 before the user has said so
-	Held     []int64     // by mapping: last_synced_sequence_id as we last saw or set the id
-	Written  []time.Time // by mapping: time of the write of held, as of the opening
-	expected []int64     // held after the commit of the work in flight
+	Held     []int64     // by mapping: last_synced_sequence_id as the session last saw or set the id
+	Written  []time.Time // by mapping: time of the write of Held, as of the opening
+	expected []int64     // Held after the commit of the work in flight
 
 	types      map[string]string // by the primary's name of a type: the external database's name, "" where there is none
 	statements map[statementKey]*mapping.Statement
@@ -74,7 +74,7 @@ func (s *Session) Close() {
 	s.Place.release()
 }
 
-// abandon ends the connection; close gives the place back.
+// abandon ends the connection; Close gives the place back too.
 func (s *Session) abandon() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -142,7 +142,7 @@ func (s *Session) Ask(ctx context.Context, columns int, sql string, args ...stri
 	return s.AskWhole(ctx, answerBytes, columns, sql, args...)
 }
 
-// AskRow is ask for a statement that always gives one row.
+// AskRow is Ask for a statement that always gives one row.
 func (s *Session) AskRow(ctx context.Context, columns int, sql string, args ...string) ([][]byte, error) {
 	rows, err := s.Ask(ctx, columns, sql, args...)
 	if err == nil && len(rows) != 1 {

@@ -32,7 +32,7 @@ func (s *Session) PrepareSteps(ctx context.Context) error {
 	return s.loadOrder(ctx)
 }
 
-// prepareKeys prepares the query for the rows of a table in the target, where the mapping has such a query and rows have a key.
+// prepareKeys prepares the query for the rows that the external database has of a source table, where the mapping has such a query and rows have a key.
 func (s *Session) prepareKeys(ctx context.Context, m *mapping.Mapping, table string) error {
 	_, ok := m.Keys[table]
 	rel := s.db.Tables.Relation(table)

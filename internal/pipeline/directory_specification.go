@@ -11,8 +11,8 @@ import (
 	"outflow/sink/external"
 )
 
-// target is the checked request of a row. A fault of the request is the destination's.
-func (dir *directory) target(id destinationID, row destinationRow) external.DestinationSpec {
+// specification is the specification in a row, checked. A fault of the row is the destination's.
+func (dir *directory) specification(id destinationID, row destinationRow) external.DestinationSpec {
 	t := external.DestinationSpec{Tenant: id.tenant, Name: id.name}
 	if row.fault != "" {
 		t.Fault = external.NewFault(external.ClassConfiguration, errors.New(row.fault), "correct the row that destinations.query reads")
