@@ -228,7 +228,7 @@ func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`
 func (st *Statement) ParameterOIDs() []uint32 {
 	oids := make([]uint32, len(st.columns))
 	for i := range oids {
-		oids[i] = TextArrayOID
+		oids[i] = textArrayOID
 	}
 	return oids
 }

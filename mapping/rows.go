@@ -45,8 +45,8 @@ func (r *Rows) Len(when When) int {
 	}
 }
 
-// TextArrayOID is the type of every parameter: text[].
-const TextArrayOID = 1009
+// textArrayOID is the type of every parameter: text[].
+const textArrayOID = 1009
 
 // Parameters are the values of the statement's parameters for the rows, each a text[] in the binary format. The binary format of an array
 // of text needs no quoting; the elements are still text, read by the types' input functions.

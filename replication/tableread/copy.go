@@ -59,8 +59,8 @@ type Copier struct {
 	conn   *pgx.Conn
 }
 
-// KeyColumns are the names of the key's columns less the tenant's: the columns of Place.After.
-func (p Part) KeyColumns() []string {
+// keyColumns are the names of the key's columns less the tenant's: the columns of Place.After.
+func (p Part) keyColumns() []string {
 	var names []string
 	for _, i := range p.Relation.Key {
 		if i != p.Tenant {

@@ -218,7 +218,7 @@ func (s *shape) spread(t wal.Tuple, columns []int) wal.Tuple {
 // keyArrays are the keys as parameters, an array for each column, and the SQL of their values in the relation k.
 func (s *shape) keyArrays(keys Keys) (arrays []any, values []string, err error) {
 	names := s.keyNames()
-	if strings.Join(names, "\x00") != strings.Join(keys.KeyColumns(), "\x00") {
+	if strings.Join(names, "\x00") != strings.Join(keys.keyColumns(), "\x00") {
 		return nil, nil, ErrAnotherKey
 	}
 	for n, name := range names {

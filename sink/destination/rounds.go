@@ -174,7 +174,7 @@ var errPostponed = errors.New("the rest of a large transaction does not arrive w
 func (d *Destination) postpone(t *queue.Transaction) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	t.Dropped = true
+	d.queue.Postpone(t)
 	d.log.Warn("rolled back: the rest of a large transaction does not arrive; the stream brings the transaction again", zap.Int64("sequence_id", t.ID))
 	return errPostponed
 }

@@ -74,14 +74,14 @@ func TestSmallTransactionsAreCounted(t *testing.T) {
 	if grown > d.queue.Bytes() {
 		t.Errorf("%d transactions take %d bytes, and %d are counted", n, grown, d.queue.Bytes())
 	}
-	if d.shared.Gate.Used != d.queue.Bytes() {
-		t.Errorf("the gate counts %d bytes, the queue %d", d.shared.Gate.Used, d.queue.Bytes())
+	if d.shared.Gate.Used() != d.queue.Bytes() {
+		t.Errorf("the gate counts %d bytes, the queue %d", d.shared.Gate.Used(), d.queue.Bytes())
 	}
 	d.mu.Lock()
 	d.queue.Take(queue.Progress{n}, d.reads, nil) // which passes over what the external database has
 	d.queue.LetGo(d.queue.Applied())
 	d.mu.Unlock()
-	if d.queue.Bytes() != 0 || d.shared.Gate.Used != 0 {
-		t.Errorf("at the end %d bytes are queued, and the gate counts %d", d.queue.Bytes(), d.shared.Gate.Used)
+	if d.queue.Bytes() != 0 || d.shared.Gate.Used() != 0 {
+		t.Errorf("at the end %d bytes are queued, and the gate counts %d", d.queue.Bytes(), d.shared.Gate.Used())
 	}
 }

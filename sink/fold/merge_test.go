@@ -107,7 +107,7 @@ func TestWrongMergesFailInTheModel(t *testing.T) {
 		"suspects only among those that the snapshot lists": {func(x *XIDs, s wal.Snapshot) map[uint32]bool {
 			found := map[uint32]bool{}
 			for _, xid := range s.InProgress() {
-				found[xid] = x.Maybe(xid)
+				found[xid] = x.maybe(xid)
 			}
 			return found
 		}, false, theRule.merge},

@@ -68,13 +68,7 @@ func (x *XIDs) setLocked(xid uint32, on bool) {
 	}
 }
 
-// Maybe reports whether the transaction may have been in the stream; false is certain.
-func (x *XIDs) Maybe(xid uint32) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.maybeLocked(xid)
-}
-
+// maybeLocked reports whether the transaction may have been in the stream; false is certain.
 func (x *XIDs) maybeLocked(xid uint32) bool {
 	if x.before[xid] {
 		return true

@@ -33,21 +33,21 @@ func TestXIDs(t *testing.T) {
 				newest = xid
 			}
 			exact = exact && newest-xid < xidWindow
-			if !x.Maybe(xid) {
+			if !x.maybe(xid) {
 				t.Fatalf("%d is denied right after it came", xid)
 			}
 		}
 		for xid := range seen {
-			if !x.Maybe(xid) {
+			if !x.maybe(xid) {
 				t.Fatalf("%d was in the stream and is denied; the newest is %d", xid, newest)
 			}
 			for _, near := range []uint32{xid - 1, xid + 1, xid + 64, xid + xidWindow} {
 				ahead := int32(near-newest) > 0
-				if ahead && x.Maybe(near) {
+				if ahead && x.maybe(near) {
 					t.Fatalf("%d is ahead of the newest, %d, and is not denied", near, newest)
 				}
-				if exact && !ahead && newest-near < xidWindow && x.Maybe(near) != seen[near] {
-					t.Fatalf("maybe(%d) is %v; the newest is %d", near, x.Maybe(near), newest)
+				if exact && !ahead && newest-near < xidWindow && x.maybe(near) != seen[near] {
+					t.Fatalf("maybe(%d) is %v; the newest is %d", near, x.maybe(near), newest)
 				}
 			}
 		}
@@ -65,7 +65,7 @@ func TestXIDsWithinTheWindow(t *testing.T) {
 	x.Add(newest)
 	for xid, want := range map[uint32]bool{first: true, first + 1: false, 3: true, 4: false, 68: true, 69: false, newest: true,
 		newest - 1: false, newest + 1: false, first - 1: true /* too old to say */} {
-		if x.Maybe(xid) != want {
+		if x.maybe(xid) != want {
 			t.Errorf("maybe(%d) is %v; the newest is %d", xid, !want, newest)
 		}
 	}
@@ -75,7 +75,7 @@ func TestXIDsWithinTheWindow(t *testing.T) {
 func TestXIDsBefore(t *testing.T) {
 	x := NewXIDs()
 	x.before[100], x.before[120] = true, true
-	if x.Maybe(99) || !x.Maybe(100) {
+	if x.maybe(99) || !x.maybe(100) {
 		t.Error("before any stream, only what ran before may have been applied")
 	}
 	x.Add(130)
@@ -87,7 +87,7 @@ func TestXIDsBefore(t *testing.T) {
 	if found := x.Unseen(snapshotOf(t, "131:131:")); len(found) > 0 {
 		t.Errorf("unseen are %v, and the snapshot sees all", found)
 	}
-	if x.Maybe(100) {
+	if x.maybe(100) {
 		t.Error("what a snapshot has seen is still remembered")
 	}
 	// Two thousand million transactions later the same id is in the future, and must not be waited for.
@@ -107,4 +107,11 @@ func snapshotOf(t *testing.T, text string) wal.Snapshot {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// maybe is maybeLocked for a goroutine without the lock.
+func (x *XIDs) maybe(xid uint32) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.maybeLocked(xid)
 }

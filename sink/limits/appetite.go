@@ -28,7 +28,7 @@ func (a *Appetite) Free(m *Memory, held *Grant) {
 	if !held.Held() {
 		return
 	}
-	if a.lane = Quick; time.Since(held.Taken) > SlowRound {
+	if a.lane = Quick; time.Since(held.Taken) > slowRound {
 		a.lane = Slow
 	}
 	a.Piece = min(a.Piece, m.Piece)

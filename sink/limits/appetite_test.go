@@ -63,7 +63,7 @@ func TestAppetite(t *testing.T) {
 		}
 
 		hold()
-		time.Sleep(SlowRound + 1)
+		time.Sleep(slowRound + 1)
 		if a.Free(m, &held); a.lane != Slow {
 			t.Error("a destination that kept the memory stays in the quick lane")
 		}

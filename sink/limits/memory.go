@@ -41,11 +41,11 @@ type Lane int
 // The lanes of look-ups, and of copies.
 const (
 	Quick Lane = iota
-	Slow       // of destinations that kept the memory for longer than SlowRound the last time, and of databases that were slow in the last chunk
+	Slow       // of destinations that kept the memory for longer than slowRound the last time, and of databases that were slow in the last chunk
 )
 
-// SlowRound bounds how long slow external databases keep the memory of the others: once each.
-const SlowRound = time.Second
+// slowRound bounds how long slow external databases keep the memory of the others: once each.
+const slowRound = time.Second
 
 // Grant is memory taken from a [Memory]. The zero Grant is none. A Grant belongs to one goroutine at a time.
 type Grant struct {

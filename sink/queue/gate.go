@@ -7,20 +7,20 @@ import "sync"
 type Gate struct {
 	mu    sync.Mutex
 	Limit int64 // bytes for all queues together
-	Used  int64
+	used  int64
 	over  int // destinations over their own bound
 	room  chan struct{}
 
 	resumed chan struct{} // not nil while reading is switched off
 }
 
-// Add accounts for bytes queued (n > 0) or done with (n < 0), and for destinations that went over or under.
-func (g *Gate) Add(n int64, over int) {
+// add accounts for bytes queued (n > 0) or done with (n < 0), and for destinations that went over or under.
+func (g *Gate) add(n int64, over int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.Used += n
+	g.used += n
 	g.over += over
-	if g.room != nil && g.over == 0 && g.Used <= g.Limit/4*3 {
+	if g.room != nil && g.over == 0 && g.used <= g.Limit/4*3 {
 		close(g.room)
 		g.room = nil
 	}
@@ -31,7 +31,7 @@ func (g *Gate) Add(n int64, over int) {
 func (g *Gate) Full() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.room == nil && (g.over > 0 || g.Used > g.Limit) {
+	if g.room == nil && (g.over > 0 || g.used > g.Limit) {
 		g.room = make(chan struct{})
 	}
 	if g.room == nil {
@@ -44,10 +44,17 @@ func (g *Gate) Full() <-chan struct{} {
 func (g *Gate) Excess() int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.Used > g.Limit || (g.room != nil && g.Used > g.Limit/4*3) {
-		return g.Used - g.Limit/4*3
+	if g.used > g.Limit || (g.room != nil && g.used > g.Limit/4*3) {
+		return g.used - g.Limit/4*3
 	}
 	return 0
+}
+
+// Used is how many bytes all queues together hold.
+func (g *Gate) Used() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.used
 }
 
 // Closed reports whether the reader waits.

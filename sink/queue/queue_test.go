@@ -232,7 +232,7 @@ func (h *history) detach() {
 			h.t.Fatalf("ticket %d is still held behind a parking", ticket)
 		}
 	}
-	if !h.q.Empty() || h.q.bytes != 0 || h.q.gate.Used != 0 || h.q.gate.over != 0 {
+	if !h.q.Empty() || h.q.bytes != 0 || h.q.gate.used != 0 || h.q.gate.over != 0 {
 		h.t.Fatalf("a dropped queue is not empty: %+v", h.q)
 	}
 	h.detached, h.restart = true, false
@@ -252,8 +252,8 @@ func (h *history) check() {
 	for _, t := range h.q.transactions {
 		bytes += transactionOverhead + bytesOf(t.Changes)
 	}
-	if bytes != h.q.bytes || bytes != h.q.gate.Used || h.q.inFlight < 0 || h.q.lagging < 0 || (h.q.gate.over == 1) != h.q.over {
-		h.t.Fatalf("%d bytes are queued; counted are %d, in the gate %d, in flight %d, lagging %d", bytes, h.q.bytes, h.q.gate.Used, h.q.inFlight, h.q.lagging)
+	if bytes != h.q.bytes || bytes != h.q.gate.used || h.q.inFlight < 0 || h.q.lagging < 0 || (h.q.gate.over == 1) != h.q.over {
+		h.t.Fatalf("%d bytes are queued; counted are %d, in the gate %d, in flight %d, lagging %d", bytes, h.q.bytes, h.q.gate.used, h.q.inFlight, h.q.lagging)
 	}
 	first := int64(-1)
 	for ticket, n := range h.tickets {
@@ -330,7 +330,7 @@ func (h *history) end(owed int) {
 			h.t.Fatalf("ticket %d is still held", ticket)
 		}
 	}
-	if id, _ := h.q.Oldest(); id != -1 || h.q.bytes != 0 || h.q.lagging != 0 || h.q.inFlight != 0 || h.q.gate.Used != 0 || h.q.gate.over != 0 {
+	if id, _ := h.q.Oldest(); id != -1 || h.q.bytes != 0 || h.q.lagging != 0 || h.q.inFlight != 0 || h.q.gate.used != 0 || h.q.gate.over != 0 {
 		h.t.Fatalf("the queue is not empty at the end: %+v", h.q)
 	}
 }

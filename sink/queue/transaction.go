@@ -21,14 +21,15 @@ type Transaction struct {
 	XID       uint32
 	Committed time.Time
 	Received  time.Time // when its first part came
-	ticket    wal.Ticket
 	Changes   []wal.Change
-	bytes     int64     // of the changes, and transactionOverhead
-	complete  bool      // the source has sent the whole transaction
-	next      int       // changes applied in an open external transaction
-	Dropped   bool      // some applied changes were let go of, to make room for the rest
-	asked     time.Time // when external became known
-	external  wal.LSN   // of the external server: flushed there, the transaction survives a crash; 0 is not known yet
+
+	ticket   wal.Ticket
+	bytes    int64     // of the changes, and transactionOverhead
+	complete bool      // the source has sent the whole transaction
+	next     int       // changes applied in an open external transaction
+	dropped  bool      // some applied changes were let go of, to make room for the rest, or the rest does not come: see Rewind
+	asked    time.Time // when external became known
+	external wal.LSN   // of the external server: flushed there, the transaction survives a crash; 0 is not known yet
 }
 
 // transactionOverhead is the memory of a queued transaction beside the changes, in bytes: the transaction, its places in the queue and in the ack
