@@ -168,7 +168,7 @@ func (m *Mapping) checkKeys(table string, report reporter) {
 	}
 }
 
-// checkSchema splits the DDL into statements, each run by itself, and refuses statements that end our transaction.
+// checkSchema splits the DDL into statements, each run by itself, and refuses statements that end Outflow's transaction.
 func (m *Mapping) checkSchema(report reporter) bool {
 	whole := Fragment{SQL: m.Schema, mapping: m, path: "schema"}
 	tokens, err := lex(m.Schema)

@@ -141,7 +141,7 @@ func (t *AckTracker) Release(tickets ...wal.Ticket) {
 }
 
 // Idle tells of a server which has sent everything before end (a keepalive). The flush LSN follows only when nothing is
-// outstanding; on an idle primary the flush LSN must follow, or the slot retains WAL with nothing for us.
+// outstanding; on an idle primary the flush LSN must follow, or the slot retains WAL without a change for Outflow.
 func (t *AckTracker) Idle(end wal.LSN) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

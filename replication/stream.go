@@ -67,9 +67,9 @@ func frontend(r io.Reader, w io.Writer) *pgproto3.Frontend {
 	return pgproto3.NewFrontend(&sieve{r: bufio.NewReaderSize(r, readBuffer)}, w)
 }
 
-// sieve leaves out large logical messages. Every role that may connect to the primary may write a message of a gigabyte (pg_logical_emit_message is
-// PUBLIC's), the server sends all roles' messages to every reader that asks for messages, and the driver would take in the whole message. Outflow's own
-// messages are small.
+// sieve leaves out large logical messages. Every role that may connect to the primary may write a message of a gigabyte (pg_logical_emit_message
+// is granted to PUBLIC), the server sends all messages to a reader that asks for messages, and the driver would take in the whole message.
+// Outflow's own messages are small.
 type sieve struct {
 	r    *bufio.Reader
 	left int // bytes of the message that is being read

@@ -45,7 +45,7 @@ const (
 // scan runs the measured query.
 func (dir *directory) scan(ctx context.Context, conn *pgx.Conn, stored int64, patience time.Duration) (list []scanned, err error) {
 	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SET LOCAL search_path = "$user", public`); err != nil { // as in psql; ours is empty
+		if _, err := tx.Exec(ctx, `SET LOCAL search_path = "$user", public`); err != nil { // as in psql; the path of this connection is empty
 			return err
 		}
 		sql, err := measureQuery(ctx, tx, dir.query)

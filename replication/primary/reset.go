@@ -50,7 +50,7 @@ func (s Setup) Reset(ctx context.Context, conn *pgx.Conn, ids []int64) error {
 	if err := failpoint.Fail(failpoint.ResetBegun); err != nil {
 		return err
 	}
-	// Before the slot: the slot decodes commits after its creation, our own notes first, and fails where there was no publication then.
+	// Before the slot: the slot decodes commits after its creation, Outflow's own notes first, and fails where there was no publication then.
 	if _, err := s.ensureRelied(ctx, conn); err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ const (
 type MappingProgress struct {
 	Name         string    `json:"name"`
 	SequenceID   int64     `json:"id"` // last_synced_sequence_id in the external database; -1 before this process has connected
-	At           time.Time `json:"at"` // time of the write, on the external clock or, for writes of this process, on ours; zero: unknown
+	At           time.Time `json:"at"` // time of the write, on the external server's clock or, for writes of the process, on the process' clock; zero: unknown
 	Changes      int64     `json:"-"`  // waiting for this mapping
 	Transactions int       `json:"-"`  // bringing the waiting changes
 }

@@ -244,7 +244,7 @@ func (c *comparison) present(ctx context.Context, w wanted) (tableread.Chunk, er
 	if err != nil {
 		return tableread.Chunk{}, err
 	}
-	deadline := time.Now().Add(min(repairPatience, c.v.Options.LockTimeout/2)) // the live worker waits for us
+	deadline := time.Now().Add(min(repairPatience, c.v.Options.LockTimeout/2)) // the live worker waits for the repair
 	tick := time.NewTicker(streamPause)
 	defer tick.Stop()
 	for running := before; len(running) > 0; {

@@ -20,7 +20,7 @@ import (
 // concurrent use.
 type Verifier struct {
 	Options    external.Options
-	SourceID   string // the owner mark in external databases
+	SourceID   string // the source as the metadata of external databases names the source
 	Tables     external.SourceTables
 	Primary    *tableread.Tables
 	Ledger     *ledger.Store
