@@ -53,7 +53,7 @@ func TestPanicIsOneDestinationsFault(t *testing.T) {
 		return nil
 	})
 	broken.Store(false)
-	_, err := r.State.RequestRetryHalted(t.Context(), tenant1, "one", "the test", "")
+	_, err := r.Ledger.RequestRetryHalted(t.Context(), tenant1, "one", "the test", "")
 	must(t, err)
 	becomes(t, r.destination("one"), ledger.Streaming)
 	w.synced()

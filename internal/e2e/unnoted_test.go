@@ -87,7 +87,7 @@ func TestTextsThatThePrimaryLacks(t *testing.T) {
 		contains(t, becomes(t, r.destination("smile 😀"), ledger.Halted), "the primary refuses the note", "22P05")
 		becomes(t, r.destination("hostile"), ledger.Halted)
 		w.synced()
-		must(t, r.State.SetSwitch(t.Context(), ledger.Switch{Kind: ledger.SwitchDestination, Tenant: "t1", Name: "good", Off: true,
+		must(t, r.Ledger.SetSwitch(t.Context(), ledger.Switch{Kind: ledger.SwitchDestination, Tenant: "t1", Name: "good", Off: true,
 			By: "😀\x00\xff", Reason: "café 日本\x00" + strings.Repeat("é", 5000)}))
 		contains(t, reasonOf(t, r.destination("good"), ledger.Paused), `by \ud83d\ude00 ?: café \u65e5\u672c`)
 		w.toggle(ledger.Switch{Kind: ledger.SwitchDestination, Tenant: "t1", Name: "good"})

@@ -24,7 +24,7 @@ type Pipeline struct {
 	Reader  *replication.Reader
 	Router  *sink.Router
 	Watcher *primary.Watcher
-	State   *ledger.Store // the notes on the primary; Run closes the store
+	Ledger  *ledger.Store // the notes on the primary; Run closes the store
 	Acks    *replication.AckTracker
 
 	primary   *primary.Server
@@ -126,18 +126,18 @@ func reopen(ctx context.Context, cfg *config.Config, gap string, log *zap.Logger
 	}
 	tables := tableread.NewTables(server)
 	pl := &Pipeline{primary: server, lookup: &tableread.Lookup{Tables: tables}, Acks: replication.NewAckTracker(confirmed),
-		log: log, State: &ledger.Store{Slot: cfg.Source.Slot, Connect: server.Connect}}
+		log: log, Ledger: &ledger.Store{Slot: cfg.Source.Slot, Connect: server.Connect}}
 	pl.Reader = &replication.Reader{Slot: setup.Slot, Publication: setup.Publication, Source: source, Confirmed: confirmed,
 		Acks: pl.Acks, Log: log.With(zap.String("slot", cfg.Source.Slot))}
 	pl.Watcher = &primary.Watcher{Setup: setup, Source: source, Log: pl.Reader.Log,
-		Reading:   pl.State.OwnReading,
+		Reading:   pl.Ledger.OwnReading,
 		Streaming: func() bool { return pl.Reader.State() == replication.Streaming }}
 	if cfg.Source.Heartbeat > 0 {
 		pl.Reader.Heartbeat = &replication.Heartbeat{Every: cfg.Source.Heartbeat}
 	}
 	parts := sink.Config{Options: cfg.Sink, SourceID: source.ID, Tables: p.SinkTables(),
 		Tombstones: p.sinkTombstones(), Acks: pl.Acks, Rows: pl.lookup.Rows, Log: log,
-		Primary: tables, Ledger: pl.State, Reader: pl.Reader, SequenceID: source.SequenceID, Covered: source.Covered}
+		Primary: tables, Ledger: pl.Ledger, Reader: pl.Reader, SequenceID: source.SequenceID, Covered: source.Covered}
 	for _, f := range change {
 		f(&parts)
 	}
@@ -159,7 +159,7 @@ func (pl *Pipeline) DestinationsFault() error { return pl.directory.fault() }
 
 // Run reads the slot until ctx is done; then Run finishes or rolls back the work in flight and reports for the last time.
 func (pl *Pipeline) Run(ctx context.Context) error {
-	defer pl.State.Close()
+	defer pl.Ledger.Close()
 	defer pl.lookup.Close()
 	defer pl.Router.Settle()
 	g, ctx := errgroup.WithContext(ctx)

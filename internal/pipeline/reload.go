@@ -86,7 +86,7 @@ func (r *reloading) run(ctx context.Context, front *Front) error {
 			r.take(next)
 		case !moved:
 			r.log.Info("outflow ends", zap.Stringer("flush_lsn", pl.Acks.Flush()), zap.Int("outstanding", pl.Acks.Outstanding()))
-			return r.stopped(ctx, err, pl.State.OwnReading())
+			return r.stopped(ctx, err, pl.Ledger.OwnReading())
 		}
 	}
 }
