@@ -88,8 +88,8 @@ func TestOrderOfTheSweep(t *testing.T) {
 	} {
 		bf := ordered(t, test.group...)
 		bf.cursor = test.at
-		current, following := bf.nextTarget()
-		name := func(s *sweepTarget) string {
+		current, following := bf.nextItem()
+		name := func(s *sweepItem) string {
 			if s == nil {
 				return ""
 			}

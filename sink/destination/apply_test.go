@@ -159,9 +159,9 @@ func TestApplyALargeTransaction(t *testing.T) {
 	if b == nil || b.large == nil {
 		t.Fatalf("the batch is %+v", b)
 	}
-	o.must(o.d.rounds(t.Context(), b))
+	o.must(o.d.applyInRounds(t.Context(), b))
 	o.holds(10, "1 before", "2 before") // nothing is to be seen before the end
-	o.must(o.d.close(t.Context(), b))
+	o.must(o.d.commitRounds(t.Context(), b))
 	want := []string{"1 after"}
 	for id := range 150 {
 		want = append(want, fmt.Sprintf("%d y", 2000+id))

@@ -114,7 +114,7 @@ func TestCommitsAreCounted(t *testing.T) {
 		t.Errorf("the batch has %d transactions", len(b.transactions))
 	}
 	flush(41, "behind a commit that waits for the disk")
-	if s := d.Status(); s.SequenceID != 40 || s.Rows != 4 || s.Batches != 3 || s.Transactions != 4 || s.Queued != 0 || d.queue.Bytes() != 0 || d.shared.Gate.Used != 0 {
+	if s := d.Status(); s.SequenceID != 40 || s.Rows != 4 || s.Batches != 3 || s.Transactions != 4 || s.Queued != 0 || d.queue.Bytes() != 0 || d.shared.Gate.Used() != 0 {
 		t.Errorf("the status is %+v, the queue has %d bytes", s, d.queue.Bytes())
 	}
 	if d.noted.synced[0].SequenceID != 40 {

@@ -25,7 +25,7 @@ func connected(t *testing.T, held int64) *Destination {
 	t.Helper()
 	d := queueOf(t)
 	d.shared.Workers.Drain(0)
-	d.mappings = []*mapping.Mapping{mappingOf(t, openedYAML)}
+	d.db.Mappings = []*mapping.Mapping{mappingOf(t, openedYAML)}
 	d.Begin(ledger.Note{Epoch: 5, RecordedID: -1, State: ledger.Streaming, Fingerprint: d.fingerprintLocked()})
 	p := &external.Place{}
 	if err := external.NewConnections(1).Take(t.Context(), nil, p); err != nil {

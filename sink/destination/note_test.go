@@ -213,7 +213,7 @@ func TestMappingProgress(t *testing.T) {
 		t.Errorf("followed are %v", followed)
 	}
 	text, d.fault = d.progressLocked(), &external.Error{}
-	d.mappings = nil
+	d.db.Mappings = nil
 	if d.forgetRemovedLocked(); d.progressLocked() != text {
 		t.Error("the progress is forgotten, and the mappings are not known")
 	}
