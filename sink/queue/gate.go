@@ -14,8 +14,8 @@ type Gate struct {
 	resumed chan struct{} // not nil while reading is switched off
 }
 
-// add accounts for bytes queued (n > 0) or done with (n < 0), and for destinations that went over or under.
-func (g *Gate) add(n int64, over int) {
+// Add accounts for bytes queued (n > 0) or done with (n < 0), and for destinations that went over or under.
+func (g *Gate) Add(n int64, over int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.used += n

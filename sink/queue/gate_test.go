@@ -19,30 +19,30 @@ func opened(c <-chan struct{}) bool {
 
 func TestGate(t *testing.T) {
 	g := &Gate{Limit: 100}
-	g.add(100, 0)
+	g.Add(100, 0)
 	if !opened(g.Full()) || g.Closed() || g.Excess() != 0 {
 		t.Error("the gate is closed at its limit")
 	}
-	g.add(1, 0)
+	g.Add(1, 0)
 	waits := g.Full()
 	if opened(waits) || !g.Closed() || g.Excess() != 26 {
 		t.Errorf("the gate is open above its limit, or the excess is wrong: %d", g.Excess())
 	}
-	g.add(-25, 0)
+	g.Add(-25, 0)
 	if opened(waits) || opened(g.Full()) || g.Excess() != 1 {
 		t.Error("the gate flutters: it opens just below its limit")
 	}
-	g.add(-1, 0)
+	g.Add(-1, 0)
 	if !opened(waits) || !opened(g.Full()) || g.Closed() || g.Excess() != 0 {
 		t.Error("the gate is closed at three quarters of its limit")
 	}
-	g.add(0, 2)
+	g.Add(0, 2)
 	waits = g.Full()
-	g.add(0, -1)
+	g.Add(0, -1)
 	if opened(waits) || g.Excess() != 0 {
 		t.Error("the gate is open, and a destination is over its own bound")
 	}
-	if g.add(0, -1); !opened(waits) {
+	if g.Add(0, -1); !opened(waits) {
 		t.Error("the gate is closed, and no destination is over its bound")
 	}
 }

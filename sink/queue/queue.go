@@ -159,7 +159,7 @@ func (q *Queue) account(n int64) {
 	case q.over && waiting <= q.bound/2:
 		q.over, over = false, -1
 	}
-	q.gate.add(n, over)
+	q.gate.Add(n, over)
 }
 
 // flying moves the bytes in flight.
@@ -318,7 +318,7 @@ func (q *Queue) Rewind() (replay bool) {
 	q.Grounded()
 	for _, t := range q.transactions {
 		t.next, t.external = 0, 0
-		replay = replay || t.dropped
+		replay = replay || t.Dropped
 	}
 	if !replay {
 		return false

@@ -34,7 +34,7 @@ func sameShape(changes []wal.Change) int {
 // Restart has the changes of a transaction applied from the first one on, and reports whether all changes are here.
 func (q *Queue) Restart(t *Transaction) (whole bool) {
 	t.next = 0
-	return !t.dropped
+	return !t.Dropped
 }
 
 // Shed lets go of applied changes when the queue is filling up and the transaction's end has not come. After the end the room would be
@@ -45,13 +45,13 @@ func (q *Queue) Shed(t *Transaction) {
 	}
 	freed := bytesOf(t.Changes[:t.next])
 	t.Changes = slices.Clone(t.Changes[t.next:])
-	t.next, t.dropped = 0, true
+	t.next, t.Dropped = 0, true
 	t.bytes -= freed
 	q.account(-freed)
 }
 
 // Postpone has the stream read again for a transaction whose rest does not come: see Rewind.
-func (q *Queue) Postpone(t *Transaction) { t.dropped = true }
+func (q *Queue) Postpone(t *Transaction) { t.Dropped = true }
 
 // Has reports whether the external database has every transaction of the queue up to an id, as far as the stream has brought them.
 func (q *Queue) Has(id int64) bool {
@@ -82,7 +82,7 @@ func (q *Queue) Oldest() (id int64, open bool) {
 // Reached is how far the work on the queue has come, less the work that may have to be done again.
 func (q *Queue) Reached() Position {
 	if !q.Idle() {
-		if t := q.transactions[q.applied]; t.next > 0 || t.dropped {
+		if t := q.transactions[q.applied]; t.next > 0 || t.Dropped {
 			return Position{ID: t.ID, Ordinal: q.ordinal(t)}
 		}
 	}

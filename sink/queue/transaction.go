@@ -22,12 +22,12 @@ type Transaction struct {
 	Committed time.Time
 	Received  time.Time // when its first part came
 	Changes   []wal.Change
+	Dropped   bool // some applied changes were let go of, to make room for the rest, or the rest does not come: see Rewind
 
 	ticket   wal.Ticket
 	bytes    int64     // of the changes, and transactionOverhead
 	complete bool      // the source has sent the whole transaction
 	next     int       // changes applied in an open external transaction
-	dropped  bool      // some applied changes were let go of, to make room for the rest, or the rest does not come: see Rewind
 	asked    time.Time // when external became known
 	external wal.LSN   // of the external server: flushed there, the transaction survives a crash; 0 is not known yet
 }
