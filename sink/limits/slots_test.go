@@ -211,7 +211,7 @@ func TestSlowSmallBackfills(t *testing.T) {
 		l.users[1].slow = true
 		want(t, "the slot, and beside the slot", l.take(0, 1, 2, 3), 0, 2, 3)
 		for _, i := range []int{0, 2, 3} {
-			l.users[i].Asks(true)
+			l.users[i].AsksWithChunk()
 		}
 		time.Sleep(copyLate)
 		synctest.Wait()
