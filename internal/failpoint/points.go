@@ -130,6 +130,13 @@ func (p Point) describe() (name string, fails bool, where string) {
 		return "sink/committed", true, "the answer to COMMIT is read, the queue holds the batch still"
 	case RoundApplied:
 		return "sink/round-applied", true, "the external server has executed a round of a large transaction, which stays open"
+	}
+	return p.describeLater()
+}
+
+// describeLater describes the points behind those of describe.
+func (p Point) describeLater() (name string, fails bool, where string) {
+	switch p {
 	case Flushed:
 		return "sink/flushed", false, "the external server has flushed batches, their tickets are not released"
 	case BeforeQuarantine:
