@@ -218,7 +218,7 @@ func TestNamedRow(t *testing.T) {
 		if name == "several rows" {
 			rows = &mapping.Rows{Relation: tableItem, Upserts: items("7", "8")}
 		}
-		if got := bf.nameRow(err, rows); got != err {
+		if got := bf.nameRow(err, rows); !errors.Is(got, err) {
 			t.Errorf("%s: %v", name, got)
 		}
 	}

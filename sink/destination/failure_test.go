@@ -102,11 +102,11 @@ func TestRecordAFailure(t *testing.T) {
 	d.status.Err = first
 	canceled := &external.Error{Err: context.Canceled}
 	d.life.Stream = lifecycle.Detached
-	if d.recordLocked(canceled); d.status.Err != first {
+	if d.recordLocked(canceled); !errors.Is(d.status.Err, first) {
 		t.Error("the end of a parked destination's work hides the reason of the parking")
 	}
 	d.life.Stream = lifecycle.Attached
-	if d.recordLocked(canceled); d.status.Err != canceled {
+	if d.recordLocked(canceled); !errors.Is(d.status.Err, canceled) {
 		t.Error("a failure is not shown")
 	}
 }

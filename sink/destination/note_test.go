@@ -132,11 +132,13 @@ func TestStatusOfALife(t *testing.T) {
 		"parked": {func(d *Destination) {
 			d.life.Stream, d.parkings.reason, d.status.Err = lifecycle.Detached, "it fails", lost
 		},
-			func(s status.Status) bool { return s.State == ledger.Parked && s.Reason == "it fails" && s.Err == lost }},
+			func(s status.Status) bool {
+				return s.State == ledger.Parked && s.Reason == "it fails" && errors.Is(s.Err, lost)
+			}},
 		"halted": {func(d *Destination) {
 			d.life.Health, d.failures.halt, d.status.Err = lifecycle.Halted, &halt{err: fault, at: at}, lost
 		}, func(s status.Status) bool {
-			return s.State == ledger.Halted && s.Reason == "no such mapping" && s.Err == error(fault) && s.Since.Equal(at) && !s.Copying
+			return s.State == ledger.Halted && s.Reason == "no such mapping" && errors.Is(s.Err, fault) && s.Since.Equal(at) && !s.Copying
 		}},
 		"halted beside a copy": {func(d *Destination) {
 			d.life.Health, d.failures.halt, d.life.Current = lifecycle.Halted, &halt{err: fault, at: at}, false
