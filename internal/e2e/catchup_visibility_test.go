@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,11 +53,24 @@ func (w *world) absentStandby() {
 	w.tb.Helper()
 	w.exec(`ALTER SYSTEM SET synchronous_standby_names = 'nobody'`)
 	w.exec(`SELECT pg_reload_conf()`)
-	waitFor(w.tb, "the setting", func() error {
-		if now := query(w.tb, w.source, `SHOW synchronous_standby_names`)[0]; now != `"nobody"` {
-			return fmt.Errorf("it is %s", now)
+	waitFor(w.tb, "commits to wait", func() error { // the checkpointer puts the setting into effect (syncrep.c, SyncRepUpdateSyncStandbysDefined)
+		conn := connect(w.tb, w.source)
+		done := make(chan error, 1)
+		go func() {
+			_, err := conn.Exec(context.Background(), `SELECT pg_logical_emit_message(true, 'test', '')`)
+			done <- err
+		}()
+		for {
+			select {
+			case err := <-done:
+				return cmp.Or(err, errors.New("they do not"))
+			case <-time.After(10 * time.Millisecond):
+			}
+			if event := query(w.tb, w.source, `SELECT wait_event FROM pg_stat_activity WHERE pid = $1`, conn.PgConn().PID()); event[0] == `"SyncRep"` {
+				w.exec(`SELECT pg_cancel_backend($1)`, conn.PgConn().PID())
+				return <-done
+			}
 		}
-		return nil
 	})
 }
 

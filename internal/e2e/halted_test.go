@@ -153,7 +153,8 @@ func TestRetryAndTheRecord(t *testing.T) {
 	contains(t, exits(t, 0, with("retry", "--all")...), "2 destinations")
 	contains(t, exits(t, 1, with("retry", tenant1+"/mian")...), `no destination "`+tenant1+`/mian"`)
 	w.exec(`UPDATE outflow.destination_state SET reason = 'it is not in the configuration' WHERE tenant_id = $1`, tenant2) // as of one that was taken out
-	contains(t, exits(t, 1, with("retry", tenant2+"/away")...), `no destination "`+tenant2+`/away" of the configuration`)
+	w.cfg.Destinations.Static = w.cfg.Destinations.Static[:1]
+	contains(t, exits(t, 1, "retry", tenant2+"/away", "--config", w.configFile(), "--by", "Grace"), `no destination "`+tenant2+`/away" of the configuration`)
 	exits(t, 2, with("retry")...)
 	exits(t, 2, with("retry", "--all", tenant1+"/main")...)
 

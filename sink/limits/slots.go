@@ -27,7 +27,7 @@ type Slots struct {
 // SlotUser is a destination in the eyes of the slots. A user outlives the destination's sessions. Safe for concurrent use.
 type SlotUser struct {
 	slots *Slots
-	nudge func()                                  // tells the destination that there may be a slot; is called with the slots' lock held
+	nudge func()                                  // tells the destination that there may be a slot; may be called with the slots' lock held
 	after func(time.Duration, func()) *time.Timer // [time.AfterFunc], or a kind that contains panics
 
 	// The slots' lock guards both fields.

@@ -3,6 +3,7 @@ package limits
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +13,7 @@ import (
 type line struct {
 	slots  *Slots
 	users  []*SlotUser
+	mu     sync.Mutex // guards nudged: a timer nudges without the slots' lock
 	nudged []int
 }
 
@@ -19,7 +21,11 @@ type line struct {
 func newLine(n, users int) *line {
 	l := &line{slots: NewSlots(n, time.Second)}
 	for i := range users {
-		l.users = append(l.users, l.slots.User(func() { l.nudged = append(l.nudged, i) }, time.AfterFunc))
+		l.users = append(l.users, l.slots.User(func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.nudged = append(l.nudged, i)
+		}, time.AfterFunc))
 		l.users[i].large = true
 	}
 	return l
@@ -44,8 +50,8 @@ func (l *line) take(users ...int) (got []int) {
 
 // calls are the users nudged since the last call.
 func (l *line) calls() []int {
-	l.slots.mu.Lock()
-	defer l.slots.mu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	calls := l.nudged
 	l.nudged = nil
 	return calls
