@@ -58,9 +58,14 @@ type world struct {
 
 	settled time.Duration // how long the judge waited
 
+	record
+}
+
+// record is what has happened, for a failure's message.
+type record struct {
 	mu      sync.Mutex
-	events  []string // for a failure's message
-	failure string   // the first
+	events  []string
+	failure string // the first
 	failed  chan struct{}
 }
 
@@ -99,7 +104,7 @@ func withPassword(dsn string) string {
 
 // newWorld starts the servers and writes the configuration. Nothing runs yet.
 func newWorld(t *testing.T, seed uint64, dir string) *world {
-	w := &world{t: t, seed: seed, dir: dir, failed: make(chan struct{})}
+	w := &world{t: t, seed: seed, dir: dir, record: record{failed: make(chan struct{})}}
 	w.definition.Store(1)
 	w.disk = newDisk(w)
 	w.startServers()
