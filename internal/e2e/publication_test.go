@@ -95,7 +95,9 @@ func TestTablesTakenOutOfTheConfiguration(t *testing.T) {
 			w.equal()
 			if !owner {
 				p.says("the publication has more than is configured")
-				found.says(t, "primary", primary.Warning, `publication "outflow"`, "column w of public.items", `ALTER PUBLICATION "outflow" SET TABLE`)
+				if w.version() >= 15 { // before 15 a publication has no lists of columns
+					found.says(t, "primary", primary.Warning, `publication "outflow"`, "column w of public.items", `ALTER PUBLICATION "outflow" SET TABLE`)
+				}
 				found.says(t, "primary", primary.Warning, `publication "outflow"`, "table public.others", "")
 			}
 			if code := p.terminate(); code != 0 {
