@@ -104,9 +104,10 @@ func TestApplyABatch(t *testing.T) {
 	if rows != metadata {
 		t.Errorf("the rows are of transactions %s, the metadata of %s", rows, metadata)
 	}
-	for deadline := time.Now().Add(10 * time.Second); o.d.queue.Applied() > 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	until(t, "the commits to be flushed", func() bool {
 		o.must(o.d.askFlush(t.Context()))
-	}
+		return o.d.queue.Applied() == 0
+	})
 	if flush := o.d.shared.Acks.Flush(); flush != 21 || o.d.queue.Bytes() != 0 {
 		t.Errorf("acknowledged up to %d, with %d bytes queued", flush, o.d.queue.Bytes())
 	}
@@ -272,11 +273,10 @@ func TestALostAnswerToACommit(t *testing.T) {
 	if flush := o.d.shared.Acks.Flush(); flush != 0 || o.d.queue.Bytes() == 0 {
 		t.Errorf("acknowledged up to %d, and the answer was lost", flush)
 	}
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) { // the server goes on without the client
-		if _, id, _ := o.row(); id == 10 {
-			break
-		}
-	}
+	until(t, "the server, which goes on without the client, to commit", func() bool {
+		_, id, _ := o.row()
+		return id == 10
+	})
 	o.must(o.d.connect(t.Context()))
 	o.must(o.works())
 	o.holds(10, "1 a", "2 b")
@@ -286,9 +286,10 @@ func TestALostAnswerToACommit(t *testing.T) {
 		t.Errorf("%d rows were applied", applied)
 	}
 	o.must(o.d.askFlush(t.Context())) // commits of an earlier session may lag
-	for deadline := time.Now().Add(10 * time.Second); o.d.queue.Applied() > 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	until(t, "the commits to be flushed", func() bool {
 		o.must(o.d.askFlush(t.Context()))
-	}
+		return o.d.queue.Applied() == 0
+	})
 	if flush := o.d.shared.Acks.Flush(); flush != 11 {
 		t.Errorf("acknowledged up to %d", flush)
 	}
@@ -313,11 +314,10 @@ func TestCopyANewDatabase(t *testing.T) {
 	o.must(o.d.connect(t.Context()))
 	t.Cleanup(o.end)
 	o.on(o.external, `INSERT INTO items VALUES (99, 'of another life')`)
-	for deadline := time.Now().Add(20 * time.Second); o.d.session.backfill != nil; time.Sleep(time.Millisecond) {
-		if o.must(o.works()); time.Now().After(deadline) {
-			t.Fatalf("the copy does not end: %+v", o.d.Status())
-		}
-	}
+	until(t, "the copy to end", func() bool {
+		o.must(o.works())
+		return o.d.session.backfill == nil
+	})
 	s := o.d.Status()
 	if s.Copied != 10 || s.Copying || s.State != ledger.Paused || !o.d.life.Current || o.d.slot.Take() == false {
 		t.Errorf("the status is %+v", s)

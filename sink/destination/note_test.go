@@ -204,7 +204,7 @@ func TestMappingProgress(t *testing.T) {
 	}
 	d.receive(t, 10)
 	d.receive(t, 20)
-	time.Sleep(time.Millisecond)
+	until(t, "the clock to go on", func() bool { return time.Now().After(first.At) })
 	d.session.Held[0] = 10
 	d.syncedNowLocked(d.session)
 	next := d.MappingStatus()[0]

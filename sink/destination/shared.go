@@ -41,14 +41,14 @@ type Shared struct {
 	BackfillSlots *limits.Slots
 	Schemas       *schema.Schemas
 	Copying       *backfill.Shared
-	Router        router
+	Router        Router
 
 	LastPart    moment.Moment // when the stream last brought something
 	ForeignRows atomic.Int64  // rows of other tenants that were about to be sent to external databases, and were refused
 }
 
-// router is what a destination asks of the router.
-type router interface {
+// Router is what a destination asks of the router of the process. Implementations are safe for concurrent use.
+type Router interface {
 	// CheckpointID is the id of the newest checkpoint, "" before the first.
 	CheckpointID() string
 	// Checkpoint notes on the primary how far each destination is.

@@ -85,3 +85,13 @@ func TestSmallTransactionsAreCounted(t *testing.T) {
 		t.Errorf("at the end %d bytes are queued, and the gate counts %d", d.queue.Bytes(), d.shared.Gate.Used())
 	}
 }
+
+// until polls for a condition, for half a minute at most.
+func until(t *testing.T, what string, met func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !met(); <-time.After(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited half a minute for %s", what)
+		}
+	}
+}

@@ -103,7 +103,7 @@ func TestSilentServer(t *testing.T) {
 				owing <- true
 				return
 			}
-			time.Sleep(time.Millisecond)
+			<-time.After(time.Millisecond)
 		}
 		owing <- false
 	}()

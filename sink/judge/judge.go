@@ -140,8 +140,8 @@ type Suspect struct {
 	Index int
 }
 
-// sentence has a destination parked.
-type sentence struct {
+// Sentence has a destination parked, for a reason for people. The index is the caller's, of the [Suspect].
+type Sentence struct {
 	Index  int
 	Reason string
 }
@@ -149,9 +149,9 @@ type sentence struct {
 // Judge names the destinations to park now. Destinations parked for their own standstill go at once: no others depend on them. Where the
 // slot retains too much WAL, or memory is used up, the destination that holds the oldest transaction goes first, and the next when more
 // is needed.
-func Judge(all []Suspect, now Situation, limit Limits) []sentence {
+func Judge(all []Suspect, now Situation, limit Limits) []Sentence {
 	slices.SortStableFunc(all, func(a, b Suspect) int { return cmp.Compare(a.Observation.Oldest, b.Observation.Oldest) })
-	var parked []sentence
+	var parked []Sentence
 	short, leaving := now.Excess > 0, false
 	for _, s := range all {
 		leaving = leaving || s.Leaving && s.left < limit.SlowAfter
@@ -176,7 +176,7 @@ func Judge(all []Suspect, now Situation, limit Limits) []sentence {
 			}
 		}
 		if reason != "" {
-			parked = append(parked, sentence{s.Index, reason})
+			parked = append(parked, Sentence{s.Index, reason})
 		}
 	}
 	return parked

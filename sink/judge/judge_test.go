@@ -113,7 +113,7 @@ func TestTheOldestGoesFirst(t *testing.T) {
 	dead := func(index int, oldest, bytes int64) Suspect {
 		return Suspect{Observation{Oldest: oldest, Unable: true, Bytes: bytes}, Hold{held: 3 * time.Second, stood: 3 * time.Second, unable: 3 * time.Second}, index}
 	}
-	named := func(found []sentence) (all []int) {
+	named := func(found []Sentence) (all []int) {
 		for _, s := range found {
 			all = append(all, s.Index)
 		}
